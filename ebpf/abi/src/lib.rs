@@ -1,0 +1,24 @@
+//! What the eBPF programs and the agent must agree on: the layout of every map, the limits, and
+//! the packet logic that runs in the kernel and, unchanged, in tests on the host.
+//!
+//! Rules for a type that crosses the border:
+//! - fixed-width integers and byte arrays only; no `bool`, `enum`, `Option` or `usize` in a record;
+//! - padding is explicit and zero, so that a record is its bytes;
+//! - size and alignment are asserted here at compile time;
+//! - a field in network byte order is a `[u8; N]`; an integer is in host byte order;
+//! - a change of any layout raises [`maps::ABI_VERSION`], which is part of the pin path.
+//!
+//! Addresses of both families share one 16-byte form ([`addr::Addr`]), IPv4 as v4-mapped IPv6, so
+//! that one set of tables and one piece of logic serves both.
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod addr;
+pub mod conntrack;
+pub mod counters;
+mod layout;
+pub mod limits;
+pub mod maps;
+pub mod node;
+pub mod service;
+pub mod socket;
