@@ -1,1 +1,3 @@
-//! placeholder
+//! Mizzen's node agent.
+
+pub mod model;

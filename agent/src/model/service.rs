@@ -1,0 +1,66 @@
+//! Services as the dataplane and the resolver need them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::ObjectKey;
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Which endpoints may take traffic that arrives in a given way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TrafficPolicy {
+    /// Every usable endpoint of the cluster.
+    #[default]
+    Cluster,
+    /// Those of this node only.
+    Local,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name; empty where the service has a single unnamed port.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port that clients dial at the service's addresses, host byte order.
+    pub port: u16,
+    /// The port at the node's addresses, where there is one.
+    pub node_port: Option<u16>,
+}
+
+/// A Service of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `spec.clusterIPs`, parsed; empty where headless or ExternalName.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// `spec.externalName` of a service of that type.
+    pub external_name: Option<Arc<str>>,
+    /// `spec.externalIPs`, parsed.
+    pub external_ips: Vec<IpAddr>,
+    /// Load balancer addresses that this node shall translate (`ipMode` VIP or unset).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// The ports.
+    pub ports: Vec<ServicePort>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+    /// Another proxy is named for it, so the datapath leaves it alone; names still resolve.
+    pub foreign_proxy: bool,
+}

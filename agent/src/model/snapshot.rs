@@ -1,0 +1,52 @@
+//! One consistent view of the cluster, cheap to copy and never changed once published.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{ObjectKey, endpoints::EndpointSlice, node::Node, service::Service};
+
+/// Which kinds have been listed completely since the agent started. Nothing is removed from the
+/// kernel, and no negative answer is given, before what it depends on is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Services.
+    pub services: bool,
+    /// EndpointSlices.
+    pub slices: bool,
+    /// Nodes.
+    pub nodes: bool,
+}
+
+impl Synced {
+    /// Whether every kind is complete.
+    pub fn all(self) -> bool {
+        self.services && self.slices && self.nodes
+    }
+}
+
+/// The cluster as this agent knows it. Persistent maps: a copy shares all that did not change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Grows with every published change.
+    pub revision: u64,
+    /// What is complete.
+    pub synced: Synced,
+    /// Services by key.
+    pub services: OrdMap<ObjectKey, Arc<Service>>,
+    /// Slices by (service key, slice name): the slices of a service are a range.
+    pub slices: OrdMap<(ObjectKey, Arc<str>), Arc<EndpointSlice>>,
+    /// Nodes by name.
+    pub nodes: OrdMap<Arc<str>, Arc<Node>>,
+}
+
+impl Snapshot {
+    /// The slices of a service, in the order of their names.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let first = (service.clone(), Arc::from(""));
+        self.slices
+            .range(first..)
+            .take_while(move |((key, _), _)| key == service)
+            .map(|(_, slice)| slice)
+    }
+}

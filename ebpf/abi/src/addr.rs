@@ -1,0 +1,105 @@
+//! Addresses, ports and protocols as the maps hold them.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::layout::record;
+
+/// IANA protocol numbers that the datapath knows.
+pub mod protocol {
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+    /// Internet Control Message Protocol for IPv4.
+    pub const ICMP: u8 = 1;
+    /// Internet Control Message Protocol for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: u8 = 132;
+}
+
+record! {
+    /// An IPv6 address, or an IPv4 address in its v4-mapped form (`::ffff:a.b.c.d`, RFC 4291
+    /// section 2.5.5.2), in network byte order.
+    pub struct Addr: 16, 1 {
+        /// The octets, most significant first.
+        pub octets: [u8; 16],
+    }
+}
+
+/// The first twelve octets of every v4-mapped address.
+const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+impl Addr {
+    /// `::`, which in a frontend's key means "any address of this node" for IPv6.
+    pub const ANY_V6: Self = Self { octets: [0; 16] };
+    /// `::ffff:0.0.0.0`, which in a frontend's key means "any address of this node" for IPv4.
+    pub const ANY_V4: Self = Self::from_v4([0; 4]);
+
+    /// The v4-mapped form of an IPv4 address.
+    #[inline(always)]
+    pub const fn from_v4(v4: [u8; 4]) -> Self {
+        let p = V4_PREFIX;
+        Self {
+            octets: [
+                p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], v4[0],
+                v4[1], v4[2], v4[3],
+            ],
+        }
+    }
+
+    /// An IPv6 address as it is. A v4-mapped one is the IPv4 address that it names.
+    #[inline(always)]
+    pub const fn from_v6(octets: [u8; 16]) -> Self {
+        Self { octets }
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let o = &self.octets;
+        // Word by word: the BPF back end turns a slice comparison into a call of `memcmp`.
+        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]) == 0
+            && u32::from_ne_bytes([o[4], o[5], o[6], o[7]]) == 0
+            && u32::from_ne_bytes([o[8], o[9], o[10], o[11]])
+                == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// The last four octets: the IPv4 address where [`Self::is_v4`] holds.
+    #[inline(always)]
+    pub const fn v4(&self) -> [u8; 4] {
+        let o = &self.octets;
+        [o[12], o[13], o[14], o[15]]
+    }
+
+    /// "Any address of this node" in the family of this address.
+    #[inline(always)]
+    pub fn any_of_family(&self) -> Self {
+        if self.is_v4() { Self::ANY_V4 } else { Self::ANY_V6 }
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::from_v4(v4.octets()),
+            IpAddr::V6(v6) => Self::from_v6(v6.octets()),
+        }
+    }
+}
+
+impl From<Addr> for IpAddr {
+    fn from(addr: Addr) -> Self {
+        if addr.is_v4() {
+            Self::V4(Ipv4Addr::from(addr.v4()))
+        } else {
+            Self::V6(Ipv6Addr::from(addr.octets))
+        }
+    }
+}
+
+impl core::fmt::Display for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}

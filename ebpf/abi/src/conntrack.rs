@@ -1,0 +1,93 @@
+//! The packet path's connection table: one entry per direction of a translated flow.
+//!
+//! Only flows that the packet path translates are in it. An entry's key is the flow as its packets
+//! arrive, its value how they leave; the two entries of a flow name each other by construction:
+//! `key.rewritten(value).reversed()` is the other's key.
+
+use crate::{addr::Addr, layout::record};
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flags {
+    /// Packets of the opener (client to service); else of the answerer.
+    pub const ORIGINAL: u16 = 1 << 0;
+    /// The source is rewritten.
+    pub const REWRITE_SOURCE: u16 = 1 << 1;
+    /// The destination is rewritten.
+    pub const REWRITE_DESTINATION: u16 = 1 << 2;
+    /// A FIN was seen in this direction.
+    pub const FIN: u16 = 1 << 3;
+    /// An RST was seen in either direction.
+    pub const RST: u16 = 1 << 4;
+    /// A packet was seen in this direction.
+    pub const SEEN: u16 = 1 << 5;
+}
+
+record! {
+    /// A flow's addresses as its packets arrive.
+    pub struct FlowKey: 40, 1 {
+        /// Source address.
+        pub source: Addr,
+        /// Destination address.
+        pub destination: Addr,
+        /// Source port, network byte order.
+        pub source_port: [u8; 2],
+        /// Destination port, network byte order.
+        pub destination_port: [u8; 2],
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+
+    /// How the packets of a flow leave, and what is known of it.
+    pub struct Flow: 56, 4 {
+        /// Source address after translation.
+        pub source: Addr,
+        /// Destination address after translation.
+        pub destination: Addr,
+        /// Source port after translation, network byte order.
+        pub source_port: [u8; 2],
+        /// Destination port after translation, network byte order.
+        pub destination_port: [u8; 2],
+        /// Bits of [`flow_flags`].
+        pub flags: u16,
+        /// Zero.
+        pub pad: u16,
+        /// When the last packet passed, in seconds of `bpf_ktime_get_boot_ns`.
+        pub seen_s: u32,
+        /// The backend's id; not reused while this entry lives.
+        pub backend: u32,
+        /// The set it was chosen from.
+        pub set: u32,
+        /// Zero; the place of an identity.
+        pub reserved: u32,
+    }
+}
+
+impl FlowKey {
+    /// The key of the opposite direction, untranslated.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+
+    /// The flow as its packets look after `flow` rewrote them.
+    #[inline(always)]
+    pub const fn rewritten(&self, flow: &Flow) -> Self {
+        Self {
+            source: flow.source,
+            destination: flow.destination,
+            source_port: flow.source_port,
+            destination_port: flow.destination_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}

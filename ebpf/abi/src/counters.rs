@@ -1,0 +1,49 @@
+//! What the programs count: one list, from which metrics and drop reasons take their names.
+
+macro_rules! counters {
+    ($( $(#[$meta:meta])* $variant:ident = $name:literal, )*) => {
+        /// Index into the per-CPU array [`crate::maps::COUNTERS`].
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $( $(#[$meta])* $variant, )* }
+
+        impl Counter {
+            /// All of them, in index order.
+            pub const ALL: &[Self] = &[$( Self::$variant, )*];
+
+            /// The name used in metrics and in the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// A socket's connect or send was translated.
+    SocketTranslated = "socket_translated",
+    /// A connect was refused because its service has no endpoints.
+    SocketRefused = "socket_refused",
+    /// A packet opened a new translated flow.
+    FlowCreated = "flow_created",
+    /// A packet was rewritten.
+    PacketTranslated = "packet_translated",
+    /// A set's word named a range that another set owns. Must stay 0.
+    ForeignRange = "foreign_range",
+    /// A slot named a backend that is missing or belongs to another set. Must stay 0.
+    ForeignBackend = "foreign_backend",
+    /// Dropped: the flow table is full.
+    DropFlowTableFull = "drop_flow_table_full",
+    /// Dropped: no free source port for source NAT.
+    DropNoSourcePort = "drop_no_source_port",
+    /// Dropped: a Local traffic policy without a local endpoint.
+    DropNoLocalEndpoint = "drop_no_local_endpoint",
+    /// Dropped: the service has no endpoints and an answer could not be made.
+    DropNoEndpoints = "drop_no_endpoints",
+    /// Answered with a TCP reset or an ICMP error: the service has no endpoints.
+    Rejected = "rejected",
+    /// Dropped: a fragment that is not the first of its packet, to a service.
+    DropFragment = "drop_fragment",
+    /// Dropped: no route to the translated destination.
+    DropNoRoute = "drop_no_route",
+}

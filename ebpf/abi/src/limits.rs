@@ -1,0 +1,35 @@
+//! Capacities and bounds of the datapath, and the relations between them.
+
+/// Frontends: (address, port, protocol) entries that name a set.
+pub const FRONTENDS_MAX: u32 = 1 << 17;
+/// Sets of backends: one per service port and family.
+pub const SETS_MAX: u32 = 1 << 16;
+/// Words of all slot ranges together, headers included.
+pub const SLOT_WORDS_MAX: u32 = 1 << 20;
+/// Backends of each family.
+pub const BACKENDS_MAX: u32 = 1 << 18;
+/// Addresses of this node.
+pub const NODE_ADDRS_MAX: u32 = 1 << 10;
+/// Pods of this node, an entry per address.
+pub const ENDPOINTS_MAX: u32 = 1 << 12;
+/// Ranges from which the cluster's pods have their addresses.
+pub const POD_RANGES_MAX: u32 = 1 << 12;
+/// Entries of the packet path's connection table, two per translated flow.
+pub const FLOWS_MAX: u32 = 1 << 18;
+/// Translations that an unconnected UDP socket remembers for the way back.
+pub const SOCKET_PEERS_MAX: usize = 4;
+/// Ports that source NAT tries before it gives up and drops, counted.
+pub const SNAT_PROBES_MAX: u32 = 32;
+/// IPv6 extension headers that a packet may carry before it is left to the stack.
+pub const IPV6_EXTENSIONS_MAX: u32 = 6;
+
+/// First of the source ports that source NAT uses by default: below Linux' ephemeral range
+/// (32768-60999) and Kubernetes' node ports (30000-32767), so that it meets neither.
+pub const SNAT_PORT_MIN: u16 = 10_000;
+/// Last of the source ports that source NAT uses by default.
+pub const SNAT_PORT_MAX: u16 = 29_999;
+
+const _: () = assert!(SETS_MAX <= FRONTENDS_MAX);
+const _: () = assert!(SLOT_WORDS_MAX >= SETS_MAX * crate::service::RANGE_HEADER_WORDS);
+const _: () = assert!(SNAT_PORT_MIN < SNAT_PORT_MAX && SNAT_PORT_MAX < 30_000);
+const _: () = assert!((SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 > SNAT_PROBES_MAX);

@@ -1,0 +1,62 @@
+//! What the programs know of their node: its addresses, its pods, the cluster's pod ranges.
+
+use crate::{addr::Addr, layout::record};
+
+/// Bits of [`NodeAddr::flags`].
+pub mod node_addr_flags {
+    /// Node ports answer on this address.
+    pub const NODE_PORTS: u32 = 1 << 0;
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint_flags {
+    /// Sockets of this pod are left alone: the packet path does its translation.
+    pub const NO_SOCKET_TRANSLATION: u32 = 1 << 0;
+}
+
+record! {
+    /// An address of this node.
+    pub struct NodeAddr: 8, 4 {
+        /// Bits of [`node_addr_flags`].
+        pub flags: u32,
+        /// The interface that has it.
+        pub ifindex: u32,
+    }
+
+    /// A pod of this node, under each of its addresses.
+    pub struct Endpoint: 24, 4 {
+        /// The host's end of its veth.
+        pub ifindex: u32,
+        /// Security identity; 0 until there are policies.
+        pub identity: u32,
+        /// Bits of [`endpoint_flags`].
+        pub flags: u32,
+        /// The pod's link-layer address.
+        pub pod_mac: [u8; 6],
+        /// The link-layer address of the host's end.
+        pub host_mac: [u8; 6],
+    }
+
+    /// The node's own facts; one record.
+    pub struct NodeConfig: 48, 4 {
+        /// Source address of masqueraded IPv4 traffic; unset is all zero.
+        pub ipv4: Addr,
+        /// Source address of masqueraded IPv6 traffic; unset is all zero.
+        pub ipv6: Addr,
+        /// First source port of source NAT, host byte order.
+        pub snat_port_min: u16,
+        /// Last source port of source NAT, host byte order.
+        pub snat_port_max: u16,
+        /// Bits of [`node_config_flags`].
+        pub flags: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+/// Bits of [`NodeConfig::flags`].
+pub mod node_config_flags {
+    /// Masquerade every translated packet, not only those that need it (kube-proxy's
+    /// `masqueradeAll`).
+    pub const MASQUERADE_ALL: u32 = 1 << 0;
+}

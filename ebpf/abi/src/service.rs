@@ -1,0 +1,184 @@
+//! The service tables: how an address and a port become a backend.
+//!
+//! ```text
+//! FRONTENDS {addr, port, proto} -> set ─┐
+//! SETS[set] = {offset, generation} <────┘   one aligned word: the only thing that changes often
+//! SLOTS[offset ..] = header (8 words) | backend ids, grouped so that every policy is a window
+//! BACKENDS4/6[id] = {addr, port, owner set}
+//! ```
+//!
+//! A live range, a live backend and a frontend's meaning are never edited in place: a change
+//! writes a fresh range, stores the word of its set, waits for running programs, and only then
+//! frees what nothing points to. So a reader sees the old whole or the new whole.
+//!
+//! Order inside a range, so that each policy is one (start, count) window:
+//! terminating-local | local outside the hints | local in the hints | remote in the hints |
+//! remote outside the hints | terminating-remote.
+
+use crate::{addr::Addr, layout::record};
+
+/// Words of the header that begins every slot range.
+pub const RANGE_HEADER_WORDS: u32 = 8;
+
+/// Positions of the header's words.
+pub mod header {
+    /// The set that owns the range: a reader that finds another has met a foreign range.
+    pub const OWNER: u32 = 0;
+    /// Start of the window for traffic to a ClusterIP (internal traffic policy), counted in slots
+    /// behind the header.
+    pub const INTERNAL_START: u32 = 1;
+    /// Length of that window.
+    pub const INTERNAL_COUNT: u32 = 2;
+    /// Start of the window for traffic from outside the cluster to a node port, external IP or
+    /// load balancer IP (external traffic policy).
+    pub const EXTERNAL_START: u32 = 3;
+    /// Length of that window.
+    pub const EXTERNAL_COUNT: u32 = 4;
+    /// Start of the window for the same frontends as seen by this node's pods and by the node
+    /// itself: `externalTrafficPolicy: Local` does not bind them (reference B30, B31, B33).
+    pub const NEARBY_START: u32 = 5;
+    /// Length of that window.
+    pub const NEARBY_COUNT: u32 = 6;
+    /// Bits of [`super::range_flags`].
+    pub const FLAGS: u32 = 7;
+}
+
+/// Bits of a range header's flags.
+pub mod range_flags {
+    /// The internal window is empty because no usable endpoint is local: drop, don't reject.
+    pub const INTERNAL_DROP: u32 = 1 << 0;
+    /// The external window is empty because no usable endpoint is local: drop, don't reject.
+    pub const EXTERNAL_DROP: u32 = 1 << 1;
+}
+
+/// Bits of a frontend's flags.
+pub mod frontend_flags {
+    /// Node port, external IP or load balancer IP: the external traffic policy applies.
+    pub const EXTERNAL: u32 = 1 << 0;
+    /// The external traffic policy is Local: clients outside the cluster keep their address.
+    pub const KEEP_SOURCE: u32 = 1 << 1;
+    /// Matches any address of this node that takes node ports.
+    pub const NODE_PORT: u32 = 1 << 2;
+    /// Leave the address as it is while this node has a listener on it (cluster DNS).
+    pub const PREFER_LOCAL: u32 = 1 << 3;
+    /// Served by a proxy above layer 4: no backends is no reason to reject.
+    pub const L7: u32 = 1 << 4;
+    /// Announced as a load balancer address of the cluster.
+    pub const ANNOUNCED: u32 = 1 << 5;
+    /// Session affinity by client address.
+    pub const AFFINITY: u32 = 1 << 6;
+    /// Only listed source ranges may use it.
+    pub const SOURCE_RANGES: u32 = 1 << 7;
+}
+
+record! {
+    /// What a client dials. `addr` is [`Addr::ANY_V4`] or [`Addr::ANY_V6`] for node ports.
+    pub struct FrontendKey: 20, 1 {
+        /// The address.
+        pub addr: Addr,
+        /// The port, network byte order.
+        pub port: [u8; 2],
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+
+    /// What a frontend leads to.
+    pub struct Frontend: 12, 4 {
+        /// The set whose word to read.
+        pub set: u32,
+        /// Bits of [`frontend_flags`].
+        pub flags: u32,
+        /// [`FrontendKey::identity`] of the key that this value was written for. A hash map
+        /// reuses the memory of a replaced element while a reader may still hold it; a reader
+        /// that finds another identity here takes the lookup for a miss.
+        pub identity: u32,
+    }
+
+    /// An IPv4 backend.
+    pub struct Backend4: 16, 4 {
+        /// The address.
+        pub addr: [u8; 4],
+        /// The port, network byte order.
+        pub port: [u8; 2],
+        /// Bits of [`backend_flags`].
+        pub flags: u16,
+        /// The set that it belongs to; [`NO_SET`] in a freed entry.
+        pub set: u32,
+        /// Zero; the place of a weight.
+        pub reserved: u32,
+    }
+
+    /// An IPv6 backend.
+    pub struct Backend6: 24, 4 {
+        /// The address.
+        pub addr: [u8; 16],
+        /// The port, network byte order.
+        pub port: [u8; 2],
+        /// Bits of [`backend_flags`].
+        pub flags: u16,
+        /// The set that it belongs to; [`NO_SET`] in a freed entry.
+        pub set: u32,
+    }
+}
+
+/// Bits of a backend's flags.
+pub mod backend_flags {
+    /// The backend is on this node.
+    pub const LOCAL: u16 = 1 << 0;
+    /// The backend is terminating but still serving.
+    pub const TERMINATING: u16 = 1 << 1;
+}
+
+/// The set id that no set has. Set 0, slot 0 and backend 0 are never used, so that zeroed map
+/// memory means nothing.
+pub const NO_SET: u32 = 0;
+
+impl FrontendKey {
+    /// A key; `port` in host byte order.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: u16, protocol: u8) -> Self {
+        Self { addr, port: port.to_be_bytes(), protocol, pad: 0 }
+    }
+
+    /// A 32-bit fold of the whole key; see [`Frontend::identity`].
+    #[inline(always)]
+    pub fn identity(&self) -> u32 {
+        let o = &self.addr.octets;
+        let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
+        let last = u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, self.pad]);
+        word(0).wrapping_mul(0x9e37_79b1)
+            ^ word(4).wrapping_mul(0x85eb_ca77).rotate_left(7)
+            ^ word(8).wrapping_mul(0xc2b2_ae3d).rotate_left(13)
+            ^ word(12).wrapping_mul(0x27d4_eb2f).rotate_left(19)
+            ^ last.wrapping_mul(0x1656_67b1).rotate_left(25)
+    }
+}
+
+/// The word of a set: where its current range begins, and how often it has been flipped.
+///
+/// One aligned 64-bit value, so that a store or a load of it is atomic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetWord(pub u64);
+
+impl SetWord {
+    /// The word for a range at `offset`; 0 means that the set has none.
+    #[inline(always)]
+    pub const fn new(offset: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | offset as u64)
+    }
+
+    /// First word of the range in [`crate::maps::SLOTS`]; 0 means none.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// How often the set has been flipped; wraps.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
