@@ -1,0 +1,54 @@
+//! What the pod network needs of the datapath when a pod comes or goes. Implemented by
+//! `crate::datapath` where its programs are loaded, and by [`NoDatapath`] where they are not.
+
+use std::net::IpAddr;
+
+/// A pod's attachment, as the datapath has to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// Name of the host's end of the veth.
+    pub ifname: String,
+    /// Index of the host's end.
+    pub ifindex: u32,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Link-layer address of the pod's end.
+    pub pod_mac: [u8; 6],
+    /// Link-layer address of the host's end.
+    pub host_mac: [u8; 6],
+}
+
+/// Attaches the datapath to pods. Both calls are idempotent.
+pub trait PodDatapath: Send + Sync {
+    /// Attaches the packet programs to the host's end and makes the pod's addresses known.
+    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
+    /// Forgets the pod's addresses; the programs go with the link. Success where it is unknown.
+    fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
+}
+
+/// Why a pod could not be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} for pod interface {ifname}")]
+pub struct PodDatapathError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// The host's end of the pod's veth.
+    pub ifname: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The datapath of an agent whose services role is off.
+#[derive(Debug)]
+pub struct NoDatapath;
+
+impl PodDatapath for NoDatapath {
+    fn attach(&self, _: &PodLink) -> Result<(), PodDatapathError> {
+        Ok(())
+    }
+
+    fn detach(&self, _: &PodLink) -> Result<(), PodDatapathError> {
+        Ok(())
+    }
+}
