@@ -1,0 +1,128 @@
+//! The seam between decisions and the kernel: [`Maps`] is everything that the agent's control flow
+//! asks of the datapath's tables. Implemented in memory by [`super::memory::MemoryMaps`] and for
+//! the kernel by `crate::datapath`, which alone knows aya.
+//!
+//! Every call is idempotent: writing what is there and removing what is not there succeed.
+//! No call decides anything; the order of calls is the plan's business (`crate::diff::plan`).
+
+use std::collections::BTreeMap;
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    node::{NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+};
+
+/// A range of pod addresses as the longest-prefix map keys it: over the 16-byte form of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRange {
+    /// The network address; host bits are zero.
+    pub addr: Addr,
+    /// Length of the prefix in bits of the 16-byte form: 96 more than an IPv4 prefix says.
+    pub prefix_len: u8,
+}
+
+/// Everything that the tables hold, ids included: what an agent that starts finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Hash `FRONTENDS`.
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    /// Array `SETS`, without words that are 0. A word with offset 0 and a generation is a set that
+    /// has no range at present.
+    pub sets: BTreeMap<u32, SetWord>,
+    /// Array `SLOTS` up to its last word that is not 0.
+    pub slots: Vec<u32>,
+    /// Array `BACKENDS4`, without records that are all zero. A record whose set is
+    /// [`mizzen_ebpf_abi::service::NO_SET`] was freed; it tells that its id was in use.
+    pub backends4: BTreeMap<u32, Backend4>,
+    /// Array `BACKENDS6`, likewise.
+    pub backends6: BTreeMap<u32, Backend6>,
+    /// Hash `NODE_ADDRS`.
+    pub node_addrs: BTreeMap<Addr, NodeAddr>,
+    /// Longest-prefix map `POD_RANGES`; the value is its flags.
+    pub pod_ranges: BTreeMap<PodRange, u32>,
+    /// The record of `NODE_CONFIG`.
+    pub node_config: NodeConfig,
+}
+
+/// The tables of one node's datapath.
+///
+/// A batch is applied in its order; when it fails, an unknown first part of it was applied, and
+/// the caller learns what by [`Maps::dump`].
+pub trait Maps: Send {
+    /// Reads everything. Not counted by [`Maps::calls`].
+    fn dump(&mut self) -> Result<Tables, MapsError>;
+
+    /// Adds or replaces frontends.
+    fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError>;
+    /// Removes frontends.
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError>;
+
+    /// Writes a slot range that no set's word names yet: never a live one. The words need not
+    /// become visible in order, but all of them before this returns.
+    fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError>;
+    /// Writes IPv4 backends by id.
+    fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError>;
+    /// Writes IPv6 backends by id.
+    fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError>;
+    /// Stores the words of sets, each by one aligned 8-byte store.
+    fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError>;
+    /// Returns when every program that ran at the time of the call is done: what was unlinked
+    /// before may be reused after.
+    fn barrier(&mut self) -> Result<(), MapsError>;
+
+    /// Adds or replaces addresses of this node.
+    fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError>;
+    /// Removes addresses of this node.
+    fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError>;
+    /// Adds or replaces ranges of pod addresses, with their flags.
+    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError>;
+    /// Removes ranges of pod addresses.
+    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError>;
+    /// Writes the node's own record.
+    fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError>;
+
+    /// `bpf()` calls made so far to change the tables or to wait. An element of a batched call
+    /// counts as one call; a store through mapped memory counts as none.
+    fn calls(&self) -> u64;
+    /// Elements written or removed so far, by whatever means: slot words, records, entries.
+    fn writes(&self) -> u64;
+}
+
+/// Why a table could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// There is no room.
+    #[error("map {map} is full with its {capacity} entries, no room for {object}")]
+    Full {
+        /// The map's name.
+        map: &'static str,
+        /// How many entries it holds.
+        capacity: u32,
+        /// What was to be written.
+        object: String,
+    },
+    /// An index beyond the end of an array.
+    #[error("index {index} is outside of map {map}, which has {capacity} entries")]
+    OutOfRange {
+        /// The map's name.
+        map: &'static str,
+        /// How many entries it has.
+        capacity: u32,
+        /// The index asked for.
+        index: u32,
+    },
+    /// The kernel refused.
+    #[error("{operation} map {map}, {object}")]
+    Kernel {
+        /// What was tried: `read`, `write to`, `remove from`, ….
+        operation: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// The element or elements in question.
+        object: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

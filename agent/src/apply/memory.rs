@@ -1,0 +1,229 @@
+//! The tables in memory: for tests, scenarios and `mizzen diff`.
+//!
+//! It proves the logic of plans, not the kernel: a reader here sees each element change at once,
+//! and the barrier returns at once. Capacities are the kernel's, or smaller ones that a test sets;
+//! calls count as in the kernel's implementation with mapped slots. A test can make any write
+//! fail, see [`MemoryMaps::fail_after`].
+
+use std::collections::BTreeMap;
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    limits, maps,
+    node::{NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+};
+
+use super::maps::{Maps, MapsError, PodRange, Tables};
+
+/// How many elements each table holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacities {
+    /// Frontends.
+    pub frontends: u32,
+    /// Set ids, 0 included.
+    pub sets: u32,
+    /// Words of slots, word 0 included.
+    pub slot_words: u32,
+    /// Backend ids of each family, 0 included.
+    pub backends: u32,
+    /// Addresses of the node.
+    pub node_addrs: u32,
+    /// Ranges of pod addresses.
+    pub pod_ranges: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: limits::FRONTENDS_MAX,
+            sets: limits::SETS_MAX,
+            slot_words: limits::SLOT_WORDS_MAX,
+            backends: limits::BACKENDS_MAX,
+            node_addrs: limits::NODE_ADDRS_MAX,
+            pod_ranges: limits::POD_RANGES_MAX,
+        }
+    }
+}
+
+/// Tables in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMaps {
+    tables: Tables,
+    capacities: Capacities,
+    calls: u64,
+    writes: u64,
+    writes_left: Option<u64>,
+}
+
+impl MemoryMaps {
+    /// Empty tables of the given capacities.
+    pub fn new(capacities: Capacities) -> Self {
+        Self { capacities, ..Self::default() }
+    }
+
+    /// Tables that hold `tables`, as those that an agent finds when it starts.
+    pub fn with_tables(tables: Tables) -> Self {
+        Self { tables, ..Self::default() }
+    }
+
+    /// What they hold.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Lets `writes` more element writes succeed and every later one fail, inside of a batch too;
+    /// `None` ends that.
+    pub fn fail_after(&mut self, writes: Option<u64>) {
+        self.writes_left = writes;
+    }
+
+    fn count(&mut self, map: &'static str, calls: u64) -> Result<(), MapsError> {
+        if let Some(left) = &mut self.writes_left {
+            *left = left.checked_sub(1).ok_or_else(|| MapsError::Kernel {
+                operation: "write to",
+                map,
+                object: "an element".to_owned(),
+                source: "injected fault".into(),
+            })?;
+        }
+        self.calls += calls;
+        self.writes += 1;
+        Ok(())
+    }
+}
+
+fn check_index(map: &'static str, capacity: u32, index: u32) -> Result<(), MapsError> {
+    if index < capacity { Ok(()) } else { Err(MapsError::OutOfRange { map, capacity, index }) }
+}
+
+fn insert<K: Ord + std::fmt::Debug, V>(
+    table: &mut BTreeMap<K, V>,
+    map: &'static str,
+    capacity: u32,
+    key: K,
+    value: V,
+) -> Result<(), MapsError> {
+    if table.len() >= capacity as usize && !table.contains_key(&key) {
+        return Err(MapsError::Full { map, capacity, object: format!("{key:?}") });
+    }
+    table.insert(key, value);
+    Ok(())
+}
+
+impl Maps for MemoryMaps {
+    fn dump(&mut self) -> Result<Tables, MapsError> {
+        Ok(self.tables.clone())
+    }
+
+    fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
+        for (key, value) in entries {
+            self.count(maps::FRONTENDS, 1)?;
+            let capacity = self.capacities.frontends;
+            insert(&mut self.tables.frontends, maps::FRONTENDS, capacity, *key, *value)?;
+        }
+        Ok(())
+    }
+
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
+        for key in keys {
+            self.count(maps::FRONTENDS, 1)?;
+            self.tables.frontends.remove(key);
+        }
+        Ok(())
+    }
+
+    fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError> {
+        for (index, word) in (offset..).zip(words) {
+            check_index(maps::SLOTS, self.capacities.slot_words, index)?;
+            // Through mapped memory: no call.
+            self.count(maps::SLOTS, 0)?;
+            let index = index as usize;
+            if self.tables.slots.len() <= index {
+                self.tables.slots.resize(index + 1, 0);
+            }
+            self.tables.slots[index] = *word;
+        }
+        Ok(())
+    }
+
+    fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
+        for (id, backend) in backends {
+            check_index(maps::BACKENDS4, self.capacities.backends, *id)?;
+            self.count(maps::BACKENDS4, 1)?;
+            self.tables.backends4.insert(*id, *backend);
+        }
+        Ok(())
+    }
+
+    fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
+        for (id, backend) in backends {
+            check_index(maps::BACKENDS6, self.capacities.backends, *id)?;
+            self.count(maps::BACKENDS6, 1)?;
+            self.tables.backends6.insert(*id, *backend);
+        }
+        Ok(())
+    }
+
+    fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
+        for (set, word) in words {
+            check_index(maps::SETS, self.capacities.sets, *set)?;
+            self.count(maps::SETS, 1)?;
+            self.tables.sets.insert(*set, *word);
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), MapsError> {
+        self.calls += 1;
+        Ok(())
+    }
+
+    fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
+        for (addr, value) in addrs {
+            self.count(maps::NODE_ADDRS, 1)?;
+            let capacity = self.capacities.node_addrs;
+            insert(&mut self.tables.node_addrs, maps::NODE_ADDRS, capacity, *addr, *value)?;
+        }
+        Ok(())
+    }
+
+    fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
+        for addr in addrs {
+            self.count(maps::NODE_ADDRS, 1)?;
+            self.tables.node_addrs.remove(addr);
+        }
+        Ok(())
+    }
+
+    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError> {
+        for (range, flags) in ranges {
+            self.count(maps::POD_RANGES, 1)?;
+            let capacity = self.capacities.pod_ranges;
+            insert(&mut self.tables.pod_ranges, maps::POD_RANGES, capacity, *range, *flags)?;
+        }
+        Ok(())
+    }
+
+    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError> {
+        for range in ranges {
+            self.count(maps::POD_RANGES, 1)?;
+            self.tables.pod_ranges.remove(range);
+        }
+        Ok(())
+    }
+
+    fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
+        self.count(maps::NODE_CONFIG, 1)?;
+        self.tables.node_config = *config;
+        Ok(())
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    fn writes(&self) -> u64 {
+        self.writes
+    }
+}
