@@ -90,9 +90,10 @@ record! {
         pub set: u32,
         /// Bits of [`frontend_flags`].
         pub flags: u32,
-        /// [`FrontendKey::identity`] of the key that this value was written for. A hash map
-        /// reuses the memory of a replaced element while a reader may still hold it; a reader
-        /// that finds another identity here takes the lookup for a miss.
+        /// A fold of the key that this value was written for and of the two fields above; see
+        /// [`Frontend::new`] and [`Frontend::is_of`]. A hash map reuses the memory of a removed
+        /// element while a reader may still hold it; a reader that finds another identity here
+        /// takes the lookup for a miss, and a value half overwritten has another identity.
         pub identity: u32,
     }
 
@@ -134,6 +135,27 @@ pub mod backend_flags {
 /// The set id that no set has. Set 0, slot 0 and backend 0 are never used, so that zeroed map
 /// memory means nothing.
 pub const NO_SET: u32 = 0;
+
+impl Frontend {
+    /// The value for a key.
+    #[inline(always)]
+    pub fn new(key: &FrontendKey, set: u32, flags: u32) -> Self {
+        Self { set, flags, identity: Self::identity(key, set, flags) }
+    }
+
+    /// Whether this value was written for `key` and is whole.
+    #[inline(always)]
+    pub fn is_of(&self, key: &FrontendKey) -> bool {
+        self.identity == Self::identity(key, self.set, self.flags)
+    }
+
+    #[inline(always)]
+    fn identity(key: &FrontendKey, set: u32, flags: u32) -> u32 {
+        key.identity()
+            ^ set.wrapping_mul(0x9e37_79b1).rotate_left(11)
+            ^ flags.wrapping_mul(0x85eb_ca77).rotate_left(23)
+    }
+}
 
 impl FrontendKey {
     /// A key; `port` in host byte order.

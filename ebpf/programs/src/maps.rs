@@ -1,0 +1,98 @@
+//! The maps, as `mizzen_ebpf_abi::maps` documents them. The loader pins them by these names.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, SkStorage, lpm_trie},
+    macros::btf_map,
+};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    conntrack::{Flow, FlowKey},
+    counters::Counter,
+    limits,
+    node::{Endpoint, NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey},
+    socket::SocketPeers,
+};
+
+/// Flag of a hash that takes memory as it fills.
+const AS_IT_FILLS: usize = BPF_F_NO_PREALLOC as usize;
+/// Flag of an array that user space writes through a mapping: a plain aligned store there is one
+/// store here, which `bpf_map_update_elem`, a `memcpy` of unknown width, doesn't promise.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
+/// What is dialled -> set.
+#[btf_map]
+pub(crate) static FRONTENDS: HashMap<
+    FrontendKey,
+    Frontend,
+    { limits::FRONTENDS_MAX as usize },
+    AS_IT_FILLS,
+> = HashMap::new();
+
+/// Set -> the word that says where its range is (`SetWord`).
+#[btf_map]
+pub(crate) static SETS: Array<u64, { limits::SETS_MAX as usize }, MAPPED> = Array::new();
+
+/// The ranges: header, backend ids.
+#[btf_map]
+pub(crate) static SLOTS: Array<u32, { limits::SLOT_WORDS_MAX as usize }> = Array::new();
+
+/// IPv4 backends by id.
+#[btf_map]
+pub(crate) static BACKENDS4: Array<Backend4, { limits::BACKENDS_MAX as usize }> = Array::new();
+
+/// IPv6 backends by id.
+#[btf_map]
+pub(crate) static BACKENDS6: Array<Backend6, { limits::BACKENDS_MAX as usize }> = Array::new();
+
+/// The node's own addresses.
+#[btf_map]
+pub(crate) static NODE_ADDRS: HashMap<Addr, NodeAddr, { limits::NODE_ADDRS_MAX as usize }> =
+    HashMap::new();
+
+/// The node's pods.
+#[btf_map]
+pub(crate) static ENDPOINTS: HashMap<Addr, Endpoint, { limits::ENDPOINTS_MAX as usize }> =
+    HashMap::new();
+
+/// Where the cluster's pods live. IPv4 prefixes are v4-mapped: their length plus 96.
+#[btf_map]
+pub(crate) static POD_RANGES: LpmTrie<Addr, u32, { limits::POD_RANGES_MAX as usize }> =
+    LpmTrie::new();
+
+/// The node's facts.
+#[btf_map]
+pub(crate) static NODE_CONFIG: Array<NodeConfig, 1> = Array::new();
+
+/// Flows that the packet path translates. Preallocated: an insertion in interrupt context can't
+/// fail for want of memory, only for want of room.
+#[btf_map]
+pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS_MAX as usize }> = HashMap::new();
+
+/// What a socket's translations were.
+#[btf_map]
+pub(crate) static SOCKET_PEERS: SkStorage<SocketPeers> = SkStorage::new();
+
+/// What happened, counted per CPU.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// Never read: an update from user space waits for all programs that run meanwhile.
+#[btf_map]
+pub(crate) static BARRIER: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
+
+/// Counts one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot is this CPU's own, and programs don't migrate while they run.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Whether one of the cluster's pods may have this address.
+#[inline(always)]
+pub(crate) fn is_pod_range(addr: Addr) -> bool {
+    POD_RANGES.get(&lpm_trie::Key::new(128, addr)).is_some()
+}
