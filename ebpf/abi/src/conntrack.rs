@@ -8,18 +8,13 @@ use crate::{addr::Addr, layout::record};
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// Packets of the opener (client to service); else of the answerer.
+    /// Packets of the opener (client to service); else of the answerer. Flags never change while
+    /// an entry lives.
     pub const ORIGINAL: u16 = 1 << 0;
     /// The source is rewritten.
     pub const REWRITE_SOURCE: u16 = 1 << 1;
     /// The destination is rewritten.
     pub const REWRITE_DESTINATION: u16 = 1 << 2;
-    /// A FIN was seen in this direction.
-    pub const FIN: u16 = 1 << 3;
-    /// An RST was seen in either direction.
-    pub const RST: u16 = 1 << 4;
-    /// A packet was seen in this direction.
-    pub const SEEN: u16 = 1 << 5;
 }
 
 record! {
@@ -51,9 +46,11 @@ record! {
         pub destination_port: [u8; 2],
         /// Bits of [`flow_flags`].
         pub flags: u16,
-        /// Zero.
-        pub pad: u16,
-        /// When the last packet passed, in seconds of `bpf_ktime_get_boot_ns`.
+        /// What was seen in this direction: bits of [`crate::flow_state::state`].
+        pub state: u8,
+        /// What was seen in the other direction.
+        pub peer_state: u8,
+        /// When the last packet of this direction passed, in seconds of `bpf_ktime_get_boot_ns`.
         pub seen_s: u32,
         /// The backend's id; not reused while this entry lives.
         pub backend: u32,

@@ -46,4 +46,8 @@ counters! {
     DropFragment = "drop_fragment",
     /// Dropped: no route to the translated destination.
     DropNoRoute = "drop_no_route",
+    /// Dropped: the translated packet's time to live or hop limit ran out here.
+    DropHopLimit = "drop_hop_limit",
+    /// Dropped: larger than the link it would leave by. The sender was told where possible.
+    DropPacketTooBig = "drop_packet_too_big",
 }

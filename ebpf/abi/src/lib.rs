@@ -12,13 +12,25 @@
 //! that one set of tables and one piece of logic serves both.
 #![no_std]
 #![forbid(unsafe_op_in_unsafe_fn)]
+#![expect(
+    clippy::inline_always,
+    reason = "what the kernel runs is one program: a call costs a frame of its 512-octet stack"
+)]
 
 pub mod addr;
+pub mod checksum;
 pub mod conntrack;
 pub mod counters;
+pub mod flow_state;
+#[cfg(any(test, feature = "frame"))]
+pub mod frame;
 mod layout;
 pub mod limits;
 pub mod maps;
+pub mod nat;
 pub mod node;
+pub mod packet;
+pub mod reject;
+pub mod rewrite;
 pub mod service;
 pub mod socket;

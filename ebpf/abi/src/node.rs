@@ -56,7 +56,11 @@ record! {
 
 /// Bits of [`NodeConfig::flags`].
 pub mod node_config_flags {
-    /// Masquerade every translated packet, not only those that need it (kube-proxy's
-    /// `masqueradeAll`).
+    /// Masquerade everything sent to a ClusterIP, pods' traffic too (kube-proxy's
+    /// `masqueradeAll`, reference B48).
     pub const MASQUERADE_ALL: u32 = 1 << 0;
+    /// Pods can't be told from others by their addresses (kube-proxy without a local detector,
+    /// reference B47): traffic to a ClusterIP is not masqueraded, and pods are bound by the
+    /// external traffic policy.
+    pub const NO_POD_DETECTION: u32 = 1 << 1;
 }

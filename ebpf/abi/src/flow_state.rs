@@ -1,0 +1,178 @@
+//! How long a flow is remembered, and when its five-tuple may begin anew.
+//!
+//! Each direction writes its own octet of state into its own entry, and a copy into the other
+//! entry as the peer's, so that every entry holds the whole state and no two processors write the
+//! same octet for different reasons.
+
+use crate::{addr::protocol, conntrack::Flow, packet::tcp_flags};
+
+/// Bits of [`Flow::state`] and [`Flow::peer_state`].
+pub mod state {
+    /// A packet was seen in this direction.
+    pub const SEEN: u8 = 1 << 0;
+    /// This direction sent a FIN.
+    pub const FIN: u8 = 1 << 1;
+    /// This direction sent an RST, and nothing since.
+    pub const RST: u8 = 1 << 2;
+}
+
+/// Seconds of silence after which an entry is expired.
+pub mod timeout {
+    /// TCP, both directions seen: kube-proxy's default for `tcpEstablishedTimeout`.
+    pub const TCP_ESTABLISHED: u32 = 86_400;
+    /// TCP, one side closed: kube-proxy's default for `tcpCloseWaitTimeout`.
+    pub const TCP_HALF_CLOSED: u32 = 3_600;
+    /// TCP, not answered yet: five retransmissions of a SYN fit.
+    pub const TCP_OPENING: u32 = 60;
+    /// TCP, both sides closed: long enough for a lost last ACK to be sent again.
+    pub const TCP_CLOSED: u32 = 30;
+    /// TCP, reset.
+    pub const TCP_RESET: u32 = 10;
+    /// UDP, not answered yet: `nf_conntrack_udp_timeout`.
+    pub const UDP_OPENING: u32 = 30;
+    /// UDP, answered: `nf_conntrack_udp_timeout_stream`.
+    pub const UDP_ANSWERED: u32 = 120;
+}
+
+/// A direction's state after one more of its packets.
+///
+/// A direction that sends anything after its own RST did not mean it (or someone else sent it):
+/// a spurious RST must not shorten the life of a connection that goes on.
+#[inline(always)]
+pub const fn next(state: u8, protocol: u8, flags: u8) -> u8 {
+    let seen = state | state::SEEN;
+    if protocol != protocol::TCP {
+        return seen;
+    }
+    if flags & tcp_flags::RST != 0 {
+        return seen | state::RST;
+    }
+    let alive = seen & !state::RST;
+    if flags & tcp_flags::FIN != 0 { alive | state::FIN } else { alive }
+}
+
+/// Whether both sides are done, or one gave up.
+#[inline(always)]
+pub const fn closed(flow: &Flow) -> bool {
+    (flow.state | flow.peer_state) & state::RST != 0
+        || flow.state & flow.peer_state & state::FIN != 0
+}
+
+/// Seconds of silence that `flow` may have.
+#[inline(always)]
+pub const fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
+    let both_seen = flow.state & flow.peer_state & state::SEEN != 0;
+    if protocol != protocol::TCP {
+        return if both_seen { timeout::UDP_ANSWERED } else { timeout::UDP_OPENING };
+    }
+    if (flow.state | flow.peer_state) & state::RST != 0 {
+        timeout::TCP_RESET
+    } else if flow.state & flow.peer_state & state::FIN != 0 {
+        timeout::TCP_CLOSED
+    } else if (flow.state | flow.peer_state) & state::FIN != 0 {
+        timeout::TCP_HALF_CLOSED
+    } else if both_seen {
+        timeout::TCP_ESTABLISHED
+    } else {
+        timeout::TCP_OPENING
+    }
+}
+
+/// Whether this entry alone has been silent for too long. A flow is expired where both of its
+/// entries are: traffic may go one way only.
+#[inline(always)]
+pub const fn silent(protocol: u8, flow: &Flow, now_s: u32) -> bool {
+    // Another processor may have written a second that is ahead of ours.
+    let idle = now_s.wrapping_sub(flow.seen_s);
+    idle < u32::MAX / 2 && idle > timeout_s(protocol, flow)
+}
+
+/// Whether a packet may open a flow: any datagram, or the first segment of a connection.
+#[inline(always)]
+pub const fn opens(protocol: u8, flags: u8) -> bool {
+    protocol != protocol::TCP
+        || flags & (tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN)
+            == tcp_flags::SYN
+}
+
+/// Whether a packet of an existing flow begins a new one with the same five-tuple, which may go
+/// to another backend. A repeated SYN of a connection that is still being opened does not: it
+/// goes where the first one went.
+#[inline(always)]
+pub const fn reopens(protocol: u8, flags: u8, flow: &Flow) -> bool {
+    protocol == protocol::TCP && opens(protocol, flags) && closed(flow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
+
+    const TCP: u8 = protocol::TCP;
+    const UDP: u8 = protocol::UDP;
+
+    fn flow(state: u8, peer_state: u8) -> Flow {
+        Flow { state, peer_state, seen_s: 1_000, ..Flow::default() }
+    }
+
+    #[test]
+    fn timeouts_follow_the_life_of_a_connection() {
+        let mut this = flow(next(0, TCP, SYN), 0);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_OPENING);
+        this.peer_state = next(0, TCP, SYN | ACK);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_ESTABLISHED);
+        this.state = next(this.state, TCP, FIN | ACK);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_HALF_CLOSED);
+        this.peer_state = next(this.peer_state, TCP, FIN | ACK);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_CLOSED);
+        this.state = next(this.state, TCP, ACK);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_CLOSED, "the last ACK opens nothing");
+        this.peer_state = next(this.peer_state, TCP, RST);
+        assert_eq!(timeout_s(TCP, &this), timeout::TCP_RESET);
+    }
+
+    #[test]
+    fn udp_lives_longer_once_answered() {
+        assert_eq!(timeout_s(UDP, &flow(next(0, UDP, 0), 0)), timeout::UDP_OPENING);
+        assert_eq!(timeout_s(UDP, &flow(next(0, UDP, 0), next(0, UDP, 0))), timeout::UDP_ANSWERED);
+    }
+
+    #[test]
+    fn b135_only_a_closed_connection_is_opened_anew() {
+        let opening = flow(state::SEEN, 0);
+        let established = flow(state::SEEN, state::SEEN);
+        let closed = flow(state::SEEN | state::FIN, state::SEEN | state::FIN);
+        let reset = flow(state::SEEN, state::SEEN | state::RST);
+        assert!(!reopens(TCP, SYN, &opening), "a repeated SYN stays with its backend");
+        assert!(!reopens(TCP, SYN, &established));
+        assert!(reopens(TCP, SYN, &closed));
+        assert!(reopens(TCP, SYN, &reset));
+        assert!(!reopens(TCP, SYN | ACK, &closed));
+        assert!(!reopens(TCP, ACK, &closed));
+        assert!(!reopens(UDP, 0, &closed));
+    }
+
+    #[test]
+    fn b140_a_spurious_rst_is_survived() {
+        let state = next(next(state::SEEN, TCP, RST), TCP, ACK);
+        assert_eq!(timeout_s(TCP, &flow(state, state::SEEN)), timeout::TCP_ESTABLISHED);
+    }
+
+    #[test]
+    fn only_datagrams_and_first_segments_open_flows() {
+        assert!(opens(UDP, 0));
+        assert!(opens(TCP, SYN));
+        assert!(opens(TCP, SYN | 0xc0), "the ECN bits of RFC 3168 do not matter");
+        for flags in [0, ACK, SYN | ACK, SYN | RST, SYN | FIN, RST, FIN | ACK] {
+            assert!(!opens(TCP, flags), "{flags:#04x}");
+        }
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_packet_and_tolerates_clocks_ahead() {
+        let this = flow(state::SEEN, 0);
+        assert!(!silent(UDP, &this, 1_000 + timeout::UDP_OPENING));
+        assert!(silent(UDP, &this, 1_001 + timeout::UDP_OPENING));
+        assert!(!silent(UDP, &this, 999));
+    }
+}

@@ -1,0 +1,209 @@
+extern crate std;
+
+use proptest::prelude::*;
+use std::{collections::BTreeSet, vec::Vec};
+
+use super::*;
+use crate::service::frontend_flags::{EXTERNAL, KEEP_SOURCE};
+
+const MASQUERADE_ALL: u32 = node_config_flags::MASQUERADE_ALL;
+const NO_DETECTION: u32 = node_config_flags::NO_POD_DETECTION;
+
+/// The columns of the reference's matrix: which window, and whether masqueraded.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+struct Row {
+    /// The external traffic policy's window; else all (or, to a ClusterIP, the internal policy's).
+    bound: bool,
+    masqueraded: bool,
+}
+
+fn row(origin: Origin, frontend: u32, config: u32) -> Row {
+    let facts = Facts { origin, frontend, config };
+    Row { bound: facts.bound_by_external_policy(), masqueraded: facts.masquerades(false) }
+}
+
+const CLUSTER_IP: u32 = 0;
+const CLUSTER_POLICY: u32 = EXTERNAL;
+const LOCAL_POLICY: u32 = EXTERNAL | KEEP_SOURCE;
+
+/// B20-B46. Node port, external IP and load balancer address differ in nothing here, so 27 flows
+/// are these nine: services with internalTrafficPolicy Local behave as B20-B28 but for the window,
+/// which the header holds; a ClusterIP ignores externalTrafficPolicy.
+#[test]
+fn b20_to_b46_who_is_masqueraded_and_who_is_bound_by_the_external_policy() {
+    let all = |masqueraded| Row { bound: false, masqueraded };
+    let bound = |masqueraded| Row { bound: true, masqueraded };
+    for (origin, frontend, expected) in [
+        (Origin::Pod, CLUSTER_IP, all(false)),          // B20 B29 B38
+        (Origin::Pod, CLUSTER_POLICY, all(true)),       // B21 B22 B39 B40
+        (Origin::Node, CLUSTER_IP, all(true)),          // B23 B32 B41
+        (Origin::Node, CLUSTER_POLICY, all(true)),      // B24 B25 B42 B43
+        (Origin::Outside, CLUSTER_IP, all(true)),       // B26 B35 B44
+        (Origin::Outside, CLUSTER_POLICY, bound(true)), // B27 B28 B45 B46
+        (Origin::Pod, LOCAL_POLICY, all(false)),        // B30 B31
+        (Origin::Node, LOCAL_POLICY, all(true)),        // B33 B34
+        (Origin::Outside, LOCAL_POLICY, bound(false)),  // B36 B37
+    ] {
+        assert_eq!(row(origin, frontend, 0), expected, "{origin:?} {frontend}");
+    }
+}
+
+#[test]
+fn b47_without_detection_of_pods_they_are_outsiders() {
+    for origin in [Origin::Pod, Origin::Node, Origin::Outside] {
+        assert!(!row(origin, CLUSTER_IP, NO_DETECTION).masqueraded, "{origin:?}");
+        assert!(row(origin, CLUSTER_POLICY, NO_DETECTION).masqueraded, "{origin:?}");
+    }
+    assert_eq!(
+        row(Origin::Pod, LOCAL_POLICY, NO_DETECTION),
+        Row { bound: true, masqueraded: false }
+    );
+    assert_eq!(
+        row(Origin::Node, LOCAL_POLICY, NO_DETECTION),
+        Row { bound: false, masqueraded: true }
+    );
+}
+
+#[test]
+fn b48_masquerade_all_is_about_cluster_ips() {
+    for detection in [0, NO_DETECTION] {
+        for origin in [Origin::Pod, Origin::Node, Origin::Outside] {
+            let config = MASQUERADE_ALL | detection;
+            assert!(row(origin, CLUSTER_IP, config).masqueraded, "{origin:?}");
+            for frontend in [CLUSTER_POLICY, LOCAL_POLICY] {
+                assert_eq!(row(origin, frontend, config), row(origin, frontend, detection));
+            }
+        }
+    }
+}
+
+#[test]
+fn b02_hairpin_is_always_masqueraded() {
+    for origin in [Origin::Pod, Origin::Node, Origin::Outside] {
+        for frontend in [CLUSTER_IP, CLUSTER_POLICY, LOCAL_POLICY] {
+            for config in [0, MASQUERADE_ALL, NO_DETECTION] {
+                assert!(Facts { origin, frontend, config }.masquerades(true));
+            }
+        }
+    }
+}
+
+#[test]
+fn u4_source_ports_stay_in_their_range_and_probes_are_distinct() {
+    for (min, max) in [(10_000, 29_999), (65_000, 65_535), (7, 38)] {
+        let config = NodeConfig { snat_port_min: min, snat_port_max: max, ..NodeConfig::default() };
+        for start in [0, 1, 19_999, u32::MAX / 2, u32::MAX] {
+            let probes: BTreeSet<u16> = (0..crate::limits::SNAT_PROBES_MAX)
+                .map(|probe| u16::from_be_bytes(source_port(&config, start, probe)))
+                .collect();
+            assert_eq!(probes.len(), 32);
+            assert!(probes.iter().all(|port| (min..=max).contains(port)), "{probes:?}");
+        }
+    }
+}
+
+#[test]
+fn an_unset_range_of_source_ports_is_the_default() {
+    let starts = [0, 77, 20_000, u32::MAX];
+    let ports: Vec<u16> = starts
+        .iter()
+        .map(|&start| u16::from_be_bytes(source_port(&NodeConfig::default(), start, 3)))
+        .collect();
+    assert!(ports.iter().all(|port| (SNAT_PORT_MIN..=SNAT_PORT_MAX).contains(port)));
+}
+
+#[test]
+fn a_masquerade_address_has_the_packets_family() {
+    let v4 = Addr::from_v4([10, 0, 0, 1]);
+    let v6 = Addr::from_v6([0xfd; 16]);
+    let config = NodeConfig { ipv4: v4, ipv6: v6, ..NodeConfig::default() };
+    assert_eq!(masquerade_address(&config, true), Some(v4));
+    assert_eq!(masquerade_address(&config, false), Some(v6));
+    for unset in [Addr::default(), Addr::ANY_V4, v6] {
+        let config = NodeConfig { ipv4: unset, ..config };
+        assert_eq!(masquerade_address(&config, true), None);
+    }
+    assert_eq!(masquerade_address(&NodeConfig::default(), false), None);
+}
+
+pub(crate) fn any_addr(v4: bool) -> impl Strategy<Value = Addr> {
+    any::<[u8; 16]>().prop_map(move |octets| {
+        if v4 {
+            Addr::from_v4([octets[0], octets[1], octets[2], octets[3]])
+        } else {
+            Addr::from_v6([
+                0x20 | octets[0] >> 4,
+                octets[1],
+                3,
+                4,
+                5,
+                6,
+                7,
+                8,
+                9,
+                10,
+                11,
+                12,
+                13,
+                octets[13],
+                octets[14],
+                octets[15],
+            ])
+        }
+    })
+}
+
+/// A flow and what becomes of it, within one family.
+pub(crate) fn any_translation() -> impl Strategy<Value = (FlowKey, Translation)> {
+    let ends = |v4| (any_addr(v4), any_addr(v4), any_addr(v4), any_addr(v4));
+    (any::<bool>().prop_flat_map(ends), any::<[[u8; 2]; 4]>(), prop_oneof![Just(6_u8), Just(17_u8)])
+        .prop_map(|((client, service, source, destination), ports, protocol)| {
+            let key = FlowKey {
+                source: client,
+                destination: service,
+                source_port: ports[0],
+                destination_port: ports[1],
+                protocol,
+                pad: [0; 3],
+            };
+            let translation = Translation {
+                source,
+                destination,
+                source_port: ports[2],
+                destination_port: ports[3],
+            };
+            (key, translation)
+        })
+}
+
+proptest! {
+    #[test]
+    fn there_and_back_is_identity((key, translation) in any_translation()) {
+        let entries = entries(&key, &translation, 2, 5);
+        let sent = key.rewritten(&entries.original);
+        prop_assert_eq!(sent.source, translation.source);
+        prop_assert_eq!(sent.destination_port, translation.destination_port);
+        let answer = sent.reversed();
+        prop_assert_eq!(answer, entries.reply_key);
+        prop_assert_eq!(answer.rewritten(&entries.reply), key.reversed());
+    }
+
+    #[test]
+    fn each_entry_names_the_other((key, translation) in any_translation()) {
+        let entries = entries(&key, &translation, 2, 5);
+        prop_assert_eq!(key.rewritten(&entries.original).reversed(), entries.reply_key);
+        prop_assert_eq!(entries.reply_key.rewritten(&entries.reply).reversed(), key);
+    }
+
+    #[test]
+    fn flags_say_what_is_rewritten((key, translation) in any_translation()) {
+        let entries = entries(&key, &translation, 2, 5);
+        let sent = key.rewritten(&entries.original);
+        let source = (sent.source, sent.source_port) != (key.source, key.source_port);
+        let flags = entries.original.flags;
+        prop_assert_eq!(flags & flow_flags::REWRITE_SOURCE != 0, source);
+        prop_assert_eq!(entries.reply.flags & flow_flags::REWRITE_DESTINATION != 0, source);
+        prop_assert!(flags & flow_flags::ORIGINAL != 0);
+        prop_assert!(entries.reply.flags & flow_flags::ORIGINAL == 0);
+    }
+}
