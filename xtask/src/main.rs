@@ -1,2 +1,63 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: the development commands of Mizzen.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{commands, load};
+
+/// Development commands of Mizzen.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask up                                        a two-node cluster with live traffic
+  cargo xtask exec client -- curl -s http://172.30.0.11:30080/
+  cargo xtask exec pod/hello-… -- curl -s http://hello.default.svc.cluster.local/
+  cargo xtask down                                      removes all of it
+  cargo xtask test                                      every test, set-up included";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Build, start a cluster in network namespaces, apply the example, check live traffic
+    Up(commands::up::Up),
+    /// Remove everything that `up` made
+    Down,
+    /// Run a command where a node, the client or a pod is
+    Exec(commands::exec::Exec),
+    /// Build the binaries of the product
+    Build(commands::build::Build),
+    /// Run every test, set-up included
+    Test(commands::test::Test),
+    /// Check formatting, lints, documentation and the rules of the tree
+    Lint,
+    /// Run side-by-side benchmarks and write docs/benchmarks.md
+    Bench(commands::bench::Bench),
+    /// Generate or answer load (used by the benchmarks inside pods)
+    #[command(hide = true)]
+    Load(load::Load),
+}
+
+#[expect(clippy::print_stderr, reason = "the error of the command")]
+fn main() -> ExitCode {
+    let result = match &Cli::parse().command {
+        Command::Up(options) => commands::up::run(options),
+        Command::Down => commands::down::run(),
+        Command::Exec(options) => commands::exec::run(options),
+        Command::Build(options) => commands::build::run(options),
+        Command::Test(options) => commands::test::run(options),
+        Command::Lint => commands::lint::run(),
+        Command::Bench(options) => commands::bench::run(options),
+        Command::Load(options) => load::run(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -65,6 +65,25 @@ impl Addr {
                 == u32::from_ne_bytes([0, 0, 0xff, 0xff])
     }
 
+    /// Whether two addresses are the same; `==` for programs (see [`Self::is_v4`]).
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        let word =
+            |o: &[u8; 16], i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
+        let (a, b) = (&self.octets, &other.octets);
+        word(a, 12) == word(b, 12)
+            && word(a, 8) == word(b, 8)
+            && word(a, 4) == word(b, 4)
+            && word(a, 0) == word(b, 0)
+    }
+
+    /// Whether this is an address of the loopback interface: 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        const LOOPBACK_V6: Addr = Addr::from_v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        if self.is_v4() { self.octets[12] == 127 } else { self.is(&LOOPBACK_V6) }
+    }
+
     /// The last four octets: the IPv4 address where [`Self::is_v4`] holds.
     #[inline(always)]
     pub const fn v4(&self) -> [u8; 4] {

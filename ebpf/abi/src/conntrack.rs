@@ -64,6 +64,7 @@ record! {
 impl FlowKey {
     /// The key of the opposite direction, untranslated.
     #[inline(always)]
+    #[must_use]
     pub const fn reversed(&self) -> Self {
         Self {
             source: self.destination,
@@ -77,6 +78,7 @@ impl FlowKey {
 
     /// The flow as its packets look after `flow` rewrote them.
     #[inline(always)]
+    #[must_use]
     pub const fn rewritten(&self, flow: &Flow) -> Self {
         Self {
             source: flow.source,

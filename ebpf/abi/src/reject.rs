@@ -80,7 +80,8 @@ pub fn tcp_reset(syn: &[u8; 20]) -> ([u8; 20], Delta) {
 /// error is about; the answer goes to its source and comes from `source`.
 #[inline(always)]
 pub fn icmp_v4(error: IcmpError, quoted: &[u8; QUOTED_V4], source: &Addr) -> [u8; 28] {
-    const TOTAL: u8 = 28 + QUOTED_V4 as u8;
+    const TOTAL: u8 = 56;
+    const { assert!(TOTAL as usize == 28 + QUOTED_V4) };
     let s = source.v4();
     let mut ip = [
         0x45,
@@ -120,7 +121,8 @@ pub fn icmp_v4(error: IcmpError, quoted: &[u8; QUOTED_V4], source: &Addr) -> [u8
 /// The IPv6 and ICMPv6 headers that go in front of `quoted`.
 #[inline(always)]
 pub fn icmp_v6(error: IcmpError, quoted: &[u8; QUOTED_V6], source: &Addr) -> [u8; 48] {
-    const PAYLOAD: u8 = 8 + QUOTED_V6 as u8;
+    const PAYLOAD: u8 = 56;
+    const { assert!(PAYLOAD as usize == 8 + QUOTED_V6) };
     let mut headers = [0; 48];
     headers[0] = 0x60;
     headers[5] = PAYLOAD;

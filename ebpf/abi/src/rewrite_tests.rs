@@ -46,7 +46,7 @@ proptest! {
         hop_limit in 2_u8..=255, no_checksum in any::<bool>()
     ) {
         let no_checksum = no_checksum && key.protocol == 17 && key.source.is_v4();
-        let frame = Frame { payload, hop_limit, no_checksum, ..Frame::new(key) }.bytes();
+        let frame = Frame { hop_limit, payload, no_checksum, ..Frame::new(key) }.bytes();
         prop_assume!(checksums_are_right(&frame));
         let entries = nat::entries(&key, &translation, 2, 0);
         let sent = apply(&frame, &entries.original, hop_limit - 1);

@@ -1,6 +1,9 @@
 //! From what is dialled to a backend: frontend, set word, range header, window, slot, backend.
 //! One implementation for sockets and packets.
 
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
 use mizzen_ebpf_abi::{
     addr::Addr,
     counters::Counter,
@@ -161,6 +164,35 @@ impl Slots {
             NoBackend::Torn
         })
     }
+
+    /// Whether a backend is among these slots.
+    #[inline(always)]
+    pub(crate) fn offers(&self, id: u32) -> bool {
+        let mut search = Search { first: self.first, id, found: 0 };
+        let context = (&raw mut search).cast();
+        // SAFETY: the callback gets a pointer to `search`, which outlives the call.
+        unsafe { bpf_loop(self.count, is_slot_of as *mut c_void, context, 0) };
+        search.found != 0
+    }
+}
+
+/// What [`Slots::offers`] looks for.
+#[repr(C)]
+struct Search {
+    first: u32,
+    id: u32,
+    found: u32,
+}
+
+/// One step of the search; returns 1 to end it.
+extern "C" fn is_slot_of(index: u32, search: *mut Search) -> u64 {
+    // SAFETY: the helper hands on the pointer that it was given.
+    let search = unsafe { &mut *search };
+    if slot(search.first + index) != search.id {
+        return 0;
+    }
+    search.found = 1;
+    1
 }
 
 /// The backend with this id, if it belongs to the set.

@@ -1,12 +1,13 @@
 //! Mizzen's eBPF programs. Thin: what they decide is in [`lookup`] and `mizzen-ebpf-abi`.
 //!
-//! `socket` translates what the node's sockets dial; the packet programs translate the rest.
+//! [`socket`] translates what the node's sockets dial; the packet programs translate the rest.
 //! All of them share the tables of [`maps`] and the one selection of [`lookup`].
 #![no_std]
 #![no_main]
 
 mod lookup;
 mod maps;
+mod socket;
 
 /// The kernel allows GPL-only helpers where it finds one of the licences that it knows here.
 #[unsafe(link_section = "license")]

@@ -36,15 +36,17 @@ pub(crate) static SETS: Array<u64, { limits::SETS_MAX as usize }, MAPPED> = Arra
 
 /// The ranges: header, backend ids.
 #[btf_map]
-pub(crate) static SLOTS: Array<u32, { limits::SLOT_WORDS_MAX as usize }> = Array::new();
+pub(crate) static SLOTS: Array<u32, { limits::SLOT_WORDS_MAX as usize }, MAPPED> = Array::new();
 
 /// IPv4 backends by id.
 #[btf_map]
-pub(crate) static BACKENDS4: Array<Backend4, { limits::BACKENDS_MAX as usize }> = Array::new();
+pub(crate) static BACKENDS4: Array<Backend4, { limits::BACKENDS_MAX as usize }, MAPPED> =
+    Array::new();
 
 /// IPv6 backends by id.
 #[btf_map]
-pub(crate) static BACKENDS6: Array<Backend6, { limits::BACKENDS_MAX as usize }> = Array::new();
+pub(crate) static BACKENDS6: Array<Backend6, { limits::BACKENDS_MAX as usize }, MAPPED> =
+    Array::new();
 
 /// The node's own addresses.
 #[btf_map]

@@ -1,0 +1,90 @@
+//! `connect()`: TCP, and UDP sockets that settle on one peer.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_prandom_u32, bpf_set_retval},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use mizzen_ebpf_abi::{addr::protocol, counters::Counter};
+
+use super::{
+    PROCEED, REFUSE,
+    context::{Family, Inet, Inet6, SockAddr},
+    is_translated,
+    peers::{self, Dialled},
+    service,
+};
+use crate::{
+    lookup::{self, NoBackend, Window},
+    maps::count,
+};
+
+/// Linux' `ECONNREFUSED`: what a reset in answer to a SYN gives, as kube-proxy's reject does.
+const ECONNREFUSED: i32 = 111;
+
+/// IPv4 sockets.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::<Inet>(&SockAddr::new(ctx))
+}
+
+/// IPv6 sockets, v4-mapped addresses included.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::<Inet6>(&SockAddr::new(ctx))
+}
+
+#[inline(always)]
+fn connect<F: Family>(sock: &SockAddr) -> i32 {
+    let protocol = sock.protocol();
+    if !is_translated(protocol) {
+        return PROCEED;
+    }
+    match translate::<F>(sock, protocol) {
+        Ok(()) => {
+            count(Counter::SocketTranslated);
+            PROCEED
+        }
+        Err(Untranslated::Refused) if protocol == protocol::TCP => {
+            count(Counter::SocketRefused);
+            // SAFETY: no preconditions.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            REFUSE
+        }
+        Err(_) => {
+            peers::forget_connection(sock);
+            PROCEED
+        }
+    }
+}
+
+/// Why a connection goes where it was dialled to.
+enum Untranslated {
+    /// The service has no endpoints, which only TCP finds out from `connect()`.
+    Refused,
+    /// No service, or one that another part answers for, or no memory.
+    Left,
+}
+
+#[inline(always)]
+fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslated> {
+    let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
+    let frontend = service(sock, dialled.addr, dialled.port, protocol).ok_or(Untranslated::Left)?;
+    let slots = lookup::slots(&frontend, Window::nearby(&frontend)).map_err(refused)?;
+    let hash = if protocol == protocol::TCP {
+        // SAFETY: no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    } else {
+        sock.hash()
+    };
+    let backend = slots.choose(hash, dialled.addr.is_v4()).map_err(refused)?;
+    let peers = peers::created(sock).ok_or(Untranslated::Left)?;
+    peers::connect(peers, &dialled, &backend, &slots);
+    sock.rewrite::<F>(&backend.addr, backend.port);
+    Ok(())
+}
+
+#[inline(always)]
+fn refused(reason: NoBackend) -> Untranslated {
+    if reason == NoBackend::Reject { Untranslated::Refused } else { Untranslated::Left }
+}

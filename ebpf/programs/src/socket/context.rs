@@ -1,0 +1,130 @@
+//! `struct bpf_sock_addr` with addresses in the form of the maps.
+//!
+//! The verifier allows only whole-word accesses at fixed offsets, and to each program only the
+//! fields of its family: hence volatile accesses, and the family as a type.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    EbpfContext as _, bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie,
+    programs::SockAddrContext,
+};
+use mizzen_ebpf_abi::addr::Addr;
+
+/// The context of a program.
+pub(super) struct SockAddr {
+    context: SockAddrContext,
+}
+
+/// The family whose fields a program may touch: that of the hook. An IPv6 socket that dials an
+/// IPv4 address in its v4-mapped form stays in the hooks of IPv6.
+pub(super) trait Family {
+    /// The address that is dialled, or that a datagram came from.
+    fn addr(sock: &SockAddr) -> Addr;
+    /// Puts another in its place; of the same family, v4-mapped counted as IPv4.
+    fn set_addr(sock: &SockAddr, addr: &Addr);
+}
+
+/// The hooks named …4.
+pub(super) struct Inet;
+/// The hooks named …6.
+pub(super) struct Inet6;
+
+impl Family for Inet {
+    #[inline(always)]
+    fn addr(sock: &SockAddr) -> Addr {
+        // SAFETY: the hooks of IPv4 may read this field.
+        let v4 = unsafe { ptr::read_volatile(&raw const (*sock.raw()).user_ip4) };
+        Addr::from_v4(v4.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn set_addr(sock: &SockAddr, addr: &Addr) {
+        let v4 = u32::from_ne_bytes(addr.v4());
+        // SAFETY: the hooks of IPv4 may write this field.
+        unsafe { ptr::write_volatile(&raw mut (*sock.raw()).user_ip4, v4) };
+    }
+}
+
+impl Family for Inet6 {
+    #[inline(always)]
+    fn addr(sock: &SockAddr) -> Addr {
+        let mut octets = [0; 16];
+        for (i, word) in octets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            // SAFETY: the hooks of IPv6 may read these four words; `i` is below 4.
+            let value = unsafe { ptr::read_volatile(&raw const (*sock.raw()).user_ip6[i]) };
+            *word = value.to_ne_bytes();
+        }
+        Addr::from_v6(octets)
+    }
+
+    #[inline(always)]
+    fn set_addr(sock: &SockAddr, addr: &Addr) {
+        for (i, word) in addr.octets.as_chunks::<4>().0.iter().enumerate() {
+            let value = u32::from_ne_bytes(*word);
+            // SAFETY: the hooks of IPv6 may write these four words; `i` is below 4.
+            unsafe { ptr::write_volatile(&raw mut (*sock.raw()).user_ip6[i], value) };
+        }
+    }
+}
+
+impl SockAddr {
+    /// The context that the kernel gave.
+    #[inline(always)]
+    pub(super) const fn new(context: SockAddrContext) -> Self {
+        Self { context }
+    }
+
+    /// The context, for aya's maps.
+    #[inline(always)]
+    pub(super) const fn context(&self) -> &SockAddrContext {
+        &self.context
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        self.context.as_ptr()
+    }
+
+    #[inline(always)]
+    const fn raw(&self) -> *mut bpf_sock_addr {
+        self.context.sock_addr
+    }
+
+    /// IANA protocol number of the socket; 0 for those above 255, such as MPTCP's.
+    #[inline(always)]
+    pub(super) fn protocol(&self) -> u8 {
+        // SAFETY: every hook may read this field.
+        let protocol = unsafe { ptr::read_volatile(&raw const (*self.raw()).protocol) };
+        u8::try_from(protocol).unwrap_or(0)
+    }
+
+    /// The port, network byte order.
+    #[inline(always)]
+    pub(super) fn port(&self) -> [u8; 2] {
+        // SAFETY: every hook may read this field, in whose first two bytes the port is.
+        let port = unsafe { ptr::read_volatile(&raw const (*self.raw()).user_port) };
+        let bytes = port.to_ne_bytes();
+        [bytes[0], bytes[1]]
+    }
+
+    /// Puts another address and port in place of those of the call.
+    #[inline(always)]
+    pub(super) fn rewrite<F: Family>(&self, addr: &Addr, port: [u8; 2]) {
+        F::set_addr(self, addr);
+        let port = u32::from_ne_bytes([port[0], port[1], 0, 0]);
+        // SAFETY: every hook may write this field.
+        unsafe { ptr::write_volatile(&raw mut (*self.raw()).user_port, port) };
+    }
+
+    /// A number that this socket keeps and no other has, spread over 32 bits: what a UDP socket
+    /// sticks to its backend by.
+    #[inline(always)]
+    pub(super) fn hash(&self) -> u32 {
+        // SAFETY: the context is the one that the kernel gave us.
+        let cookie = unsafe { bpf_get_socket_cookie(self.as_ptr()) };
+        // Cookies count up; multiples of the golden ratio spread evenly over the high bits.
+        (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+}

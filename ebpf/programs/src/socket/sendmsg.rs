@@ -1,0 +1,84 @@
+//! `sendto()` and `sendmsg()` of UDP sockets that name a destination.
+//!
+//! A socket sticks to the backend that its cookie chose. When the set's generation changes it
+//! looks whether that backend still is one that it could choose, and chooses again where not: no
+//! datagram goes on to a backend that left.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
+    counters::Counter,
+    socket::SocketPeer,
+};
+
+use super::{
+    PROCEED,
+    context::{Family, Inet, Inet6, SockAddr},
+    peers::{self, Dialled},
+    service,
+};
+use crate::{
+    lookup::{self, Slots, Window},
+    maps::count,
+};
+
+/// IPv4 sockets, and IPv6 sockets that send to a v4-mapped address.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send::<Inet>(&SockAddr::new(ctx))
+}
+
+/// IPv6 sockets.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send::<Inet6>(&SockAddr::new(ctx))
+}
+
+/// Never fails a call: what can't be translated is the packet path's.
+#[inline(always)]
+fn send<F: Family>(sock: &SockAddr) -> i32 {
+    if sock.protocol() == protocol::UDP {
+        let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
+        match translate(sock, &dialled) {
+            Some((addr, port)) => {
+                sock.rewrite::<F>(&addr, port);
+                count(Counter::SocketTranslated);
+            }
+            None => peers::forget_backend(sock, &dialled.addr, dialled.port),
+        }
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
+    let frontend = service(sock, dialled.addr, dialled.port, protocol::UDP)?;
+    let slots = lookup::slots(&frontend, Window::nearby(&frontend)).ok()?;
+    let peers = peers::created(sock)?;
+    peers.clock = peers.clock.wrapping_add(1);
+    let now = peers.clock;
+    if let Some(peer) = peers::newest(peers, dialled, slots.set)
+        && still_right(peer, &slots, dialled.addr.is_v4())
+    {
+        peer.used = now;
+        return Some((peer.backend, peer.backend_port));
+    }
+    let backend = slots.choose(sock.hash(), dialled.addr.is_v4()).ok()?;
+    peers::send(peers, dialled, &backend, &slots);
+    Some((backend.addr, backend.port))
+}
+
+/// Whether a remembered choice is one that the set's current range offers.
+#[inline(always)]
+fn still_right(peer: &mut SocketPeer, slots: &Slots, v4: bool) -> bool {
+    if peer.generation == slots.generation {
+        return true;
+    }
+    let offered = slots.offers(peer.backend_id)
+        && lookup::backend(slots.set, peer.backend_id, v4)
+            .is_some_and(|b| b.port == peer.backend_port && b.addr.is(&peer.backend));
+    if offered {
+        peer.generation = slots.generation;
+    }
+    offered
+}

@@ -1,0 +1,92 @@
+//! Removing everything that `up` made, whatever state it is in: goes on after an error, and says
+//! at the end all that could not be removed.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{Layout, cgroup, network, process};
+use crate::invoke;
+
+/// Removes processes, namespaces, cgroups, pins, mounts and files of the cluster.
+pub fn down(layout: &Layout) -> Result<()> {
+    let steps: [(&str, &dyn Fn() -> Result<()>); 6] = [
+        ("processes", &|| process::end_all(layout)),
+        ("pods", &|| end_pods(layout)),
+        ("mounts", &|| unmount_below(&layout.run_dir()).and(unmount_below(&layout.dir))),
+        ("network namespaces", &|| network::remove(layout)),
+        ("BPF pins", &|| remove_pins(layout)),
+        ("files", &|| remove_dir(&layout.run_dir()).and(remove_dir(&layout.dir))),
+    ];
+    let mut failures: Vec<String> = Vec::new();
+    for (what, remove) in steps {
+        if let Err(error) = remove() {
+            failures.push(format!("{what}: {error:#}"));
+        }
+    }
+    // Last: a cgroup can go only after its programs are detached and its processes are gone.
+    if let Err(error) = cgroup::cluster_dir(layout).and_then(|dir| cgroup::remove(&dir)) {
+        failures.push(format!("cgroups: {error:#}"));
+    }
+    if !failures.is_empty() {
+        bail!("could not remove everything:\n  {}", failures.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Pods outlive the node part. Whatever lives in the cluster's cgroups is the cluster's.
+fn end_pods(layout: &Layout) -> Result<()> {
+    let dir = cgroup::cluster_dir(layout)?;
+    for _attempt in 0..400 {
+        let left = cgroup::processes(&dir);
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in left {
+            // It may have ended since the look.
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("processes below {} do not end: {:?}", dir.display(), cgroup::processes(&dir))
+}
+
+fn unmount_below(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("can't read the mounts")?;
+    let below: Vec<_> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|path| Path::new(path).starts_with(dir))
+        .collect();
+    // What was mounted last lies on top.
+    for path in below.iter().rev() {
+        invoke::capture(&mut invoke::command("umount", ["--lazy", path]))?;
+    }
+    Ok(())
+}
+
+fn remove_pins(layout: &Layout) -> Result<()> {
+    remove_dir(&layout.bpffs_dir())?;
+    let marker = super::bpffs_marker();
+    let bpffs = layout.bpffs_dir();
+    let root = bpffs.parent().context("the pins' folder has no parent")?;
+    let empty = fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+    if marker.exists() && empty {
+        invoke::capture(invoke::command("umount", ["--lazy"]).arg(root))?;
+        fs::remove_file(marker)?;
+    }
+    Ok(())
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}

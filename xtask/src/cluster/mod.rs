@@ -1,0 +1,48 @@
+//! A cluster on one machine: each node a network namespace and a cgroup2 subtree.
+//!
+//! ```text
+//!  machine's namespace: API server, controllers, scheduler       bridge 172.30.0.1, fd00:30::1
+//!   │                                                                │
+//!   ├── node-1 (netns + cgroup): agent, node part, pods ── eth0 ─────┤ 172.30.0.11, fd00:30::11
+//!   ├── node-2 (netns + cgroup): agent, node part, pods ── eth0 ─────┤ 172.30.0.12, fd00:30::12
+//!   └── client (netns): outside the cluster ───────────── eth0 ──────┘ 172.30.0.100, fd00:30::100
+//! ```
+//!
+//! [`layout`] says what everything is called (pure); [`up`] makes it, [`down`] removes it; both
+//! can be repeated at any time, after a crash too. Everything that is started is written to
+//! `state.json` before anything else happens, with the process's start time, so that nothing
+//! foreign is ever ended.
+
+pub mod api;
+pub mod cgroup;
+pub mod down;
+pub mod exec;
+pub mod layout;
+pub mod network;
+pub mod process;
+pub mod traffic;
+pub mod up;
+
+pub use layout::Layout;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::invoke;
+
+/// Exists while the BPF file system is one that we mounted, so that `down` unmounts no other's.
+fn bpffs_marker() -> PathBuf {
+    PathBuf::from("/run/mizzen-bpffs-mounted")
+}
+
+/// Mounts the BPF file system where it is not: the nodes share the machine's.
+fn ensure_bpffs() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("can't read the mounts")?;
+    let mounted = |line: &str| line.split(' ').nth(1) == Some("/sys/fs/bpf");
+    if mounts.lines().any(mounted) {
+        return Ok(());
+    }
+    fs::write(bpffs_marker(), "")?;
+    invoke::capture(&mut invoke::command("mount", ["-t", "bpf", "bpf", "/sys/fs/bpf"])).map(drop)
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask lint`: formatting, lints, documentation and the rules that no lint knows.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{checkout, invoke, product, step::step, toolchain};
+
+/// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.
+const LICENCES: &[&str] = &[
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "GPL-2.0-only",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "MPL-2.0+",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// File names that say nothing of what belongs there.
+const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "misc", "common", "manager"];
+
+/// Lines that a Rust file may have.
+const LINES_MAX: usize = 600;
+
+/// Runs every check; the first that fails ends it.
+pub fn run() -> Result<()> {
+    step("formatting", || invoke::run(product::cargo().args(["fmt", "--all", "--check"])))?;
+    step("lints", || {
+        invoke::run(product::cargo().args([
+            "clippy",
+            "--quiet",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]))
+    })?;
+    step("lints of the eBPF programs", lint_programs)?;
+    step("documentation", || {
+        let mut doc = product::cargo();
+        doc.args(["doc", "--quiet", "--no-deps", "--document-private-items"]);
+        invoke::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+    })?;
+    step("licences and versions of dependencies", check_dependencies)?;
+    step("names, sizes and links", check_tree)
+}
+
+/// The programs are built for their own target by their own compiler: building them is the check.
+fn lint_programs() -> Result<()> {
+    let compiler = toolchain::ensure_bpf()?;
+    product::build_programs(compiler)
+}
+
+fn check_dependencies() -> Result<()> {
+    let mut metadata = product::cargo();
+    metadata.args(["metadata", "--format-version", "1", "--locked"]);
+    let metadata: Value = serde_json::from_str(&invoke::capture(&mut metadata)?)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let mut complaints = Vec::new();
+    for package in packages {
+        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or(""));
+        if !licence_allowed(licence) {
+            complaints.push(format!("{name}: licence {licence:?} is not in the list"));
+        }
+    }
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
+    Ok(())
+}
+
+/// Whether an SPDX expression can be met from the list.
+fn licence_allowed(expression: &str) -> bool {
+    let expression = expression.replace(['(', ')'], "").replace('/', " OR ");
+    expression
+        .split(" AND ")
+        .all(|part| part.split(" OR ").any(|choice| LICENCES.contains(&choice.trim())))
+}
+
+fn check_tree() -> Result<()> {
+    let listed = invoke::capture(Command::new("git").current_dir(checkout()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let files: Vec<PathBuf> = listed.lines().map(PathBuf::from).collect();
+    let mut complaints = Vec::new();
+    for file in &files {
+        let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let rust = file.extension().is_some_and(|extension| extension == "rs");
+        let Ok(text) = fs::read_to_string(checkout().join(file)) else { continue };
+        if rust {
+            if EMPTY_NAMES.contains(&stem) {
+                complaints
+                    .push(format!("{}: the name does not say what belongs there", file.display()));
+            }
+            if text.lines().count() > LINES_MAX {
+                complaints.push(format!("{}: over {LINES_MAX} lines", file.display()));
+            }
+            if !text.starts_with("//!") && !text.starts_with("#!") {
+                complaints.push(format!("{}: does not open with what it is for", file.display()));
+            }
+        }
+        if file.extension().is_some_and(|extension| extension == "md") {
+            complaints.extend(dead_links(file, &text));
+        }
+    }
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
+    Ok(())
+}
+
+/// Links of a Markdown file to files that are not there.
+fn dead_links(file: &std::path::Path, text: &str) -> Vec<String> {
+    let folder = checkout().join(file.parent().unwrap_or(std::path::Path::new("")));
+    let mut seen = BTreeMap::new();
+    for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let path = target.split('#').next().unwrap_or_default();
+        let inside = !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:");
+        if inside && !folder.join(path).exists() {
+            seen.insert(path.to_owned(), format!("{}: dead link {path}", file.display()));
+        }
+    }
+    seen.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn licence_expressions() {
+        assert!(licence_allowed("MIT OR Apache-2.0"));
+        assert!(licence_allowed("MIT/Apache-2.0"));
+        assert!(licence_allowed("(MIT OR Apache-2.0) AND Unicode-3.0"));
+        assert!(!licence_allowed("GPL-3.0-only"));
+        assert!(!licence_allowed("MIT AND GPL-3.0-only"));
+        assert!(!licence_allowed(""));
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask test`: every test, set-up included.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    product::{self, Profile},
+    step::step,
+    toolchain,
+};
+
+/// Options of `test`.
+#[derive(Args, Debug)]
+pub struct Test {
+    /// Handed to the test runner: names, flags
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// Builds what the tests start, then runs unit, property, scenario, namespace and cluster tests.
+pub fn run(options: &Test) -> Result<()> {
+    toolchain::require_root("`cargo xtask test`")?;
+    toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
+    toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
+    toolchain::ensure_tools(toolchain::BENCH_TOOLS)?;
+    product::build(Profile::Debug)?;
+    let cargo_test = |args: &[&str]| {
+        let mut command = product::cargo();
+        command.arg("test").args(args);
+        command
+    };
+    step("building the tests", || crate::invoke::run(&mut cargo_test(&["--no-run"])))?;
+    step("running the tests", || {
+        let mut command = cargo_test(&["--no-fail-fast", "--"]);
+        crate::invoke::run(command.args(&options.filter))
+    })
+}

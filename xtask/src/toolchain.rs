@@ -1,0 +1,138 @@
+//! What the machine must have: found where it is, installed where it may be (root on Debian),
+//! else named together with the exact commands.
+//!
+//! The BPF target needs a `core` library that rustup's stable toolchain does not bring. Two ways
+//! are known to work (docs/adr/0001-toolchain.md): Debian's `rustc-web` with a prebuilt `core`,
+//! and a nightly toolchain with `rust-src`.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{invoke, step::step};
+
+/// The triple that the programs are built for.
+pub const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// The last release with the proxy that loads the LLVM of the toolchain that started it.
+const BPF_LINKER: &str = "0.10.3";
+
+/// A compiler that can build for [`BPF_TARGET`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BpfCompiler {
+    /// Debian's `/usr/bin/rustc` with its prebuilt `core`.
+    Debian,
+    /// rustup's nightly, which builds `core` from source.
+    Nightly,
+}
+
+/// A program that a command needs, and the Debian package that has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    /// Name in `PATH`.
+    pub program: &'static str,
+    /// Debian package.
+    pub package: &'static str,
+}
+
+/// What building needs beside Rust.
+pub const BUILD_TOOLS: &[Tool] = &[Tool { program: "cc", package: "gcc" }];
+
+/// What a cluster in network namespaces needs.
+pub const CLUSTER_TOOLS: &[Tool] = &[
+    Tool { program: "ip", package: "iproute2" },
+    Tool { program: "nsenter", package: "util-linux" },
+    Tool { program: "setsid", package: "util-linux" },
+    Tool { program: "curl", package: "curl" },
+];
+
+/// What the tests need on top: foreign clients.
+pub const TEST_TOOLS: &[Tool] = &[
+    Tool { program: "dig", package: "bind9-dnsutils" },
+    Tool { program: "ping", package: "iputils-ping" },
+];
+
+/// What the benchmarks need on top: load generators.
+pub const BENCH_TOOLS: &[Tool] = &[Tool { program: "iperf3", package: "iperf3" }];
+
+/// Makes sure that the programs are there.
+pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
+    let mut packages: Vec<_> = tools
+        .iter()
+        .filter(|tool| !invoke::in_path(tool.program))
+        .map(|tool| tool.package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() { Ok(()) } else { apt_install(&packages) }
+}
+
+/// Makes sure that the BPF programs can be built, and says how.
+pub fn ensure_bpf() -> Result<BpfCompiler> {
+    let compiler = if let Some(compiler) = find_compiler() {
+        compiler
+    } else {
+        apt_install(&["rustc-web", "libstd-rust-web-dev-bpf"]).context(
+            "the BPF programs need a compiler for bpfel-unknown-none; instead of Debian's, \
+             `rustup toolchain install nightly --component rust-src` works too",
+        )?;
+        find_compiler().context("rustc-web is installed but has no core for BPF")?
+    };
+    if !invoke::in_path("bpf-linker") {
+        step("installing bpf-linker (about a minute, once)", || {
+            let version = ["install", "bpf-linker", "--version", BPF_LINKER];
+            invoke::run(Command::new("cargo").args(version).args(["--locked", "--debug"]))
+        })?;
+    }
+    Ok(compiler)
+}
+
+fn find_compiler() -> Option<BpfCompiler> {
+    let sysroot = |command: &mut Command| invoke::capture(command).ok();
+    let debian = sysroot(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]));
+    if debian
+        .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib").join(BPF_TARGET).is_dir())
+    {
+        return Some(BpfCompiler::Debian);
+    }
+    let nightly =
+        sysroot(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
+    nightly
+        .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library").is_dir())
+        .then_some(BpfCompiler::Nightly)
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let commands = format!("apt-get update && apt-get install -y --no-install-recommends {list}");
+    if !Path::new("/etc/debian_version").exists() {
+        bail!("missing: {list} (names of Debian packages); install them by your system's means");
+    }
+    if !is_root() {
+        bail!("missing: {list}; as root run:\n  {commands}");
+    }
+    step(&format!("installing {list}"), || {
+        let apt = |args: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(args);
+            invoke::capture(&mut command).map(drop)
+        };
+        apt(&["update"])?;
+        let mut install = vec!["install", "-y", "--no-install-recommends"];
+        install.extend_from_slice(packages);
+        apt(&install)
+    })
+}
+
+/// Whether this process has the rights of root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Fails where this process is not root, and says why that is needed.
+pub fn require_root(what: &str) -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    bail!("{what} needs root: it makes network namespaces and loads eBPF programs; use sudo")
+}
