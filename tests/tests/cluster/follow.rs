@@ -1,0 +1,99 @@
+//! Endpoints and maps follow what happens to pods.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::cluster::{
+    exec::{self, Place},
+    traffic, up,
+};
+
+use super::{Check, World};
+
+/// The checks of this subject.
+pub const CHECKS: &[Check] = &[
+    ("scaling_is_followed_by_slices_and_maps", scaling_is_followed),
+    ("a_deleted_pod_leaves_the_maps_and_is_replaced", deleted_pod_is_replaced),
+    ("b11_a_service_without_endpoints_refuses_at_once", no_endpoints_refuse),
+];
+
+/// The addresses of hello's ready pods of one family.
+fn pod_ips(world: &World) -> Result<BTreeSet<String>> {
+    let pods = world.api.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dhello")?;
+    Ok(pods["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter_map(|pod| pod["status"]["podIP"].as_str())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The addresses of hello's backends in the maps of a node, by its own command line.
+fn backends(world: &World, node: &str) -> Result<BTreeSet<String>> {
+    let place = Place::Host(node.to_owned());
+    let argv = ["mizzen", "backends", "-o", "json"];
+    let said: Value = serde_json::from_str(&exec::capture(&world.layout, &place, &argv)?)?;
+    Ok(said
+        .as_array()
+        .context("`mizzen backends -o json` is no list")?
+        .iter()
+        .filter(|backend| backend["service"].as_str().is_some_and(|s| s.contains("default/hello")))
+        .filter_map(|backend| backend["address"].as_str())
+        .filter(|address| !address.contains('['))
+        .map(|address| address.split(':').next().unwrap_or_default().to_owned())
+        .collect())
+}
+
+fn wait_followed(world: &World, replicas: usize) -> Result<()> {
+    up::wait(&world.layout, "hello", || up::deployment_ready(&world.api, "hello"))?;
+    up::wait(&world.layout, "the maps of both nodes to follow", || {
+        let wanted = pod_ips(world)?;
+        for host in world.layout.node_hosts() {
+            let held = backends(world, &host.name)?;
+            if held != wanted || held.len() != replicas {
+                return Ok(Err(format!("{} has {held:?}, wanted {wanted:?}", host.name)));
+            }
+        }
+        Ok(Ok(()))
+    })
+}
+
+fn scaling_is_followed(world: &World) -> Result<()> {
+    for replicas in [5, 1, 4] {
+        world.api.scale("hello", replicas)?;
+        wait_followed(world, replicas as usize)?;
+    }
+    Ok(())
+}
+
+fn deleted_pod_is_replaced(world: &World) -> Result<()> {
+    let name = traffic::first_pod(&world.api)?;
+    world.api.expect("DELETE", &format!("/api/v1/namespaces/default/pods/{name}"), None)?;
+    wait_followed(world, 4)?;
+    ensure!(traffic::first_pod(&world.api)? != name, "the pod is still there");
+    Ok(())
+}
+
+fn no_endpoints_refuse(world: &World) -> Result<()> {
+    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"nobody"},
+        "spec":{"selector":{"app":"nobody"},"ipFamilyPolicy":"RequireDualStack","ports":[{"port":80}]}}"#;
+    world.api.apply(service)?;
+    let object = world.api.get("/api/v1/namespaces/default/services/nobody")?;
+    for ip in object["spec"]["clusterIPs"].as_array().context("no clusterIPs")? {
+        let url = format!("http://{}/", traffic::host(ip.as_str().unwrap_or_default()));
+        let place = Place::Pod(traffic::first_pod(&world.api)?);
+        up::wait(&world.layout, "the refusal", || {
+            let argv = ["curl", "--silent", "--show-error", "--max-time", "5", &url];
+            Ok(match exec::capture(&world.layout, &place, &argv) {
+                // curl's 7: could not connect; 28 would be a time-out.
+                Err(error) if format!("{error}").contains("exit status: 7") => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+        })?;
+    }
+    world.api.expect("DELETE", "/api/v1/namespaces/default/services/nobody", None)?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Bad input: each a clear message that names the cause and the remedy.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use xtask::{
+    cluster::exec::{self, Place},
+    invoke,
+};
+
+use super::{Check, World};
+
+/// The checks of this subject.
+pub const CHECKS: &[Check] = &[
+    ("bad_input_an_unknown_field_is_named_with_its_line", unknown_field),
+    ("bad_input_a_port_in_use_is_named", port_in_use),
+    ("bad_input_a_user_who_is_not_root_is_told_so", not_root),
+];
+
+/// Runs the agent in a node's place; gives what it said and whether it ended well.
+fn agent(world: &World, args: &[&str]) -> Result<(bool, String)> {
+    let mut argv = vec![world.layout.binary("mizzen-agent").display().to_string()];
+    argv.extend(args.iter().map(|&arg| arg.to_owned()));
+    let place = Place::Host("node-1".into());
+    let output = invoke::output(&mut exec::command(&world.layout, &place, &argv)?)?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+fn unknown_field(world: &World) -> Result<()> {
+    let path = world.layout.dir.join("bad.yaml");
+    fs::write(
+        &path,
+        "apiVersion: mizzen.dev/v1alpha1\nkind: AgentConfiguration\nclusterDomian: x\n",
+    )?;
+    let path = path.to_str().context("a strange path")?;
+    let (good, said) = agent(world, &["config", "check", "--config", path])?;
+    ensure!(!good, "a file with an unknown field was accepted: {said}");
+    ensure!(said.contains("clusterDomian") && said.contains("line 3"), "{said}");
+    Ok(())
+}
+
+fn port_in_use(world: &World) -> Result<()> {
+    let layout = &world.layout;
+    let kubeconfig = layout.kubeconfig().display().to_string();
+    let state = layout.dir.join("second-state").display().to_string();
+    let bpffs = layout.bpffs_dir().join("second").display().to_string();
+    let (good, said) = agent(
+        world,
+        &[
+            "run",
+            "--node-name",
+            "node-1",
+            "--kubeconfig",
+            &kubeconfig,
+            "--state-dir",
+            &state,
+            "--bpffs",
+            &bpffs,
+            "--services=false",
+            "--cni=false",
+            "--dns=false",
+        ],
+    )?;
+    ensure!(!good, "a second agent started on the first one's ports: {said}");
+    ensure!(said.contains("10256") || said.contains("10249"), "{said}");
+    Ok(())
+}
+
+fn not_root(world: &World) -> Result<()> {
+    let kubeconfig = world.layout.kubeconfig().display().to_string();
+    let binary = world.layout.binary("mizzen-agent").display().to_string();
+    let copied = "/tmp/mizzen-agent-as-nobody";
+    fs::copy(&binary, copied)?;
+    let mut command = invoke::command(
+        "setpriv",
+        ["--reuid=65534", "--regid=65534", "--clear-groups", copied, "run", "--node-name", "x"],
+    );
+    let output = invoke::output(command.args(["--kubeconfig", &kubeconfig]));
+    fs::remove_file(copied)?;
+    let output = output?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(!output.status.success(), "it started without root: {said}");
+    ensure!(said.contains("root"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! What must not be there after `down`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, ensure};
+use xtask::cluster::{Layout, cgroup};
+
+/// Fails where anything of the cluster is left.
+pub fn none(layout: &Layout) -> Result<()> {
+    for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
+        ensure!(!dir.exists(), "{} is still there", dir.display());
+    }
+    let cgroup = cgroup::cluster_dir(layout)?;
+    ensure!(!cgroup.exists(), "the cgroup {} is still there", cgroup.display());
+    let bridge = Path::new("/sys/class/net").join(layout.bridge());
+    ensure!(!bridge.exists(), "the bridge {} is still there", layout.bridge());
+    for netns in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = netns.file_name().to_string_lossy().into_owned();
+        ensure!(!name.starts_with(&layout.prefix()), "the namespace {name} is still there");
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let ours = layout.dir.display().to_string();
+    ensure!(!mounts.contains(&ours), "mounts below {ours} are still there");
+    let binaries = layout.bin_dir.display().to_string();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let Ok(exe) = fs::read_link(process.path().join("exe")) else { continue };
+        let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let ours = exe.starts_with(&binaries) && line.contains(&layout.dir.display().to_string());
+        ensure!(!ours, "a process is still there: {line}");
+    }
+    Ok(())
+}

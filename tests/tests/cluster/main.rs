@@ -1,0 +1,148 @@
+//! The whole product, started by `up`'s own code: two nodes, an agent and a node part on each, the
+//! control plane, and real traffic.
+//!
+//! The checks run one after another on one cluster; a check leaves it as it found it. At the end
+//! the cluster is removed, and that nothing is left is the last check.
+
+mod follow;
+mod input;
+mod kubectl;
+mod leftovers;
+mod names;
+mod restart;
+mod traffic;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::Result;
+use xtask::{
+    cluster::{Layout, api::Api, down, layout::NODES_MAX},
+    commands::up,
+    product::{Profile, bin_dir},
+    target_dir, toolchain,
+};
+
+/// What every check is given.
+pub struct World {
+    /// Names and addresses.
+    pub layout: Layout,
+    /// The API server.
+    pub api: Api,
+}
+
+/// A check: its name says the fact that it proves.
+pub type Check = (&'static str, fn(&World) -> Result<()>);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let checks: Vec<Check> = all_checks()
+        .into_iter()
+        .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
+        .collect();
+    if checks.is_empty() || args.iter().any(|arg| arg == "--list") {
+        println!("\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nrunning {} tests", checks.len() + 2);
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let layout = layout();
+    let up = tally.run("up_brings_a_cluster_with_traffic_by_every_way", || bring_up(&layout));
+    if let Some(world) = up {
+        for (name, check) in checks {
+            tally.run(name, || check(&world));
+        }
+    }
+    tally.run("down_leaves_nothing_behind", || {
+        down::down(&layout)?;
+        leftovers::none(&layout)
+    });
+    tally.close(start)
+}
+
+fn all_checks() -> Vec<Check> {
+    [
+        traffic::CHECKS,
+        names::CHECKS,
+        follow::CHECKS,
+        kubectl::CHECKS,
+        restart::CHECKS,
+        input::CHECKS,
+    ]
+    .concat()
+}
+
+fn layout() -> Layout {
+    Layout {
+        name: "test".into(),
+        subnet: (31, 0),
+        nodes: 2,
+        dir: target_dir().join("test-cluster"),
+        bin_dir: bin_dir(Profile::Debug),
+        loopback_api: false,
+    }
+}
+
+/// A cluster from nothing: what an earlier run may have left goes first.
+fn bring_up(layout: &Layout) -> Result<World> {
+    toolchain::require_root("the cluster test")?;
+    down::down(&Layout { nodes: NODES_MAX, ..layout.clone() })?;
+    up::bring_up(layout)?;
+    Ok(World { layout: layout.clone(), api: Api::from_kubeconfig(layout)? })
+}
+
+/// What passed and what did not.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<&'static str>,
+}
+
+impl Tally {
+    fn run<T>(&mut self, name: &'static str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(check))
+            .unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", panic_text(&*panic))));
+        match result {
+            Ok(value) => {
+                println!("test {name} ... ok");
+                self.passed += 1;
+                Some(value)
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED\n    {error:#}");
+                self.failed.push(name);
+                None
+            }
+        }
+    }
+
+    fn close(self, start: Instant) -> ExitCode {
+        let (verdict, code) = if self.failed.is_empty() {
+            ("ok", ExitCode::SUCCESS)
+        } else {
+            println!("\nfailures:\n    {}", self.failed.join("\n    "));
+            ("FAILED", ExitCode::from(101))
+        };
+        println!(
+            "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; \
+             finished in {:.2}s\n",
+            self.passed,
+            self.failed.len(),
+            start.elapsed().as_secs_f64()
+        );
+        code
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}

@@ -1,0 +1,54 @@
+//! Names, from where pods ask for them.
+
+use anyhow::{Result, ensure};
+use xtask::cluster::exec;
+
+use super::{
+    Check, World,
+    traffic::{hello, pod},
+};
+
+/// The checks of this subject.
+pub const CHECKS: &[Check] = &[
+    ("dns_01_a_and_aaaa_of_a_service_over_udp_and_tcp", addresses_of_a_service),
+    ("dns_the_search_list_of_a_pod_finds_short_names", short_names),
+    ("dns_a_name_that_is_not_there_is_nxdomain", missing_names),
+];
+
+const SERVERS: [&str; 2] = ["@10.96.0.10", "@fd00:96::a"];
+
+fn dig(world: &World, words: &[&str]) -> Result<String> {
+    let mut argv = vec!["dig", "+tries=2", "+time=2"];
+    argv.extend_from_slice(words);
+    exec::capture(&world.layout, &pod(world)?, &argv)
+}
+
+fn addresses_of_a_service(world: &World) -> Result<()> {
+    let (ips, _) = hello(world)?;
+    let name = "hello.default.svc.cluster.local";
+    for server in SERVERS {
+        for transport in ["+notcp", "+tcp"] {
+            for (record, ip) in [("A", &ips[0]), ("AAAA", &ips[1])] {
+                let said = dig(world, &[server, transport, "+short", name, record])?;
+                ensure!(said.trim() == ip, "{server} {transport} {record}: {said:?}, not {ip}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn short_names(world: &World) -> Result<()> {
+    let (ips, _) = hello(world)?;
+    let argv = ["getent", "ahostsv4", "hello"];
+    let said = exec::capture(&world.layout, &pod(world)?, &argv)?;
+    ensure!(said.starts_with(&ips[0]), "getent says {said:?}, not {}", ips[0]);
+    Ok(())
+}
+
+fn missing_names(world: &World) -> Result<()> {
+    for server in SERVERS {
+        let said = dig(world, &[server, "nobody.default.svc.cluster.local", "A"])?;
+        ensure!(said.contains("status: NXDOMAIN"), "{server}: {said}");
+    }
+    Ok(())
+}
