@@ -12,7 +12,7 @@ use xtask::cluster::{
 use super::{Check, World};
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("scaling_is_followed_by_slices_and_maps", scaling_is_followed),
     ("a_deleted_pod_leaves_the_maps_and_is_replaced", deleted_pod_is_replaced),
     ("b11_a_service_without_endpoints_refuses_at_once", no_endpoints_refuse),

@@ -11,7 +11,7 @@ use xtask::{
 use super::{Check, World};
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("bad_input_an_unknown_field_is_named_with_its_line", unknown_field),
     ("bad_input_a_port_in_use_is_named", port_in_use),
     ("bad_input_a_user_who_is_not_root_is_told_so", not_root),

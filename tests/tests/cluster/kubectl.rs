@@ -8,7 +8,7 @@ use xtask::{cluster::up, invoke};
 use super::{Check, World};
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("kubectl_gets_nodes_and_pods_with_kubernetes_columns", columns),
     ("kubectl_applies_scales_and_watches_a_rollout", rollout),
     ("kubectl_delete_removes_what_a_deployment_owns", delete_cascades),

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use xtask::cluster::{Layout, cgroup};
 
 /// Fails where anything of the cluster is left.
-pub fn none(layout: &Layout) -> Result<()> {
+pub(crate) fn none(layout: &Layout) -> Result<()> {
     for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
         ensure!(!dir.exists(), "{} is still there", dir.display());
     }

@@ -27,15 +27,15 @@ use xtask::{
 };
 
 /// What every check is given.
-pub struct World {
+pub(crate) struct World {
     /// Names and addresses.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// The API server.
-    pub api: Api,
+    pub(crate) api: Api,
 }
 
 /// A check: its name says the fact that it proves.
-pub type Check = (&'static str, fn(&World) -> Result<()>);
+pub(crate) type Check = (&'static str, fn(&World) -> Result<()>);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("dns_01_a_and_aaaa_of_a_service_over_udp_and_tcp", addresses_of_a_service),
     ("dns_the_search_list_of_a_pod_finds_short_names", short_names),
     ("dns_a_name_that_is_not_there_is_nxdomain", missing_names),

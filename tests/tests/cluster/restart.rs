@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("r1_killed_agents_lose_no_connection_and_write_nothing_when_they_return", killed_agents),
     ("a_killed_control_plane_has_lost_nothing_and_traffic_goes_on", killed_control_plane),
     ("a_killed_node_part_finds_its_pods_again", killed_node_part),
@@ -64,7 +64,7 @@ fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
 }
 
 /// A metric of a node's agent.
-pub fn metric(world: &World, node: &str, name: &str) -> Result<f64> {
+pub(crate) fn metric(world: &World, node: &str, name: &str) -> Result<f64> {
     let argv = ["curl", "--silent", "--fail", "http://127.0.0.1:10249/metrics"];
     let text = exec::capture(&world.layout, &Place::Host(node.to_owned()), &argv)?;
     text.lines()

@@ -9,7 +9,7 @@ use xtask::cluster::{
 use super::{Check, World};
 
 /// The checks of this subject.
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("up_again_starts_nothing_anew", up_again_starts_nothing_anew),
     ("a_client_s_socket_reports_the_service_as_its_peer", peer_is_the_service),
     ("b20_pods_keep_their_address_towards_a_cluster_ip", pods_keep_their_address),
@@ -28,7 +28,7 @@ fn up_again_starts_nothing_anew(world: &World) -> Result<()> {
 }
 
 /// The service's addresses, IPv4 and IPv6, and its node port.
-pub fn hello(world: &World) -> Result<(Vec<String>, u64)> {
+pub(crate) fn hello(world: &World) -> Result<(Vec<String>, u64)> {
     let service = world.api.get("/api/v1/namespaces/default/services/hello")?;
     let ips = service["spec"]["clusterIPs"].as_array().context("no clusterIPs")?;
     let ips: Vec<_> = ips.iter().filter_map(|ip| ip.as_str()).map(str::to_owned).collect();
@@ -38,7 +38,7 @@ pub fn hello(world: &World) -> Result<(Vec<String>, u64)> {
 }
 
 /// A pod of the example, as a place to run commands in.
-pub fn pod(world: &World) -> Result<Place> {
+pub(crate) fn pod(world: &World) -> Result<Place> {
     Ok(Place::Pod(traffic::first_pod(&world.api)?))
 }
 
