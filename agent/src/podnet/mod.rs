@@ -1,6 +1,7 @@
 //! The pod network: addresses, links and routes of this node's pods, asked for by the CNI plugin.
 
 pub mod datapath;
+pub mod ipam;
 
 use std::{path::PathBuf, sync::Arc};
 
