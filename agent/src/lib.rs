@@ -1,6 +1,8 @@
 //! Mizzen's node agent.
 
 pub mod apply;
+pub mod desired;
+pub mod diff;
 pub mod model;
 pub mod podnet;
 pub mod status;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use mizzen_ebpf_abi::{
     addr::Addr,
+    limits,
     node::{NodeAddr, NodeConfig},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
@@ -33,7 +34,7 @@ pub struct Tables {
     /// Array `SLOTS` up to its last word that is not 0.
     pub slots: Vec<u32>,
     /// Array `BACKENDS4`, without records that are all zero. A record whose set is
-    /// [`mizzen_ebpf_abi::service::NO_SET`] was freed; it tells that its id was in use.
+    /// [`mizzen_ebpf_abi::service::NO_SET`] was freed; it tells that its id was in use once.
     pub backends4: BTreeMap<u32, Backend4>,
     /// Array `BACKENDS6`, likewise.
     pub backends6: BTreeMap<u32, Backend6>,
@@ -43,6 +44,36 @@ pub struct Tables {
     pub pod_ranges: BTreeMap<PodRange, u32>,
     /// The record of `NODE_CONFIG`.
     pub node_config: NodeConfig,
+}
+
+/// How many elements each table holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacities {
+    /// Frontends.
+    pub frontends: u32,
+    /// Set ids, 0 included.
+    pub sets: u32,
+    /// Words of slots, word 0 included.
+    pub slot_words: u32,
+    /// Backend ids of each family, 0 included.
+    pub backends: u32,
+    /// Addresses of the node.
+    pub node_addrs: u32,
+    /// Ranges of pod addresses.
+    pub pod_ranges: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: limits::FRONTENDS_MAX,
+            sets: limits::SETS_MAX,
+            slot_words: limits::SLOT_WORDS_MAX,
+            backends: limits::BACKENDS_MAX,
+            node_addrs: limits::NODE_ADDRS_MAX,
+            pod_ranges: limits::POD_RANGES_MAX,
+        }
+    }
 }
 
 /// The tables of one node's datapath.

@@ -9,42 +9,12 @@ use std::collections::BTreeMap;
 
 use mizzen_ebpf_abi::{
     addr::Addr,
-    limits, maps,
+    maps,
     node::{NodeAddr, NodeConfig},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use super::maps::{Maps, MapsError, PodRange, Tables};
-
-/// How many elements each table holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Capacities {
-    /// Frontends.
-    pub frontends: u32,
-    /// Set ids, 0 included.
-    pub sets: u32,
-    /// Words of slots, word 0 included.
-    pub slot_words: u32,
-    /// Backend ids of each family, 0 included.
-    pub backends: u32,
-    /// Addresses of the node.
-    pub node_addrs: u32,
-    /// Ranges of pod addresses.
-    pub pod_ranges: u32,
-}
-
-impl Default for Capacities {
-    fn default() -> Self {
-        Self {
-            frontends: limits::FRONTENDS_MAX,
-            sets: limits::SETS_MAX,
-            slot_words: limits::SLOT_WORDS_MAX,
-            backends: limits::BACKENDS_MAX,
-            node_addrs: limits::NODE_ADDRS_MAX,
-            pod_ranges: limits::POD_RANGES_MAX,
-        }
-    }
-}
+use super::maps::{Capacities, Maps, MapsError, PodRange, Tables};
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +83,13 @@ fn insert<K: Ord + std::fmt::Debug, V>(
 
 impl Maps for MemoryMaps {
     fn dump(&mut self) -> Result<Tables, MapsError> {
-        Ok(self.tables.clone())
+        let mut tables = self.tables.clone();
+        tables.sets.retain(|_, word| word.0 != 0);
+        let words = tables.slots.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
+        tables.slots.truncate(words);
+        tables.backends4.retain(|_, backend| *backend != Backend4::default());
+        tables.backends6.retain(|_, backend| *backend != Backend6::default());
+        Ok(tables)
     }
 
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {

@@ -130,6 +130,8 @@ pub mod backend_flags {
     pub const LOCAL: u16 = 1 << 0;
     /// The backend is terminating but still serving.
     pub const TERMINATING: u16 = 1 << 1;
+    /// The record was freed: all it tells is that its id was in use.
+    pub const FREED: u16 = 1 << 15;
 }
 
 /// The set id that no set has. Set 0, slot 0 and backend 0 are never used, so that zeroed map

@@ -1,0 +1,61 @@
+//! Who gets a frontend that more than one set asks for.
+//!
+//! The lexicographically first of the claimants wins, so that every node and every order of events
+//! come to the same answer; when it goes, the next takes over in the same plan (reference B127).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mizzen_ebpf_abi::service::FrontendKey;
+
+use super::SetKey;
+
+/// All claims to all frontends.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    by_frontend: BTreeMap<FrontendKey, BTreeMap<SetKey, u32>>,
+    contested: BTreeSet<FrontendKey>,
+}
+
+impl Claims {
+    /// Enters that `set` asks for `frontend` with `flags`.
+    pub fn enter(&mut self, frontend: FrontendKey, set: SetKey, flags: u32) {
+        let claimants = self.by_frontend.entry(frontend).or_default();
+        claimants.insert(set, flags);
+        if claimants.len() > 1 {
+            self.contested.insert(frontend);
+        }
+    }
+
+    /// Withdraws a claim.
+    pub fn withdraw(&mut self, frontend: &FrontendKey, set: &SetKey) {
+        if let Some(claimants) = self.by_frontend.get_mut(frontend) {
+            claimants.remove(set);
+            if claimants.len() < 2 {
+                self.contested.remove(frontend);
+            }
+            if claimants.is_empty() {
+                self.by_frontend.remove(frontend);
+            }
+        }
+    }
+
+    /// Who has the frontend, with its flags.
+    pub fn winner(&self, frontend: &FrontendKey) -> Option<(&SetKey, u32)> {
+        self.claimants(frontend).next()
+    }
+
+    /// Everyone who asks for the frontend, the winner first.
+    pub fn claimants(&self, frontend: &FrontendKey) -> impl Iterator<Item = (&SetKey, u32)> {
+        self.by_frontend.get(frontend).into_iter().flatten().map(|(set, flags)| (set, *flags))
+    }
+
+    /// The frontends that more than one set asks for.
+    pub fn contested(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.contested.iter()
+    }
+
+    /// Every frontend that someone asks for.
+    pub fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.by_frontend.keys()
+    }
+}

@@ -1,0 +1,174 @@
+//! The desired state of all services, kept by service, so that a change costs what it touches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mizzen_ebpf_abi::service::FrontendKey;
+
+use super::{
+    DesiredSet, NodeFacts, SetKey, Settings, Warning,
+    claims::Claims,
+    node::{DesiredNode, desired_node},
+    service::desired_sets,
+};
+use crate::model::{ObjectKey, snapshot::Snapshot};
+
+/// What is to become of sets and frontends: the input of `crate::diff`.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Whether this is everything: what is not named shall not exist.
+    pub complete: bool,
+    /// Sets that may have changed; `None` is a set that shall not exist. A set exists when it has
+    /// a frontend.
+    pub sets: BTreeMap<SetKey, Option<Arc<DesiredSet>>>,
+    /// Frontends that may have changed, with the set that they lead to and their flags.
+    pub frontends: BTreeMap<FrontendKey, Option<(SetKey, u32)>>,
+    /// The node's own tables, whole.
+    pub node: Arc<DesiredNode>,
+}
+
+impl Change {
+    /// Whether nothing may have changed but the node's tables.
+    pub fn is_empty(&self) -> bool {
+        !self.complete && self.sets.is_empty() && self.frontends.is_empty()
+    }
+}
+
+/// The desired state, built up from snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    settings: Settings,
+    services: BTreeMap<ObjectKey, BTreeMap<SetKey, Arc<DesiredSet>>>,
+    claims: Claims,
+    warnings: BTreeMap<ObjectKey, Vec<Warning>>,
+    node: Arc<DesiredNode>,
+    seen: Snapshot,
+    facts: NodeFacts,
+}
+
+impl Desired {
+    /// The desired state of an empty cluster.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// Takes in a newer snapshot and the node's facts, and says what that changes. The work is
+    /// proportional to the difference to the snapshot before.
+    pub fn update(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
+        let mut touched = Touched::default();
+        for service in changed_services(&self.seen, snapshot) {
+            self.replace(&service, snapshot, &mut touched);
+        }
+        let nodes_changed = self.seen.nodes.diff(&snapshot.nodes).next().is_some();
+        if nodes_changed || self.facts != *facts || self.seen.revision == 0 {
+            self.node = Arc::new(desired_node(snapshot, facts, &self.settings));
+            self.facts = facts.clone();
+        }
+        self.seen = snapshot.clone();
+        self.resolve(touched)
+    }
+
+    /// All of it, as one change.
+    pub fn everything(&self) -> Change {
+        let sets = self.services.values().flat_map(BTreeMap::keys).cloned().collect();
+        let touched = Touched { sets, frontends: self.claims.frontends().copied().collect() };
+        Change { complete: true, ..self.resolve(touched) }
+    }
+
+    /// What is wrong with the objects of the cluster, by service.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings: Vec<Warning> = self.warnings.values().flatten().cloned().collect();
+        for frontend in self.claims.contested() {
+            let mut claimants = self.claims.claimants(frontend).map(|(set, _)| set);
+            let Some(winner) = claimants.next() else { continue };
+            let (addr, port) = (frontend.addr, u16::from_be_bytes(frontend.port));
+            warnings.extend(claimants.map(|loser| Warning {
+                service: loser.service.clone(),
+                message: format!("{addr} port {port} is left out: {} has it", winner.service),
+            }));
+        }
+        warnings
+    }
+
+    /// The sets of every service.
+    pub fn sets(&self) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
+        self.services.values().flatten()
+    }
+
+    /// The snapshot that this state was made from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.seen
+    }
+
+    /// Puts the sets of one service in the place of those that it had.
+    fn replace(&mut self, service: &ObjectKey, snapshot: &Snapshot, touched: &mut Touched) {
+        for (key, set) in self.services.remove(service).unwrap_or_default() {
+            for (frontend, _) in &set.frontends {
+                self.claims.withdraw(frontend, &key);
+                touched.frontends.insert(*frontend);
+            }
+            touched.sets.insert(key);
+        }
+        self.warnings.remove(service);
+        let Some(object) = snapshot.services.get(service) else { return };
+        let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
+        let (sets, warnings) = desired_sets(object, slices.into_iter(), &self.settings);
+        for (key, set) in &sets {
+            for (frontend, flags) in &set.frontends {
+                self.claims.enter(*frontend, key.clone(), *flags);
+                touched.frontends.insert(*frontend);
+            }
+            touched.sets.insert(key.clone());
+        }
+        if !sets.is_empty() {
+            let sets = sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
+            self.services.insert(service.clone(), sets);
+        }
+        if !warnings.is_empty() {
+            self.warnings.insert(service.clone(), warnings);
+        }
+    }
+
+    /// What the touched sets and frontends are now. A set that lost or won a frontend to another
+    /// service is touched as well: without a frontend it does not exist.
+    fn resolve(&self, mut touched: Touched) -> Change {
+        let mut frontends = BTreeMap::new();
+        for frontend in touched.frontends {
+            touched.sets.extend(self.claims.claimants(&frontend).map(|(set, _)| set.clone()));
+            let winner = self.claims.winner(&frontend);
+            frontends.insert(frontend, winner.map(|(set, flags)| (set.clone(), flags)));
+        }
+        let sets = touched.sets.into_iter().map(|key| {
+            let set = self.services.get(&key.service).and_then(|sets| sets.get(&key));
+            let wins = |set: &&Arc<DesiredSet>| {
+                let winners = set.frontends.iter().filter_map(|(f, _)| self.claims.winner(f));
+                winners.into_iter().any(|(winner, _)| *winner == key)
+            };
+            let set = set.filter(wins).cloned();
+            (key, set)
+        });
+        Change { complete: false, sets: sets.collect(), frontends, node: self.node.clone() }
+    }
+}
+
+/// What an update may have changed.
+#[derive(Default)]
+struct Touched {
+    sets: BTreeSet<SetKey>,
+    frontends: BTreeSet<FrontendKey>,
+}
+
+/// The services that differ between two snapshots, by themselves or by their slices. Persistent
+/// maps are compared without a look at what they share.
+fn changed_services(before: &Snapshot, after: &Snapshot) -> BTreeSet<ObjectKey> {
+    use imbl::ordmap::DiffItem::{Add, Remove, Update};
+    let services = before.services.diff(&after.services).map(|item| match item {
+        Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.clone(),
+    });
+    let slices = before.slices.diff(&after.slices).map(|item| match item {
+        Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.0.clone(),
+    });
+    services.chain(slices).collect()
+}

@@ -1,0 +1,122 @@
+//! What this node's tables should say: a pure function of the snapshot, the node's own facts and
+//! the settings. No I/O, no clock, no ids: those are chosen by `crate::diff`.
+//!
+//! ```text
+//! service + its slices ──service──> sets (slots in order, windows) and the frontends they ask for
+//! all services         ──claims───> which set gets a frontend that several ask for
+//! nodes + node facts   ──node─────> node addresses, pod ranges, the node's record
+//! ```
+//! [`Desired`] keeps the result by service, so that a change costs what it touches.
+
+pub mod claims;
+pub mod index;
+pub mod node;
+pub mod service;
+pub mod windows;
+
+pub use index::{Change, Desired};
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use mizzen_ebpf_abi::service::FrontendKey;
+
+use crate::model::{ObjectKey, node::Cidr, service::Protocol};
+
+/// Identity of a backend set: one port of a service in one family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetKey {
+    /// The service.
+    pub service: ObjectKey,
+    /// Name of the service's port; empty where it has none.
+    pub port: Arc<str>,
+    /// The port's protocol: two ports may share a name only if this differs.
+    pub protocol: Protocol,
+    /// The family of its frontends and backends.
+    pub ipv6: bool,
+}
+
+impl std::fmt::Display for SetKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = if self.ipv6 { "ipv6" } else { "ipv4" };
+        let Self { service, port, protocol, .. } = self;
+        if port.is_empty() {
+            write!(f, "{service}/{protocol}/{family}")
+        } else {
+            write!(f, "{service}:{port}/{protocol}/{family}")
+        }
+    }
+}
+
+/// A backend at its place in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// The endpoint's address.
+    pub addr: IpAddr,
+    /// The endpoint's port, host byte order.
+    pub port: u16,
+    /// Bits of [`mizzen_ebpf_abi::service::backend_flags`].
+    pub flags: u16,
+}
+
+/// A set of backends, and who asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredSet {
+    /// The frontends that the service asks for, with their
+    /// [`mizzen_ebpf_abi::service::frontend_flags`].
+    pub frontends: Vec<(FrontendKey, u32)>,
+    /// The backends in the order of their slots: those that some window holds.
+    pub slots: Vec<Slot>,
+    /// Which of them take which traffic.
+    pub windows: windows::Windows,
+}
+
+/// Which addresses of the node take node ports (kube-proxy's `nodePortAddresses`).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum NodePortAddresses {
+    /// The first InternalIP of each family, as kube-proxy's nftables mode (reference V3, B60).
+    #[default]
+    Primary,
+    /// Every address of the node inside of one of these ranges.
+    Within(Vec<Cidr>),
+}
+
+/// What the configuration says about the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Name of this node, as its Node object has it.
+    pub node_name: Arc<str>,
+    /// Which addresses take node ports.
+    pub node_port_addresses: NodePortAddresses,
+    /// Service addresses for which a listener on this node comes first (cluster DNS, while this
+    /// agent serves it).
+    pub prefer_local: BTreeSet<IpAddr>,
+    /// Masquerade every translated packet.
+    pub masquerade_all: bool,
+    /// First and last source port of source NAT.
+    pub snat_ports: (u16, u16),
+}
+
+/// An address on an interface of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// Index of the interface that has it.
+    pub ifindex: u32,
+}
+
+/// Facts of this node that no API object tells.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    /// The addresses on its interfaces.
+    pub addresses: BTreeSet<LocalAddress>,
+}
+
+/// Something in the cluster's objects that can't be done as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The service in question.
+    pub service: ObjectKey,
+    /// What was left out, and why.
+    pub message: String,
+}

@@ -1,0 +1,321 @@
+//! What the tables hold, as far as this agent knows: which set has which id, range and backends.
+//!
+//! It is made from a dump by [`super::restore`] and brought forward by [`super::diff`], each time
+//! to the state after the plan. When a plan fails it is thrown away and made anew.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use mizzen_ebpf_abi::{
+    maps,
+    service::{
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
+        backend_flags, header,
+    },
+};
+
+use super::{draft::Draft, extent::Extents, ids::IdSpace, plan::Refused};
+use crate::{
+    apply::maps::Capacities,
+    desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
+};
+
+/// The state of the tables.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub(super) limits: Capacities,
+    pub(super) sets: BTreeMap<SetKey, KnownSet>,
+    /// Sets that no desired set answers to; the next complete change retires them.
+    pub(super) strangers: Vec<KnownSet>,
+    /// Backends, by family and id, that belong to no set.
+    pub(super) strays: Vec<(bool, u32)>,
+    /// The word of every set id that was ever in use: generations go on when an id is used again.
+    pub(super) words: BTreeMap<u32, SetWord>,
+    pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
+    pub(super) set_ids: IdSpace,
+    pub(super) backend_ids: [IdSpace; 2],
+    pub(super) slots: Extents,
+    pub(super) node: DesiredNode,
+}
+
+/// A set in the tables.
+#[derive(Clone, Debug)]
+pub(super) struct KnownSet {
+    pub(super) id: u32,
+    pub(super) range: Option<KnownRange>,
+    pub(super) backends: BTreeMap<(IpAddr, u16), KnownBackend>,
+    pub(super) ipv6: bool,
+}
+
+/// A set's live range.
+#[derive(Clone, Debug)]
+pub(super) struct KnownRange {
+    pub(super) offset: u32,
+    pub(super) words: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownBackend {
+    pub(super) id: u32,
+    pub(super) flags: u16,
+}
+
+/// A set that could not be placed, and why.
+struct NoRoom {
+    map: &'static str,
+    capacity: u32,
+}
+
+impl Known {
+    /// Empty tables.
+    pub fn empty(limits: Capacities) -> Self {
+        Self {
+            sets: BTreeMap::new(),
+            strangers: Vec::new(),
+            strays: Vec::new(),
+            words: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            set_ids: IdSpace::new(limits.sets),
+            backend_ids: [IdSpace::new(limits.backends), IdSpace::new(limits.backends)],
+            slots: Extents::new(limits.slot_words),
+            node: DesiredNode::default(),
+            limits,
+        }
+    }
+
+    /// The id of a set, where it is in the tables.
+    pub fn set_id(&self, key: &SetKey) -> Option<u32> {
+        self.sets.get(key).map(|set| set.id)
+    }
+
+    /// Brings one set to what is wanted; where there is no room it stays as it was.
+    pub(super) fn place(&mut self, key: &SetKey, wanted: &DesiredSet, draft: &mut Draft) {
+        let held = self.sets.remove(key);
+        let existed = held.is_some();
+        let Some(mut set) = held.or_else(|| self.new_set(key.ipv6)) else {
+            let (map, capacity) = (maps::SETS, self.limits.sets);
+            draft.refused.push(Refused { set: key.clone(), map, capacity });
+            return;
+        };
+        if let Err(NoRoom { map, capacity }) = self.place_slots(&mut set, wanted, draft) {
+            draft.refused.push(Refused { set: key.clone(), map, capacity });
+            if !existed {
+                // A set that can't be filled must not look like a service without endpoints.
+                self.set_ids.free(set.id);
+                return;
+            }
+        }
+        self.sets.insert(key.clone(), set);
+    }
+
+    fn new_set(&mut self, ipv6: bool) -> Option<KnownSet> {
+        let id = self.set_ids.allocate()?;
+        Some(KnownSet { id, range: None, backends: BTreeMap::new(), ipv6 })
+    }
+
+    fn place_slots(
+        &mut self,
+        set: &mut KnownSet,
+        wanted: &DesiredSet,
+        draft: &mut Draft,
+    ) -> Result<(), NoRoom> {
+        let ids = &mut self.backend_ids[usize::from(set.ipv6)];
+        let mut backends = BTreeMap::new();
+        let mut fresh = Vec::new();
+        let mut words = range_header(set.id, wanted);
+        for slot in &wanted.slots {
+            let held = set.backends.get(&(slot.addr, slot.port));
+            let Some(id) = held.map(|held| held.id).or_else(|| ids.allocate()) else {
+                fresh.into_iter().for_each(|id| ids.free(id));
+                let map = if set.ipv6 { maps::BACKENDS6 } else { maps::BACKENDS4 };
+                return Err(NoRoom { map, capacity: self.limits.backends });
+            };
+            if held.is_none() {
+                fresh.push(id);
+            }
+            backends.insert((slot.addr, slot.port), KnownBackend { id, flags: slot.flags });
+            words.push(id);
+        }
+        let range = if wanted.slots.is_empty() && wanted.windows.flags == 0 {
+            None
+        } else if set.range.as_ref().is_some_and(|range| range.words == words) {
+            set.range.clone()
+        } else {
+            let length = u32::try_from(words.len()).unwrap_or(u32::MAX);
+            let Some(offset) = self.slots.allocate(length) else {
+                fresh.into_iter().for_each(|id| ids.free(id));
+                return Err(NoRoom { map: maps::SLOTS, capacity: self.limits.slot_words });
+            };
+            draft.ranges.push((offset, words.clone()));
+            Some(KnownRange { offset, words })
+        };
+        Self::note_backends(set, &backends, wanted, draft);
+        let offset = range.as_ref().map_or(0, |range| range.offset);
+        if let Some(word) = self.next_word(set.id, offset) {
+            draft.flips.push((set.id, word));
+        }
+        if let Some(before) = set.range.take()
+            && before.offset != offset
+        {
+            draft.freed_ranges.push((before.offset, before.length()));
+        }
+        set.range = range;
+        set.backends = backends;
+        Ok(())
+    }
+
+    /// Writes the backends that are new or have other flags, and frees those that are no more.
+    fn note_backends(
+        set: &KnownSet,
+        backends: &BTreeMap<(IpAddr, u16), KnownBackend>,
+        wanted: &DesiredSet,
+        draft: &mut Draft,
+    ) {
+        for slot in &wanted.slots {
+            let at = (slot.addr, slot.port);
+            let before = set.backends.get(&at);
+            if before.is_none_or(|before| before.flags != slot.flags) {
+                draft.write_backend(backends[&at].id, set.id, slot);
+            }
+        }
+        let gone = set.backends.iter().filter(|(at, _)| !backends.contains_key(at));
+        draft.freed_backends.extend(gone.map(|(_, backend)| (set.ipv6, backend.id)));
+    }
+
+    /// The word that leads a set to `offset`, where it is not there already.
+    fn next_word(&mut self, set: u32, offset: u32) -> Option<SetWord> {
+        let word = self.words.get(&set).copied().unwrap_or_default();
+        if word.offset() == offset {
+            return None;
+        }
+        let next = SetWord::new(offset, word.generation().wrapping_add(1));
+        self.words.insert(set, next);
+        Some(next)
+    }
+
+    /// Takes a set out of the tables.
+    pub(super) fn retire(&mut self, set: &KnownSet, draft: &mut Draft) {
+        if let Some(word) = self.next_word(set.id, 0) {
+            draft.dead_sets.push((set.id, word));
+        }
+        draft.freed_sets.push(set.id);
+        draft.freed_ranges.extend(set.range.iter().map(|r| (r.offset, r.length())));
+        draft.freed_backends.extend(set.backends.values().map(|b| (set.ipv6, b.id)));
+    }
+
+    /// Retires what a complete change does not name.
+    pub(super) fn retire_unnamed(&mut self, change: &Change, draft: &mut Draft) {
+        for set in std::mem::take(&mut self.strangers) {
+            self.retire(&set, draft);
+        }
+        draft.freed_backends.append(&mut self.strays);
+        let named = |key: &SetKey| change.sets.get(key).is_some_and(Option::is_some);
+        let unnamed: Vec<SetKey> = self.sets.keys().filter(|key| !named(key)).cloned().collect();
+        for key in unnamed {
+            if let Some(set) = self.sets.remove(&key) {
+                self.retire(&set, draft);
+            }
+        }
+        for key in self.frontends.keys() {
+            if !change.frontends.contains_key(key) {
+                draft.removed_frontends.push(*key);
+            }
+        }
+    }
+
+    /// Leads a frontend to where it belongs.
+    pub(super) fn lead(
+        &mut self,
+        key: FrontendKey,
+        target: Option<&(SetKey, u32)>,
+        draft: &mut Draft,
+    ) {
+        let target = target.and_then(|(set, flags)| Some((set, self.sets.get(set)?.id, *flags)));
+        let held = self.frontends.get(&key).copied();
+        let Some((set, id, flags)) = target else {
+            if held.is_some() {
+                draft.removed_frontends.push(key);
+            }
+            return;
+        };
+        let value = Frontend { set: id, flags, identity: key.identity() };
+        if held == Some(value) {
+            return;
+        }
+        let capacity = self.limits.frontends;
+        if held.is_none() && self.frontends.len() >= capacity as usize {
+            draft.refused.push(Refused { set: set.clone(), map: maps::FRONTENDS, capacity });
+            return;
+        }
+        self.frontends.insert(key, value);
+        draft.put_frontends.push((key, value));
+    }
+
+    /// Makes what a plan frees available for the next one: never for the same.
+    pub(super) fn release(&mut self, draft: &Draft) {
+        for key in &draft.removed_frontends {
+            self.frontends.remove(key);
+        }
+        for (offset, length) in &draft.freed_ranges {
+            self.slots.free(*offset, *length);
+        }
+        for (ipv6, id) in &draft.freed_backends {
+            self.backend_ids[usize::from(*ipv6)].free(*id);
+        }
+        for id in &draft.freed_sets {
+            self.set_ids.free(*id);
+        }
+    }
+}
+
+impl KnownRange {
+    /// The ids behind the header.
+    pub(super) fn slots(&self) -> &[u32] {
+        self.words.get(RANGE_HEADER_WORDS as usize..).unwrap_or_default()
+    }
+
+    pub(super) fn length(&self) -> u32 {
+        u32::try_from(self.words.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The header of a set's range; its backend ids follow.
+fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
+    let windows = &wanted.windows;
+    let mut words = vec![0; RANGE_HEADER_WORDS as usize];
+    let mut put = |position: u32, value: u32| words[position as usize] = value;
+    put(header::OWNER, set);
+    put(header::INTERNAL_START, windows.internal.start);
+    put(header::INTERNAL_COUNT, windows.internal.count);
+    put(header::EXTERNAL_START, windows.external.start);
+    put(header::EXTERNAL_COUNT, windows.external.count);
+    put(header::NEARBY_START, windows.nearby.start);
+    put(header::NEARBY_COUNT, windows.nearby.count);
+    put(header::FLAGS, windows.flags);
+    words
+}
+
+/// The record of a backend.
+pub(super) enum BackendRecord {
+    /// For `BACKENDS4`.
+    V4(Backend4),
+    /// For `BACKENDS6`.
+    V6(Backend6),
+}
+
+/// The record of the backend in `slot`, which belongs to `set`.
+pub(super) fn backend_record(set: u32, slot: &Slot) -> BackendRecord {
+    let (port, flags) = (slot.port.to_be_bytes(), slot.flags);
+    match slot.addr {
+        IpAddr::V4(v4) => {
+            BackendRecord::V4(Backend4 { addr: v4.octets(), port, flags, set, reserved: 0 })
+        }
+        IpAddr::V6(v6) => BackendRecord::V6(Backend6 { addr: v6.octets(), port, flags, set }),
+    }
+}
+
+/// Record of a freed IPv4 backend: it belongs to nobody.
+pub(super) const FREED4: Backend4 =
+    Backend4 { addr: [0; 4], port: [0; 2], flags: backend_flags::FREED, set: NO_SET, reserved: 0 };
+/// Record of a freed IPv6 backend.
+pub(super) const FREED6: Backend6 =
+    Backend6 { addr: [0; 16], port: [0; 2], flags: backend_flags::FREED, set: NO_SET };

@@ -1,0 +1,55 @@
+//! What has to be written so that the tables say what is desired: pure, and with a plan as data
+//! for its result.
+//!
+//! ```text
+//! desired::Change ──┐
+//!                   ├──diff──> plan::Plan ──> crate::apply ──> tables
+//! known::Known <────┘
+//!       ^── restore ── a dump of the tables, at start and after a failure
+//! ```
+//! Ids and places are chosen here and nowhere else: [`ids`] for sets and backends, [`extent`] for
+//! slot ranges.
+
+mod draft;
+pub mod extent;
+pub mod ids;
+pub mod known;
+pub mod plan;
+pub mod restore;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+pub use known::Known;
+pub use plan::{Op, Plan};
+
+use crate::desired::Change;
+
+/// The plan that makes `known` what `change` asks for. `known` becomes the state after the plan:
+/// when the plan is not applied whole, it has to be restored from a dump.
+///
+/// An unchanged input gives an empty plan, and the size of a plan depends on what changes alone.
+pub fn diff(change: &Change, known: &mut Known) -> Plan {
+    let mut draft = draft::Draft::default();
+    if change.complete {
+        known.retire_unnamed(change, &mut draft);
+    }
+    for (key, wanted) in &change.sets {
+        match wanted {
+            Some(wanted) => known.place(key, wanted, &mut draft),
+            None => {
+                if let Some(set) = known.sets.remove(key) {
+                    known.retire(&set, &mut draft);
+                }
+            }
+        }
+    }
+    for (key, target) in &change.frontends {
+        known.lead(*key, target.as_ref(), &mut draft);
+    }
+    draft.node(&known.node, &change.node);
+    known.node.clone_from(&change.node);
+    known.release(&draft);
+    draft.into_plan()
+}

@@ -1,0 +1,189 @@
+//! A plan: what is to be written to the tables, in order, as data.
+//!
+//! The order makes every moment of its execution a consistent one for those who read meanwhile:
+//! what is new is written where nobody looks yet, then what points to it is changed by one atomic
+//! store or one hash entry each, then programs that still hold the old are waited for, and only
+//! then what nothing points to is released.
+
+use std::fmt;
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    node::{NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+};
+
+use crate::{apply::maps::PodRange, desired::SetKey};
+
+/// One step: one call of [`crate::apply::maps::Maps`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Adds or replaces addresses of the node.
+    PutNodeAddrs(Vec<(Addr, NodeAddr)>),
+    /// Adds or replaces pod ranges.
+    PutPodRanges(Vec<(PodRange, u32)>),
+    /// Writes the node's record.
+    SetNodeConfig(NodeConfig),
+    /// Writes IPv4 backends: new ids, the flags of live ones, or freed ones behind a barrier.
+    WriteBackends4(Vec<(u32, Backend4)>),
+    /// Writes IPv6 backends, likewise.
+    WriteBackends6(Vec<(u32, Backend6)>),
+    /// Writes a fresh slot range.
+    WriteRange {
+        /// The first word.
+        offset: u32,
+        /// Header and backend ids.
+        words: Vec<u32>,
+    },
+    /// Stores words of sets.
+    Flip(Vec<(u32, SetWord)>),
+    /// Adds or replaces frontends.
+    PutFrontends(Vec<(FrontendKey, Frontend)>),
+    /// Removes frontends.
+    RemoveFrontends(Vec<FrontendKey>),
+    /// Waits for running programs.
+    Barrier,
+    /// Removes addresses of the node.
+    RemoveNodeAddrs(Vec<Addr>),
+    /// Removes pod ranges.
+    RemovePodRanges(Vec<PodRange>),
+}
+
+/// Something that there was no room for: the set keeps what it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The set in question.
+    pub set: SetKey,
+    /// The map that is full.
+    pub map: &'static str,
+    /// How many entries that map has.
+    pub capacity: u32,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { set, map, capacity } = self;
+        write!(f, "map {map} is full with its {capacity} entries, {set} keeps what it had")
+    }
+}
+
+/// Steps in the order in which they are to be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    /// The steps.
+    pub ops: Vec<Op>,
+    /// What could not be planned for want of room.
+    pub refused: Vec<Refused>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for op in &self.ops {
+            write!(f, "{op}")?;
+        }
+        for refused in &self.refused {
+            writeln!(f, "refused: {refused}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A line for each element.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutNodeAddrs(addrs) => addrs.iter().try_for_each(|(addr, value)| {
+                let NodeAddr { flags, ifindex } = value;
+                writeln!(f, "put node address {addr} interface {ifindex} flags {flags:#x}")
+            }),
+            Self::PutPodRanges(ranges) => ranges
+                .iter()
+                .try_for_each(|(r, _)| writeln!(f, "put pod range {}/{}", r.addr, r.prefix_len)),
+            Self::SetNodeConfig(config) => {
+                writeln!(f, "set node config ipv4 {} ipv6 {}", config.ipv4, config.ipv6)
+            }
+            Self::WriteBackends4(backends) => backends.iter().try_for_each(|(id, b)| {
+                let addr = std::net::Ipv4Addr::from(b.addr);
+                write_backend(f, *id, b.set, b.flags, (addr, b.port).into())
+            }),
+            Self::WriteBackends6(backends) => backends.iter().try_for_each(|(id, b)| {
+                let addr = std::net::Ipv6Addr::from(b.addr);
+                write_backend(f, *id, b.set, b.flags, (addr, b.port).into())
+            }),
+            Self::WriteRange { offset, words } => writeln!(f, "write range {offset} {words:?}"),
+            Self::Flip(words) => words.iter().try_for_each(|(set, word)| {
+                let (offset, generation) = (word.offset(), word.generation());
+                writeln!(f, "flip set {set} to range {offset} generation {generation}")
+            }),
+            Self::PutFrontends(entries) => entries.iter().try_for_each(|(key, value)| {
+                let Frontend { set, flags, .. } = value;
+                writeln!(f, "put frontend {} -> set {set} flags {flags:#x}", FrontendName(key))
+            }),
+            Self::RemoveFrontends(keys) => keys
+                .iter()
+                .try_for_each(|key| writeln!(f, "remove frontend {}", FrontendName(key))),
+            Self::Barrier => writeln!(f, "barrier"),
+            Self::RemoveNodeAddrs(addrs) => {
+                addrs.iter().try_for_each(|addr| writeln!(f, "remove node address {addr}"))
+            }
+            Self::RemovePodRanges(ranges) => ranges
+                .iter()
+                .try_for_each(|r| writeln!(f, "remove pod range {}/{}", r.addr, r.prefix_len)),
+        }
+    }
+}
+
+/// Address and port of a backend, for a line of a plan.
+struct BackendName(std::net::SocketAddr);
+
+impl<A: Into<std::net::IpAddr>> From<(A, [u8; 2])> for BackendName {
+    fn from((addr, port): (A, [u8; 2])) -> Self {
+        Self((addr.into(), u16::from_be_bytes(port)).into())
+    }
+}
+
+fn write_backend(
+    f: &mut fmt::Formatter<'_>,
+    id: u32,
+    set: u32,
+    flags: u16,
+    BackendName(at): BackendName,
+) -> fmt::Result {
+    if set == mizzen_ebpf_abi::service::NO_SET {
+        writeln!(f, "free backend {id}")
+    } else {
+        writeln!(f, "write backend {id} = {at} of set {set} flags {flags:#x}")
+    }
+}
+
+/// How a frontend is written for people: `10.96.0.1:443/TCP`, `*:30080/TCP` for IPv4 node ports
+/// and `[*]:30080/TCP` for IPv6 ones.
+pub struct FrontendName<'a>(pub &'a FrontendKey);
+
+impl fmt::Display for FrontendName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use mizzen_ebpf_abi::addr::protocol;
+        let key = self.0;
+        match key.addr {
+            Addr::ANY_V4 => write!(f, "*")?,
+            Addr::ANY_V6 => write!(f, "[*]")?,
+            addr if addr.is_v4() => write!(f, "{addr}")?,
+            addr => write!(f, "[{addr}]")?,
+        }
+        write!(f, ":{}/", u16::from_be_bytes(key.port))?;
+        match key.protocol {
+            protocol::TCP => write!(f, "TCP"),
+            protocol::UDP => write!(f, "UDP"),
+            protocol::SCTP => write!(f, "SCTP"),
+            other => write!(f, "{other}"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Recognising one's own tables: a dump -> [`Known`].
+//!
+//! The tables name sets by number, and say nothing of services. A set is recognised by the
+//! frontends that lead to it: they are a service's own. Nothing is believed beyond that: a range
+//! counts for what its words say, a backend for what its record says, and an id that two sets
+//! claim stays with one of them while the other gets a new one, in the usual order of a plan, so
+//! that no connection notices (reference D4).
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, header};
+
+use super::known::{Known, KnownBackend, KnownRange, KnownSet};
+use crate::{
+    apply::maps::{Capacities, Tables},
+    desired::{Change, SetKey, node::DesiredNode},
+};
+
+/// What the tables hold, with the sets of `everything` recognised. `everything` must be complete.
+pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Known {
+    let mut known = Known::empty(limits);
+    known.frontends.clone_from(&tables.frontends);
+    known.words = tables.sets.clone();
+    known.node = DesiredNode {
+        addrs: tables.node_addrs.clone(),
+        pod_ranges: tables.pod_ranges.clone(),
+        config: tables.node_config,
+    };
+
+    let recognised = recognise(tables, everything, limits.sets);
+    let mut sets: BTreeMap<u32, KnownSet> = BTreeMap::new();
+    for id in ids_in_use(tables) {
+        if !known.set_ids.take(id) {
+            continue;
+        }
+        let range = restore_range(tables, id, &mut known);
+        let ipv6 = recognised.get(&id).is_some_and(|key| key.ipv6);
+        sets.insert(id, KnownSet { id, range, backends: BTreeMap::new(), ipv6 });
+    }
+    if let Some((last, _)) = tables.sets.last_key_value() {
+        known.set_ids.resume_after(*last);
+    }
+    restore_backends(tables, &recognised, &mut sets, &mut known);
+    for (id, set) in sets {
+        match recognised.get(&id) {
+            Some(key) => {
+                known.sets.insert(key.clone(), set);
+            }
+            None => known.strangers.push(set),
+        }
+    }
+    known
+}
+
+/// Every set id that a frontend or a live word names.
+fn ids_in_use(tables: &Tables) -> BTreeSet<u32> {
+    let named = tables.frontends.values().map(|frontend| frontend.set);
+    let live = tables.sets.iter().filter(|(_, word)| word.offset() != 0).map(|(id, _)| *id);
+    named.chain(live).filter(|id| *id != NO_SET).collect()
+}
+
+/// Which desired set each id belongs to. Each frontend is a vote; the most votes win.
+fn recognise(tables: &Tables, everything: &Change, sets_max: u32) -> BTreeMap<u32, SetKey> {
+    let mut votes: BTreeMap<&SetKey, BTreeMap<u32, u32>> = BTreeMap::new();
+    for (frontend, target) in &everything.frontends {
+        let (Some((key, _)), Some(held)) = (target, tables.frontends.get(frontend)) else {
+            continue;
+        };
+        if held.set != NO_SET && held.set < sets_max {
+            *votes.entry(key).or_default().entry(held.set).or_default() += 1;
+        }
+    }
+    let mut recognised = BTreeMap::new();
+    for (key, ids) in votes {
+        let free = ids.into_iter().filter(|(id, _)| !recognised.contains_key(id));
+        if let Some((id, _)) = free.max_by_key(|(id, count)| (*count, Reverse(*id))) {
+            recognised.insert(id, key.clone());
+        }
+    }
+    recognised
+}
+
+/// The range that a set's word names, as far as it is plausible and no other set's.
+fn restore_range(tables: &Tables, id: u32, known: &mut Known) -> Option<KnownRange> {
+    let offset = tables.sets.get(&id)?.offset();
+    let word = |n: u32| -> u32 {
+        let index = offset.checked_add(n).map(|index| index as usize);
+        index.and_then(|index| tables.slots.get(index)).copied().unwrap_or(0)
+    };
+    let end = |start: u32, count: u32| word(start).saturating_add(word(count));
+    let slots = end(header::INTERNAL_START, header::INTERNAL_COUNT)
+        .max(end(header::EXTERNAL_START, header::EXTERNAL_COUNT))
+        .max(end(header::NEARBY_START, header::NEARBY_COUNT));
+    let owned = word(header::OWNER) == id;
+    let whole = RANGE_HEADER_WORDS.saturating_add(if owned { slots } else { 0 });
+    // A header that can't be true still is where readers look: its words are kept from reuse
+    // until the set has been led elsewhere.
+    let length = [whole, RANGE_HEADER_WORDS].into_iter().find(|n| known.slots.reserve(offset, *n))?;
+    Some(KnownRange { offset, words: (0..length).map(word).collect() })
+}
+
+/// Gives every backend to the set that its record names; of several with one address, the set
+/// keeps the one that its range uses. What is left over belongs to nobody.
+fn restore_backends(
+    tables: &Tables,
+    recognised: &BTreeMap<u32, SetKey>,
+    sets: &mut BTreeMap<u32, KnownSet>,
+    known: &mut Known,
+) {
+    let v4 = tables.backends4.iter().map(|(id, b)| {
+        (false, *id, b.set, (IpAddr::from(b.addr), u16::from_be_bytes(b.port)), b.flags)
+    });
+    let v6 = tables.backends6.iter().map(|(id, b)| {
+        (true, *id, b.set, (IpAddr::from(b.addr), u16::from_be_bytes(b.port)), b.flags)
+    });
+    let used: BTreeSet<(bool, u32)> = sets
+        .values()
+        .flat_map(|set| set.range.iter().map(move |range| (set.ipv6, range)))
+        .flat_map(|(ipv6, range)| range.slots().iter().map(move |id| (ipv6, *id)))
+        .collect();
+    let mut unused = Vec::new();
+    for (ipv6, id, owner, at, flags) in v4.chain(v6) {
+        let ids = &mut known.backend_ids[usize::from(ipv6)];
+        ids.resume_after(id);
+        if owner == NO_SET || !ids.take(id) {
+            continue;
+        }
+        let set = recognised.get(&owner).filter(|key| key.ipv6 == ipv6);
+        let Some(set) = set.and_then(|_| sets.get_mut(&owner)) else {
+            known.strays.push((ipv6, id));
+            continue;
+        };
+        let backend = KnownBackend { id, flags };
+        if used.contains(&(ipv6, id)) && !set.backends.contains_key(&at) {
+            set.backends.insert(at, backend);
+        } else {
+            unused.push((ipv6, owner, at, backend));
+        }
+    }
+    for (ipv6, owner, at, backend) in unused {
+        match sets.get_mut(&owner).map(|set| set.backends.entry(at)) {
+            Some(std::collections::btree_map::Entry::Vacant(place)) => {
+                place.insert(backend);
+            }
+            _ => known.strays.push((ipv6, backend.id)),
+        }
+    }
+}

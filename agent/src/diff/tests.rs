@@ -1,0 +1,357 @@
+//! Properties of plans, over random clusters on tables in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mizzen_ebpf_abi::service::{FrontendKey, NO_SET, RANGE_HEADER_WORDS};
+use proptest::{prelude::*, sample::Index};
+
+use super::{
+    Known, diff,
+    plan::Plan,
+    restore::restore,
+    world::{Recording, World, world},
+};
+use crate::{
+    apply::{
+        apply,
+        lookup::{self, Found},
+        maps::{Capacities, Maps, Tables},
+        memory::MemoryMaps,
+    },
+    desired::{Change, Desired, NodeFacts, Settings},
+    model::snapshot::Snapshot,
+};
+
+fn settings() -> Settings {
+    Settings { node_name: "node-0".into(), ..Settings::default() }
+}
+
+/// An agent without its shell.
+struct Agent {
+    desired: Desired,
+    known: Known,
+    maps: MemoryMaps,
+}
+
+impl Agent {
+    /// One that finds `maps` as they are and knows `snapshot`, before its first plan.
+    fn start(mut maps: MemoryMaps, snapshot: &Snapshot) -> Self {
+        let mut desired = Desired::new(settings());
+        let _ = desired.update(snapshot, &NodeFacts::default());
+        let tables = maps.dump().unwrap();
+        let known = restore(&tables, &desired.everything(), Capacities::default());
+        Self { desired, known, maps }
+    }
+
+    fn plan(&mut self, change: &Change) -> Plan {
+        diff(change, &mut self.known)
+    }
+
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let change = self.desired.update(snapshot, &NodeFacts::default());
+        let plan = self.plan(&change);
+        apply(&plan, &mut self.maps).unwrap();
+    }
+
+    fn resync(&mut self) -> Plan {
+        let plan = self.plan(&self.desired.everything());
+        apply(&plan, &mut self.maps).unwrap();
+        plan
+    }
+}
+
+/// What clients shall find, by the desired state alone.
+fn expected(desired: &Desired) -> BTreeMap<FrontendKey, Found> {
+    let everything = desired.everything();
+    let mut expected = BTreeMap::new();
+    for (key, target) in &everything.frontends {
+        let (set, frontend_flags) = target.clone().expect("a frontend that exists");
+        let set = everything.sets[&set].clone().expect("a set that has a frontend");
+        let window = |window: crate::desired::windows::Window| {
+            set.slots[window.start as usize..][..window.count as usize]
+                .iter()
+                .map(|slot| lookup::Backend { at: (slot.addr, slot.port).into(), flags: slot.flags })
+                .collect()
+        };
+        let found = Found {
+            frontend_flags,
+            range_flags: set.windows.flags,
+            internal: window(set.windows.internal),
+            external: window(set.windows.external),
+            nearby: window(set.windows.nearby),
+        };
+        expected.insert(*key, found);
+    }
+    expected
+}
+
+/// The tables say what is desired, and hold nothing else.
+fn assert_exact(agent: &Agent) {
+    let tables = agent.maps.tables();
+    let said: BTreeMap<FrontendKey, Found> =
+        lookup::everything(tables).into_iter().map(|(key, found)| (key, found.unwrap())).collect();
+    assert_eq!(said, expected(&agent.desired));
+
+    let everything = agent.desired.everything();
+    let sets: Vec<_> = everything.sets.values().flatten().collect();
+    let slots: usize = sets.iter().map(|set| set.slots.len()).sum();
+    let live4 = tables.backends4.values().filter(|backend| backend.set != NO_SET).count();
+    let live6 = tables.backends6.values().filter(|backend| backend.set != NO_SET).count();
+    assert_eq!(live4 + live6, slots, "backends leaked");
+    let ranges = sets.iter().filter(|set| !set.slots.is_empty() || set.windows.flags != 0).count();
+    let live = tables.sets.values().filter(|word| word.offset() != 0).count();
+    assert_eq!(live, ranges, "ranges leaked");
+    let words = RANGE_HEADER_WORDS as usize * ranges + slots;
+    let free = agent.known.slots.free_words() as usize;
+    assert_eq!(free, Capacities::default().slot_words as usize - 1 - words, "slots leaked");
+}
+
+/// What readers may meet: for each frontend, the contents of its set before and after.
+struct Legitimate {
+    contents: BTreeSet<(u32, Vec<String>)>,
+    frontends: BTreeMap<FrontendKey, BTreeSet<Option<u32>>>,
+}
+
+fn legitimate(before: &Tables, after: &Tables) -> Legitimate {
+    let mut contents = BTreeSet::new();
+    let mut frontends: BTreeMap<FrontendKey, BTreeSet<Option<u32>>> = BTreeMap::new();
+    for tables in [before, after] {
+        for (key, found) in lookup::everything(tables) {
+            let set = tables.frontends[&key].set;
+            contents.insert((set, content(&found.expect("a sound table"))));
+        }
+        for key in before.frontends.keys().chain(after.frontends.keys()) {
+            let set = tables.frontends.get(key).map(|frontend| frontend.set);
+            frontends.entry(*key).or_default().insert(set);
+        }
+    }
+    Legitimate { contents, frontends }
+}
+
+/// The windows, without flags: those of a backend and a frontend change by themselves.
+fn content(found: &Found) -> Vec<String> {
+    let window = |backends: &Vec<lookup::Backend>| {
+        let names: Vec<String> = backends.iter().map(|backend| backend.at.to_string()).collect();
+        names.join(" ")
+    };
+    vec![
+        window(&found.internal),
+        window(&found.external),
+        window(&found.nearby),
+        found.range_flags.to_string(),
+    ]
+}
+
+/// A reader that is slow: each of its steps may happen any number of writes after the one before,
+/// but no barrier returns while it is under way.
+fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
+    let states = &recording.states;
+    for (first, start) in states.iter().enumerate() {
+        let end = recording.barriers.iter().copied().find(|at| *at > first).unwrap_or(states.len());
+        for (key, sets) in &legitimate.frontends {
+            let Some(frontend) = start.frontends.get(key) else {
+                assert!(sets.contains(&None), "{key:?} is missing after {first} writes");
+                continue;
+            };
+            assert!(sets.contains(&Some(frontend.set)), "{key:?} leads to a foreign set");
+            for second in first..end {
+                let word = states[second].sets.get(&frontend.set).copied().unwrap_or_default();
+                for third in [second, (second + end - 1) / 2, end - 1] {
+                    let range = lookup::read_range(&states[third], frontend, word).unwrap();
+                    let found = range.resolve(&states[end - 1], !key.addr.is_v4()).unwrap();
+                    let seen = (frontend.set, content(&found));
+                    assert!(legitimate.contents.contains(&seen), "{key:?} finds {seen:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Applies a plan with readers at every write.
+fn apply_under_readers(plan: &Plan, maps: &mut MemoryMaps) {
+    let mut recording = Recording::new(maps.clone());
+    apply(plan, &mut recording).unwrap();
+    let legitimate = legitimate(maps.tables(), recording.maps.tables());
+    assert_readers_are_safe(&recording, &legitimate);
+    *maps = recording.maps;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn increments_reach_what_is_desired(worlds in prop::collection::vec(world(), 1..6)) {
+        let mut agent = Agent::start(MemoryMaps::default(), &Snapshot::default());
+        for world in &worlds {
+            agent.follow(&world.snapshot());
+            assert_exact(&agent);
+            prop_assert!(agent.resync().is_empty(), "a resync of what is there writes");
+        }
+        agent.follow(&Snapshot { revision: 99, ..Snapshot::default() });
+        assert_exact(&agent);
+        prop_assert!(agent.maps.tables().frontends.is_empty());
+    }
+
+    #[test]
+    fn any_order_of_events_reaches_the_same_tables(
+        world in world(), earlier in world(), seeds in prop::collection::vec(any::<Index>(), 40)
+    ) {
+        let reference = {
+            let mut agent = Agent::start(MemoryMaps::default(), &world.snapshot());
+            let _ = agent.resync();
+            lookup::everything(agent.maps.tables())
+        };
+        let mut agent = Agent::start(MemoryMaps::default(), &earlier.snapshot());
+        let _ = agent.resync();
+        for snapshot in World::steps(&earlier, &world, &seeds) {
+            agent.follow(&snapshot);
+            assert_exact(&agent);
+        }
+        prop_assert_eq!(lookup::everything(agent.maps.tables()), reference);
+    }
+
+    #[test]
+    fn readers_see_the_old_or_the_new(before in world(), after in world()) {
+        let mut agent = Agent::start(MemoryMaps::default(), &before.snapshot());
+        let _ = agent.resync();
+        let change = agent.desired.update(&after.snapshot(), &NodeFacts::default());
+        let plan = agent.plan(&change);
+        apply_under_readers(&plan, &mut agent.maps);
+        assert_exact(&agent);
+    }
+
+    #[test]
+    fn a_restart_with_unchanged_input_writes_nothing(before in world(), after in world()) {
+        let mut agent = Agent::start(MemoryMaps::default(), &before.snapshot());
+        let _ = agent.resync();
+        agent.follow(&after.snapshot());
+        let mut restarted = Agent::start(agent.maps, &after.snapshot());
+        let writes = restarted.maps.writes();
+        let plan = restarted.resync();
+        prop_assert!(plan.is_empty(), "{plan}");
+        prop_assert_eq!(restarted.maps.writes(), writes);
+        assert_exact(&restarted);
+    }
+
+    #[test]
+    fn an_abort_at_any_write_heals_at_the_next_start(
+        before in world(), after in world(), later in world(), at in any::<Index>()
+    ) {
+        let mut agent = Agent::start(MemoryMaps::default(), &before.snapshot());
+        let _ = agent.resync();
+        let change = agent.desired.update(&after.snapshot(), &NodeFacts::default());
+        let plan = agent.plan(&change);
+        let mut whole = agent.maps.clone();
+        apply(&plan, &mut whole).unwrap();
+        let writes = whole.writes() - agent.maps.writes();
+        prop_assume!(writes > 0);
+        agent.maps.fail_after(Some(at.index(usize::try_from(writes).unwrap()) as u64));
+        prop_assert!(apply(&plan, &mut agent.maps).is_err());
+        agent.maps.fail_after(None);
+
+        let mut restarted = Agent::start(agent.maps, &later.snapshot());
+        let plan = restarted.plan(&restarted.desired.everything());
+        apply_under_readers(&plan, &mut restarted.maps);
+        assert_exact(&restarted);
+        prop_assert!(restarted.resync().is_empty());
+    }
+}
+
+/// A service with one frontend and `endpoints` remote endpoints.
+fn one_service(endpoints: u8) -> World {
+    World::of_one_service(endpoints)
+}
+
+#[test]
+fn one_endpoint_change_costs_at_most_four_calls_whatever_else_exists() {
+    for others in [0u16, 500] {
+        let mut snapshot = World::many_services(others);
+        World::add_to(&mut snapshot, &one_service(5));
+        let mut agent = Agent::start(MemoryMaps::default(), &snapshot);
+        let _ = agent.resync();
+        for endpoints in [6, 5, 1, 0] {
+            World::add_to(&mut snapshot, &one_service(endpoints));
+            let before = agent.maps.calls();
+            agent.follow(&snapshot);
+            let calls = agent.maps.calls() - before;
+            let limit = if endpoints == 1 { 6 } else { 4 };
+            assert!(calls > 0 && calls <= limit, "{calls} calls among {others} services");
+        }
+        assert_exact(&agent);
+    }
+}
+
+#[test]
+fn a_full_table_is_named_and_everything_else_goes_on() {
+    let limits = Capacities { backends: 4, ..Capacities::default() };
+    let mut snapshot = one_service(3).snapshot();
+    let mut desired = Desired::new(settings());
+    let mut known = Known::empty(limits);
+    let mut maps = MemoryMaps::new(limits);
+    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    assert!(plan.refused.is_empty());
+    apply(&plan, &mut maps).unwrap();
+
+    World::add_to(&mut snapshot, &one_service(4));
+    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    assert_eq!(plan.refused.len(), 1);
+    let text = plan.refused[0].to_string();
+    assert!(text.contains("BACKENDS4 is full with its 4 entries"), "{text}");
+    assert!(text.contains("default/only"), "{text}");
+    assert!(plan.is_empty(), "the set keeps what it had");
+
+    World::add_to(&mut snapshot, &one_service(2));
+    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    assert!(plan.refused.is_empty());
+    apply(&plan, &mut maps).unwrap();
+    let found = lookup::everything(maps.tables());
+    assert_eq!(found.values().next().unwrap().as_ref().unwrap().internal.len(), 2);
+}
+
+#[test]
+fn d4_of_two_sets_with_one_id_one_moves_before_anything_breaks() {
+    let mut snapshot = World::many_services(2);
+    snapshot.revision = 1;
+    let mut agent = Agent::start(MemoryMaps::default(), &snapshot);
+    let _ = agent.resync();
+    let mut tables = agent.maps.tables().clone();
+    let ids: Vec<u32> = tables.frontends.values().map(|frontend| frontend.set).collect();
+    assert_eq!(ids.len(), 2);
+    for frontend in tables.frontends.values_mut() {
+        frontend.set = ids[0];
+    }
+    let mut restarted = Agent::start(MemoryMaps::with_tables(tables), &snapshot);
+    let plan = restarted.plan(&restarted.desired.everything());
+    apply_under_readers(&plan, &mut restarted.maps);
+    assert_exact(&restarted);
+}
+
+#[test]
+fn d4_a_foreign_range_is_not_believed() {
+    let mut snapshot = World::many_services(2);
+    snapshot.revision = 1;
+    let mut agent = Agent::start(MemoryMaps::default(), &snapshot);
+    let _ = agent.resync();
+    let mut tables = agent.maps.tables().clone();
+    let words: Vec<_> = tables.sets.values().copied().collect();
+    *tables.sets.values_mut().next().unwrap() = words[1];
+    let mut restarted = Agent::start(MemoryMaps::with_tables(tables), &snapshot);
+    let _ = restarted.resync();
+    assert_exact(&restarted);
+}
+
+#[test]
+fn nothing_is_shared_between_the_pieces_of_a_snapshot() {
+    // A change of one service is all that a diff of snapshots sees.
+    let mut snapshot = World::many_services(300);
+    let mut desired = Desired::new(settings());
+    let _ = desired.update(&snapshot, &NodeFacts::default());
+    World::add_to(&mut snapshot, &one_service(1));
+    let change = desired.update(&snapshot, &NodeFacts::default());
+    assert_eq!((change.sets.len(), change.frontends.len()), (1, 1));
+    let same = Arc::new(snapshot);
+    assert!(desired.update(&same, &NodeFacts::default()).is_empty());
+}

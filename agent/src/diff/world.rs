@@ -1,0 +1,310 @@
+//! Random clusters for the properties of plans, and tables that remember every moment.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    node::{NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+};
+use proptest::{prelude::*, sample::Index};
+
+use crate::{
+    apply::{
+        maps::{Maps, MapsError, PodRange, Tables},
+        memory::MemoryMaps,
+    },
+    model::{
+        ObjectKey,
+        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        service::{Protocol, Service, ServicePort, TrafficPolicy},
+        snapshot::Snapshot,
+    },
+};
+
+/// One service of a random cluster. Addresses and ports come from small pools, so that services
+/// collide, hand over and share.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    cluster_ip: u8,
+    families: (bool, bool),
+    ports: u8,
+    node_port: Option<u8>,
+    external_ip: Option<u8>,
+    policies: (bool, bool),
+    /// Address, state (ready, terminating, neither), node, slice.
+    endpoints: Vec<(u8, u8, u8, u8)>,
+}
+
+/// A random cluster: services by number.
+#[derive(Clone, Debug)]
+pub(super) struct World(BTreeMap<u8, Spec>);
+
+pub(super) fn world() -> impl Strategy<Value = World> {
+    let endpoint = (0u8..6, 0u8..3, 0u8..2, 0u8..2);
+    let families = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
+    let spec = (
+        0u8..4,
+        families,
+        1u8..3,
+        prop::option::of(0u8..3),
+        prop::option::of(0u8..2),
+        any::<(bool, bool)>(),
+        prop::collection::vec(endpoint, 0..7),
+    )
+        .prop_map(
+            |(cluster_ip, families, ports, node_port, external_ip, policies, endpoints)| Spec {
+                cluster_ip,
+                families,
+                ports,
+                node_port,
+                external_ip,
+                policies,
+                endpoints,
+            },
+        );
+    prop::collection::btree_map(0u8..5, spec, 0..5).prop_map(World)
+}
+
+fn ip(ipv6: bool, net: u8, host: u8) -> IpAddr {
+    if ipv6 {
+        IpAddr::from([0xfd00, 0, 0, u16::from(net), 0, 0, 0, u16::from(host)])
+    } else {
+        IpAddr::from([10, net, 0, host])
+    }
+}
+
+fn policy(local: bool) -> TrafficPolicy {
+    if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
+impl Spec {
+    fn families(&self) -> impl Iterator<Item = bool> + use<> {
+        let (v4, v6) = self.families;
+        [v4.then_some(false), v6.then_some(true)].into_iter().flatten()
+    }
+
+    fn service(&self, key: ObjectKey) -> Service {
+        let ips = |net, host: u8| self.families().map(|ipv6| ip(ipv6, net, host)).collect();
+        let port = |n: u8| ServicePort {
+            name: format!("p{n}").into(),
+            protocol: Protocol::Tcp,
+            port: 80 + u16::from(n),
+            node_port: self.node_port.map(|np| 30000 + u16::from(np) * 2 + u16::from(n)),
+        };
+        Service {
+            key,
+            cluster_ips: ips(96, self.cluster_ip),
+            headless: false,
+            external_name: None,
+            external_ips: self.external_ip.map_or(Vec::new(), |host| ips(97, host)),
+            load_balancer_ips: Vec::new(),
+            ports: (0..self.ports).map(port).collect(),
+            internal_policy: policy(self.policies.0),
+            external_policy: policy(self.policies.1),
+            publish_not_ready: false,
+            foreign_proxy: false,
+        }
+    }
+
+    fn slices(&self, service: &ObjectKey) -> Vec<EndpointSlice> {
+        let endpoint = |ipv6, &(host, state, node, _): &(u8, u8, u8, u8)| Endpoint {
+            address: ip(ipv6, 244, host),
+            ready: state == 0,
+            serving: state < 2,
+            terminating: state > 0,
+            node: Some(format!("node-{node}").into()),
+            hostname: None,
+            zone: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+            pod: None,
+        };
+        let port = |n: u8| EndpointPort {
+            name: format!("p{n}").into(),
+            protocol: Protocol::Tcp,
+            port: 8080 + u16::from(n),
+        };
+        let slice = |(ipv6, part): (bool, u8)| EndpointSlice {
+            key: ObjectKey::new("default", &format!("{}-{ipv6}-{part}", service.name)),
+            service: service.name.clone(),
+            ipv6,
+            ports: (0..2).map(port).collect(),
+            endpoints: self
+                .endpoints
+                .iter()
+                .filter(|(.., own)| *own == part)
+                .map(|of| endpoint(ipv6, of))
+                .collect(),
+        };
+        self.families().flat_map(|ipv6| [(ipv6, 0), (ipv6, 1)]).map(slice).collect()
+    }
+}
+
+fn service_key(n: u8) -> ObjectKey {
+    ObjectKey::new("default", &format!("s{n}"))
+}
+
+/// One event: the service, and then each slice, of one spec.
+enum Event {
+    Service(ObjectKey, Option<Arc<Service>>),
+    Slice((ObjectKey, Arc<str>), Option<Arc<EndpointSlice>>),
+}
+
+impl World {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        Self::add_to(&mut snapshot, self);
+        snapshot
+    }
+
+    /// Puts this cluster's services, whole, in the place of those with the same names.
+    pub(super) fn add_to(snapshot: &mut Snapshot, world: &Self) {
+        snapshot.revision += 1;
+        for (n, spec) in &world.0 {
+            let key = if *n == u8::MAX { ObjectKey::new("default", "only") } else { service_key(*n) };
+            for slice in spec.slices(&key) {
+                let name = slice.key.name.clone();
+                snapshot.slices.insert((key.clone(), name), Arc::new(slice));
+            }
+            snapshot.services.insert(key.clone(), Arc::new(spec.service(key)));
+        }
+    }
+
+    /// Single events, in an order that `seeds` choose, that lead from one cluster to another; the
+    /// snapshot after each.
+    pub(super) fn steps(from: &Self, to: &Self, seeds: &[Index]) -> Vec<Snapshot> {
+        let (mut at, goal) = (from.snapshot(), to.snapshot());
+        let mut events = Vec::new();
+        for key in at.services.keys().chain(goal.services.keys()) {
+            events.push(Event::Service(key.clone(), goal.services.get(key).cloned()));
+        }
+        for key in at.slices.keys().chain(goal.slices.keys()) {
+            events.push(Event::Slice(key.clone(), goal.slices.get(key).cloned()));
+        }
+        let mut snapshots = Vec::new();
+        for seed in seeds.iter().cycle() {
+            if events.is_empty() {
+                break;
+            }
+            match events.swap_remove(seed.index(events.len())) {
+                Event::Service(key, Some(service)) => drop(at.services.insert(key, service)),
+                Event::Service(key, None) => drop(at.services.remove(&key)),
+                Event::Slice(key, Some(slice)) => drop(at.slices.insert(key, slice)),
+                Event::Slice(key, None) => drop(at.slices.remove(&key)),
+            }
+            at.revision += 1;
+            snapshots.push(at.clone());
+        }
+        snapshots
+    }
+
+    /// `default/only`: one IPv4 port, remote endpoints.
+    pub(super) fn of_one_service(endpoints: u8) -> Self {
+        let spec = Spec {
+            cluster_ip: 250,
+            families: (true, false),
+            ports: 1,
+            node_port: None,
+            external_ip: None,
+            policies: (false, false),
+            endpoints: (0..endpoints).map(|host| (host, 0, 1, 0)).collect(),
+        };
+        Self([(u8::MAX, spec)].into())
+    }
+
+    /// `count` services with an endpoint each.
+    pub(super) fn many_services(count: u16) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for n in 0..count {
+            let spec = Self::of_one_service(1).0.remove(&u8::MAX).unwrap();
+            let key = ObjectKey::new("many", &format!("s{n}"));
+            let mut service = spec.service(key.clone());
+            service.cluster_ips = vec![IpAddr::from([10, 98, (n >> 8) as u8, (n & 0xff) as u8])];
+            for slice in spec.slices(&key) {
+                snapshot.slices.insert((key.clone(), slice.key.name.clone()), Arc::new(slice));
+            }
+            snapshot.services.insert(key, Arc::new(service));
+        }
+        snapshot
+    }
+}
+
+/// Tables that are written element by element, and keep a copy of every moment.
+pub(super) struct Recording {
+    pub(super) maps: MemoryMaps,
+    /// The tables before the first write, and after each.
+    pub(super) states: Vec<Tables>,
+    /// Indices into `states`: a reader of an earlier state is done before the states from there.
+    pub(super) barriers: Vec<usize>,
+}
+
+impl Recording {
+    pub(super) fn new(maps: MemoryMaps) -> Self {
+        let states = vec![maps.tables().clone()];
+        Self { maps, states, barriers: Vec::new() }
+    }
+
+    fn each<T>(
+        &mut self,
+        elements: &[T],
+        write: impl Fn(&mut MemoryMaps, &[T]) -> Result<(), MapsError>,
+    ) -> Result<(), MapsError> {
+        for element in elements {
+            write(&mut self.maps, std::slice::from_ref(element))?;
+            self.states.push(self.maps.tables().clone());
+        }
+        Ok(())
+    }
+}
+
+impl Maps for Recording {
+    fn dump(&mut self) -> Result<Tables, MapsError> {
+        self.maps.dump()
+    }
+    fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
+        self.each(entries, MemoryMaps::put_frontends)
+    }
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
+        self.each(keys, MemoryMaps::remove_frontends)
+    }
+    fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError> {
+        let words: Vec<(u32, u32)> = (offset..).zip(words.iter().copied()).collect();
+        self.each(&words, |maps, word| maps.write_slots(word[0].0, &[word[0].1]))
+    }
+    fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
+        self.each(backends, MemoryMaps::write_backends4)
+    }
+    fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
+        self.each(backends, MemoryMaps::write_backends6)
+    }
+    fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
+        self.each(words, MemoryMaps::flip)
+    }
+    fn barrier(&mut self) -> Result<(), MapsError> {
+        self.barriers.push(self.states.len());
+        self.states.push(self.maps.tables().clone());
+        self.maps.barrier()
+    }
+    fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
+        self.maps.put_node_addrs(addrs)
+    }
+    fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
+        self.maps.remove_node_addrs(addrs)
+    }
+    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError> {
+        self.maps.put_pod_ranges(ranges)
+    }
+    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError> {
+        self.maps.remove_pod_ranges(ranges)
+    }
+    fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
+        self.maps.set_node_config(config)
+    }
+    fn calls(&self) -> u64 {
+        self.maps.calls()
+    }
+    fn writes(&self) -> u64 {
+        self.maps.writes()
+    }
+}
