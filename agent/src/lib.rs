@@ -1,6 +1,7 @@
 //! Mizzen's node agent.
 
 pub mod apply;
+pub mod datapath;
 pub mod desired;
 pub mod diff;
 pub mod model;

@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::{Global, helpers::generated::bpf_loop};
 use mizzen_ebpf_abi::{
     addr::Addr,
     counters::Counter,
@@ -14,6 +14,11 @@ use mizzen_ebpf_abi::{
 };
 
 use crate::maps::{BACKENDS4, BACKENDS6, FRONTENDS, NODE_ADDRS, SETS, SLOTS, count};
+
+/// Whether the kernel has `bpf_loop`; set by the loader, so that the verifier leaves out the branch
+/// that a kernel can't run.
+#[unsafe(no_mangle)]
+static HAS_LOOP: Global<u32> = Global::new(1);
 
 /// Which window of a range a new flow takes its backend from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,9 +170,12 @@ impl Slots {
         })
     }
 
-    /// Whether a backend is among these slots.
+    /// Whether a backend is among these slots; no, where the kernel can't search.
     #[inline(always)]
     pub(crate) fn offers(&self, id: u32) -> bool {
+        if HAS_LOOP.load() == 0 {
+            return false;
+        }
         let mut search = Search { first: self.first, id, found: 0 };
         let context = (&raw mut search).cast();
         // SAFETY: the callback gets a pointer to `search`, which outlives the call.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use mizzen_ebpf_abi::{addr::protocol, counters::Counter};
 
 use super::{
-    PROCEED, REFUSE,
+    HAS_SET_RETVAL, PROCEED, REFUSE,
     context::{Family, Inet, Inet6, SockAddr},
     is_translated,
     peers::{self, Dialled},
@@ -47,8 +47,10 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
         }
         Err(Untranslated::Refused) if protocol == protocol::TCP => {
             count(Counter::SocketRefused);
-            // SAFETY: no preconditions.
-            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            if HAS_SET_RETVAL.load() != 0 {
+                // SAFETY: no preconditions.
+                unsafe { bpf_set_retval(-ECONNREFUSED) };
+            }
             REFUSE
         }
         Err(_) => {

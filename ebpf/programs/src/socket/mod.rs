@@ -29,6 +29,11 @@ const REFUSE: i32 = 0;
 #[unsafe(no_mangle)]
 static NODE_NETNS_COOKIE: Global<u64> = Global::new(0);
 
+/// Whether the kernel has `bpf_set_retval`; set by the loader, so that the verifier leaves out the
+/// branch that a kernel can't run.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: Global<u32> = Global::new(1);
+
 /// The service that a socket dials, if its address has to be translated here.
 #[inline(always)]
 fn service(sock: &SockAddr, addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {

@@ -1,0 +1,72 @@
+//! What the programs counted, summed over the CPUs.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use mizzen_ebpf_abi::counters::Counter;
+
+use super::{
+    layout,
+    pin::{PinError, Pins},
+    sys,
+};
+
+/// The counters of one node's programs. They count from the load of the first agent on.
+#[derive(Debug)]
+pub struct Counters {
+    map: OwnedFd,
+    cpus: usize,
+}
+
+/// Why the counters can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read the eBPF counters")]
+pub struct CountersError(#[from] io::Error);
+
+impl Counters {
+    pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
+        let map = pins.open_map(&layout::COUNTERS)?;
+        // As many words as the kernel writes: one per CPU that there could be.
+        let cpus = fs::read_to_string("/sys/devices/system/cpu/possible")
+            .ok()
+            .and_then(|list| possible_cpus(&list))
+            .ok_or_else(|| {
+                let error = io::Error::other("the list of possible CPUs is unreadable");
+                PinError::Open(pins.map(layout::COUNTERS.name), error)
+            })?;
+        Ok(Self { map, cpus })
+    }
+
+    /// One counter.
+    pub fn get(&self, counter: Counter) -> Result<u64, CountersError> {
+        let mut values = vec![0; self.cpus];
+        sys::lookup_per_cpu(self.map.as_fd(), counter as u32, &mut values)?;
+        Ok(values.iter().sum())
+    }
+
+    /// All counters, in index order.
+    pub fn all(&self) -> Result<Vec<(Counter, u64)>, CountersError> {
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.get(*counter)?))).collect()
+    }
+}
+
+/// One more than the last CPU of a list such as `0-3` or `0,2-7`.
+fn possible_cpus(list: &str) -> Option<usize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    last.parse::<usize>().ok()?.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::possible_cpus;
+
+    #[test]
+    fn counts_possible_cpus() {
+        assert_eq!(possible_cpus("0\n"), Some(1));
+        assert_eq!(possible_cpus("0-1\n"), Some(2));
+        assert_eq!(possible_cpus("0,2-127\n"), Some(128));
+        assert_eq!(possible_cpus(""), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! What the pinned maps are: what `ebpf/programs/src/maps.rs` declares, as the kernel reports it.
+//! A pinned map of another shape is never used, and a declaration that differs never loads.
+
+use std::{io, os::fd::BorrowedFd};
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    conntrack::{Flow, FlowKey},
+    counters::Counter,
+    limits, maps,
+    node::{Endpoint, NodeAddr, NodeConfig},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    socket::SocketPeers,
+};
+
+use super::sys;
+
+/// The shape of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MapLayout {
+    /// Its name, which is that of its pin.
+    pub name: &'static str,
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Flags it is created with.
+    pub flags: u32,
+    /// How many entries it holds.
+    pub entries: u32,
+}
+
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const PERCPU_ARRAY: u32 = 6;
+const LPM_TRIE: u32 = 11;
+const ARRAY_OF_MAPS: u32 = 12;
+const SK_STORAGE: u32 = 24;
+
+const NO_PREALLOC: u32 = 1 << 0;
+const MMAPABLE: u32 = 1 << 10;
+
+#[expect(clippy::cast_possible_truncation, reason = "sizes of small records")]
+const fn layout<K, V>(name: &'static str, kind: u32, flags: u32, entries: u32) -> MapLayout {
+    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    MapLayout { name, kind, key_size, value_size, flags, entries }
+}
+
+/// A key of the longest-prefix map: `struct bpf_lpm_trie_key_u8` over 16 octets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PrefixKey {
+    /// Length of the prefix in bits.
+    pub prefix_len: u32,
+    /// The network address.
+    pub addr: Addr,
+}
+
+// SAFETY: integers and octets without padding, as the assertion proves: any bytes are a value.
+unsafe impl aya::Pod for PrefixKey {}
+const _: () = assert!(size_of::<PrefixKey>() == 20);
+
+/// The shapes by name.
+pub(super) const FRONTENDS: MapLayout =
+    layout::<FrontendKey, Frontend>(maps::FRONTENDS, HASH, NO_PREALLOC, limits::FRONTENDS_MAX);
+pub(super) const SETS: MapLayout =
+    layout::<u32, SetWord>(maps::SETS, ARRAY, MMAPABLE, limits::SETS_MAX);
+pub(super) const SLOTS: MapLayout =
+    layout::<u32, u32>(maps::SLOTS, ARRAY, MMAPABLE, limits::SLOT_WORDS_MAX);
+pub(super) const BACKENDS4: MapLayout =
+    layout::<u32, Backend4>(maps::BACKENDS4, ARRAY, MMAPABLE, limits::BACKENDS_MAX);
+pub(super) const BACKENDS6: MapLayout =
+    layout::<u32, Backend6>(maps::BACKENDS6, ARRAY, MMAPABLE, limits::BACKENDS_MAX);
+pub(super) const NODE_ADDRS: MapLayout =
+    layout::<Addr, NodeAddr>(maps::NODE_ADDRS, HASH, 0, limits::NODE_ADDRS_MAX);
+pub(super) const ENDPOINTS: MapLayout =
+    layout::<Addr, Endpoint>(maps::ENDPOINTS, HASH, 0, limits::ENDPOINTS_MAX);
+pub(super) const POD_RANGES: MapLayout =
+    layout::<PrefixKey, u32>(maps::POD_RANGES, LPM_TRIE, NO_PREALLOC, limits::POD_RANGES_MAX);
+pub(super) const NODE_CONFIG: MapLayout = layout::<u32, NodeConfig>(maps::NODE_CONFIG, ARRAY, 0, 1);
+pub(super) const FLOWS: MapLayout =
+    layout::<FlowKey, Flow>(maps::FLOWS, HASH, 0, limits::FLOWS_MAX);
+pub(super) const SOCKET_PEERS: MapLayout =
+    layout::<i32, SocketPeers>(maps::SOCKET_PEERS, SK_STORAGE, NO_PREALLOC, 0);
+#[expect(clippy::cast_possible_truncation, reason = "a short list")]
+pub(super) const COUNTERS: MapLayout =
+    layout::<u32, u64>(maps::COUNTERS, PERCPU_ARRAY, 0, Counter::ALL.len() as u32);
+pub(super) const BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY_OF_MAPS, 0, 1);
+
+/// All maps that are pinned.
+pub(super) const PINNED: &[MapLayout] = &[
+    FRONTENDS,
+    SETS,
+    SLOTS,
+    BACKENDS4,
+    BACKENDS6,
+    NODE_ADDRS,
+    ENDPOINTS,
+    POD_RANGES,
+    NODE_CONFIG,
+    FLOWS,
+    SOCKET_PEERS,
+    COUNTERS,
+    BARRIER,
+];
+
+impl MapLayout {
+    /// The shape of a map in the kernel, under the name of the expected one.
+    pub(super) fn of(map: BorrowedFd<'_>, expected: &Self) -> io::Result<Self> {
+        let info = sys::map_info(map)?;
+        Ok(Self {
+            name: expected.name,
+            kind: info.kind,
+            key_size: info.key_size,
+            value_size: info.value_size,
+            flags: info.flags,
+            entries: info.max_entries,
+        })
+    }
+}
+
+impl std::fmt::Display for MapLayout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name: _, kind, key_size, value_size, flags, entries } = self;
+        write!(
+            f,
+            "type {kind}, keys of {key_size} and values of {value_size} bytes, {entries} entries, \
+             flags {flags:#x}"
+        )
+    }
+}

@@ -1,0 +1,136 @@
+//! The datapath in the kernel: loads the programs, pins their maps and links, attaches them, and
+//! gives the rest of the agent the tables to write. The only module that knows aya and `bpf()`.
+//!
+//! ```text
+//! Datapath::open    probe -> pins -> load (maps: the pinned ones, or new ones that are pinned)
+//!   .maps()         the tables, for `crate::apply`
+//!   .pods()         pods that come and go, for `crate::podnet`
+//!   .counters()     what the programs counted
+//!   .attach_…()     afterwards, when the tables are filled: nothing is translated before
+//! ```
+//!
+//! Nothing here ends with the agent: programs run on, and the next agent finds maps and links at
+//! their pins, and replaces the programs in place.
+
+mod cgroup;
+mod counters;
+mod layout;
+mod link;
+mod mapped;
+mod maps;
+mod object;
+mod pin;
+mod pods;
+mod probe;
+mod sys;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+pub use self::{
+    cgroup::{AttachError, Cgroup, CgroupError},
+    counters::{Counters, CountersError},
+    link::{LinkError, Outcome, id as link_id},
+    maps::KernelMaps,
+    object::{LoadError, LoadedProgram, Programs},
+    pin::{PinError, Pins},
+    pods::Pods,
+    probe::{Features, Missing, probe},
+};
+
+/// Where a node's datapath is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder for pins, in a bpf file system that is mounted where it is not.
+    pub bpffs: PathBuf,
+    /// The cgroup below which the node's processes and pods are; else the root of the cgroup2
+    /// file system that is mounted.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Why there is no datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no cgroup to attach to.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The kernel or the process lacks something.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// Pins can't be made, or are of something else.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The programs can't be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The node's network namespace has no number.
+    #[error("ask the kernel for the number of this network namespace (Linux 5.14)")]
+    Netns(#[source] io::Error),
+}
+
+/// One node's datapath. There is one at a time: it holds the lock of the node's pins.
+#[derive(Debug)]
+pub struct Datapath {
+    pins: Arc<Pins>,
+    programs: Arc<Programs>,
+    cgroup: Cgroup,
+    features: Features,
+}
+
+impl Datapath {
+    /// Loads the programs with the maps pinned by an earlier agent, or new ones. Attaches nothing
+    /// and writes to no map.
+    ///
+    /// The node's network namespace is the one of the calling thread.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
+        let features = probe()?;
+        let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
+        let pins = Arc::new(Pins::open(&options.bpffs)?);
+        pins.check_maps()?;
+        let programs = Arc::new(Programs::load(&pins, features, netns)?);
+        pins.check_maps()?;
+        tracing::info!(bpffs = %options.bpffs.display(), ?features, "loaded the eBPF programs");
+        for (program, loaded) in programs.iter() {
+            let instructions = loaded.verified_instructions;
+            tracing::debug!(program, id = loaded.id, instructions, "loaded an eBPF program");
+        }
+        Ok(Self { pins, programs, cgroup, features })
+    }
+
+    /// The tables, for their one writer.
+    pub fn maps(&self) -> Result<KernelMaps, PinError> {
+        KernelMaps::open(&self.pins)
+    }
+
+    /// Attaches pods.
+    pub fn pods(&self) -> Result<Pods, PinError> {
+        Pods::open(Arc::clone(&self.programs), Arc::clone(&self.pins))
+    }
+
+    /// What the programs counted.
+    pub fn counters(&self) -> Result<Counters, PinError> {
+        Counters::open(&self.pins)
+    }
+
+    /// Attaches the socket programs to the node's cgroup, or replaces those of an earlier agent
+    /// in place. To be called when the tables are filled; called again it mends what was detached
+    /// by hand.
+    pub fn attach_sockets(&self) -> Result<Vec<(&'static str, Outcome)>, AttachError> {
+        self.cgroup.attach(&self.programs, &self.pins)
+    }
+
+    /// The programs in the kernel.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// The pins.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// What the kernel has.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+}

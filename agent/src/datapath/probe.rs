@@ -1,0 +1,135 @@
+//! What the kernel and this process must have, asked before anything is changed: each lack is an
+//! error that names it and the remedy. What differs between kernels that are good enough comes
+//! back as data ([`Features`]) and goes into the programs as constants.
+
+use std::io;
+
+use aya::{
+    maps::MapType,
+    programs::{ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
+};
+
+/// What kernels that are good enough may or may not have. A program branches on it by a constant
+/// that the verifier knows, so that the branch that a kernel lacks is never looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// `bpf_loop` (Linux 5.17). Without it a datagram socket may change its backend whenever its
+    /// service's endpoints change.
+    pub loops: bool,
+    /// `bpf_set_retval` (Linux 5.18). Without it a refused connection fails with EPERM.
+    pub set_retval: bool,
+}
+
+/// What is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// The process may not use eBPF.
+    #[error(
+        "this process may not use eBPF: run the agent as root, or with the capabilities BPF, \
+         NET_ADMIN, PERFMON and SYS_ADMIN"
+    )]
+    Permission,
+    /// The kernel has no eBPF system call.
+    #[error("this kernel was built without eBPF (CONFIG_BPF_SYSCALL)")]
+    Bpf,
+    /// The kernel lacks a type of program.
+    #[error("this kernel lacks eBPF programs of type {what}; it needs {remedy}")]
+    ProgramType {
+        /// The type.
+        what: &'static str,
+        /// The version or option that has it.
+        remedy: &'static str,
+    },
+    /// The kernel lacks a type of map.
+    #[error("this kernel lacks eBPF maps of type {what}; it needs {remedy}")]
+    MapType {
+        /// The type.
+        what: &'static str,
+        /// The version or option that has it.
+        remedy: &'static str,
+    },
+    /// The kernel lacks a helper.
+    #[error("this kernel lacks the eBPF helper {what}; it needs {remedy}")]
+    Helper {
+        /// The helper.
+        what: &'static str,
+        /// The version or option that has it.
+        remedy: &'static str,
+    },
+    /// A question to the kernel failed.
+    #[error("ask the kernel whether it has {what}")]
+    Probe {
+        /// What was asked for.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+}
+
+const PROGRAM_TYPES: &[(ProgramType, &str, &str)] = &[
+    (ProgramType::CgroupSockAddr, "cgroup/sock_addr", "Linux 5.10 and CONFIG_CGROUP_BPF"),
+    (ProgramType::SchedClassifier, "classifier", "Linux 5.10 and CONFIG_NET_CLS_ACT"),
+];
+
+const MAP_TYPES: &[(MapType, &str, &str)] = &[
+    (MapType::Hash, "hash", "Linux 5.10"),
+    (MapType::PerCpuArray, "per-CPU array", "Linux 5.10"),
+    (MapType::LpmTrie, "longest-prefix trie", "Linux 5.10"),
+    (MapType::ArrayOfMaps, "array of maps", "Linux 5.10"),
+    (MapType::SkStorage, "socket storage", "Linux 5.10"),
+];
+
+const SOCKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
+    (BpfHelper::BPF_FUNC_sk_storage_get, "sk_storage_get", "Linux 5.10"),
+    (BpfHelper::BPF_FUNC_get_socket_cookie, "get_socket_cookie", "Linux 5.10"),
+    (BpfHelper::BPF_FUNC_get_netns_cookie, "get_netns_cookie", "Linux 5.10"),
+];
+
+/// Asks the kernel for everything. Needs no more rights than loading does, and changes nothing.
+pub fn probe() -> Result<Features, Missing> {
+    let socket = ProgramType::CgroupSockAddr;
+    for &(kind, what, remedy) in PROGRAM_TYPES {
+        if !answer(what, is_program_supported(kind))? {
+            return Err(Missing::ProgramType { what, remedy });
+        }
+    }
+    for &(kind, what, remedy) in MAP_TYPES {
+        let supported = is_map_supported(kind).map_err(ProgramError::from);
+        if !answer(what, supported)? {
+            return Err(Missing::MapType { what, remedy });
+        }
+    }
+    for &(helper, what, remedy) in SOCKET_HELPERS {
+        if !answer(what, is_helper_supported(socket, helper))? {
+            return Err(Missing::Helper { what, remedy });
+        }
+    }
+    let has = |what, helper| answer(what, is_helper_supported(socket, helper));
+    Ok(Features {
+        loops: has("loop", BpfHelper::BPF_FUNC_loop)?,
+        set_retval: has("set_retval", BpfHelper::BPF_FUNC_set_retval)?,
+    })
+}
+
+/// The answer, or the reason that explains every refusal.
+fn answer(what: &'static str, answer: Result<bool, ProgramError>) -> Result<bool, Missing> {
+    answer.map_err(|source| match error_number(&source) {
+        Some(libc::EPERM | libc::EACCES) => Missing::Permission,
+        Some(libc::ENOSYS) => Missing::Bpf,
+        _ => Missing::Probe { what, source },
+    })
+}
+
+/// The first error of the operating system among an error and its causes.
+fn error_number(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}

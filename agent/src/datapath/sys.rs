@@ -1,0 +1,362 @@
+//! The `bpf()` commands that aya has no safe call for: batches, links in place, raw map access.
+//! What goes in and out of the kernel is made of integers only ([`Pod`]), so that any bytes are valid.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+
+/// `enum bpf_cmd`, the part that is used.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+enum Command {
+    MapCreate = 0,
+    MapLookup = 1,
+    MapUpdate = 2,
+    MapDelete = 3,
+    MapNextKey = 4,
+    ObjPin = 6,
+    ObjGet = 7,
+    InfoByFd = 15,
+    MapUpdateBatch = 26,
+    MapDeleteBatch = 27,
+    LinkCreate = 28,
+    LinkUpdate = 29,
+}
+
+/// Runs a command; `attr` is the part of `union bpf_attr` that it reads.
+///
+/// # Safety
+/// Pointers in `attr` must be valid for what the command does with them.
+unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is a live record of the size given; its pointers are the caller's promise.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_mut(attr), size_of::<T>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
+
+/// As [`bpf`], for commands that return a new descriptor.
+///
+/// # Safety
+/// As [`bpf`].
+unsafe fn bpf_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise; the kernel gives the descriptor to us alone.
+    unsafe { bpf(command, attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "descriptors are not negative")]
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> ElementAttr {
+    ElementAttr { map: raw(map), pad: 0, key, value, flags: 0 }
+}
+
+fn address<T>(of: &T) -> u64 {
+    std::ptr::from_ref(of) as u64
+}
+
+/// Reads an element. `V` must have the size of the map's values.
+pub(super) fn lookup<K: Pod, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let mut attr = element(map, address(key), std::ptr::from_mut(&mut value) as u64);
+    // SAFETY: key and value are live; any bytes are a `V`.
+    match unsafe { bpf(Command::MapLookup, &mut attr) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads an element of a per-CPU map into a slice with a place for each possible CPU.
+pub(super) fn lookup_per_cpu(map: BorrowedFd<'_>, key: u32, values: &mut [u64]) -> io::Result<()> {
+    let mut attr = element(map, address(&key), values.as_mut_ptr() as u64);
+    // SAFETY: the kernel writes one word per possible CPU, which is what callers bring room for.
+    unsafe { bpf(Command::MapLookup, &mut attr) }.map(drop)
+}
+
+/// Writes an element.
+pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = element(map, address(key), address(value));
+    // SAFETY: the kernel reads key and value, which are live.
+    unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
+}
+
+/// Removes an element; whether there was one.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut attr = element(map, address(key), 0);
+    // SAFETY: the kernel reads the key, which is live.
+    match unsafe { bpf(Command::MapDelete, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The key after `key`, or the first one.
+pub(super) fn next_key<K: Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: Option<&K>,
+) -> io::Result<Option<K>> {
+    let mut next = K::default();
+    let mut attr = element(map, key.map_or(0, address), std::ptr::from_mut(&mut next) as u64);
+    // SAFETY: both keys are live; any bytes are a `K`.
+    match unsafe { bpf(Command::MapNextKey, &mut attr) } {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// How far a batch went.
+#[derive(Debug)]
+pub(super) struct BatchError {
+    /// Elements done before the one that failed.
+    pub done: usize,
+    /// Why that one failed.
+    pub error: io::Error,
+}
+
+fn batch(
+    command: Command,
+    map: BorrowedFd<'_>,
+    keys: u64,
+    values: u64,
+    count: usize,
+) -> Result<(), BatchError> {
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys,
+        values,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map: raw(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: callers bring `count` live keys and, where the command reads them, values.
+    match unsafe { bpf(command, &mut attr) } {
+        Ok(_) => Ok(()),
+        Err(error) => Err(BatchError { done: attr.count as usize, error }),
+    }
+}
+
+/// Writes elements in their order; `keys` and `values` have the same length.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), BatchError> {
+    let (k, v) = (keys.as_ptr() as u64, values.as_ptr() as u64);
+    batch(Command::MapUpdateBatch, map, k, v, keys.len().min(values.len()))
+}
+
+/// Removes elements in their order; stops at one that is missing.
+pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), BatchError> {
+    batch(Command::MapDeleteBatch, map, keys.as_ptr() as u64, 0, keys.len())
+}
+
+#[repr(C)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// A new array of one `u32`: what fits into the map of maps that serves as the barrier.
+pub(super) fn create_small_array() -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr { kind: 2, key_size: 4, value_size: 4, max_entries: 1 };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(Command::MapCreate, &mut attr) }
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Opens what is pinned at a path.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the path is live and ends with a zero.
+    unsafe { bpf_fd(Command::ObjGet, &mut attr) }
+}
+
+/// Pins a map, program or link at a path where nothing is.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { path: path.as_ptr() as u64, fd: raw(object), flags: 0 };
+    // SAFETY: the path is live and ends with a zero.
+    unsafe { bpf(Command::ObjPin, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let mut attr = InfoAttr { fd: raw(object), length, info: std::ptr::from_mut(&mut info) as u64 };
+    // SAFETY: the kernel writes at most `length` bytes to a live record of integers.
+    unsafe { bpf(Command::InfoByFd, &mut attr) }?;
+    Ok(info)
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct MapInfo {
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// The kernel's id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// How many entries it holds.
+    pub max_entries: u32,
+    /// Flags it was created with.
+    pub flags: u32,
+}
+
+/// What the kernel knows of a map.
+pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
+/// `struct bpf_link_info` as links to a cgroup or an interface fill it.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct LinkInfo {
+    /// `enum bpf_link_type`.
+    pub kind: u32,
+    /// The kernel's id; that of a link stays when its program is replaced.
+    pub id: u32,
+    /// The program's id.
+    pub program: u32,
+    pad: u32,
+    /// Words that the kind of link gives a meaning to.
+    target: [u32; 4],
+}
+
+impl LinkInfo {
+    /// The cgroup of a link to a cgroup; 0 when it was detached.
+    pub(super) fn cgroup(&self) -> u64 {
+        u64::from(self.target[1]) << 32 | u64::from(self.target[0])
+    }
+
+    /// The interface of a tcx link; 0 when it was detached or the interface is gone.
+    pub(super) fn ifindex(&self) -> u32 {
+        self.target[0]
+    }
+}
+
+/// What the kernel knows of a link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    /// Enough for what every kind of link reads behind; zero is each one's default.
+    rest: [u64; 2],
+}
+
+/// Attaches a program to a cgroup (its descriptor) or an interface (its index).
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr =
+        LinkCreateAttr { program: raw(program), target, attach_type, flags: 0, rest: [0; 2] };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
+#[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    new_program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Puts another program in the place of a link's, at once for every packet and call that follows.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdateAttr { link: raw(link), new_program: raw(program), flags: 0, old_program: 0 };
+    // SAFETY: no pointers.
+    unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
+}
+
+/// The number by which the kernel knows this thread's network namespace (`SO_NETNS_COOKIE`).
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the kernel writes at most `length` bytes to a live word.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
