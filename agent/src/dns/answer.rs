@@ -1,0 +1,372 @@
+//! From a question to its answer, for the names that are ours. Pure.
+//!
+//! Follows the Kubernetes DNS specification 1.1.0 and, where it says nothing, CoreDNS; and
+//! RFC 1034, 2308 and 8020 for what is said of names that don't exist or hold nothing.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use hickory_proto::{
+    op::{Query, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT},
+    },
+};
+
+use super::{
+    name::LowerName,
+    zone::{
+        Found, Place, Zone,
+        reverse::Pointer,
+        service::{Addresses, Host, Own, Port, ServiceNames, Targets},
+    },
+};
+
+/// How long clients may keep what we say, in seconds: as long as CoreDNS lets them.
+const TTL: u32 = 5;
+/// The same for the version of the specification (specification 2.2).
+const VERSION_TTL: u32 = 28_800;
+/// The version of the specification that the zone follows.
+const VERSION: &str = "1.1.0";
+/// How many ExternalNames are followed; more are a loop or as good as one.
+const MAX_ALIASES: usize = 10;
+
+/// Why an answer is what it is, for clients that read extended errors (RFC 8914).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explanation {
+    /// The name is foreign and nobody is configured to be asked.
+    NoUpstream,
+    /// Services and endpoints have not been listed yet.
+    NotReady,
+    /// No upstream answered in time.
+    NoReachableAuthority,
+    /// Too many questions are under way.
+    Overloaded,
+}
+
+impl Explanation {
+    /// The code in the option, as the registry of RFC 8914 has it; 0 is "other".
+    pub fn code(self) -> u16 {
+        match self {
+            Self::NoUpstream | Self::Overloaded => 0,
+            Self::NotReady => 14,
+            Self::NoReachableAuthority => 22,
+        }
+    }
+
+    /// What the client's administrator reads.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoUpstream => "no upstream resolver is configured",
+            Self::NotReady => "services and endpoints have not been listed yet",
+            Self::NoReachableAuthority => "no upstream resolver answered in time",
+            Self::Overloaded => "too many questions to upstream resolvers are under way",
+        }
+    }
+}
+
+/// What is to be sent, before it is a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The response code.
+    pub code: ResponseCode,
+    /// Whether the answer is from our own zone.
+    pub authoritative: bool,
+    /// Whether an upstream vouches for it (AD).
+    pub authentic: bool,
+    /// Whether an upstream's answer was cut and could not be had whole.
+    pub truncated: bool,
+    /// The answer section.
+    pub answers: Vec<Record>,
+    /// The authority section.
+    pub authorities: Vec<Record>,
+    /// The additional section, without OPT.
+    pub additionals: Vec<Record>,
+    /// Why, where that is not plain.
+    pub explanation: Option<Explanation>,
+}
+
+impl Reply {
+    /// A reply that is nothing but a response code.
+    pub fn of_code(code: ResponseCode) -> Self {
+        Self { code, ..Self::default() }
+    }
+
+    /// A failure and its reason.
+    pub fn failure(explanation: Explanation) -> Self {
+        Self { explanation: Some(explanation), ..Self::of_code(ResponseCode::ServFail) }
+    }
+}
+
+/// What is known of a question without asking anyone.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The whole answer.
+    Answer(Reply),
+    /// The name is not ours.
+    Foreign,
+    /// The name is ours and leads to one that is not: the answer so far, and that name.
+    Alias(Reply, Name),
+}
+
+/// Answers a question of class IN. `rotation` says with which of several addresses the list
+/// begins; any number will do, and different ones spread the clients that take the first.
+pub fn answer(zone: &Zone, question: &Query, rotation: usize) -> Outcome {
+    let mut reply = Reply { authoritative: true, ..Reply::default() };
+    let mut owner = question.name().clone();
+    for _ in 0..=MAX_ALIASES {
+        let lower = LowerName::of(&owner);
+        let Some(place) = zone.look_up(&lower) else {
+            return if reply.answers.is_empty() {
+                Outcome::Foreign
+            } else {
+                Outcome::Alias(reply, owner)
+            };
+        };
+        if !zone.synced() {
+            return Outcome::Answer(Reply::failure(Explanation::NotReady));
+        }
+        let asked = Asked { zone, owner: &owner, lower: &lower, place: &place, rotation };
+        let Some(target) = asked.answer(question.query_type(), &mut reply) else {
+            return Outcome::Answer(reply);
+        };
+        let seen = reply.answers.iter().any(|record| record.name == target);
+        if seen {
+            break;
+        }
+        owner = target;
+    }
+    // Names that lead back to one another: the aliases are all there is to say.
+    Outcome::Answer(reply)
+}
+
+/// One name of a question: the one asked for, or one that it leads to.
+struct Asked<'a> {
+    zone: &'a Zone,
+    /// As it was written: owners of answers repeat it letter by letter.
+    owner: &'a Name,
+    lower: &'a LowerName,
+    place: &'a Place<'a>,
+    rotation: usize,
+}
+
+impl Asked<'_> {
+    /// Adds what the zone says to `reply`; gives the name that an alias leads to.
+    fn answer(&self, kind: RecordType, reply: &mut Reply) -> Option<Name> {
+        let before = reply.answers.len();
+        match &self.place.found {
+            Found::Missing => reply.code = ResponseCode::NXDomain,
+            Found::Empty => {}
+            Found::Apex => self.apex(kind, reply),
+            Found::NameServer => self.name_server(kind, self.owner, &mut reply.answers),
+            Found::Version if kind == RecordType::TXT => {
+                let version = RData::TXT(TXT::new(vec![VERSION.to_owned()]));
+                reply.answers.push(Record::from_rdata(self.owner.clone(), VERSION_TTL, version));
+            }
+            Found::Version => {}
+            Found::Service(names) => match &names.own {
+                Own::ClusterIps(addresses) | Own::Endpoints(addresses) => match kind {
+                    RecordType::SRV => self.services(names, &names.ports, reply),
+                    _ => self.addresses(kind, addresses, reply),
+                },
+                Own::Alias(target) => {
+                    return self.alias(kind, target, reply);
+                }
+            },
+            Found::Ports(names, ports) if kind == RecordType::SRV => {
+                self.services(names, ports, reply);
+            }
+            Found::Ports(..) => {}
+            Found::Hosts(hosts) => {
+                let addresses = hosts.iter().map(|host| host.address).collect();
+                self.addresses(kind, &addresses, reply);
+            }
+            Found::Pod(address) => self.addresses(kind, &[*address].into_iter().collect(), reply),
+            Found::Pointers(pointers) if kind == RecordType::PTR => {
+                let names = pointers.iter().filter_map(|pointer| self.pointed_to(pointer));
+                reply.answers.extend(names.map(|name| self.record(RData::PTR(PTR(name)))));
+            }
+            Found::Pointers(_) => {}
+        }
+        if reply.answers.len() == before {
+            let soa = Record::from_rdata(self.apex_name(), TTL, self.soa());
+            reply.authorities.push(soa);
+        }
+        None
+    }
+
+    fn record(&self, data: RData) -> Record {
+        Record::from_rdata(self.owner.clone(), TTL, data)
+    }
+
+    /// The top of the zone, with the case in which the question has it.
+    fn apex_name(&self) -> Name {
+        self.owner.trim_to(self.place.apex_labels)
+    }
+
+    fn soa(&self) -> RData {
+        let origin = match self.place.found {
+            // The reverse trees have their names from the cluster's zone.
+            Found::Pointers(_) => self.zone.settings().origin.clone(),
+            _ if self.place.apex_labels == 2 && self.is_reverse() => {
+                self.zone.settings().origin.clone()
+            }
+            _ => self.apex_name(),
+        };
+        RData::SOA(SOA::new(
+            below(&["ns", "dns"], &origin),
+            below(&["hostmaster"], &origin),
+            self.zone.serial(),
+            7200,
+            1800,
+            86_400,
+            TTL,
+        ))
+    }
+
+    fn is_reverse(&self) -> bool {
+        let labels = self.lower.label_count();
+        labels > 0 && self.lower.label(labels - 1) == b"arpa"
+    }
+
+    fn apex(&self, kind: RecordType, reply: &mut Reply) {
+        match kind {
+            RecordType::SOA => reply.answers.push(self.record(self.soa())),
+            RecordType::NS if !self.is_reverse() => {
+                let server = below(&["ns", "dns"], &self.apex_name());
+                reply.answers.push(self.record(RData::NS(NS(server.clone()))));
+                self.name_server(RecordType::A, &server, &mut reply.additionals);
+                self.name_server(RecordType::AAAA, &server, &mut reply.additionals);
+            }
+            _ => {}
+        }
+    }
+
+    fn name_server(&self, kind: RecordType, owner: &Name, records: &mut Vec<Record>) {
+        let addresses: Addresses = self.zone.settings().name_servers.iter().copied().collect();
+        push_addresses(kind, owner, &addresses, 0, records);
+    }
+
+    fn addresses(&self, kind: RecordType, addresses: &Addresses, reply: &mut Reply) {
+        push_addresses(kind, self.owner, addresses, self.rotation, &mut reply.answers);
+    }
+
+    fn alias(&self, kind: RecordType, target: &Name, reply: &mut Reply) -> Option<Name> {
+        match kind {
+            RecordType::A | RecordType::AAAA | RecordType::CNAME => {
+                reply.answers.push(self.record(RData::CNAME(CNAME(target.clone()))));
+                (kind != RecordType::CNAME).then(|| target.clone())
+            }
+            // As CoreDNS has it: for other types the name exists and holds nothing.
+            _ => {
+                let soa = Record::from_rdata(self.apex_name(), TTL, self.soa());
+                reply.authorities.push(soa);
+                None
+            }
+        }
+    }
+
+    /// SRV for these ports of a Service, and the addresses of their targets beside them.
+    fn services(&self, names: &ServiceNames, ports: &[Port], reply: &mut Reply) {
+        let service = self.service_name();
+        let items: usize = ports
+            .iter()
+            .map(|port| match &port.targets {
+                Targets::Service => names.addresses().map_or(0, Addresses::len),
+                Targets::Hosts(hosts) => hosts.len(),
+            })
+            .sum();
+        let weight = u16::try_from(100 / items.max(1)).unwrap_or(100).max(1);
+        let mut hosts_named = BTreeSet::new();
+        let mut said = BTreeSet::new();
+        for port in ports {
+            let srv = |target| RData::SRV(SRV::new(0, weight, port.number, target));
+            match &port.targets {
+                Targets::Service => reply.answers.push(self.record(srv(service.clone()))),
+                Targets::Hosts(hosts) => {
+                    for host in hosts.iter().filter_map(|at| names.hosts.get(*at as usize)) {
+                        let label = host.label();
+                        hosts_named.insert(host);
+                        if said.insert((port.number, label.clone())) {
+                            reply.answers.push(self.record(srv(below(&[&label], &service))));
+                        }
+                    }
+                }
+            }
+        }
+        if let Own::ClusterIps(addresses) = &names.own
+            && !ports.is_empty()
+        {
+            push_both(&service, addresses, &mut reply.additionals);
+        }
+        for host in hosts_named {
+            let owner = below(&[&host.label()], &service);
+            push_both(&owner, &[host.address].into_iter().collect(), &mut reply.additionals);
+        }
+    }
+
+    /// The full name of the Service at or above this name: its own labels in lower case, as the
+    /// API has them, the zone's as they were asked for.
+    fn service_name(&self) -> Name {
+        let labels = self.lower.label_count();
+        let first = labels.saturating_sub(self.place.apex_labels + 3);
+        let own = (first..first + 3).map(|index| self.lower.label(index));
+        joined(own, &self.apex_name())
+    }
+
+    fn pointed_to(&self, pointer: &Pointer) -> Option<Name> {
+        let host = pointer.host.as_ref().map(Host::label);
+        let labels = [&*pointer.service.name, &*pointer.service.namespace, "svc"];
+        let labels = host.as_deref().into_iter().chain(labels).map(str::as_bytes);
+        Name::from_labels(labels).ok()?.append_domain(&self.zone.settings().origin).ok()
+    }
+}
+
+fn push_both(owner: &Name, addresses: &Addresses, records: &mut Vec<Record>) {
+    push_addresses(RecordType::A, owner, addresses, 0, records);
+    push_addresses(RecordType::AAAA, owner, addresses, 0, records);
+}
+
+fn push_addresses(
+    kind: RecordType,
+    owner: &Name,
+    addresses: &Addresses,
+    rotation: usize,
+    records: &mut Vec<Record>,
+) {
+    let mut push = |data| records.push(Record::from_rdata(owner.clone(), TTL, data));
+    match kind {
+        RecordType::A => {
+            rotated(&addresses.v4, rotation).for_each(|a: Ipv4Addr| push(RData::A(A(a))))
+        }
+        RecordType::AAAA => {
+            rotated(&addresses.v6, rotation).for_each(|a: Ipv6Addr| push(RData::AAAA(AAAA(a))));
+        }
+        _ => {}
+    }
+}
+
+/// The elements of `all` in their order, beginning with another one each time.
+fn rotated<T: Copy>(all: &[T], rotation: usize) -> impl Iterator<Item = T> {
+    let start = rotation.checked_rem(all.len()).unwrap_or(0);
+    all[start..].iter().chain(&all[..start]).copied()
+}
+
+/// The name of these labels below `origin`.
+fn below(labels: &[&str], origin: &Name) -> Name {
+    joined(labels.iter().map(|label| label.as_bytes()), origin)
+}
+
+/// A name that is too long to exist is said as its origin: only a cluster domain of more than a
+/// hundred octets together with the longest names leads there.
+fn joined<'a>(labels: impl Iterator<Item = &'a [u8]>, origin: &Name) -> Name {
+    Name::from_labels(labels)
+        .and_then(|name| name.append_domain(origin))
+        .unwrap_or_else(|_| origin.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! What the resolver is told: plain values, filled in from the agent's configuration.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use super::{cache, zone::PodNames};
+
+/// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
+/// nothing gets these addresses, ports and bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The domain below which Services have names, without a dot at the end.
+    pub cluster_domain: String,
+    /// The addresses of the Service `kube-dns`, which pods have in their `resolv.conf`.
+    pub cluster_addresses: Vec<IpAddr>,
+    /// Addresses that mean "the resolver of my own node" on every node.
+    pub node_local_addresses: Vec<IpAddr>,
+    /// The port at [`cluster_addresses`](Self::cluster_addresses) and
+    /// [`node_local_addresses`](Self::node_local_addresses), UDP and TCP.
+    pub port: u16,
+    /// The name of the node, whose addresses carry the peer port.
+    pub node_name: String,
+    /// The port at the node's own addresses at which other nodes' pods are answered while their
+    /// own resolver is away; `None` opens none.
+    pub peer_port: Option<u16>,
+    /// Whether names of pods made of their addresses (`10-244-0-7.default.pod`) are answered.
+    pub pod_names: PodNames,
+    /// Where names outside the cluster domain are asked for, in order of preference. May be empty:
+    /// such names then fail with an explanation.
+    pub upstreams: Vec<SocketAddr>,
+    /// Bounds of the way to the upstreams.
+    pub forward: Forwarding,
+    /// Bounds of what is kept of the upstreams' answers.
+    pub cache: cache::Limits,
+    /// Bounds of connections.
+    pub tcp: Tcp,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_addresses: vec![
+                Ipv4Addr::new(10, 96, 0, 10).into(),
+                Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa).into(),
+            ],
+            node_local_addresses: vec![
+                Ipv4Addr::new(169, 254, 20, 10).into(),
+                Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 0x10).into(),
+            ],
+            port: 53,
+            node_name: String::new(),
+            peer_port: Some(8053),
+            pod_names: PodNames::default(),
+            upstreams: Vec::new(),
+            forward: Forwarding::default(),
+            cache: cache::Limits::default(),
+            tcp: Tcp::default(),
+        }
+    }
+}
+
+/// Bounds of the way to the upstreams. Clients give up after five seconds (glibc, musl), so the
+/// last try has to be over before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// How long one upstream may take before the next one is asked as well.
+    pub attempt: Duration,
+    /// How long all tries may take together.
+    pub total: Duration,
+    /// Questions to upstreams under way at once; one more fails with an explanation.
+    pub max_in_flight: usize,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self {
+            attempt: Duration::from_millis(900),
+            total: Duration::from_millis(3800),
+            max_in_flight: 1000,
+        }
+    }
+}
+
+/// Bounds of TCP connections from clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Connections at once, all clients together; one more is closed at once.
+    pub max_connections: usize,
+    /// Connections at once from one address.
+    pub max_per_source: usize,
+    /// Questions of one connection under way at once; more are read when one is answered.
+    pub max_pipelined: usize,
+    /// How long a connection may be silent between questions.
+    pub idle: Duration,
+    /// How long a message that has begun may take to arrive, and an answer to be taken.
+    pub transfer: Duration,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_per_source: 64,
+            max_pipelined: 32,
+            idle: Duration::from_secs(10),
+            transfer: Duration::from_secs(3),
+        }
+    }
+}
+
+/// The addresses at which `config` has the resolver listen on [`Config::port`] and that this node
+/// therefore holds as its own. While the role is on, the datapath must not translate that port at
+/// these addresses: packets to them are for this node's resolver.
+pub fn served_addresses(config: &Config) -> Vec<IpAddr> {
+    let mut addresses = config.cluster_addresses.clone();
+    for address in &config.node_local_addresses {
+        if !addresses.contains(address) {
+            addresses.push(*address);
+        }
+    }
+    addresses
+}

@@ -1,0 +1,170 @@
+//! One question to one upstream: by UDP from a port of its own with an identifier of its own, and
+//! by TCP where the answer did not fit.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use hickory_proto::op::{Edns, Message, MessageType};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+
+use crate::dns::message::{MAX_PAYLOAD, Question};
+
+/// Larger than what we say that we take: some upstreams don't listen.
+const DATAGRAM: usize = 4096;
+
+/// An upstream's answer.
+#[derive(Debug)]
+pub struct Received {
+    /// As it was read.
+    pub message: Message,
+    /// As it came.
+    pub octets: Vec<u8>,
+}
+
+/// Why an upstream gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The question can't be written.
+    #[error("encode the question")]
+    Encode(#[from] hickory_proto::ProtoError),
+    /// The system reports an error, such as that nobody listens there.
+    #[error("{operation}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The answer by TCP is none to this question.
+    #[error("the answer over TCP is not to the question")]
+    Mismatch,
+}
+
+impl ExchangeError {
+    fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}
+
+/// Asks `upstream`. Takes as long as it takes: the caller has the clock.
+pub async fn ask(upstream: SocketAddr, question: &Question) -> Result<Received, ExchangeError> {
+    // A random identifier, from a generator that can't be guessed (RFC 5452).
+    let mut query = Message::query();
+    query.metadata.recursion_desired = true;
+    query.metadata.checking_disabled = question.checking_disabled;
+    query.add_query(question.query.clone());
+    let mut edns = Edns::new();
+    edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
+    query.set_edns(edns);
+    let octets = query.to_vec()?;
+    let received = by_udp(upstream, &query, &octets).await?;
+    if received.message.metadata.truncation {
+        return by_tcp(upstream, &query, &octets).await;
+    }
+    Ok(received)
+}
+
+async fn by_udp(
+    upstream: SocketAddr,
+    query: &Message,
+    octets: &[u8],
+) -> Result<Received, ExchangeError> {
+    // A fresh socket has a fresh port, and connected it takes only what comes from the upstream.
+    let any = match upstream.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).await.map_err(ExchangeError::io("open a UDP socket"))?;
+    socket.connect(upstream).await.map_err(ExchangeError::io("connect the UDP socket"))?;
+    socket.send(octets).await.map_err(ExchangeError::io("send the question"))?;
+    let mut buffer = [0; DATAGRAM];
+    loop {
+        let length =
+            socket.recv(&mut buffer).await.map_err(ExchangeError::io("receive the answer"))?;
+        // Anything else may be a forgery: the real answer can still come.
+        if let Some(message) = answer_to(query, &buffer[..length]) {
+            return Ok(Received { message, octets: buffer[..length].to_vec() });
+        }
+    }
+}
+
+async fn by_tcp(
+    upstream: SocketAddr,
+    query: &Message,
+    octets: &[u8],
+) -> Result<Received, ExchangeError> {
+    let mut stream =
+        TcpStream::connect(upstream).await.map_err(ExchangeError::io("connect by TCP"))?;
+    let length = u16::try_from(octets.len()).map_err(|_| ExchangeError::Mismatch)?;
+    let framed = [&length.to_be_bytes()[..], octets].concat();
+    stream.write_all(&framed).await.map_err(ExchangeError::io("send the question by TCP"))?;
+    let length = stream.read_u16().await.map_err(ExchangeError::io("receive the answer by TCP"))?;
+    let mut octets = vec![0; usize::from(length)];
+    stream.read_exact(&mut octets).await.map_err(ExchangeError::io("receive the answer by TCP"))?;
+    let message = answer_to(query, &octets).ok_or(ExchangeError::Mismatch)?;
+    Ok(Received { message, octets })
+}
+
+/// Reads `octets` where they are an answer to `query`: same identifier, same question.
+fn answer_to(query: &Message, octets: &[u8]) -> Option<Message> {
+    let id = query.metadata.id.to_be_bytes();
+    // Before the parser sees it: a header, our identifier, and one question.
+    if octets.len() < 12 || octets[..2] != id || octets[4..6] != [0, 1] {
+        return None;
+    }
+    let message = Message::from_vec(octets).ok()?;
+    let matches = message.metadata.message_type == MessageType::Response
+        && message.queries.first() == query.queries.first();
+    matches.then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use hickory_proto::{
+        op::{OpCode, Query},
+        rr::{Name, RecordType},
+    };
+
+    use super::*;
+
+    #[test]
+    fn dns_63_only_an_answer_to_the_question_is_one() {
+        let mut query = Message::new(7, MessageType::Query, OpCode::Query);
+        query.add_query(Query::query(Name::from_str("example.org.").unwrap(), RecordType::A));
+        let octets = |change: fn(&mut Message)| {
+            let mut answer = query.clone();
+            answer.metadata.message_type = MessageType::Response;
+            change(&mut answer);
+            answer.to_vec().unwrap()
+        };
+        assert!(answer_to(&query, &octets(|_| {})).is_some());
+        let other = |name, kind| Query::query(Name::from_str(name).unwrap(), kind);
+        assert!(answer_to(&query, &octets(|m| m.metadata.id = 8)).is_none());
+        assert!(
+            answer_to(&query, &octets(|m| m.metadata.message_type = MessageType::Query)).is_none()
+        );
+        assert!(answer_to(&query, &octets(|m| m.queries.clear())).is_none());
+        let wrong_type = {
+            let mut answer = query.clone().into_response();
+            answer.queries = vec![other("example.org.", RecordType::AAAA)];
+            answer.to_vec().unwrap()
+        };
+        assert!(answer_to(&query, &wrong_type).is_none());
+        let wrong_name = {
+            let mut answer = query.clone().into_response();
+            answer.queries = vec![other("example.com.", RecordType::A)];
+            answer.to_vec().unwrap()
+        };
+        assert!(answer_to(&query, &wrong_name).is_none());
+        assert!(answer_to(&query, &octets(|_| {})[..20]).is_none());
+        assert!(answer_to(&query, b"").is_none());
+    }
+}

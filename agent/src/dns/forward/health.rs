@@ -1,0 +1,110 @@
+//! Which upstream to ask first: those that answered last time, in the order of the configuration;
+//! then those that did not. Knows no clock.
+
+use std::time::{Duration, Instant};
+
+/// For how long an upstream that failed once is passed over; doubles with each further failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest that it is passed over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How the upstreams are.
+#[derive(Debug)]
+pub struct Health {
+    upstreams: Vec<Option<Failing>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    pause: Duration,
+    until: Instant,
+}
+
+impl Health {
+    /// So many upstreams, of none of which anything bad is known.
+    pub fn new(upstreams: usize) -> Self {
+        Self { upstreams: vec![None; upstreams] }
+    }
+
+    /// In what order to ask. One whose pause is over comes first again, for this question only:
+    /// the next ones pass over it until it has answered, so that a dead upstream delays one
+    /// question in each pause and not all of them.
+    pub fn order(&mut self, now: Instant) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.upstreams.len()).collect();
+        let probed = self
+            .upstreams
+            .iter()
+            .position(|state| state.is_some_and(|failing| failing.until <= now));
+        if let Some(failing) = probed.and_then(|place| self.upstreams[place].as_mut()) {
+            failing.until = now + failing.pause;
+        }
+        // Stable: equals stay in the order of the configuration.
+        order.sort_by_key(|place| {
+            let failing = self.upstreams[*place].filter(|_| probed != Some(*place));
+            failing.map(|failing| failing.until)
+        });
+        order
+    }
+
+    /// It answered: whatever was, is forgotten.
+    pub fn answered(&mut self, place: usize) {
+        if let Some(state) = self.upstreams.get_mut(place) {
+            *state = None;
+        }
+    }
+
+    /// It did not answer, or not in time.
+    pub fn failed(&mut self, place: usize, now: Instant) {
+        if let Some(state) = self.upstreams.get_mut(place) {
+            let pause = state.map_or(FIRST_PAUSE, |failing| {
+                // Questions that were under way together count as one failure.
+                if failing.until > now { failing.pause } else { failing.pause * 2 }
+            });
+            let pause = pause.min(LONGEST_PAUSE);
+            *state = Some(Failing { pause, until: now + pause });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_60_a_failed_upstream_is_asked_last() {
+        let now = Instant::now();
+        let mut health = Health::new(3);
+        assert_eq!(health.order(now), [0, 1, 2]);
+        health.failed(0, now);
+        assert_eq!(health.order(now), [1, 2, 0]);
+        health.failed(2, now + Duration::from_millis(1));
+        assert_eq!(health.order(now), [1, 0, 2]);
+    }
+
+    #[test]
+    fn dns_61_recovery_is_probed_by_one_question_and_a_success_clears() {
+        let now = Instant::now();
+        let mut health = Health::new(2);
+        health.failed(0, now);
+        let later = now + FIRST_PAUSE;
+        assert_eq!(health.order(later), [0, 1], "the pause is over");
+        assert_eq!(health.order(later), [1, 0], "one probe at a time");
+        health.answered(0);
+        assert_eq!(health.order(later), [0, 1]);
+        assert_eq!(health.order(later), [0, 1]);
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let mut now = Instant::now();
+        let mut health = Health::new(2);
+        for _ in 0..20 {
+            health.failed(0, now);
+            now += LONGEST_PAUSE;
+            assert_eq!(health.order(now), [0, 1], "no pause is longer than the longest");
+            now += LONGEST_PAUSE;
+        }
+        health.failed(0, now);
+        assert_eq!(health.order(now + LONGEST_PAUSE / 2), [1, 0], "but by now it is long");
+    }
+}

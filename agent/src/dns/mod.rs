@@ -1,0 +1,249 @@
+//! The cluster's resolver, one in each node: names of Services from an index made of the snapshot,
+//! all other names from the configured upstreams.
+//!
+//! ```text
+//! snapshot -> zone (index, swapped whole) -> answer -> message -> server (UDP, TCP)
+//!                                              └ foreign names -> forward (cache, upstreams)
+//! ```
+//! `zone`, `answer`, `message`, `cache` and `forward::health` do no I/O and know no clock.
+
+pub mod addresses;
+pub mod answer;
+pub mod cache;
+pub mod config;
+pub mod forward;
+pub mod message;
+pub mod name;
+pub mod peers;
+pub mod server;
+pub mod zone;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use hickory_proto::rr::Name;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::{Config, served_addresses};
+use self::{
+    forward::Forwarder,
+    peers::Peers,
+    server::{
+        Resolver,
+        listen::{Audience, Connections, Listeners},
+    },
+    zone::{Settings, Zone},
+};
+use crate::{
+    model::snapshot::Snapshot,
+    status::{Board, State},
+};
+
+/// The name of this part on the board.
+pub const PART: &str = "dns";
+/// How soon what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often what is in order is looked at: somebody may have removed a route of ours.
+const REVIEW: Duration = Duration::from_secs(15);
+
+/// Why the resolver can't run at all. What may pass, such as a port in use, is on the board and is
+/// tried again instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster domain is no domain name.
+    #[error("cluster domain {domain:?} is no domain name: {reason}")]
+    ClusterDomain {
+        /// As configured.
+        domain: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Serves names until `stop`, from the first moment: before Services are known, names in the
+/// cluster domain fail (SERVFAIL) and foreign ones are answered. Says on `board` how it is.
+pub async fn run(
+    config: Config,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    board: Arc<Board>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut role = Role::new(config)?;
+    loop {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        role.follow(snapshot);
+        if role.review_is_due() {
+            role.reconcile().await;
+        }
+        board.report(PART, role.state());
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = snapshots.changed() => if changed.is_err() {
+                // Nobody will say anything new; what is known stays true.
+                stop.cancelled().await;
+                break;
+            },
+            () = tokio::time::sleep_until(role.review.into()) => {}
+        }
+    }
+    role.close().await;
+    Ok(())
+}
+
+/// The running role: what it follows and what it holds.
+struct Role {
+    config: Config,
+    snapshot: Arc<Snapshot>,
+    resolver: Arc<Resolver>,
+    listeners: Listeners,
+    /// The sockets that shall be open.
+    wanted: BTreeMap<SocketAddr, Audience>,
+    /// What could not be had when last tried.
+    problems: Vec<String>,
+    /// When to look at addresses and sockets again.
+    review: Instant,
+    /// Upstreams that are ourselves, and are not asked.
+    loops: Vec<SocketAddr>,
+}
+
+impl Role {
+    fn new(config: Config) -> Result<Self, Error> {
+        let (loops, upstreams): (Vec<_>, Vec<_>) =
+            config.upstreams.iter().partition(|upstream| is_ourselves(&config, **upstream));
+        let settings = Settings {
+            origin: origin(&config.cluster_domain)?,
+            name_servers: config.cluster_addresses.clone(),
+            pods: config.pod_names,
+            reverse_falls_through: !upstreams.is_empty(),
+        };
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Serials are compared modulo 2^32 (RFC 1982).
+        let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
+        let forwarder = Forwarder::new(upstreams, config.forward, config.cache);
+        let zone = Zone::new(settings, serial);
+        let resolver = Arc::new(Resolver::new(zone, forwarder, config.forward.max_in_flight));
+        let connections = Connections::new(config.tcp);
+        let listeners = Listeners::new(Arc::clone(&resolver), connections);
+        Ok(Self {
+            snapshot: Arc::default(),
+            resolver,
+            listeners,
+            wanted: BTreeMap::new(),
+            problems: Vec::new(),
+            review: Instant::now(),
+            loops,
+            config,
+        })
+    }
+
+    /// Publishes what follows from `snapshot`.
+    fn follow(&mut self, snapshot: Arc<Snapshot>) {
+        let zone = self.resolver.zone().advance(&self.snapshot, &snapshot);
+        self.resolver.publish(zone, Peers::of(&snapshot));
+        self.snapshot = snapshot;
+    }
+
+    /// Whether other sockets are wanted, or it is time to see whether all is still there.
+    fn review_is_due(&mut self) -> bool {
+        let wanted = listeners(&self.config, &self.snapshot);
+        let differs = wanted != self.wanted;
+        self.wanted = wanted;
+        differs || self.review <= Instant::now()
+    }
+
+    /// Has the node hold the addresses and the sockets listen.
+    async fn reconcile(&mut self) {
+        self.problems.clear();
+        let addresses: BTreeSet<IpAddr> = served_addresses(&self.config).into_iter().collect();
+        if let Err(error) = addresses::hold(&addresses).await {
+            self.problems.push(error.to_string());
+        }
+        let errors = self.listeners.reconcile(&self.wanted);
+        self.problems.extend(errors.iter().map(ToString::to_string));
+        let pause = if self.problems.is_empty() { REVIEW } else { RETRY };
+        self.review = Instant::now() + pause;
+    }
+
+    fn state(&self) -> State {
+        let loops = self.loops.iter().map(|upstream| {
+            format!("upstream {upstream} is this resolver itself and is not asked; name another")
+        });
+        let wrong: Vec<_> = self.problems.iter().cloned().chain(loops).collect();
+        if !self.resolver.zone().synced() {
+            let waits = "services and endpoints to be listed".to_owned();
+            let all: Vec<_> = std::iter::once(waits).chain(wrong).collect();
+            return State::Waiting(all.join("; "));
+        }
+        if wrong.is_empty() { State::Ready } else { State::Degraded(wrong.join("; ")) }
+    }
+
+    /// Answers what is under way, closes the sockets, and gives the addresses up: from then on
+    /// packets to them go where the rest of the cluster answers them.
+    async fn close(self) {
+        self.listeners.close().await;
+        if let Err(error) = addresses::hold(&BTreeSet::new()).await {
+            tracing::warn!(%error, "addresses of the resolver were not given up");
+        }
+    }
+}
+
+/// The zone's name.
+fn origin(domain: &str) -> Result<Name, Error> {
+    let error = |reason: String| Error::ClusterDomain { domain: domain.to_owned(), reason };
+    let mut name = Name::from_ascii(domain).map_err(|reason| error(reason.to_string()))?;
+    if name.num_labels() == 0 {
+        return Err(error("it has no label".to_owned()));
+    }
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The sockets that shall be open.
+fn listeners(config: &Config, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Audience> {
+    let own = served_addresses(config).into_iter();
+    let mut wanted: BTreeMap<_, _> =
+        own.map(|address| (SocketAddr::new(address, config.port), Audience::Everyone)).collect();
+    if let Some(port) = config.peer_port
+        && let Some(node) = snapshot.nodes.get(&*config.node_name)
+    {
+        for address in &node.internal_ips {
+            wanted.entry(SocketAddr::new(*address, port)).or_insert(Audience::Peers);
+        }
+    }
+    wanted
+}
+
+/// Whether a question to `upstream` would come back to us.
+fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
+    upstream.port() == config.port && served_addresses(config).contains(&upstream.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_66_our_own_addresses_are_no_upstreams() {
+        let config = Config {
+            upstreams: vec!["10.96.0.10:53".parse().unwrap(), "192.0.2.1:53".parse().unwrap()],
+            ..Config::default()
+        };
+        let own: Vec<_> =
+            config.upstreams.iter().map(|upstream| is_ourselves(&config, *upstream)).collect();
+        assert_eq!(own, [true, false]);
+    }
+
+    #[test]
+    fn cluster_domains() {
+        assert_eq!(origin("cluster.local").unwrap(), origin("cluster.local.").unwrap());
+        for bad in ["", ".", "a..b", &"a".repeat(64)] {
+            let error = origin(bad).unwrap_err().to_string();
+            assert!(error.contains("is no domain name"), "{error}");
+        }
+    }
+}

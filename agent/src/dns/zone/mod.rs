@@ -1,0 +1,261 @@
+//! The cluster's names as an immutable index: a pure function of the snapshot, made anew only for
+//! the Services that changed, published whole.
+//!
+//! A name is found by its structure: what stands left of `svc` and the cluster domain names a
+//! Service, what stands left of that is looked up among the Service's own names. The key of a
+//! Service is a slice of the query's lower-case wire form, so that a look-up allocates nothing.
+
+pub mod dashed;
+pub mod reverse;
+pub mod service;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use hickory_proto::rr::Name;
+use imbl::{HashMap, OrdMap, ordmap::DiffItem};
+
+use self::{
+    reverse::{Arpa, Pointer, Pointers},
+    service::{Host, Port, ServiceNames},
+};
+use super::name::{LowerName, wire_labels};
+use crate::model::{ObjectKey, snapshot::Snapshot};
+
+/// Whether names made of pods' addresses are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodNames {
+    /// No such name exists.
+    Disabled,
+    /// Any address is answered with itself, as with `pods insecure` of kubeadm's clusters.
+    #[default]
+    Insecure,
+}
+
+/// What the zone is told, as opposed to what it learns.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cluster domain.
+    pub origin: Name,
+    /// The addresses of the cluster's DNS Service, for `ns.dns`.
+    pub name_servers: Vec<IpAddr>,
+    /// Whether names of pods are answered.
+    pub pods: PodNames,
+    /// Whether addresses that we have no name for are the upstreams' to answer.
+    pub reverse_falls_through: bool,
+}
+
+/// The index. Clones share all that did not change.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    settings: Arc<Settings>,
+    origin: Arc<LowerName>,
+    serial: u32,
+    synced: bool,
+    /// How many Services each namespace has, by its label.
+    namespaces: OrdMap<Box<[u8]>, u32>,
+    /// Services by the wire form of their name and namespace.
+    services: HashMap<Box<[u8]>, Arc<ServiceNames>>,
+    pointers: Pointers,
+}
+
+/// What stands at a name.
+#[derive(Debug)]
+pub enum Found<'z> {
+    /// No such name: NXDOMAIN.
+    Missing,
+    /// The name exists, because names below it do, and holds nothing (RFC 8020).
+    Empty,
+    /// The top of the zone.
+    Apex,
+    /// `ns.dns`: the resolver's own name.
+    NameServer,
+    /// `dns-version`.
+    Version,
+    /// A Service's own name.
+    Service(&'z ServiceNames),
+    /// `_port._protocol` of a Service.
+    Ports(&'z ServiceNames, &'z [Port]),
+    /// An endpoint of a Service.
+    Hosts(&'z [Host]),
+    /// A pod's address as a name.
+    Pod(IpAddr),
+    /// An address in a reverse tree that has names.
+    Pointers(&'z [Pointer]),
+}
+
+/// Where a name stands, and what stands there.
+#[derive(Debug)]
+pub struct Place<'z> {
+    /// How many labels the top of its zone has: the rightmost of the name.
+    pub apex_labels: usize,
+    /// What stands there.
+    pub found: Found<'z>,
+}
+
+impl Zone {
+    /// The zone before anything is known. The serial only has to grow over restarts: the seconds
+    /// of the clock do.
+    pub fn new(settings: Settings, serial: u32) -> Self {
+        Self {
+            origin: Arc::new(LowerName::of(&settings.origin)),
+            settings: Arc::new(settings),
+            serial,
+            synced: false,
+            namespaces: OrdMap::new(),
+            services: HashMap::new(),
+            pointers: Pointers::default(),
+        }
+    }
+
+    /// What it was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The serial of the SOA record: it grows when, and only when, an answer may have changed.
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// Whether all Services and their endpoints are known, so that "no such name" can be said.
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The zone that follows from `to`, where this one follows from `from`. Costs what changed.
+    #[must_use]
+    pub fn advance(&self, from: &Snapshot, to: &Snapshot) -> Self {
+        let mut next = self.clone();
+        let mut changed = false;
+        for key in changed_services(from, to) {
+            let names = to
+                .services
+                .get(&key)
+                .and_then(|service| ServiceNames::of(service, to.slices_of(&key)));
+            changed |= next.replace(&key, names);
+        }
+        next.synced |= to.synced.services && to.synced.slices;
+        if changed {
+            next.serial = next.serial.wrapping_add(1);
+        }
+        next
+    }
+
+    /// Puts `names` in the place of what `key` had; tells whether that changed anything.
+    fn replace(&mut self, key: &ObjectKey, names: Option<ServiceNames>) -> bool {
+        let (Some(wire), Some(namespace)) =
+            (wire_labels(&[&*key.name, &*key.namespace]), wire_labels(&[&*key.namespace]))
+        else {
+            return false;
+        };
+        let old = self.services.get(&wire[..]).cloned();
+        if old.as_deref() == names.as_ref() {
+            return false;
+        }
+        self.pointers.replace(key, old.as_deref(), names.as_ref());
+        match (&old, names) {
+            (_, Some(names)) => {
+                self.services.insert(wire, Arc::new(names));
+                if old.is_none() {
+                    *self.namespaces.entry(namespace).or_insert(0) += 1;
+                }
+            }
+            (Some(_), None) => {
+                self.services.remove(&wire[..]);
+                self.leave_namespace(&namespace);
+            }
+            (None, None) => {}
+        }
+        true
+    }
+
+    fn leave_namespace(&mut self, namespace: &[u8]) {
+        match self.namespaces.get_mut(namespace) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.namespaces.remove(namespace)),
+        }
+    }
+
+    /// Looks a name up; `None` where it is not ours to answer.
+    pub fn look_up(&self, name: &LowerName) -> Option<Place<'_>> {
+        if let Some(labels) = name.labels_below(&self.origin) {
+            let found = self.in_cluster(name, labels);
+            return Some(Place { apex_labels: self.origin.label_count(), found });
+        }
+        let found = match reverse::parse(name)? {
+            Arpa::Address(address) => match self.pointers.of(address) {
+                [] => Found::Missing,
+                pointers => Found::Pointers(pointers),
+            },
+            _ if self.settings.reverse_falls_through => return None,
+            Arpa::Prefix(_) if name.label_count() == 2 => Found::Apex,
+            Arpa::Prefix(range) if self.pointers.any_in(range.clone()) => Found::Empty,
+            Arpa::Prefix(_) | Arpa::Nothing => Found::Missing,
+        };
+        if matches!(found, Found::Missing) && self.settings.reverse_falls_through && self.synced {
+            return None;
+        }
+        Some(Place { apex_labels: 2, found })
+    }
+
+    /// Looks up a name with so many labels left of the cluster domain.
+    fn in_cluster(&self, name: &LowerName, labels: usize) -> Found<'_> {
+        let Some(last) = labels.checked_sub(1) else { return Found::Apex };
+        match name.label(last) {
+            b"svc" => self.in_services(name, last),
+            b"pod" => self.in_pods(name, last),
+            b"dns" if last == 0 => Found::Empty,
+            b"dns" if last == 1 && name.label(0) == b"ns" => Found::NameServer,
+            b"dns-version" if last == 0 => Found::Version,
+            _ => Found::Missing,
+        }
+    }
+
+    fn in_services(&self, name: &LowerName, labels: usize) -> Found<'_> {
+        match labels {
+            0 => Found::Empty,
+            1 if self.namespaces.contains_key(name.wire_of(0, 1)) => Found::Empty,
+            1 => Found::Missing,
+            _ => match self.services.get(name.wire_of(labels - 2, labels)) {
+                Some(names) => names.find(name, labels - 2),
+                None => Found::Missing,
+            },
+        }
+    }
+
+    fn in_pods(&self, name: &LowerName, labels: usize) -> Found<'_> {
+        if labels == 0 {
+            return Found::Empty;
+        }
+        let namespace = name.wire_of(labels - 1, labels);
+        if self.settings.pods == PodNames::Disabled || !self.namespaces.contains_key(namespace) {
+            return Found::Missing;
+        }
+        match labels {
+            1 => Found::Empty,
+            2 => dashed::parse(name.label(0)).map_or(Found::Missing, Found::Pod),
+            _ => Found::Missing,
+        }
+    }
+}
+
+/// The Services of which something differs between two snapshots.
+fn changed_services(from: &Snapshot, to: &Snapshot) -> BTreeSet<ObjectKey> {
+    let mut keys = BTreeSet::new();
+    for item in from.services.diff(&to.services) {
+        let (DiffItem::Add(key, _)
+        | DiffItem::Remove(key, _)
+        | DiffItem::Update { new: (key, _), .. }) = item;
+        keys.insert(key.clone());
+    }
+    for item in from.slices.diff(&to.slices) {
+        let (DiffItem::Add(key, _)
+        | DiffItem::Remove(key, _)
+        | DiffItem::Update { new: (key, _), .. }) = item;
+        keys.insert(key.0.clone());
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests;

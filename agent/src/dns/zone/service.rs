@@ -1,0 +1,275 @@
+//! The names that one Service gives: its own, its ports' and its endpoints'.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use hickory_proto::rr::Name;
+
+use super::{
+    Found,
+    dashed::{self, dashed},
+};
+use crate::{
+    dns::name::LowerName,
+    model::{
+        endpoints::{Endpoint, EndpointSlice},
+        service::{Protocol, Service},
+    },
+};
+
+/// Everything that is named after one Service.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServiceNames {
+    /// What the Service's own name holds.
+    pub own: Own,
+    /// Its ports, ordered by protocol, name and number.
+    pub ports: Box<[Port]>,
+    /// Its ready endpoints, ordered by hostname and address; those without a hostname first.
+    pub hosts: Box<[Host]>,
+}
+
+/// What the Service's own name holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Its cluster IPs.
+    ClusterIps(Addresses),
+    /// It is headless: the addresses of its ready endpoints.
+    Endpoints(Addresses),
+    /// The name that an ExternalName Service stands for.
+    Alias(Name),
+}
+
+/// Addresses by family, each family in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// For A.
+    pub v4: Box<[Ipv4Addr]>,
+    /// For AAAA.
+    pub v6: Box<[Ipv6Addr]>,
+}
+
+impl Addresses {
+    /// How many there are of both families.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().map(|address| IpAddr::V4(*address));
+        v4.chain(self.v6.iter().map(|address| IpAddr::V6(*address)))
+    }
+}
+
+impl FromIterator<IpAddr> for Addresses {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => v4.push(address),
+                IpAddr::V6(address) => v6.push(address),
+            }
+        }
+        Self { v4: v4.into(), v6: v6.into() }
+    }
+}
+
+/// A port, for SRV.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The second label of the SRV name.
+    pub protocol: Protocol,
+    /// The first label of the SRV name; empty where it has none, and then no such name.
+    pub name: Arc<str>,
+    /// The port, host byte order.
+    pub number: u16,
+    /// Who serves it.
+    pub targets: Targets,
+}
+
+/// Who serves a port.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// The Service at its cluster IPs.
+    Service,
+    /// Endpoints, by their place in [`ServiceNames::hosts`].
+    Hosts(Box<[u32]>),
+}
+
+/// A ready endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Host {
+    /// Its label, where the endpoint names one; otherwise its address is its label.
+    pub hostname: Option<Arc<str>>,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+impl Host {
+    /// Its label below the Service's name.
+    pub fn label(&self) -> String {
+        self.hostname.as_deref().map_or_else(|| dashed(self.address), str::to_owned)
+    }
+}
+
+impl ServiceNames {
+    /// The addresses at the Service's own name; an alias has none.
+    pub fn addresses(&self) -> Option<&Addresses> {
+        match &self.own {
+            Own::ClusterIps(addresses) | Own::Endpoints(addresses) => Some(addresses),
+            Own::Alias(_) => None,
+        }
+    }
+
+    /// The names that `service` gives with these slices; `None` where there are none: a headless
+    /// Service without a ready endpoint does not exist (specification 2.4.1).
+    pub fn of<'a>(
+        service: &Service,
+        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+    ) -> Option<Self> {
+        if let Some(target) = &service.external_name {
+            let mut target = Name::from_ascii(&**target).ok()?;
+            target.set_fqdn(true);
+            return Some(Self { own: Own::Alias(target), ports: [].into(), hosts: [].into() });
+        }
+        let slices: Vec<_> = slices.map(|slice| &**slice).collect();
+        let hosts: BTreeSet<Host> =
+            slices.iter().flat_map(|slice| ready(slice)).map(host).collect();
+        let hosts: Box<[Host]> = hosts.into_iter().collect();
+        if !service.headless {
+            let own = Own::ClusterIps(service.cluster_ips.iter().copied().collect());
+            return Some(Self { own, ports: service_ports(service), hosts });
+        }
+        if hosts.is_empty() {
+            return None;
+        }
+        let addresses: BTreeSet<IpAddr> = hosts.iter().map(|host| host.address).collect();
+        let own = Own::Endpoints(addresses.into_iter().collect());
+        Some(Self { own, ports: endpoint_ports(&slices, &hosts), hosts })
+    }
+
+    /// What stands at the name whose first `labels` labels are left of the Service's.
+    pub fn find(&self, name: &LowerName, labels: usize) -> Found<'_> {
+        match labels {
+            0 => Found::Service(self),
+            1 => match protocol_of(name.label(0)) {
+                Some(protocol) if self.has_named_port(protocol) => Found::Empty,
+                Some(_) => Found::Missing,
+                None => found_hosts(self.hosts_named(name.label(0))),
+            },
+            2 => match protocol_of(name.label(1)) {
+                Some(protocol) => found_ports(self, self.ports_named(name.label(0), protocol)),
+                None => Found::Missing,
+            },
+            _ => Found::Missing,
+        }
+    }
+
+    fn has_named_port(&self, protocol: Protocol) -> bool {
+        self.ports.iter().any(|port| port.protocol == protocol && !port.name.is_empty())
+    }
+
+    /// The ports that are called `_name._protocol`.
+    fn ports_named(&self, label: &[u8], protocol: Protocol) -> &[Port] {
+        let Some(name) = label.strip_prefix(b"_").filter(|name| !name.is_empty()) else {
+            return &[];
+        };
+        let key = |port: &Port| (port.protocol, port.name.as_bytes()).cmp(&(protocol, name));
+        let from = self.ports.partition_point(|port| key(port).is_lt());
+        let count = self.ports[from..].partition_point(|port| key(port).is_eq());
+        &self.ports[from..from + count]
+    }
+
+    /// The endpoints with that label.
+    fn hosts_named(&self, label: &[u8]) -> &[Host] {
+        let named = self.hosts.partition_point(|host| {
+            host.hostname.as_deref().is_none_or(|hostname| hostname.as_bytes() < label)
+        });
+        let rest = &self.hosts[named..];
+        let count = rest.partition_point(|host| {
+            host.hostname.as_deref().is_some_and(|hostname| hostname.as_bytes() == label)
+        });
+        if count > 0 {
+            return &rest[..count];
+        }
+        let Some(address) = dashed::parse(label) else { return &[] };
+        let wanted = Host { hostname: None, address };
+        match self.hosts.binary_search(&wanted) {
+            Ok(place) if dashed(address).as_bytes() == label => &self.hosts[place..=place],
+            _ => &[],
+        }
+    }
+}
+
+fn found_hosts(hosts: &[Host]) -> Found<'_> {
+    if hosts.is_empty() { Found::Missing } else { Found::Hosts(hosts) }
+}
+
+fn found_ports<'z>(names: &'z ServiceNames, ports: &'z [Port]) -> Found<'z> {
+    if ports.is_empty() { Found::Missing } else { Found::Ports(names, ports) }
+}
+
+/// The protocol for which a label such as `_tcp` stands.
+fn protocol_of(label: &[u8]) -> Option<Protocol> {
+    match label {
+        b"_tcp" => Some(Protocol::Tcp),
+        b"_udp" => Some(Protocol::Udp),
+        b"_sctp" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// The endpoints that have names. Where not-ready addresses are to be published, the controller
+/// says `ready` of them, so nothing else needs to be asked.
+fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
+    slice.endpoints.iter().filter(|endpoint| endpoint.ready)
+}
+
+fn host(endpoint: &Endpoint) -> Host {
+    let hostname = endpoint.hostname.clone();
+    let hostname = hostname.filter(|name| (1..=63).contains(&name.len()) && !name.contains('.'));
+    Host { hostname, address: endpoint.address }
+}
+
+fn service_ports(service: &Service) -> Box<[Port]> {
+    let ports: BTreeSet<_> =
+        service.ports.iter().map(|port| (port.protocol, port.name.clone(), port.port)).collect();
+    ports
+        .into_iter()
+        .map(|(protocol, name, number)| Port { protocol, name, number, targets: Targets::Service })
+        .collect()
+}
+
+/// The ports of a headless Service are its endpoints' ports, and only those endpoints' whose slice
+/// names them.
+fn endpoint_ports(slices: &[&EndpointSlice], hosts: &[Host]) -> Box<[Port]> {
+    let mut ports: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
+    for slice in slices {
+        let places: Vec<u32> = ready(slice)
+            .filter_map(|endpoint| hosts.binary_search(&host(endpoint)).ok())
+            .filter_map(|place| u32::try_from(place).ok())
+            .collect();
+        if places.is_empty() {
+            continue;
+        }
+        for port in &slice.ports {
+            let key = (port.protocol, port.name.clone(), port.port);
+            ports.entry(key).or_default().extend(&places);
+        }
+    }
+    ports
+        .into_iter()
+        .map(|((protocol, name, number), hosts)| {
+            let targets = Targets::Hosts(hosts.into_iter().collect());
+            Port { protocol, name, number, targets }
+        })
+        .collect()
+}
