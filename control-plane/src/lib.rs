@@ -1,1 +1,3 @@
-//! placeholder
+//! Mizzen's companion control plane: API server, store, controllers, scheduler and node part.
+
+pub mod node;

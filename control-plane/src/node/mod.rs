@@ -1,0 +1,104 @@
+//! The node part (kubelet): registers the node, keeps its Lease, and runs the pods that are
+//! bound to it on a [`runtime::Runtime`].
+//!
+//! ```text
+//! API server ──watch pods of this node──> pods ──> a worker per pod ─┐
+//!      ▲                                                             │ what is seen
+//!      │ status                                                      ▼
+//!      └───────────────────────────── pod::state (pure: what to do, what to report)
+//!                                                                    │ actions
+//!                    runtime (sandboxes, containers), probes  <──────┘
+//! ```
+//!
+//! It uses the API only. Pods outlive it: what runs is found again in the runtime, and what has
+//! no pod any more is removed.
+
+pub mod image;
+pub mod runtime;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+pub use self::runtime::process::sandbox;
+use self::runtime::{
+    Runtime,
+    process::{self, ProcessRuntime, find_cgroup2},
+};
+
+/// `mizzen-control-plane node`: runs the pods of one node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Name of the node
+    #[arg(long, env = "NODE_NAME")]
+    pub name: String,
+    /// How to reach the API server
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// An address of the node; the first gives the primary address family (repeatable)
+    #[arg(long = "node-ip", value_name = "IP", required = true)]
+    pub node_ips: Vec<IpAddr>,
+    /// What runs the pods
+    #[arg(long, value_enum, default_value = "process")]
+    pub runtime: RuntimeKind,
+    /// Folder for what is known of pods; on a tmpfs, nothing in it outlives the machine's boot
+    #[arg(long, value_name = "DIR", default_value = "/run/mizzen", env = "MIZZEN_STATE_DIR")]
+    pub state_dir: PathBuf,
+    /// The node's cgroup2 folder, below which its pods are made [default: mizzen below the mount]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Folder of network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// An address of the cluster's DNS (repeatable)
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// A label of the node (repeatable)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// What runs the pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RuntimeKind {
+    /// Processes in namespaces, on the machine's own files
+    Process,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE".to_owned()),
+    }
+}
+
+/// Runs the node part until `stop`. Pods go on running afterwards.
+pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let runtime = open_runtime(&args, stop.clone()).await?;
+    tracing::info!(node = args.name, runtime = runtime.version(), "node part started");
+    stop.cancelled().await;
+    Ok(())
+}
+
+async fn open_runtime(args: &Args, stop: CancellationToken) -> anyhow::Result<ProcessRuntime> {
+    let cgroup_root = match (&args.cgroup_root, find_cgroup2()) {
+        (Some(root), _) => root.clone(),
+        (None, Some(mount)) => mount.join("mizzen"),
+        (None, None) => anyhow::bail!("no cgroup2 is mounted: mount it, or give --cgroup-root"),
+    };
+    let config = process::Config {
+        program: std::env::current_exe().context("finding our own program")?,
+        state_dir: args.state_dir.clone(),
+        cgroup_root,
+        cni_conf_dir: args.cni_conf_dir.clone(),
+        cni_bin_dir: args.cni_bin_dir.clone(),
+    };
+    ProcessRuntime::open(config, stop).await.context("opening the process runtime")
+}

@@ -1,0 +1,296 @@
+//! What runs pods. The seam is cut as the CRI has it (sandboxes, containers, images), so that
+//! containerd can stand behind it as well as processes in namespaces.
+//!
+//! Every call is idempotent: it may be made again after a crash of the node part, and succeeds
+//! where its work is done already. Stopping and removing what is not there is success.
+
+pub mod process;
+
+use std::{future::Future, net::IpAddr, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// Which pod something belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PodIdentity {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+}
+
+/// What a sandbox is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Whose it is.
+    pub pod: PodIdentity,
+    /// Which sandbox of the pod it is, from 0.
+    pub attempt: u32,
+    /// Its host name; `None` with the node's UTS namespace.
+    pub hostname: Option<String>,
+    /// It has the node's network.
+    pub host_network: bool,
+    /// It has the node's IPC namespace.
+    pub host_ipc: bool,
+    /// Ports of the node to forward to the pod.
+    pub port_mappings: Vec<PortMapping>,
+    /// The text of /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// The text of /etc/hosts, made when the addresses are known.
+    pub hosts: HostsFile,
+}
+
+/// What /etc/hosts says beside the pod's own addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostsFile {
+    /// The lines before the pod's own.
+    pub head: String,
+    /// Names of the pod, the full one first; empty where it has the node's network.
+    pub own_names: Vec<String>,
+    /// `spec.hostAliases`: an address and its names.
+    pub aliases: Vec<(String, Vec<String>)>,
+}
+
+/// A port of the node that leads to the pod (CNI capability `portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    /// Port on the node.
+    pub host_port: u16,
+    /// Port of the pod.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Address on the node, all where empty.
+    #[serde(rename = "hostIP", skip_serializing_if = "String::is_empty", default)]
+    pub host_ip: String,
+}
+
+/// A sandbox that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The runtime's name for it.
+    pub id: String,
+    /// Whose it is.
+    pub pod: PodIdentity,
+    /// Which sandbox of the pod it is, from 0.
+    pub attempt: u32,
+    /// It runs. Where not, it was stopped, has died, or was never finished.
+    pub ready: bool,
+    /// The pod's addresses; empty for the node's own network.
+    pub addresses: Vec<IpAddr>,
+    /// When it was begun.
+    pub created_at: Timestamp,
+}
+
+/// What a container is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Its name in the pod.
+    pub name: String,
+    /// How often a container of this name was there before.
+    pub attempt: u32,
+    /// The image, as the pod names it.
+    pub image: String,
+    /// The pod's `command`; empty for the image's own.
+    pub command: Vec<String>,
+    /// The pod's `args`.
+    pub args: Vec<String>,
+    /// Environment, in order; beside what the runtime itself adds.
+    pub env: Vec<(String, String)>,
+    /// Working directory, the image's own where unset.
+    pub working_dir: Option<String>,
+    /// User to run as, the image's own where unset.
+    pub run_as_user: Option<u32>,
+    /// Group to run as, the image's own where unset.
+    pub run_as_group: Option<u32>,
+    /// How long the next start of this container has to wait after its end. Kept with the
+    /// container, as an annotation, so that the node part can forget it.
+    pub backoff: Duration,
+}
+
+/// A container that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The runtime's name for it.
+    pub id: String,
+    /// The sandbox that it is in.
+    pub sandbox: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// How often a container of this name was there before.
+    pub attempt: u32,
+    /// The image that it was made of.
+    pub image: String,
+    /// See [`ContainerConfig::backoff`].
+    pub backoff: Duration,
+    /// What it does.
+    pub state: ContainerState,
+}
+
+/// What a container does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It was never started.
+    Created,
+    /// It runs.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// It has ended.
+    Exited {
+        /// When it was started.
+        started_at: Timestamp,
+        /// When it ended.
+        finished_at: Timestamp,
+        /// Exit code, 128 + signal where a signal ended it.
+        exit_code: i32,
+        /// A word where the code does not say it all, such as `StartError`.
+        reason: Option<String>,
+        /// For people.
+        message: Option<String>,
+    },
+}
+
+/// How an executed command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exit code, 128 + signal where a signal ended it.
+    pub exit_code: i32,
+    /// The beginning of what it wrote.
+    pub output: String,
+}
+
+/// What a container wants of the images.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageRequest {
+    /// The image, as the pod names it.
+    pub reference: String,
+    /// The container has a `command` of its own.
+    pub has_command: bool,
+}
+
+/// An image cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ImageError {
+    /// What is wrong and what there is instead.
+    pub message: String,
+}
+
+/// A call of a runtime failed. The cause says with what and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {object}")]
+pub struct RuntimeError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// With which sandbox or container.
+    pub object: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Whether pods can have a network: `Err` says, for people, why not.
+pub type NetworkState = Result<(), String>;
+
+/// Runs pods.
+pub trait Runtime: Send + Sync + 'static {
+    /// `name://version`, as in `status.nodeInfo.containerRuntimeVersion`.
+    fn version(&self) -> String;
+
+    /// Whether pods can have a network, now and at every change.
+    fn network(&self) -> watch::Receiver<NetworkState>;
+
+    /// Makes an image available and gives its id.
+    fn pull_image(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<String, ImageError>> + Send;
+
+    /// All sandboxes, also those that do not run or were left half made.
+    fn sandboxes(&self) -> impl Future<Output = Result<Vec<Sandbox>, RuntimeError>> + Send;
+
+    /// Makes a sandbox with its network and starts it.
+    fn run_sandbox(
+        &self,
+        config: &SandboxConfig,
+    ) -> impl Future<Output = Result<Sandbox, RuntimeError>> + Send;
+
+    /// Ends everything in the sandbox and takes its network away.
+    fn stop_sandbox(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Stops the sandbox and forgets it, with its containers.
+    fn remove_sandbox(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// A number that changes when anything in the sandbox does; `None` where it is unknown.
+    fn changes(&self, sandbox: &str) -> Option<watch::Receiver<u64>>;
+
+    /// The containers of a sandbox.
+    fn containers(
+        &self,
+        sandbox: &str,
+    ) -> impl Future<Output = Result<Vec<Container>, RuntimeError>> + Send;
+
+    /// Makes a container and gives its id.
+    fn create_container(
+        &self,
+        sandbox: &str,
+        config: &ContainerConfig,
+    ) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Starts a container. A program that cannot be started is a container that has exited.
+    fn start_container(
+        &self,
+        sandbox: &str,
+        id: &str,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Asks the container to end, and kills it when `grace` is over.
+    fn stop_container(
+        &self,
+        sandbox: &str,
+        id: &str,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Forgets a container that does not run.
+    fn remove_container(
+        &self,
+        sandbox: &str,
+        id: &str,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Runs a command in a container and waits for its end.
+    fn exec(
+        &self,
+        sandbox: &str,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> impl Future<Output = Result<ExecOutput, RuntimeError>> + Send;
+}
+
+impl HostsFile {
+    /// The text of /etc/hosts for a pod with these addresses.
+    pub fn text(&self, addresses: &[IpAddr]) -> String {
+        let mut text = self.head.clone();
+        if !self.own_names.is_empty() {
+            for address in addresses {
+                text.push_str(&format!("{address}\t{}\n", self.own_names.join("\t")));
+            }
+        }
+        if !self.aliases.is_empty() {
+            text.push_str("\n# Entries added by HostAliases.\n");
+        }
+        for (address, names) in &self.aliases {
+            text.push_str(&format!("{address}\t{}\n", names.join("\t")));
+        }
+        text
+    }
+}

@@ -1,0 +1,341 @@
+//! The process runtime: a pod is a set of processes in namespaces of their own (network, PID,
+//! mount, UTS, IPC) and a cgroup, on the machine's own root file system.
+//!
+//! It isolates what pods need to live side by side, not what they may do: containers see the
+//! machine's files and run with the machine's privileges. There are no images: a container runs
+//! its `command`, or what the table in [`crate::node::image`] names.
+//!
+//! ```text
+//! node part ── launch (short-lived: cgroup, netns, unshare) ── init (process 1 of the pod)
+//!     └────────────── init.sock: start, signal, exec, watch ──────┴── containers
+//! ```
+//!
+//! Init holds the namespaces and the exit codes, so a pod outlives the node part. Everything
+//! about a sandbox is in `<state-dir>/sandboxes/<id>`; see [`record`] for what survives a crash.
+
+mod cgroup;
+mod cni;
+mod containers;
+mod init;
+mod launch;
+mod live;
+mod mounts;
+mod netns;
+mod pidfd;
+mod readiness;
+mod record;
+pub mod sandbox;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::{process::Command, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use self::cgroup::find_cgroup2;
+use self::{
+    cni::Attachment,
+    launch::Launched,
+    live::Live,
+    pidfd::Pidfd,
+    record::{HOSTS, InitRecord, RESOLV_CONF, Record, RecordError},
+};
+use super::{NetworkState, RuntimeError, Sandbox, SandboxConfig};
+
+/// For how long namespaces and init may take to be made.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where the runtime keeps and finds things.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Our own binary, `mizzen-control-plane`, which is started as a pod's init and as its images.
+    pub program: PathBuf,
+    /// Folder of everything that is kept; on a tmpfs, since nothing outlives the machine's boot.
+    pub state_dir: PathBuf,
+    /// The node's cgroup2 folder; pods are made below it.
+    pub cgroup_root: PathBuf,
+    /// Folder of network configurations.
+    pub cni_conf_dir: PathBuf,
+    /// Folder of CNI plugins.
+    pub cni_bin_dir: PathBuf,
+}
+
+/// Pods as processes in namespaces.
+#[derive(Debug)]
+pub struct ProcessRuntime {
+    config: Config,
+    network: watch::Receiver<NetworkState>,
+    live: Mutex<HashMap<String, Arc<Live>>>,
+    tasks: TaskTracker,
+}
+
+impl ProcessRuntime {
+    /// Opens the state folder and takes up the sandboxes that run. Its tasks end with `stop`;
+    /// the sandboxes do not.
+    pub async fn open(config: Config, stop: CancellationToken) -> Result<Self, RuntimeError> {
+        for folder in ["sandboxes", "netns", "pods", "logs"] {
+            record::create_dir(&config.state_dir.join(folder))
+                .map_err(failed("opening", &config.state_dir.display().to_string()))?;
+        }
+        let (sender, network) = watch::channel(cni::conf::load(&config.cni_conf_dir).map(drop));
+        let tasks = TaskTracker::new();
+        tasks.spawn(cni::conf::follow(config.cni_conf_dir.clone(), sender, stop));
+        let runtime = Self { config, network, live: Mutex::default(), tasks };
+        for id in runtime.ids()? {
+            if let Err(error) = runtime.take_up(&id) {
+                tracing::warn!(sandbox = id, error = %error, "sandbox not taken up");
+            }
+            if let Some(live) = runtime.live(&id) {
+                live.heard().await;
+            }
+        }
+        Ok(runtime)
+    }
+
+    fn dir(&self, id: &str) -> PathBuf {
+        self.config.state_dir.join("sandboxes").join(id)
+    }
+
+    /// The sandboxes on disk, whatever state they are in.
+    fn ids(&self) -> Result<Vec<String>, RuntimeError> {
+        let folder = self.config.state_dir.join("sandboxes");
+        let entries = std::fs::read_dir(&folder)
+            .map_err(RecordError::of("listing", &folder))
+            .map_err(failed("listing", "sandboxes"))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids: Vec<String> = names.collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn live(&self, id: &str) -> Option<Arc<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Watches the init of the sandbox, if it runs.
+    fn take_up(&self, id: &str) -> std::io::Result<()> {
+        let dir = self.dir(id);
+        let Some(init) = InitRecord::load(&dir) else { return Ok(()) };
+        let Some(process) = Pidfd::open(init.pid, init.start_ticks)? else { return Ok(()) };
+        let live = Live::new(&dir, process)?;
+        self.tasks.spawn(Arc::clone(&live).follow());
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), live);
+        Ok(())
+    }
+
+    fn describe(&self, id: &str) -> Option<Sandbox> {
+        let dir = self.dir(id);
+        let record = Record::load(&dir).ok()?;
+        let init = InitRecord::load(&dir);
+        let alive = self.live(id).is_some_and(|live| live.alive());
+        Some(Sandbox {
+            id: record.id,
+            pod: record.pod,
+            attempt: record.attempt,
+            ready: alive && init.is_some(),
+            addresses: init.map(|init| init.addresses).unwrap_or_default(),
+            created_at: record.created_at,
+        })
+    }
+
+    /// All sandboxes. A folder without a readable record was never used and is removed.
+    fn list(&self) -> Result<Vec<Sandbox>, RuntimeError> {
+        let mut sandboxes = Vec::new();
+        for id in self.ids()? {
+            match self.describe(&id) {
+                Some(sandbox) => sandboxes.push(sandbox),
+                None => {
+                    let _again_later = std::fs::remove_dir_all(self.dir(&id));
+                }
+            }
+        }
+        Ok(sandboxes)
+    }
+
+    async fn run(&self, config: &SandboxConfig) -> Result<Sandbox, RuntimeError> {
+        let record = self.plan(config);
+        let id = record.id.clone();
+        match self.make(&record, config).await {
+            Ok(()) => self.describe(&id).ok_or_else(|| lost("running", &id)),
+            Err(error) => {
+                if let Err(left) = self.remove(&id).await {
+                    tracing::warn!(sandbox = id, error = chain(&left), "half a sandbox is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Names everything that a sandbox will consist of.
+    fn plan(&self, config: &SandboxConfig) -> Record {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let pod = config.pod.clone();
+        let netns = self.config.state_dir.join("netns").join(&id);
+        let logs = format!("{}_{}_{}", pod.namespace, pod.name, pod.uid);
+        Record {
+            netns: (!config.host_network).then_some(netns),
+            cgroup: cgroup::path(&self.config.cgroup_root, &pod.uid),
+            logs: self.config.state_dir.join("logs").join(logs),
+            hostname: config.hostname.clone(),
+            attempt: config.attempt,
+            host_ipc: config.host_ipc,
+            created_at: Timestamp::now(),
+            pod,
+            id,
+        }
+    }
+
+    /// Makes the sandbox, in an order in which each step can be undone by [`Self::stop`].
+    async fn make(&self, record: &Record, config: &SandboxConfig) -> Result<(), RuntimeError> {
+        let id = &record.id;
+        let dir = self.dir(id);
+        record::create_dir(&dir)
+            .and_then(|()| record.save(&dir))
+            .and_then(|()| record::create_dir(&record.logs))
+            .map_err(failed("recording the sandbox", id))?;
+        cgroup::create(&record.cgroup).map_err(failed("making the cgroup of", id))?;
+        let mut addresses = Vec::new();
+        if let Some(netns) = &record.netns {
+            netns::create(netns).map_err(failed("making the network of", id))?;
+            let network = cni::conf::load(&self.config.cni_conf_dir)
+                .map_err(cni::CniError::NoConf)
+                .map_err(failed("attaching", id))?;
+            let attachment = Attachment { dir: &dir, id, pod: &record.pod, netns };
+            let ports = &config.port_mappings;
+            addresses = cni::add(&attachment, network, &self.config.cni_bin_dir, ports)
+                .await
+                .map_err(failed("attaching", id))?;
+        }
+        let hosts = config.hosts.text(&addresses);
+        for (name, text) in [(HOSTS, &hosts), (RESOLV_CONF, &config.resolv_conf)] {
+            let path = dir.join(name);
+            std::fs::write(&path, text)
+                .map_err(RecordError::of("writing", &path))
+                .map_err(failed("writing the files of", id))?;
+        }
+        let Launched { pid } = self.launch(&dir).await.map_err(failed("starting", id))?;
+        let start_ticks = pidfd::start_ticks(pid).ok_or_else(|| lost("starting", id))?;
+        InitRecord { pid, start_ticks, addresses }
+            .save(&dir)
+            .map_err(failed("recording the sandbox", id))?;
+        self.take_up(id).map_err(failed("watching", id))?;
+        self.publish(record, pid).map_err(failed("publishing", id))
+    }
+
+    async fn launch(&self, dir: &Path) -> anyhow::Result<Launched> {
+        use anyhow::Context;
+        let child = Command::new(&self.config.program)
+            .args(["sandbox", "launch", "--dir"])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", self.config.program.display()))?;
+        let output = tokio::time::timeout(LAUNCH_TIMEOUT, child.wait_with_output())
+            .await
+            .context("the namespaces were not made in time")?
+            .context("waiting for the namespaces to be made")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{}", said.trim());
+        serde_json::from_slice(&output.stdout).context("what the launch said")
+    }
+
+    /// The file by which tools enter the pod: `pods/<namespace>_<name>.json`.
+    fn publish(&self, record: &Record, pid: i32) -> Result<(), RecordError> {
+        let entry = serde_json::json!({
+            "pid": pid,
+            "netns": record.netns.clone().unwrap_or_else(|| format!("/proc/{pid}/ns/net").into()),
+            "cgroup": record.cgroup,
+            "uid": record.pod.uid,
+        });
+        record::save(&self.entry_path(record), &entry)
+    }
+
+    fn entry_path(&self, record: &Record) -> PathBuf {
+        let name = format!("{}_{}.json", record.pod.namespace, record.pod.name);
+        self.config.state_dir.join("pods").join(name)
+    }
+
+    /// Withdraws the entry, unless a later pod of the same name has put its own there.
+    fn withdraw(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.entry_path(record);
+        let entry = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        match entry {
+            Some(entry) if entry["uid"] == record.pod.uid.as_str() => record::remove_file(&path),
+            _ => Ok(()),
+        }
+    }
+
+    async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
+        let dir = self.dir(id);
+        let Ok(record) = Record::load(&dir) else { return Ok(()) };
+        cgroup::kill(&record.cgroup);
+        if let Some(live) = self.live(id) {
+            live.kill().await.map_err(failed("stopping", id))?;
+        }
+        self.withdraw(&record).map_err(failed("withdrawing", id))?;
+        if let Some(netns) = &record.netns {
+            let attachment = Attachment { dir: &dir, id, pod: &record.pod, netns };
+            cni::delete(&attachment, &self.config.cni_bin_dir)
+                .await
+                .map_err(failed("detaching", id))?;
+            netns::remove(netns).map_err(failed("removing the network of", id))?;
+        }
+        InitRecord::remove(&dir).map_err(failed("recording the end of", id))
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.stop(id).await?;
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let dir = self.dir(id);
+        let Ok(record) = Record::load(&dir) else { return Ok(()) };
+        cgroup::remove(&record.cgroup).await.map_err(failed("removing", id))?;
+        for folder in [&record.logs, &dir] {
+            match std::fs::remove_dir_all(folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let error = RecordError::of("removing", folder)(error);
+                    return Err(failed("removing", id)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For `map_err`: says what was tried with which sandbox or container.
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    operation: &'static str,
+    object: &str,
+) -> impl FnOnce(E) -> RuntimeError + use<E> {
+    let object = object.to_owned();
+    move |source| RuntimeError { operation, object, source: source.into() }
+}
+
+/// A sandbox that is not there, or no longer.
+fn lost(operation: &'static str, id: &str) -> RuntimeError {
+    failed(operation, id)("the sandbox does not run")
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
