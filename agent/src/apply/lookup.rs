@@ -80,11 +80,7 @@ pub struct RangeRead {
 }
 
 /// The second step of a lookup: the slots behind a set's word.
-pub fn read_range(
-    tables: &Tables,
-    frontend: &Frontend,
-    word: SetWord,
-) -> Result<RangeRead, Fault> {
+pub fn read_range(tables: &Tables, frontend: &Frontend, word: SetWord) -> Result<RangeRead, Fault> {
     let (set, frontend_flags) = (frontend.set, frontend.flags);
     let offset = word.offset();
     if offset == 0 {

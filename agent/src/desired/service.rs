@@ -142,7 +142,8 @@ fn frontends(
     if service.external_policy == TrafficPolicy::Local {
         external |= frontend_flags::KEEP_SOURCE;
     }
-    for ip in of_family(&service.external_ips).into_iter().chain(of_family(&service.load_balancer_ips))
+    for ip in
+        of_family(&service.external_ips).into_iter().chain(of_family(&service.load_balancer_ips))
     {
         add(ip.into(), port.port, external);
     }

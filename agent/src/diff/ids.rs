@@ -14,8 +14,7 @@ const BITS: u32 = u64::BITS;
 impl IdSpace {
     /// The ids `1..capacity`, all free.
     pub fn new(capacity: u32) -> Self {
-        let mut space =
-            Self { used: vec![0; capacity.div_ceil(BITS) as usize], capacity, next: 1 };
+        let mut space = Self { used: vec![0; capacity.div_ceil(BITS) as usize], capacity, next: 1 };
         space.set(0, true);
         space
     }
@@ -39,9 +38,8 @@ impl IdSpace {
         if self.next >= self.capacity {
             self.next = 1;
         }
-        let id = self
-            .first_free(self.next, self.capacity)
-            .or_else(|| self.first_free(1, self.next))?;
+        let id =
+            self.first_free(self.next, self.capacity).or_else(|| self.first_free(1, self.next))?;
         self.set(id, true);
         self.next = id + 1;
         Some(id)

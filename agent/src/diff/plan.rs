@@ -127,9 +127,9 @@ impl fmt::Display for Op {
                 let Frontend { set, flags, .. } = value;
                 writeln!(f, "put frontend {} -> set {set} flags {flags:#x}", FrontendName(key))
             }),
-            Self::RemoveFrontends(keys) => keys
-                .iter()
-                .try_for_each(|key| writeln!(f, "remove frontend {}", FrontendName(key))),
+            Self::RemoveFrontends(keys) => {
+                keys.iter().try_for_each(|key| writeln!(f, "remove frontend {}", FrontendName(key)))
+            }
             Self::Barrier => writeln!(f, "barrier"),
             Self::RemoveNodeAddrs(addrs) => {
                 addrs.iter().try_for_each(|addr| writeln!(f, "remove node address {addr}"))

@@ -99,7 +99,8 @@ fn restore_range(tables: &Tables, id: u32, known: &mut Known) -> Option<KnownRan
     let whole = RANGE_HEADER_WORDS.saturating_add(if owned { slots } else { 0 });
     // A header that can't be true still is where readers look: its words are kept from reuse
     // until the set has been led elsewhere.
-    let length = [whole, RANGE_HEADER_WORDS].into_iter().find(|n| known.slots.reserve(offset, *n))?;
+    let length =
+        [whole, RANGE_HEADER_WORDS].into_iter().find(|n| known.slots.reserve(offset, *n))?;
     Some(KnownRange { offset, words: (0..length).map(word).collect() })
 }
 

@@ -73,7 +73,10 @@ fn expected(desired: &Desired) -> BTreeMap<FrontendKey, Found> {
         let window = |window: crate::desired::windows::Window| {
             set.slots[window.start as usize..][..window.count as usize]
                 .iter()
-                .map(|slot| lookup::Backend { at: (slot.addr, slot.port).into(), flags: slot.flags })
+                .map(|slot| lookup::Backend {
+                    at: (slot.addr, slot.port).into(),
+                    flags: slot.flags,
+                })
                 .collect()
         };
         let found = Found {

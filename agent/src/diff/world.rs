@@ -162,7 +162,8 @@ impl World {
     pub(super) fn add_to(snapshot: &mut Snapshot, world: &Self) {
         snapshot.revision += 1;
         for (n, spec) in &world.0 {
-            let key = if *n == u8::MAX { ObjectKey::new("default", "only") } else { service_key(*n) };
+            let key =
+                if *n == u8::MAX { ObjectKey::new("default", "only") } else { service_key(*n) };
             for slice in spec.slices(&key) {
                 let name = slice.key.name.clone();
                 snapshot.slices.insert((key.clone(), name), Arc::new(slice));

@@ -158,9 +158,18 @@ pub fn write(question: &Question, reply: &Reply) -> Vec<u8> {
     message.metadata.truncation = true;
     let room = limit.saturating_sub(opt_size(&message));
     let (answers, authorities) = counts_within(&message, room);
-    message.answers.truncate(answers);
+    let rest = message.answers.split_off(answers);
     message.authorities.truncate(authorities);
-    whole(&message, limit).unwrap_or_else(|| failure(question))
+    let mut octets = whole(&message, limit).unwrap_or_else(|| failure(question));
+    // The count is on the safe side by what names take before they are compressed.
+    for record in rest {
+        message.answers.push(record);
+        match whole(&message, limit) {
+            Some(larger) => octets = larger,
+            None => break,
+        }
+    }
+    octets
 }
 
 fn message_of(question: &Question, reply: &Reply) -> Message {
@@ -191,9 +200,10 @@ fn message_of(question: &Question, reply: &Reply) -> Message {
 
 /// The message's octets where they are no more than `limit`.
 fn whole(message: &Message, limit: u16) -> Option<Vec<u8>> {
-    // The encoder itself stops at 65,535 octets and then says so with TC.
     let mut octets = Vec::with_capacity(512);
     let mut encoder = BinEncoder::new(&mut octets);
+    // Where it stops early it says so with TC. It needs room for a name before compressing it.
+    encoder.set_max_size(limit.saturating_add(255));
     let header = emit(message, message.edns.as_ref(), &mut encoder)?;
     let cut = header.metadata.truncation && !message.metadata.truncation;
     (octets.len() <= usize::from(limit) && !cut).then_some(octets)

@@ -11,6 +11,8 @@ pub mod addresses;
 pub mod answer;
 pub mod cache;
 pub mod config;
+#[cfg(test)]
+mod fixture;
 pub mod forward;
 pub mod message;
 pub mod name;

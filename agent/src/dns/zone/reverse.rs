@@ -43,6 +43,11 @@ impl Pointers {
         self.by_address.range(range).next().is_some()
     }
 
+    /// Whether no address has a name.
+    pub fn is_empty(&self) -> bool {
+        self.by_address.is_empty()
+    }
+
     /// Has the addresses in `new` point to `service` where those in `old` did. Touches only what
     /// differs, so that one endpoint of thousands costs one entry.
     pub fn replace(
@@ -201,13 +206,14 @@ mod tests {
             "svc1.testns.svc.0.10.in-addr.arpa.",
             "256.in-addr.arpa.",
             "01.10.in-addr.arpa.",
-            "+1.10.in-addr.arpa.",
             "5.4.3.2.1.in-addr.arpa.",
             "00.ip6.arpa.",
             "g.ip6.arpa.",
         ] {
             assert_eq!(read(nothing), Some(Arpa::Nothing), "{nothing}");
         }
+        let signed = Name::from_labels([&b"+1"[..], b"10", b"in-addr", b"arpa"]).unwrap();
+        assert_eq!(parse(&LowerName::of(&signed)), Some(Arpa::Nothing));
         for foreign in ["arpa.", "example.org.", "home.arpa.", "."] {
             assert_eq!(read(foreign), None, "{foreign}");
         }

@@ -1,1 +1,186 @@
+//! What the index is after changes, in any order and any portions.
 
+use std::{net::IpAddr, str::FromStr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    dns::fixture::{self, HTTP, add, service, settings, slice},
+    model::snapshot::Synced,
+};
+
+fn listed() -> Snapshot {
+    Snapshot { synced: Synced { services: true, slices: true, nodes: true }, ..Snapshot::default() }
+}
+
+fn at(zone: &Zone, name: &str) -> String {
+    let name = LowerName::of(&Name::from_str(name).unwrap());
+    format!("{:?}", zone.look_up(&name))
+}
+
+#[test]
+fn dns_68_dns_69_dns_70_services_come_and_go() {
+    let empty = listed();
+    let start = Zone::new(settings(), 7).advance(&Snapshot::default(), &empty);
+    let mut one = empty.clone();
+    add(&mut one, service("ns", "web", &["10.0.0.5"], &[HTTP]), vec![]);
+    let zone = start.advance(&empty, &one);
+    assert!(at(&zone, "web.ns.svc.cluster.local.").contains("10.0.0.5"));
+    assert!(at(&zone, "ns.svc.cluster.local.").contains("Empty"));
+    assert!(at(&zone, "5.0.0.10.in-addr.arpa.").contains("Pointers"));
+    let gone = zone.advance(&one, &empty);
+    for name in ["web.ns.svc.cluster.local.", "ns.svc.cluster.local.", "5.0.0.10.in-addr.arpa."] {
+        assert!(at(&gone, name).contains("Missing"), "{name}");
+    }
+}
+
+#[test]
+fn a_namespace_stays_while_it_has_a_service() {
+    let empty = listed();
+    let mut two = empty.clone();
+    add(&mut two, service("ns", "a", &["10.0.0.5"], &[]), vec![]);
+    add(&mut two, service("ns", "b", &["10.0.0.6"], &[]), vec![]);
+    let mut one = two.clone();
+    one.services.remove(&ObjectKey::new("ns", "a"));
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &two).advance(&two, &one);
+    assert!(at(&zone, "ns.svc.cluster.local.").contains("Empty"));
+    let zone = zone.advance(&one, &empty);
+    assert!(at(&zone, "ns.svc.cluster.local.").contains("Missing"));
+}
+
+#[test]
+fn dns_76_the_serial_grows_when_and_only_when_names_change() {
+    let empty = listed();
+    let zone = Zone::new(settings(), 7).advance(&Snapshot::default(), &empty);
+    assert_eq!(zone.serial(), 7, "nothing to say is no change");
+    let mut one = empty.clone();
+    let web = service("ns", "web", &["10.0.0.5"], &[HTTP]);
+    let web_slice = slice(&web, "a", &[("172.0.0.9", "")], &[HTTP]);
+    add(&mut one, web.clone(), vec![web_slice.clone()]);
+    let zone = zone.advance(&empty, &one);
+    assert_eq!(zone.serial(), 8);
+
+    // What names don't depend on: hints, nodes, policies.
+    let mut hinted = one.clone();
+    let mut other = web_slice;
+    other.endpoints[0].node = Some("node-1".into());
+    other.endpoints[0].hint_zones = vec!["z".into()];
+    add(&mut hinted, web, vec![other.clone()]);
+    let zone = zone.advance(&one, &hinted);
+    assert_eq!(zone.serial(), 8);
+
+    let mut unready = hinted.clone();
+    other.endpoints[0].ready = false;
+    let key = (ObjectKey::new("ns", "web"), other.key.name.clone());
+    unready.slices.insert(key, Arc::new(other));
+    let zone = zone.advance(&hinted, &unready);
+    assert_eq!(zone.serial(), 9);
+}
+
+#[test]
+fn slices_may_come_before_their_service() {
+    let empty = listed();
+    let web = service("ns", "web", &[], &[HTTP]);
+    let mut early = empty.clone();
+    add(&mut early, web.clone(), vec![slice(&web, "a", &[("172.0.0.9", "")], &[HTTP])]);
+    let both = early.clone();
+    early.services.remove(&web.key);
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &early);
+    assert!(at(&zone, "web.ns.svc.cluster.local.").contains("Missing"));
+    let zone = zone.advance(&early, &both);
+    assert!(at(&zone, "web.ns.svc.cluster.local.").contains("172.0.0.9"));
+}
+
+#[test]
+fn names_that_are_no_labels_harm_nobody() {
+    let mut odd = listed();
+    add(&mut odd, service("ns", &"x".repeat(64), &["10.0.0.5"], &[]), vec![]);
+    add(&mut odd, service("ns", "", &["10.0.0.6"], &[]), vec![]);
+    add(&mut odd, fixture::external("ns", "bad", "not..a.name"), vec![]);
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &odd);
+    assert!(at(&zone, "bad.ns.svc.cluster.local.").contains("Missing"));
+    assert_eq!(zone.serial(), 0);
+}
+
+/// A change: which of a few Services, and what it is then (`None`: gone).
+type Step = (u8, Option<(bool, Vec<(u8, bool)>)>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let endpoints = prop::collection::vec((0..4_u8, any::<bool>()), 0..4);
+    prop::collection::vec((0..4_u8, prop::option::of((any::<bool>(), endpoints))), 0..24)
+}
+
+fn apply(snapshot: &Snapshot, (which, what): &Step) -> Snapshot {
+    let mut next = snapshot.clone();
+    // Two namespaces, and addresses that several Services share.
+    let (namespace, name) = (["n1", "n2"][usize::from(which % 2)], format!("s{which}"));
+    let key = ObjectKey::new(namespace, &name);
+    let gone: Vec<_> = next.slices.keys().filter(|(owner, _)| *owner == key).cloned().collect();
+    for slice in gone {
+        next.slices.remove(&slice);
+    }
+    next.services.remove(&key);
+    if let Some((headless, endpoints)) = what {
+        let ips: &[&str] = if *headless { &[] } else { &["10.0.0.1", "10::1"] };
+        let service = service(namespace, &name, ips, &[HTTP]);
+        let hosts: Vec<_> = endpoints
+            .iter()
+            .map(|(host, named)| (format!("172.0.0.{host}"), if *named { "h" } else { "" }))
+            .collect();
+        let hosts: Vec<_> = hosts.iter().map(|(address, name)| (&**address, *name)).collect();
+        let slices = vec![slice(&service, "a", &hosts, &[HTTP])];
+        add(&mut next, service, slices);
+    }
+    next
+}
+
+/// All that a zone says of every name and address that the steps can make.
+fn everything(zone: &Zone) -> Vec<String> {
+    let mut names = vec!["n1.svc.cluster.local.".to_owned(), "n2.svc.cluster.local.".to_owned()];
+    for service in 0..4 {
+        let service = format!("s{service}.n{}.svc.cluster.local.", service % 2 + 1);
+        for prefix in ["", "h.", "_tcp.", "_http._tcp.", "172-0-0-0.", "172-0-0-1."] {
+            names.push(format!("{prefix}{service}"));
+        }
+    }
+    let addresses = ["10.0.0.1", "10::1", "172.0.0.0", "172.0.0.1", "172.0.0.2", "172.0.0.3"];
+    names.extend(
+        addresses.map(|address| Name::from(address.parse::<IpAddr>().unwrap()).to_string()),
+    );
+    names.push("172.in-addr.arpa.".to_owned());
+    names.iter().map(|name| format!("{name} {}", at(zone, name))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Step by step and all at once lead to the same zone.
+    #[test]
+    fn advancing_is_the_same_as_building_anew(steps in steps()) {
+        let mut snapshot = listed();
+        let mut zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &snapshot);
+        for step in &steps {
+            let next = apply(&snapshot, step);
+            zone = zone.advance(&snapshot, &next);
+            snapshot = next;
+        }
+        let anew = Zone::new(settings(), 0).advance(&Snapshot::default(), &snapshot);
+        prop_assert_eq!(everything(&zone), everything(&anew));
+        let emptied = zone.advance(&snapshot, &listed());
+        prop_assert!(emptied.services.is_empty());
+        prop_assert!(emptied.namespaces.is_empty());
+        prop_assert!(emptied.pointers.is_empty());
+    }
+
+    /// No name makes the look-up panic.
+    #[test]
+    fn any_name_is_looked_up(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..63), 0..4), suffix in 0..4_usize) {
+        let suffix = ["cluster.local.", "svc.cluster.local.", "in-addr.arpa.", "ip6.arpa."][suffix];
+        let labels = labels.iter().map(Vec::as_slice);
+        if let Ok(name) = Name::from_labels(labels).and_then(|name| name.append_domain(&Name::from_str(suffix).unwrap())) {
+            let zone = fixture::zone_with(settings());
+            prop_assert!(zone.look_up(&LowerName::of(&name)).is_some());
+        }
+    }
+}
