@@ -1,3 +1,9 @@
-//! Mizzen's companion control plane: API server, store, controllers, scheduler and node part.
+//! Mizzen's companion control plane: a Kubernetes API server, its store, controllers, scheduler
+//! and node part, small enough to start in a moment.
 
+pub mod api;
 pub mod node;
+pub mod pki;
+pub mod registry;
+pub mod serve;
+pub mod store;

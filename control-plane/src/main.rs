@@ -2,8 +2,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
-use mizzen_control_plane::node;
+use mizzen_control_plane::{node, serve};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 /// Mizzen's companion control plane and node part
 #[derive(Parser)]
@@ -15,6 +19,8 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Run the control plane: API server, controllers and scheduler
+    Serve(serve::Args),
     /// Run one of the process runtime's own images
     Image(node::image::Args),
     /// Make or be a pod's sandbox
@@ -27,5 +33,47 @@ fn main() -> ExitCode {
         // Before there is any thread or logger.
         Command::Sandbox(args) => node::sandbox::main(&args),
         Command::Image(args) => node::image::main(&args),
+        Command::Serve(args) => report(daemon(|shutdown| serve::run(args, shutdown))),
     }
+}
+
+/// Says why a daemon ended, if it failed.
+fn report(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a daemon with a logger and a runtime until it ends, or is told to by SIGINT or SIGTERM.
+fn daemon<F, E>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        stop_on_signals(shutdown.clone()).context("cannot listen for signals")?;
+        run(shutdown).await.map_err(Into::into)
+    })
+}
+
+/// Cancels `shutdown` at SIGINT and SIGTERM.
+fn stop_on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
 }

@@ -1,0 +1,129 @@
+//! What exists from the start: the four namespaces, the Service `kubernetes` with its
+//! EndpointSlice, and the Service `kube-dns`.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::update::Part;
+use crate::registry::Object;
+use crate::registry::service::family;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// Offset of the cluster DNS address in each Service range.
+const DNS_INDEX: u32 = 9;
+
+/// Where the API server is reached from pods and nodes.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Addresses that the Service `kubernetes` leads to.
+    pub advertise: Vec<IpAddr>,
+    /// Port on these addresses.
+    pub port: u16,
+}
+
+/// Creates what is missing and brings the endpoints of `kubernetes` up to date.
+pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
+    for name in NAMESPACES {
+        ensure(api, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
+    }
+    ensure(api, ("", "services"), "default", kubernetes(api)).await?;
+    ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
+    for (family, suffix) in [("IPv4", ""), ("IPv6", "-ipv6")] {
+        let of_family = addresses
+            .advertise
+            .iter()
+            .filter(|address| super::bootstrap::family(**address) == family);
+        let endpoints: Vec<Value> = of_family
+            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
+            .collect();
+        if endpoints.is_empty() {
+            continue;
+        }
+        let slice = json!({
+            "metadata": {"name": format!("kubernetes{suffix}"), "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": family,
+            "endpoints": endpoints,
+            "ports": [{"name": "https", "protocol": "TCP", "port": addresses.port}],
+        });
+        ensure(api, ("discovery.k8s.io", "endpointslices"), "default", slice).await?;
+    }
+    Ok(())
+}
+
+/// Creates an object; if it exists, brings the fields given (metadata apart) up to date.
+async fn ensure(
+    api: &Api,
+    (group, plural): (&str, &str),
+    namespace: &str,
+    value: Value,
+) -> Result<()> {
+    let internal = |what: &str| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            format!("Internal error occurred: {what}"),
+        )
+    };
+    let kind =
+        api.registry.resource(group, "v1", plural).ok_or_else(|| internal("no such kind"))?;
+    let object = Object::new(value).ok_or_else(|| internal("no object"))?;
+    let target = Target {
+        kind,
+        namespace: namespace.into(),
+        name: object.name().to_owned(),
+        subresource: String::new(),
+    };
+    match api.insert(&target, object.clone(), false).await {
+        Err(failure) if failure.code() == StatusCode::CONFLICT => {}
+        outcome => return outcome.map(drop),
+    }
+    if plural == "endpointslices" {
+        api.rewrite(&target, Part::Main, false, |old| {
+            let mut new = old.clone();
+            new.copy("/endpoints", &object);
+            new.copy("/ports", &object);
+            Ok(new)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The addresses at an index of every Service range.
+fn fixed(api: &Api, index: u32) -> Vec<IpAddr> {
+    api.ranges.addresses.iter().map(|range| range.nth(index)).collect()
+}
+
+fn kubernetes(api: &Api) -> Value {
+    // Like Kubernetes', this Service has only the first family: its endpoints may have no other.
+    let addresses: Vec<IpAddr> = fixed(api, 0).into_iter().take(1).collect();
+    json!({
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "clusterIPs": addresses,
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    })
+}
+
+fn kube_dns(api: &Api) -> Value {
+    let port = |name: &str, number: u16, protocol: &str| json!({"name": name, "port": number, "targetPort": number, "protocol": protocol});
+    json!({
+        "metadata": {
+            "name": "kube-dns",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "clusterIPs": fixed(api, DNS_INDEX),
+            "ipFamilyPolicy": "PreferDualStack",
+            "selector": {"k8s-app": "kube-dns"},
+            "ports": [port("dns", 53, "UDP"), port("dns-tcp", 53, "TCP"), port("metrics", 9153, "TCP")],
+        },
+    })
+}

@@ -1,0 +1,207 @@
+//! DELETE: at once, after a grace period, or when the finalizers are done.
+
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::{self, Form};
+use super::filter::Filter;
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::{Api, Body, Call, clock, encode, success};
+use crate::registry::{Kind, Object};
+use crate::store::{Action, Entry, Expect, Op, StoreError};
+
+/// `DeleteOptions`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    grace: Option<i64>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    propagation: String,
+    dry_run: bool,
+}
+
+impl Options {
+    /// Reads the options from the query and the body, which has precedence.
+    pub(super) fn read(call: &Call, body: &[u8]) -> Result<Self> {
+        let sent = if body.is_empty() { Value::Null } else { body::decode(&call.headers, body)? };
+        Self::from_value(call, &sent)
+    }
+
+    /// Takes the options from a decoded `DeleteOptions`.
+    pub(super) fn from_value(call: &Call, sent: &Value) -> Result<Self> {
+        let asked = call.params.text("gracePeriodSeconds");
+        let query = if asked.is_empty() { None } else { asked.parse().ok() };
+        let text = |pointer: &str| sent.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let propagation = text("/propagationPolicy")
+            .unwrap_or_else(|| call.params.text("propagationPolicy").to_owned());
+        if !matches!(propagation.as_str(), "" | "Background" | "Foreground" | "Orphan") {
+            let message = format!(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {propagation:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+            );
+            return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message));
+        }
+        Ok(Self {
+            grace: sent["gracePeriodSeconds"].as_i64().or(query),
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+            propagation,
+            dry_run: call.params.dry_run()? || sent["dryRun"] == json!(["All"]),
+        })
+    }
+
+    fn check(&self, kind: &Kind, object: &Object) -> Result<()> {
+        let differs = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().filter(|wanted| *wanted != found).cloned()
+        };
+        if let Some(uid) = differs(&self.uid, object.uid()) {
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                object.uid()
+            );
+            return Err(Failure::conflict(kind, object.name(), &why));
+        }
+        if let Some(version) = differs(&self.resource_version, object.resource_version()) {
+            let why = format!(
+                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                object.resource_version()
+            );
+            return Err(Failure::conflict(kind, object.name(), &why));
+        }
+        Ok(())
+    }
+}
+
+/// What became of an object that somebody deletes.
+pub(super) struct Deleted {
+    /// Its last state.
+    pub(super) object: Object,
+    /// Whether it is gone, not only marked.
+    pub(super) gone: bool,
+}
+
+impl Api {
+    pub(super) async fn delete(
+        &self,
+        call: &Call,
+        target: &Target,
+        body: &[u8],
+    ) -> Result<Response<Body>> {
+        let options = Options::read(call, body)?;
+        let deleted = self.remove(target, &options).await?;
+        if deleted.gone && !target.kind.returns_deleted {
+            let mut details = json!({"name": target.name, "kind": target.kind.plural, "uid": deleted.object.uid()});
+            if !target.kind.group.is_empty() {
+                details["group"] = target.kind.group.into();
+            }
+            return Ok(super::json(StatusCode::OK, &success(&details)));
+        }
+        Form::accepted(&call.headers)?.object(target.kind, &deleted.object, call, StatusCode::OK)
+    }
+
+    pub(super) async fn delete_collection(
+        &self,
+        call: &Call,
+        target: &Target,
+        body: &[u8],
+    ) -> Result<Response<Body>> {
+        let options = Options::read(call, body)?;
+        let filter = Filter::new(call, target)?;
+        let listed = self.listed(call, target, &filter).await?;
+        for (_, entry) in &listed.entries {
+            let object = encode::object(entry)?;
+            let one = Target {
+                namespace: object.namespace().to_owned(),
+                name: object.name().to_owned(),
+                ..target.clone()
+            };
+            match self.remove(&one, &options).await {
+                Err(failure) if failure.code() != StatusCode::NOT_FOUND => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(super::list::stream(target.kind, listed))
+    }
+
+    /// Deletes the target, or marks it.
+    pub(super) async fn remove(&self, target: &Target, options: &Options) -> Result<Deleted> {
+        let kind = target.kind;
+        loop {
+            let entry = self
+                .store
+                .get(&target.key())
+                .await?
+                .ok_or_else(|| Failure::not_found(kind, &target.name))?;
+            let old = encode::object(&entry)?;
+            options.check(kind, &old)?;
+            let (object, gone) = mark(kind, &old, options);
+            if options.dry_run || (!gone && object == old) {
+                return Ok(Deleted { object, gone });
+            }
+            match self.commit_deletion(target, &entry, &object, gone).await {
+                Ok(object) => return Ok(Deleted { object, gone }),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+    }
+
+    async fn commit_deletion(
+        &self,
+        target: &Target,
+        entry: &Entry,
+        object: &Object,
+        gone: bool,
+    ) -> std::result::Result<Object, StoreError> {
+        let expect = Expect::Modified(entry.modified);
+        let action = if gone { Action::Delete } else { Action::Put(encode::to_bytes(object)) };
+        let mut ops = vec![Op { key: target.key().into(), expect, action }];
+        if gone {
+            ops.extend(target.kind.strategy.release(object));
+        }
+        let revision = self.store.commit(ops).await?;
+        Ok(super::create::at(object.clone(), revision))
+    }
+}
+
+/// The object as the deletion leaves it, and whether it is gone then.
+fn mark(kind: &Kind, old: &Object, options: &Options) -> (Object, bool) {
+    let mut object = old.clone();
+    add_propagation_finalizer(&mut object, &options.propagation);
+    let grace = kind.strategy.grace_period(old, options.grace).unwrap_or(0).max(0);
+    if !object.is_terminating() {
+        object.set("/metadata/deletionTimestamp", clock::format(clock::now() + grace));
+        object.set("/metadata/deletionGracePeriodSeconds", grace);
+        if let Some(generation) = old.integer("/metadata/generation") {
+            object.set("/metadata/generation", generation + 1);
+        }
+        if kind.kind == "Namespace" {
+            object.set("/status/phase", "Terminating");
+        }
+    } else if let Some(was) = old.integer("/metadata/deletionGracePeriodSeconds")
+        && options.grace.is_some()
+        && grace < was
+    {
+        // A second request may only shorten the time.
+        let until =
+            clock::parse(old.text("/metadata/deletionTimestamp")).unwrap_or_else(clock::now);
+        object.set("/metadata/deletionTimestamp", clock::format(until - was + grace));
+        object.set("/metadata/deletionGracePeriodSeconds", grace);
+    }
+    let gone = super::update::is_finished(&object);
+    (object, gone)
+}
+
+/// Foreground and orphan deletion wait for the garbage collector, which sees a finalizer.
+fn add_propagation_finalizer(object: &mut Object, propagation: &str) {
+    let finalizer = match propagation {
+        "Foreground" => "foregroundDeletion",
+        "Orphan" => "orphan",
+        _ => return,
+    };
+    let mut finalizers = object.list("/metadata/finalizers").to_vec();
+    if !finalizers.iter().any(|one| one == finalizer) {
+        finalizers.push(finalizer.into());
+        object.set("/metadata/finalizers", finalizers);
+    }
+}

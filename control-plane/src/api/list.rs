@@ -1,0 +1,224 @@
+//! LIST: a consistent state of a collection, whole or in pages.
+
+use std::convert::Infallible;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::body::Form;
+use super::filter::Filter;
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::{Api, Body, Call, encode, table};
+use crate::registry::{Kind, Object};
+use crate::store::{Entry, Key, Query, Revision, StoreError};
+
+/// Bytes that a list sends at a time: what bounds its memory.
+const CHUNK: usize = 64 << 10;
+
+/// Where the next page of a list begins.
+#[derive(Debug, Deserialize, Serialize)]
+struct Continue {
+    /// The revision that all pages show.
+    rv: Revision,
+    /// The last key of the page before.
+    after: String,
+}
+
+impl Continue {
+    fn token(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!(self).to_string())
+    }
+
+    fn parse(token: &str) -> Result<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
+        let parsed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        parsed.ok_or_else(|| {
+            Failure::bad_request("continue key is not valid: illegal base64 data or encoding")
+        })
+    }
+}
+
+/// A page of a collection.
+pub(super) struct Listed {
+    pub(super) revision: Revision,
+    pub(super) entries: Vec<(Key, Entry)>,
+    next: Option<String>,
+    remaining: Option<usize>,
+}
+
+impl Listed {
+    fn metadata(&self) -> Value {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(token) = &self.next {
+            metadata["continue"] = token.as_str().into();
+        }
+        if let Some(count) = self.remaining {
+            metadata["remainingItemCount"] = count.into();
+        }
+        metadata
+    }
+}
+
+impl Api {
+    pub(super) async fn list(
+        &self,
+        call: &Call,
+        target: &Target,
+        form: Form,
+    ) -> Result<Response<Body>> {
+        let filter = Filter::new(call, target)?;
+        let listed = self.listed(call, target, &filter).await?;
+        match form {
+            Form::Json => Ok(stream(target.kind, listed)),
+            Form::Table => {
+                let include = table::Include::asked(call);
+                let row = |object: &Object| table::row(target.kind, object, include);
+                let rows = objects(&listed, row)?;
+                let table =
+                    table::table(&listed.metadata(), &table::definitions(target.kind), rows);
+                Ok(super::json(StatusCode::OK, &table))
+            }
+            Form::Metadata => {
+                let items = objects(&listed, table::partial)?;
+                Ok(super::json(
+                    StatusCode::OK,
+                    &json!({
+                        "kind": "PartialObjectMetadataList",
+                        "apiVersion": "meta.k8s.io/v1",
+                        "metadata": listed.metadata(),
+                        "items": items,
+                    }),
+                ))
+            }
+        }
+    }
+
+    /// The entries that a request asks for.
+    pub(super) async fn listed(
+        &self,
+        call: &Call,
+        target: &Target,
+        filter: &Filter,
+    ) -> Result<Listed> {
+        let limit = call.params.number("limit")?.filter(|limit| *limit > 0);
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+        let token = call.params.text("continue");
+        let from = if token.is_empty() { None } else { Some(Continue::parse(token)?) };
+        let at = match &from {
+            Some(from) => Some(from.rv),
+            None => self.revision_asked(call).await?,
+        };
+        let continued = from.is_some();
+        let collected =
+            self.collect(&target.prefix(), filter, limit, from.map(|from| from.after), at).await;
+        collected.map_err(|error| page_gone(error, continued))
+    }
+
+    /// The entries of a prefix that pass a filter, all as of one revision.
+    pub(super) async fn collect(
+        &self,
+        prefix: &str,
+        filter: &Filter,
+        limit: Option<usize>,
+        mut after: Option<String>,
+        mut at: Option<Revision>,
+    ) -> std::result::Result<Listed, StoreError> {
+        let mut listed = Listed { revision: 0, entries: Vec::new(), next: None, remaining: None };
+        loop {
+            let missing = limit.map(|limit| limit - listed.entries.len());
+            let page = self
+                .store
+                .range(Query { prefix, after: after.as_deref(), limit: missing, at })
+                .await?;
+            listed.revision = page.revision;
+            at = Some(page.revision);
+            after = page.entries.last().map(|(key, _)| key.to_string());
+            let wanted =
+                page.entries.into_iter().filter(|(key, entry)| filter.matches(key, &entry.value));
+            listed.entries.extend(wanted);
+            if page.remaining == 0 {
+                return Ok(listed);
+            }
+            if limit.is_some_and(|limit| listed.entries.len() >= limit) {
+                listed.next = after.map(|after| Continue { rv: listed.revision, after }.token());
+                listed.remaining = filter.is_everything().then_some(page.remaining);
+                return Ok(listed);
+            }
+        }
+    }
+
+    /// The revision whose state the request demands; `None` for the newest, which is never older
+    /// than what any client has seen.
+    async fn revision_asked(&self, call: &Call) -> Result<Option<Revision>> {
+        let asked = encode::revision(call.params.text("resourceVersion"))?;
+        let exact = match call.params.text("resourceVersionMatch") {
+            "Exact" => true,
+            "" | "NotOlderThan" => false,
+            other => {
+                return Err(Failure::bad_request(format!(
+                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+                )));
+            }
+        };
+        let Some(asked) = asked.filter(|asked| *asked > 0) else { return Ok(None) };
+        let newest = self.store.revision().await?;
+        if asked > newest {
+            let message =
+                format!("Timeout: Too large resource version: {asked}, current: {newest}");
+            let failure =
+                Failure::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).retry_after(1);
+            return Err(failure.because(
+                "ResourceVersionTooLarge",
+                "Too large resource version",
+                "",
+            ));
+        }
+        Ok(exact.then_some(asked))
+    }
+}
+
+fn page_gone(error: StoreError, continued: bool) -> Failure {
+    match error {
+        StoreError::Compacted { .. } if continued => Failure::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+        ),
+        other => other.into(),
+    }
+}
+
+fn objects(listed: &Listed, show: impl Fn(&Object) -> Value) -> Result<Vec<Value>> {
+    listed.entries.iter().map(|(_, entry)| Ok(show(&encode::object(entry)?))).collect()
+}
+
+/// The list as JSON, made while it is sent.
+pub(super) fn stream(kind: &Kind, listed: Listed) -> Response<Body> {
+    let head = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": listed.metadata()});
+    let mut head = head.to_string();
+    head.truncate(head.len() - 1);
+    head.push_str(",\"items\":[");
+    let mut rest = listed.entries.into_iter().peekable();
+    let mut pending = Some(head);
+    let chunks = std::iter::from_fn(move || {
+        let mut chunk = BytesMut::from(pending.take()?.as_bytes());
+        while let Some((_, entry)) = rest.next() {
+            encode::splice(&entry, &mut chunk);
+            chunk.put_slice(if rest.peek().is_some() { b"," } else { b"" });
+            if chunk.len() >= CHUNK && rest.peek().is_some() {
+                pending = Some(String::new());
+                return Some(chunk.freeze());
+            }
+        }
+        chunk.put_slice(b"]}");
+        Some(chunk.freeze())
+    });
+    let frames = chunks.map(|chunk: Bytes| Ok::<_, Infallible>(Frame::data(chunk)));
+    let body = StreamBody::new(futures::stream::iter(frames));
+    super::response(StatusCode::OK, "application/json", body.boxed_unsync())
+}

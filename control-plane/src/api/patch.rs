@@ -1,0 +1,95 @@
+//! PATCH: JSON patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch.
+
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::body::{self, Form};
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::update::Part;
+use super::{Api, Body, Call};
+use crate::registry::{Kind, Object};
+
+/// A patch of a known format.
+pub(super) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+}
+
+impl Patch {
+    /// Reads the patch that a request carries.
+    pub(super) fn read(call: &Call, body: &[u8]) -> Result<Self> {
+        let broken = |error: serde_json::Error| {
+            Failure::bad_request(format!("error decoding patch: {error}"))
+        };
+        match body::media_type(&call.headers) {
+            "application/json-patch+json" => {
+                serde_json::from_slice(body).map(Self::Json).map_err(broken)
+            }
+            "application/merge-patch+json" => {
+                serde_json::from_slice(body).map(Self::Merge).map_err(broken)
+            }
+            other => Err(body::unsupported(
+                other,
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+            )),
+        }
+    }
+
+    /// The object with the patch applied.
+    pub(super) fn apply(&self, kind: &Kind, old: &Object) -> Result<Object> {
+        let mut value = old.value().clone();
+        match self {
+            Self::Json(patch) => json_patch::patch(&mut value, patch).map_err(|error| {
+                Failure::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "Invalid",
+                    format!(
+                        "the server rejected our request due to an error in our request: {error}"
+                    ),
+                )
+            })?,
+            Self::Merge(patch) => json_patch::merge(&mut value, patch),
+        }
+        let object = Object::new(value);
+        object.ok_or_else(|| {
+            Failure::bad_request(format!("the patch does not leave a {}", kind.kind))
+        })
+    }
+}
+
+impl Api {
+    pub(super) async fn patch(
+        &self,
+        call: &Call,
+        target: &Target,
+        body: &[u8],
+        form: Form,
+    ) -> Result<Response<Body>> {
+        let object = self.patched(call, target, body, Part::Main).await?;
+        form.object(target.kind, &object, call, StatusCode::OK)
+    }
+
+    /// The target with the patch applied to one of its parts.
+    pub(super) async fn patched(
+        &self,
+        call: &Call,
+        target: &Target,
+        body: &[u8],
+        part: Part,
+    ) -> Result<Object> {
+        let patch = Patch::read(call, body)?;
+        self.rewrite(target, part, call.params.dry_run()?, |old| {
+            let new = patch.apply(target.kind, old)?;
+            if new.name() != old.name() {
+                return Err(Failure::bad_request(format!(
+                    "the name of the object ({}) does not match the name on the URL ({})",
+                    new.name(),
+                    old.name()
+                )));
+            }
+            Ok(new)
+        })
+        .await
+    }
+}

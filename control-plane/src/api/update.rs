@@ -1,0 +1,235 @@
+//! UPDATE: a whole object for another, and what every change of an existing object goes through.
+
+use http::{Response, StatusCode};
+
+use super::body::{self, Form};
+use super::create::{TRIES, at, check_identity, validate};
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::{Api, Body, Call, encode};
+use crate::registry::invalid::{Errors, field_of};
+use crate::registry::{Kind, Object};
+use crate::store::{Action, Expect, Op, StoreError};
+
+/// Which part of an object a write may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Everything but the status.
+    Main,
+    /// Only the status.
+    Status,
+    /// What the change says, checked by whoever makes it.
+    Raw,
+}
+
+impl Api {
+    pub(super) async fn update(
+        &self,
+        call: &Call,
+        target: &Target,
+        body: &[u8],
+        form: Form,
+    ) -> Result<Response<Body>> {
+        let sent = body::object(&call.headers, body)?;
+        let (code, object) = self.replace(target, sent, Part::Main, call.params.dry_run()?).await?;
+        form.object(target.kind, &object, call, code)
+    }
+
+    /// Writes the object sent over the one that is there.
+    pub(super) async fn replace(
+        &self,
+        target: &Target,
+        mut sent: Object,
+        part: Part,
+        dry_run: bool,
+    ) -> Result<(StatusCode, Object)> {
+        let kind = target.kind;
+        check_identity(&mut sent, target)?;
+        if sent.name() != target.name {
+            let message = format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                sent.name(),
+                target.name
+            );
+            return Err(Failure::bad_request(message));
+        }
+        if sent.resource_version().is_empty() && !kind.unconditional_update {
+            let mut errors = Errors::default();
+            errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            return Err(Failure::invalid(kind, &target.name, &errors));
+        }
+        let missing_ok =
+            kind.create_on_update && part == Part::Main && sent.resource_version().is_empty();
+        match self.rewrite(target, part, dry_run, |_| Ok(sent.clone())).await {
+            Err(failure) if missing_ok && failure.code() == StatusCode::NOT_FOUND => {
+                Ok((StatusCode::CREATED, self.insert(target, sent, dry_run).await?))
+            }
+            outcome => Ok((StatusCode::OK, outcome?)),
+        }
+    }
+
+    /// Changes the target: reads it, lets `change` make the new object, checks and commits; again
+    /// if somebody else wrote in between and the new object does not insist on a revision.
+    pub(super) async fn rewrite(
+        &self,
+        target: &Target,
+        part: Part,
+        dry_run: bool,
+        mut change: impl FnMut(&Object) -> Result<Object> + Send,
+    ) -> Result<Object> {
+        let kind = target.kind;
+        let key = target.key();
+        for _ in 0..TRIES {
+            let entry = self
+                .store
+                .get(&key)
+                .await?
+                .ok_or_else(|| Failure::not_found(kind, &target.name))?;
+            let old = encode::object(&entry)?;
+            let mut new = change(&old)?;
+            check_preconditions(kind, &new, &old)?;
+            prepare(kind, part, &mut new, &old);
+            if part == Part::Main {
+                kind.strategy.default(&mut new);
+                check_change(kind, &new, &old)?;
+            }
+            let claims = if part == Part::Main {
+                self.claim(kind, &mut new, Some(&old)).await?
+            } else {
+                Vec::new()
+            };
+            if part == Part::Main {
+                count_generation(kind, &mut new, &old);
+            }
+            if new == old || dry_run {
+                return Ok(new);
+            }
+            let expect = Expect::Modified(entry.modified);
+            let outcome = if is_finished(&new) {
+                let delete = Op { key: key.as_str().into(), expect, action: Action::Delete };
+                self.store.commit([vec![delete], kind.strategy.release(&new)].concat()).await
+            } else {
+                let put = Op {
+                    key: key.as_str().into(),
+                    expect,
+                    action: Action::Put(encode::to_bytes(&new)),
+                };
+                self.store.commit([vec![put], claims].concat()).await
+            };
+            match outcome {
+                Ok(revision) => return Ok(at(new, revision)),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(Failure::stale(kind, &target.name))
+    }
+}
+
+/// Whether an object that is being deleted has nothing left to wait for.
+pub(super) fn is_finished(object: &Object) -> bool {
+    object.is_terminating()
+        && !object.has_finalizers()
+        && object.integer("/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+}
+
+/// The writer may insist on the object's revision and identity.
+fn check_preconditions(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
+    let version = new.resource_version();
+    if !version.is_empty() && version != old.resource_version() {
+        return Err(Failure::stale(kind, old.name()));
+    }
+    if !new.uid().is_empty() && new.uid() != old.uid() {
+        let why = format!(
+            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            new.uid(),
+            old.uid()
+        );
+        return Err(Failure::conflict(kind, old.name(), &why));
+    }
+    Ok(())
+}
+
+/// Restores what this write may not change.
+fn prepare(kind: &Kind, part: Part, new: &mut Object, old: &Object) {
+    encode::set_kind(new, kind);
+    if part == Part::Raw {
+        return;
+    }
+    if part == Part::Status {
+        let status = new.at("/status").cloned();
+        *new = old.clone();
+        match status {
+            Some(status) => new.set("/status", status),
+            None => drop(new.remove("/status")),
+        }
+        kind.strategy.prepare_status(new, old);
+        return;
+    }
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "selfLink",
+    ] {
+        new.copy(&format!("/metadata/{field}"), old);
+    }
+    new.remove("/metadata/managedFields");
+    if kind.has(crate::registry::Subresource::Status) {
+        new.copy("/status", old);
+    }
+    kind.strategy.prepare_update(new, old);
+}
+
+/// Checks the new object and that only what may change has changed.
+fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
+    validate(kind, new)?;
+    let mut errors = Errors::default();
+    for pointer in kind.immutable {
+        if new.at(pointer) != old.at(pointer) {
+            errors.invalid(
+                field_of(pointer),
+                new.at(pointer).cloned().unwrap_or_default(),
+                "field is immutable",
+            );
+        }
+    }
+    if old.is_terminating() {
+        let before = old.list("/metadata/finalizers");
+        let added: Vec<String> = new
+            .list("/metadata/finalizers")
+            .iter()
+            .filter(|one| !before.contains(one))
+            .map(ToString::to_string)
+            .collect();
+        if !added.is_empty() {
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            errors.forbidden("metadata.finalizers", why);
+        }
+    }
+    kind.strategy.validate_update(new, old, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
+}
+
+/// Counts a change of what the user wants: of anything but metadata and status.
+fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
+    let wanted = |object: &Object| {
+        let mut value = object.value().clone();
+        for field in ["metadata", "status"] {
+            value.as_object_mut().map(|fields| fields.remove(field));
+        }
+        value
+    };
+    if kind.counts_generations && wanted(new) != wanted(old) {
+        new.set("/metadata/generation", old.integer("/metadata/generation").unwrap_or(0) + 1);
+    }
+}

@@ -1,0 +1,278 @@
+//! WATCH: changes of a collection as they happen.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Form;
+use super::filter::Filter;
+use super::query::Target;
+use super::status::{Failure, Result};
+use super::{Api, Body, Call, encode, table};
+use crate::registry::Kind;
+use crate::registry::invalid::Errors;
+use crate::store::{Entry, Event, Key, Progress, Revision, StoreError, Watch};
+
+/// How often a bookmark says how far a quiet watch has come.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Time after which a watch ends that names none: between this and twice this.
+const TIMEOUT: Duration = Duration::from_secs(1800);
+/// Bytes of initial events sent at a time.
+const CHUNK: usize = 64 << 10;
+
+/// Annotation of the bookmark that ends the initial events (KEP-3157).
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+impl Api {
+    pub(super) async fn watch(
+        &self,
+        call: &Call,
+        target: &Target,
+        form: Form,
+    ) -> Result<Response<Body>> {
+        let filter = Filter::new(call, target)?;
+        let initial = Initial::asked(call, target.kind)?;
+        let asked = encode::revision(call.params.text("resourceVersion"))?.unwrap_or(0);
+        let (entries, after) = match initial {
+            Initial::None if asked > 0 => (Vec::new(), asked),
+            Initial::None => (Vec::new(), self.store.revision().await?),
+            Initial::Events | Initial::EventsAndBookmark => {
+                let listed = self.collect(&target.prefix(), &filter, None, None, None).await?;
+                (listed.entries, listed.revision)
+            }
+        };
+        let seconds = call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+        let timeout = seconds.map_or(TIMEOUT, Duration::from_secs);
+        let cursor = match self.store.watch(&target.prefix(), after).await {
+            Ok(cursor) => cursor,
+            Err(error) => return Ok(gone(error)),
+        };
+        let feed = Feed {
+            encoder: Encoder {
+                kind: target.kind,
+                filter,
+                form,
+                include: table::Include::asked(call),
+                headed: false,
+            },
+            initial: entries.into_iter(),
+            initial_end: (initial == Initial::EventsAndBookmark).then_some(after),
+            cursor,
+            bookmarks: call.params.flag("allowWatchBookmarks"),
+            next_bookmark: Instant::now() + BOOKMARK_EVERY,
+            deadline: Instant::now() + timeout,
+            shutdown: self.shutdown.clone(),
+            ended: false,
+        };
+        let chunks = futures::stream::unfold(feed, |mut feed| async move {
+            let chunk = feed.next().await?;
+            Some((Ok::<_, Infallible>(Frame::data(chunk)), feed))
+        });
+        let body = StreamBody::new(chunks).boxed_unsync();
+        Ok(super::response(StatusCode::OK, "application/json;stream=watch", body))
+    }
+}
+
+/// A watch that can't begin is a stream of one error, as clients expect it.
+fn gone(error: StoreError) -> Response<Body> {
+    super::json(StatusCode::OK, &json!({"type": "ERROR", "object": Failure::from(error).status()}))
+}
+
+/// What comes before the changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Initial {
+    /// Nothing.
+    None,
+    /// The state as ADDED events.
+    Events,
+    /// The state as ADDED events, and a bookmark that says that this was all.
+    EventsAndBookmark,
+}
+
+impl Initial {
+    fn asked(call: &Call, kind: &Kind) -> Result<Self> {
+        let version = call.params.text("resourceVersion");
+        let matching = call.params.text("resourceVersionMatch");
+        let mut errors = Errors::default();
+        let initial = match call.params.text("sendInitialEvents") {
+            "" => {
+                if !matching.is_empty() {
+                    errors.forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                }
+                if matches!(version, "" | "0") { Self::Events } else { Self::None }
+            }
+            _ => {
+                if matching != "NotOlderThan" {
+                    errors.forbidden(
+                        "resourceVersionMatch",
+                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    );
+                }
+                if call.params.flag("sendInitialEvents") {
+                    Self::EventsAndBookmark
+                } else {
+                    Self::None
+                }
+            }
+        };
+        if errors.is_empty() { Ok(initial) } else { Err(Failure::invalid(kind, "", &errors)) }
+    }
+}
+
+/// One watch in progress.
+struct Feed {
+    encoder: Encoder,
+    initial: std::vec::IntoIter<(Key, Entry)>,
+    initial_end: Option<Revision>,
+    cursor: Box<dyn Watch>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    shutdown: CancellationToken,
+    ended: bool,
+}
+
+impl Feed {
+    /// The next bytes to send; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(chunk) = self.next_initial() {
+            return Some(chunk);
+        }
+        while !self.ended {
+            let mut bookmark = false;
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => return None,
+                changed = self.cursor.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => bookmark = true,
+            }
+            let chunk = match self.cursor.take() {
+                Ok(progress) => self.encode(&progress, bookmark),
+                Err(error) => {
+                    self.ended = true;
+                    self.encoder.error(error)
+                }
+            };
+            if !chunk.is_empty() {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn next_initial(&mut self) -> Option<Bytes> {
+        let mut chunk = BytesMut::new();
+        for (_, entry) in self.initial.by_ref() {
+            self.encoder.event("ADDED", &entry, &mut chunk);
+            if chunk.len() >= CHUNK {
+                return Some(chunk.freeze());
+            }
+        }
+        if let Some(revision) = self.initial_end.take() {
+            self.encoder.bookmark(revision, true, &mut chunk);
+        }
+        (!chunk.is_empty()).then(|| chunk.freeze())
+    }
+
+    fn encode(&mut self, progress: &Progress, bookmark: bool) -> Bytes {
+        let mut chunk = BytesMut::new();
+        for event in &progress.events {
+            self.encoder.change(event, &mut chunk);
+        }
+        if bookmark {
+            self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+            self.encoder.bookmark(progress.revision, false, &mut chunk);
+        }
+        chunk.freeze()
+    }
+}
+
+/// Writes events in the form that the client wants.
+struct Encoder {
+    kind: &'static Kind,
+    filter: Filter,
+    form: Form,
+    include: table::Include,
+    /// Whether the client has got the definitions of the columns.
+    headed: bool,
+}
+
+impl Encoder {
+    /// A change as this watch sees it: what begins to match is added, what ceases is deleted.
+    fn change(&mut self, event: &Arc<Event>, out: &mut BytesMut) {
+        let matches = |entry: &Option<Entry>| {
+            entry.as_ref().is_some_and(|entry| {
+                self.filter.is_everything() || self.filter.matches(&event.key, &entry.value)
+            })
+        };
+        let (now, before) = (matches(&event.entry), matches(&event.previous));
+        let (name, entry) = match (now, before) {
+            (true, false) => ("ADDED", &event.entry),
+            (true, true) => ("MODIFIED", &event.entry),
+            (false, true) => ("DELETED", &event.previous),
+            (false, false) => return,
+        };
+        if let Some(entry) = entry {
+            // A deletion carries the last state, at the revision of the deletion.
+            let entry = Entry { modified: event.revision, ..entry.clone() };
+            self.event(name, &entry, out);
+        }
+    }
+
+    fn event(&mut self, name: &str, entry: &Entry, out: &mut BytesMut) {
+        out.put_slice(b"{\"type\":\"");
+        out.put_slice(name.as_bytes());
+        out.put_slice(b"\",\"object\":");
+        match (self.form, encode::object(entry)) {
+            (Form::Table, Ok(object)) => {
+                let row = table::row(self.kind, &object, self.include);
+                let table =
+                    self.table(&json!({"resourceVersion": object.resource_version()}), vec![row]);
+                out.put_slice(table.to_string().as_bytes());
+            }
+            (Form::Metadata, Ok(object)) => {
+                out.put_slice(table::partial(&object).to_string().as_bytes())
+            }
+            _ => encode::splice(entry, out),
+        }
+        out.put_slice(b"}\n");
+    }
+
+    fn bookmark(&mut self, revision: Revision, initial_end: bool, out: &mut BytesMut) {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let object = match self.form {
+            Form::Json => {
+                json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata})
+            }
+            Form::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Form::Table => self.table(&metadata, Vec::new()),
+        };
+        out.put_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
+        out.put_u8(b'\n');
+    }
+
+    fn table(&mut self, metadata: &Value, rows: Vec<Value>) -> Value {
+        let definitions = if self.headed { json!([]) } else { table::definitions(self.kind) };
+        self.headed = true;
+        table::table(metadata, &definitions, rows)
+    }
+
+    fn error(&self, error: StoreError) -> Bytes {
+        let event = json!({"type": "ERROR", "object": Failure::from(error).status()});
+        Bytes::from(format!("{event}\n"))
+    }
+}

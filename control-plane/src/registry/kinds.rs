@@ -1,0 +1,203 @@
+//! The rows.
+
+use super::columns::{self, Column};
+use super::strategy::Plain;
+use super::{Kind, NameRule, Scope, Subresource, merge, namespace, node, pod, service, workload};
+
+/// A namespaced kind of the core group with nothing special.
+const NAMESPACED: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    subresources: &[],
+    names: NameRule::Subdomain,
+    counts_generations: false,
+    unconditional_update: true,
+    create_on_update: false,
+    returns_deleted: false,
+    selectable: &[],
+    required: &[],
+    immutable: &[],
+    merge: merge::PLAIN,
+    columns: NAME_AND_AGE,
+    strategy: &Plain,
+};
+
+/// Columns of a kind that has none of its own.
+const NAME_AND_AGE: &[Column] = &[columns::NAME, columns::AGE];
+
+/// All kinds. Discovery lists them in this order.
+pub static ALL: &[Kind] = &[
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        columns: columns::CONFIG_MAP,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        columns: columns::EVENT,
+        create_on_update: true,
+        selectable: &[
+            ("involvedObject.kind", "/involvedObject/kind", ""),
+            ("involvedObject.namespace", "/involvedObject/namespace", ""),
+            ("involvedObject.name", "/involvedObject/name", ""),
+            ("involvedObject.uid", "/involvedObject/uid", ""),
+            ("involvedObject.apiVersion", "/involvedObject/apiVersion", ""),
+            ("involvedObject.resourceVersion", "/involvedObject/resourceVersion", ""),
+            ("involvedObject.fieldPath", "/involvedObject/fieldPath", ""),
+            ("reason", "/reason", ""),
+            ("reportingComponent", "/reportingComponent", ""),
+            ("source", "/source/component", ""),
+            ("type", "/type", ""),
+        ],
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: &["ns"],
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Finalize, Subresource::Status],
+        names: NameRule::Label,
+        selectable: &[("status.phase", "/status/phase", "")],
+        columns: columns::NAMESPACE,
+        strategy: &namespace::Namespaces,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        selectable: &[("spec.unschedulable", "/spec/unschedulable", "false")],
+        merge: merge::NODE,
+        columns: columns::NODE,
+        strategy: &node::Nodes,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[Subresource::Binding, Subresource::Eviction, Subresource::Status],
+        counts_generations: true,
+        returns_deleted: true,
+        selectable: &[
+            ("spec.nodeName", "/spec/nodeName", ""),
+            ("spec.restartPolicy", "/spec/restartPolicy", ""),
+            ("spec.schedulerName", "/spec/schedulerName", ""),
+            ("spec.serviceAccountName", "/spec/serviceAccountName", ""),
+            ("spec.hostNetwork", "/spec/hostNetwork", "false"),
+            ("status.phase", "/status/phase", ""),
+            ("status.podIP", "/status/podIP", ""),
+            ("status.podIPs", "/status/podIP", ""),
+            ("status.nominatedNodeName", "/status/nominatedNodeName", ""),
+        ],
+        merge: merge::POD,
+        columns: columns::POD,
+        strategy: &pod::Pods,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        singular: "secret",
+        selectable: &[("type", "/type", "")],
+        columns: columns::SECRET,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        returns_deleted: true,
+        merge: merge::SERVICE_ACCOUNT,
+        ..NAMESPACED
+    },
+    Kind {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        subresources: &[Subresource::Status],
+        names: NameRule::Label1035,
+        returns_deleted: true,
+        selectable: &[("spec.clusterIP", "/spec/clusterIP", ""), ("spec.type", "/spec/type", "")],
+        merge: merge::SERVICE,
+        columns: columns::SERVICE,
+        strategy: &service::Services,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "apps",
+        kind: "Deployment",
+        plural: "deployments",
+        singular: "deployment",
+        short_names: &["deploy"],
+        categories: &["all"],
+        subresources: &[Subresource::Scale, Subresource::Status],
+        counts_generations: true,
+        required: &["/spec/selector", "/spec/template"],
+        immutable: &["/spec/selector"],
+        merge: merge::DEPLOYMENT,
+        columns: columns::DEPLOYMENT,
+        strategy: &workload::Deployments,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "apps",
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short_names: &["rs"],
+        categories: &["all"],
+        subresources: &[Subresource::Scale, Subresource::Status],
+        counts_generations: true,
+        selectable: &[("status.replicas", "/status/replicas", "0")],
+        required: &["/spec/selector", "/spec/template"],
+        immutable: &["/spec/selector"],
+        merge: merge::REPLICA_SET,
+        columns: columns::REPLICA_SET,
+        strategy: &workload::ReplicaSets,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "coordination.k8s.io",
+        kind: "Lease",
+        plural: "leases",
+        singular: "lease",
+        unconditional_update: false,
+        create_on_update: true,
+        columns: columns::LEASE,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        counts_generations: true,
+        required: &["/addressType"],
+        immutable: &["/addressType"],
+        columns: columns::ENDPOINT_SLICE,
+        ..NAMESPACED
+    },
+];

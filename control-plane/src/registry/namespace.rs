@@ -1,0 +1,30 @@
+//! Namespaces: the phase and the finalizer that keeps a namespace until it is empty.
+
+use serde_json::json;
+
+use super::object::Object;
+use super::strategy::Strategy;
+
+/// The finalizer that the namespace controller removes once the namespace is empty.
+pub const FINALIZER: &str = "kubernetes";
+
+/// [`Strategy`] of namespaces.
+pub struct Namespaces;
+
+impl Strategy for Namespaces {
+    fn default(&self, object: &mut Object) {
+        let name = object.name().to_owned();
+        if !name.is_empty() {
+            object.set("/metadata/labels/kubernetes.io~1metadata.name", name);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object.set("/spec/finalizers", json!([FINALIZER]));
+        object.set("/status", json!({"phase": "Active"}));
+    }
+
+    fn prepare_update(&self, object: &mut Object, old: &Object) {
+        object.copy("/spec/finalizers", old);
+    }
+}

@@ -1,0 +1,312 @@
+//! `mizzen-control-plane serve`: puts the parts together in order, and takes them down again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{Addresses, Api, Caller, bootstrap};
+use crate::pki::{Pki, PkiError};
+use crate::registry::service::{Cidr, Ranges};
+use crate::store::{Embedded, Options, Store, StoreError};
+
+/// Most connections at a time.
+const CONNECTIONS: usize = 4096;
+/// Time that a client gets for the TLS handshake, and for the head of a request.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time that running requests get when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Ports that NodePort Services get.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// Arguments of `serve`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Directory for the store, the certificates and admin.kubeconfig
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address and port to serve on (repeatable); port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6443")]
+    pub listen: Vec<SocketAddr>,
+    /// Address that nodes and pods reach the server at (repeatable) [default: those listened on]
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Vec<IpAddr>,
+    /// Ranges of pod addresses, one per family
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.244.0.0/16", "fd00:244::/48"])]
+    pub cluster_cidr: Vec<Cidr>,
+    /// Ranges of Service addresses, one per family, the default family first
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.96.0.0/16", "fd00:96::/112"])]
+    pub service_cidr: Vec<Cidr>,
+    /// Keep nothing on disk but the certificates: the cluster is gone when the process ends
+    #[arg(long)]
+    pub in_memory: bool,
+}
+
+/// Why the control plane could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A listen address could not be had.
+    #[error("cannot listen on {address}: {reason}{}", remedy(.reason))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        reason: std::io::Error,
+    },
+    /// The ranges given can't be used.
+    #[error("--{flag} needs one range, or two of different families")]
+    Ranges {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// TLS refused the certificates.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+    /// The store.
+    #[error("cannot open the store: {0}")]
+    Store(#[from] StoreError),
+    /// The first objects could not be made.
+    #[error("cannot create the cluster's first objects: {0}")]
+    Bootstrap(String),
+}
+
+fn remedy(reason: &std::io::Error) -> &'static str {
+    match reason.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another process serves there, stop it or choose another --listen"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address, choose another --listen"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need root, choose another --listen"
+        }
+        _ => "",
+    }
+}
+
+/// A running control plane.
+pub struct ControlPlane {
+    /// Addresses that the API is served on.
+    pub addresses: Vec<SocketAddr>,
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Runs the control plane until `shutdown`.
+pub async fn run(args: Args, shutdown: CancellationToken) -> Result<(), ServeError> {
+    let control_plane = ControlPlane::start(args, shutdown.clone()).await?;
+    tracing::info!(kubeconfig = %control_plane.kubeconfig.display(), addresses = ?control_plane.addresses, "ready");
+    shutdown.cancelled().await;
+    control_plane.stop().await;
+    Ok(())
+}
+
+impl ControlPlane {
+    /// Starts the control plane; resolves when it answers.
+    pub async fn start(args: Args, shutdown: CancellationToken) -> Result<Self, ServeError> {
+        let shutdown = shutdown.child_token();
+        let ranges = Ranges {
+            addresses: families(&args.service_cidr, "service-cidr")?,
+            node_ports: NODE_PORTS,
+        };
+        families(&args.cluster_cidr, "cluster-cidr")?;
+        let listeners = listen(&args.listen).await?;
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let advertise = advertised(&args, &addresses);
+        let (names, sans) = subject_names(&ranges, &addresses, &advertise);
+        let pki = Pki::open(&args.data_dir.join("pki"), &names, &sans)?;
+        let acceptor = acceptor(&pki)?;
+        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(&Options::default()));
+        let api = Arc::new(Api::new(store, ranges, shutdown.clone()));
+        let port = addresses.first().map_or(6443, SocketAddr::port);
+        bootstrap(&api, &Addresses { advertise, port })
+            .await
+            .map_err(|failure| ServeError::Bootstrap(failure.status()["message"].to_string()))?;
+        let tasks = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        for listener in listeners {
+            let door = Door {
+                acceptor: acceptor.clone(),
+                api: Arc::clone(&api),
+                tasks: tasks.clone(),
+                slots: Arc::clone(&slots),
+                shutdown: shutdown.clone(),
+            };
+            tasks.spawn(door.accept(listener));
+        }
+        let kubeconfig = args.data_dir.join("admin.kubeconfig");
+        let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
+        pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
+        Ok(Self { addresses, kubeconfig, shutdown, tasks })
+    }
+
+    /// Stops it: no new connections, watches end, running requests get some time.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("requests still running at the end of the drain time");
+        }
+    }
+}
+
+/// One range, or two of different families.
+fn families(ranges: &[Cidr], flag: &'static str) -> Result<Vec<Cidr>, ServeError> {
+    match ranges {
+        [_] => Ok(ranges.to_vec()),
+        [one, other] if one.family() != other.family() => Ok(ranges.to_vec()),
+        _ => Err(ServeError::Ranges { flag }),
+    }
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let bound = TcpListener::bind(address).await;
+        listeners.push(bound.map_err(|reason| ServeError::Listen { address, reason })?);
+    }
+    Ok(listeners)
+}
+
+/// Addresses that nodes and pods use: those given, else those listened on, loopback as a last resort.
+fn advertised(args: &Args, listening: &[SocketAddr]) -> Vec<IpAddr> {
+    if !args.advertise_address.is_empty() {
+        return args.advertise_address.clone();
+    }
+    let usable = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified();
+    let found: Vec<IpAddr> = listening.iter().map(SocketAddr::ip).filter(usable).collect();
+    if found.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { found }
+}
+
+/// Everything that a client may call the server.
+fn subject_names(
+    ranges: &Ranges,
+    listening: &[SocketAddr],
+    advertise: &[IpAddr],
+) -> (Vec<String>, Vec<IpAddr>) {
+    let service = ["", ".default", ".default.svc", ".default.svc.cluster.local"]
+        .map(|suffix| format!("kubernetes{suffix}"));
+    let names = std::iter::once("localhost".to_owned()).chain(service).collect();
+    let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    addresses.extend(ranges.addresses.iter().map(|range| range.nth(0)));
+    addresses
+        .extend(listening.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()));
+    addresses.extend(advertise);
+    addresses.sort_unstable();
+    addresses.dedup();
+    (names, addresses)
+}
+
+/// An address to connect to for an address listened on.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+fn acceptor(pki: &Pki) -> Result<TlsAcceptor, ServeError> {
+    let failed = |error: &dyn std::fmt::Display| ServeError::Tls(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    let ca =
+        CertificateDer::from_pem_slice(pki.ca_pem.as_bytes()).map_err(|error| failed(&error))?;
+    roots.add(ca).map_err(|error| failed(&error))?;
+    // Anybody may connect; who shows no certificate is anonymous.
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| failed(&error))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![pki.server.clone()], pki.server_key.clone_key())
+        .map_err(|error| failed(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Takes connections of one listener.
+#[derive(Clone)]
+struct Door {
+    acceptor: TlsAcceptor,
+    api: Arc<Api>,
+    tasks: TaskTracker,
+    slots: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let door = self.clone();
+                    self.tasks.spawn(async move {
+                        if let Err(reason) = door.connection(stream).await {
+                            tracing::debug!(%peer, %reason, "connection ended");
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(reason) => {
+                    // Out of descriptors, most likely: wait for some to be closed.
+                    tracing::warn!(%reason, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await??;
+        let known = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+        let caller = if known { Caller::Certificate } else { Caller::Anonymous };
+        let api = Arc::clone(&self.api);
+        let service = hyper::service::service_fn(move |request| {
+            let api = Arc::clone(&api);
+            async move { Ok::<_, std::convert::Infallible>(api.handle(request, caller).await) }
+        });
+        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        outcome.map_err(std::io::Error::other)
+    }
+}
