@@ -40,11 +40,16 @@ impl Ipam {
     pub fn new(ranges: &[Cidr], taken: impl IntoIterator<Item = IpAddr>) -> Self {
         let mut ipam = Self { ranges: ranges.iter().copied().map(Range::new).collect() };
         for address in taken {
-            if let Some((range, offset)) = ipam.find(address) {
-                range.take(offset);
-            }
+            ipam.take(address);
         }
         ipam
+    }
+
+    /// Notes that a pod has `address`. One outside the ranges is nothing to us.
+    pub fn take(&mut self, address: IpAddr) {
+        if let Some((range, offset)) = self.find(address) {
+            range.take(offset);
+        }
     }
 
     /// The ranges, in the order of the Node's `podCIDRs`.
@@ -59,7 +64,9 @@ impl Ipam {
             match self.allocate_family(v4, now) {
                 Ok(address) => addresses.extend(address),
                 Err(exhausted) => {
-                    addresses.iter().for_each(|address| self.give_back(*address));
+                    for address in addresses {
+                        self.give_back(address);
+                    }
                     return Err(exhausted);
                 }
             }
@@ -82,7 +89,7 @@ impl Ipam {
         [true, false].into_iter().find_map(|v4| {
             let mut family = self.ranges.iter().filter(|range| range.cidr.address.is_ipv4() == v4);
             let last = family.clone().next_back()?.exhausted();
-            family.all(|range| range.is_full()).then_some(last)
+            family.all(Range::is_full).then_some(last)
         })
     }
 

@@ -1,11 +1,50 @@
 //! The pod network: addresses, links and routes of this node's pods, asked for by the CNI plugin.
+//!
+//! ```text
+//! plugin ──cni.sock──> server ──> pods ──> ledger (ipam + journal)   who has which address
+//!                                  ├─────> link, netns, sysctl       veth, addresses, routes
+//!                                  └─────> datapath                  programs of the pod
+//! snapshot, kernel events ──> keeper ──> ranges, routes (pure) ──> netlink
+//!                               └──────> conflist                    when it can serve
+//! ```
+//! Calls are blocking code on threads of their own: each is a few system calls long. Nothing here
+//! needs the API server once the node's ranges are known.
 
 pub mod datapath;
+
+pub mod server;
+
+pub mod pods;
+
+pub mod claims;
 pub mod ipam;
+pub mod journal;
+pub mod ledger;
 
-use std::{path::PathBuf, sync::Arc};
+pub mod link;
+pub mod netns;
+pub mod sysctl;
 
-use tokio::sync::watch;
+pub mod interface;
+pub mod message;
+pub mod monitor;
+pub mod netlink;
+
+pub mod conflist;
+pub mod del_journal;
+pub mod heal;
+pub mod keeper;
+pub mod routes;
+
+use std::{
+    fs,
+    future::pending,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -13,9 +52,23 @@ use crate::{
     status::{Board, State},
 };
 use datapath::PodDatapath;
+use keeper::Keeper;
+use monitor::Monitor;
+use netlink::NetlinkError;
+use pods::Pods;
 
 /// The name of this part on the [`Board`].
 pub const PART: &str = "cni";
+/// MTU of pod links until the uplink is known, in bytes.
+const DEFAULT_MTU: u32 = 1500;
+/// The journal's name in the state folder.
+const JOURNAL: &str = "podnet.journal";
+/// How often everything is looked at though nothing is known to have changed.
+const TICK: Duration = Duration::from_mins(1);
+/// How soon it is looked at again while something is wrong.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait for what comes together with a change.
+const SWARM: Duration = Duration::from_millis(100);
 
 /// Where the pod network of a node lives. The network namespace is that of the calling thread.
 #[derive(Clone, Debug)]
@@ -39,7 +92,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum PodNetError {
     /// A file or folder of the state folder.
-    #[error("{operation} {path}; the agent needs root and a writable --state-dir")]
+    #[error("{operation} {}; the agent needs root and a writable --state-dir", path.display())]
     StateDir {
         /// What was tried.
         operation: &'static str,
@@ -49,6 +102,9 @@ pub enum PodNetError {
         #[source]
         source: std::io::Error,
     },
+    /// The kernel's tables of links and routes.
+    #[error("take over the node's links and routes")]
+    Kernel(#[from] NetlinkError),
 }
 
 /// Serves the CNI plugin and keeps the routes to other nodes' pods until `cancel`.
@@ -57,13 +113,79 @@ pub enum PodNetError {
 /// [`PART`] and tried again; an error is what only an operator can mend.
 pub async fn run(
     config: Config,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     datapath: Arc<dyn PodDatapath>,
     board: Arc<Board>,
     cancel: CancellationToken,
 ) -> Result<(), PodNetError> {
-    let _inputs = (config, snapshots, datapath);
-    board.report(PART, State::Waiting("this build has no pod network yet".into()));
-    cancel.cancelled().await;
+    board.report(PART, State::Waiting("taking over what is there".into()));
+    let monitor = Monitor::start(keeper::matters)?;
+    let state_dir = config.state_dir.clone();
+    let pods = Arc::new(blocking(move || open(&state_dir, datapath)).await?);
+    let state_dir = |operation, source| PodNetError::StateDir {
+        operation,
+        path: config.state_dir.clone(),
+        source,
+    };
+    let listener =
+        server::listen(&config.state_dir).map_err(|error| state_dir("listen in", error))?;
+    let server = tokio::spawn(server::serve(listener, Arc::clone(&pods), cancel.clone()));
+    let keeper = Arc::new(Keeper::new(config, pods));
+    while !cancel.is_cancelled() {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let (worker, input) = (Arc::clone(&keeper), Arc::clone(&snapshot));
+        let state = blocking(move || worker.converge(&input)).await;
+        let pause = if state == State::Ready { TICK } else { RETRY };
+        board.report(PART, state);
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = nodes_changed(&mut snapshots, &snapshot) => {}
+            // Changes come in swarms.
+            () = monitor.told() => sleep(SWARM).await,
+            () = sleep(pause) => {}
+        }
+    }
+    // A panic there has been reported by its own thread.
+    let _ended = server.await;
     Ok(())
+}
+
+/// Opens the state folder and takes over what an earlier agent left.
+fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNetError> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| PodNetError::StateDir { operation, path, source }
+    };
+    fs::create_dir_all(state_dir).map_err(failed("create", state_dir))?;
+    let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
+    let boot = fs::read_to_string(boot_id).map_err(failed("read", boot_id))?;
+    let journal = state_dir.join(JOURNAL);
+    let pods = Pods::open(&journal, boot.trim(), datapath).map_err(failed("open", &journal))?;
+    del_journal::drain(state_dir, &pods).map_err(failed("drain the DELs noted in", state_dir))?;
+    pods.restore()?;
+    Ok(pods)
+}
+
+/// Returns when the nodes are others than in `known`. Services come and go all the time, and are
+/// nothing to us.
+async fn nodes_changed(snapshots: &mut watch::Receiver<Arc<Snapshot>>, known: &Snapshot) {
+    let news = snapshots
+        .wait_for(|new| new.synced.nodes != known.synced.nodes || !new.nodes.ptr_eq(&known.nodes))
+        .await;
+    // No more snapshots will come: wait for something else.
+    if news.is_err() {
+        pending::<()>().await;
+    }
+}
+
+/// Runs `body` on a thread where it may block. A panic goes on in the caller.
+async fn blocking<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(body).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down: whoever waits here is dropped as well.
+            Err(_cancelled) => pending().await,
+        },
+    }
 }

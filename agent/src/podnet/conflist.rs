@@ -1,0 +1,201 @@
+//! The files that the container runtime reads: the network configuration list and the plugin.
+//!
+//! The configuration comes when the agent can serve, and stays when it stops: without it a
+//! runtime refuses DEL as well, and pods stay Terminating. It is written under another name in
+//! the same folder and renamed, because runtimes watch the folder for renames, and a torn
+//! file costs a node its network.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use mizzen_cni::protocol::{SUPPORTED, Version};
+use serde_json::json;
+
+/// The configuration's name in its folder.
+pub const CONF_NAME: &str = "10-mizzen.conflist";
+/// The network's name in it.
+pub const NETWORK: &str = "mizzen";
+/// The plugin's name in its folder, which is also its type.
+pub const PLUGIN: &str = "mizzen-cni";
+
+/// A file that the runtime needs could not be put in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file operation.
+    #[error("{operation} {}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no plugin to install, and none is installed.
+    #[error(
+        "no {PLUGIN} at {} and none in {}; install it beside mizzen-agent or into the folder",
+        from.display(), bin_dir.display()
+    )]
+    NoPlugin {
+        /// Where it should come from.
+        from: PathBuf,
+        /// Where it should be.
+        bin_dir: PathBuf,
+    },
+}
+
+/// The configuration list for an agent whose state folder is `state_dir`. Capabilities are
+/// declared when they are implemented: a runtime must not believe that a hostPort works.
+pub fn render(state_dir: &Path) -> String {
+    let list = json!({
+        "cniVersion": Version::V1_0_0.as_str(),
+        "cniVersions": SUPPORTED.map(Version::as_str),
+        "name": NETWORK,
+        "plugins": [{"type": PLUGIN, "stateDir": state_dir}],
+    });
+    format!("{list:#}\n")
+}
+
+/// Writes the configuration into `conf_dir`, unless it is there already.
+pub fn write(conf_dir: &Path, state_dir: &Path) -> Result<(), InstallError> {
+    let path = conf_dir.join(CONF_NAME);
+    let text = render(state_dir);
+    if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+        return Ok(());
+    }
+    fs::create_dir_all(conf_dir).map_err(failed("create", conf_dir))?;
+    replace(&path, text.as_bytes(), 0o644)?;
+    tracing::info!(path = %path.display(), "network configuration written");
+    Ok(())
+}
+
+/// Copies the plugin at `from` into `bin_dir`, unless the same is there already. Where `from` does
+/// not exist, what is in `bin_dir` must do.
+pub fn install_plugin(from: &Path, bin_dir: &Path) -> Result<(), InstallError> {
+    let path = bin_dir.join(PLUGIN);
+    let bytes = match fs::read(from) {
+        Ok(bytes) => bytes,
+        Err(_) if path.exists() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(InstallError::NoPlugin { from: from.into(), bin_dir: bin_dir.into() });
+        }
+        Err(error) => return Err(failed("read", from)(error)),
+    };
+    if fs::read(&path).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
+    replace(&path, &bytes, 0o755)?;
+    tracing::info!(path = %path.display(), "plugin installed");
+    Ok(())
+}
+
+/// A configuration in `conf_dir` that runtimes take instead of ours: they take the first by name.
+pub fn overruled_by(conf_dir: &Path) -> Option<String> {
+    let entries = fs::read_dir(conf_dir).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let is_conf = |name: &String| {
+        let extension = Path::new(name).extension().and_then(OsStr::to_str);
+        matches!(extension, Some("conf" | "conflist" | "json"))
+    };
+    names.filter(is_conf).filter(|name| name.as_str() < CONF_NAME).min()
+}
+
+/// Puts `bytes` at `path` in one step: whoever opens it sees the old or the new file, whole.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    // No extension that a runtime would take for a configuration.
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    let write = || {
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().map_err(failed("write", path))
+}
+
+fn failed<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> InstallError + use<'a> {
+    move |source| InstallError::File { operation, path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn cni_13_the_configuration_says_all_versions_and_where_the_agent_is() {
+        let value: serde_json::Value =
+            serde_json::from_str(&render(Path::new("/run/mizzen"))).unwrap();
+        let expected = json!({
+            "cniVersion": "1.0.0",
+            "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+            "name": "mizzen",
+            "plugins": [{"type": "mizzen-cni", "stateDir": "/run/mizzen"}],
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn cni_41_written_once_and_only_when_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let conf_dir = folder.path().join("net.d");
+        let inode = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(conf_dir.join(CONF_NAME)).unwrap().ino()
+        };
+        write(&conf_dir, Path::new("/run/a")).unwrap();
+        let first = inode();
+        write(&conf_dir, Path::new("/run/a")).unwrap();
+        assert_eq!(inode(), first);
+        write(&conf_dir, Path::new("/run/b")).unwrap();
+        assert_ne!(inode(), first, "a new file, never a changed one");
+        let names: Vec<_> = fs::read_dir(&conf_dir).unwrap().collect();
+        assert_eq!(names.len(), 1, "no temporary file stays: {names:?}");
+    }
+
+    #[test]
+    fn cni_45_an_earlier_configuration_is_noticed_and_left() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("05-other.conflist.bak"), "").unwrap();
+        fs::write(folder.path().join("99-other.conflist"), "").unwrap();
+        assert_eq!(overruled_by(folder.path()), None);
+        fs::write(folder.path().join("05-other.conf"), "").unwrap();
+        assert_eq!(overruled_by(folder.path()).as_deref(), Some("05-other.conf"));
+    }
+
+    #[test]
+    fn cni_46_the_plugin_is_replaced_by_renaming() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, bin_dir) = (folder.path().join("new"), folder.path().join("bin"));
+        let error = install_plugin(&from, &bin_dir).unwrap_err();
+        assert!(error.to_string().contains("install it"), "{error}");
+        fs::write(&from, "one").unwrap();
+        install_plugin(&from, &bin_dir).unwrap();
+        let running = File::open(bin_dir.join(PLUGIN)).unwrap();
+        assert_eq!(running.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        fs::write(&from, "two").unwrap();
+        install_plugin(&from, &bin_dir).unwrap();
+        assert_eq!(io::read_to_string(running).unwrap(), "one");
+        assert_eq!(fs::read_to_string(bin_dir.join(PLUGIN)).unwrap(), "two");
+        fs::remove_file(&from).unwrap();
+        install_plugin(&from, &bin_dir).unwrap();
+    }
+}

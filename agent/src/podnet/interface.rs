@@ -1,0 +1,173 @@
+//! What the kernel says about interfaces, addresses and routes, in our own terms.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use mizzen_cni::wire::{HOST_IFNAME_PREFIX, Mac};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::AddressAttribute,
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+
+use super::{
+    message::{self, Via},
+    netlink::{Netlink, NetlinkError},
+    routes::Present,
+};
+use crate::model::node::Cidr;
+
+/// An interface, as far as we care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: String,
+    /// Its link-layer address, where it has one of six bytes.
+    pub mac: Option<Mac>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+impl Interface {
+    /// Whether it is the host's end of a pod's veth.
+    pub fn is_pod_link(&self) -> bool {
+        is_host_ifname(&self.ifname)
+    }
+}
+
+/// Whether [`mizzen_cni::wire::Attachment::host_ifname`] makes such names.
+pub fn is_host_ifname(ifname: &str) -> bool {
+    ifname.len() == 15 && ifname.starts_with(HOST_IFNAME_PREFIX)
+}
+
+/// The interface of that name.
+pub fn find(netlink: &mut Netlink, ifname: &str) -> Result<Option<Interface>, NetlinkError> {
+    let what = format!("get interface {ifname}");
+    Ok(netlink.get(&what, message::get_link(ifname))?.and_then(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(interface(&link)),
+        _ => None,
+    }))
+}
+
+/// All interfaces.
+pub fn interfaces(netlink: &mut Netlink) -> Result<Vec<Interface>, NetlinkError> {
+    let links = netlink.dump("list interfaces", &message::get_links())?;
+    Ok(links
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(interface(link)),
+            _ => None,
+        })
+        .collect())
+}
+
+/// Reads an interface from the kernel's message.
+pub fn interface(link: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        ifindex: link.header.index,
+        ifname: String::new(),
+        mac: None,
+        mtu: 0,
+        up: link.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.ifname.clone_from(name),
+            LinkAttribute::Address(bytes) => {
+                interface.mac = bytes.as_slice().try_into().ok().map(Mac);
+            }
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            _ => {}
+        }
+    }
+    interface
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of the prefix that is on the link.
+    pub prefix_len: u8,
+}
+
+/// All addresses of all interfaces.
+pub fn addresses(netlink: &mut Netlink) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+    let messages = netlink.dump("list addresses", &message::get_addresses())?;
+    Ok(messages
+        .iter()
+        .filter_map(|message| {
+            let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+            // IPv4 has the own address in `Local` and the peer's in `Address`; IPv6 has `Address`.
+            let find = |local| {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(ip) if local => Some(*ip),
+                    AddressAttribute::Address(ip) if !local => Some(*ip),
+                    _ => None,
+                })
+            };
+            Some(InterfaceAddress {
+                ifindex: message.header.index,
+                address: find(true).or_else(|| find(false))?,
+                prefix_len: message.header.prefix_len,
+            })
+        })
+        .collect())
+}
+
+/// All routes of the main table, of both families.
+pub fn routes(netlink: &mut Netlink) -> Result<Vec<Present>, NetlinkError> {
+    let mut found = Vec::new();
+    for v4 in [true, false] {
+        for message in netlink.dump("list routes", &message::get_routes(v4))? {
+            let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+            if route.header.table == RouteHeader::RT_TABLE_MAIN {
+                found.extend(present(&route));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn present(route: &RouteMessage) -> Option<Present> {
+    let mut oif = None;
+    let mut gateway = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => oif = Some(*ifindex),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(IpAddr::from(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(IpAddr::from(*ip)),
+            _ => {}
+        }
+    }
+    let via = match (route.header.kind, gateway, oif) {
+        (RouteType::Unreachable, _, _) => Some(Via::Unreachable),
+        (RouteType::Unicast, Some(gateway), Some(oif)) => Some(Via::Gateway(gateway, oif)),
+        (RouteType::Unicast, None, Some(oif)) => Some(Via::Link(oif)),
+        _ => None,
+    };
+    let ours = route.header.protocol == message::PROTOCOL;
+    Some(Present { destination: destination(route)?, via, ours })
+}
+
+/// Where a route leads to; the whole family where it says nothing.
+fn destination(route: &RouteMessage) -> Option<Cidr> {
+    let any: IpAddr = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let stated = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+        _ => None,
+    });
+    Cidr::holding(stated.unwrap_or(any), route.header.destination_prefix_length)
+}

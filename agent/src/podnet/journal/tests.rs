@@ -1,0 +1,125 @@
+//! Tests of the journal: what it adds up to, whatever happened to the file.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BOOT: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+
+fn attachment(index: u8) -> Attachment {
+    Attachment { container_id: format!("c{index}"), ifname: "eth0".into() }
+}
+
+fn entry(index: u8) -> Entry {
+    Entry {
+        network: "mizzen".into(),
+        pod: Pod::default(),
+        netns: NetnsId { dev: 4, ino: index.into() },
+        addresses: vec![IpAddr::from([10, 244, 1, index])],
+        mtu: 1500,
+        phase: Phase::Reserved,
+        ifindex: 0,
+    }
+}
+
+fn attached(index: u8) -> Record {
+    Record::Attached { attachment: attachment(index), entry: entry(index) }
+}
+
+/// A journal in a folder of its own, with all of `records` in it.
+fn written(records: &[Record]) -> (tempfile::TempDir, PathBuf, Replayed) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("podnet.journal");
+    let (mut journal, mut state) = Journal::open(&path, BOOT).unwrap();
+    for record in records {
+        journal.append(record, &state).unwrap();
+        state.apply(record.clone());
+    }
+    (folder, path, state)
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let live = Record::Phase { attachment: attachment(2), phase: Phase::Live };
+    let ranges = Record::Ranges { ranges: vec!["10.244.1.0/24".into(), "fd00:244:1::/64".into()] };
+    let (_folder, path, state) = written(&[ranges, attached(2), live, attached(3)]);
+    let (_, replayed) = Journal::open(&path, BOOT).unwrap();
+    assert_eq!(replayed, state);
+    assert_eq!(replayed.ranges.len(), 2);
+    assert_eq!(replayed.entries[&attachment(2)].phase, Phase::Live);
+    assert_eq!(replayed.entries[&attachment(3)].phase, Phase::Reserved);
+}
+
+#[test]
+fn cni_29_another_boot_begins_with_nothing() {
+    let (_folder, path, _) = written(&[attached(2)]);
+    let (_, replayed) = Journal::open(&path, "another-boot").unwrap();
+    assert_eq!(replayed, Replayed::default());
+    // And the old boot's records are gone for good.
+    assert_eq!(Journal::open(&path, BOOT).unwrap().1, Replayed::default());
+}
+
+#[test]
+fn a_torn_last_record_is_dropped_and_the_next_one_is_whole() {
+    let (_folder, path, _) = written(&[attached(2), attached(3)]);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    let (mut journal, state) = Journal::open(&path, BOOT).unwrap();
+    assert_eq!(state.entries.keys().collect::<Vec<_>>(), [&attachment(2)]);
+    assert_eq!(state.unreadable, 1);
+    journal.append(&attached(4), &state).unwrap();
+    let (_, replayed) = Journal::open(&path, BOOT).unwrap();
+    assert_eq!(replayed.entries.keys().collect::<Vec<_>>(), [&attachment(2), &attachment(4)]);
+}
+
+#[test]
+fn released_addresses_are_remembered_unless_somebody_has_them() {
+    let released = |index| Record::Released { attachment: attachment(index) };
+    let mut again = entry(3);
+    again.addresses = entry(2).addresses;
+    let again = Record::Attached { attachment: attachment(9), entry: again };
+    let records = [attached(2), attached(3), released(2), released(3), again];
+    let (_folder, path, _) = written(&records);
+    let (_, replayed) = Journal::open(&path, BOOT).unwrap();
+    assert_eq!(replayed.freed, entry(3).addresses);
+}
+
+#[test]
+fn the_file_does_not_grow_without_end() {
+    let released = Record::Released { attachment: attachment(2) };
+    let cycle = [attached(2), released];
+    let records: Vec<_> = cycle.iter().cycle().take(4 * SLACK).cloned().collect();
+    let (_folder, path, _) = written(&records);
+    let lines = fs::read_to_string(&path).unwrap().lines().count();
+    assert!(lines <= SLACK + 8, "{lines}");
+}
+
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    let record = prop_oneof![
+        (0..8_u8).prop_map(attached),
+        (0..8_u8).prop_map(|index| Record::Released { attachment: attachment(index) }),
+        (0..8_u8).prop_map(|index| Record::Phase {
+            attachment: attachment(index),
+            phase: Phase::Leaving,
+        }),
+    ];
+    prop::collection::vec(record, 0..40)
+}
+
+proptest! {
+    /// Cut anywhere, the file adds up to what some first part of the records adds up to.
+    #[test]
+    fn cut_anywhere_it_adds_up_to_a_prefix(records in records(), cut in 0.0..1.0_f64) {
+        let (_folder, path, _) = written(&records);
+        let bytes = fs::read(&path).unwrap();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+            reason = "a place in a short file")]
+        let kept = &bytes[..(bytes.len() as f64 * cut) as usize];
+        let lines = kept.split(|byte| *byte == b'\n').count() - 1;
+        let replayed = Replayed::from_lines(kept, BOOT);
+        // The first two lines are the boot and the ranges.
+        let mut expected = Replayed::default();
+        records.into_iter().take(lines.saturating_sub(2)).for_each(|record| expected.apply(record));
+        prop_assert_eq!(replayed.entries, expected.entries);
+    }
+}

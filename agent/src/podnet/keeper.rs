@@ -1,0 +1,228 @@
+//! Keeps the node's pod network as the snapshot says: ranges, routes to other nodes, healing, and
+//! the files that the runtime waits for. One pass does all of it and may be repeated at any time.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::{
+    Config, DEFAULT_MTU,
+    conflist::{self, PLUGIN},
+    del_journal,
+    interface::{self, Interface, InterfaceAddress, is_host_ifname},
+    message::{PROTOCOL, delete_route, replace_route},
+    netlink::{Netlink, NetlinkError},
+    pods::{Pods, chain},
+    routes::{self, OnLink},
+    sysctl,
+};
+use crate::{
+    model::{
+        node::{Cidr, Node},
+        snapshot::Snapshot,
+    },
+    status::State,
+};
+
+/// IPv6 needs links of at least this many bytes (RFC 8200, 5).
+const MIN_MTU: u32 = 1280;
+
+/// All that a pass needs.
+pub struct Keeper {
+    config: Config,
+    plugin: PathBuf,
+    pods: Arc<Pods>,
+}
+
+impl Keeper {
+    /// For this node.
+    pub fn new(config: Config, pods: Arc<Pods>) -> Self {
+        let beside = || {
+            let agent = std::env::current_exe().unwrap_or_default();
+            agent.with_file_name(PLUGIN)
+        };
+        let plugin = config.plugin.clone().unwrap_or_else(beside);
+        Self { config, plugin, pods }
+    }
+
+    /// One pass; how the pod network is after it.
+    pub fn converge(&self, snapshot: &Snapshot) -> State {
+        let mut problems = Vec::new();
+        let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
+        let own = snapshot.nodes.get(self.config.node_name.as_str()).map(Arc::as_ref);
+        note(sysctl::make_router().map_err(|error| chain(&error)));
+        note(self.learn_ranges(own));
+        note(del_journal::drain(&self.config.state_dir, &self.pods).map_err(|error| chain(&error)));
+        note(self.heal_pods());
+        match self.sync_links(snapshot, own) {
+            Ok(found) => problems.extend(found),
+            Err(error) => problems.push(chain(&error)),
+        }
+        if self.pods.ranges().is_empty() {
+            let reason = self.why_no_ranges(snapshot, own);
+            self.pods.set_waiting(Some(reason.clone()));
+            return State::Waiting(reason);
+        }
+        self.pods.set_waiting(None);
+        problems.extend(self.install_files());
+        if problems.is_empty() { State::Ready } else { State::Degraded(problems.join("; ")) }
+    }
+
+    /// Ranges that are known stay: the journal has them when there is no API server, and a Node
+    /// that is deleted by mistake must not cost the pods their network.
+    fn learn_ranges(&self, own: Option<&Node>) -> Result<(), String> {
+        let Some(node) = own.filter(|node| !node.pod_cidrs.is_empty()) else { return Ok(()) };
+        self.pods
+            .set_ranges(&node.pod_cidrs)
+            .map_err(|error| format!("write the journal of pod addresses: {error}"))
+    }
+
+    fn why_no_ranges(&self, snapshot: &Snapshot, own: Option<&Node>) -> String {
+        let name = &self.config.node_name;
+        match own {
+            _ if !snapshot.synced.nodes => "the API server has not listed the nodes yet".into(),
+            None => format!(
+                "the cluster has no Node {name}; is --node-name right, and has its kubelet \
+                 registered it?"
+            ),
+            Some(_) => format!(
+                "node {name} has no podCIDRs; give the controller manager a --cluster-cidr, or set \
+                 spec.podCIDRs of the node"
+            ),
+        }
+    }
+
+    fn heal_pods(&self) -> Result<(), String> {
+        let healed = self.pods.reconcile().map_err(|error| chain(&error))?;
+        if healed > 0 {
+            tracing::info!(healed, "healed the pod network");
+        }
+        Ok(())
+    }
+
+    /// MTU and routes; what can't be reached.
+    fn sync_links(
+        &self,
+        snapshot: &Snapshot,
+        own: Option<&Node>,
+    ) -> Result<Vec<String>, NetlinkError> {
+        let mut netlink = Netlink::open()?;
+        let interfaces = interface::interfaces(&mut netlink)?;
+        let addresses = interface::addresses(&mut netlink)?;
+        let internal_ips = own.map(|node| node.internal_ips.as_slice()).unwrap_or_default();
+        let uplink = uplink_mtu(&interfaces, &addresses, internal_ips);
+        self.pods.set_mtu(self.config.mtu.unwrap_or(uplink));
+        // Before the list of nodes is complete, a route that is not wanted yet may be tomorrow's.
+        if !snapshot.synced.nodes {
+            return Ok(Vec::new());
+        }
+        let on_link = on_link(&interfaces, &addresses);
+        let wanted = routes::wanted(&snapshot.nodes, &self.config.node_name, &on_link);
+        let plan = routes::plan(&wanted.routes, &interface::routes(&mut netlink)?);
+        if !plan.set.is_empty() || !plan.remove.is_empty() {
+            tracing::info!(
+                set = plan.set.len(),
+                remove = plan.remove.len(),
+                "changing node routes"
+            );
+        }
+        let set = plan.set.iter().map(|(destination, via)| replace_route(*destination, *via));
+        let remove = plan.remove.iter().map(|(destination, via)| delete_route(*destination, *via));
+        netlink.apply(set.chain(remove).collect())?;
+        Ok([wanted.problems, plan.problems].concat())
+    }
+
+    fn install_files(&self) -> Vec<String> {
+        let Config { conf_dir, bin_dir, state_dir, .. } = &self.config;
+        let installed = conflist::install_plugin(&self.plugin, bin_dir)
+            .and_then(|()| conflist::write(conf_dir, state_dir));
+        let overruled = conflist::overruled_by(conf_dir).map(|other| {
+            let folder = conf_dir.display();
+            format!("the runtime takes {folder}/{other} instead of ours; remove it")
+        });
+        let failed = installed.err().map(|error| chain(&error));
+        failed.into_iter().chain(overruled).collect()
+    }
+}
+
+/// The MTU of the interface that has the node's address.
+fn uplink_mtu(
+    interfaces: &[Interface],
+    addresses: &[InterfaceAddress],
+    internal_ips: &[IpAddr],
+) -> u32 {
+    let uplinks = addresses.iter().filter(|held| internal_ips.contains(&held.address));
+    let mtu = uplinks
+        .filter_map(|held| interfaces.iter().find(|interface| interface.ifindex == held.ifindex))
+        .map(|interface| interface.mtu)
+        .min();
+    mtu.unwrap_or(DEFAULT_MTU).max(MIN_MTU)
+}
+
+/// The prefixes on the node's links that are up, loopback, host and link-local addresses apart.
+fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<OnLink> {
+    let up =
+        |ifindex| interfaces.iter().any(|interface| interface.ifindex == ifindex && interface.up);
+    let prefixes = addresses.iter().filter(|held| up(held.ifindex)).filter_map(|held| {
+        let link_local = matches!(held.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let prefix = Cidr::holding(held.address, held.prefix_len)?;
+        let shared = prefix.host_bits() > 0 && !held.address.is_loopback() && !link_local;
+        shared.then_some(OnLink { prefix, ifindex: held.ifindex })
+    });
+    prefixes.collect()
+}
+
+/// Whether something that the kernel tells of can make a pass necessary. What ADD and DEL do to
+/// pods' links all day does not, but for links that go: a namespace may have died.
+pub fn matters(told: &RouteNetlinkMessage) -> bool {
+    match told {
+        RouteNetlinkMessage::DelRoute(route) => route.header.protocol == PROTOCOL,
+        RouteNetlinkMessage::NewLink(link) => !is_host_ifname(&interface::interface(link).ifname),
+        RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(ifindex: u32, mtu: u32, up: bool) -> Interface {
+        Interface { ifindex, ifname: format!("eth{ifindex}"), mac: None, mtu, up }
+    }
+
+    fn held(ifindex: u32, address: &str, prefix_len: u8) -> InterfaceAddress {
+        InterfaceAddress { ifindex, address: address.parse().unwrap(), prefix_len }
+    }
+
+    #[test]
+    fn cni_24_the_mtu_is_the_uplinks() {
+        let interfaces = [interface(2, 1400, true), interface(3, 9000, true)];
+        let addresses = [held(2, "172.30.0.11", 24), held(3, "192.0.2.1", 24)];
+        let ip = "172.30.0.11".parse().unwrap();
+        assert_eq!(uplink_mtu(&interfaces, &addresses, &[ip]), 1400);
+        assert_eq!(uplink_mtu(&interfaces, &addresses, &[]), DEFAULT_MTU);
+        assert_eq!(uplink_mtu(&[interface(2, 576, true)], &addresses, &[ip]), MIN_MTU);
+    }
+
+    #[test]
+    fn only_shared_links_that_are_up_count() {
+        let interfaces =
+            [interface(1, 65536, true), interface(2, 1500, true), interface(3, 1500, false)];
+        let addresses = [
+            held(1, "127.0.0.1", 8),
+            held(2, "172.30.0.11", 24),
+            held(2, "fd00:30::11", 64),
+            held(2, "fe80::1", 64),
+            held(2, "10.244.1.1", 32),
+            held(3, "192.0.2.1", 24),
+        ];
+        let prefixes: Vec<_> = on_link(&interfaces, &addresses)
+            .iter()
+            .map(|link| (link.prefix.to_string(), link.ifindex))
+            .collect();
+        assert_eq!(prefixes, [("172.30.0.0/24".into(), 2), ("fd00:30::/64".into(), 2)]);
+    }
+}

@@ -1,0 +1,197 @@
+//! The node's attachments and addresses: memory and journal, changed together.
+
+use std::{io, net::IpAddr, path::Path, time::Duration};
+
+use mizzen_cni::wire::{Attachment, Mac, Pod};
+
+use super::{
+    ipam::{Exhausted, Ipam},
+    journal::{Entry, Journal, Phase, Record, Replayed},
+    link::LinkSpec,
+    netns::NetnsId,
+};
+use crate::model::node::Cidr;
+
+/// Why addresses could not be reserved.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// None is left.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// The journal did not take it.
+    #[error("write the journal of pod addresses; is the state folder full?")]
+    Journal(#[from] io::Error),
+}
+
+/// For whom addresses are reserved.
+#[derive(Clone, Debug)]
+pub struct Reservation {
+    /// The CNI network's name.
+    pub network: String,
+    /// The pod.
+    pub pod: Pod,
+    /// Its namespace.
+    pub netns: NetnsId,
+    /// Of its link, in bytes.
+    pub mtu: u32,
+}
+
+/// All of it. Times are durations since the agent's start.
+#[derive(Debug)]
+pub struct Ledger {
+    state: Replayed,
+    ipam: Ipam,
+    journal: Journal,
+}
+
+impl Ledger {
+    /// What an earlier agent of this boot left at `path`.
+    pub fn open(path: &Path, boot: &str, now: Duration) -> io::Result<Self> {
+        let (journal, mut state) = Journal::open(path, boot)?;
+        if state.unreadable > 0 {
+            tracing::warn!(
+                lines = state.unreadable,
+                "journal of pod addresses had unreadable lines"
+            );
+        }
+        let freed = std::mem::take(&mut state.freed);
+        let taken = state.entries.values().flat_map(|entry| entry.addresses.iter().copied());
+        let mut ipam = Ipam::new(&state.ranges, taken.chain(freed.iter().copied()));
+        for address in freed {
+            ipam.free(address, now);
+        }
+        Ok(Self { state, ipam, journal })
+    }
+
+    /// The node's ranges as last known.
+    pub fn ranges(&self) -> &[Cidr] {
+        &self.state.ranges
+    }
+
+    /// Says which ranges the node has. Pods keep the addresses that they have.
+    pub fn set_ranges(&mut self, ranges: &[Cidr]) -> io::Result<()> {
+        if self.state.ranges == ranges {
+            return Ok(());
+        }
+        self.write(Record::Ranges { ranges: ranges.iter().map(ToString::to_string).collect() })?;
+        let entries = self.state.entries.values();
+        self.ipam = Ipam::new(ranges, entries.flat_map(|entry| entry.addresses.iter().copied()));
+        Ok(())
+    }
+
+    /// An attachment.
+    pub fn get(&self, attachment: &Attachment) -> Option<&Entry> {
+        self.state.entries.get(attachment)
+    }
+
+    /// All attachments.
+    pub fn entries(&self) -> impl Iterator<Item = (&Attachment, &Entry)> {
+        self.state.entries.iter()
+    }
+
+    /// A family without a free address.
+    pub fn exhausted(&self) -> Option<Exhausted> {
+        self.ipam.exhausted()
+    }
+
+    /// Gives a new attachment its addresses.
+    pub fn reserve(
+        &mut self,
+        attachment: &Attachment,
+        reservation: Reservation,
+        now: Duration,
+    ) -> Result<Entry, ReserveError> {
+        let addresses = self.ipam.allocate(now)?;
+        let Reservation { network, pod, netns, mtu } = reservation;
+        let phase = Phase::Reserved;
+        let entry = Entry { network, pod, netns, addresses, mtu, phase, ifindex: 0 };
+        let record = Record::Attached { attachment: attachment.clone(), entry: entry.clone() };
+        self.write(record).inspect_err(|_| self.free(&entry.addresses, now))?;
+        Ok(entry)
+    }
+
+    /// Notes how far an attachment has come.
+    pub fn set_phase(&mut self, attachment: &Attachment, phase: Phase) -> io::Result<()> {
+        match self.get(attachment) {
+            Some(entry) if entry.phase != phase => {
+                self.write(Record::Phase { attachment: attachment.clone(), phase })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes the index that the host's end has now.
+    pub fn set_ifindex(&mut self, attachment: &Attachment, ifindex: u32) {
+        if let Some(entry) = self.state.entries.get_mut(attachment) {
+            entry.ifindex = ifindex;
+        }
+    }
+
+    /// Forgets an attachment and frees its addresses.
+    pub fn release(&mut self, attachment: &Attachment, now: Duration) -> io::Result<()> {
+        let Some(entry) = self.get(attachment) else { return Ok(()) };
+        let addresses = entry.addresses.clone();
+        self.write(Record::Released { attachment: attachment.clone() })?;
+        self.state.freed.clear();
+        self.free(&addresses, now);
+        Ok(())
+    }
+
+    /// Keeps addresses from being given that a link has which no record is about.
+    pub fn hold(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.ipam.take(*address);
+        }
+    }
+
+    /// Frees addresses, whoever had them.
+    pub fn free(&mut self, addresses: &[IpAddr], now: Duration) {
+        for address in addresses {
+            self.ipam.free(*address, now);
+        }
+    }
+
+    /// The journal first: what it refuses has not happened.
+    fn write(&mut self, record: Record) -> io::Result<()> {
+        self.journal.append(&record, &self.state)?;
+        self.state.apply(record);
+        Ok(())
+    }
+}
+
+/// What the link of an attachment shall be.
+pub fn link_spec(attachment: &Attachment, entry: &Entry) -> LinkSpec {
+    let (host_mac, pod_mac) = macs(&entry.addresses);
+    LinkSpec {
+        host_ifname: attachment.host_ifname(),
+        pod_ifname: attachment.ifname.clone(),
+        host_mac,
+        pod_mac,
+        mtu: entry.mtu,
+        addresses: entry.addresses.clone(),
+        alias: alias(attachment, &entry.pod),
+    }
+}
+
+/// Link-layer addresses of the host's and the pod's end: local ones, made from the pod's first
+/// address, so that they need not be kept and people can tell whose they are.
+pub fn macs(addresses: &[IpAddr]) -> (Mac, Mac) {
+    // The kernel lists IPv4 first, and so does the allocator.
+    let [a, b, c, d] = match addresses.first() {
+        Some(IpAddr::V4(v4)) => v4.octets(),
+        Some(IpAddr::V6(v6)) => v6.octets()[12..].try_into().unwrap_or_default(),
+        None => [0; 4],
+    };
+    (Mac([2, 0xff, a, b, c, d]), Mac([2, 0, a, b, c, d]))
+}
+
+/// The kernel takes 255 bytes.
+fn alias(attachment: &Attachment, pod: &Pod) -> String {
+    let mut alias = if pod.name.is_empty() {
+        format!("mizzen {attachment}")
+    } else {
+        format!("mizzen {}/{} {}", pod.namespace, pod.name, attachment.ifname)
+    };
+    alias.truncate(alias.floor_char_boundary(255));
+    alias
+}

@@ -1,0 +1,213 @@
+//! A pod's link: a veth whose far end is born in the pod's namespace, its addresses and routes.
+//!
+//! ```text
+//!  pod's namespace                            node's namespace
+//!  eth0  10.244.1.2/32, fd00:244:1::2/128 ──── mz…  (no address)
+//!  default via 169.254.1.1, fe80::1            10.244.1.2/32, fd00:244:1::2/128 dev mz…
+//! ```
+//! The next hops are nobody's addresses: permanent neighbour entries on both ends say where
+//! packets go, so that no first packet waits for ARP or neighbour discovery. No bridge, no
+//! proxying, and every packet meets exactly one device of the node.
+
+use std::{
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
+};
+
+use mizzen_cni::wire::{GATEWAY4, GATEWAY6, Mac};
+use nix::errno::Errno;
+
+use super::{
+    interface::{self, addresses, find},
+    message::{
+        self, VethEnd, Via, add_address, add_neighbour, add_veth, delete_link, host_route,
+        replace_route, set_up,
+    },
+    netlink::{Netlink, NetlinkError},
+    netns::inside,
+    routes::Present,
+    sysctl::{self, SysctlError},
+};
+use crate::model::node::Cidr;
+
+/// What a pod's link shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// Name of the host's end.
+    pub host_ifname: String,
+    /// Name of the pod's end.
+    pub pod_ifname: String,
+    /// Link-layer address of the host's end.
+    pub host_mac: Mac,
+    /// Link-layer address of the pod's end.
+    pub pod_mac: Mac,
+    /// Of both ends, in bytes.
+    pub mtu: u32,
+    /// The pod's.
+    pub addresses: Vec<IpAddr>,
+    /// What `ip link` on the node says about it.
+    pub alias: String,
+}
+
+/// Why a link could not be made, unmade or verified.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The pod has such an interface already, not from us.
+    #[error("interface {ifname} already exists in the pod's network namespace")]
+    PodInterfaceExists {
+        /// The interface.
+        ifname: String,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A setting could not be made.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The pod's namespace could not be entered.
+    #[error("enter the pod's network namespace")]
+    Netns(#[from] io::Error),
+    /// Something is missing or not as it was made.
+    #[error("{0}")]
+    NotAsMade(String),
+}
+
+/// Makes the link and returns the index of the host's end. A link that is left over under its name
+/// goes first; on an error nothing stays.
+pub fn create(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
+    let mut node = Netlink::open()?;
+    node.apply(vec![delete_link(&spec.host_ifname)])?;
+    let host = VethEnd { ifname: &spec.host_ifname, mac: spec.host_mac, mtu: spec.mtu };
+    let pod = VethEnd { ifname: &spec.pod_ifname, mac: spec.pod_mac, mtu: spec.mtu };
+    node.apply(vec![add_veth(&host, &pod, netns.as_raw_fd())]).map_err(|error| {
+        // The host's name is free, so it is the pod's that exists.
+        match error.errno() {
+            Some(Errno::EEXIST) => {
+                LinkError::PodInterfaceExists { ifname: spec.pod_ifname.clone() }
+            }
+            _ => error.into(),
+        }
+    })?;
+    configure(spec, netns, &mut node).inspect_err(|_| {
+        if let Err(error) = node.apply(vec![delete_link(&spec.host_ifname)]) {
+            tracing::warn!(%error, "undo a pod's link");
+        }
+    })
+}
+
+fn configure(spec: &LinkSpec, netns: &File, node: &mut Netlink) -> Result<u32, LinkError> {
+    let ifindex = find(node, &spec.host_ifname)?
+        .ok_or_else(|| LinkError::NotAsMade(format!("{} vanished", spec.host_ifname)))?
+        .ifindex;
+    sysctl::tune_host_end(&spec.host_ifname)?;
+    let mut changes = vec![message::describe(&spec.host_ifname, &spec.alias)];
+    if sysctl::has_ipv6() {
+        changes.push(message::without_link_local(&spec.host_ifname));
+    }
+    changes.push(set_up(&spec.host_ifname));
+    node.apply(changes)?;
+    inside(netns, || configure_pod_end(spec))?;
+    let changes = spec.addresses.iter().flat_map(|address| {
+        [
+            add_neighbour(ifindex, *address, spec.pod_mac),
+            replace_route(host_route(*address), Via::Link(ifindex)),
+        ]
+    });
+    node.apply(changes.collect())?;
+    Ok(ifindex)
+}
+
+/// In the pod's namespace.
+fn configure_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
+    let mut pod = Netlink::open()?;
+    let missing = || LinkError::NotAsMade(format!("{} vanished", spec.pod_ifname));
+    let ifindex = find(&mut pod, &spec.pod_ifname)?.ok_or_else(missing)?.ifindex;
+    sysctl::tune_pod_end(&spec.pod_ifname, spec.addresses.iter().any(IpAddr::is_ipv6))?;
+    let mut changes = vec![set_up("lo"), set_up(&spec.pod_ifname)];
+    for address in &spec.addresses {
+        let (default, gateway) = default_route(*address);
+        changes.push(add_address(ifindex, *address));
+        changes.push(add_neighbour(ifindex, gateway, spec.host_mac));
+        changes.push(replace_route(default, Via::Gateway(gateway, ifindex)));
+    }
+    Ok(pod.apply(changes)?)
+}
+
+/// Unmakes the link. Success where there is none.
+pub fn delete(host_ifname: &str) -> Result<(), NetlinkError> {
+    Netlink::open()?.apply(vec![delete_link(host_ifname)])
+}
+
+/// Everything that can be different from how [`create`] left it; the index of the host's end
+/// where nothing is. What others added is fine.
+pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
+    let mut node = Netlink::open()?;
+    let host = expect_end(&mut node, &spec.host_ifname, spec.host_mac, "the node")?;
+    let routes = routes_onto(&mut node, host)?;
+    if let Some(lost) = spec.addresses.iter().find(|ip| !routes.contains(&host_route(**ip))) {
+        return Err(LinkError::NotAsMade(format!("the node has no route to {lost}")));
+    }
+    inside(netns, || verify_pod_end(spec))?;
+    Ok(host)
+}
+
+/// In the pod's namespace.
+fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
+    let mut pod = Netlink::open()?;
+    let ifindex = expect_end(&mut pod, &spec.pod_ifname, spec.pod_mac, "the pod")?;
+    let held = addresses(&mut pod)?;
+    let routes = routes_onto(&mut pod, ifindex)?;
+    for address in &spec.addresses {
+        let missing = |what: &str| {
+            let ifname = &spec.pod_ifname;
+            Err(LinkError::NotAsMade(format!("{ifname} in the pod has no {what} for {address}")))
+        };
+        if !held.iter().any(|held| held.address == *address && held.ifindex == ifindex) {
+            return missing("address");
+        }
+        if !routes.contains(&default_route(*address).0) {
+            return missing("default route");
+        }
+    }
+    Ok(())
+}
+
+fn expect_end(
+    netlink: &mut Netlink,
+    ifname: &str,
+    mac: Mac,
+    place: &str,
+) -> Result<u32, LinkError> {
+    match find(netlink, ifname)? {
+        None => Err(LinkError::NotAsMade(format!("{place} has no interface {ifname}"))),
+        Some(end) if end.mac != Some(mac) => {
+            Err(LinkError::NotAsMade(format!("{ifname} has another link-layer address than {mac}")))
+        }
+        Some(end) if !end.up => Err(LinkError::NotAsMade(format!("{ifname} is down"))),
+        Some(end) => Ok(end.ifindex),
+    }
+}
+
+/// Where everything of the address's family goes, and the next hop that leads there.
+fn default_route(address: IpAddr) -> (Cidr, IpAddr) {
+    match address {
+        IpAddr::V4(_) => {
+            (Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix_len: 0 }, GATEWAY4.into())
+        }
+        IpAddr::V6(_) => {
+            (Cidr { address: Ipv6Addr::UNSPECIFIED.into(), prefix_len: 0 }, GATEWAY6.into())
+        }
+    }
+}
+
+/// Destinations of the routes that leave by this interface.
+fn routes_onto(netlink: &mut Netlink, ifindex: u32) -> Result<Vec<Cidr>, NetlinkError> {
+    let leaves_here = |route: &Present| match route.via {
+        Some(Via::Gateway(_, oif) | Via::Link(oif)) => oif == ifindex,
+        Some(Via::Unreachable) | None => false,
+    };
+    let routes = interface::routes(netlink)?;
+    Ok(routes.into_iter().filter(leaves_here).map(|route| route.destination).collect())
+}

@@ -1,0 +1,52 @@
+//! Work inside a pod's network namespace.
+//!
+//! A namespace belongs to a thread. The work is done by a thread that is made for it and ends
+//! with it: a pooled thread that came back from a pod with the pod's namespace still on it would
+//! poison everything that it does later.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
+
+/// Which namespace a descriptor or path means: two that name the same one are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// Device of the kernel's namespace file system.
+    pub dev: u64,
+    /// Inode; the kernel may give it again when the namespace is gone.
+    pub ino: u64,
+}
+
+impl NetnsId {
+    /// The namespace that `file` is open on.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { dev: metadata.dev(), ino: metadata.ino() })
+    }
+}
+
+/// Runs `body` in a thread of its own inside `netns`.
+pub fn inside<T, E>(
+    netns: impl AsFd + Sync,
+    body: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E>
+where
+    T: Send,
+    E: From<io::Error> + Send,
+{
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("pod-netns".into()).spawn_scoped(scope, || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            body()
+        })?;
+        thread.join().unwrap_or_else(|_panic| {
+            Err(E::from(io::Error::other("the thread in the pod's namespace panicked")))
+        })
+    })
+}

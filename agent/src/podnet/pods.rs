@@ -1,0 +1,323 @@
+//! What the agent does for each CNI call.
+//!
+//! Every step can be done twice, and every failure leaves either nothing or a journaled
+//! attachment that [`Pods::reconcile`] unmakes later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs::File,
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mizzen_cni::{
+    protocol::error::{
+        CHECK_FAILED, IO_FAILURE, OPERATION_FAILED, TRY_AGAIN_LATER, UNAVAILABLE, UNKNOWN_CONTAINER,
+    },
+    wire::{Attachment, Failure, Link, Pod},
+};
+
+use super::{
+    claims::{Claim, Claims},
+    datapath::{PodDatapath, PodLink},
+    journal::{Entry, Phase},
+    ledger::{Ledger, Reservation, ReserveError, link_spec},
+    link,
+    netns::NetnsId,
+};
+use crate::model::node::Cidr;
+
+/// The pods of this node.
+pub struct Pods {
+    ledger: Mutex<Ledger>,
+    pub(super) claims: Claims,
+    pub(super) datapath: Arc<dyn PodDatapath>,
+    /// Links that an agent made whose journal is lost, and the addresses behind them.
+    pub(super) strangers: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    started: Instant,
+    mtu: AtomicU32,
+    /// Why no pod can be connected now.
+    waiting: Mutex<Option<String>>,
+}
+
+/// An ADD: which attachment, for whom, where.
+#[derive(Debug)]
+pub struct Addition {
+    /// The CNI network's name.
+    pub network: String,
+    /// Which.
+    pub attachment: Attachment,
+    /// For whom.
+    pub pod: Pod,
+    /// The pod's namespace.
+    pub netns: File,
+}
+
+impl Pods {
+    /// The pods that the journal at `path` knows of.
+    pub fn open(path: &Path, boot: &str, datapath: Arc<dyn PodDatapath>) -> io::Result<Self> {
+        Ok(Self {
+            ledger: Mutex::new(Ledger::open(path, boot, Duration::ZERO)?),
+            claims: Claims::default(),
+            datapath,
+            strangers: Mutex::default(),
+            started: Instant::now(),
+            mtu: AtomicU32::new(super::DEFAULT_MTU),
+            waiting: Mutex::new(Some("the agent has just started".into())),
+        })
+    }
+
+    /// The node's ranges as last known.
+    pub fn ranges(&self) -> Vec<Cidr> {
+        self.ledger().ranges().to_vec()
+    }
+
+    /// Says which ranges the node has.
+    pub fn set_ranges(&self, ranges: &[Cidr]) -> io::Result<()> {
+        self.ledger().set_ranges(ranges)
+    }
+
+    /// Says which MTU new links get.
+    pub fn set_mtu(&self, mtu: u32) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Says whether pods can be connected, and if not, why.
+    pub fn set_waiting(&self, reason: Option<String>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Connects a pod.
+    pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Link, Failure> {
+        let attachment = &addition.attachment;
+        let _claim = self.claim(attachment, limit)?;
+        if let Some(reason) = self.waiting() {
+            return Err(failure(TRY_AGAIN_LATER, "the pod network is not ready", reason));
+        }
+        let netns = NetnsId::of(&addition.netns)
+            .map_err(|error| failure(IO_FAILURE, "can't look at CNI_NETNS", error.to_string()))?;
+        let known = self.ledger().get(attachment).cloned();
+        if let Some(entry) = known {
+            if entry.phase == Phase::Live
+                && entry.netns == netns
+                && link::verify(&link_spec(attachment, &entry), &addition.netns).is_ok()
+            {
+                return Ok(answer(attachment, &entry));
+            }
+            self.remove(attachment, &entry);
+        }
+        let reservation = Reservation {
+            network: addition.network.clone(),
+            pod: addition.pod.clone(),
+            netns,
+            mtu: self.mtu.load(Ordering::Relaxed),
+        };
+        let reserved = self.ledger().reserve(attachment, reservation, self.now());
+        let entry = reserved.map_err(|error| reserve_failure(&error))?;
+        self.connect(addition, &entry).inspect_err(|_| self.remove(attachment, &entry))
+    }
+
+    fn connect(&self, addition: &Addition, entry: &Entry) -> Result<Link, Failure> {
+        let attachment = &addition.attachment;
+        let ifindex = link::create(&link_spec(attachment, entry), &addition.netns)
+            .map_err(|error| failed("can't make the pod's link", &error))?;
+        self.datapath
+            .attach(&pod_link(attachment, entry, ifindex))
+            .map_err(|error| failed("can't attach the datapath to the pod", &error))?;
+        let mut ledger = self.ledger();
+        ledger.set_ifindex(attachment, ifindex);
+        ledger
+            .set_phase(attachment, Phase::Live)
+            .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
+        Ok(answer(attachment, entry))
+    }
+
+    /// Disconnects a pod. Only a call that is still at work on it stands in the way; what can't
+    /// be unmade now is unmade later.
+    pub fn del(&self, attachment: &Attachment, limit: Duration) -> Result<(), Failure> {
+        let _claim = self.claim(attachment, limit)?;
+        let known = self.ledger().get(attachment).cloned();
+        match known {
+            Some(entry) => self.remove(attachment, &entry),
+            // Never added, or by an agent that lost its journal.
+            None => {
+                if let Err(error) = link::delete(&attachment.host_ifname()) {
+                    tracing::warn!(%attachment, error = chain(&error), "delete an unknown pod's link");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the pod is connected as ADD left it.
+    pub fn check(
+        &self,
+        attachment: &Attachment,
+        addresses: &[IpAddr],
+        netns: &File,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let _claim = self.claim(attachment, limit)?;
+        let unknown = || {
+            let details =
+                format!("{attachment} was not added by this agent since the node started");
+            failure(UNKNOWN_CONTAINER, "unknown container", details)
+        };
+        let entry = self.ledger().get(attachment).cloned().ok_or_else(unknown)?;
+        let wrong =
+            |details: String| failure(CHECK_FAILED, "the pod's network is damaged", details);
+        if entry.phase != Phase::Live {
+            return Err(wrong(format!("{attachment} is being removed")));
+        }
+        if !NetnsId::of(netns).is_ok_and(|id| id == entry.netns) {
+            return Err(wrong("CNI_NETNS is another namespace than at ADD".into()));
+        }
+        let lost = entry.addresses.iter().find(|address| !addresses.contains(address));
+        if let Some(lost) = lost.filter(|_| !addresses.is_empty()) {
+            return Err(wrong(format!("{lost} is not in the previous result")));
+        }
+        link::verify(&link_spec(attachment, &entry), netns)
+            .map(|_ifindex| ())
+            .map_err(|error| wrong(chain(&error)))
+    }
+
+    /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile
+    /// is younger than the runtime's list and stays.
+    pub fn gc(&self, network: &str, valid: &[Attachment], limit: Duration) -> Result<(), Failure> {
+        let valid: BTreeSet<_> = valid.iter().collect();
+        let stale: Vec<_> = self
+            .ledger()
+            .entries()
+            .filter(|(attachment, entry)| {
+                entry.network == network
+                    && entry.phase != Phase::Reserved
+                    && !valid.contains(attachment)
+            })
+            .map(|(attachment, _)| attachment.clone())
+            .collect();
+        let deadline = Instant::now() + limit;
+        let failures: Vec<_> = stale
+            .iter()
+            .filter_map(|attachment| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.del(attachment, left).err().map(|failure| failure.details)
+            })
+            .collect();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(failure(OPERATION_FAILED, "not all could be removed", failures.join("; ")))
+    }
+
+    /// Whether an ADD could succeed.
+    pub fn status(&self) -> Result<(), Failure> {
+        if let Some(reason) = self.waiting() {
+            return Err(failure(UNAVAILABLE, "the pod network is not ready", reason));
+        }
+        match self.ledger().exhausted() {
+            Some(exhausted) => {
+                Err(failure(UNAVAILABLE, "no address for another pod", exhausted.to_string()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Withdraws all that an attachment has, the addresses last. After a failure it stays in the
+    /// ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
+    pub(super) fn remove(&self, attachment: &Attachment, entry: &Entry) {
+        let leaving = self.ledger().set_phase(attachment, Phase::Leaving);
+        let detached = self.datapath.detach(&pod_link(attachment, entry, entry.ifindex));
+        let deleted = link::delete(&attachment.host_ifname());
+        let attempt = || -> Result<(), Box<dyn Error>> {
+            leaving?;
+            detached?;
+            deleted?;
+            Ok(self.ledger().release(attachment, self.now())?)
+        };
+        if let Err(error) = attempt() {
+            tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
+        }
+    }
+
+    pub(super) fn entries(&self) -> Vec<(Attachment, Entry)> {
+        let ledger = self.ledger();
+        ledger.entries().map(|(attachment, entry)| (attachment.clone(), entry.clone())).collect()
+    }
+
+    fn claim(&self, attachment: &Attachment, limit: Duration) -> Result<Claim<'_>, Failure> {
+        self.claims.claim(attachment, limit).ok_or_else(|| {
+            let details = format!("another call for {attachment} did not end in {limit:?}");
+            failure(TRY_AGAIN_LATER, "another call is at work", details)
+        })
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> Option<String> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+pub(super) fn pod_link(attachment: &Attachment, entry: &Entry, ifindex: u32) -> PodLink {
+    let spec = link_spec(attachment, entry);
+    PodLink {
+        ifname: spec.host_ifname,
+        ifindex,
+        addresses: spec.addresses,
+        pod_mac: spec.pod_mac.0,
+        host_mac: spec.host_mac.0,
+    }
+}
+
+fn answer(attachment: &Attachment, entry: &Entry) -> Link {
+    let spec = link_spec(attachment, entry);
+    Link {
+        host_ifname: spec.host_ifname,
+        host_mac: spec.host_mac,
+        pod_mac: spec.pod_mac,
+        mtu: spec.mtu,
+        addresses: spec.addresses,
+    }
+}
+
+fn reserve_failure(error: &ReserveError) -> Failure {
+    match error {
+        ReserveError::Exhausted(exhausted) => {
+            failure(TRY_AGAIN_LATER, "no address for another pod", exhausted.to_string())
+        }
+        ReserveError::Journal(_) => failure(IO_FAILURE, "can't reserve addresses", chain(error)),
+    }
+}
+
+fn failed(msg: &str, error: &dyn Error) -> Failure {
+    failure(OPERATION_FAILED, msg, chain(error))
+}
+
+/// A refusal in the specification's terms.
+pub fn failure(code: u32, msg: &str, details: impl Into<String>) -> Failure {
+    Failure { code, msg: msg.to_owned(), details: details.into() }
+}
+
+/// An error and all that caused it, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,149 @@
+//! `cni.sock`: takes the plugin's requests, one per connection, a bounded number at a time.
+
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt, unix::net::UnixStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use mizzen_cni::{
+    protocol::error::{DECODING_FAILURE, INVALID_ENVIRONMENT},
+    wire::{self, Command, Failure, Request, Response, SOCKET, VERSION},
+};
+use tokio::{
+    net::UnixListener,
+    sync::Semaphore,
+    task::{JoinSet, spawn_blocking},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::pods::{Addition, Pods, failure};
+
+/// How many calls are at work at once; the others wait in the socket's queue. The kernel makes
+/// links one after the other anyway.
+const CONCURRENCY: usize = 32;
+/// A plugin has its request ready when it connects.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// No call may take longer, whatever the plugin says.
+const CALL_LIMIT: Duration = Duration::from_secs(8);
+
+/// Listens in `state_dir`, for root only. An earlier agent's socket is replaced in one step.
+pub fn listen(state_dir: &Path) -> io::Result<UnixListener> {
+    let path = state_dir.join(SOCKET);
+    let temporary = path.with_extension("new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&temporary, &path)?;
+    Ok(listener)
+}
+
+/// Serves until `cancel`, then lets the calls that are at work end.
+pub async fn serve(listener: UnixListener, pods: Arc<Pods>, cancel: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONCURRENCY));
+    let mut calls = JoinSet::new();
+    loop {
+        let place = tokio::select! {
+            () = cancel.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        while calls.try_join_next().is_some() {}
+        let stream = match accepted.and_then(|(stream, _)| admit(stream)) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "refused a connection to the plugin's socket");
+                continue;
+            }
+        };
+        let pods = Arc::clone(&pods);
+        calls.spawn(async move {
+            let answered = spawn_blocking(move || answer(stream, &pods)).await;
+            if let Ok(Err(error)) = answered {
+                tracing::warn!(%error, "a call of the plugin got no answer");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    calls.join_all().await;
+}
+
+/// Root's connections, as blocking sockets.
+fn admit(stream: tokio::net::UnixStream) -> io::Result<UnixStream> {
+    let uid = stream.peer_cred()?.uid();
+    if uid != 0 {
+        let text = format!("user {uid} is not root");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    stream.set_write_timeout(Some(READ_TIMEOUT))?;
+    Ok(stream)
+}
+
+/// Reads the request, does it, and says how it went. An ADD whose answer nobody took is undone:
+/// to the runtime it has failed.
+fn answer(mut stream: UnixStream, pods: &Pods) -> io::Result<()> {
+    let (request, netns) = match wire::receive::<Request>(&mut stream) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        Err(error) => {
+            let refusal = failure(DECODING_FAILURE, "can't read the request", error.to_string());
+            return wire::send(&mut stream, &Response::Failed(refusal), None);
+        }
+    };
+    let limit = Duration::from_millis(request.timeout_ms.into()).min(CALL_LIMIT);
+    let added = match &request.command {
+        Command::Add { attachment, .. } => Some(attachment.clone()),
+        _ => None,
+    };
+    let response = perform(request, netns, pods, limit).unwrap_or_else(Response::Failed);
+    let sent = wire::send(&mut stream, &response, None);
+    if let (Err(_), Some(attachment), Response::Added(_)) = (&sent, added, &response) {
+        tracing::warn!(%attachment, "undoing an ADD whose plugin has gone");
+        if let Err(refusal) = pods.del(&attachment, limit) {
+            tracing::warn!(%attachment, reason = refusal.details, "undo an ADD");
+        }
+    }
+    sent
+}
+
+fn perform(
+    request: Request,
+    netns: Option<OwnedFd>,
+    pods: &Pods,
+    limit: Duration,
+) -> Result<Response, Failure> {
+    if request.version != VERSION {
+        let details = format!("plugin {}, agent {VERSION}", request.version);
+        return Err(failure(DECODING_FAILURE, "plugin and agent don't match", details));
+    }
+    let network = request.network;
+    tracing::debug!(network, command = ?request.command, trace_parent = request.trace_parent, "call");
+    let netns = || {
+        let refusal = || failure(INVALID_ENVIRONMENT, "no network namespace came along", "");
+        netns.map(fs::File::from).ok_or_else(refusal)
+    };
+    match request.command {
+        Command::Add { attachment, pod } => {
+            let addition = Addition { network, attachment, pod, netns: netns()? };
+            pods.add(&addition, limit).map(Response::Added)
+        }
+        Command::Del { attachment } => pods.del(&attachment, limit).map(|()| Response::Done),
+        Command::Check { attachment, addresses } => {
+            pods.check(&attachment, &addresses, &netns()?, limit).map(|()| Response::Done)
+        }
+        Command::Gc { valid } => pods.gc(&network, &valid, limit).map(|()| Response::Done),
+        Command::Status => pods.status().map(|()| Response::Done),
+    }
+}
