@@ -3,10 +3,7 @@
 //! Follows the Kubernetes DNS specification 1.1.0 and, where it says nothing, CoreDNS; and
 //! RFC 1034, 2308 and 8020 for what is said of names that don't exist or hold nothing.
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeSet;
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -159,14 +156,12 @@ impl Asked<'_> {
         let before = reply.answers.len();
         match &self.place.found {
             Found::Missing => reply.code = ResponseCode::NXDomain,
-            Found::Empty => {}
             Found::Apex => self.apex(kind, reply),
             Found::NameServer => self.name_server(kind, self.owner, &mut reply.answers),
             Found::Version if kind == RecordType::TXT => {
                 let version = RData::TXT(TXT::new(vec![VERSION.to_owned()]));
                 reply.answers.push(Record::from_rdata(self.owner.clone(), VERSION_TTL, version));
             }
-            Found::Version => {}
             Found::Service(names) => match &names.own {
                 Own::ClusterIps(addresses) | Own::Endpoints(addresses) => match kind {
                     RecordType::SRV => self.services(names, &names.ports, reply),
@@ -179,7 +174,6 @@ impl Asked<'_> {
             Found::Ports(names, ports) if kind == RecordType::SRV => {
                 self.services(names, ports, reply);
             }
-            Found::Ports(..) => {}
             Found::Hosts(hosts) => {
                 let addresses = hosts.iter().map(|host| host.address).collect();
                 self.addresses(kind, &addresses, reply);
@@ -189,7 +183,8 @@ impl Asked<'_> {
                 let names = pointers.iter().filter_map(|pointer| self.pointed_to(pointer));
                 reply.answers.extend(names.map(|name| self.record(RData::PTR(PTR(name)))));
             }
-            Found::Pointers(_) => {}
+            // The name exists and holds nothing of that type.
+            Found::Empty | Found::Version | Found::Ports(..) | Found::Pointers(_) => {}
         }
         if reply.answers.len() == before {
             let soa = Record::from_rdata(self.apex_name(), TTL, self.soa());
@@ -337,13 +332,15 @@ fn push_addresses(
     rotation: usize,
     records: &mut Vec<Record>,
 ) {
-    let mut push = |data| records.push(Record::from_rdata(owner.clone(), TTL, data));
+    let record = |data| Record::from_rdata(owner.clone(), TTL, data);
     match kind {
         RecordType::A => {
-            rotated(&addresses.v4, rotation).for_each(|a: Ipv4Addr| push(RData::A(A(a))))
+            let data = rotated(&addresses.v4, rotation).map(|address| RData::A(A(address)));
+            records.extend(data.map(record));
         }
         RecordType::AAAA => {
-            rotated(&addresses.v6, rotation).for_each(|a: Ipv6Addr| push(RData::AAAA(AAAA(a))));
+            let data = rotated(&addresses.v6, rotation).map(|address| RData::AAAA(AAAA(address)));
+            records.extend(data.map(record));
         }
         _ => {}
     }

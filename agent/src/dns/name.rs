@@ -20,7 +20,7 @@ impl LowerName {
     /// The lower-case form of `name`.
     pub fn of(name: &Name) -> Self {
         let mut this = Self { octets: [0; MAX_OCTETS], starts: [0; MAX_LABELS + 1], labels: 0 };
-        for label in name.iter() {
+        for label in name {
             this.push(label);
         }
         this

@@ -1,2 +1,4 @@
 //! All tests that need more than one piece, in one binary. Each module is one subject.
 #![allow(clippy::unwrap_used, reason = "tests panic")]
+
+mod dns;

@@ -16,10 +16,10 @@ pub fn dashed(address: IpAddr) -> String {
 pub fn parse(label: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(label).ok()?;
     let dashes = text.bytes().filter(|octet| *octet == b'-').count();
-    if dashes == 3 && !text.contains("--") {
-        if let Ok(address) = text.replace('-', ".").parse::<Ipv4Addr>() {
-            return Some(address.into());
-        }
+    if dashes == 3
+        && let Ok(address) = text.replace('-', ".").parse::<Ipv4Addr>()
+    {
+        return Some(address.into());
     }
     text.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::from)
 }

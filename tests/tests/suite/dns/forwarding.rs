@@ -1,0 +1,197 @@
+//! Names outside the cluster: from upstreams that answer, that don't, and that lie.
+
+use std::{net::UdpSocket, time::Duration};
+
+use super::{
+    site::{CLUSTER, OUTSIDE, OUTSIDE_TOO, Running, Site, config, snapshot, timed},
+    upstream::{BIG, Upstream},
+};
+
+/// What a client waits before it gives up (glibc, musl).
+const CLIENT: Duration = Duration::from_secs(5);
+
+fn upstream(site: &Site) -> Upstream {
+    Upstream::start(&site.outside, &OUTSIDE.map(|address| address.parse().unwrap()))
+}
+
+/// Sockets that take questions and never answer.
+fn black_hole(site: &Site) -> Vec<UdpSocket> {
+    let open = |address| site.outside.run(|| UdpSocket::bind((address, 53)).unwrap());
+    OUTSIDE_TOO.into_iter().map(open).collect()
+}
+
+#[test]
+fn foreign_names_by_every_family_and_transport() {
+    let site = Site::new();
+    let _upstream = upstream(&site);
+    for server in OUTSIDE {
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for address in CLUSTER {
+            for by in ["+notcp", "+tcp"] {
+                let short =
+                    |question: &str| site.dig(&format!("@{address} {by} +short {question}"));
+                assert_eq!(short("www.example.org A"), "192.0.2.80\n");
+                assert_eq!(short("www.example.org AAAA"), "2001:db8::50\n");
+                let said = site.dig(&format!("@{address} {by} nope.example.org A"));
+                assert!(said.contains("status: NXDOMAIN") && said.contains("SOA"), "{said}");
+                assert!(said.contains("flags: qr rd ra;"), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn dns_19_an_external_name_is_followed_and_stays_where_its_target_fails() {
+    let site = Site::new();
+    let name = "ext.default.svc.cluster.local A";
+    {
+        let _upstream = upstream(&site);
+        let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+        for address in CLUSTER {
+            let said = site.dig(&format!("@{address} +short {name}"));
+            assert_eq!(said, "ext.interwebs.test.\n192.0.2.80\n");
+        }
+    }
+    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    for address in CLUSTER {
+        let said = site.dig(&format!("@{address} {name}"));
+        assert!(said.contains("status: SERVFAIL") && said.contains("CNAME"), "{said}");
+    }
+}
+
+#[test]
+fn dns_52_dns_53_answers_are_kept_and_age() {
+    let site = Site::new();
+    let upstream = upstream(&site);
+    let _running = Running::start(&site, config(&[OUTSIDE[1]]), snapshot());
+    for _ in 0..3 {
+        for address in CLUSTER {
+            let said = site.dig(&format!("@{address} +noall +answer WWW.example.org A"));
+            assert!(said.starts_with("WWW.example.org."), "{said}");
+            let ttl: u32 = said.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(
+                (20..=30).contains(&ttl),
+                "the upstream says 300, we say no more than 30: {said}"
+            );
+            site.dig(&format!("@{address} nope.example.org A"));
+        }
+    }
+    assert_eq!(upstream.times_asked("www.example.org."), 1);
+    assert_eq!(upstream.times_asked("nope.example.org."), 1);
+    // Without RD only what is there already is said (dns_47).
+    let said = site.dig(&format!("@{} +norecurse www.example.org A", CLUSTER[0]));
+    assert!(said.contains("status: NOERROR") && said.contains("192.0.2.80"), "{said}");
+    let said = site.dig(&format!("@{} +norecurse new.example.org A", CLUSTER[0]));
+    assert!(said.contains("status: REFUSED"), "{said}");
+}
+
+#[test]
+fn dns_62_an_answer_that_was_cut_is_asked_for_by_tcp() {
+    let site = Site::new();
+    let _upstream = upstream(&site);
+    for server in OUTSIDE {
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        let said = site.dig(&format!("@{} +short big.example.org A", CLUSTER[0]));
+        assert_eq!(said.lines().filter(|line| line.starts_with("10.0.0.")).count(), BIG);
+    }
+}
+
+#[test]
+fn dns_63_forged_answers_are_passed_over() {
+    let site = Site::new();
+    let _upstream = upstream(&site);
+    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    let said = site.dig(&format!("@{} +short liar.example.org A", CLUSTER[0]));
+    assert_eq!(said, "192.0.2.80\n");
+}
+
+#[test]
+fn dns_60_dns_61_a_dead_upstream_is_left_for_one_that_lives() {
+    let site = Site::new();
+    let live = upstream(&site);
+    let _deaf = black_hole(&site);
+    for (dead, good) in OUTSIDE_TOO.iter().zip(OUTSIDE) {
+        let _running = Running::start(&site, config(&[dead, good]), snapshot());
+        let ask = |name: &str| timed(|| site.dig(&format!("@{} +short {name} A", CLUSTER[0])));
+        let (first, said) = ask("www.example.org");
+        assert_eq!(said, "192.0.2.80\n");
+        assert!(first < CLIENT, "{first:?}");
+        let (second, said) = ask("liar.example.org");
+        assert_eq!(said, "192.0.2.80\n");
+        assert!(second < Duration::from_millis(800), "the dead one is not tried first: {second:?}");
+    }
+    assert!(live.times_asked("www.example.org.") >= 2);
+}
+
+#[test]
+fn dns_60_nobody_answers_and_the_client_hears_of_it_in_time() {
+    let site = Site::new();
+    let _deaf = black_hole(&site);
+    let _running = Running::start(&site, config(&OUTSIDE_TOO), snapshot());
+    let (took, said) = timed(|| site.dig(&format!("@{} www.example.org A", CLUSTER[0])));
+    assert!(said.contains("status: SERVFAIL"), "{said}");
+    assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
+    assert!(took < CLIENT, "{took:?}");
+    // Names of the cluster don't care.
+    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local A", CLUSTER[0]));
+    assert_eq!(said, "10.96.1.1\n");
+}
+
+#[test]
+fn dns_64_no_more_wait_than_may() {
+    let site = Site::new();
+    let _deaf = black_hole(&site);
+    let mut config = config(&[OUTSIDE_TOO[0]]);
+    config.forward.max_in_flight = 1;
+    let _running = Running::start(&site, config, snapshot());
+    std::thread::scope(|scope| {
+        let ask = |name: &str| site.dig(&format!("@{} {name} A", CLUSTER[0]));
+        let waiting =
+            [scope.spawn(move || ask("a.example.org")), scope.spawn(move || ask("b.example.org"))];
+        let said = waiting.map(|thread| thread.join().unwrap());
+        let told = |text| said.iter().filter(|said| said.contains(text)).count();
+        assert_eq!(told("status: SERVFAIL"), 2, "{said:?}");
+        assert_eq!(told("too many questions"), 1, "{said:?}");
+    });
+}
+
+#[test]
+fn one_question_is_under_way_for_many_who_ask() {
+    let site = Site::new();
+    let upstream = upstream(&site);
+    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    let tries = |together: usize, name: &str| {
+        std::thread::scope(|scope| {
+            for _ in 0..together {
+                scope.spawn(|| site.dig(&format!("@{} {name} A", CLUSTER[0])));
+            }
+        });
+        upstream.times_asked(&format!("{name}."))
+    };
+    // Never answered, so that all of them meet: four tries, whoever asked.
+    let tries = tries(6, "silent.example.org");
+    assert!((4..=8).contains(&tries), "{tries}");
+}
+
+#[test]
+fn without_upstreams_the_reason_is_said() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    for address in CLUSTER {
+        let said = site.dig(&format!("@{address} www.example.org A"));
+        assert!(said.contains("status: SERVFAIL"), "{said}");
+        assert!(said.contains("(no upstream resolver is configured)"), "{said}");
+    }
+}
+
+#[test]
+fn dns_17_dns_38_unknown_addresses_are_asked_of_the_upstream() {
+    let site = Site::new();
+    let upstream = upstream(&site);
+    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    assert!(site.dig(&format!("@{} -x 192.0.2.1", CLUSTER[0])).contains("status: NXDOMAIN"));
+    assert_eq!(upstream.times_asked("1.2.0.192.in-addr.arpa."), 1);
+    let known = site.dig(&format!("@{} +short -x 10.96.1.1", CLUSTER[0]));
+    assert_eq!(known, "web.default.svc.cluster.local.\n");
+    assert_eq!(upstream.times_asked("1.1.96.10.in-addr.arpa."), 0);
+}

@@ -1,0 +1,155 @@
+//! Beginning and end, and what changes in between.
+
+use std::{net::UdpSocket, time::Duration};
+
+use mizzen_agent::{
+    dns::addresses::ROUTE_PROTOCOL,
+    model::{ObjectKey, snapshot::Snapshot},
+    status::State,
+};
+use mizzen_tests::wait;
+
+use super::{
+    site::{CLUSTER, NODE_LOCAL, OUTSIDE, Running, Site, add, config, service, snapshot, timed},
+    upstream::Upstream,
+};
+
+/// The local routes that are ours.
+fn routes(site: &Site) -> Vec<String> {
+    let of =
+        |family| site.node.ip(&format!("{family} route show table local proto {ROUTE_PROTOCOL}"));
+    let all = of("-4") + &of("-6");
+    let mut addresses: Vec<_> =
+        all.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect();
+    addresses.sort();
+    addresses
+}
+
+fn expected() -> Vec<String> {
+    let mut all: Vec<_> = CLUSTER.iter().chain(&NODE_LOCAL).map(ToString::to_string).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn addresses_are_held_through_a_kill_and_given_up_at_the_end() {
+    let site = Site::new();
+    assert_eq!(routes(&site), [""; 0]);
+    let first = Running::start(&site, config(&[]), snapshot());
+    assert_eq!(routes(&site), expected());
+    // Not addresses of an interface: nothing takes them for the node's own.
+    assert!(!site.node.ip("addr show").contains(CLUSTER[0]));
+    first.kill();
+    assert_eq!(routes(&site), expected(), "left in place");
+    // Meanwhile a question is refused at once, by whoever holds the address.
+    let (took, said) =
+        timed(|| site.dig(&format!("@{} web.default.svc.cluster.local", CLUSTER[0])));
+    assert!(said.contains("connection refused") && took < Duration::from_secs(2), "{said}");
+    let second = Running::start(&site, config(&[]), snapshot());
+    assert_eq!(routes(&site), expected(), "taken over");
+    drop(second);
+    assert_eq!(routes(&site), [""; 0]);
+}
+
+#[test]
+fn routes_that_somebody_removes_come_back_and_those_of_others_stay() {
+    let site = Site::new();
+    site.node.ip(&format!("addr add {}/32 dev lo", CLUSTER[0]));
+    let running = Running::start(&site, config(&[]), snapshot());
+    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local", CLUSTER[0]));
+    assert_eq!(said, "10.96.1.1\n", "the address was there already, and that is as good");
+    site.node.ip(&format!("-6 route del local {} table local", CLUSTER[1]));
+    // The next change of a node makes it look, and so does time.
+    let mut changed = snapshot();
+    changed.nodes.clear();
+    running.publish(changed);
+    wait::until("the route", Duration::from_secs(5), || {
+        routes(&site).contains(&CLUSTER[1].to_owned()).then_some(()).ok_or("gone".to_owned())
+    });
+    drop(running);
+    assert!(site.node.ip("addr show dev lo").contains(CLUSTER[0]), "not ours to remove");
+}
+
+#[test]
+fn dns_37_before_the_first_list_our_names_fail_and_others_do_not() {
+    let site = Site::new();
+    let _upstream = Upstream::start(&site.outside, &[OUTSIDE[0].parse().unwrap()]);
+    let mut early = snapshot();
+    early.synced.slices = false;
+    let running = Running::begin(&site, config(&[OUTSIDE[0]]), early);
+    running
+        .until("waiting", |state| matches!(state, State::Waiting(why) if why.contains("listed")));
+    for address in CLUSTER {
+        for by in ["+notcp", "+tcp"] {
+            let said = site.dig(&format!("@{address} {by} nope.default.svc.cluster.local"));
+            assert!(said.contains("status: SERVFAIL"), "{said}");
+            assert!(said.contains("EDE: 14 (Not Ready)"), "{said}");
+            let said = site.dig(&format!("@{address} {by} +short www.example.org"));
+            assert_eq!(said, "192.0.2.80\n");
+        }
+    }
+    running.publish(snapshot());
+    running.until("ready", |state| *state == State::Ready);
+    let said = site.dig(&format!("@{} nope.default.svc.cluster.local", CLUSTER[0]));
+    assert!(said.contains("status: NXDOMAIN"), "{said}");
+}
+
+#[test]
+fn dns_68_dns_69_services_come_and_go() {
+    let site = Site::new();
+    let running = Running::start(&site, config(&[]), snapshot());
+    let ask = || site.dig(&format!("@{} new.default.svc.cluster.local", CLUSTER[1]));
+    assert!(ask().contains("status: NXDOMAIN"));
+    let mut with: Snapshot = snapshot();
+    add(&mut with, service("new", &["10.96.9.9"]), &[]);
+    let without = {
+        let mut without = with.clone();
+        without.services.remove(&ObjectKey::new("default", "new"));
+        without
+    };
+    let until = |text: &str| {
+        timed(|| {
+            wait::until(text, Duration::from_secs(5), || {
+                let said = ask();
+                said.contains(text).then_some(()).ok_or(said)
+            });
+        })
+        .0
+    };
+    running.publish(with);
+    // The limit is 100 ms after the event; starting dig takes its share of this.
+    assert!(until("10.96.9.9") < Duration::from_secs(1));
+    running.publish(without);
+    assert!(until("status: NXDOMAIN") < Duration::from_secs(1));
+}
+
+#[test]
+fn a_port_in_use_is_said_and_taken_once_it_is_free() {
+    let site = Site::new();
+    site.node.ip(&format!("addr add {}/32 dev lo", CLUSTER[0]));
+    let other = site.node.run(|| UdpSocket::bind((CLUSTER[0], 53)).unwrap());
+    let running = Running::begin(&site, config(&[]), snapshot());
+    let state = running.until("degraded", |state| matches!(state, State::Degraded(_)));
+    let State::Degraded(why) = state else { unreachable!() };
+    assert!(why.contains("UDP 10.96.0.10:53 is in use"), "{why}");
+    assert!(why.contains("--dns=false"), "the remedy: {why}");
+    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local", CLUSTER[1]));
+    assert_eq!(said, "10.96.1.1\n", "the other addresses are served");
+    drop(other);
+    running.until("ready", |state| *state == State::Ready);
+    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local", CLUSTER[0]));
+    assert_eq!(said, "10.96.1.1\n");
+}
+
+#[test]
+fn dns_65_dns_66_an_upstream_that_is_ourselves_is_said_and_not_asked() {
+    let site = Site::new();
+    let _upstream = Upstream::start(&site.outside, &[OUTSIDE[1].parse().unwrap()]);
+    let running = Running::begin(&site, config(&[CLUSTER[0], OUTSIDE[1]]), snapshot());
+    let state = running.until("degraded", |state| matches!(state, State::Degraded(_)));
+    let State::Degraded(why) = state else { unreachable!() };
+    assert!(why.contains("10.96.0.10:53 is this resolver itself"), "{why}");
+    let (took, said) = timed(|| site.dig(&format!("@{} +short www.example.org", CLUSTER[0])));
+    assert_eq!(said, "192.0.2.80\n");
+    assert!(took < Duration::from_millis(800), "{took:?}");
+}

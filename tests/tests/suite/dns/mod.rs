@@ -1,0 +1,9 @@
+//! The resolver as pods meet it: real sockets, `dig` as a client that is not ours, and an upstream
+//! that behaves and one that doesn't. Needs root.
+
+mod forwarding;
+mod lifecycle;
+mod names;
+mod site;
+mod transport;
+mod upstream;

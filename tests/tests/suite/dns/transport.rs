@@ -1,0 +1,235 @@
+//! What stands between a client and an answer: sizes, sources, connections, and rubbish.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RecordType},
+};
+use mizzen_agent::dns::Config;
+
+use super::{
+    site::{CLUSTER, NODE, NODE_LOCAL, OUTSIDE, Running, Site, config, dig, snapshot},
+    upstream::Upstream,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = Message::query();
+    message.metadata.id = id;
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+fn framed(octets: &[u8]) -> Vec<u8> {
+    [&u16::try_from(octets.len()).unwrap().to_be_bytes()[..], octets].concat()
+}
+
+fn at(address: &str) -> SocketAddr {
+    (address.parse::<IpAddr>().unwrap(), 53).into()
+}
+
+/// An unbound UDP socket of that family, which takes answers from anywhere.
+fn open(to: SocketAddr) -> UdpSocket {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn receive(stream: &mut TcpStream) -> Message {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).expect("an answer");
+    let mut octets = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut octets).expect("a whole answer");
+    Message::from_vec(&octets).expect("a message")
+}
+
+fn size(said: &str) -> usize {
+    let line = said.lines().find(|line| line.contains("MSG SIZE")).expect("a size");
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn dns_39_dns_40_dns_41_dns_49_a_thousand_endpoints() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    for address in CLUSTER {
+        let name = format!("@{address} hdls.default.svc.cluster.local A");
+        for (options, limit) in [("+noedns", 512), ("+bufsize=4096", 1232), ("+bufsize=700", 700)] {
+            let said = site.dig(&format!("{options} +notcp +ignore {name}"));
+            assert!(said.contains("flags: qr aa tc rd ra;"), "{said}");
+            assert!(size(&said) <= limit, "{said}");
+            assert!(!said.contains("Warning") && !said.contains("malformed"), "{said}");
+        }
+        // dig does what a client does that gets an answer with TC: it asks by TCP.
+        let all = site.dig(&format!("+short {name}"));
+        assert_eq!(all.lines().filter(|line| line.starts_with("10.244.")).count(), 1000);
+    }
+}
+
+#[test]
+fn dns_48_answers_come_from_the_address_that_was_asked() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    for address in CLUSTER.iter().chain(&NODE_LOCAL) {
+        let to = at(address);
+        site.pod.run(|| {
+            let socket = open(to);
+            socket.send_to(&question(7, "web.default.svc.cluster.local."), to).unwrap();
+            let mut buffer = [0; 512];
+            let (_, from) = socket.recv_from(&mut buffer).expect("an answer");
+            assert_eq!(from, to);
+        });
+    }
+}
+
+#[test]
+fn dns_41_a_slow_answer_holds_up_no_other_on_its_connection() {
+    let site = Site::new();
+    let upstream = Upstream::start(&site.outside, &[OUTSIDE[0].parse().unwrap()]);
+    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    for address in CLUSTER {
+        site.pod.run(|| {
+            let mut stream = connect(at(address));
+            let mut both = framed(&question(1, "silent.example.org."));
+            both.extend(framed(&question(2, "web.default.svc.cluster.local.")));
+            // In two pieces that end inside a message.
+            stream.write_all(&both[..both.len() - 9]).unwrap();
+            stream.write_all(&both[both.len() - 9..]).unwrap();
+            assert_eq!(receive(&mut stream).metadata.id, 2);
+            let late = receive(&mut stream);
+            assert_eq!(
+                (late.metadata.id, late.metadata.response_code),
+                (1, ResponseCode::ServFail)
+            );
+        });
+    }
+    assert!(upstream.times_asked("silent.example.org.") >= 4);
+}
+
+#[test]
+fn dns_41_connections_are_bounded_in_number_and_time() {
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.tcp.max_per_source = 3;
+    config.tcp.idle = Duration::from_millis(300);
+    config.tcp.transfer = Duration::from_millis(300);
+    let _running = Running::start(&site, config, snapshot());
+    for address in CLUSTER {
+        site.pod.run(|| {
+            let query = framed(&question(1, "web.default.svc.cluster.local."));
+            let mut kept: Vec<_> = (0..3).map(|_| connect(at(address))).collect();
+            for stream in &mut kept {
+                stream.write_all(&query).unwrap();
+                receive(stream);
+            }
+            assert!(closed(&mut connect(at(address))), "one too many");
+            // Half a message, and none at all: both are closed in time.
+            kept[0].write_all(&query[..7]).unwrap();
+            for stream in &mut kept {
+                assert!(closed(stream));
+            }
+            let mut next = connect(at(address));
+            next.write_all(&query).unwrap();
+            assert_eq!(receive(&mut next).answers.len(), 1, "there is room again");
+        });
+    }
+}
+
+/// Whether the other side closes within the time that `connect` gives it.
+fn closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 1]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn dns_44_dns_50_dns_51_rubbish_is_survived() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    let good = question(9, "web.default.svc.cluster.local.");
+    // Every single octet changed, every length, and nothing at all.
+    let changed = (0..good.len()).flat_map(|place| {
+        [0, 0x3f, 0xc0, 0xff].map(|octet| {
+            let mut octets = good.clone();
+            octets[place] = octet;
+            octets
+        })
+    });
+    let rubbish: Vec<_> =
+        changed.chain((0..good.len()).map(|length| good[..length].to_vec())).collect();
+    for address in CLUSTER {
+        site.pod.run(|| {
+            let socket = open(at(address));
+            for octets in &rubbish {
+                socket.send_to(octets, at(address)).unwrap();
+                let mut stream = connect(at(address));
+                stream.write_all(&framed(octets)).unwrap();
+            }
+            let socket = open(at(address));
+            socket.send_to(&good, at(address)).unwrap();
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).expect("it still answers");
+            assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers.len(), 1);
+            let mut stream = connect(at(address));
+            stream.write_all(&framed(&good)).unwrap();
+            assert_eq!(receive(&mut stream).answers.len(), 1);
+        });
+    }
+}
+
+#[test]
+fn dns_42_dns_44_dns_45_what_is_refused() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    for address in CLUSTER {
+        for (question, status) in [
+            ("+edns=1 +noednsneg web.default.svc.cluster.local A", "BADVERS"),
+            ("+opcode=notify cluster.local SOA", "NOTIMP"),
+            ("+tcp cluster.local AXFR", "Transfer failed"),
+            ("version.bind CH TXT", "REFUSED"),
+            ("web.default.svc.cluster.local ANY +notcp", "NOERROR"),
+        ] {
+            let said = site.dig(&format!("@{address} {question}"));
+            assert!(said.contains(status), "{question}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_peer_port_is_for_the_cluster() {
+    let site = Site::new();
+    let _running = Running::start(&site, config(&[]), snapshot());
+    let port = Config::default().peer_port.expect("a peer port");
+    for (place, address) in NODE.iter().enumerate() {
+        let question = format!("-p {port} @{address} +short web.default.svc.cluster.local A");
+        for by in ["+notcp", "+tcp"] {
+            assert_eq!(site.dig(&format!("{question} {by}")), "10.96.1.1\n");
+            assert_eq!(dig(&site.node, &format!("{question} {by}")), "10.96.1.1\n");
+        }
+        // The host outside is no node: its datagrams are dropped and its connections closed.
+        let to = SocketAddr::new(address.parse().unwrap(), port);
+        site.outside.run(|| {
+            assert!(closed(&mut connect(to)), "{place}");
+            let socket = open(to);
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            socket.send_to(&self::question(1, "web.default.svc.cluster.local."), to).unwrap();
+            let error = socket.recv(&mut [0; 512]).expect_err("no answer");
+            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        });
+    }
+}

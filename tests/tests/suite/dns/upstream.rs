@@ -1,0 +1,168 @@
+//! A resolver outside the cluster, with names that behave and names that don't.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, SOA},
+    },
+};
+use mizzen_tests::netns::Netns;
+
+/// How long a thread waits before it looks whether it shall end.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How many addresses `big.example.org` has: more than any datagram holds.
+pub(super) const BIG: usize = 200;
+
+/// A running upstream; ends when dropped.
+pub(super) struct Upstream {
+    stop: Arc<AtomicBool>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Upstream {
+    /// Serves UDP and TCP port 53 at `addresses` inside `netns`.
+    pub(super) fn start(netns: &Netns, addresses: &[IpAddr]) -> Self {
+        let mut this = Self { stop: Arc::default(), asked: Arc::default(), threads: Vec::new() };
+        for address in addresses {
+            let at = SocketAddr::new(*address, 53);
+            let (udp, tcp) = netns.run(|| {
+                (UdpSocket::bind(at).expect("udp 53"), TcpListener::bind(at).expect("tcp 53"))
+            });
+            udp.set_read_timeout(Some(GLANCE)).unwrap();
+            tcp.set_nonblocking(true).unwrap();
+            let (stop, asked) = (Arc::clone(&this.stop), Arc::clone(&this.asked));
+            this.threads.push(std::thread::spawn(move || serve_udp(&udp, &stop, &asked)));
+            let (stop, asked) = (Arc::clone(&this.stop), Arc::clone(&this.asked));
+            this.threads.push(std::thread::spawn(move || serve_tcp(&tcp, &stop, &asked)));
+        }
+        this
+    }
+
+    /// How often that name was asked for, by either transport.
+    pub(super) fn times_asked(&self, name: &str) -> usize {
+        self.asked.lock().unwrap().get(name).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("upstream thread");
+        }
+    }
+}
+
+type Asked = Mutex<HashMap<String, usize>>;
+
+fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, asked: &Asked) {
+    let mut buffer = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
+        let name = count(&query, asked);
+        if name == "silent.example.org." {
+            continue;
+        }
+        let mut answer = answer_to(&query, &name);
+        if name == "liar.example.org." {
+            for forged in forgeries(&answer) {
+                let _refused = socket.send_to(&forged.to_vec().unwrap(), client);
+            }
+        }
+        if name == "big.example.org." {
+            answer.answers.clear();
+            answer.metadata.truncation = true;
+        }
+        let _refused = socket.send_to(&answer.to_vec().unwrap(), client);
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, stop: &AtomicBool, asked: &Asked) {
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => drop(converse(stream, asked)),
+            Err(_) => std::thread::sleep(GLANCE),
+        }
+    }
+}
+
+fn converse(mut stream: TcpStream, asked: &Asked) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut octets = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut octets)?;
+    let query = Message::from_vec(&octets).map_err(std::io::Error::other)?;
+    let name = count(&query, asked);
+    let octets = answer_to(&query, &name).to_vec().map_err(std::io::Error::other)?;
+    let length = u16::try_from(octets.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(&octets)
+}
+
+fn count(query: &Message, asked: &Asked) -> String {
+    let name = query.queries[0].name().to_lowercase().to_string();
+    *asked.lock().unwrap().entry(name.clone()).or_insert(0) += 1;
+    name
+}
+
+/// Answers that are none: another identifier, and another question, both with a wrong address.
+fn forgeries(answer: &Message) -> [Message; 2] {
+    let mut forged = answer.clone();
+    for record in &mut forged.answers {
+        record.data = RData::A(A(Ipv4Addr::new(6, 6, 6, 6)));
+    }
+    let mut other_id = forged.clone();
+    other_id.metadata.id ^= 1;
+    let mut other_name = forged;
+    other_name.queries[0].set_name(Name::from_ascii("other.example.org.").unwrap());
+    [other_id, other_name]
+}
+
+fn answer_to(query: &Message, name: &str) -> Message {
+    let mut answer = query.clone().into_response();
+    answer.additionals.clear();
+    answer.edns = None;
+    answer.metadata.recursion_available = true;
+    let owner = query.queries[0].name().clone();
+    let kind = query.queries[0].query_type();
+    let v4 = |bits| Record::from_rdata(owner.clone(), 300, RData::A(A(Ipv4Addr::from_bits(bits))));
+    match (name, kind) {
+        ("www.example.org." | "ext.interwebs.test." | "liar.example.org.", RecordType::A) => {
+            answer.add_answer(v4(0xc000_0250));
+        }
+        ("www.example.org.", RecordType::AAAA) => {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
+            answer.add_answer(Record::from_rdata(owner, 300, RData::AAAA(AAAA(address))));
+        }
+        ("big.example.org.", RecordType::A) => {
+            let count = u32::try_from(BIG).unwrap();
+            answer.add_answers((0..count).map(|index| v4(0x0a00_0000 + index)));
+        }
+        ("broken.example.org.", _) => answer.metadata.response_code = ResponseCode::ServFail,
+        _ => {
+            answer.metadata.response_code = ResponseCode::NXDomain;
+            let zone = Name::from_ascii("example.org.").unwrap();
+            let soa = RData::SOA(SOA::new(zone.clone(), zone.clone(), 1, 2, 3, 4, 60));
+            answer.add_authority(Record::from_rdata(zone, 300, soa));
+        }
+    }
+    answer
+}
