@@ -4,5 +4,9 @@
 
 #![allow(clippy::missing_panics_doc, reason = "what tests call panics where it fails")]
 
+pub mod actor;
+pub mod backend;
 pub mod netns;
+pub mod node;
+pub mod tables;
 pub mod wait;

@@ -62,6 +62,11 @@ pub enum OpenError {
     /// The programs can't be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The programs declare maps otherwise than the agent knows them.
+    #[error(
+        "the embedded eBPF programs are of another build than the agent: run `cargo xtask build`"
+    )]
+    Stale(#[source] PinError),
     /// The node's network namespace has no number.
     #[error("ask the kernel for the number of this network namespace (Linux 5.14)")]
     Netns(#[source] io::Error),
@@ -86,9 +91,12 @@ impl Datapath {
         let features = probe()?;
         let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
         let pins = Arc::new(Pins::open(&options.bpffs)?);
-        pins.check_maps()?;
+        let new = pins.check_maps()?;
         let programs = Arc::new(Programs::load(&pins, features, netns)?);
-        pins.check_maps()?;
+        pins.check_maps().map_err(|error| {
+            pins.remove_maps(&new);
+            OpenError::Stale(error)
+        })?;
         tracing::info!(bpffs = %options.bpffs.display(), ?features, "loaded the eBPF programs");
         for (program, loaded) in programs.iter() {
             let instructions = loaded.verified_instructions;

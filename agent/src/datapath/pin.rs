@@ -92,16 +92,26 @@ impl Pins {
         self.folder.join("links").join(name)
     }
 
-    /// Checks the shape of every map that is pinned already; those that are not are no error.
-    pub(super) fn check_maps(&self) -> Result<(), PinError> {
+    /// Checks the shape of every map that is pinned; the names of those that are not.
+    pub(super) fn check_maps(&self) -> Result<Vec<&'static str>, PinError> {
+        let mut missing = Vec::new();
         for expected in PINNED {
             match self.open_map(expected) {
                 Ok(_) => {}
-                Err(PinError::Open(_, error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(PinError::Open(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                    missing.push(expected.name);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(missing)
+    }
+
+    /// Removes the pins of maps that this agent made.
+    pub(super) fn remove_maps(&self, names: &[&str]) {
+        for name in names {
+            let _gone = fs::remove_file(self.map(name));
+        }
     }
 
     /// Opens a pinned map of the expected shape.

@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod dns;
+mod maps;
+mod socket;

@@ -1,0 +1,192 @@
+//! A process that does what a test tells it, one line at a time: what it dials depends on its
+//! cgroup and network namespace, which belong to a whole process. See `mizzen_tests::actor`.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead as _, Read as _, Write as _},
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+/// How long anything may take before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a TCP connection may take: long enough for any in one machine.
+const CONNECT: Duration = Duration::from_millis(700);
+
+fn main() {
+    let mut actor = Actor::default();
+    let mut out = io::stdout();
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { return };
+        let said = match actor.obey(&line.split(' ').collect::<Vec<_>>()) {
+            Ok(answer) => format!("ok {answer}"),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                format!("error {} {error}", libc::ETIMEDOUT)
+            }
+            Err(error) => format!("error {} {error}", error.raw_os_error().unwrap_or(0)),
+        };
+        if writeln!(out, "{}", said.trim_end()).and_then(|()| out.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Actor {
+    sockets: BTreeMap<usize, Socket>,
+    opened: usize,
+    load: Option<Load>,
+}
+
+impl Actor {
+    fn obey(&mut self, words: &[&str]) -> io::Result<String> {
+        match words {
+            ["open", kind] => {
+                self.opened += 1;
+                self.sockets.insert(self.opened, open(kind)?);
+                Ok(self.opened.to_string())
+            }
+            ["close", socket] => {
+                self.sockets.remove(&parse(socket)?);
+                Ok(String::new())
+            }
+            ["connect", socket, to] => connect(self.socket(socket)?, parse(to)?),
+            ["disconnect", socket] => disconnect(self.socket(socket)?),
+            ["peer", socket] => Ok(name(&self.socket(socket)?.peer_addr()?)),
+            ["send", socket, text] => {
+                self.socket(socket)?.send(text.as_bytes()).map(|_| String::new())
+            }
+            ["sendto", socket, to, text] => {
+                let to: SocketAddr = parse(to)?;
+                self.socket(socket)?.send_to(text.as_bytes(), &to.into()).map(|_| String::new())
+            }
+            ["receive", socket] => receive(self.socket(socket)?),
+            ["load", kind, to] => {
+                self.load = Some(Load::start((*kind).to_owned(), parse(to)?));
+                Ok(String::new())
+            }
+            ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
+            _ => Err(usage(&words.join(" "))),
+        }
+    }
+
+    fn socket(&self, number: &str) -> io::Result<&Socket> {
+        self.sockets.get(&parse(number)?).ok_or_else(|| usage(number))
+    }
+}
+
+fn usage(what: &str) -> io::Error {
+    io::Error::other(format!("not understood: {what}"))
+}
+
+fn parse<T: std::str::FromStr>(word: &str) -> io::Result<T> {
+    word.parse().map_err(|_| usage(word))
+}
+
+/// A socket of a kind such as `tcp4`.
+fn open(kind: &str) -> io::Result<Socket> {
+    let domain = if kind.ends_with('4') { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = if kind.starts_with("tcp") {
+        Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?
+    } else {
+        Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?
+    };
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn connect(socket: &Socket, to: SocketAddr) -> io::Result<String> {
+    if socket.r#type()? == Type::STREAM {
+        socket.connect_timeout(&to.into(), CONNECT)?;
+    } else {
+        socket.connect(&to.into())?;
+    }
+    Ok(String::new())
+}
+
+/// `connect()` to an address of no family, which ends a datagram socket's connection.
+fn disconnect(socket: &Socket) -> io::Result<String> {
+    // SAFETY: all zero is a valid address, of the family AF_UNSPEC.
+    let nowhere = unsafe { SockAddr::new(SockAddrStorage::zeroed(), 16) };
+    socket.connect(&nowhere).map(|()| String::new())
+}
+
+fn name(addr: &SockAddr) -> String {
+    addr.as_socket().map_or_else(|| "-".to_owned(), |addr| addr.to_string())
+}
+
+/// Where something came from, and what it says.
+fn receive(socket: &Socket) -> io::Result<String> {
+    let mut buffer = [0; 512];
+    let (length, from) = if socket.r#type()? == Type::STREAM {
+        let mut stream = socket;
+        (stream.read(&mut buffer)?, "-".to_owned())
+    } else {
+        let (length, from) = UdpSocket::from(socket.try_clone()?).recv_from(&mut buffer)?;
+        (length, from.to_string())
+    };
+    let text = buffer.get(..length).unwrap_or_default();
+    Ok(format!("{from} {}", String::from_utf8_lossy(text).trim_end()))
+}
+
+/// New connections or datagrams, one after the other, until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(u64, u64, String)>,
+}
+
+impl Load {
+    fn start(kind: String, to: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut done, mut failed, mut first) = (0, 0, String::new());
+            while !stopped.load(Ordering::Relaxed) {
+                match exchange(&kind, to) {
+                    Ok(()) => done += 1,
+                    Err(error) => {
+                        failed += 1;
+                        if first.is_empty() {
+                            first = error.to_string();
+                        }
+                    }
+                }
+            }
+            (done, failed, first)
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> io::Result<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let (done, failed, first) = self.thread.join().map_err(|_| usage("load"))?;
+        Ok(format!("{done} {failed} {first}"))
+    }
+}
+
+/// One question and its answer, which has to come from where the question went.
+fn exchange(kind: &str, to: SocketAddr) -> io::Result<()> {
+    let socket = open(kind)?;
+    let from = if kind.starts_with("tcp") {
+        connect(&socket, to)?;
+        // Closes with a reset: no port waits, however many connections there are.
+        socket.set_linger(Some(Duration::ZERO))?;
+        receive(&socket)?;
+        name(&socket.peer_addr()?)
+    } else {
+        socket.send_to(b"?", &to.into())?;
+        receive(&socket)?.split(' ').next().unwrap_or_default().to_owned()
+    };
+    if from == to.to_string() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("asked {to}, answered by {from}")))
+    }
+}

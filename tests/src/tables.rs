@@ -1,0 +1,140 @@
+//! Writes a node's tables by hand, for tests of the datapath alone. The agent's own way to them is
+//! `mizzen_agent::desired`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mizzen_agent::{apply::maps::Maps as _, datapath::KernelMaps};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    node::{NodeAddr, node_addr_flags},
+    service::{
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, header,
+    },
+};
+
+/// The windows of a range, each (start, count), and its flags.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Windows {
+    /// For ClusterIPs.
+    pub internal: (u32, u32),
+    /// For external frontends, from outside.
+    pub external: (u32, u32),
+    /// For external frontends, from the node and its pods.
+    pub nearby: (u32, u32),
+    /// Bits of `range_flags`.
+    pub flags: u32,
+}
+
+impl Windows {
+    /// The first `count` slots for everyone.
+    pub fn all(count: usize) -> Self {
+        let all = (0, u32::try_from(count).expect("a few"));
+        Self { internal: all, external: all, nearby: all, flags: 0 }
+    }
+}
+
+/// Tables being written: ids count up and are never used again.
+#[derive(Debug)]
+pub struct TestTables {
+    /// The kernel's.
+    pub maps: KernelMaps,
+    sets: u32,
+    slots: u32,
+    backends: u32,
+    generation: u32,
+}
+
+impl TestTables {
+    /// Starts to write.
+    pub fn new(maps: KernelMaps) -> Self {
+        Self { maps, sets: 0, slots: 1, backends: 0, generation: 0 }
+    }
+
+    /// A set without a range.
+    pub fn set(&mut self) -> u32 {
+        self.sets += 1;
+        self.sets
+    }
+
+    /// A backend of a set.
+    pub fn backend(&mut self, set: u32, addr: SocketAddr) -> u32 {
+        self.backends += 1;
+        self.write_backend(self.backends, set, addr);
+        self.backends
+    }
+
+    /// Writes a backend; to no set, it is freed.
+    pub fn write_backend(&mut self, id: u32, set: u32, addr: SocketAddr) {
+        let port = addr.port().to_be_bytes();
+        match addr.ip() {
+            IpAddr::V4(ip) => {
+                let backend = Backend4 { addr: ip.octets(), port, set, ..Backend4::default() };
+                self.maps.write_backends4(&[(id, backend)]).unwrap();
+            }
+            IpAddr::V6(ip) => {
+                let backend = Backend6 { addr: ip.octets(), port, set, ..Backend6::default() };
+                self.maps.write_backends6(&[(id, backend)]).unwrap();
+            }
+        }
+    }
+
+    /// Frees a backend: it belongs to no set.
+    pub fn free_backend(&mut self, id: u32, addr: SocketAddr) {
+        self.write_backend(id, NO_SET, addr);
+    }
+
+    /// Writes a range behind all others; its offset.
+    pub fn range(&mut self, set: u32, backends: &[u32], windows: Windows) -> u32 {
+        let offset = self.slots;
+        self.write_range(offset, set, backends, windows);
+        self.slots += RANGE_HEADER_WORDS + u32::try_from(backends.len()).expect("a few");
+        offset
+    }
+
+    /// Writes a range at an offset that nothing points to.
+    pub fn write_range(&mut self, offset: u32, set: u32, backends: &[u32], windows: Windows) {
+        let mut words = [0; RANGE_HEADER_WORDS as usize];
+        let mut put = |at: u32, (start, count): (u32, u32)| {
+            words[at as usize] = start;
+            words[at as usize + 1] = count;
+        };
+        put(header::INTERNAL_START, windows.internal);
+        put(header::EXTERNAL_START, windows.external);
+        put(header::NEARBY_START, windows.nearby);
+        words[header::OWNER as usize] = set;
+        words[header::FLAGS as usize] = windows.flags;
+        self.maps.write_slots(offset, &[&words, backends].concat()).unwrap();
+    }
+
+    /// Lets a set's word name a range.
+    pub fn flip(&mut self, set: u32, offset: u32) {
+        self.generation += 1;
+        self.maps.flip(&[(set, SetWord::new(offset, self.generation))]).unwrap();
+    }
+
+    /// How often sets were flipped.
+    pub fn flips(&self) -> u32 {
+        self.generation
+    }
+
+    /// Lets an address lead to a set. [`IpAddr`] unspecified is any address of the node.
+    pub fn frontend(&mut self, addr: SocketAddr, protocol: u8, set: u32, flags: u32) {
+        let key = FrontendKey::new(Addr::from(addr.ip()), addr.port(), protocol);
+        self.maps.put_frontends(&[(key, Frontend::new(&key, set, flags))]).unwrap();
+    }
+
+    /// A set with these backends in every window.
+    pub fn set_of(&mut self, backends: &[SocketAddr]) -> u32 {
+        let set = self.set();
+        let ids: Vec<u32> = backends.iter().map(|addr| self.backend(set, *addr)).collect();
+        let offset = self.range(set, &ids, Windows::all(ids.len()));
+        self.flip(set, offset);
+        set
+    }
+
+    /// Makes an address one that node ports answer on.
+    pub fn node_address(&mut self, addr: IpAddr) {
+        let node_addr = NodeAddr { flags: node_addr_flags::NODE_PORTS, ifindex: 1 };
+        self.maps.put_node_addrs(&[(Addr::from(addr), node_addr)]).unwrap();
+    }
+}
