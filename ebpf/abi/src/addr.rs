@@ -21,7 +21,11 @@ pub mod protocol {
 record! {
     /// An IPv6 address, or an IPv4 address in its v4-mapped form (`::ffff:a.b.c.d`, RFC 4291
     /// section 2.5.5.2), in network byte order.
-    pub struct Addr: 16, 1 {
+    ///
+    /// Aligned, because the programs' processor has no unaligned access: what may be unaligned is
+    /// copied octet by octet. Every record has its addresses at multiples of four anyway.
+    #[repr(align(4))]
+    pub struct Addr: 16, 4 {
         /// The octets, most significant first.
         pub octets: [u8; 16],
     }
@@ -54,27 +58,33 @@ impl Addr {
         Self { octets }
     }
 
+    /// The octets as words in native order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        // SAFETY: the type is aligned for it, and sixteen octets are four words.
+        unsafe { *(&raw const self.octets).cast::<[u32; 4]>() }
+    }
+
+    /// The address with these words.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: four words are sixteen octets, and any octets are an address.
+        Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+    }
+
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
-        let o = &self.octets;
         // Word by word: the BPF back end turns a slice comparison into a call of `memcmp`.
-        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]) == 0
-            && u32::from_ne_bytes([o[4], o[5], o[6], o[7]]) == 0
-            && u32::from_ne_bytes([o[8], o[9], o[10], o[11]])
-                == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+        let w = self.words();
+        w[0] == 0 && w[1] == 0 && w[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
     }
 
     /// Whether two addresses are the same; `==` for programs (see [`Self::is_v4`]).
     #[inline(always)]
     pub fn is(&self, other: &Self) -> bool {
-        let word =
-            |o: &[u8; 16], i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
-        let (a, b) = (&self.octets, &other.octets);
-        word(a, 12) == word(b, 12)
-            && word(a, 8) == word(b, 8)
-            && word(a, 4) == word(b, 4)
-            && word(a, 0) == word(b, 0)
+        let (a, b) = (self.words(), other.words());
+        a[3] == b[3] && a[2] == b[2] && a[1] == b[1] && a[0] == b[0]
     }
 
     /// Whether this is an address of the loopback interface: 127.0.0.0/8 or ::1.

@@ -4,6 +4,8 @@
 //! Sums are taken over words in native order: a ones'-complement sum does not depend on the byte
 //! order it is computed in (RFC 1071 section 2 (B)), so nothing is swapped on the way.
 
+use crate::addr::Addr;
+
 /// What replacing some bytes does to a ones'-complement sum: sum(new) - sum(old), unfolded.
 ///
 /// [`Self::value`] is what the kernel's `bpf_l4_csum_replace` takes as `to` with `from` and size
@@ -23,6 +25,27 @@ impl Delta {
         Self(add(add(self.0, sum(new)), !sum(old)))
     }
 
+    /// [`Self::replace`] for words in native order.
+    #[inline(always)]
+    #[must_use]
+    pub fn replace_words<const N: usize>(self, old: &[u32; N], new: &[u32; N]) -> Self {
+        let mut total = self.0;
+        let mut at = 0;
+        while at < N {
+            total = add(add(total, new[at]), !old[at]);
+            at += 1;
+        }
+        Self(total)
+    }
+
+    /// Takes note of an address that becomes another. The v4-mapped prefix is the same on both
+    /// sides, so for IPv4 this is what the four octets would give.
+    #[inline(always)]
+    #[must_use]
+    pub fn replace_addr(self, old: &Addr, new: &Addr) -> Self {
+        self.replace_words(&old.words(), &new.words())
+    }
+
     /// The difference as a 32-bit ones'-complement number.
     #[inline(always)]
     pub const fn value(self) -> u32 {
@@ -39,7 +62,7 @@ impl Delta {
 
 /// Ones'-complement addition.
 #[inline(always)]
-const fn add(a: u32, b: u32) -> u32 {
+pub const fn add(a: u32, b: u32) -> u32 {
     let (sum, carry) = a.overflowing_add(b);
     // Cannot overflow again: a sum that carried is at most `u32::MAX - 1`.
     sum + carry as u32
@@ -66,6 +89,18 @@ pub fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
     }
     if at < N {
         total = add(total, u32::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]])));
+    }
+    total
+}
+
+/// Unfolded ones'-complement sum of words in native order.
+#[inline(always)]
+pub fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
+    let mut total = 0;
+    let mut at = 0;
+    while at < N {
+        total = add(total, words[at]);
+        at += 1;
     }
     total
 }

@@ -15,11 +15,14 @@ pub mod flow_flags {
     pub const REWRITE_SOURCE: u16 = 1 << 1;
     /// The destination is rewritten.
     pub const REWRITE_DESTINATION: u16 = 1 << 2;
+    /// The destination after translation is this node itself: the stack delivers, nothing is
+    /// forwarded.
+    pub const TO_NODE: u16 = 1 << 3;
 }
 
 record! {
     /// A flow's addresses as its packets arrive.
-    pub struct FlowKey: 40, 1 {
+    pub struct FlowKey: 40, 4 {
         /// Source address.
         pub source: Addr,
         /// Destination address.

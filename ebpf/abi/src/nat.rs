@@ -73,76 +73,84 @@ impl Facts {
 }
 
 /// How the first packet of a flow leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translation {
     /// Source address.
     pub source: Addr,
-    /// Source port, network byte order.
-    pub source_port: [u8; 2],
     /// Destination address: the backend's.
     pub destination: Addr,
+    /// Source port, network byte order.
+    pub source_port: [u8; 2],
     /// Destination port, network byte order.
     pub destination_port: [u8; 2],
 }
 
 /// The two entries of a flow. The original direction's key is the first packet's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entries {
     /// How packets of the opener leave.
     pub original: Flow,
-    /// The flow of the answers, as they arrive.
-    pub reply_key: FlowKey,
     /// How answers leave.
     pub reply: Flow,
+    /// The flow of the answers, as they arrive.
+    pub reply_key: FlowKey,
 }
 
-/// The entries of the flow whose first packet is `key`, with that packet counted as seen.
-#[inline(always)]
-pub fn entries(key: &FlowKey, to: &Translation, tcp_flags: u8, now_s: u32) -> Entries {
-    let mut original = Flow {
-        source: to.source,
-        destination: to.destination,
-        source_port: to.source_port,
-        destination_port: to.destination_port,
-        flags: flow_flags::ORIGINAL,
-        state: flow_state::next(0, key.protocol, tcp_flags),
-        peer_state: 0,
-        seen_s: now_s,
-        backend: 0,
-        set: 0,
-        reserved: 0,
-    };
-    if to.source != key.source || to.source_port != key.source_port {
-        original.flags |= flow_flags::REWRITE_SOURCE;
-    }
-    if to.destination != key.destination || to.destination_port != key.destination_port {
-        original.flags |= flow_flags::REWRITE_DESTINATION;
-    }
-    let reply_key = key.rewritten(&original).reversed();
-    let reply = reply_of(key, &original);
-    Entries { original, reply_key, reply }
-}
+impl Entries {
+    /// Fills in the entries of the flow whose first packet is `key`, with that packet counted as
+    /// seen. In place: the programs keep them outside of their stack.
+    #[inline(always)]
+    pub fn fill(&mut self, key: &FlowKey, to: &Translation, tcp_flags: u8, now_s: u32) {
+        let seen = flow_state::next(0, key.protocol, tcp_flags);
+        let source_kept = to.source.is(&key.source) && to.source_port == key.source_port;
+        let destination_kept =
+            to.destination.is(&key.destination) && to.destination_port == key.destination_port;
+        let source = if source_kept { 0 } else { flow_flags::REWRITE_SOURCE };
+        let destination = if destination_kept { 0 } else { flow_flags::REWRITE_DESTINATION };
 
-/// The answerer's entry of a flow: what the original rewrites on the one end it restores on the
-/// other.
-#[inline(always)]
-fn reply_of(key: &FlowKey, original: &Flow) -> Flow {
-    let mut flags = 0;
-    if original.flags & flow_flags::REWRITE_DESTINATION != 0 {
-        flags |= flow_flags::REWRITE_SOURCE;
+        let original = &mut self.original;
+        original.source = to.source;
+        original.destination = to.destination;
+        original.source_port = to.source_port;
+        original.destination_port = to.destination_port;
+        original.flags = flow_flags::ORIGINAL | source | destination;
+        original.state = seen;
+        original.peer_state = 0;
+        original.seen_s = now_s;
+
+        // What the original rewrites on the one end, answers get back on the other.
+        let reply = &mut self.reply;
+        reply.source = key.destination;
+        reply.destination = key.source;
+        reply.source_port = key.destination_port;
+        reply.destination_port = key.source_port;
+        reply.flags = 0;
+        if !source_kept {
+            reply.flags |= flow_flags::REWRITE_DESTINATION;
+        }
+        if !destination_kept {
+            reply.flags |= flow_flags::REWRITE_SOURCE;
+        }
+        reply.state = 0;
+        reply.peer_state = seen;
+        reply.seen_s = now_s;
+
+        let reply_key = &mut self.reply_key;
+        reply_key.source = to.destination;
+        reply_key.destination = to.source;
+        reply_key.source_port = to.destination_port;
+        reply_key.destination_port = to.source_port;
+        reply_key.protocol = key.protocol;
+        reply_key.pad = [0; 3];
     }
-    if original.flags & flow_flags::REWRITE_SOURCE != 0 {
-        flags |= flow_flags::REWRITE_DESTINATION;
-    }
-    Flow {
-        source: key.destination,
-        destination: key.source,
-        source_port: key.destination_port,
-        destination_port: key.source_port,
-        flags,
-        state: 0,
-        peer_state: original.state,
-        ..*original
+
+    /// Names the backend in both entries.
+    #[inline(always)]
+    pub fn set_backend(&mut self, set: u32, backend: u32) {
+        (self.original.set, self.original.backend) = (set, backend);
+        (self.reply.set, self.reply.backend) = (set, backend);
     }
 }
 

@@ -176,10 +176,16 @@ pub(crate) fn any_translation() -> impl Strategy<Value = (FlowKey, Translation)>
         })
 }
 
+pub(crate) fn filled(key: &FlowKey, to: &Translation) -> Entries {
+    let mut entries = Entries::default();
+    entries.fill(key, to, 2, 5);
+    entries
+}
+
 proptest! {
     #[test]
     fn there_and_back_is_identity((key, translation) in any_translation()) {
-        let entries = entries(&key, &translation, 2, 5);
+        let entries = filled(&key, &translation);
         let sent = key.rewritten(&entries.original);
         prop_assert_eq!(sent.source, translation.source);
         prop_assert_eq!(sent.destination_port, translation.destination_port);
@@ -190,14 +196,14 @@ proptest! {
 
     #[test]
     fn each_entry_names_the_other((key, translation) in any_translation()) {
-        let entries = entries(&key, &translation, 2, 5);
+        let entries = filled(&key, &translation);
         prop_assert_eq!(key.rewritten(&entries.original).reversed(), entries.reply_key);
         prop_assert_eq!(entries.reply_key.rewritten(&entries.reply).reversed(), key);
     }
 
     #[test]
     fn flags_say_what_is_rewritten((key, translation) in any_translation()) {
-        let entries = entries(&key, &translation, 2, 5);
+        let entries = filled(&key, &translation);
         let sent = key.rewritten(&entries.original);
         let source = (sent.source, sent.source_port) != (key.source, key.source_port);
         let flags = entries.original.flags;

@@ -34,12 +34,26 @@ pub trait Bytes {
     /// The `N` bytes at `offset` from the start of the link-layer header; none where the packet
     /// ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The `N` words at `offset`, as they stand there: what of them is a number is in network
+    /// byte order.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
 impl Bytes for [u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = usize::try_from(offset).ok()?;
         self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self.get(start..start.checked_add(N * 4)?)?;
+        let mut words = [0; N];
+        for (word, octets) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_ne_bytes(*octets);
+        }
+        Some(words)
     }
 }
 
@@ -59,7 +73,11 @@ pub enum Skip {
 }
 
 /// What a packet is, as far as translation asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The layout keeps addresses at multiples of four octets, so that the programs, whose processor
+/// has no unaligned access, handle them in words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// The flow, as the packet states it.
     pub key: FlowKey,
@@ -67,10 +85,9 @@ pub struct Packet {
     pub l3: u32,
     /// Offset of the transport header.
     pub l4: u32,
-    /// The IPv4 header's checksum field; zero for IPv6.
-    pub ip_checksum: [u8; 2],
-    /// Time to live, or hop limit.
-    pub hop_limit: u8,
+    /// The word of the IP header before the addresses: time to live, protocol and checksum
+    /// (IPv4); payload length, next header and hop limit (IPv6).
+    pub ip_word: [u8; 4],
     /// The TCP header's flags octet; zero for other protocols.
     pub tcp_flags: u8,
     /// 1 for the first fragment of a larger packet.
@@ -84,6 +101,12 @@ impl Packet {
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
         self.key.destination.is_v4()
+    }
+
+    /// Time to live, or hop limit.
+    #[inline(always)]
+    pub fn hop_limit(&self) -> u8 {
+        if self.is_v4() { self.ip_word[0] } else { self.ip_word[3] }
     }
 
     /// Offset of the transport checksum.
@@ -110,51 +133,160 @@ enum Depth {
 /// Reads the packet whose IP header is at `l3`.
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(bytes: &B, ethertype: u16, l3: u32) -> Result<Packet, Skip> {
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4(bytes, l3, Depth::Whole),
-        ETHERTYPE_IPV6 => ipv6(bytes, l3, Depth::Whole),
-        _ => Err(Skip::NotIp),
-    }
+    let mut packet = Packet::default();
+    packet.read(bytes, ethertype, l3)?;
+    Ok(packet)
 }
 
 /// Reads the packet that an ICMP error quotes; its IP header is at `l3`.
 #[inline(always)]
 pub fn parse_quoted<B: Bytes + ?Sized>(bytes: &B, v4: bool, l3: u32) -> Result<Packet, Skip> {
-    if v4 { ipv4(bytes, l3, Depth::Quoted) } else { ipv6(bytes, l3, Depth::Quoted) }
+    let mut packet = Packet::default();
+    packet.read_quoted(bytes, v4, l3)?;
+    Ok(packet)
 }
 
-#[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(bytes: &B, l3: u32, depth: Depth) -> Result<Packet, Skip> {
-    let header: [u8; 20] = bytes.load(l3).ok_or(Skip::Malformed)?;
-    let header_len = u32::from(header[0] & 0x0f) * 4;
-    let total_len = u32::from(u16::from_be_bytes([header[2], header[3]]));
-    if header[0] >> 4 != 4 || header_len < 20 || total_len < header_len {
-        return Err(Skip::Malformed);
+/// Reading in place: the programs keep the packet in memory, because one that is taken apart into
+/// registers fills their stack.
+impl Packet {
+    /// [`parse`] into a default packet. Where it fails, what was read is meaningless.
+    #[inline(always)]
+    pub fn read<B: Bytes + ?Sized>(
+        &mut self,
+        bytes: &B,
+        ethertype: u16,
+        l3: u32,
+    ) -> Result<(), Skip> {
+        match ethertype {
+            ETHERTYPE_IPV4 => self.ipv4(bytes, l3, Depth::Whole),
+            ETHERTYPE_IPV6 => self.ipv6(bytes, l3, Depth::Whole),
+            _ => Err(Skip::NotIp),
+        }
     }
-    let fragment = u16::from_be_bytes([header[6], header[7]]);
-    let (more, offset) = (fragment & 0x2000 != 0, fragment & 0x1fff);
-    if offset != 0 {
-        return Err(Skip::LaterFragment);
+
+    /// [`parse_quoted`] into a default packet.
+    #[inline(always)]
+    pub fn read_quoted<B: Bytes + ?Sized>(
+        &mut self,
+        bytes: &B,
+        v4: bool,
+        l3: u32,
+    ) -> Result<(), Skip> {
+        if v4 { self.ipv4(bytes, l3, Depth::Quoted) } else { self.ipv6(bytes, l3, Depth::Quoted) }
     }
-    let mut packet = Packet {
-        key: FlowKey {
-            source: Addr::from_v4([header[12], header[13], header[14], header[15]]),
-            destination: Addr::from_v4([header[16], header[17], header[18], header[19]]),
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            protocol: header[9],
-            pad: [0; 3],
-        },
-        l3,
-        l4: l3 + header_len,
-        ip_checksum: [header[10], header[11]],
-        hop_limit: header[8],
-        tcp_flags: 0,
-        first_fragment: u8::from(more),
-        icmp_type: 0,
-    };
-    transport(bytes, &mut packet, total_len - header_len, depth, protocol::ICMP)?;
-    Ok(packet)
+
+    #[inline(always)]
+    fn ipv4<B: Bytes + ?Sized>(&mut self, bytes: &B, l3: u32, depth: Depth) -> Result<(), Skip> {
+        let header: [u32; 5] = bytes.words(l3).ok_or(Skip::Malformed)?;
+        let [version, _, high, low] = header[0].to_ne_bytes();
+        let header_len = u32::from(version & 0x0f) * 4;
+        let total_len = u32::from(u16::from_be_bytes([high, low]));
+        if version >> 4 != 4 || header_len < 20 || total_len < header_len {
+            return Err(Skip::Malformed);
+        }
+        let [.., high, low] = header[1].to_ne_bytes();
+        let fragment = u16::from_be_bytes([high, low]);
+        if fragment & 0x1fff != 0 {
+            return Err(Skip::LaterFragment);
+        }
+        self.first_fragment = u8::from(fragment & 0x2000 != 0);
+        self.ip_word = header[2].to_ne_bytes();
+        self.key.protocol = self.ip_word[1];
+        let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        self.key.source = Addr::from_words([0, 0, prefix, header[3]]);
+        self.key.destination = Addr::from_words([0, 0, prefix, header[4]]);
+        self.l3 = l3;
+        self.l4 = l3 + header_len;
+        self.transport(bytes, total_len - header_len, depth, protocol::ICMP)
+    }
+
+    #[inline(always)]
+    fn ipv6<B: Bytes + ?Sized>(&mut self, bytes: &B, l3: u32, depth: Depth) -> Result<(), Skip> {
+        let h: [u32; 10] = bytes.words(l3).ok_or(Skip::Malformed)?;
+        if h[0].to_ne_bytes()[0] >> 4 != 6 {
+            return Err(Skip::Malformed);
+        }
+        self.ip_word = h[1].to_ne_bytes();
+        let [high, low, next, _] = self.ip_word;
+        let payload_len = u32::from(u16::from_be_bytes([high, low]));
+        self.key.protocol = next;
+        self.key.source = Addr::from_words([h[2], h[3], h[4], h[5]]);
+        self.key.destination = Addr::from_words([h[6], h[7], h[8], h[9]]);
+        // A v4-mapped address on the wire would be taken for IPv4 by everything that follows.
+        if self.key.source.is_v4() || self.key.destination.is_v4() {
+            return Err(Skip::Malformed);
+        }
+        self.l3 = l3;
+        self.l4 = l3 + 40;
+        self.extensions(bytes)?;
+        let extension_len = self.l4 - (l3 + 40);
+        if payload_len < extension_len {
+            return Err(Skip::Malformed);
+        }
+        self.transport(bytes, payload_len - extension_len, depth, protocol::ICMPV6)
+    }
+
+    /// Walks from the fixed header, or wherever the packet has been read to, to the transport.
+    #[inline(always)]
+    fn extensions<B: Bytes + ?Sized>(&mut self, bytes: &B) -> Result<(), Skip> {
+        for _ in 0..IPV6_EXTENSIONS_MAX {
+            if !extension::is(self.key.protocol) {
+                return Ok(());
+            }
+            let head: [u8; 4] = bytes.load(self.l4).ok_or(Skip::Malformed)?;
+            self.l4 += match self.key.protocol {
+                extension::FRAGMENT => {
+                    let field = u16::from_be_bytes([head[2], head[3]]);
+                    if field & 0xfff8 != 0 {
+                        return Err(Skip::LaterFragment);
+                    }
+                    self.first_fragment = u8::from(field & 1 != 0);
+                    8
+                }
+                // Counts in words of four octets, minus two (RFC 4302 section 2.2).
+                extension::AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
+                _ => (u32::from(head[1]) + 1) * 8,
+            };
+            self.key.protocol = head[0];
+        }
+        if extension::is(self.key.protocol) { Err(Skip::TooManyExtensions) } else { Ok(()) }
+    }
+
+    /// Reads the ports, the TCP flags or the ICMP type. `payload` is what the IP header says
+    /// follows.
+    #[inline(always)]
+    fn transport<B: Bytes + ?Sized>(
+        &mut self,
+        bytes: &B,
+        payload: u32,
+        depth: Depth,
+        icmp: u8,
+    ) -> Result<(), Skip> {
+        let least = match self.key.protocol {
+            protocol::TCP => 20,
+            protocol::UDP => 8,
+            other if other == icmp => 8,
+            _ => return Err(Skip::Protocol),
+        };
+        if payload < least {
+            return Err(Skip::Malformed);
+        }
+        if self.key.protocol == icmp {
+            let head: [u8; 2] = bytes.load(self.l4).ok_or(Skip::Malformed)?;
+            self.icmp_type = head[0];
+            return Ok(());
+        }
+        let ports: [u8; 4] = if self.key.protocol == protocol::TCP && depth == Depth::Whole {
+            let head: [u8; 14] = bytes.load(self.l4).ok_or(Skip::Malformed)?;
+            self.tcp_flags = head[13];
+            [head[0], head[1], head[2], head[3]]
+        } else {
+            bytes.load(self.l4).ok_or(Skip::Malformed)?
+        };
+        self.key.source_port = [ports[0], ports[1]];
+        self.key.destination_port = [ports[2], ports[3]];
+        Ok(())
+    }
 }
 
 /// IPv6 extension headers (RFC 8200 section 4) that are skipped over on the way to the transport.
@@ -164,127 +296,11 @@ mod extension {
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const AUTHENTICATION: u8 = 51;
     pub(super) const DESTINATION: u8 = 60;
-}
 
-#[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(bytes: &B, l3: u32, depth: Depth) -> Result<Packet, Skip> {
-    let header: [u8; 40] = bytes.load(l3).ok_or(Skip::Malformed)?;
-    if header[0] >> 4 != 6 {
-        return Err(Skip::Malformed);
+    #[inline(always)]
+    pub(super) const fn is(protocol: u8) -> bool {
+        matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
     }
-    let payload_len = u32::from(u16::from_be_bytes([header[4], header[5]]));
-    let (mut source, mut destination) = ([0; 16], [0; 16]);
-    source.copy_from_slice(&header[8..24]);
-    destination.copy_from_slice(&header[24..40]);
-    let source = Addr::from_v6(source);
-    let destination = Addr::from_v6(destination);
-    // A v4-mapped address on the wire would be taken for IPv4 by everything that follows.
-    if source.is_v4() || destination.is_v4() {
-        return Err(Skip::Malformed);
-    }
-    let walked = extensions(bytes, header[6], l3 + 40)?;
-    let extension_len = walked.l4 - (l3 + 40);
-    if payload_len < extension_len {
-        return Err(Skip::Malformed);
-    }
-    let mut packet = Packet {
-        key: FlowKey {
-            source,
-            destination,
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            protocol: walked.protocol,
-            pad: [0; 3],
-        },
-        l3,
-        l4: walked.l4,
-        ip_checksum: [0; 2],
-        hop_limit: header[7],
-        tcp_flags: 0,
-        first_fragment: walked.first_fragment,
-        icmp_type: 0,
-    };
-    transport(bytes, &mut packet, payload_len - extension_len, depth, protocol::ICMPV6)?;
-    Ok(packet)
-}
-
-/// Where a walk over extension headers ended.
-struct Walked {
-    protocol: u8,
-    l4: u32,
-    first_fragment: u8,
-}
-
-#[inline(always)]
-fn extensions<B: Bytes + ?Sized>(bytes: &B, first: u8, start: u32) -> Result<Walked, Skip> {
-    let mut walked = Walked { protocol: first, l4: start, first_fragment: 0 };
-    for _ in 0..IPV6_EXTENSIONS_MAX {
-        let len = match walked.protocol {
-            extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => 8,
-            extension::AUTHENTICATION => 4,
-            extension::FRAGMENT => 0,
-            _ => return Ok(walked),
-        };
-        let head: [u8; 4] = bytes.load(walked.l4).ok_or(Skip::Malformed)?;
-        let len = match len {
-            0 => {
-                let field = u16::from_be_bytes([head[2], head[3]]);
-                if field & 0xfff8 != 0 {
-                    return Err(Skip::LaterFragment);
-                }
-                walked.first_fragment = u8::from(field & 1 != 0);
-                8
-            }
-            // The authentication header counts in words of four octets, minus two (RFC 4302).
-            4 => (u32::from(head[1]) + 2) * 4,
-            _ => (u32::from(head[1]) + 1) * 8,
-        };
-        walked.protocol = head[0];
-        walked.l4 += len;
-    }
-    match walked.protocol {
-        extension::HOP_BY_HOP
-        | extension::ROUTING
-        | extension::DESTINATION
-        | extension::AUTHENTICATION
-        | extension::FRAGMENT => Err(Skip::TooManyExtensions),
-        _ => Ok(walked),
-    }
-}
-
-/// Reads the ports, the TCP flags or the ICMP type. `payload` is what the IP header says follows.
-#[inline(always)]
-fn transport<B: Bytes + ?Sized>(
-    bytes: &B,
-    packet: &mut Packet,
-    payload: u32,
-    depth: Depth,
-    icmp: u8,
-) -> Result<(), Skip> {
-    let least = match packet.key.protocol {
-        protocol::TCP => 20,
-        protocol::UDP => 8,
-        other if other == icmp => 8,
-        _ => return Err(Skip::Protocol),
-    };
-    if payload < least {
-        return Err(Skip::Malformed);
-    }
-    if packet.key.protocol == icmp {
-        let head: [u8; 2] = bytes.load(packet.l4).ok_or(Skip::Malformed)?;
-        packet.icmp_type = head[0];
-        return Ok(());
-    }
-    let ports: [u8; 4] = if packet.key.protocol == protocol::TCP && depth == Depth::Whole {
-        let head: [u8; 14] = bytes.load(packet.l4).ok_or(Skip::Malformed)?;
-        packet.tcp_flags = head[13];
-        [head[0], head[1], head[2], head[3]]
-    } else {
-        bytes.load(packet.l4).ok_or(Skip::Malformed)?
-    };
-    packet.key.source_port = [ports[0], ports[1]];
-    packet.key.destination_port = [ports[2], ports[3]];
-    Ok(())
 }
 
 /// Whether an ICMP or ICMPv6 type is an error that quotes the packet that caused it

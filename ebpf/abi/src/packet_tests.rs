@@ -33,7 +33,7 @@ fn reads_what_was_built() {
             let frame = Frame { hop_limit: 7, ..Frame::new(flow(v4, protocol)) };
             let packet = read(&frame).unwrap();
             assert_eq!(packet.key, frame.key);
-            assert_eq!(packet.hop_limit, 7);
+            assert_eq!(packet.hop_limit(), 7);
             assert_eq!(packet.l4, if v4 { 34 } else { 54 });
             let syn = if protocol == protocol::TCP { tcp_flags::SYN } else { 0 };
             assert_eq!(packet.tcp_flags, syn);

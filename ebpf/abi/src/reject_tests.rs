@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     conntrack::FlowKey,
     frame::{Frame, checksums_are_right, key, pseudo_checksum},
+    packet::Bytes,
 };
 
 fn flow(v4: bool, protocol: u8) -> FlowKey {
@@ -24,8 +25,10 @@ fn b11_a_reset_acknowledges_the_syn_and_has_a_right_checksum() {
         for sequence in [0, 0x0102_0304, u32::MAX] {
             let syn = Frame { sequence, payload: Vec::new(), ..Frame::new(flow(v4, 6)) };
             let bytes = syn.bytes();
-            let header: [u8; 20] = bytes[bytes.len() - 20..].try_into().unwrap();
-            let (mut reset, delta) = tcp_reset(&header);
+            let end = u32::try_from(bytes.len()).unwrap();
+            let header: [u32; 5] = bytes.as_slice().words(end - 20).unwrap();
+            let (reset, delta) = tcp_reset(&header);
+            let mut reset = reset.map(u32::to_ne_bytes).as_flattened().to_vec();
             assert_eq!(reset[..4], [0, 80, 0xb2, 0x6e], "ports changed places");
             assert_eq!(reset[8..12], sequence.wrapping_add(1).to_be_bytes());
             assert_eq!(reset[13], 0x14, "RST and ACK");
@@ -42,15 +45,18 @@ fn error_frame(v4: bool, error: IcmpError) -> Vec<u8> {
     let frame = Frame::new(flow(v4, 17)).bytes();
     let service = flow(v4, 17).destination;
     let mut out = frame[..14].to_vec();
+    let client = flow(v4, 17).source;
+    let quoted = 14..14 + 4 * if v4 { QUOTED_V4 } else { QUOTED_V6 };
     if v4 {
-        let quoted: [u8; QUOTED_V4] = frame[14..14 + QUOTED_V4].try_into().unwrap();
-        out.extend(icmp_v4(error, &quoted, &service));
-        out.extend(quoted);
+        let words: [u32; QUOTED_V4] = frame.as_slice().words(14).unwrap();
+        let headers = icmp_v4(error, &words, &service, &client);
+        out.extend(headers.map(u32::to_ne_bytes).as_flattened());
     } else {
-        let quoted: [u8; QUOTED_V6] = frame[14..14 + QUOTED_V6].try_into().unwrap();
-        out.extend(icmp_v6(error, &quoted, &service));
-        out.extend(quoted);
+        let words: [u32; QUOTED_V6] = frame.as_slice().words(14).unwrap();
+        let headers = icmp_v6(error, &words, &service, &client);
+        out.extend(headers.map(u32::to_ne_bytes).as_flattened());
     }
+    out.extend(&frame[quoted]);
     out
 }
 

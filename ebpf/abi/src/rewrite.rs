@@ -10,8 +10,8 @@ use crate::{
 
 /// Offset in an IPv4 header of what [`ipv4_header`] gives: time to live to destination.
 pub const IPV4_AT: u32 = 8;
-/// Offset in an IPv6 header of what [`ipv6_header`] gives: hop limit to destination.
-pub const IPV6_AT: u32 = 7;
+/// Offset in an IPv6 header of what [`ipv6_header`] gives: payload length to destination.
+pub const IPV6_AT: u32 = 4;
 
 /// What a translation does to the transport checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,9 +26,9 @@ impl Deltas {
     /// From a packet of `key` to what `flow` makes of it.
     #[inline(always)]
     pub fn new(key: &FlowKey, flow: &Flow) -> Self {
-        let addresses = Delta::ZERO;
-        let addresses = replace(addresses, &key.source, &flow.source);
-        let addresses = replace(addresses, &key.destination, &flow.destination);
+        let addresses = Delta::ZERO
+            .replace_addr(&key.source, &flow.source)
+            .replace_addr(&key.destination, &flow.destination);
         let ports = Delta::ZERO
             .replace(&key.source_port, &flow.source_port)
             .replace(&key.destination_port, &flow.destination_port);
@@ -36,46 +36,26 @@ impl Deltas {
     }
 }
 
-/// The change from one address to another. The v4-mapped prefix is the same on both sides, so the
-/// sixteen-octet form gives what the four octets would.
+/// Words 2 to 4 of the IPv4 header: time to live, protocol, checksum, source, destination.
 #[inline(always)]
-fn replace(delta: Delta, old: &Addr, new: &Addr) -> Delta {
-    delta.replace(&old.octets, &new.octets)
+pub fn ipv4_header(packet: &Packet, source: &Addr, destination: &Addr, hop_limit: u8) -> [u32; 3] {
+    let [old, protocol, high, low] = packet.ip_word;
+    let delta = Delta::ZERO
+        .replace_addr(&packet.key.source, source)
+        .replace_addr(&packet.key.destination, destination)
+        .replace(&[old, protocol], &[hop_limit, protocol]);
+    let [high, low] = delta.apply([high, low]);
+    let word = u32::from_ne_bytes([hop_limit, protocol, high, low]);
+    [word, source.words()[3], destination.words()[3]]
 }
 
-/// Octets 8 to 19 of the IPv4 header: time to live, protocol, checksum, source, destination.
+/// Words 1 to 9 of the IPv6 header: payload length, next header, hop limit, source, destination.
 #[inline(always)]
-pub fn ipv4_header(packet: &Packet, source: &Addr, destination: &Addr, hop_limit: u8) -> [u8; 12] {
-    let protocol = packet.key.protocol;
-    let delta = replace(Delta::ZERO, &packet.key.source, source);
-    let delta = replace(delta, &packet.key.destination, destination)
-        .replace(&[packet.hop_limit, protocol], &[hop_limit, protocol]);
-    let checksum = delta.apply(packet.ip_checksum);
-    let (s, d) = (source.v4(), destination.v4());
-    [
-        hop_limit,
-        protocol,
-        checksum[0],
-        checksum[1], //
-        s[0],
-        s[1],
-        s[2],
-        s[3],
-        d[0],
-        d[1],
-        d[2],
-        d[3],
-    ]
-}
-
-/// Octets 7 to 39 of the IPv6 header: hop limit, source, destination.
-#[inline(always)]
-pub fn ipv6_header(source: &Addr, destination: &Addr, hop_limit: u8) -> [u8; 33] {
-    let mut octets = [0; 33];
-    octets[0] = hop_limit;
-    octets[1..17].copy_from_slice(&source.octets);
-    octets[17..].copy_from_slice(&destination.octets);
-    octets
+pub fn ipv6_header(packet: &Packet, source: &Addr, destination: &Addr, hop_limit: u8) -> [u32; 9] {
+    let [high, low, next, _] = packet.ip_word;
+    let (s, d) = (source.words(), destination.words());
+    let word = u32::from_ne_bytes([high, low, next, hop_limit]);
+    [word, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]]
 }
 
 /// The ports as they leave: the first four octets of a TCP or UDP header.

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::*;
 use crate::{
     frame::{Frame, checksums_are_right},
-    nat::{self, tests::any_translation},
+    nat::tests::{any_translation, filled},
     packet::{self, ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
@@ -24,10 +24,11 @@ fn apply(frame: &[u8], flow: &Flow, hop_limit: u8) -> Vec<u8> {
         out[at..at + octets.len()].copy_from_slice(octets);
     };
     if v4 {
-        let octets = ipv4_header(&packet, &flow.source, &flow.destination, hop_limit);
-        put(packet.l3 + IPV4_AT, &octets);
+        let words = ipv4_header(&packet, &flow.source, &flow.destination, hop_limit);
+        put(packet.l3 + IPV4_AT, words.map(u32::to_ne_bytes).as_flattened());
     } else {
-        put(packet.l3 + IPV6_AT, &ipv6_header(&flow.source, &flow.destination, hop_limit));
+        let words = ipv6_header(&packet, &flow.source, &flow.destination, hop_limit);
+        put(packet.l3 + IPV6_AT, words.map(u32::to_ne_bytes).as_flattened());
     }
     put(packet.l4, &ports(flow));
     let deltas = Deltas::new(&packet.key, flow);
@@ -48,13 +49,13 @@ proptest! {
         let no_checksum = no_checksum && key.protocol == 17 && key.source.is_v4();
         let frame = Frame { hop_limit, payload, no_checksum, ..Frame::new(key) }.bytes();
         prop_assume!(checksums_are_right(&frame));
-        let entries = nat::entries(&key, &translation, 2, 0);
+        let entries = filled(&key, &translation);
         let sent = apply(&frame, &entries.original, hop_limit - 1);
         prop_assert!(checksums_are_right(&sent), "there");
         let v4 = key.source.is_v4();
         let there = packet::parse(sent.as_slice(), ethertype(v4), ETHERNET_HEADER).unwrap();
         prop_assert_eq!(there.key, key.rewritten(&entries.original));
-        prop_assert_eq!(there.hop_limit, hop_limit - 1);
+        prop_assert_eq!(there.hop_limit(), hop_limit - 1);
 
         // The same octets with both ends swapped stand for the answer.
         let answer = Frame { hop_limit, no_checksum, ..Frame::new(entries.reply_key) }.bytes();

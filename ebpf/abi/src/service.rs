@@ -73,7 +73,7 @@ pub mod frontend_flags {
 
 record! {
     /// What a client dials. `addr` is [`Addr::ANY_V4`] or [`Addr::ANY_V6`] for node ports.
-    pub struct FrontendKey: 20, 1 {
+    pub struct FrontendKey: 20, 4 {
         /// The address.
         pub addr: Addr,
         /// The port, network byte order.
@@ -169,13 +169,12 @@ impl FrontendKey {
     /// A 32-bit fold of the whole key; see [`Frontend::identity`].
     #[inline(always)]
     pub fn identity(&self) -> u32 {
-        let o = &self.addr.octets;
-        let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
+        let w = self.addr.words();
         let last = u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, self.pad]);
-        word(0).wrapping_mul(0x9e37_79b1)
-            ^ word(4).wrapping_mul(0x85eb_ca77).rotate_left(7)
-            ^ word(8).wrapping_mul(0xc2b2_ae3d).rotate_left(13)
-            ^ word(12).wrapping_mul(0x27d4_eb2f).rotate_left(19)
+        w[0].wrapping_mul(0x9e37_79b1)
+            ^ w[1].wrapping_mul(0x85eb_ca77).rotate_left(7)
+            ^ w[2].wrapping_mul(0xc2b2_ae3d).rotate_left(13)
+            ^ w[3].wrapping_mul(0x27d4_eb2f).rotate_left(19)
             ^ last.wrapping_mul(0x1656_67b1).rotate_left(25)
     }
 }

@@ -9,7 +9,8 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     node::node_addr_flags,
     service::{
-        Frontend, FrontendKey, RANGE_HEADER_WORDS, SetWord, frontend_flags, header, range_flags,
+        Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, frontend_flags, header,
+        range_flags,
     },
 };
 
@@ -108,23 +109,29 @@ pub(crate) enum NoBackend {
 #[inline(always)]
 pub(crate) fn frontend(addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {
     let key = FrontendKey { addr, port, protocol, pad: 0 };
-    if let Some(frontend) = exact(&key) {
-        return Some(frontend);
+    let mut found = exact(&key);
+    if found.set == NO_SET {
+        // SAFETY: the value is read once; an address that comes or goes meanwhile is either.
+        let flags = unsafe { NODE_ADDRS.get(&addr) }?.flags;
+        if flags & node_addr_flags::NODE_PORTS == 0 {
+            return None;
+        }
+        found = exact(&FrontendKey { addr: addr.any_of_family(), ..key });
     }
-    // SAFETY: the value is read once; an address that comes or goes meanwhile is either.
-    let flags = unsafe { NODE_ADDRS.get(&addr) }?.flags;
-    if flags & node_addr_flags::NODE_PORTS == 0 {
-        return None;
-    }
-    exact(&FrontendKey { addr: addr.any_of_family(), ..key })
+    (found.set != NO_SET).then_some(found)
 }
 
-/// The frontend of exactly this key.
+/// The frontend of exactly this key; all zero where there is none. Not an `Option`: the compiler
+/// carries the contents of a `None` about, and the verifier objects to what was never written.
 #[inline(always)]
-fn exact(key: &FrontendKey) -> Option<Frontend> {
+fn exact(key: &FrontendKey) -> Frontend {
+    let nothing = Frontend { set: NO_SET, flags: 0, identity: 0 };
+    let Some(found) = FRONTENDS.get_ptr(key) else {
+        return nothing;
+    };
     // SAFETY: the element may be reused under our hands; the copy proves below whose it is.
-    let found = unsafe { core::ptr::read_volatile(FRONTENDS.get_ptr(key)?) };
-    found.is_of(key).then_some(found)
+    let found = unsafe { core::ptr::read_volatile(found) };
+    if found.is_of(key) { found } else { nothing }
 }
 
 /// The slots of a window of the frontend's set.

@@ -8,6 +8,7 @@
 mod lookup;
 mod maps;
 mod socket;
+mod tc;
 
 /// The kernel allows GPL-only helpers where it finds one of the licences that it knows here.
 #[unsafe(link_section = "license")]

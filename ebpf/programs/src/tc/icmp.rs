@@ -1,0 +1,104 @@
+//! ICMP errors about translated flows (B65): the sender of the quoted packet has to recognise it,
+//! or it never learns the path's MTU.
+
+use mizzen_ebpf_abi::{
+    conntrack::{Flow, FlowKey, flow_flags},
+    counters::Counter,
+    packet::{Packet, is_icmp_error},
+    rewrite::{self, Deltas},
+};
+
+use super::{
+    DROP, PASS, deliver, hop_limit,
+    scratch::Scratch,
+    skb::{Covered, Skb},
+    translate::addresses,
+};
+use crate::maps::{FLOWS, count};
+
+/// Octets of the ICMP and ICMPv6 headers before what they quote.
+const ICMP_HEADER: u32 = 8;
+
+/// Translates an error that quotes a packet of a known flow, as it left us; anything else passes.
+#[inline(never)]
+pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
+    let (packet, quoted) = (&scratch.packet, &mut scratch.quoted);
+    if !is_icmp_error(packet.is_v4(), packet.icmp_type) || packet.first_fragment != 0 {
+        return PASS;
+    }
+    if !read_quoted(skb, packet, quoted) {
+        return PASS;
+    }
+    // The error travels against what it quotes: with the answers of that flow.
+    let travels = quoted.key.reversed();
+    let Some(flow) = FLOWS.get_ptr(&travels) else {
+        return PASS;
+    };
+    // SAFETY: an element of a live map; addresses and flags never change.
+    let flow = unsafe { &*flow };
+    let to_node = flow.flags & flow_flags::TO_NODE != 0;
+    let Some(hop_limit) = hop_limit(packet, to_node) else {
+        count(Counter::DropHopLimit);
+        return DROP;
+    };
+    let from_peer = packet.key.source.is(&travels.source);
+    scratch.leaving = FlowKey {
+        source: if from_peer { flow.source } else { packet.key.source },
+        destination: flow.destination,
+        ..packet.key
+    };
+    let at = packet.checksum_offset();
+    if quoted_packet(skb, quoted, flow, at).is_err()
+        || own_header(skb, packet, &scratch.leaving, hop_limit).is_err()
+    {
+        return DROP;
+    }
+    count(Counter::PacketTranslated);
+    if to_node { PASS } else { deliver::deliver(skb, &scratch.leaving) }
+}
+
+#[inline(never)]
+fn read_quoted(skb: Skb, packet: &Packet, quoted: &mut Packet) -> bool {
+    *quoted = Packet::default();
+    quoted.read_quoted(&skb, packet.is_v4(), packet.l4 + ICMP_HEADER).is_ok()
+}
+
+/// Rewrites what the error quotes to what its sender knows. `at` is the error's checksum.
+#[inline(never)]
+fn quoted_packet(skb: Skb, quoted: &Packet, flow: &Flow, at: u32) -> Result<(), ()> {
+    // What the flow does to answers, done to a packet that runs against them.
+    let sent = Flow {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        ..Flow::default()
+    };
+    if quoted.is_v4() {
+        // The quoted header sums to the same as before, its own checksum included.
+        let header =
+            rewrite::ipv4_header(quoted, &sent.source, &sent.destination, quoted.hop_limit());
+        skb.store_words(quoted.l3 + rewrite::IPV4_AT, &header, 0)?;
+    } else {
+        let header =
+            rewrite::ipv6_header(quoted, &sent.source, &sent.destination, quoted.hop_limit());
+        skb.store_words(quoted.l3 + rewrite::IPV6_AT, &header, 0)?;
+        let addresses = Deltas::new(&quoted.key, &sent).addresses;
+        skb.mend(at, addresses, Covered::Transport)?;
+    }
+    skb.store(quoted.l4, &rewrite::ports(&sent), 0)?;
+    let ports = Deltas::new(&quoted.key, &sent).ports;
+    skb.mend(at, ports, Covered::Transport)
+}
+
+/// Rewrites the addresses of the error itself. Only ICMPv6 sums them.
+#[inline(never)]
+fn own_header(skb: Skb, packet: &Packet, leaving: &FlowKey, hop_limit: u8) -> Result<(), ()> {
+    if !packet.is_v4() {
+        let to =
+            Flow { source: leaving.source, destination: leaving.destination, ..Flow::default() };
+        let delta = Deltas::new(&packet.key, &to).addresses;
+        skb.mend(packet.checksum_offset(), delta, Covered::PseudoHeader)?;
+    }
+    addresses(skb, packet, &leaving.source, &leaving.destination, hop_limit)
+}

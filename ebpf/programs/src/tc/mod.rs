@@ -1,0 +1,153 @@
+//! The packet path: what sockets did not translate. One file per stage, in the order in which
+//! every packet passes them; the files named after hooks hold the programs.
+//!
+//! 1. parse: bytes to flow;
+//! 2. [`conntrack`]: is the flow known;
+//! 3. [`policy`]: may it pass (an empty slot so far);
+//! 4. [`translate`]: choose a backend for a new flow, rewrite the packet;
+//! 5. [`deliver`]: send it on.
+//!
+//! A translated packet may carry one of the node's own addresses as its source, which the stack
+//! refuses on input. So it is not handed to the stack but sent on from here, whatever its source:
+//! reverse path filters on the way have nothing to object either. The exception is a backend that
+//! is the node itself: its packets keep their source and go to the stack, and its answers are
+//! translated on egress ([`answer`]).
+//!
+//! What the datapath does not know goes to the stack untouched, the next program first.
+
+mod conntrack;
+mod deliver;
+mod icmp;
+mod pod;
+mod policy;
+mod reject;
+mod scratch;
+mod skb;
+mod translate;
+mod uplink;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::bpf_ktime_get_boot_ns,
+};
+use mizzen_ebpf_abi::{
+    addr::protocol,
+    conntrack::flow_flags,
+    counters::Counter,
+    packet::{ETHERNET_HEADER, Packet},
+};
+
+use self::skb::Skb;
+use crate::maps::count;
+
+/// The next program decides, in the end the stack.
+const PASS: i32 = TC_ACT_UNSPEC;
+/// The packet ends here.
+const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// A packet that comes in, from an uplink or from a pod.
+#[inline(always)]
+fn ingress(skb: Skb) -> i32 {
+    let Some(scratch) = scratch::own() else {
+        return PASS;
+    };
+    if !read(skb, &mut scratch.packet) {
+        return PASS;
+    }
+    if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
+        return icmp::related(skb, scratch);
+    }
+    let now_s = now_s();
+    let flow = match conntrack::track(&scratch.packet, now_s) {
+        Some(flow) => flow,
+        None => {
+            let verdict = translate::open(skb, scratch, now_s);
+            if verdict != translate::OPENED {
+                return verdict;
+            }
+            match conntrack::opened(&scratch.packet.key) {
+                Some(flow) => flow,
+                None => return DROP, // over already: what is sent again opens it anew
+            }
+        }
+    };
+    let packet = &scratch.packet;
+    if !policy::allows(packet) {
+        return DROP;
+    }
+    // SAFETY: the flow is an element of a live map; its addresses and flags never change.
+    let flow = unsafe { &*flow };
+    let to_node = flow.flags & flow_flags::TO_NODE != 0;
+    let Some(hop_limit) = hop_limit(packet, to_node) else {
+        count(Counter::DropHopLimit);
+        return DROP;
+    };
+    if packet.first_fragment != 0 {
+        // The rest of the datagram has no ports to be translated by.
+        count(Counter::DropFragment);
+        return DROP;
+    }
+    if translate::rewrite(skb, packet, flow, hop_limit).is_err() {
+        return DROP;
+    }
+    if to_node {
+        return PASS;
+    }
+    scratch.leaving = packet.key.rewritten(flow);
+    deliver::deliver(skb, &scratch.leaving)
+}
+
+/// A packet that the node itself sends: the answer of a backend that is the node itself gets its
+/// service's address. It is routed already, and its destination does not change.
+#[inline(always)]
+fn answer(skb: Skb) -> i32 {
+    if skb.is_forwarded() {
+        return PASS;
+    }
+    let Some(scratch) = scratch::own() else {
+        return PASS;
+    };
+    if !read(skb, &mut scratch.packet) {
+        return PASS;
+    }
+    let packet = &scratch.packet;
+    let Some(flow) = conntrack::track(packet, now_s()) else {
+        return PASS;
+    };
+    // SAFETY: as in `ingress`.
+    let flow = unsafe { &*flow };
+    if flow.flags & (flow_flags::ORIGINAL | flow_flags::REWRITE_DESTINATION) != 0 {
+        return PASS;
+    }
+    match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
+        Ok(()) => PASS,
+        Err(()) => DROP,
+    }
+}
+
+/// The first stage.
+#[inline(never)]
+fn read(skb: Skb, packet: &mut Packet) -> bool {
+    *packet = Packet::default();
+    packet.read(&skb, skb.ethertype(), ETHERNET_HEADER).is_ok()
+}
+
+/// The hop limit with which a packet leaves; none where it may go no further (RFC 1812 section
+/// 5.3.1, RFC 8200 section 3).
+#[inline(always)]
+fn hop_limit(packet: &Packet, to_node: bool) -> Option<u8> {
+    if to_node {
+        Some(packet.hop_limit())
+    } else if packet.hop_limit() > 1 {
+        Some(packet.hop_limit() - 1)
+    } else {
+        None
+    }
+}
+
+/// Seconds since boot, suspend included.
+#[inline(always)]
+fn now_s() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
+}

@@ -1,0 +1,54 @@
+//! Memory of the processor's own for what the stages hand on: the stack has 512 octets for all of
+//! them together. It also keeps the verifier's work small: it knows nothing of what the memory
+//! holds, so that all ways through a stage look the same to the next.
+
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use mizzen_ebpf_abi::{
+    conntrack::FlowKey,
+    nat::{Entries, Translation},
+    packet::Packet,
+};
+
+/// What one packet needs on its way.
+#[repr(C)]
+pub(super) struct Scratch {
+    /// The packet as it came.
+    pub(super) packet: Packet,
+    /// The packet that an ICMP error quotes.
+    pub(super) quoted: Packet,
+    /// The packet's flow as it leaves.
+    pub(super) leaving: FlowKey,
+    /// The flow that the packet opens.
+    pub(super) opening: Opening,
+}
+
+/// A flow that is to be opened.
+#[repr(C)]
+pub(super) struct Opening {
+    /// The first packet's flow.
+    pub(super) key: FlowKey,
+    /// How it leaves. The source port is chosen last.
+    pub(super) to: Translation,
+    /// The backend's id.
+    pub(super) backend: u32,
+    /// Its set.
+    pub(super) set: u32,
+    /// When.
+    pub(super) now_s: u32,
+    /// `flow_flags::TO_NODE` or 0.
+    pub(super) flags: u16,
+    /// The first packet's TCP flags.
+    pub(super) tcp_flags: u8,
+    /// What is inserted.
+    pub(super) entries: Entries,
+}
+
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This processor's. To be asked for once in a program.
+#[inline(always)]
+pub(super) fn own() -> Option<&'static mut Scratch> {
+    // SAFETY: the memory is this processor's, and a packet program is not interrupted by another.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}

@@ -1,0 +1,151 @@
+//! The socket buffer: the few accesses that the stages need, each bounded by the kernel.
+
+use core::{
+    ffi::c_void,
+    mem::MaybeUninit,
+    ptr::{addr_of, read_volatile},
+};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use mizzen_ebpf_abi::{checksum::Delta, packet::Bytes};
+
+/// What a change of bytes under a transport checksum does to the buffer's own bookkeeping.
+#[derive(Clone, Copy)]
+pub(super) enum Covered {
+    /// Addresses: they are summed through the pseudo-header, also where the sender left the
+    /// checksum to the device and the field holds nothing but that sum.
+    PseudoHeader,
+    /// Bytes of the transport itself: a device that computes the checksum will see them.
+    Transport,
+}
+
+/// A socket buffer that begins with an Ethernet header.
+#[derive(Clone, Copy)]
+pub(super) struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub(super) fn new(context: &TcContext) -> Self {
+        Self(context.skb.skb)
+    }
+
+    /// The EtherType behind any VLAN tag, host byte order.
+    #[inline(always)]
+    pub(super) fn ethertype(self) -> u16 {
+        // SAFETY: the context is valid while the program runs; volatile, because the verifier
+        // allows only whole-field accesses at known offsets.
+        u16::from_be(unsafe { read_volatile(addr_of!((*self.0).protocol)) } as u16)
+    }
+
+    /// Index of the device whose hook this is.
+    #[inline(always)]
+    pub(super) fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).ifindex)) }
+    }
+
+    /// Whether the packet came in by some device, rather than from this node.
+    #[inline(always)]
+    pub(super) fn is_forwarded(self) -> bool {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).ingress_ifindex)) != 0 }
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub(super) fn as_ptr(self) -> *mut c_void {
+        self.0.cast()
+    }
+
+    /// Writes bytes at an offset. `flags` as of `bpf_skb_store_bytes`.
+    #[inline(always)]
+    pub(super) fn store<const N: usize>(
+        self,
+        offset: u32,
+        bytes: &[u8; N],
+        flags: u32,
+    ) -> Result<(), ()> {
+        // SAFETY: the helper copies `N` bytes from `bytes` and checks the offset.
+        let done = unsafe {
+            bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags.into())
+        };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// Writes words, as they stand, at an offset.
+    #[inline(always)]
+    pub(super) fn store_words<const N: usize>(
+        self,
+        offset: u32,
+        words: &[u32; N],
+        flags: u32,
+    ) -> Result<(), ()> {
+        let len = (N * 4) as u32;
+        // SAFETY: the helper copies that many bytes from `words` and checks the offset.
+        let done = unsafe {
+            bpf_skb_store_bytes(self.0, offset, words.as_ptr().cast(), len, flags.into())
+        };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// Mends the transport checksum at `offset`. A UDP datagram without one stays without.
+    #[inline(always)]
+    pub(super) fn mend(self, offset: u32, delta: Delta, covered: Covered) -> Result<(), ()> {
+        let flags = match covered {
+            Covered::PseudoHeader => BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0,
+            Covered::Transport => BPF_F_MARK_MANGLED_0,
+        };
+        // SAFETY: the helper checks the offset; size 0 in the flags says that `to` is a sum.
+        let done =
+            unsafe { bpf_l4_csum_replace(self.0, offset, 0, delta.value().into(), flags.into()) };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// Cuts the packet after `len` bytes.
+    #[inline(always)]
+    pub(super) fn truncate(self, len: u32) -> Result<(), ()> {
+        // SAFETY: the helper checks the length.
+        let done = unsafe { bpf_skb_change_tail(self.0, len, 0) };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// Makes room for `len` bytes between the Ethernet and the IP header.
+    #[inline(always)]
+    pub(super) fn insert_after_mac(self, len: i32) -> Result<(), ()> {
+        const ADJ_ROOM_MAC: u32 = 1;
+        // SAFETY: the helper checks the length.
+        let done = unsafe { bpf_skb_adjust_room(self.0, len, ADJ_ROOM_MAC, 0) };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes `N` bytes to `bytes` or fails.
+        let done = unsafe {
+            bpf_skb_load_bytes(self.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        // SAFETY: 0 says that all of it was written.
+        if done == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        let len = (N * 4) as u32;
+        // SAFETY: as above.
+        let done =
+            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, words.as_mut_ptr().cast(), len) };
+        // SAFETY: as above.
+        if done == 0 { Some(unsafe { words.assume_init() }) } else { None }
+    }
+}
