@@ -1,10 +1,28 @@
-//! Mizzen's node agent.
+//! Mizzen's node agent: Services in eBPF, the pod network, and cluster DNS, each a role that can
+//! be switched off.
+//!
+//! ```text
+//! API server ─> kube ─> model ─┬─> desired ─> diff ─> plan ─> apply ─> datapath (eBPF maps)
+//! netlink ────> facts ─────────┘                ^               │
+//!                              ├─> podnet       └── what the kernel holds
+//!                              └─> dns
+//! ```
+//! State goes one way. `model`, `desired` and `diff` are pure; [`apply`] makes no choices;
+//! [`reconcile`] joins them and is the only writer of the tables; [`supervisor`] runs the tasks.
 
 pub mod apply;
+pub mod cli;
+pub mod config;
 pub mod datapath;
 pub mod desired;
 pub mod diff;
 pub mod dns;
+pub mod facts;
+pub mod kube;
+pub mod metrics;
 pub mod model;
 pub mod podnet;
+pub mod reconcile;
+pub mod serve;
 pub mod status;
+pub mod supervisor;

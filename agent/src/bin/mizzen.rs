@@ -1,2 +1,16 @@
-//! placeholder
-fn main() {}
+//! `mizzen`: the operator's command line.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mizzen_agent::cli::{inspect::Mizzen, report};
+
+fn main() -> ExitCode {
+    match Mizzen::parse().execute() {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            report("mizzen", &error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -16,7 +16,11 @@ pub mod windows;
 
 pub use index::{Change, Desired};
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use mizzen_ebpf_abi::service::FrontendKey;
 
@@ -87,9 +91,9 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// Which addresses take node ports.
     pub node_port_addresses: NodePortAddresses,
-    /// Service addresses for which a listener on this node comes first (cluster DNS, while this
-    /// agent serves it).
-    pub prefer_local: BTreeSet<IpAddr>,
+    /// Service addresses and ports for which the listener on this node comes first (cluster DNS,
+    /// where this agent serves it).
+    pub prefer_local: BTreeSet<SocketAddr>,
     /// Masquerade every translated packet.
     pub masquerade_all: bool,
     /// First and last source port of source NAT.

@@ -20,9 +20,6 @@ use crate::model::{
     service::{Protocol, Service, ServicePort, TrafficPolicy},
 };
 
-/// The port of the resolver, for frontends that prefer a local listener.
-const DNS_PORT: u16 = 53;
-
 /// The sets of a service, one per port and family, in a stable order.
 pub fn desired_sets<'a>(
     service: &Service,
@@ -135,7 +132,7 @@ fn frontends(
         ips.iter().copied().filter(|ip| ip.is_ipv6() == ipv6).collect()
     };
     for ip in of_family(&service.cluster_ips) {
-        let prefer_local = port.port == DNS_PORT && settings.prefer_local.contains(&ip);
+        let prefer_local = settings.prefer_local.contains(&(ip, port.port).into());
         add(ip.into(), port.port, if prefer_local { frontend_flags::PREFER_LOCAL } else { 0 });
     }
     let mut external = frontend_flags::EXTERNAL;

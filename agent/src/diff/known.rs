@@ -87,6 +87,11 @@ impl Known {
         self.sets.get(key).map(|set| set.id)
     }
 
+    /// How many sets the tables hold.
+    pub fn sets_len(&self) -> usize {
+        self.sets.len()
+    }
+
     /// Brings one set to what is wanted; where there is no room it stays as it was.
     pub(super) fn place(&mut self, key: &SetKey, wanted: &DesiredSet, draft: &mut Draft) {
         let held = self.sets.remove(key);

@@ -1,0 +1,45 @@
+//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`]).
+
+pub mod config;
+pub mod inspect;
+pub mod run;
+
+use clap::{Parser, Subcommand};
+
+/// Mizzen's node agent: Services, pod network and DNS of a Kubernetes node.
+#[derive(Debug, Parser)]
+#[command(name = "mizzen-agent", version, about, max_term_width = 100)]
+pub struct Agent {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AgentCommand,
+}
+
+/// The agent's verbs.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Run the agent
+    #[command(after_help = run::EXAMPLES)]
+    Run(Box<config::Source>),
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+impl Agent {
+    /// Does what the command line says.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match self.command {
+            AgentCommand::Run(source) => run::run(source.resolve()?),
+            AgentCommand::Config(command) => command.execute(),
+        }
+    }
+}
+
+/// An error and its causes, a line each.
+pub fn report(program: &str, error: &anyhow::Error) {
+    eprintln!("{program}: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+}

@@ -1,0 +1,195 @@
+//! `mizzen-agent run`: starts everything in order, and stops it in order.
+//!
+//! ```text
+//! configuration -> rights -> listeners -> API client -> eBPF loaded (nothing attached)
+//!   -> stage "intake": watches, node facts, pod network, DNS
+//!   -> stage "tables": the loop that fills them, and attaches when they are filled
+//!   -> stage "serve":  health, metrics, agent.sock
+//! ```
+//! They stop in the same order on SIGTERM or SIGINT. The datapath stays attached.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::{Config, Resolved},
+    datapath::Datapath,
+    desired::NodeFacts,
+    dns, facts,
+    kube::{self, client::ApiServers},
+    metrics::{Metrics, ProgramCounters},
+    model::snapshot::Snapshot,
+    podnet::{
+        self,
+        datapath::{NoDatapath, PodDatapath},
+    },
+    reconcile::{Attach, Inputs, Query, Reconciler},
+    serve::{self, listen::Listeners},
+    status::Board,
+    supervisor::{TaskError, Tasks, supervise},
+};
+
+/// Threads of the runtime: the agent waits more than it works.
+const WORKER_THREADS: usize = 2;
+/// Questions that wait for the loop before who asks waits.
+const QUERIES_MAX: usize = 16;
+
+/// Shown below the flags.
+pub const EXAMPLES: &str = "\
+Examples:
+  mizzen-agent run --config /etc/mizzen/agent.yaml
+  mizzen-agent run --kubeconfig admin.kubeconfig --node-name node-1
+  mizzen-agent run --cni=false --dns=false   take the place of kube-proxy alone";
+
+/// Runs the agent until it is told to stop.
+pub fn run(resolved: Resolved) -> anyhow::Result<()> {
+    let shown = resolved.show();
+    let config = resolved.config;
+    start_log(&config)?;
+    check_rights(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve_node(&config, shown))
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log_filter.clone());
+    let filter = EnvFilter::try_new(&filter)
+        .with_context(|| format!("log filter {filter:?} (--log-filter or RUST_LOG)"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_format == "json" {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+    Ok(())
+}
+
+/// Every role changes the node's kernel state; without the rights for it nothing would work, and
+/// each part would say so in its own words.
+fn check_rights(config: &Config) -> anyhow::Result<()> {
+    /// Bit of CAP_NET_ADMIN in capability sets (capability.h).
+    const NET_ADMIN: u32 = 12;
+    let roles = config.services || config.cni || config.dns;
+    if !roles || nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    anyhow::ensure!(
+        bits >> NET_ADMIN & 1 == 1,
+        "the agent may not change this node's network: run it as root, or with the capabilities \
+         NET_ADMIN, BPF, PERFMON and SYS_ADMIN"
+    );
+    Ok(())
+}
+
+/// What the roles share.
+struct Shared {
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
+    let listeners = Listeners::open(config).await?;
+    let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
+    let datapath = config.services.then(|| Datapath::open(&config.datapath())).transpose()?;
+
+    let (mut intake, mut tables, mut front) =
+        (Tasks::new("intake"), Tasks::new("tables"), Tasks::new("serve"));
+    let board: Arc<Board> = Arc::default();
+    let snapshots = kube::start(&servers, &board, &mut intake);
+    let shared = Shared { board, metrics: Arc::default(), snapshots };
+
+    let mut programs: Option<Arc<dyn ProgramCounters>> = None;
+    let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
+    let mut queries = None;
+    if let Some(datapath) = datapath {
+        programs = Some(Arc::new(datapath.counters()?));
+        pods = Arc::new(datapath.pods()?);
+        queries = Some(start_services(config, datapath, &shared, &mut intake, &mut tables)?);
+    }
+    if config.cni {
+        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let role = podnet::run(config.podnet(), snapshots, pods, board, intake.token());
+        intake.spawn("pod network", role);
+    }
+    if config.dns {
+        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let role = dns::run(config.dns(), snapshots, board, intake.token());
+        intake.spawn("dns", role);
+    }
+    let facts = serve::Facts {
+        node: config.node_name.clone(),
+        board: shared.board.clone(),
+        metrics: shared.metrics.clone(),
+        programs,
+        config: shown,
+        queries,
+    };
+    serve::start(listeners, facts, &mut front);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node = config.node_name, "started");
+    supervise(vec![intake, tables, front], told_to_stop()?).await?;
+    tracing::info!("stopped; the datapath stays in force");
+    Ok(())
+}
+
+/// Starts the loop that fills the tables. Gives the way to ask it.
+fn start_services(
+    config: &Config,
+    datapath: Datapath,
+    shared: &Shared,
+    intake: &mut Tasks,
+    tables: &mut Tasks,
+) -> anyhow::Result<mpsc::Sender<Query>> {
+    let (publish, facts) = watch::channel(None);
+    intake.spawn("node facts", facts::run(publish, shared.board.clone(), intake.token()));
+    let (queries, receiver) = mpsc::channel(QUERIES_MAX);
+    let inputs = Inputs { snapshots: shared.snapshots.clone(), facts, queries: receiver };
+    let maps = Box::new(datapath.maps()?);
+    let reconciler = Reconciler::new(
+        config.tables()?,
+        maps,
+        Box::new(AttachDatapath(datapath)),
+        shared.board.clone(),
+        shared.metrics.clone(),
+    );
+    tables.spawn("reconcile", reconciler.run(inputs, tables.token()));
+    Ok(queries)
+}
+
+/// The datapath's programs.
+struct AttachDatapath(Datapath);
+
+impl Attach for AttachDatapath {
+    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
+        for (hook, outcome) in self.0.attach_sockets()? {
+            tracing::debug!(hook, ?outcome, "attached");
+        }
+        Ok(())
+    }
+}
+
+/// Done when the process is told to stop.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

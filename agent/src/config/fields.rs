@@ -1,0 +1,125 @@
+//! The one table of the agent's settings: each line is a field of the file, a flag, a field of
+//! [`Config`], its default and its help.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Makes, of the table, the file's structure, the flags and the resolved configuration.
+macro_rules! fields {
+    ($( $(#[doc = $help:literal])+ $name:ident : $type:ty = $default:expr; )*) => {
+        /// The configuration file as it is written: every field may be missing.
+        #[derive(Clone, Debug, Default, serde::Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub(super) struct File {
+            pub(super) api_version: Option<String>,
+            pub(super) kind: Option<String>,
+            $( pub(super) $name: Option<$type>, )*
+        }
+
+        /// The flags: every field of the file.
+        #[derive(Clone, Debug, Default, clap::Args)]
+        pub struct Flags {
+            $(
+                $(#[doc = $help])+
+                #[arg(long)]
+                pub $name: Option<$type>,
+            )*
+        }
+
+        /// The configuration in force.
+        #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct Config {
+            $( $(#[doc = $help])+ pub $name: $type, )*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $( $name: $default, )* }
+            }
+        }
+
+        /// Names of the fields, as in [`Config`].
+        pub(super) const NAMES: &[&str] = &[$( stringify!($name), )*];
+
+        /// Puts flags over the file over the defaults, and notes where each value is from.
+        pub(super) fn layer(file: File, flags: Flags) -> (Config, Vec<super::Origin>) {
+            let mut config = Config::default();
+            let mut origins = Vec::new();
+            $(
+                origins.push(match (flags.$name, file.$name) {
+                    (Some(value), _) => { config.$name = value; super::Origin::Flag }
+                    (None, Some(value)) => { config.$name = value; super::Origin::File }
+                    (None, None) => super::Origin::Default,
+                });
+            )*
+            (config, origins)
+        }
+
+        /// Every field's name in the file and its value as JSON, in the order of the table.
+        pub(super) fn values(config: &Config) -> Vec<(String, String)> {
+            let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+            vec![$( (
+                super::camel_case(stringify!($name)),
+                json(serde_json::to_string(&config.$name)),
+            ), )*]
+        }
+    };
+}
+
+fields! {
+    /// Kubeconfig of the agent; empty: the service account of the pod that it runs in
+    kubeconfig: PathBuf = PathBuf::new();
+    /// Address of an API server (repeatable); empty: the one that the credentials name
+    api_server: Vec<String> = Vec::new();
+    /// Name of this machine's Node object; empty: the variable NODE_NAME
+    node_name: String = String::new();
+    /// Balance Services in the kernel (takes the place of kube-proxy)
+    services: bool = true;
+    /// Connect pods (takes the place of another CNI plugin)
+    cni: bool = true;
+    /// Answer cluster DNS (takes the place of CoreDNS)
+    dns: bool = true;
+    /// Cgroup below which the node's processes and pods are; empty: the cgroup2 mount
+    cgroup_root: PathBuf = PathBuf::new();
+    /// Folder for pinned eBPF objects; a bpf file system is mounted where there is none
+    bpffs: PathBuf = "/sys/fs/bpf/mizzen".into();
+    /// Folder for sockets and journals
+    state_dir: PathBuf = "/run/mizzen".into();
+    /// Folder where the container runtime reads CNI configurations
+    cni_conf_dir: PathBuf = "/etc/cni/net.d".into();
+    /// Folder where the container runtime finds CNI plugins
+    cni_bin_dir: PathBuf = "/opt/cni/bin".into();
+    /// MTU of the pods' interfaces in bytes; 0: that of the node's uplink
+    mtu: u32 = 0;
+    /// Where /healthz and /livez are served
+    healthz_bind_address: SocketAddr = "[::]:10256".parse().expect("an address");
+    /// Where /metrics, /proxyMode, /configz and /readyz are served
+    metrics_bind_address: SocketAddr = "127.0.0.1:10249".parse().expect("an address");
+    /// Which of the node's addresses take node ports (repeatable): `primary`, or ranges such as
+    /// 192.0.2.0/24
+    node_port_addresses: Vec<String> = vec!["primary".to_owned()];
+    /// Masquerade all translated traffic, not only what needs it
+    masquerade_all: bool = false;
+    /// First source port of masqueraded flows
+    snat_port_min: u16 = mizzen_ebpf_abi::limits::SNAT_PORT_MIN;
+    /// Last source port of masqueraded flows
+    snat_port_max: u16 = mizzen_ebpf_abi::limits::SNAT_PORT_MAX;
+    /// Domain below which Services have names
+    cluster_domain: String = "cluster.local".to_owned();
+    /// Address of cluster DNS (repeatable): those of the Service kube-dns
+    cluster_dns: Vec<std::net::IpAddr> = crate::dns::Config::default().cluster_addresses;
+    /// Address that means the own node's resolver on every node (repeatable)
+    node_local_dns: Vec<std::net::IpAddr> = crate::dns::Config::default().node_local_addresses;
+    /// Port of cluster DNS
+    dns_port: u16 = crate::dns::Config::default().port;
+    /// Port at the node's address for other nodes' pods whose resolver is away; 0: none
+    dns_peer_port: u16 = crate::dns::Config::default().peer_port.unwrap_or_default();
+    /// Name server for names outside of the cluster (repeatable), as 192.0.2.53 or
+    /// 192.0.2.53:5353; empty: those of /etc/resolv.conf
+    dns_upstream: Vec<String> = Vec::new();
+    /// What is logged, as a tracing filter such as `info` or `mizzen_agent::dns=debug`; the
+    /// variable RUST_LOG goes first
+    log_filter: String = "info".to_owned();
+    /// How it is logged: `text` or `json`
+    log_format: String = "text".to_owned();
+}

@@ -1,0 +1,100 @@
+//! How to reach the API server: from a kubeconfig, or from the pod's service account; with the
+//! addresses overridden where the configuration names some.
+//!
+//! An agent that serves Services can't reach the API server at a Service address: it would depend
+//! on itself. In the cluster it therefore wants `--api-server`.
+
+use std::{path::Path, time::Duration};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The API servers of the cluster: at least one.
+#[derive(Clone)]
+pub struct ApiServers {
+    clients: Vec<(String, Client)>,
+}
+
+impl ApiServers {
+    /// Clients for the servers. Nothing is sent yet: a server that does not answer is no error
+    /// here.
+    pub async fn new(kubeconfig: Option<&Path>, urls: &[String]) -> Result<Self, ClientError> {
+        let base = match kubeconfig {
+            Some(path) => from_kubeconfig(path).await?,
+            None => Config::incluster().map_err(|source| ClientError::InCluster(source.into()))?,
+        };
+        let named: Vec<String> =
+            if urls.is_empty() { vec![base.cluster_url.to_string()] } else { urls.to_vec() };
+        let mut clients = Vec::new();
+        for url in named {
+            let mut config = base.clone();
+            config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
+            config.connect_timeout = Some(CONNECT_TIMEOUT);
+            let client = Client::try_from(config).map_err(|source| ClientError::Client {
+                url: url.clone(),
+                source: source.into(),
+            })?;
+            clients.push((url, client));
+        }
+        Ok(Self { clients })
+    }
+
+    /// The server to use after `failures` failures in a row: each in turn.
+    pub fn pick(&self, failures: usize) -> (&str, Client) {
+        let (url, client) = &self.clients[failures % self.clients.len()];
+        (url, client.clone())
+    }
+
+    /// The address that comes first.
+    pub fn first_url(&self) -> &str {
+        &self.clients[0].0
+    }
+}
+
+async fn from_kubeconfig(path: &Path) -> Result<Config, ClientError> {
+    let error = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Kubeconfig {
+        path: path.display().to_string(),
+        source,
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|source| error(source.into()))?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|source| error(source.into()))
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig can't be used.
+    #[error("read the kubeconfig {path}; --kubeconfig names the file")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No kubeconfig is named, and this is not a pod with a service account.
+    #[error("find the API server from inside of a pod; outside of one, --kubeconfig is needed")]
+    InCluster(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An `--api-server` is no URL.
+    #[error("{url:?} is no URL; --api-server wants one such as https://192.0.2.1:6443")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// TLS or credentials can't be set up.
+    #[error("set up a client for the API server {url}")]
+    Client {
+        /// The server.
+        url: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

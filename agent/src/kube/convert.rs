@@ -1,0 +1,362 @@
+//! API objects -> values of the model. Pure. Bad input is data: what can't be understood is left
+//! out and becomes a warning, and the rest of the object counts.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::state::Event;
+use crate::model::{
+    ObjectKey,
+    endpoints::{Endpoint, EndpointPort, EndpointSlice},
+    node::{Cidr, Node},
+    service::{Protocol, Service, ServicePort, TrafficPolicy},
+};
+
+/// Names another implementation of Services (KEP-2447).
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Keeps a service away from proxies, whatever its address.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// The service of an EndpointSlice.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The zone of a node.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Fields that were left out, and why.
+pub type Warnings = Vec<String>;
+
+/// A value of the model with the key that deletions name.
+pub trait Modelled: Sized {
+    /// What identifies the object among its kind.
+    type Key;
+    /// The event as a change of the snapshot.
+    fn change(event: Event<Self, Self::Key>) -> super::state::Change;
+}
+
+/// The key of an object with a namespace.
+pub fn object_key(meta: &ObjectMeta) -> ObjectKey {
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    ObjectKey::new(namespace, meta.name.as_deref().unwrap_or_default())
+}
+
+fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+/// A Service.
+pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
+    let mut warnings = Vec::new();
+    let meta = &object.metadata;
+    let spec = object.spec.clone().unwrap_or_default();
+    let external_name = (spec.type_.as_deref() == Some("ExternalName"))
+        .then(|| Arc::from(spec.external_name.as_deref().unwrap_or_default()));
+    let cluster_ips =
+        spec.cluster_ips.clone().or_else(|| spec.cluster_ip.clone().map(|ip| vec![ip]));
+    let cluster_ips = cluster_ips.unwrap_or_default();
+    let headless = cluster_ips.iter().any(|ip| ip == "None");
+    // An ExternalName service may have kept an address that it no longer owns (reference B121).
+    let addressed = !headless && external_name.is_none();
+    let cluster_ips: Vec<&str> =
+        cluster_ips.iter().map(String::as_str).filter(|ip| addressed && !ip.is_empty()).collect();
+    let external_ips = spec.external_ips.iter().flatten().map(String::as_str);
+    let ingress = object.status.iter().filter_map(|status| status.load_balancer.as_ref());
+    let load_balancer_ips = ingress
+        .flat_map(|balancer| balancer.ingress.iter().flatten())
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_deref());
+    let value = Service {
+        key: object_key(meta),
+        cluster_ips: parse_ips(cluster_ips, "spec.clusterIPs", &mut warnings),
+        headless,
+        external_name,
+        external_ips: parse_ips(external_ips, "spec.externalIPs", &mut warnings),
+        load_balancer_ips: parse_ips(load_balancer_ips, "status.loadBalancer", &mut warnings),
+        ports: service_ports(&spec, &mut warnings),
+        internal_policy: policy(spec.internal_traffic_policy.as_deref()),
+        external_policy: policy(spec.external_traffic_policy.as_deref()),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        foreign_proxy: label(meta, PROXY_NAME_LABEL).is_some()
+            || label(meta, HEADLESS_LABEL).is_some(),
+    };
+    (Some(value), warnings)
+}
+
+fn service_ports(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Vec<ServicePort> {
+    let convert = |port: &core::ServicePort| -> Result<ServicePort, String> {
+        Ok(ServicePort {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            protocol: protocol(port.protocol.as_deref())?,
+            port: port_number(port.port)?,
+            node_port: port.node_port.filter(|n| *n != 0).map(port_number).transpose()?,
+        })
+    };
+    keep_good(spec.ports.iter().flatten(), "spec.ports", convert, warnings)
+}
+
+/// An EndpointSlice; none where it belongs to no service or names hosts instead of addresses.
+pub fn endpoint_slice(object: &discovery::EndpointSlice) -> (Option<EndpointSlice>, Warnings) {
+    let mut warnings = Vec::new();
+    let ipv6 = match object.address_type.as_str() {
+        "IPv4" => false,
+        "IPv6" => true,
+        _ => return (None, warnings),
+    };
+    let Some(service) = label(&object.metadata, SERVICE_NAME_LABEL) else {
+        return (None, warnings);
+    };
+    let port = |port: &discovery::EndpointPort| -> Result<EndpointPort, String> {
+        Ok(EndpointPort {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            protocol: protocol(port.protocol.as_deref())?,
+            port: port_number(port.port.ok_or("no port number")?)?,
+        })
+    };
+    let ports = keep_good(object.ports.iter().flatten(), "ports", port, &mut warnings);
+    let key = object_key(&object.metadata);
+    let endpoints = keep_good(
+        &object.endpoints,
+        "endpoints",
+        |of| endpoint(of, ipv6, &key.namespace),
+        &mut warnings,
+    );
+    let value = EndpointSlice { key, service: service.into(), ipv6, ports, endpoints };
+    (Some(value), warnings)
+}
+
+fn endpoint(object: &discovery::Endpoint, ipv6: bool, namespace: &str) -> Result<Endpoint, String> {
+    let text = object.addresses.first().ok_or("no address")?;
+    let address = parse_ip(text).ok_or_else(|| format!("{text:?} is no IP address"))?;
+    if address.is_ipv6() != ipv6 {
+        return Err(format!("{address} is of another family than the slice"));
+    }
+    let conditions = object.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let arc = |text: &String| Arc::from(text.as_str());
+    let hints = object.hints.as_ref();
+    let target = object.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
+    let pod = target.and_then(|target| {
+        let namespace = target.namespace.as_deref().unwrap_or(namespace);
+        Some(ObjectKey::new(namespace, target.name.as_deref()?))
+    });
+    Ok(Endpoint {
+        address,
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        node: object.node_name.as_ref().map(arc),
+        hostname: object.hostname.as_ref().map(arc),
+        zone: object.zone.as_ref().map(arc),
+        hint_zones: hints
+            .and_then(|hints| hints.for_zones.as_ref())
+            .map_or_else(Vec::new, |zones| zones.iter().map(|zone| arc(&zone.name)).collect()),
+        hint_nodes: hints
+            .and_then(|hints| hints.for_nodes.as_ref())
+            .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| arc(&node.name)).collect()),
+        pod,
+    })
+}
+
+/// A Node.
+pub fn node(object: &core::Node) -> (Option<Node>, Warnings) {
+    let mut warnings = Vec::new();
+    let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let internal = addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.as_str());
+    let spec = object.spec.as_ref();
+    let cidrs = spec.and_then(|spec| {
+        spec.pod_cidrs.clone().or_else(|| spec.pod_cidr.clone().map(|cidr| vec![cidr]))
+    });
+    let cidr = |text: &String| {
+        parse_cidr(text).ok_or_else(|| format!("{text:?} is no range of addresses"))
+    };
+    let value = Node {
+        name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        internal_ips: parse_ips(internal, "status.addresses", &mut warnings),
+        pod_cidrs: keep_good(cidrs.iter().flatten(), "spec.podCIDRs", cidr, &mut warnings),
+        zone: label(&object.metadata, ZONE_LABEL).map(Arc::from),
+    };
+    (Some(value), warnings)
+}
+
+/// Converts each, leaves out what can't be, and says so.
+fn keep_good<'a, T: 'a, U>(
+    items: impl IntoIterator<Item = &'a T>,
+    field: &str,
+    convert: impl Fn(&T) -> Result<U, String>,
+    warnings: &mut Warnings,
+) -> Vec<U> {
+    let mut good = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        match convert(item) {
+            Ok(value) => good.push(value),
+            Err(why) => warnings.push(format!("{field}[{index}] is left out: {why}")),
+        }
+    }
+    good
+}
+
+fn parse_ips<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    field: &str,
+    warnings: &mut Warnings,
+) -> Vec<IpAddr> {
+    let mut ips = Vec::new();
+    for text in texts {
+        match parse_ip(text) {
+            Some(ip) => ips.push(ip),
+            None => warnings.push(format!("{field}: {text:?} is no IP address and is left out")),
+        }
+    }
+    ips
+}
+
+/// An address as Kubernetes reads it: octets of IPv4 may have leading zeros and are decimal
+/// nevertheless (reference B129).
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip.to_canonical());
+    }
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *octet = part.parse().ok()?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
+}
+
+/// A range of addresses; host bits are cleared.
+pub fn parse_cidr(text: &str) -> Option<Cidr> {
+    let (address, prefix_len) = text.trim().split_once('/')?;
+    let (address, prefix_len) = (parse_ip(address)?, prefix_len.parse::<u8>().ok()?);
+    let address = match address {
+        IpAddr::V4(v4) if prefix_len <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::from((u32::from(v4) & mask).to_be_bytes())
+        }
+        IpAddr::V6(v6) if prefix_len <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::from((u128::from(v6) & mask).to_be_bytes())
+        }
+        _ => return None,
+    };
+    Some(Cidr { address, prefix_len })
+}
+
+fn policy(text: Option<&str>) -> TrafficPolicy {
+    if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
+fn protocol(text: Option<&str>) -> Result<Protocol, String> {
+    match text {
+        None | Some("" | "TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => Err(format!("{other:?} is no protocol that Services know")),
+    }
+}
+
+fn port_number(n: i32) -> Result<u16, String> {
+    u16::try_from(n).ok().filter(|n| *n != 0).ok_or_else(|| format!("{n} is no port number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service_of(yaml: &str) -> (Service, Warnings) {
+        let (value, warnings) = service(&serde_yaml_ng::from_str(yaml).unwrap());
+        (value.unwrap(), warnings)
+    }
+
+    #[test]
+    fn b129_addresses_with_leading_zeros_are_decimal() {
+        assert_eq!(parse_ip("010.000.001.009"), Some(IpAddr::from([10, 0, 1, 9])));
+        assert_eq!(parse_ip("::ffff:10.0.0.1"), Some(IpAddr::from([10, 0, 0, 1])));
+        for bad in ["10.0.0", "10.0.0.256", "10.0.0.1.1", "10.0.0.x", "", "None", "10..0.1"] {
+            assert_eq!(parse_ip(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_lose_their_host_bits() {
+        let range = |address: &str, prefix_len| {
+            Some(Cidr { address: address.parse().unwrap(), prefix_len })
+        };
+        assert_eq!(parse_cidr("10.244.1.7/24"), range("10.244.1.0", 24));
+        assert_eq!(parse_cidr("fd00:244::5/64"), range("fd00:244::", 64));
+        assert_eq!(parse_cidr("0.0.0.0/0"), range("0.0.0.0", 0));
+        assert_eq!(parse_cidr("::/0"), range("::", 0));
+        for bad in ["10.244.0.0", "10.244.0.0/33", "::/129", "x/8", "10.244.0.0/-1"] {
+            assert_eq!(parse_cidr(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn b121_external_name_ignores_a_cluster_ip() {
+        let (value, _) = service_of(
+            "{metadata: {name: a, namespace: b}, spec: {type: ExternalName, externalName: x.example,
+              clusterIP: 10.96.0.7}}",
+        );
+        assert_eq!(value.external_name.as_deref(), Some("x.example"));
+        assert!(value.cluster_ips.is_empty() && !value.headless);
+    }
+
+    #[test]
+    fn b55_a_balancer_in_proxy_mode_keeps_its_address() {
+        let (value, _) = service_of(
+            "{metadata: {name: a, namespace: b}, spec: {type: LoadBalancer, clusterIP: 10.96.0.7},
+              status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: Proxy},
+              {ip: 192.0.2.2, ipMode: VIP}, {ip: 192.0.2.3}, {hostname: x}]}}}",
+        );
+        let ips: Vec<String> = value.load_balancer_ips.iter().map(ToString::to_string).collect();
+        assert_eq!(ips, ["192.0.2.2", "192.0.2.3"]);
+    }
+
+    #[test]
+    fn bad_fields_become_warnings_and_the_rest_counts() {
+        let (value, warnings) = service_of(
+            "{metadata: {name: a, namespace: b}, spec: {clusterIPs: [10.96.0.7, bogus],
+              externalIPs: [300.1.1.1], ports: [{port: 80}, {port: 70000}, {port: 81, protocol: X}]}}",
+        );
+        assert_eq!(value.cluster_ips, [IpAddr::from([10, 96, 0, 7])]);
+        assert_eq!(value.ports.len(), 1);
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        assert!(warnings.iter().any(|w| w.contains("spec.ports[1]") && w.contains("70000")));
+    }
+
+    #[test]
+    fn b122_services_of_another_proxy_are_marked() {
+        for (label, foreign) in [(PROXY_NAME_LABEL, true), (HEADLESS_LABEL, true), ("x", false)] {
+            let (value, _) = service_of(&format!(
+                "{{metadata: {{name: a, namespace: b, labels: {{{label}: \"\"}}}}, spec: {{}}}}"
+            ));
+            assert_eq!(value.foreign_proxy, foreign, "{label}");
+        }
+    }
+
+    #[test]
+    fn conditions_have_the_defaults_of_the_api() {
+        let slice = "{metadata: {name: s, namespace: b, labels: {kubernetes.io/service-name: a}},
+            addressType: IPv4, ports: [{name: '', port: 80}], endpoints: [{addresses: [10.0.0.1]},
+            {addresses: [10.0.0.2], conditions: {ready: false}}, {addresses: ['fd00::1']},
+            {addresses: []}, {addresses: [10.0.0.3], nodeName: n, conditions: {ready: false,
+            serving: true, terminating: true}}]}";
+        let (value, warnings) = endpoint_slice(&serde_yaml_ng::from_str(slice).unwrap());
+        let value = value.unwrap();
+        let states: Vec<_> =
+            value.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+        assert_eq!(states, [(true, true, false), (false, false, false), (false, true, true)]);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(value.endpoints[2].node.as_deref(), Some("n"));
+    }
+}

@@ -1,0 +1,51 @@
+//! The API server's side of the agent: watches -> values of `crate::model` -> snapshots.
+//!
+//! ```text
+//! watch (Services)       ─┐
+//! watch (EndpointSlices) ─┼─ mpsc<Change> ─> state ─ watch<Arc<Snapshot>> ─> services, dns, podnet
+//! watch (Nodes)          ─┘
+//! ```
+//! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
+//! back-off and relists; [`state`] alone owns the snapshot. Nothing else in the agent knows the
+//! `kube` crate.
+
+pub mod client;
+pub mod convert;
+pub mod state;
+pub mod watch;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch as channel};
+
+use crate::{model::snapshot::Snapshot, status::Board, supervisor::Tasks};
+use client::ApiServers;
+
+/// Changes that wait for the state task before a watch waits for it.
+const CHANGES_MAX: usize = 1024;
+
+/// Starts the watches and the task that owns the snapshot; its changes arrive at the receiver.
+pub fn start(
+    servers: &ApiServers,
+    board: &Arc<Board>,
+    tasks: &mut Tasks,
+) -> channel::Receiver<Arc<Snapshot>> {
+    let (changes, receiver) = mpsc::channel(CHANGES_MAX);
+    let (publish, snapshots) = channel::channel(Arc::new(Snapshot::default()));
+    let cancel = tasks.token();
+    let spawn = |kind: &'static watch::Kind, tasks: &mut Tasks| watch::Watch {
+        kind,
+        servers: servers.clone(),
+        changes: changes.clone(),
+        board: board.clone(),
+        cancel: tasks.token(),
+    };
+    let services = spawn(&watch::SERVICES, tasks);
+    tasks.spawn("watch services", services.run(convert::service));
+    let slices = spawn(&watch::ENDPOINT_SLICES, tasks);
+    tasks.spawn("watch endpointslices", slices.run(convert::endpoint_slice));
+    let nodes = spawn(&watch::NODES, tasks);
+    tasks.spawn("watch nodes", nodes.run(convert::node));
+    tasks.spawn("cluster state", state::run(receiver, publish, cancel));
+    snapshots
+}

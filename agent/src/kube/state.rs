@@ -1,0 +1,293 @@
+//! The one owner of the snapshot: changes in, snapshots out.
+//!
+//! A first change is published at once; what follows within a millisecond is published together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::convert::Modelled;
+use crate::{
+    model::{
+        ObjectKey, endpoints::EndpointSlice, node::Node, service::Service, snapshot::Snapshot,
+    },
+    supervisor::TaskError,
+};
+
+/// How long changes are gathered after one was published.
+const GATHER: Duration = Duration::from_millis(1);
+/// Changes that one publication gathers at most.
+const GATHERED_MAX: usize = 4096;
+
+/// What became of objects of one kind.
+#[derive(Clone, Debug)]
+pub enum Event<T, K> {
+    /// One is as given.
+    Apply(T),
+    /// One is gone.
+    Delete(K),
+    /// These are all: what is not among them is gone.
+    Replace(Vec<T>),
+}
+
+/// A change of the cluster.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Of Services.
+    Services(Event<Service, ObjectKey>),
+    /// Of EndpointSlices.
+    Slices(Event<EndpointSlice, ObjectKey>),
+    /// Of Nodes.
+    Nodes(Event<Node, Arc<str>>),
+}
+
+impl Modelled for Service {
+    type Key = ObjectKey;
+    fn change(event: Event<Self, ObjectKey>) -> Change {
+        Change::Services(event)
+    }
+}
+
+impl Modelled for EndpointSlice {
+    type Key = ObjectKey;
+    fn change(event: Event<Self, ObjectKey>) -> Change {
+        Change::Slices(event)
+    }
+}
+
+impl Modelled for Node {
+    type Key = Arc<str>;
+    fn change(event: Event<Self, Arc<str>>) -> Change {
+        Change::Nodes(event)
+    }
+}
+
+/// The cluster, as told by changes.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    snapshot: Snapshot,
+    /// Which service each slice is filed under: its label may change, and a deletion names the
+    /// slice alone.
+    filed: BTreeMap<ObjectKey, ObjectKey>,
+}
+
+impl ClusterState {
+    /// The cluster as it is now.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Takes in a change. False where it says nothing new.
+    pub fn apply(&mut self, change: Change) -> bool {
+        let changed = match change {
+            Change::Services(event) => self.apply_services(event),
+            Change::Slices(event) => self.apply_slices(event),
+            Change::Nodes(event) => self.apply_nodes(event),
+        };
+        if changed {
+            self.snapshot.revision += 1;
+        }
+        changed
+    }
+
+    fn apply_services(&mut self, event: Event<Service, ObjectKey>) -> bool {
+        let services = &mut self.snapshot.services;
+        match event {
+            Event::Apply(service) => insert(services, service.key.clone(), service),
+            Event::Delete(key) => services.remove(&key).is_some(),
+            Event::Replace(all) => {
+                let all: Vec<_> = all.into_iter().map(|s| (s.key.clone(), s)).collect();
+                let changed = replace(services, all);
+                !std::mem::replace(&mut self.snapshot.synced.services, true) || changed
+            }
+        }
+    }
+
+    fn apply_nodes(&mut self, event: Event<Node, Arc<str>>) -> bool {
+        let nodes = &mut self.snapshot.nodes;
+        match event {
+            Event::Apply(node) => insert(nodes, node.name.clone(), node),
+            Event::Delete(name) => nodes.remove(&name).is_some(),
+            Event::Replace(all) => {
+                let all: Vec<_> = all.into_iter().map(|n| (n.name.clone(), n)).collect();
+                let changed = replace(nodes, all);
+                !std::mem::replace(&mut self.snapshot.synced.nodes, true) || changed
+            }
+        }
+    }
+
+    fn apply_slices(&mut self, event: Event<EndpointSlice, ObjectKey>) -> bool {
+        match event {
+            Event::Apply(slice) => self.file(slice),
+            Event::Delete(key) => self.unfile(&key),
+            Event::Replace(all) => {
+                let listed: BTreeSet<&ObjectKey> = all.iter().map(|slice| &slice.key).collect();
+                let gone: Vec<ObjectKey> =
+                    self.filed.keys().filter(|key| !listed.contains(key)).cloned().collect();
+                let mut changed = !std::mem::replace(&mut self.snapshot.synced.slices, true);
+                for key in gone {
+                    changed |= self.unfile(&key);
+                }
+                for slice in all {
+                    changed |= self.file(slice);
+                }
+                changed
+            }
+        }
+    }
+
+    /// Files a slice under its service, and no longer under another.
+    fn file(&mut self, slice: EndpointSlice) -> bool {
+        let service =
+            ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.clone() };
+        let moved = self.filed.get(&slice.key).is_some_and(|held| *held != service);
+        if moved {
+            self.unfile(&slice.key);
+        }
+        self.filed.insert(slice.key.clone(), service.clone());
+        insert(&mut self.snapshot.slices, (service, slice.key.name.clone()), slice) || moved
+    }
+
+    fn unfile(&mut self, key: &ObjectKey) -> bool {
+        let Some(service) = self.filed.remove(key) else { return false };
+        self.snapshot.slices.remove(&(service, key.name.clone())).is_some()
+    }
+}
+
+/// Puts a value in its place; false where an equal one is there, which then stays: consumers see
+/// by identity that nothing changed.
+fn insert<K: Ord + Clone, T: PartialEq>(
+    held: &mut imbl::OrdMap<K, Arc<T>>,
+    key: K,
+    value: T,
+) -> bool {
+    let news = held.get(&key).is_none_or(|held| **held != value);
+    if news {
+        held.insert(key, Arc::new(value));
+    }
+    news
+}
+
+fn replace<K: Ord + Clone, T: PartialEq>(
+    held: &mut imbl::OrdMap<K, Arc<T>>,
+    all: Vec<(K, T)>,
+) -> bool {
+    let listed: BTreeSet<&K> = all.iter().map(|(key, _)| key).collect();
+    let gone: Vec<K> = held.keys().filter(|key| !listed.contains(key)).cloned().collect();
+    let mut changed = !gone.is_empty();
+    for key in gone {
+        held.remove(&key);
+    }
+    for (key, value) in all {
+        changed |= insert(held, key, value);
+    }
+    changed
+}
+
+/// Publishes snapshots until told to stop or until no watch is left.
+pub async fn run(
+    mut changes: mpsc::Receiver<Change>,
+    publish: watch::Sender<Arc<Snapshot>>,
+    cancel: CancellationToken,
+) -> Result<(), TaskError> {
+    let mut state = ClusterState::default();
+    loop {
+        let first = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            first = changes.recv() => first,
+        };
+        let Some(first) = first else { return Ok(()) };
+        let mut changed = state.apply(first);
+        for _ in 0..GATHERED_MAX {
+            let Ok(next) = changes.try_recv() else { break };
+            changed |= state.apply(next);
+        }
+        if changed {
+            publish.send_replace(Arc::new(state.snapshot().clone()));
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(name: &str, service: &str) -> EndpointSlice {
+        EndpointSlice {
+            key: ObjectKey::new("default", name),
+            service: service.into(),
+            ipv6: false,
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn slices_of(state: &ClusterState, service: &str) -> Vec<String> {
+        let service = ObjectKey::new("default", service);
+        state.snapshot().slices_of(&service).map(|slice| slice.key.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_moves() {
+        let mut state = ClusterState::default();
+        assert!(state.apply(Change::Slices(Event::Apply(slice("x", "a")))));
+        assert!(!state.apply(Change::Slices(Event::Apply(slice("x", "a")))), "nothing new");
+        assert!(state.apply(Change::Slices(Event::Apply(slice("x", "b")))));
+        assert_eq!(slices_of(&state, "a"), [""; 0]);
+        assert_eq!(slices_of(&state, "b"), ["x"]);
+        assert!(state.apply(Change::Slices(Event::Delete(ObjectKey::new("default", "x")))));
+        assert!(state.snapshot().slices.is_empty());
+    }
+
+    #[test]
+    fn what_a_relist_lacks_is_removed() {
+        let mut state = ClusterState::default();
+        for name in ["x", "y"] {
+            state.apply(Change::Slices(Event::Apply(slice(name, "a"))));
+        }
+        assert!(!state.snapshot().synced.slices);
+        assert!(
+            state.apply(Change::Slices(Event::Replace(vec![slice("y", "a"), slice("z", "a")])))
+        );
+        assert_eq!(slices_of(&state, "a"), ["y", "z"]);
+        assert!(state.snapshot().synced.slices);
+        let again = vec![slice("z", "a"), slice("y", "a")];
+        assert!(!state.apply(Change::Slices(Event::Replace(again))), "a relist with no news");
+    }
+
+    #[test]
+    fn an_empty_list_is_news_once() {
+        let mut state = ClusterState::default();
+        assert!(state.apply(Change::Nodes(Event::Replace(Vec::new()))));
+        assert!(!state.apply(Change::Nodes(Event::Replace(Vec::new()))));
+        assert!(!state.snapshot().synced.all());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_goes_at_once_and_what_follows_goes_together() {
+        let (changes, receiver) = mpsc::channel(16);
+        let (publish, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(run(receiver, publish, cancel.clone()));
+        let send =
+            |name: &'static str| changes.send(Change::Slices(Event::Apply(slice(name, "a"))));
+        let start = tokio::time::Instant::now();
+        send("w").await.unwrap();
+        snapshots.changed().await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for name in ["x", "y", "z"] {
+            send(name).await.unwrap();
+        }
+        snapshots.changed().await.unwrap();
+        assert_eq!(snapshots.borrow().slices.len(), 4);
+        assert!(start.elapsed() <= 2 * GATHER);
+        cancel.cancel();
+        task.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,230 @@
+//! One watch of one kind: list, watch, and go on for ever.
+//!
+//! A list is handed on whole, so that what it lacks is removed in one step. An API server that
+//! can't be reached is never a reason to stop: it is reported, retried with back-off, and what was
+//! known stays in force.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api, Resource,
+    runtime::watcher::{self, Event as WatchEvent},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::ApiServers,
+    convert::{Modelled, Warnings, object_key},
+    state::{Change, Event},
+};
+use crate::{
+    model::ObjectKey,
+    status::{Board, State},
+    supervisor::TaskError,
+};
+
+/// The first pause after an error; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause between attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A kind that is watched.
+#[derive(Debug)]
+pub struct Kind {
+    /// Its plural, for people.
+    pub plural: &'static str,
+    /// Its part on the board.
+    pub part: &'static str,
+}
+
+/// Services.
+pub static SERVICES: Kind = Kind { plural: "services", part: "watch-services" };
+/// EndpointSlices.
+pub static ENDPOINT_SLICES: Kind = Kind { plural: "endpointslices", part: "watch-endpointslices" };
+/// Nodes.
+pub static NODES: Kind = Kind { plural: "nodes", part: "watch-nodes" };
+
+/// What a watch needs.
+pub struct Watch {
+    /// What is watched.
+    pub kind: &'static Kind,
+    /// Where.
+    pub servers: ApiServers,
+    /// Where its changes go.
+    pub changes: mpsc::Sender<Change>,
+    /// Where it says how it is.
+    pub board: Arc<Board>,
+    /// When it ends.
+    pub cancel: CancellationToken,
+}
+
+/// The key that a deletion names, from the object's metadata.
+pub trait FromMeta {
+    /// The key.
+    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self;
+}
+
+impl FromMeta for ObjectKey {
+    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
+        object_key(meta)
+    }
+}
+
+impl FromMeta for Arc<str> {
+    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
+        meta.name.as_deref().unwrap_or_default().into()
+    }
+}
+
+/// What goes on between two errors.
+struct Progress<T> {
+    listed: Option<Vec<T>>,
+    synced: bool,
+    failures: usize,
+}
+
+impl Watch {
+    /// Watches until cancelled. `convert` gives the value of an object, or none where the agent
+    /// has no use for it.
+    pub async fn run<K, T>(self, convert: fn(&K) -> (Option<T>, Warnings)) -> Result<(), TaskError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        T: Modelled + Send + 'static,
+        T::Key: FromMeta,
+    {
+        let waiting =
+            format!("{} are being listed from {}", self.kind.plural, self.servers.first_url());
+        self.board.report(self.kind.part, State::Waiting(waiting));
+        let mut progress = Progress { listed: None, synced: false, failures: 0 };
+        loop {
+            let (url, client) = self.servers.pick(progress.failures);
+            let api: Api<K> = Api::all(client);
+            let mut events = watcher::watcher(api, watcher::Config::default()).boxed();
+            let switch = self.servers.pick(progress.failures + 1).0 != url;
+            loop {
+                let event = tokio::select! {
+                    () = self.cancel.cancelled() => return Ok(()),
+                    event = events.next() => event,
+                };
+                match event {
+                    Some(Ok(event)) => {
+                        let Some(change) = self.take(event, convert, &mut progress) else {
+                            continue;
+                        };
+                        if self.changes.send(change).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.failed(url, &error, &mut progress).await;
+                        if switch {
+                            break;
+                        }
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// An event as a change, where it makes one.
+    fn take<K, T>(
+        &self,
+        event: WatchEvent<K>,
+        convert: fn(&K) -> (Option<T>, Warnings),
+        progress: &mut Progress<T>,
+    ) -> Option<Change>
+    where
+        K: Resource<DynamicType = ()>,
+        T: Modelled,
+        T::Key: FromMeta,
+    {
+        let key = |object: &K| T::Key::from_meta(object.meta());
+        let value = |object: &K| {
+            let (value, warnings) = convert(object);
+            for warning in warnings {
+                let name = object_key(object.meta());
+                tracing::warn!(kind = self.kind.plural, object = %name, warning, "field left out");
+            }
+            value
+        };
+        let event = match event {
+            WatchEvent::Init => {
+                progress.listed = Some(Vec::new());
+                return None;
+            }
+            WatchEvent::InitApply(object) => {
+                progress.listed.get_or_insert_default().extend(value(&object));
+                return None;
+            }
+            WatchEvent::InitDone => {
+                progress.synced = true;
+                Event::Replace(progress.listed.take().unwrap_or_default())
+            }
+            // An object of no use to the agent may have been of use before.
+            WatchEvent::Apply(object) => {
+                value(&object).map_or_else(|| Event::Delete(key(&object)), Event::Apply)
+            }
+            WatchEvent::Delete(object) => Event::Delete(key(&object)),
+        };
+        progress.failures = 0;
+        self.board.report(self.kind.part, State::Ready);
+        Some(T::change(event))
+    }
+
+    /// Reports an error, and waits before the next attempt.
+    async fn failed<T>(&self, url: &str, error: &watcher::Error, progress: &mut Progress<T>) {
+        progress.failures += 1;
+        let plural = self.kind.plural;
+        let why = format!("{plural} can't be read from {url}: {}", explain(error));
+        tracing::debug!(kind = plural, url, error = %chain(error), "watch failed");
+        if !progress.synced {
+            self.board.report(self.kind.part, State::Waiting(format!("{why}; it is tried again")));
+        } else if progress.failures > 1 {
+            let text = format!("{why}; what was known stays in force, and it is tried again");
+            self.board.report(self.kind.part, State::Degraded(text));
+        }
+        let doubled = u32::try_from(progress.failures.min(10)).unwrap_or(10);
+        let pause = (BACKOFF_MIN * 2u32.pow(doubled - 1)).min(BACKOFF_MAX);
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Cause and remedy.
+fn explain(error: &watcher::Error) -> String {
+    use watcher::Error::{
+        InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
+    };
+    let status = match error {
+        WatchError(status) => Some(status.as_ref()),
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => Some(status.as_ref()),
+        InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,
+    };
+    match status.map(|status| (status.code, &status.message)) {
+        Some((401, message)) => {
+            format!("{message} (401): the credentials are not accepted, check --kubeconfig")
+        }
+        Some((403, message)) => {
+            format!("{message} (403): the agent's role must allow list and watch")
+        }
+        Some((code, message)) => format!("{message} ({code})"),
+        None => format!("{}: check that it runs, and --kubeconfig or --api-server", chain(error)),
+    }
+}
+
+/// The innermost cause of an error; the layers above say no more.
+fn chain(error: &watcher::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

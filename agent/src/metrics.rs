@@ -1,0 +1,112 @@
+//! What the agent counts about itself, and the text in which it is read.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use mizzen_ebpf_abi::counters::Counter;
+
+/// What the eBPF programs counted, read when asked for.
+pub trait ProgramCounters: Send + Sync {
+    /// Every counter with its value; empty where they can't be read.
+    fn read(&self) -> Vec<(Counter, u64)>;
+}
+
+impl ProgramCounters for crate::datapath::Counters {
+    fn read(&self) -> Vec<(Counter, u64)> {
+        self.all().unwrap_or_default()
+    }
+}
+
+macro_rules! metrics {
+    ($( $field:ident: $kind:literal $name:literal $help:literal; )*) => {
+        /// Counters and gauges of the agent. Shared behind an `Arc`.
+        #[derive(Debug, Default)]
+        pub struct Metrics { $( #[doc = $help] pub $field: AtomicU64, )* }
+
+        impl Metrics {
+            /// In the text format of Prometheus.
+            fn write(&self, text: &mut String) {
+                $( metric(text, $name, $kind, $help, self.$field.load(Relaxed)); )*
+            }
+        }
+    };
+}
+
+metrics! {
+    map_calls: "counter" "mizzen_map_calls_total"
+        "bpf() calls that changed the tables or waited; elements of a batch count singly";
+    map_writes: "counter" "mizzen_map_writes_total"
+        "Elements of the tables written or removed";
+    set_flips: "counter" "mizzen_map_set_flips_total"
+        "Backend sets that were led to another range of slots";
+    plans: "counter" "mizzen_plans_total"
+        "Plans that were not empty";
+    plan_failures: "counter" "mizzen_plan_failures_total"
+        "Plans that failed; the tables are then read and compared anew";
+    services: "gauge" "mizzen_services"
+        "Services in the cluster";
+    sets: "gauge" "mizzen_backend_sets"
+        "Ports of services, by family, that the tables hold";
+    last_plan_micros: "gauge" "mizzen_last_plan_duration_microseconds"
+        "How long the last change took from the snapshot to the tables";
+}
+
+fn metric(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    // Writing to a String can't fail.
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+}
+
+impl Metrics {
+    /// Everything as text: the agent's, the programs', and the process' own.
+    pub fn render(&self, programs: Option<&dyn ProgramCounters>) -> String {
+        let mut text = String::new();
+        self.write(&mut text);
+        if let Some(programs) = programs {
+            let name = "mizzen_datapath_events_total";
+            let help = "What the eBPF programs counted since they were first loaded";
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+            for (counter, value) in programs.read() {
+                let _ = writeln!(text, "{name}{{event=\"{}\"}} {value}", counter.name());
+            }
+        }
+        if let Some(bytes) = resident_bytes() {
+            let help = "Resident memory size in bytes";
+            metric(&mut text, "process_resident_memory_bytes", "gauge", help, bytes);
+        }
+        text
+    }
+}
+
+/// The agent's resident memory, from the second field of `/proc/self/statm`.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    pages.checked_mul(u64::try_from(page).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Programs;
+
+    impl ProgramCounters for Programs {
+        fn read(&self) -> Vec<(Counter, u64)> {
+            vec![(Counter::Rejected, 3)]
+        }
+    }
+
+    #[test]
+    fn the_text_has_a_line_for_each() {
+        let metrics = Metrics::default();
+        metrics.map_writes.store(7, Relaxed);
+        let text = metrics.render(Some(&Programs));
+        assert!(text.contains("\nmizzen_map_writes_total 7\n"), "{text}");
+        assert!(text.contains("\n# TYPE mizzen_map_calls_total counter\n"), "{text}");
+        assert!(text.contains("\nmizzen_datapath_events_total{event=\"rejected\"} 3\n"), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+    }
+}

@@ -1,0 +1,352 @@
+//! The one loop that joins it all: snapshots and facts in, plans out, and the only writer of the
+//! tables.
+//!
+//! Nothing is written before everything is known: an agent that has heard of Services and not of
+//! their endpoints would take the endpoints away. After a plan that failed nothing is assumed: the
+//! tables are read and compared anew, with back-off.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    apply::{
+        apply, lookup,
+        maps::{Capacities, Maps},
+    },
+    desired::{Desired, NodeFacts, Settings},
+    diff::{
+        Known, diff,
+        plan::{FrontendName, Op, Plan},
+        restore::restore,
+    },
+    metrics::Metrics,
+    model::snapshot::{Snapshot, Synced},
+    serve::wire,
+    status::{Board, State},
+    supervisor::TaskError,
+};
+
+/// The part on the board.
+pub const PART: &str = "services";
+/// The first pause after a failure; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// The longest pause between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How often the programs' attachment is looked at.
+const REVIEW: Duration = Duration::from_secs(10);
+
+/// Puts the programs where traffic is, when the tables are filled. Called again and again: it
+/// mends what was detached by hand, and follows devices that come and go.
+pub trait Attach: Send {
+    /// Attaches what is not attached.
+    fn attach(&mut self, facts: &NodeFacts) -> Result<(), TaskError>;
+}
+
+/// Nothing to attach.
+#[derive(Debug)]
+pub struct AttachNothing;
+
+impl Attach for AttachNothing {
+    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
+        Ok(())
+    }
+}
+
+/// A question to the loop, which alone knows.
+#[derive(Debug)]
+pub enum Query {
+    /// The services' sets.
+    Services(oneshot::Sender<Vec<wire::Service>>),
+    /// What the tables lead to.
+    Backends(oneshot::Sender<Result<Vec<wire::Frontend>, String>>),
+    /// What differs between the tables and what they should be.
+    Diff(oneshot::Sender<Result<wire::Diff, String>>),
+    /// What can't be done as asked.
+    Warnings(oneshot::Sender<Vec<String>>),
+}
+
+/// What the loop reads.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The cluster.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The node; `None` until it is known.
+    pub facts: watch::Receiver<Option<Arc<NodeFacts>>>,
+    /// Questions.
+    pub queries: mpsc::Receiver<Query>,
+}
+
+/// The loop's state.
+pub struct Reconciler {
+    maps: Box<dyn Maps>,
+    attach: Box<dyn Attach>,
+    /// When that was last seen to, and for which facts.
+    attached: Option<(Instant, NodeFacts)>,
+    limits: Capacities,
+    desired: Desired,
+    /// What the tables hold; `None` where it has to be read.
+    known: Option<Known>,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    failures: u32,
+    /// When to try again what did not work.
+    retry: Option<Instant>,
+}
+
+impl Reconciler {
+    /// A loop over `maps`, which nobody else writes.
+    pub fn new(
+        settings: Settings,
+        maps: Box<dyn Maps>,
+        attach: Box<dyn Attach>,
+        board: Arc<Board>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (limits, desired) = (Capacities::default(), Desired::new(settings));
+        let (attached, known, failures, retry) = (None, None, 0, None);
+        Self { maps, attach, attached, limits, desired, known, board, metrics, failures, retry }
+    }
+
+    /// Runs until cancelled. The datapath is left as it is.
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        cancel: CancellationToken,
+    ) -> Result<(), TaskError> {
+        loop {
+            let snapshot = inputs.snapshots.borrow_and_update().clone();
+            let facts = inputs.facts.borrow_and_update().clone();
+            // bpf() is short but for the barrier, which waits for every CPU.
+            tokio::task::block_in_place(|| self.follow(&snapshot, facts.as_deref()));
+            let due = self.retry.unwrap_or_else(|| Instant::now() + REVIEW);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                Ok(()) = inputs.snapshots.changed() => {}
+                Ok(()) = inputs.facts.changed() => {}
+                () = tokio::time::sleep_until(due.into()) => {}
+                Some(query) = inputs.queries.recv() => {
+                    tokio::task::block_in_place(|| self.answer(query));
+                }
+            }
+        }
+    }
+
+    /// Brings the tables to what the snapshot and the facts ask for.
+    pub fn follow(&mut self, snapshot: &Snapshot, facts: Option<&NodeFacts>) {
+        let Some(facts) = facts.filter(|_| snapshot.synced.all()) else {
+            let reason = awaited(snapshot.synced, facts.is_some());
+            self.board.report(PART, State::Waiting(reason));
+            return;
+        };
+        let started = Instant::now();
+        let change = self.desired.update(snapshot, facts);
+        let trouble = self.retry.is_some();
+        if self.known.is_none() && self.retry.is_some_and(|at| at > started) {
+            return; // The next attempt takes this change along.
+        }
+        let outcome = match self.known.take() {
+            Some(known) if trouble => self.execute(known, &self.desired.everything()),
+            Some(known) => self.execute(known, &change),
+            None => self.execute_from_dump(),
+        };
+        let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
+        self.metrics.services.store(snapshot.services.len() as u64, Relaxed);
+        self.metrics.map_calls.store(self.maps.calls(), Relaxed);
+        self.metrics.map_writes.store(self.maps.writes(), Relaxed);
+        self.conclude(outcome, started);
+    }
+
+    /// Sees to it that the programs are where traffic is.
+    fn attach(&mut self, facts: &NodeFacts, now: Instant) -> Result<(), String> {
+        if let Some((at, seen)) = &self.attached
+            && now.duration_since(*at) < REVIEW
+            && seen == facts
+        {
+            return Ok(());
+        }
+        self.attached = None;
+        let failed =
+            |error: TaskError| format!("the programs are not attached: {}", chain(&*error));
+        self.attach.attach(facts).map_err(failed)?;
+        self.attached = Some((now, facts.clone()));
+        Ok(())
+    }
+
+    /// Reads the tables, recognises what is its own, and brings them to what is desired.
+    fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
+        let everything = self.desired.everything();
+        let tables = self.maps.dump().map_err(|error| chain(&error))?;
+        let known = restore(&tables, &everything, self.limits);
+        self.execute(known, &everything)
+    }
+
+    /// Makes and applies a plan. What there was no room for comes back as text.
+    fn execute(
+        &mut self,
+        mut known: Known,
+        change: &crate::desired::Change,
+    ) -> Result<Vec<String>, String> {
+        let plan = diff(change, &mut known);
+        if !plan.is_empty() {
+            tracing::debug!(steps = plan.ops.len(), flips = flips(&plan), "applying a plan");
+            self.metrics.plans.fetch_add(1, Relaxed);
+            if let Err(error) = apply(&plan, &mut *self.maps) {
+                self.metrics.plan_failures.fetch_add(1, Relaxed);
+                return Err(chain(&error));
+            }
+            self.metrics.set_flips.fetch_add(flips(&plan), Relaxed);
+        }
+        self.metrics.sets.store(known.sets_len() as u64, Relaxed);
+        self.known = Some(known);
+        Ok(plan.refused.iter().map(ToString::to_string).collect())
+    }
+
+    /// Says on the board how it went, and when it is tried again.
+    fn conclude(&mut self, outcome: Result<Vec<String>, String>, started: Instant) {
+        let trouble = match outcome {
+            Ok(refused) if refused.is_empty() => None,
+            Ok(refused) => {
+                let more = refused.len() - 1;
+                let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+                Some(format!("{}{more}", refused[0]))
+            }
+            Err(error) => Some(error),
+        };
+        let Some(trouble) = trouble else {
+            self.failures = 0;
+            self.retry = None;
+            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.metrics.last_plan_micros.store(micros, Relaxed);
+            self.board.report(PART, State::Ready);
+            return;
+        };
+        let pause = (RETRY_MIN * 2u32.pow(self.failures.min(10))).min(RETRY_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.retry = Some(Instant::now() + pause);
+        tracing::error!(
+            error = trouble,
+            retry_ms = pause.as_millis(),
+            "services are not as desired"
+        );
+        self.board.report(PART, State::Degraded(format!("{trouble}; it is tried again")));
+    }
+
+    fn answer(&mut self, query: Query) {
+        // Whoever asked may have gone: that is their business.
+        match query {
+            Query::Services(reply) => drop(reply.send(self.services())),
+            Query::Backends(reply) => drop(reply.send(self.backends())),
+            Query::Diff(reply) => drop(reply.send(self.difference())),
+            Query::Warnings(reply) => {
+                let warning = |warning: crate::desired::Warning| {
+                    format!("service {}: {}", warning.service, warning.message)
+                };
+                drop(reply.send(self.desired.warnings().into_iter().map(warning).collect()));
+            }
+        }
+    }
+
+    fn services(&self) -> Vec<wire::Service> {
+        let row = |(key, set): (&crate::desired::SetKey, &Arc<crate::desired::DesiredSet>)| {
+            wire::Service {
+                namespace: key.service.namespace.to_string(),
+                name: key.service.name.to_string(),
+                port: key.port.to_string(),
+                protocol: key.protocol.to_string(),
+                family: if key.ipv6 { "IPv6" } else { "IPv4" }.to_owned(),
+                frontends: set.frontends.iter().map(|(f, _)| FrontendName(f).to_string()).collect(),
+                internal: set.windows.internal.count as usize,
+                external: set.windows.external.count as usize,
+            }
+        };
+        self.desired.sets().map(row).collect()
+    }
+
+    fn backends(&mut self) -> Result<Vec<wire::Frontend>, String> {
+        let tables = self.maps.dump().map_err(|error| chain(&error))?;
+        let mut owners = BTreeMap::new();
+        for (key, set) in self.desired.sets() {
+            for (frontend, _) in &set.frontends {
+                owners.entry(*frontend).or_insert_with(|| key.service.to_string());
+            }
+        }
+        let names = |window: &[lookup::Backend]| -> Vec<String> {
+            window.iter().map(|backend| backend.at.to_string()).collect()
+        };
+        let row = |(key, found): (_, Result<lookup::Found, lookup::Fault>)| {
+            let frontend = FrontendName(&key).to_string();
+            let service = owners.get(&key).cloned().unwrap_or_default();
+            match found {
+                Ok(found) => wire::Frontend {
+                    frontend,
+                    service,
+                    internal: names(&found.internal),
+                    external: names(&found.external),
+                    fault: String::new(),
+                },
+                Err(fault) => {
+                    let (internal, external) = (Vec::new(), Vec::new());
+                    wire::Frontend {
+                        frontend,
+                        service,
+                        internal,
+                        external,
+                        fault: fault.to_string(),
+                    }
+                }
+            }
+        };
+        Ok(lookup::everything(&tables).into_iter().map(row).collect())
+    }
+
+    fn difference(&mut self) -> Result<wire::Diff, String> {
+        if !self.desired.snapshot().synced.all() {
+            return Err("the cluster is not known yet, see `mizzen status`".to_owned());
+        }
+        let everything = self.desired.everything();
+        let tables = self.maps.dump().map_err(|error| chain(&error))?;
+        let plan = diff(&everything, &mut restore(&tables, &everything, self.limits));
+        Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })
+    }
+}
+
+/// What is still missing before anything may be written.
+fn awaited(synced: Synced, facts: bool) -> String {
+    let missing: Vec<&str> = [
+        ("Services", synced.services),
+        ("EndpointSlices", synced.slices),
+        ("Nodes", synced.nodes),
+        ("the node's addresses", facts),
+    ]
+    .into_iter()
+    .filter_map(|(what, known)| (!known).then_some(what))
+    .collect();
+    format!("not known yet: {}; what the kernel holds stays in force", missing.join(", "))
+}
+
+fn flips(plan: &Plan) -> u64 {
+    let words = |op: &Op| if let Op::Flip(words) = op { words.len() as u64 } else { 0 };
+    plan.ops.iter().map(words).sum()
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The loop's decisions, step by step, on tables in memory.
+
+use super::*;
+use crate::{
+    apply::memory::MemoryMaps,
+    kube::{
+        convert,
+        state::{Change, ClusterState, Event},
+    },
+};
+
+/// A cluster of one node with one service and one endpoint.
+fn cluster() -> ClusterState {
+    let service = "{metadata: {name: web, namespace: default}, spec: {clusterIPs: [10.96.0.7],
+        ports: [{port: 80}]}}";
+    let slice = "{metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name:
+        web}}, addressType: IPv4, ports: [{name: '', port: 8080}], endpoints: [{addresses:
+        [10.244.0.5]}]}";
+    let service = convert::service(&serde_yaml_ng::from_str(service).unwrap()).0.unwrap();
+    let slice = convert::endpoint_slice(&serde_yaml_ng::from_str(slice).unwrap()).0.unwrap();
+    let mut state = ClusterState::default();
+    state.apply(Change::Services(Event::Replace(vec![service])));
+    state.apply(Change::Slices(Event::Replace(vec![slice])));
+    state.apply(Change::Nodes(Event::Replace(Vec::new())));
+    state
+}
+
+struct Attached(Arc<std::sync::atomic::AtomicU64>);
+
+impl Attach for Attached {
+    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
+        self.0.fetch_add(1, Relaxed);
+        Ok(())
+    }
+}
+
+struct Bench {
+    reconciler: Reconciler,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    attached: Arc<std::sync::atomic::AtomicU64>,
+}
+
+fn bench(maps: MemoryMaps) -> Bench {
+    let (board, metrics, attached): (Arc<Board>, Arc<Metrics>, Arc<_>) = Default::default();
+    let attach = Box::new(Attached(Arc::clone(&attached)));
+    let reconciler = Reconciler::new(
+        Settings::default(),
+        Box::new(maps),
+        attach,
+        board.clone(),
+        metrics.clone(),
+    );
+    Bench { reconciler, board, metrics, attached }
+}
+
+#[test]
+fn nothing_is_written_or_attached_before_everything_is_known() {
+    let mut bench = bench(MemoryMaps::default());
+    let facts = NodeFacts::default();
+    let whole = cluster().snapshot().clone();
+    let mut early = whole.clone();
+    early.synced.slices = false;
+    bench.reconciler.follow(&early, Some(&facts));
+    bench.reconciler.follow(&whole, None);
+    assert_eq!(bench.metrics.map_writes.load(Relaxed), 0);
+    assert_eq!(bench.attached.load(Relaxed), 0);
+    let State::Waiting(reason) = &bench.board.parts()[PART] else { panic!("it waits") };
+    assert!(reason.contains("the node's addresses"), "{reason}");
+    bench.reconciler.follow(&whole, Some(&facts));
+    assert!(bench.metrics.map_writes.load(Relaxed) > 0);
+    assert_eq!(bench.attached.load(Relaxed), 1);
+    assert!(bench.board.ready());
+}
+
+#[test]
+fn a_failed_plan_is_reported_and_healed_from_a_dump() {
+    let mut maps = MemoryMaps::default();
+    maps.fail_after(Some(5));
+    let mut bench = bench(maps);
+    let snapshot = cluster().snapshot().clone();
+    bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
+    let State::Degraded(reason) = &bench.board.parts()[PART] else { panic!("it is degraded") };
+    assert!(reason.contains("injected fault") && reason.contains("step"), "{reason}");
+    assert_eq!(bench.attached.load(Relaxed), 0, "half-filled tables take no traffic");
+    assert!(bench.reconciler.retry.is_some());
+
+    let tables = bench.reconciler.maps.dump().unwrap();
+    bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
+    bench.reconciler.retry = Some(Instant::now());
+    bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
+    assert!(bench.board.ready());
+    assert!(bench.reconciler.difference().unwrap().steps.is_empty());
+}
+
+#[test]
+fn the_answers_tell_services_backends_and_differences() {
+    let mut bench = bench(MemoryMaps::default());
+    let snapshot = cluster().snapshot().clone();
+    assert!(bench.reconciler.difference().is_err(), "nothing is known yet");
+    bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
+    let services = bench.reconciler.services();
+    assert_eq!(services.len(), 1);
+    assert_eq!(services[0].frontends, ["10.96.0.7:80/TCP"]);
+    assert_eq!((services[0].internal, services[0].external), (1, 1));
+    let backends = bench.reconciler.backends().unwrap();
+    assert_eq!(backends[0].internal, ["10.244.0.5:8080"]);
+    assert_eq!(backends[0].service, "default/web");
+
+    let mut tables = bench.reconciler.maps.dump().unwrap();
+    tables.frontends.clear();
+    bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
+    let steps = bench.reconciler.difference().unwrap().steps;
+    assert!(
+        steps.iter().any(|step| step.starts_with("put frontend 10.96.0.7:80/TCP")),
+        "{steps:?}"
+    );
+}

@@ -1,0 +1,176 @@
+//! A small HTTP/1.1 server: GET only, bodies made in memory, connections and time bounded.
+
+use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::supervisor::TaskError;
+
+/// Connections at once on a listener; one more waits in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a request's head may take to arrive, also on a connection kept alive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The pause after a failed accept: out of descriptors, mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    content_type: &'static str,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn text(body: impl Into<String>) -> Self {
+        let content_type = "text/plain; charset=utf-8";
+        Self { status: StatusCode::OK, content_type, body: body.into() }
+    }
+
+    pub(super) fn json(value: &impl serde::Serialize) -> Self {
+        match serde_json::to_string(value) {
+            Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body },
+            Err(error) => Self::text(error.to_string()).with(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    pub(super) fn with(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    pub(super) fn not_found(paths: &[&str]) -> Self {
+        let body = format!("not here; there is {}\n", paths.join(", "));
+        Self::text(body).with(StatusCode::NOT_FOUND)
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        *response.status_mut() = self.status;
+        let content_type = header::HeaderValue::from_static(self.content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+}
+
+/// Serves a TCP listener until cancelled.
+pub(super) async fn serve_tcp<R, F>(
+    listener: TcpListener,
+    routes: R,
+    cancel: CancellationToken,
+) -> Result<(), TaskError>
+where
+    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let accept = || async { listener.accept().await.map(|(stream, _)| Some(stream)) };
+    serve(accept, routes, cancel).await
+}
+
+/// Serves a Unix socket until cancelled. Only root, and the user that the agent runs as, are let
+/// in, whatever the mode of the file.
+pub(super) async fn serve_unix<R, F>(
+    listener: UnixListener,
+    routes: R,
+    cancel: CancellationToken,
+) -> Result<(), TaskError>
+where
+    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let own = nix::unistd::geteuid().as_raw();
+    let accept = || async {
+        let (stream, _) = listener.accept().await?;
+        let uid = stream.peer_cred()?.uid();
+        if uid == 0 || uid == own {
+            return Ok(Some(stream));
+        }
+        tracing::warn!(uid, "turned away from agent.sock");
+        Ok(None)
+    };
+    serve(accept, routes, cancel).await
+}
+
+async fn serve<A, AF, S, R, F>(
+    accept: A,
+    routes: R,
+    cancel: CancellationToken,
+) -> Result<(), TaskError>
+where
+    A: Fn() -> AF,
+    AF: Future<Output = io::Result<Option<S>>>,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let tracker = TaskTracker::new();
+    loop {
+        let permit = tokio::select! {
+            () = cancel.cancelled() => break,
+            permit = Arc::clone(&connections).acquire_owned() => permit?,
+        };
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => break,
+            accepted = accept() => accepted,
+        };
+        match accepted {
+            Ok(Some(stream)) => {
+                let (routes, cancel) = (routes.clone(), cancel.clone());
+                tracker.spawn(async move {
+                    let _permit = permit;
+                    connection(stream, routes, cancel).await;
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    tracker.close();
+    tracker.wait().await;
+    Ok(())
+}
+
+async fn connection<S, R, F>(stream: S, routes: R, cancel: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: Fn(String) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let get = request.method() == Method::GET;
+        let answer = get.then(|| routes(request.uri().path().to_owned()));
+        async move {
+            let answer = match answer {
+                Some(answer) => answer.await,
+                None => Answer::text("GET only\n").with(StatusCode::METHOD_NOT_ALLOWED),
+            };
+            Ok::<_, Infallible>(answer.into_response())
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        ended = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {
+            if let Ok(Err(error)) = ended {
+                tracing::trace!(%error, "connection ended");
+            }
+        }
+    }
+}

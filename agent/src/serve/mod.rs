@@ -1,0 +1,199 @@
+//! What the agent says about itself: health for load balancers, metrics and readiness for
+//! operators, and answers to `mizzen` on a socket that is root's alone.
+//!
+//! | where | what |
+//! |---|---|
+//! | `healthzBindAddress` | `/healthz`, `/livez` |
+//! | `metricsBindAddress` | `/metrics`, `/proxyMode`, `/configz`, `/readyz` |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff` |
+
+mod http;
+pub mod listen;
+pub mod wire;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use hyper::StatusCode;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    metrics::{Metrics, ProgramCounters},
+    reconcile::{self, Query},
+    status::{Board, State},
+    supervisor::Tasks,
+};
+use http::Answer;
+use listen::Listeners;
+
+/// What the answers are made of.
+pub struct Facts {
+    /// Name of the node.
+    pub node: String,
+    /// How the parts are.
+    pub board: Arc<Board>,
+    /// The agent's counters.
+    pub metrics: Arc<Metrics>,
+    /// The programs' counters, where there are programs.
+    pub programs: Option<Arc<dyn ProgramCounters>>,
+    /// The configuration in force, as a file.
+    pub config: String,
+    /// Questions to the loop; `None` where the services role is off.
+    pub queries: Option<mpsc::Sender<Query>>,
+}
+
+/// Starts a server on each listener.
+pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
+    let facts = Arc::new(facts);
+    let route = |answer: fn(Arc<Facts>, String) -> Pin<Box<dyn Future<Output = Answer> + Send>>| {
+        let facts = Arc::clone(&facts);
+        move |path: String| answer(Arc::clone(&facts), path)
+    };
+    let (health, metrics, admin) = (listeners.health, listeners.metrics, listeners.admin);
+    let token = tasks.token();
+    let health_routes = route(|facts, path| Box::pin(async move { facts.health(&path) }));
+    tasks.spawn("serve health", http::serve_tcp(health, health_routes, token.clone()));
+    let metrics_routes = route(|facts, path| Box::pin(async move { facts.metrics(&path) }));
+    tasks.spawn("serve metrics", http::serve_tcp(metrics, metrics_routes, token.clone()));
+    let admin_routes = route(|facts, path| Box::pin(async move { facts.admin(&path).await }));
+    tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, token));
+}
+
+impl Facts {
+    /// `/healthz` and `/livez`: whether load balancers may send traffic to this node. They may
+    /// while the tables are in force, whatever else the agent waits for.
+    fn health(&self, path: &str) -> Answer {
+        match path {
+            "/livez" => Answer::text("ok\n"),
+            "/healthz" => match self.board.parts().get(reconcile::PART) {
+                Some(State::Waiting(reason)) => {
+                    Answer::text(format!("services are not ready: {reason}\n"))
+                        .with(StatusCode::SERVICE_UNAVAILABLE)
+                }
+                Some(State::Ready | State::Degraded(_)) | None => Answer::text("ok\n"),
+            },
+            _ => Answer::not_found(&["/healthz", "/livez"]),
+        }
+    }
+
+    fn metrics(&self, path: &str) -> Answer {
+        match path {
+            "/metrics" => Answer::text(self.metrics.render(self.programs.as_deref())),
+            "/proxyMode" => Answer::text("ebpf"),
+            "/configz" => Answer::text(self.config.clone()),
+            "/readyz" => self.readiness(),
+            _ => Answer::not_found(&["/metrics", "/proxyMode", "/configz", "/readyz"]),
+        }
+    }
+
+    /// A line for each part; 503 unless all are ready.
+    fn readiness(&self) -> Answer {
+        let mut text = String::new();
+        for part in self.parts() {
+            let mark = if part.state == "ready" { "+" } else { "-" };
+            let reason = if part.reason.is_empty() { "ok" } else { &part.reason };
+            text.push_str(&format!("[{mark}]{} {reason}\n", part.name));
+        }
+        let ready = self.board.ready();
+        text.push_str(if ready { "ready\n" } else { "not ready\n" });
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Answer::text(text).with(status)
+    }
+
+    fn parts(&self) -> Vec<wire::Part> {
+        let part = |(name, state): (&'static str, State)| {
+            let (state, reason) = match state {
+                State::Ready => ("ready", String::new()),
+                State::Waiting(reason) => ("waiting", reason),
+                State::Degraded(reason) => ("degraded", reason),
+            };
+            wire::Part { name: name.to_owned(), state: state.to_owned(), reason }
+        };
+        self.board.parts().into_iter().map(part).collect()
+    }
+
+    async fn admin(&self, path: &str) -> Answer {
+        match path {
+            "/v1/status" => Answer::json(&self.status().await),
+            "/v1/services" => Self::reply(self.ask(Query::Services).await.map(Ok)),
+            "/v1/backends" => Self::reply(self.ask(Query::Backends).await),
+            "/v1/diff" => Self::reply(self.ask(Query::Diff).await),
+            _ => Answer::not_found(&["/v1/status", "/v1/services", "/v1/backends", "/v1/diff"]),
+        }
+    }
+
+    async fn status(&self) -> wire::Status {
+        wire::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            ready: self.board.ready(),
+            parts: self.parts(),
+            warnings: self.ask(Query::Warnings).await.unwrap_or_default(),
+        }
+    }
+
+    /// The loop's answer; `None` where there is no loop.
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.queries.as_ref()?.send(query(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    fn reply<T: serde::Serialize>(answer: Option<Result<T, String>>) -> Answer {
+        match answer {
+            Some(Ok(value)) => Answer::json(&value),
+            Some(Err(why)) => Answer::text(why).with(StatusCode::SERVICE_UNAVAILABLE),
+            None => Answer::text("the services role is off in this agent (--services=false)")
+                .with(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            node: "n".into(),
+            board: Arc::default(),
+            metrics: Arc::default(),
+            programs: None,
+            config: String::new(),
+            queries: None,
+        }
+    }
+
+    #[test]
+    fn readiness_names_what_is_missing() {
+        let facts = facts();
+        assert_eq!(facts.metrics("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        facts.board.report("dns", State::Ready);
+        assert_eq!(facts.metrics("/readyz").status, StatusCode::OK);
+        facts.board.report("cni", State::Waiting("no podCIDRs".into()));
+        let answer = facts.metrics("/readyz");
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.body.contains("[-]cni no podCIDRs"), "{}", answer.body);
+        assert!(answer.body.contains("[+]dns ok"), "{}", answer.body);
+    }
+
+    #[test]
+    fn f21_health_depends_on_services_alone() {
+        let facts = facts();
+        facts.board.report("cni", State::Waiting("no podCIDRs".into()));
+        assert_eq!(facts.health("/healthz").status, StatusCode::OK);
+        facts.board.report(reconcile::PART, State::Waiting("not known yet".into()));
+        assert_eq!(facts.health("/healthz").status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(facts.health("/livez").status, StatusCode::OK);
+        facts.board.report(reconcile::PART, State::Degraded("a map is full".into()));
+        assert_eq!(facts.health("/healthz").status, StatusCode::OK);
+        assert_eq!(facts.health("/other").status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn without_the_loop_the_reason_is_said() {
+        let answer = facts().admin("/v1/services").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.body.contains("--services=false"), "{}", answer.body);
+        assert_eq!(facts().admin("/v1/status").await.status, StatusCode::OK);
+    }
+}
