@@ -198,7 +198,7 @@ mod tests {
     fn another_version_is_refused() {
         let error = error("apiVersion: mizzen.dev/v2\n");
         assert!(error.contains("mizzen.dev/v2") && error.contains(API_VERSION), "{error}");
-        assert!(super::parse("", "x".into()).is_err(), "apiVersion is needed");
+        assert!(parse("", "x".into()).is_err(), "apiVersion is needed");
     }
 
     #[test]
