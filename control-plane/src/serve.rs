@@ -134,7 +134,7 @@ impl ControlPlane {
         let (names, sans) = subject_names(&ranges, &addresses, &advertise);
         let pki = Pki::open(&args.data_dir.join("pki"), &names, &sans)?;
         let acceptor = acceptor(&pki)?;
-        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(&Options::default()));
+        let store = open_store(&args)?;
         let api = Arc::new(Api::new(store, ranges, shutdown.clone()));
         let port = addresses.first().map_or(6443, SocketAddr::port);
         bootstrap(&api, &Addresses { advertise, port })
@@ -166,6 +166,14 @@ impl ControlPlane {
             tracing::warn!("requests still running at the end of the drain time");
         }
     }
+}
+
+fn open_store(args: &Args) -> Result<Arc<dyn Store>, ServeError> {
+    let options = Options::default();
+    if args.in_memory {
+        return Ok(Arc::new(Embedded::in_memory(&options)));
+    }
+    Ok(Arc::new(Embedded::open(&args.data_dir.join("store"), &options)?))
 }
 
 /// One range, or two of different families.

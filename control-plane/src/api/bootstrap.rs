@@ -31,13 +31,11 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     for name in NAMESPACES {
         ensure(api, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
     }
-    ensure(api, ("", "services"), "default", kubernetes(api)).await?;
+    ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
     ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
     for (family, suffix) in [("IPv4", ""), ("IPv6", "-ipv6")] {
-        let of_family = addresses
-            .advertise
-            .iter()
-            .filter(|address| super::bootstrap::family(**address) == family);
+        let of_family =
+            addresses.advertise.iter().filter(|address| self::family(**address) == family);
         let endpoints: Vec<Value> = of_family
             .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
             .collect();
@@ -99,7 +97,7 @@ fn fixed(api: &Api, index: u32) -> Vec<IpAddr> {
     api.ranges.addresses.iter().map(|range| range.nth(index)).collect()
 }
 
-fn kubernetes(api: &Api) -> Value {
+fn kubernetes(api: &Api, port: u16) -> Value {
     // Like Kubernetes', this Service has only the first family: its endpoints may have no other.
     let addresses: Vec<IpAddr> = fixed(api, 0).into_iter().take(1).collect();
     json!({
@@ -107,7 +105,7 @@ fn kubernetes(api: &Api) -> Value {
         "spec": {
             "clusterIPs": addresses,
             "ipFamilyPolicy": "SingleStack",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     })
 }

@@ -14,8 +14,10 @@ mod encode;
 mod filter;
 mod list;
 mod meta;
+mod openapi;
 mod patch;
 mod query;
+mod strategic;
 mod subresource;
 mod table;
 mod update;
@@ -134,6 +136,9 @@ impl Api {
     async fn route(&self, call: &Call, body: Bytes) -> Result<Response<Body>> {
         if let Some(answer) = meta::answer(&self.registry, call) {
             return answer;
+        }
+        if let Some(document) = openapi::answer(&self.registry, &call.path) {
+            return Ok(json(StatusCode::OK, &document));
         }
         let target = Target::parse(&call.path, &self.registry).ok_or_else(Failure::no_such_path)?;
         if !target.subresource.is_empty() {

@@ -7,13 +7,14 @@ use super::body::{self, Form};
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::update::Part;
-use super::{Api, Body, Call};
+use super::{Api, Body, Call, strategic};
 use crate::registry::{Kind, Object};
 
 /// A patch of a known format.
 pub(super) enum Patch {
     Json(json_patch::Patch),
     Merge(Value),
+    Strategic(Value),
 }
 
 impl Patch {
@@ -28,6 +29,9 @@ impl Patch {
             }
             "application/merge-patch+json" => {
                 serde_json::from_slice(body).map(Self::Merge).map_err(broken)
+            }
+            "application/strategic-merge-patch+json" => {
+                serde_json::from_slice(body).map(Self::Strategic).map_err(broken)
             }
             other => Err(body::unsupported(
                 other,
@@ -50,6 +54,8 @@ impl Patch {
                 )
             })?,
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
+            Self::Strategic(patch) => strategic::apply(&mut value, patch, kind.merge)
+                .map_err(|error| Failure::bad_request(error.to_string()))?,
         }
         let object = Object::new(value);
         object.ok_or_else(|| {

@@ -185,7 +185,7 @@ mod tests {
             "/api/v1/namespaces/a/nodes/b",
             "/apis/apps/v1beta1/deployments",
             "/x",
-            "/api/v1/pods//",
+            "/api/v1//pods",
         ] {
             assert_eq!(parts(path), None, "{path}");
         }

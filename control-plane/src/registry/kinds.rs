@@ -129,6 +129,7 @@ pub static ALL: &[Kind] = &[
         short_names: &["sa"],
         returns_deleted: true,
         merge: merge::SERVICE_ACCOUNT,
+        columns: columns::SERVICE_ACCOUNT,
         ..NAMESPACED
     },
     Kind {

@@ -4,13 +4,19 @@
 //! a private copy of the map, makes the batch durable with one `fdatasync`, and only then lets
 //! readers see it. Readers share an immutable map and never wait for the disk.
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
 use imbl::OrdMap;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, oneshot};
 
 use super::history::{Bounds, Cursor, History};
+use super::log::{Log, Policy, write_error};
+use super::recover::recover;
 use super::{
     Action, Entry, Event, Expect, Key, MAX_VALUE, Op, Page, Query, Revision, Store, StoreError,
     Watch,
@@ -31,11 +37,13 @@ pub struct Options {
     pub history_events: usize,
     /// Most bytes of values that the history keeps per topic.
     pub history_bytes: usize,
+    /// Least bytes of log after which a snapshot is made.
+    pub snapshot_after: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { history_events: 20_000, history_bytes: 16 << 20 }
+        Self { history_events: 20_000, history_bytes: 16 << 20, snapshot_after: 32 << 20 }
     }
 }
 
@@ -46,6 +54,11 @@ pub(super) struct State {
 }
 
 impl State {
+    fn new(options: &Options, revision: Revision, base: Revision, entries: Entries) -> Self {
+        let bounds = Bounds { events: options.history_events, bytes: options.history_bytes };
+        Self { visible: RwLock::new((revision, entries)), history: History::new(bounds, base) }
+    }
+
     /// The newest visible revision.
     pub(super) fn revision(&self) -> Revision {
         self.visible.read().unwrap_or_else(PoisonError::into_inner).0
@@ -65,33 +78,64 @@ struct Waiting {
 /// The embedded [`Store`].
 pub struct Embedded {
     state: Arc<State>,
-    queue: mpsc::Sender<Waiting>,
+    /// Taken when the store is dropped: the committer ends when nobody can send any more.
+    queue: Option<mpsc::Sender<Waiting>>,
+    committer: Option<JoinHandle<()>>,
+    /// Keeps other processes out of the data directory.
+    _lock: Option<Flock<File>>,
 }
 
 impl Embedded {
     /// A store that forgets everything when it is dropped.
     pub fn in_memory(options: &Options) -> Self {
-        Self::start(options, 0, Entries::new())
+        let state = State::new(options, 0, 0, Entries::new());
+        Self::start(state, None, None)
     }
 
-    fn start(options: &Options, revision: Revision, entries: Entries) -> Self {
-        let bounds = Bounds { events: options.history_events, bytes: options.history_bytes };
-        let history = History::new(bounds, revision);
-        let state = Arc::new(State { visible: RwLock::new((revision, entries)), history });
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let committer = Committer { state: Arc::clone(&state) };
-        std::thread::spawn(move || committer.run(waiting));
-        Self { state, queue }
+    /// Opens the store in a directory, making it if there is none.
+    pub fn open(directory: &Path, options: &Options) -> Result<Self, StoreError> {
+        fs::create_dir_all(directory).map_err(|reason| write_error(directory, reason))?;
+        let lock = lock(directory)?;
+        let policy = Policy { least: options.snapshot_after };
+        let recovered = recover(directory, options.history_events, policy)?;
+        let state = State::new(options, recovered.revision, recovered.base, recovered.entries);
+        state.history.append(&recovered.events);
+        Ok(Self::start(state, Some(recovered.log), Some(lock)))
     }
+
+    fn start(state: State, log: Option<Log>, lock: Option<Flock<File>>) -> Self {
+        let state = Arc::new(state);
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let committer = Committer { state: Arc::clone(&state), log };
+        let committer = std::thread::spawn(move || committer.run(waiting));
+        Self { state, queue: Some(queue), committer: Some(committer), _lock: lock }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(committer) = self.committer.take() {
+            let _ = committer.join();
+        }
+    }
+}
+
+/// One process at a time may have a data directory.
+fn lock(directory: &Path) -> Result<Flock<File>, StoreError> {
+    let path = directory.join("lock");
+    let file = File::create(&path).map_err(|reason| write_error(&path, reason))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Locked { path })
 }
 
 /// The one writer.
 struct Committer {
     state: Arc<State>,
+    log: Option<Log>,
 }
 
 impl Committer {
-    fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
+    fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut batch = Vec::new();
         while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
             self.commit(std::mem::take(&mut batch));
@@ -99,7 +143,7 @@ impl Committer {
     }
 
     /// Commits a batch and answers everybody in it.
-    fn commit(&self, batch: Vec<Waiting>) {
+    fn commit(&mut self, batch: Vec<Waiting>) {
         let (mut revision, mut entries) = self.state.snapshot();
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
@@ -110,17 +154,24 @@ impl Committer {
             }
             answers.push((answer, outcome.map(|_| revision)));
         }
-        self.publish(revision, entries, &events);
+        let durable = self.log.as_mut().map_or(Ok(()), |log| log.append(&events));
+        match &durable {
+            Ok(()) => self.publish(revision, entries, &events),
+            Err(error) => tracing::error!(%error, "cannot make a batch of writes durable"),
+        }
         for (answer, outcome) in answers {
             // A writer that went away does not want to know.
-            let _ = answer.send(outcome);
+            let _ = answer.send(outcome.and_then(|revision| durable.clone().map(|()| revision)));
         }
     }
 
     /// Makes a durable batch visible: history first, then the state, then the watches' bells.
-    fn publish(&self, revision: Revision, entries: Entries, events: &[Arc<Event>]) {
+    fn publish(&mut self, revision: Revision, entries: Entries, events: &[Arc<Event>]) {
         if events.is_empty() {
             return;
+        }
+        if let Some(log) = &mut self.log {
+            log.maintain(revision, &entries);
         }
         self.state.history.append(events);
         *self.state.visible.write().unwrap_or_else(PoisonError::into_inner) = (revision, entries);
@@ -199,7 +250,8 @@ impl Store for Embedded {
     fn commit(&self, ops: Vec<Op>) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
             let (answer, outcome) = oneshot::channel();
-            self.queue.send(Waiting { ops, answer }).await.map_err(|_| StoreError::Closed)?;
+            let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+            queue.send(Waiting { ops, answer }).await.map_err(|_| StoreError::Closed)?;
             outcome.await.map_err(|_| StoreError::Closed)?
         })
     }

@@ -6,7 +6,13 @@
 //! follows. What a reader can see is durable: a commit becomes visible after it reached the disk.
 
 mod embedded;
+mod frame;
 mod history;
+mod log;
+mod recover;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -214,4 +220,9 @@ pub enum StoreError {
 fn topic(key: &str) -> &str {
     let mut slashes = key.match_indices('/').map(|(at, _)| at);
     slashes.nth(1).map_or(key, |end| &key[..end])
+}
+
+/// CRC-32C of bytes, as the log uses it: a cheap fingerprint.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    frame::crc(bytes)
 }

@@ -1,8 +1,20 @@
 //! Columns of the tables that `kubectl get` prints.
 
-use serde_json::Value;
+mod cluster;
+mod pod;
+mod service;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use serde_json::{Map, Value};
 
 use super::object::Object;
+
+pub use cluster::{CONFIG_MAP, EVENT, LEASE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT};
+pub use pod::POD;
+pub use service::{ENDPOINT_SLICE, SERVICE};
+pub use workload::{DEPLOYMENT, REPLICA_SET};
 
 /// One column.
 pub struct Column {
@@ -58,14 +70,43 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
-pub const CONFIG_MAP: &[Column] = &[NAME, AGE];
-pub const EVENT: &[Column] = &[NAME, AGE];
-pub const NAMESPACE: &[Column] = &[NAME, AGE];
-pub const NODE: &[Column] = &[NAME, AGE];
-pub const POD: &[Column] = &[NAME, AGE];
-pub const SECRET: &[Column] = &[NAME, AGE];
-pub const SERVICE: &[Column] = &[NAME, AGE];
-pub const DEPLOYMENT: &[Column] = &[NAME, AGE];
-pub const REPLICA_SET: &[Column] = &[NAME, AGE];
-pub const LEASE: &[Column] = &[NAME, AGE];
-pub const ENDPOINT_SLICE: &[Column] = &[NAME, AGE];
+/// What stands in a cell that has nothing to show.
+const NONE: &str = "<none>";
+
+/// A column of texts.
+const fn text(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
+    Column { name, kind: "string", priority: 0, cell }
+}
+
+/// A column of texts that only `-o wide` prints.
+const fn wide(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
+    Column { name, kind: "string", priority: 1, cell }
+}
+
+/// A column of numbers.
+const fn number(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
+    Column { name, kind: "integer", priority: 0, cell }
+}
+
+/// The text, or what says that there is none.
+fn or_none(text: &str) -> Value {
+    if text.is_empty() { NONE.into() } else { text.into() }
+}
+
+/// Labels as `a=b,c=d`.
+fn labels(labels: Option<&Map<String, Value>>) -> Value {
+    let pair =
+        |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
+    or_none(&labels.into_iter().flatten().map(pair).collect::<Vec<_>>().join(","))
+}
+
+/// The first `most` of a list, and how many more there are.
+fn shortened(items: &[String], most: usize) -> String {
+    match items {
+        [] => "<unset>".to_owned(),
+        items if items.len() > most => {
+            format!("{} + {} more...", items[..most].join(","), items.len() - most)
+        }
+        items => items.join(","),
+    }
+}
