@@ -1,0 +1,268 @@
+//! Performs [`Write`]s through the API and puts the answers into the caches. Makes no choices.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use k8s_openapi::api::core::v1::{Binding, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::DynamicObject;
+use kube::{Api, Client};
+use serde::Serialize;
+
+use super::world::World;
+use super::write::{Deletion, Object, Target, Write, slow_start_batches};
+
+/// A write that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Somebody changed the object since it was seen, or it is gone: look again.
+    #[error("{verb} {kind} {name}: the object has changed since it was seen")]
+    Conflict {
+        /// What was tried.
+        verb: &'static str,
+        /// The kind of the object.
+        kind: String,
+        /// Namespace and name of the object.
+        name: String,
+    },
+    /// The API server refused, or could not be asked.
+    #[error("{verb} {kind} {name}: {source}")]
+    Failed {
+        /// What was tried.
+        verb: &'static str,
+        /// The kind of the object.
+        kind: String,
+        /// Namespace and name of the object.
+        name: String,
+        /// Why it failed.
+        source: Box<kube::Error>,
+    },
+    /// The object has no form in JSON.
+    #[error("the object cannot be written as JSON")]
+    Encode(#[source] serde_json::Error),
+}
+
+impl WriteError {
+    /// Whether to look again at once: nothing is wrong, only newer.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether a POST found the name taken.
+    pub(crate) fn is_already_exists(&self) -> bool {
+        matches!(self, Self::Failed { source, .. }
+            if matches!(&**source, kube::Error::Api(status) if status.is_already_exists()))
+    }
+
+    /// What was tried when it failed: `create`, `delete`, ….
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Conflict { verb, .. } | Self::Failed { verb, .. } => verb,
+            Self::Encode(_) => "encode",
+        }
+    }
+}
+
+/// Who performs writes.
+#[derive(Clone)]
+pub(crate) struct Interpreter {
+    client: Client,
+    world: Arc<World>,
+}
+
+impl Interpreter {
+    /// An interpreter that writes through `client` and tells `world` what it did.
+    pub(crate) fn new(client: Client, world: Arc<World>) -> Self {
+        Self { client, world }
+    }
+
+    /// Performs writes in order, up to the first failure.
+    pub(crate) async fn perform(&self, writes: Vec<Write>) -> Result<(), WriteError> {
+        for write in writes {
+            self.perform_one(write).await?;
+        }
+        Ok(())
+    }
+
+    fn perform_one(&self, write: Write) -> BoxFuture<'_, Result<(), WriteError>> {
+        async move {
+            match write {
+                Write::Create(object) => self.create(&object).await,
+                Write::Replace(object) => self.replace(None, &object).await,
+                Write::ReplaceSubresource(name, object) => self.replace(Some(name), &object).await,
+                Write::MergePatch { target, subresource, patch } => {
+                    self.patch(target, subresource, Patch::Merge(patch)).await
+                }
+                Write::StrategicPatch { target, subresource, patch } => {
+                    self.patch(target, subresource, Patch::Strategic(patch)).await
+                }
+                Write::Delete(deletion) => self.delete(deletion).await,
+                Write::Bind { target, uid, node } => self.bind(&target, uid, node).await,
+                Write::SlowStart(objects) => self.slow_start(&objects).await,
+                Write::Together(writes) => {
+                    let writes = writes.into_iter().map(|write| self.perform_one(write));
+                    join_all(writes).await.into_iter().collect()
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn slow_start(&self, objects: &[Object]) -> Result<(), WriteError> {
+        let mut rest = objects;
+        for size in slow_start_batches(objects.len()) {
+            let (batch, later) = rest.split_at(size);
+            rest = later;
+            let answers = join_all(batch.iter().map(|object| self.create(object))).await;
+            answers.into_iter().collect::<Result<(), _>>()?;
+        }
+        Ok(())
+    }
+
+    async fn create(&self, object: &Object) -> Result<(), WriteError> {
+        let target = object.target();
+        let body = dynamic(object)?;
+        let answer = self.api(&target).create(&PostParams::default(), &body).await;
+        self.take("create", &target, answer)
+    }
+
+    async fn replace(
+        &self,
+        subresource: Option<&'static str>,
+        object: &Object,
+    ) -> Result<(), WriteError> {
+        let target = object.target();
+        let (api, name) = (self.api(&target), &target.key.name);
+        let params = PostParams::default();
+        let body = dynamic(object)?;
+        let answer = match subresource {
+            None => api.replace(name, &params, &body).await,
+            Some(subresource) => api.replace_subresource(subresource, name, &params, &body).await,
+        };
+        self.take("update", &target, answer)
+    }
+
+    async fn patch<P: Serialize + std::fmt::Debug>(
+        &self,
+        target: Target,
+        subresource: Option<&'static str>,
+        patch: Patch<P>,
+    ) -> Result<(), WriteError> {
+        let (api, name) = (self.api(&target), &target.key.name);
+        let params = PatchParams::default();
+        let answer = match subresource {
+            None => api.patch(name, &params, &patch).await,
+            Some(subresource) => api.patch_subresource(subresource, name, &params, &patch).await,
+        };
+        self.take("patch", &target, answer)
+    }
+
+    async fn delete(&self, deletion: Deletion) -> Result<(), WriteError> {
+        let Deletion { target, uid, grace_period_seconds, propagation } = deletion;
+        let params = DeleteParams {
+            dry_run: false,
+            grace_period_seconds,
+            propagation_policy: propagation,
+            preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+        };
+        match self.api(&target).delete(&target.key.name, &params).await {
+            Ok(answer) => {
+                match answer.left() {
+                    // A grace period or a finalizer runs: the object stays for now.
+                    Some(object) if stays(&object) => self.world.answered(&target, object),
+                    _ => self.world.deleted(&target, &uid),
+                }
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                self.world.deleted(&target, &uid);
+                Ok(())
+            }
+            Err(error) => Err(failure("delete", &target, error)),
+        }
+    }
+
+    async fn bind(&self, target: &Target, uid: String, node: String) -> Result<(), WriteError> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                namespace: Some(target.key.namespace.clone()),
+                name: Some(target.key.name.clone()),
+                uid: Some(uid),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(node),
+                ..ObjectReference::default()
+            },
+        };
+        let (api, name) = (self.api(target), &target.key.name);
+        // The answer is a Status; the pod with its node comes by the watch.
+        let answer = api
+            .create_subresource::<_, serde_json::Value>(
+                "binding",
+                name,
+                &PostParams::default(),
+                &binding,
+            )
+            .await;
+        answer.map(drop).map_err(|error| failure("bind", target, error))
+    }
+
+    fn take(
+        &self,
+        verb: &'static str,
+        target: &Target,
+        answer: Result<DynamicObject, kube::Error>,
+    ) -> Result<(), WriteError> {
+        match answer {
+            Ok(object) => {
+                let key = super::key::Key::new(
+                    object.metadata.namespace.clone().unwrap_or_default(),
+                    object.metadata.name.clone().unwrap_or_default(),
+                );
+                self.world.answered(&Target { resource: target.resource.clone(), key }, object);
+                Ok(())
+            }
+            Err(error) => Err(failure(verb, target, error)),
+        }
+    }
+
+    fn api(&self, target: &Target) -> Api<DynamicObject> {
+        let client = self.client.clone();
+        if target.key.namespace.is_empty() {
+            Api::all_with(client, &target.resource)
+        } else {
+            Api::namespaced_with(client, &target.key.namespace, &target.resource)
+        }
+    }
+}
+
+/// Whether a deleted object is still there: in its grace period, or held by finalizers.
+fn stays(object: &DynamicObject) -> bool {
+    let meta = &object.metadata;
+    meta.deletion_timestamp.is_some()
+        && (meta.deletion_grace_period_seconds.is_some_and(|seconds| seconds > 0)
+            || meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()))
+}
+
+fn dynamic(object: &Object) -> Result<DynamicObject, WriteError> {
+    let json = object.to_json().map_err(WriteError::Encode)?;
+    serde_json::from_value(json).map_err(WriteError::Encode)
+}
+
+fn failure(verb: &'static str, target: &Target, error: kube::Error) -> WriteError {
+    let kind = target.resource.kind.clone();
+    let name = target.key.to_string();
+    match &error {
+        // 404: what was to be changed is gone. 409 is "AlreadyExists" for a POST.
+        kube::Error::Api(status)
+            if status.is_conflict() || (verb != "create" && status.is_not_found()) =>
+        {
+            WriteError::Conflict { verb, kind, name }
+        }
+        _ => WriteError::Failed { verb, kind, name, source: Box::new(error) },
+    }
+}

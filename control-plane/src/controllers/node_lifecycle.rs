@@ -1,0 +1,351 @@
+//! Watches over nodes: a node whose Lease is not renewed is Unknown; what is wrong with a node
+//! becomes taints, which the scheduler honours; pods of a node that is not ready serve nobody.
+//!
+//! Whether a Lease is renewed is judged by our own clock, from when we saw it change: the clocks
+//! of the nodes need not agree with ours.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::engine::{Controller, Failure, LookError};
+use super::key::Key;
+use super::pod_facts::{self, whole_seconds};
+use super::queue::Queue;
+use super::world::World;
+use super::write::{Outcome, Target, Write};
+
+/// The namespace of the nodes' Leases.
+const LEASES: &str = "kube-node-lease";
+/// How long a node may be silent (`--node-monitor-grace-period` of Kubernetes as of 1.32 is 50 s;
+/// 40 s are four renewals).
+const GRACE: Duration = Duration::from_secs(40);
+
+/// Taints that this controller gives and takes.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that keep new pods away while they are True, and the taints that say so.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+/// Conditions that nobody can vouch for while a node is silent.
+const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// The last renewal of a Lease, and when we saw it.
+type Renewals = HashMap<String, (Option<MicroTime>, Instant)>;
+
+/// The controller of node conditions and taints.
+pub(crate) struct NodeLifecycle {
+    world: Arc<World>,
+    renewals: Mutex<Renewals>,
+}
+
+impl NodeLifecycle {
+    /// A controller that reads from `world`.
+    pub(crate) fn new(world: Arc<World>) -> Self {
+        Self { world, renewals: Mutex::default() }
+    }
+
+    /// Has the nodes that a change concerns looked at. A Lease that is renewed in time concerns
+    /// nobody: the look that waits for it finds it.
+    pub(crate) fn subscribe(world: &mut World, queue: &Arc<Queue<Key>>) {
+        let nodes = Arc::clone(queue);
+        world.subscribe::<Node>(move |_, change| {
+            nodes.add_all(change.key());
+        });
+        let nodes = Arc::clone(queue);
+        world.subscribe::<Lease>(move |world, change| {
+            let Some(lease) = change.latest() else { return };
+            if lease.namespace().as_deref() != Some(LEASES) {
+                return;
+            }
+            let node = Key::new("", lease.name_any());
+            let appears = change.old.is_none() != change.new.is_none();
+            let is_silent =
+                || world.get::<Node>(&node).is_some_and(|node| ready(&node) == Some("Unknown"));
+            if appears || is_silent() {
+                nodes.add(node);
+            }
+        });
+    }
+
+    /// For how long the node has been silent. A node seen for the first time is given the full
+    /// grace period, whatever its Lease says.
+    fn silence(&self, node: &Node, now: Instant) -> Duration {
+        let name = node.name_any();
+        let lease = self.world.get::<Lease>(&Key::new(LEASES, &name));
+        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.clone());
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, since) = renewals.entry(name).or_insert_with(|| (renewed.clone(), now));
+        if *known != renewed {
+            (*known, *since) = (renewed, now);
+        }
+        now - *since
+    }
+}
+
+impl Controller for NodeLifecycle {
+    type Key = Key;
+    const NAME: &'static str = "node-lifecycle";
+
+    async fn look(&self, key: &Key, _: Option<&Failure>) -> Result<Outcome, LookError> {
+        let Some(node) = self.world.get::<Node>(key) else {
+            self.renewals.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
+            return Ok(Outcome::default());
+        };
+        let silence = self.silence(&node, Instant::now());
+        let on_node = |pod: &Arc<Pod>| pod_facts::node_name(pod) == Some(&key.name);
+        let mut pods = Vec::new();
+        if ready(&node) != Some("True") || silence >= GRACE {
+            pods = self.world.cache::<Pod>().all();
+            pods.retain(on_node);
+        }
+        Ok(reconcile(&Seen { node: &node, silence, pods: &pods, now: Timestamp::now() }))
+    }
+}
+
+/// What a look at a node sees.
+struct Seen<'a> {
+    node: &'a Node,
+    /// For how long the node has not renewed its Lease.
+    silence: Duration,
+    /// The pods of the node, if it is not ready.
+    pods: &'a [Arc<Pod>],
+    now: Timestamp,
+}
+
+fn reconcile(seen: &Seen<'_>) -> Outcome {
+    let silent = seen.silence >= GRACE;
+    let again_after = GRACE.checked_sub(seen.silence).filter(|_| !silent);
+    if silent && ready(seen.node).is_some_and(|status| status != "Unknown") {
+        // The answer brings us back for the taints.
+        return Outcome { writes: vec![unknown(seen)], again_after };
+    }
+    let mut writes: Vec<Write> = taint(seen.node, seen.now).into_iter().collect();
+    if ready(seen.node).is_some_and(|status| status != "True") {
+        let unready = seen.pods.iter().filter(|pod| pod_facts::is_ready(pod));
+        let unready: Vec<Write> = unready.map(|pod| not_ready(pod, seen.now)).collect();
+        writes.extend((!unready.is_empty()).then_some(Write::Together(unready)));
+    }
+    Outcome { writes, again_after }
+}
+
+/// The status of the node's condition of that type.
+fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a str> {
+    let conditions = node.status.as_ref()?.conditions.as_deref()?;
+    let found: Option<&NodeCondition> = conditions.iter().find(|found| found.type_ == type_);
+    found.map(|found| found.status.as_str())
+}
+
+fn ready(node: &Node) -> Option<&str> {
+    condition(node, "Ready")
+}
+
+/// Says that nobody knows how the node is.
+fn unknown(seen: &Seen<'_>) -> Write {
+    let now = Time(whole_seconds(seen.now));
+    let conditions =
+        REPORTED.iter().filter(|type_| **type_ == "Ready" || condition(seen.node, type_).is_some());
+    let conditions: Vec<_> = conditions
+        .map(|type_| {
+            json!({
+                "type": type_,
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown",
+                "message": "Kubelet stopped posting node status.",
+                "lastTransitionTime": now,
+            })
+        })
+        .collect();
+    Write::StrategicPatch {
+        target: Target::of(seen.node),
+        subresource: Some("status"),
+        patch: json!({
+            "metadata": {"resourceVersion": seen.node.metadata.resource_version},
+            "status": {"conditions": conditions},
+        }),
+    }
+}
+
+/// Key and effect of the taints that the node should have of those that are ours.
+fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
+    let mut taints = Vec::new();
+    match ready(node) {
+        Some("True") => {}
+        Some("Unknown") => {
+            taints.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]);
+        }
+        Some(_) => taints.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
+        // It has not reported yet.
+        None => taints.push((NOT_READY, "NoSchedule")),
+    }
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        taints.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let pressures = PRESSURES.iter().filter(|(type_, _)| condition(node, type_) == Some("True"));
+    taints.extend(pressures.map(|(_, taint)| (*taint, "NoSchedule")));
+    taints
+}
+
+/// The write that gives the node the taints that it should have, unless it has them.
+fn taint(node: &Node, now: Timestamp) -> Option<Write> {
+    let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let wanted = wanted_taints(node);
+    let ours = |key: &str| {
+        [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key)
+            || PRESSURES.iter().any(|(_, taint)| *taint == key)
+    };
+    let stays = |taint: &&Taint| {
+        !ours(&taint.key) || wanted.contains(&(taint.key.as_str(), taint.effect.as_str()))
+    };
+    let mut taints: Vec<Taint> = present.iter().filter(stays).cloned().collect();
+    for (key, effect) in wanted {
+        if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
+            taints.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                time_added: (effect == "NoExecute").then(|| Time(whole_seconds(now))),
+                value: None,
+            });
+        }
+    }
+    (taints != present).then(|| Write::MergePatch {
+        target: Target::of(node),
+        subresource: None,
+        patch: json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": taints},
+        }),
+    })
+}
+
+/// Takes a pod out of service whose node cannot vouch for it.
+fn not_ready(pod: &Arc<Pod>, now: Timestamp) -> Write {
+    Write::StrategicPatch {
+        target: Target::of(&**pod),
+        subresource: Some("status"),
+        patch: json!({
+            "metadata": {"uid": pod.metadata.uid},
+            "status": {"conditions": [{
+                "type": "Ready",
+                "status": "False",
+                "reason": "NodeNotReady",
+                "message": "Node is not ready",
+                "lastTransitionTime": Time(whole_seconds(now)),
+            }]},
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn node(change: &Value) -> Node {
+        let mut object = json!({
+            "metadata": {"name": "n1", "resourceVersion": "5"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        json_patch::merge(&mut object, change);
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn ready_is(status: &str) -> Value {
+        json!({"status": {"conditions": [{"type": "Ready", "status": status}]}})
+    }
+
+    fn look(node: &Node, silence: u64, pods: &[Arc<Pod>]) -> Outcome {
+        let silence = Duration::from_secs(silence);
+        reconcile(&Seen { node, silence, pods, now: Timestamp::UNIX_EPOCH })
+    }
+
+    /// `key:effect` of the taints that are written.
+    fn taints(outcome: &Outcome) -> Vec<String> {
+        let [Write::MergePatch { patch, subresource: None, .. }, ..] = &outcome.writes[..] else {
+            panic!("{outcome:?}")
+        };
+        let taints: Vec<Taint> = serde_json::from_value(patch["spec"]["taints"].clone()).unwrap();
+        taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+    }
+
+    #[test]
+    fn inv_29_a_silent_node_becomes_unknown_after_the_grace_period() {
+        let outcome = look(&node(&json!({})), 39, &[]);
+        assert!(outcome.writes.is_empty(), "{outcome:?}");
+        assert_eq!(outcome.again_after, Some(Duration::from_secs(1)));
+        let outcome = look(&node(&json!({})), 40, &[]);
+        let [Write::StrategicPatch { subresource: Some("status"), patch, .. }] =
+            &outcome.writes[..]
+        else {
+            panic!("{outcome:?}")
+        };
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["type"], &condition["status"]),
+            (&json!("Ready"), &json!("Unknown"))
+        );
+        assert_eq!(condition["reason"], "NodeStatusUnknown");
+        assert_eq!(patch["status"]["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn taints_follow_the_condition_and_leave_others_alone() {
+        let unknown = look(&node(&ready_is("Unknown")), 60, &[]);
+        assert_eq!(
+            taints(&unknown),
+            [
+                "node.kubernetes.io/unreachable:NoSchedule",
+                "node.kubernetes.io/unreachable:NoExecute"
+            ]
+        );
+        let mut change = ready_is("True");
+        change["spec"] = json!({"taints": [
+            {"key": "dedicated", "value": "db", "effect": "NoSchedule"},
+            {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"},
+            {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
+        ]});
+        assert_eq!(taints(&look(&node(&change), 1, &[])), ["dedicated:NoSchedule"]);
+        let mut change = ready_is("False");
+        change["spec"] = json!({"unschedulable": true});
+        assert_eq!(
+            taints(&look(&node(&change), 1, &[])),
+            [
+                "node.kubernetes.io/not-ready:NoSchedule",
+                "node.kubernetes.io/not-ready:NoExecute",
+                "node.kubernetes.io/unschedulable:NoSchedule"
+            ]
+        );
+    }
+
+    #[test]
+    fn pods_of_a_node_that_is_not_ready_are_taken_out_of_service() {
+        let pod = |status: &str| -> Arc<Pod> {
+            Arc::new(
+                serde_json::from_value(json!({
+                    "metadata": {"name": "p", "namespace": "default"},
+                    "spec": {"nodeName": "n1", "containers": []},
+                    "status": {"conditions": [{"type": "Ready", "status": status}]},
+                }))
+                .unwrap(),
+            )
+        };
+        let outcome = look(&node(&ready_is("Unknown")), 60, &[pod("True"), pod("False")]);
+        let [_, Write::Together(patches)] = &outcome.writes[..] else { panic!("{outcome:?}") };
+        assert_eq!(patches.len(), 1);
+        let outcome = look(&node(&ready_is("True")), 1, &[pod("True")]);
+        assert!(outcome.writes.is_empty(), "{outcome:?}");
+    }
+}

@@ -1,0 +1,176 @@
+//! What controllers want done, as data. [`super::interpreter`] is the only one that does it.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Resource;
+use kube::api::PropagationPolicy;
+use kube::core::ApiResource;
+use serde_json::Value;
+
+use super::key::Key;
+
+/// The name of an object anywhere in the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Group, version, kind and plural of the object.
+    pub(crate) resource: ApiResource,
+    /// Namespace (empty at cluster scope) and name.
+    pub(crate) key: Key,
+}
+
+impl Target {
+    /// The target that an object of a known kind is.
+    pub(crate) fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self { resource: ApiResource::erase::<K>(&()), key: Key::of(object) }
+    }
+}
+
+/// An object of a kind that controllers write as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Object {
+    /// A pod.
+    Pod(Box<Pod>),
+    /// A replica set.
+    ReplicaSet(Box<ReplicaSet>),
+    /// A deployment.
+    Deployment(Box<Deployment>),
+    /// An endpoint slice.
+    EndpointSlice(Box<EndpointSlice>),
+    /// A node.
+    Node(Box<Node>),
+    /// A namespace.
+    Namespace(Box<Namespace>),
+}
+
+macro_rules! objects {
+    ($($kind:ident),*) => {
+        $(impl From<$kind> for Object {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Box::new(object))
+            }
+        })*
+        impl Object {
+            /// Where the object is, or will be.
+            pub(crate) fn target(&self) -> Target {
+                match self { $(Self::$kind(object) => Target::of(object.as_ref()),)* }
+            }
+
+            /// The object as the API reads it.
+            ///
+            /// # Errors
+            /// If the object cannot be written as JSON, which the types make impossible.
+            pub(crate) fn to_json(&self) -> Result<Value, serde_json::Error> {
+                match self { $(Self::$kind(object) => serde_json::to_value(object.as_ref()),)* }
+            }
+        }
+    };
+}
+objects!(Pod, ReplicaSet, Deployment, EndpointSlice, Node, Namespace);
+
+/// One change of the cluster's state.
+///
+/// Everything that replaces something carries the resourceVersion (or the uid) of what was seen,
+/// so that a change in between is a conflict and the controller looks again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Write {
+    /// POST.
+    Create(Object),
+    /// PUT of the whole object.
+    Replace(Object),
+    /// PUT of a subresource (`status`, `finalize`).
+    ReplaceSubresource(&'static str, Object),
+    /// PATCH, application/merge-patch+json.
+    MergePatch { target: Target, subresource: Option<&'static str>, patch: Value },
+    /// PATCH, application/strategic-merge-patch+json.
+    StrategicPatch { target: Target, subresource: Option<&'static str>, patch: Value },
+    /// DELETE of the object with that uid. That it is gone already is success.
+    Delete(Deletion),
+    /// POST of the binding of the pod with that uid to a node.
+    Bind { target: Target, uid: String, node: String },
+    /// Creations in batches of 1, 2, 4, …: when a batch has a failure, the rest is left for later,
+    /// so that a mistake (a quota, an invalid template) costs one request and not hundreds.
+    SlowStart(Vec<Object>),
+    /// Writes that do not depend on each other.
+    Together(Vec<Write>),
+}
+
+/// A DELETE request.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Deletion {
+    /// What to delete.
+    pub(crate) target: Target,
+    /// The uid that it must have.
+    pub(crate) uid: String,
+    /// Seconds for a pod to end; `None` leaves the object's own.
+    pub(crate) grace_period_seconds: Option<u32>,
+    /// What becomes of dependents; `None` leaves the kind's default.
+    pub(crate) propagation: Option<PropagationPolicy>,
+}
+
+impl Write {
+    /// PUT of the object's status.
+    pub(crate) fn replace_status(object: impl Into<Object>) -> Self {
+        Self::ReplaceSubresource("status", object.into())
+    }
+
+    /// DELETE with the defaults of the kind.
+    pub(crate) fn delete<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self::Delete(Deletion {
+            target: Target::of(object),
+            uid: object.meta().uid.clone().unwrap_or_default(),
+            grace_period_seconds: None,
+            propagation: None,
+        })
+    }
+
+    /// DELETE at once, without waiting for anybody to confirm.
+    pub(crate) fn delete_now<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self::Delete(Deletion {
+            target: Target::of(object),
+            uid: object.meta().uid.clone().unwrap_or_default(),
+            grace_period_seconds: Some(0),
+            propagation: None,
+        })
+    }
+}
+
+/// What a controller wants after a look at one key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Outcome {
+    /// Writes, in order; the first failure ends them.
+    pub(crate) writes: Vec<Write>,
+    /// When to look again although nothing has changed: the passing of time is no event.
+    pub(crate) again_after: Option<std::time::Duration>,
+}
+
+impl From<Vec<Write>> for Outcome {
+    fn from(writes: Vec<Write>) -> Self {
+        Self { writes, again_after: None }
+    }
+}
+
+/// The sizes of slow start batches for `total` creations: 1, 2, 4, … and the rest.
+pub(crate) fn slow_start_batches(total: usize) -> impl Iterator<Item = usize> {
+    let mut left = total;
+    let mut next = 1;
+    std::iter::from_fn(move || {
+        let batch = next.min(left);
+        left -= batch;
+        next *= 2;
+        (batch > 0).then_some(batch)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slow_start_batches;
+
+    #[test]
+    fn slow_start_doubles_and_adds_up() {
+        assert_eq!(slow_start_batches(0).count(), 0);
+        assert_eq!(slow_start_batches(1).collect::<Vec<_>>(), [1]);
+        assert_eq!(slow_start_batches(10).collect::<Vec<_>>(), [1, 2, 4, 3]);
+        assert_eq!(slow_start_batches(500).sum::<usize>(), 500);
+    }
+}
