@@ -6,5 +6,6 @@ pub mod controllers;
 pub mod node;
 pub mod pki;
 pub mod registry;
+pub mod scheduler;
 pub mod serve;
 pub mod store;

@@ -18,7 +18,6 @@ pub mod message;
 pub mod name;
 pub mod peers;
 pub mod server;
-pub mod wire;
 pub mod zone;
 
 use std::{
