@@ -139,7 +139,9 @@ fn status(body: &str) -> anyhow::Result<(String, Outcome)> {
     let rows = status.parts.into_iter().map(|part| vec![part.name, part.state, part.reason]);
     text.push_str(&columns(&["PART", "STATE", "REASON"], rows.collect()));
     for warning in status.warnings {
-        text.push_str(&format!("warning: {warning}\n"));
+        text.push_str("warning: ");
+        text.push_str(&warning);
+        text.push('\n');
     }
     Ok((text, if status.ready { Outcome::Ok } else { Outcome::Degraded }))
 }
@@ -187,9 +189,8 @@ fn diff(body: &str) -> anyhow::Result<(String, Outcome)> {
 }
 
 /// Left-aligned columns; the last is not padded.
-fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> String {
-    let head: Vec<String> = heads.iter().map(|&head| head.to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+fn columns(heads: &[&str], mut rows: Vec<Vec<String>>) -> String {
+    rows.insert(0, heads.iter().map(|&head| head.to_owned()).collect());
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };

@@ -114,7 +114,7 @@ impl Desired {
         self.warnings.remove(service);
         let Some(object) = snapshot.services.get(service) else { return };
         let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
-        let (sets, warnings) = desired_sets(object, slices.into_iter(), &self.settings);
+        let (sets, warnings) = desired_sets(object, &slices, &self.settings);
         for (key, set) in &sets {
             for (frontend, flags) in &set.frontends {
                 self.claims.enter(*frontend, key.clone(), *flags);

@@ -21,9 +21,9 @@ use crate::model::{
 };
 
 /// The sets of a service, one per port and family, in a stable order.
-pub fn desired_sets<'a>(
+pub fn desired_sets(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: &[&EndpointSlice],
     settings: &Settings,
 ) -> (Vec<(SetKey, DesiredSet)>, Vec<Warning>) {
     let mut sets = Vec::new();
@@ -38,7 +38,7 @@ pub fn desired_sets<'a>(
         }
         for port in &service.ports {
             let candidates = slices
-                .clone()
+                .iter()
                 .filter(|slice| slice.ipv6 == ipv6)
                 .flat_map(|slice| candidates(slice, port, settings));
             let (slots, windows) =

@@ -51,6 +51,13 @@ impl IdSpace {
         self.set(id, false);
     }
 
+    /// Frees several.
+    pub fn free_all(&mut self, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            self.free(id);
+        }
+    }
+
     fn first_free(&self, from: u32, to: u32) -> Option<u32> {
         let mut id = from;
         while id < to {

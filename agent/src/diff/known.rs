@@ -130,7 +130,7 @@ impl Known {
         for slot in &wanted.slots {
             let held = set.backends.get(&(slot.addr, slot.port));
             let Some(id) = held.map(|held| held.id).or_else(|| ids.allocate()) else {
-                fresh.into_iter().for_each(|id| ids.free(id));
+                ids.free_all(fresh);
                 let map = if set.ipv6 { maps::BACKENDS6 } else { maps::BACKENDS4 };
                 return Err(NoRoom { map, capacity: self.limits.backends });
             };
@@ -147,7 +147,7 @@ impl Known {
         } else {
             let length = u32::try_from(words.len()).unwrap_or(u32::MAX);
             let Some(offset) = self.slots.allocate(length) else {
-                fresh.into_iter().for_each(|id| ids.free(id));
+                ids.free_all(fresh);
                 return Err(NoRoom { map: maps::SLOTS, capacity: self.limits.slot_words });
             };
             draft.ranges.push((offset, words.clone()));

@@ -202,8 +202,8 @@ fn explain(error: &watcher::Error) -> String {
         InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
     };
     let status = match error {
-        WatchError(status) => Some(status.as_ref()),
-        InitialListFailed(kube::Error::Api(status))
+        WatchError(status)
+        | InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
         | WatchFailed(kube::Error::Api(status)) => Some(status.as_ref()),
         InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,

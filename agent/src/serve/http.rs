@@ -20,7 +20,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// How long a request's head may take to arrive, also on a connection kept alive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 /// The pause after a failed accept: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

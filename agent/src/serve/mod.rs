@@ -11,7 +11,7 @@ mod http;
 pub mod listen;
 pub mod wire;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{fmt::Write as _, future::Future, pin::Pin, sync::Arc};
 
 use hyper::StatusCode;
 use tokio::sync::{mpsc, oneshot};
@@ -41,10 +41,13 @@ pub struct Facts {
     pub queries: Option<mpsc::Sender<Query>>,
 }
 
+/// Answers a path.
+type Route = fn(Arc<Facts>, String) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+
 /// Starts a server on each listener.
 pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
     let facts = Arc::new(facts);
-    let route = |answer: fn(Arc<Facts>, String) -> Pin<Box<dyn Future<Output = Answer> + Send>>| {
+    let route = |answer: Route| {
         let facts = Arc::clone(&facts);
         move |path: String| answer(Arc::clone(&facts), path)
     };
@@ -91,7 +94,8 @@ impl Facts {
         for part in self.parts() {
             let mark = if part.state == "ready" { "+" } else { "-" };
             let reason = if part.reason.is_empty() { "ok" } else { &part.reason };
-            text.push_str(&format!("[{mark}]{} {reason}\n", part.name));
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "[{mark}]{} {reason}", part.name);
         }
         let ready = self.board.ready();
         text.push_str(if ready { "ready\n" } else { "not ready\n" });

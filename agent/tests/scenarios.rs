@@ -1,0 +1,248 @@
+//! Scenarios as files: Kubernetes objects in, what the tables say to clients out.
+//!
+//! Each file of `scenarios/` has steps; a step applies or deletes objects, one event at a time,
+//! and names what the tables shall say afterwards. Every file is played with the events of each
+//! step in the order written and in reverse. After each step a restarted agent must find nothing
+//! to do; after the last one everything is deleted, and the tables must be empty.
+//!
+//! What is expected is written by hand from the reference, never recorded.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use mizzen_agent::{
+    apply::{
+        apply,
+        lookup::{self, Found},
+        maps::{Capacities, Maps, Tables},
+        memory::MemoryMaps,
+    },
+    desired::{Desired, NodeFacts, Settings},
+    diff::{Known, diff, plan::FrontendName, restore::restore},
+    kube::{
+        convert,
+        state::{Change, ClusterState, Event},
+    },
+    model::ObjectKey,
+};
+use mizzen_ebpf_abi::{node::node_addr_flags, service::frontend_flags, service::range_flags};
+use serde::Deserialize;
+use serde_yaml_ng::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scenario {
+    /// What it shows, with the reference's numbers.
+    about: String,
+    /// The node whose tables are looked at.
+    node: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    /// Objects that are added or changed.
+    #[serde(default)]
+    apply: Vec<Value>,
+    /// Objects that go, as `Kind/namespace/name` or `Kind/name`.
+    #[serde(default)]
+    delete: Vec<String>,
+    /// What the tables say, a line for each frontend, node address and pod range.
+    expect: String,
+}
+
+fn change_of(object: &Value) -> Change {
+    let kind = object["kind"].as_str().expect("an object has a kind");
+    fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+        serde_yaml_ng::from_value(object.clone()).expect("an object of its kind")
+    }
+    let used = "an object that concerns the agent";
+    match kind {
+        "Service" => {
+            let (value, _) = convert::service(&parse::<core::Service>(object));
+            Change::Services(Event::Apply(value.expect(used)))
+        }
+        "EndpointSlice" => {
+            let (value, _) = convert::endpoint_slice(&parse::<discovery::EndpointSlice>(object));
+            Change::Slices(Event::Apply(value.expect(used)))
+        }
+        "Node" => {
+            let (value, _) = convert::node(&parse::<core::Node>(object));
+            Change::Nodes(Event::Apply(value.expect(used)))
+        }
+        other => panic!("scenarios have no {other}"),
+    }
+}
+
+fn deletion_of(name: &str) -> Change {
+    match name.split('/').collect::<Vec<_>>()[..] {
+        ["Service", namespace, name] => {
+            Change::Services(Event::Delete(ObjectKey::new(namespace, name)))
+        }
+        ["EndpointSlice", namespace, name] => {
+            Change::Slices(Event::Delete(ObjectKey::new(namespace, name)))
+        }
+        ["Node", name] => Change::Nodes(Event::Delete(name.into())),
+        _ => panic!("{name} is neither Kind/namespace/name nor Node/name"),
+    }
+}
+
+/// An agent on tables in memory.
+struct Agent {
+    cluster: ClusterState,
+    settings: Settings,
+    desired: Desired,
+    known: Known,
+    maps: MemoryMaps,
+}
+
+impl Agent {
+    fn new(node: &str) -> Self {
+        let mut cluster = ClusterState::default();
+        cluster.apply(Change::Services(Event::Replace(Vec::new())));
+        cluster.apply(Change::Slices(Event::Replace(Vec::new())));
+        cluster.apply(Change::Nodes(Event::Replace(Vec::new())));
+        let settings = Settings {
+            node_name: node.into(),
+            snat_ports: (10_000, 29_999),
+            ..Settings::default()
+        };
+        Self {
+            cluster,
+            desired: Desired::new(settings.clone()),
+            settings,
+            known: Known::empty(Capacities::default()),
+            maps: MemoryMaps::default(),
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        self.cluster.apply(change);
+        let change = self.desired.update(self.cluster.snapshot(), &NodeFacts::default());
+        let plan = diff(&change, &mut self.known);
+        apply(&plan, &mut self.maps).expect("tables in memory");
+    }
+
+    /// A restarted agent, which learns everything before it writes, finds nothing to do.
+    fn assert_restart_is_silent(&mut self) {
+        let mut desired = Desired::new(self.settings.clone());
+        let _ = desired.update(self.cluster.snapshot(), &NodeFacts::default());
+        let tables = self.maps.dump().expect("tables in memory");
+        let everything = desired.everything();
+        let plan = diff(&everything, &mut restore(&tables, &everything, Capacities::default()));
+        assert!(plan.is_empty(), "a restart writes:\n{plan}");
+    }
+
+    fn everything(&self) -> Vec<Change> {
+        let snapshot = self.cluster.snapshot();
+        let services = snapshot.services.keys().cloned().map(Event::Delete).map(Change::Services);
+        let slices = snapshot.slices.values().map(|slice| Event::Delete(slice.key.clone()));
+        let nodes = snapshot.nodes.keys().cloned().map(Event::Delete).map(Change::Nodes);
+        services.chain(slices.map(Change::Slices)).chain(nodes).collect()
+    }
+}
+
+/// What the tables say, a line each, sorted.
+fn say(tables: &Tables) -> String {
+    let mut lines: BTreeMap<String, ()> = BTreeMap::new();
+    for (key, found) in lookup::everything(tables) {
+        let line = match found {
+            Ok(found) => format!("{}{}", FrontendName(&key), say_found(&found)),
+            Err(fault) => format!("{} FAULT {fault}", FrontendName(&key)),
+        };
+        lines.insert(line, ());
+    }
+    for (addr, value) in &tables.node_addrs {
+        let ports = value.flags & node_addr_flags::NODE_PORTS != 0;
+        lines.insert(format!("node {addr}{}", if ports { " takes node ports" } else { "" }), ());
+    }
+    for range in tables.pod_ranges.keys() {
+        lines.insert(format!("pods {}/{}", range.addr, range.prefix_len), ());
+    }
+    lines.into_keys().collect::<Vec<_>>().join("\n")
+}
+
+fn say_found(found: &Found) -> String {
+    let mut text = String::new();
+    let names = [
+        (frontend_flags::KEEP_SOURCE, "keeps the source"),
+        (frontend_flags::PREFER_LOCAL, "prefers a local listener"),
+    ];
+    for (bit, name) in names {
+        if found.frontend_flags & bit != 0 {
+            let _ = write!(text, " {name},");
+        }
+    }
+    let window = |backends: &[lookup::Backend], drops: bool| {
+        let names: Vec<String> = backends.iter().map(|backend| backend.at.to_string()).collect();
+        match (names.is_empty(), drops) {
+            (true, true) => "drop".to_owned(),
+            (true, false) => "reject".to_owned(),
+            (false, _) => names.join(" "),
+        }
+    };
+    let drops = |bit| found.range_flags & bit != 0;
+    let external = found.frontend_flags & frontend_flags::EXTERNAL != 0;
+    if external {
+        let outside = window(&found.external, drops(range_flags::EXTERNAL_DROP));
+        let nearby = window(&found.nearby, false);
+        if outside == nearby {
+            let _ = write!(text, " -> {outside}");
+        } else {
+            let _ = write!(text, " -> from outside {outside}, from here {nearby}");
+        }
+    } else {
+        let _ = write!(text, " -> {}", window(&found.internal, drops(range_flags::INTERNAL_DROP)));
+    }
+    text
+}
+
+fn play(path: &Path, reverse: bool) {
+    let text = fs::read_to_string(path).expect("a scenario");
+    let scenario: Scenario = serde_yaml_ng::from_str(&text)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut agent = Agent::new(&scenario.node);
+    for (number, step) in (1..).zip(&scenario.steps) {
+        let mut changes: Vec<Change> = step.apply.iter().map(change_of).collect();
+        changes.extend(step.delete.iter().map(|name| deletion_of(name)));
+        if reverse {
+            changes.reverse();
+        }
+        for change in changes {
+            agent.take(change);
+        }
+        let order = if reverse { "reversed" } else { "as written" };
+        let title = format!("{} ({}), step {number}, {order}", path.display(), scenario.about);
+        let mut expected: Vec<&str> =
+            step.expect.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        expected.sort_unstable();
+        let said = say(agent.maps.tables());
+        assert_eq!(said, expected.join("\n"), "{title}\n--- the tables say:\n{said}\n---");
+        agent.assert_restart_is_silent();
+    }
+    let mut deletions = agent.everything();
+    if reverse {
+        deletions.reverse();
+    }
+    for deletion in deletions {
+        agent.take(deletion);
+    }
+    assert_eq!(say(agent.maps.tables()), "", "{}: not empty at the end", path.display());
+    agent.assert_restart_is_silent();
+}
+
+#[test]
+fn every_scenario_in_both_orders() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut paths: Vec<_> = fs::read_dir(&folder)
+        .expect("scenarios")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 10, "scenarios are missing from {}", folder.display());
+    for path in paths {
+        play(&path, false);
+        play(&path, true);
+    }
+}
