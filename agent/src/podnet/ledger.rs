@@ -1,6 +1,6 @@
 //! The node's attachments and addresses: memory and journal, changed together.
 
-use std::{io, net::IpAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, path::Path, time::Duration};
 
 use mizzen_cni::wire::{Attachment, Mac, Pod};
 
@@ -40,6 +40,8 @@ pub struct Reservation {
 #[derive(Debug)]
 pub struct Ledger {
     state: Replayed,
+    /// Addresses that links have which no record is about.
+    held: BTreeSet<IpAddr>,
     ipam: Ipam,
     journal: Journal,
 }
@@ -60,7 +62,7 @@ impl Ledger {
         for address in freed {
             ipam.free(address, now);
         }
-        Ok(Self { state, ipam, journal })
+        Ok(Self { state, held: BTreeSet::new(), ipam, journal })
     }
 
     /// The node's ranges as last known.
@@ -75,7 +77,8 @@ impl Ledger {
         }
         self.write(Record::Ranges { ranges: ranges.iter().map(ToString::to_string).collect() })?;
         let entries = self.state.entries.values();
-        self.ipam = Ipam::new(ranges, entries.flat_map(|entry| entry.addresses.iter().copied()));
+        let taken = entries.flat_map(|entry| &entry.addresses).chain(&self.held);
+        self.ipam = Ipam::new(ranges, taken.copied());
         Ok(())
     }
 
@@ -140,6 +143,7 @@ impl Ledger {
     /// Keeps addresses from being given that a link has which no record is about.
     pub fn hold(&mut self, addresses: &[IpAddr]) {
         for address in addresses {
+            self.held.insert(*address);
             self.ipam.take(*address);
         }
     }
@@ -147,6 +151,7 @@ impl Ledger {
     /// Frees addresses, whoever had them.
     pub fn free(&mut self, addresses: &[IpAddr], now: Duration) {
         for address in addresses {
+            self.held.remove(address);
             self.ipam.free(*address, now);
         }
     }

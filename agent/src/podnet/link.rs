@@ -124,15 +124,33 @@ fn configure_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
     let mut pod = Netlink::open()?;
     let missing = || LinkError::NotAsMade(format!("{} vanished", spec.pod_ifname));
     let ifindex = find(&mut pod, &spec.pod_ifname)?.ok_or_else(missing)?.ifindex;
-    sysctl::tune_pod_end(&spec.pod_ifname, spec.addresses.iter().any(IpAddr::is_ipv6))?;
-    let mut changes = vec![set_up("lo"), set_up(&spec.pod_ifname)];
+    let ipv6 = spec.addresses.iter().any(IpAddr::is_ipv6);
+    sysctl::tune_pod_end(&spec.pod_ifname, ipv6)?;
+    let mut changes = vec![set_up("lo")];
+    if ipv6 {
+        // The kernel's own link-local address would be tentative until it notices the carrier.
+        changes.push(message::without_link_local(&spec.pod_ifname));
+        changes.push(add_address(ifindex, link_local(spec.pod_mac)));
+    }
+    changes.push(set_up(&spec.pod_ifname));
     for address in &spec.addresses {
         let (default, gateway) = default_route(*address);
-        changes.push(add_address(ifindex, *address));
+        changes.push(add_address(ifindex, host_route(*address)));
         changes.push(add_neighbour(ifindex, gateway, spec.host_mac));
         changes.push(replace_route(default, Via::Gateway(gateway, ifindex)));
     }
     Ok(pod.apply(changes)?)
+}
+
+/// The address that an interface gives itself (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> Cidr {
+    let mut address = [0; 16];
+    address[..2].copy_from_slice(&[0xfe, 0x80]);
+    address[8..11].copy_from_slice(&mac.0[..3]);
+    address[11..13].copy_from_slice(&[0xff, 0xfe]);
+    address[13..].copy_from_slice(&mac.0[3..]);
+    address[8] ^= 2;
+    Cidr { address: Ipv6Addr::from(address).into(), prefix_len: 64 }
 }
 
 /// Unmakes the link. Success where there is none.

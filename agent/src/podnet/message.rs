@@ -135,14 +135,16 @@ pub fn get_routes(v4: bool) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRoute(route)
 }
 
-/// Gives an interface an address of its own, /32 or /128, usable at once (no duplicate address
-/// detection: the node is the only other host on the link, and knows whose it is).
-pub fn add_address(ifindex: u32, address: IpAddr) -> Change {
-    let host = host_route(address);
+/// Gives an interface the address in `held`, on a link with the prefix there, usable at once: no
+/// duplicate address detection, for the node is the only other host on the link, and knows whose
+/// it is.
+pub fn add_address(ifindex: u32, held: Cidr) -> Change {
+    let address = held.address;
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut message = AddressMessage::default();
     message.header.family = family(address);
-    message.header.prefix_len = host.prefix_len;
-    message.header.scope = AddressScope::Universe;
+    message.header.prefix_len = held.prefix_len;
+    message.header.scope = if link_local { AddressScope::Link } else { AddressScope::Universe };
     message.header.index = ifindex;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv6() {
@@ -150,7 +152,7 @@ pub fn add_address(ifindex: u32, address: IpAddr) -> Change {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     Change {
-        what: format!("add address {host}"),
+        what: format!("add address {held}"),
         message: RouteNetlinkMessage::NewAddress(message),
         flags: NLM_F_CREATE | NLM_F_REPLACE,
         tolerate: None,

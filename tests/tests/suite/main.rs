@@ -1,6 +1,7 @@
 //! All tests that need more than one piece, in one binary. Each module is one subject.
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
+mod cni;
 mod dns;
 mod maps;
 mod socket;

@@ -1,0 +1,328 @@
+//! Each call by itself: what it answers, what it makes, what it leaves.
+
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
+use serde_json::{Value, json};
+
+use super::bed::{Node, Pod, addresses, model, plugin};
+
+#[test]
+fn cni_01_a_person_is_told_what_it_is() {
+    let output = std::process::Command::new(plugin()).env_clear().output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("CNI protocol versions supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
+}
+
+#[test]
+fn cni_07_errors_go_to_standard_output() {
+    let node = Node::new("a", &[]);
+    let outcome = node.call_with("ADD", &Pod::new(), &json!({"cniVersion": "0.4.0"}));
+    assert!(!outcome.success);
+    assert_eq!(outcome.answer["cniVersion"], "0.4.0");
+    outcome.expect_code(7);
+}
+
+#[test]
+fn cni_17_add_makes_the_interface_and_repeats_its_answer() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    let result = node.add(&mut pod);
+    let held = pod.netns().ip("-o addr show dev eth0");
+    assert_eq!(pod.addresses.len(), 2);
+    for address in &pod.addresses {
+        assert!(held.contains(&address.to_string()), "{held}");
+    }
+    assert!(!held.contains("tentative"), "{held}");
+    // A repeat of what we own and what is whole.
+    assert_eq!(node.call("ADD", &pod).expect_success(), result);
+    assert_eq!(node.pod_links().len(), 1);
+    // A repeat of what was damaged makes it anew.
+    pod.netns().ip("link del eth0");
+    node.add(&mut pod);
+    assert!(pod.netns().ip("-o addr show dev eth0").contains(&pod.addresses[0].to_string()));
+}
+
+#[test]
+fn cni_17_an_interface_of_somebody_else_is_an_error() {
+    let node = Node::alone();
+    let pod = Pod::new();
+    pod.netns().ip("link add eth0 type bridge");
+    let text = node.call("ADD", &pod).expect_code(100);
+    assert!(text.contains("interface eth0 already exists"), "{text}");
+    assert_eq!(node.pod_links(), [""; 0]);
+    assert!(pod.netns().ip("link show eth0").contains("eth0"));
+}
+
+#[test]
+fn cni_18_two_sandboxes_of_one_pod_both_work() {
+    let node = Node::alone();
+    let (mut first, mut second) = (Pod::new(), Pod::new());
+    node.add(&mut first);
+    node.add(&mut second);
+    assert_ne!(first.addresses, second.addresses);
+    node.call("DEL", &first).expect_success();
+    assert_eq!(node.pod_links().len(), 1);
+    node.call("CHECK", &second).expect_success();
+}
+
+#[test]
+fn cni_19_parallel_adds_get_addresses_of_their_own() {
+    let node = Node::alone();
+    let pods: Vec<Pod> = (0..20).map(|_| Pod::new()).collect();
+    let results: Vec<Value> = std::thread::scope(|scope| {
+        let calls: Vec<_> = pods
+            .iter()
+            .map(|pod| {
+                scope.spawn(|| {
+                    let result = node.call("ADD", pod).expect_success();
+                    // Others are still being added.
+                    if addresses(&result)[0].to_string().ends_with('5') {
+                        node.call("DEL", pod).expect_success();
+                        return node.call("ADD", pod).expect_success();
+                    }
+                    result
+                })
+            })
+            .collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    let given: BTreeSet<_> = results.iter().flat_map(addresses).collect();
+    assert_eq!(given.len(), 40);
+    assert_eq!(node.pod_links().len(), 20);
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(|| node.call("DEL", pod).expect_success());
+        }
+    });
+    assert_eq!(node.pod_links(), [""; 0]);
+}
+
+/// Refuses every pod.
+struct Broken;
+
+impl PodDatapath for Broken {
+    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        let source = Box::from("the test says no");
+        Err(PodDatapathError { operation: "attach", ifname: link.ifname.clone(), source })
+    }
+
+    fn detach(&self, _: &PodLink) -> Result<(), PodDatapathError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn cni_20_a_failed_add_leaves_nothing() {
+    let mut node = Node::new("a", &[tiny()]);
+    node.start_with(Arc::new(Broken));
+    node.wait_ready();
+    let pod = Pod::new();
+    // More often than there are addresses.
+    for _ in 0..7 {
+        let text = node.call("ADD", &pod).expect_code(100);
+        assert!(text.contains("the test says no"), "{text}");
+    }
+    assert_eq!(node.pod_links(), [""; 0]);
+    assert!(!pod.netns().ip("link show").contains("eth0"));
+}
+
+/// A node with room for five pods.
+fn tiny() -> mizzen_agent::model::node::Node {
+    let mut tiny = model("a", 1);
+    tiny.pod_cidrs[0] = "10.244.1.0/29".parse().unwrap();
+    tiny
+}
+
+#[test]
+fn cni_21_exhaustion_is_said_with_range_and_counts() {
+    let mut node = Node::new("a", &[tiny()]);
+    node.start();
+    node.wait_ready();
+    let pods: Vec<Pod> = (0..6).map(|_| Pod::new()).collect();
+    for pod in &pods[..5] {
+        node.call("ADD", pod).expect_success();
+    }
+    let text = node.call("ADD", &pods[5]).expect_code(11);
+    assert!(text.contains("10.244.1.0/29: 5 of 5 usable addresses"), "{text}");
+    let text = node.call("STATUS", &pods[5]).expect_code(50);
+    assert!(text.contains("10.244.1.0/29"), "{text}");
+    node.call("DEL", &pods[0]).expect_success();
+    node.call("STATUS", &pods[5]).expect_success();
+    node.call("ADD", &pods[5]).expect_success();
+}
+
+#[test]
+fn cni_23_to_27_the_pods_end_is_set_up_for_its_first_packet() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    pod.netns().ip("link set lo down");
+    let result = node.add(&mut pod);
+    let host_mac = result["interfaces"][0]["mac"].as_str().unwrap();
+    let netns = pod.netns();
+    assert!(netns.ip("link show lo").contains("UP"), "cni_25");
+    let neighbours = netns.ip("neigh show dev eth0") + &netns.ip("-6 neigh show dev eth0");
+    for gateway in ["169.254.1.1", "fe80::1"] {
+        let entry = format!("{gateway} lladdr {host_mac} PERMANENT");
+        assert!(neighbours.contains(&entry), "cni_26: {neighbours}");
+    }
+    assert!(netns.ip("route show default").contains("via 169.254.1.1 dev eth0"));
+    assert!(netns.ip("-6 route show default").contains("via fe80::1 dev eth0"));
+    let sysctl = |netns: &mizzen_tests::netns::Netns, name: &str| {
+        let path = Path::new("/proc/sys/net").join(name);
+        netns.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
+    };
+    assert_eq!(sysctl(netns, "ipv6/conf/eth0/accept_ra"), "0", "cni_23");
+    assert_eq!(sysctl(netns, "ipv6/conf/eth0/accept_dad"), "0", "cni_23");
+    let host = result["interfaces"][0]["name"].as_str().unwrap();
+    assert_eq!(sysctl(&node.netns, &format!("ipv4/conf/{host}/rp_filter")), "0", "cni_27");
+    for family in ["ipv4", "ipv6"] {
+        let name = format!("{family}/conf/{host}/forwarding");
+        assert_eq!(sysctl(&node.netns, &name), "1", "cni_27");
+    }
+    let alias = node.netns.ip(&format!("link show {host}"));
+    assert!(alias.contains("alias mizzen default/web-0 eth0"), "{alias}");
+}
+
+#[test]
+fn cni_24_the_mtu_is_the_uplinks_on_both_ends_and_in_the_result() {
+    let mut node = Node::new("a", &[model("a", 1)]);
+    node.netns.ip("link add uplink mtu 1400 type bridge");
+    node.netns.ip("addr add 172.30.0.11/24 dev uplink");
+    node.netns.ip("link set uplink up");
+    node.start();
+    node.wait_ready();
+    let mut pod = Pod::new();
+    let result = node.add(&mut pod);
+    assert_eq!(result["interfaces"][0]["mtu"], 1400);
+    assert_eq!(result["interfaces"][1]["mtu"], 1400);
+    assert!(pod.netns().ip("link show eth0").contains("mtu 1400"));
+    assert!(node.netns.ip(&format!("link show {}", node.pod_links()[0])).contains("mtu 1400"));
+}
+
+#[test]
+fn cni_28_a_stale_link_of_that_name_goes() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    let ifname = node.pod_links()[0].clone();
+    node.call("DEL", &pod).expect_success();
+    node.netns.ip(&format!("link add {ifname} type bridge"));
+    node.add(&mut pod);
+    assert_eq!(node.pod_links(), [ifname], "a veth again");
+}
+
+#[test]
+fn cni_30_the_result_names_both_ends() {
+    let node = Node::alone();
+    let pod = Pod::new();
+    let result = node.call_with("ADD", &pod, &node.conf("1.0.0")).expect_success();
+    assert_eq!(result["cniVersion"], "1.0.0");
+    assert_eq!(result["interfaces"][0]["name"], node.pod_links()[0]);
+    assert_eq!(result["interfaces"][0].get("sandbox"), None);
+    assert_eq!(result["interfaces"][1]["name"], "eth0");
+    assert_eq!(result["interfaces"][1]["sandbox"], pod.netns().path().to_str().unwrap());
+    let shown = pod.netns().ip("link show eth0");
+    assert!(shown.contains(result["interfaces"][1]["mac"].as_str().unwrap()), "{shown}");
+    assert_eq!(addresses(&result)[0].to_string(), "10.244.1.2");
+    assert_eq!(addresses(&result)[1].to_string(), "fd00:244:1::2");
+    // The version that the runtime asked for, on the same attachment.
+    let result = node.call_with("ADD", &pod, &node.conf("0.3.1")).expect_success();
+    assert_eq!(result["cniVersion"], "0.3.1");
+    assert_eq!(result["ips"][1]["version"], "6");
+}
+
+#[test]
+fn cni_35_del_succeeds_however_often_and_whatever_is_missing() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.call("DEL", &pod).expect_success();
+    node.add(&mut pod);
+    for _ in 0..2 {
+        node.call("DEL", &pod).expect_success();
+        assert_eq!(node.pod_links(), [""; 0]);
+        assert!(!pod.netns().ip("link show").contains("eth0"));
+    }
+    // Without a namespace, and with a path that leads nowhere.
+    for netns in ["", "/run/netns/mzt-not-there"] {
+        node.add(&mut pod);
+        let conf = node.conf("1.0.0");
+        node.call_in("DEL", &pod.container_id, Path::new(netns), &conf).expect_success();
+        assert_eq!(node.pod_links(), [""; 0]);
+    }
+    // With a previous result that makes no sense.
+    node.add(&mut pod);
+    let mut conf = node.conf("1.0.0");
+    conf["prevResult"] = json!({"ips": 7});
+    node.call_with("DEL", &pod, &conf).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
+    // After the namespace itself.
+    node.add(&mut pod);
+    pod.netns = None;
+    node.call("DEL", &pod).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
+}
+
+#[test]
+fn cni_38_check_finds_damage() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.call("CHECK", &pod).expect_code(3);
+    let damages = [
+        "link set eth0 down",
+        "addr del ADDRESS/32 dev eth0",
+        "route del default",
+        "-6 route del default",
+    ];
+    for damage in damages {
+        node.call("DEL", &pod).expect_success();
+        let mut conf = node.conf("1.0.0");
+        conf["prevResult"] = node.add(&mut pod);
+        node.call_with("CHECK", &pod, &conf).expect_success();
+        pod.netns().ip("route add 192.0.2.0/24 dev eth0");
+        node.call_with("CHECK", &pod, &conf).expect_success();
+        pod.netns().ip(&damage.replace("ADDRESS", &pod.addresses[0].to_string()));
+        node.call_with("CHECK", &pod, &conf).expect_code(101);
+    }
+}
+
+#[test]
+fn cni_39_gc_removes_what_the_runtime_does_not_know() {
+    let node = Node::alone();
+    let (mut kept, mut stale) = (Pod::new(), Pod::new());
+    node.add(&mut kept);
+    node.add(&mut stale);
+    let mut other = node.conf("1.1.0");
+    other["name"] = "another-network".into();
+    let mut foreign = Pod::new();
+    foreign.addresses = addresses(&node.call_with("ADD", &foreign, &other).expect_success());
+    // Silence is no list.
+    node.call("GC", &kept).expect_success();
+    assert_eq!(node.pod_links().len(), 3);
+    let mut conf = node.conf("1.1.0");
+    conf["cni.dev/valid-attachments"] =
+        json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
+    node.call_with("GC", &kept, &conf).expect_success();
+    assert_eq!(node.pod_links().len(), 2);
+    node.call("CHECK", &kept).expect_success();
+    node.call("CHECK", &foreign).expect_success();
+    node.call("CHECK", &stale).expect_code(3);
+}
+
+#[test]
+fn cni_40_status_of_a_node_that_serves_and_of_one_that_does_not() {
+    let mut node = Node::alone();
+    let pod = Pod::new();
+    node.call("STATUS", &pod).expect_success();
+    node.stop();
+    node.call("STATUS", &pod).expect_code(50);
+}
+
+#[test]
+fn the_socket_is_roots_alone() {
+    let node = Node::alone();
+    let metadata = std::fs::metadata(node.state_dir().join("cni.sock")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+}

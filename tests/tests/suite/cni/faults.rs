@@ -1,0 +1,190 @@
+//! Agents that are away, come back, or can't serve.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use mizzen_agent::{
+    model::node::Node as ModelNode,
+    podnet::{
+        datapath::{PodDatapath, PodDatapathError, PodLink},
+        keeper,
+        monitor::Monitor,
+    },
+    status::State,
+};
+use mizzen_tests::wait::until;
+
+use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
+
+#[test]
+fn add_without_an_agent_fails_at_once_with_a_reason() {
+    let node = Node::new("a", &[]);
+    let start = Instant::now();
+    let text = node.call("ADD", &Pod::new()).expect_code(11);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(text.contains("cni.sock") && text.contains("mizzen-agent"), "{text}");
+}
+
+#[test]
+fn cni_35_del_without_an_agent_frees_all_and_the_agent_learns_of_it() {
+    let mut node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    node.stop();
+    node.call("DEL", &pod).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
+    let noted = node.state_dir().join("cni-del.journal");
+    assert!(std::fs::read_to_string(&noted).unwrap().contains(&pod.container_id));
+    node.start();
+    node.wait_ready();
+    assert!(!noted.exists());
+    let journal = std::fs::read_to_string(node.state_dir().join("podnet.journal")).unwrap();
+    assert!(
+        !journal.contains(&format!(
+            "\"attached\",\"attachment\":{{\"containerID\":\"{}",
+            pod.container_id
+        )) || journal.contains("\"released\""),
+        "{journal}"
+    );
+    node.call("CHECK", &pod).expect_code(3);
+}
+
+#[test]
+fn del_succeeds_where_no_agent_has_ever_been() {
+    let node = Node::new("a", &[]);
+    node.call("DEL", &Pod::new()).expect_success();
+}
+
+#[test]
+fn a_node_without_pod_cidrs_waits_says_so_and_serves_when_they_come() {
+    let bare = ModelNode { pod_cidrs: vec![], ..model("a", 1) };
+    let mut node = Node::new("a", &[bare]);
+    node.start();
+    let waits = |state: &State| match state {
+        State::Waiting(text) => text.contains("node a has no podCIDRs"),
+        _ => false,
+    };
+    node.wait_state("a reason to wait", waits);
+    assert!(!node.conflist().exists());
+    let pod = Pod::new();
+    let text = node.call("ADD", &pod).expect_code(11);
+    assert!(text.contains("node a has no podCIDRs"), "{text}");
+    node.call("STATUS", &pod).expect_code(50);
+    node.snapshots.send_replace(snapshot(&[model("a", 1)]).into());
+    node.wait_ready();
+    assert!(node.conflist().exists());
+    node.call("ADD", &pod).expect_success();
+}
+
+#[test]
+fn cni_43_the_configuration_stays_when_the_agent_stops() {
+    let mut node = Node::alone();
+    let written = std::fs::read_to_string(node.conflist()).unwrap();
+    assert!(written.contains(node.state_dir().to_str().unwrap()), "{written}");
+    assert!(node.folder.path().join("bin/mizzen-cni").exists());
+    node.stop();
+    assert_eq!(std::fs::read_to_string(node.conflist()).unwrap(), written);
+}
+
+/// Remembers what it was told.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<PodLink>>);
+
+impl PodDatapath for Recorder {
+    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        self.0.lock().unwrap().push(link.clone());
+        Ok(())
+    }
+
+    fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        self.0.lock().unwrap().retain(|known| known.ifname != link.ifname);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_restart_keeps_every_pod_attaches_it_again_and_writes_nothing() {
+    let mut node = Node::alone();
+    let (mut kept, mut gone) = (Pod::new(), Pod::new());
+    let result = node.add(&mut kept);
+    node.add(&mut gone);
+    node.stop();
+    node.call("DEL", &gone).expect_success();
+    let monitor = node.netns.run(|| Monitor::start(keeper::matters).unwrap());
+    let recorder = Arc::new(Recorder::default());
+    let datapath: Arc<dyn PodDatapath> = recorder.clone();
+    node.start_with(datapath);
+    node.wait_ready();
+    let attached = recorder.0.lock().unwrap().clone();
+    let known: Vec<_> = attached.iter().map(|link| link.addresses.clone()).collect();
+    assert_eq!(known, [kept.addresses.clone()]);
+    assert!(attached[0].ifindex > 0);
+    let silent = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let heard = silent
+        .block_on(async { tokio::time::timeout(Duration::from_millis(300), monitor.told()).await });
+    assert!(heard.is_err(), "the restart changed links, addresses or routes");
+    assert_eq!(node.call("ADD", &kept).expect_success(), result);
+    // No address of a live pod is given again.
+    let mut new = Pod::new();
+    node.add(&mut new);
+    assert_ne!(new.addresses, kept.addresses);
+    assert_ne!(new.addresses, gone.addresses, "cooling down, across the restart");
+    reach(new.netns(), kept.netns(), kept.addresses[0]);
+}
+
+#[test]
+fn cni_29_a_pod_whose_namespace_died_gives_its_addresses_back() {
+    let mut node = Node::alone();
+    let (mut first, mut second) = (Pod::new(), Pod::new());
+    node.add(&mut first);
+    node.add(&mut second);
+    let journal = || std::fs::read_to_string(node.state_dir().join("podnet.journal")).unwrap();
+    let released = |pod: &Pod, text: &str| {
+        text.lines().any(|line| line.contains("released") && line.contains(&pod.container_id))
+    };
+    // Under a running agent.
+    first.netns = None;
+    until("the first pod's release", LIMIT, || match journal() {
+        text if released(&first, &text) => Ok(()),
+        text => Err(text),
+    });
+    // Under a stopped one.
+    node.stop();
+    second.netns = None;
+    until("the end of the second pod's link", LIMIT, || match node.pod_links() {
+        links if links.is_empty() => Ok(()),
+        links => Err(format!("{links:?}")),
+    });
+    node.start();
+    node.wait_ready();
+    node.call("CHECK", &Pod { netns: Pod::new().netns, ..second }).expect_code(3);
+}
+
+#[test]
+fn a_wiped_state_folder_costs_no_pod_its_network() {
+    let mut node = Node::alone();
+    let (mut old, mut new) = (Pod::new(), Pod::new());
+    node.add(&mut old);
+    node.stop();
+    std::fs::remove_dir_all(node.state_dir()).unwrap();
+    node.start();
+    node.wait_ready();
+    node.add(&mut new);
+    assert_ne!(new.addresses, old.addresses);
+    reach(new.netns(), old.netns(), old.addresses[0]);
+    reach(new.netns(), old.netns(), old.addresses[1]);
+    node.call("DEL", &old).expect_success();
+    assert_eq!(node.pod_links().len(), 1);
+}
+
+#[test]
+fn ranges_are_remembered_without_an_api_server() {
+    let mut node = Node::alone();
+    node.stop();
+    node.snapshots.send_replace(Arc::default());
+    node.start();
+    node.wait_ready();
+    node.call("ADD", &Pod::new()).expect_success();
+}
