@@ -14,17 +14,31 @@
 //! no pod any more is removed.
 
 pub mod image;
+mod lease;
+mod machine;
+pub mod pod;
+mod pods;
+mod probe;
+mod register;
+mod report;
 pub mod runtime;
+mod status;
+mod worker;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::runtime::process::sandbox;
-use self::runtime::{
-    Runtime,
-    process::{self, ProcessRuntime, find_cgroup2},
+use self::{
+    pod::facts::NodeFacts,
+    runtime::{
+        Runtime,
+        process::{self, ProcessRuntime, find_cgroup2},
+    },
+    worker::{SANDBOXES_AT_A_TIME, Shared},
 };
 
 /// `mizzen-control-plane node`: runs the pods of one node.
@@ -81,10 +95,58 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the node part until `stop`. Pods go on running afterwards.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
-    let runtime = open_runtime(&args, stop.clone()).await?;
+    let client = client(&args).await?;
+    let runtime = Arc::new(open_runtime(&args, stop.clone()).await?);
     tracing::info!(node = args.name, runtime = runtime.version(), "node part started");
-    stop.cancelled().await;
+    let Some(uid) = register::register(&client, &args.name, &args.labels, &stop).await else {
+        return Ok(());
+    };
+    let facts = status::Facts {
+        name: args.name.clone(),
+        addresses: args.node_ips.clone(),
+        runtime_version: runtime.version(),
+        state_dir: args.state_dir.clone(),
+    };
+    let shared = Arc::new(Shared {
+        facts: node_facts(&args, &runtime.version()),
+        sandbox_slots: Arc::new(Semaphore::new(SANDBOXES_AT_A_TIME)),
+        client: client.clone(),
+        runtime: Arc::clone(&runtime),
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(lease::keep(client.clone(), args.name.clone(), uid, stop.clone()));
+    tasks.spawn(status::keep(client, facts, runtime.network(), stop.clone()));
+    tasks.spawn(pods::follow(shared, stop.clone()));
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a task of the node part failed")?;
+        anyhow::ensure!(stop.is_cancelled(), "a task of the node part ended unasked");
+    }
     Ok(())
+}
+
+async fn client(args: &Args) -> anyhow::Result<kube::Client> {
+    let path = &args.kubeconfig;
+    let unusable = || format!("the kubeconfig {} cannot be used", path.display());
+    let file = kube::config::Kubeconfig::read_from(path).with_context(unusable)?;
+    let config =
+        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+            .await
+            .with_context(unusable)?;
+    kube::Client::try_from(config).with_context(unusable)
+}
+
+fn node_facts(args: &Args, runtime_version: &str) -> NodeFacts {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let runtime = runtime_version.split("://").next().unwrap_or_default();
+    NodeFacts {
+        name: args.name.clone(),
+        runtime: runtime.to_owned(),
+        addresses: args.node_ips.clone(),
+        cluster_dns: args.cluster_dns.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        resolv_conf: text("/etc/resolv.conf"),
+        hosts: text("/etc/hosts"),
+    }
 }
 
 async fn open_runtime(args: &Args, stop: CancellationToken) -> anyhow::Result<ProcessRuntime> {

@@ -213,8 +213,12 @@ pub trait Runtime: Send + Sync + 'static {
         request: &ImageRequest,
     ) -> impl Future<Output = Result<String, ImageError>> + Send;
 
-    /// All sandboxes, also those that do not run or were left half made.
-    fn sandboxes(&self) -> impl Future<Output = Result<Vec<Sandbox>, RuntimeError>> + Send;
+    /// The sandboxes of a pod, or all, oldest first; also those that do not run or were left half
+    /// made.
+    fn sandboxes(
+        &self,
+        pod_uid: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Sandbox>, RuntimeError>> + Send;
 
     /// Makes a sandbox with its network and starts it.
     fn run_sandbox(
@@ -282,14 +286,14 @@ impl HostsFile {
         let mut text = self.head.clone();
         if !self.own_names.is_empty() {
             for address in addresses {
-                text.push_str(&format!("{address}\t{}\n", self.own_names.join("\t")));
+                text += &format!("{address}\t{}\n", self.own_names.join("\t"));
             }
         }
         if !self.aliases.is_empty() {
             text.push_str("\n# Entries added by HostAliases.\n");
         }
         for (address, names) in &self.aliases {
-            text.push_str(&format!("{address}\t{}\n", names.join("\t")));
+            text += &format!("{address}\t{}\n", names.join("\t"));
         }
         text
     }

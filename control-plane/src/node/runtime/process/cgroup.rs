@@ -82,7 +82,7 @@ fn remove_once(path: &Path) -> io::Result<()> {
 }
 
 /// The mount point of the cgroup2 hierarchy, for a node part that was not told its cgroup.
-pub(crate) fn find_cgroup2() -> Option<PathBuf> {
+pub fn find_cgroup2() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
     cgroup2_of(&mounts).map(PathBuf::from)
 }

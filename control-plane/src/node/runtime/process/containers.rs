@@ -17,16 +17,19 @@ use super::{
     record::{self, ContainerRecord, Record},
     wire::{Process, Program, Reply, Request, Start},
 };
-use crate::node::image;
+use crate::node::{
+    image,
+    pod::observed::{LOST_EXIT_CODE, STATUS_UNKNOWN},
+};
 
 /// Bytes of a container's log before it is moved away; twice that is kept.
 const LOG_MAX: u64 = 10 << 20;
 /// For how long a killed process may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long what init did may stay unseen.
+const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where programs are looked for, unless the pod says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The exit code of a process whose sandbox died under it: that of SIGKILL.
-const LOST_EXIT_CODE: i32 = 137;
 
 impl Runtime for ProcessRuntime {
     fn version(&self) -> String {
@@ -52,8 +55,8 @@ impl Runtime for ProcessRuntime {
         }
     }
 
-    async fn sandboxes(&self) -> Result<Vec<Sandbox>, RuntimeError> {
-        self.list()
+    async fn sandboxes(&self, pod_uid: Option<&str>) -> Result<Vec<Sandbox>, RuntimeError> {
+        Ok(self.list(pod_uid))
     }
 
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<Sandbox, RuntimeError> {
@@ -100,9 +103,9 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn start_container(&self, sandbox: &str, id: &str) -> Result<(), RuntimeError> {
-        let live = self.live(sandbox).ok_or_else(|| lost("starting", id))?;
-        let dir = self.dir(sandbox);
-        let sandbox_record = Record::load(&dir).map_err(failed("starting", id))?;
+        let entry = self.entry(sandbox).ok_or_else(|| lost("starting", id))?;
+        let live = entry.live.ok_or_else(|| lost("starting", id))?;
+        let sandbox_record = entry.record;
         let container = self.container(sandbox, id, "starting")?;
         let folder = sandbox_record.logs.join(&container.config.name);
         record::create_dir(&folder).map_err(failed("making the log folder of", id))?;
@@ -112,7 +115,12 @@ impl Runtime for ProcessRuntime {
             log: folder.join(format!("{}.log", container.config.attempt)),
             log_max: LOG_MAX,
         };
-        live.ask(&Request::Start(start)).await.map(drop).map_err(failed("starting", id))
+        live.ask(&Request::Start(start)).await.map_err(failed("starting", id))?;
+        // What is listed from now on must show it.
+        let mut view = live.view();
+        let shown = view.wait_for(|view| view.ended_at.is_some() || process(view, id).is_some());
+        let _shown_or_late = tokio::time::timeout(SHOWN_TIMEOUT, shown).await;
+        Ok(())
     }
 
     async fn stop_container(
@@ -239,7 +247,7 @@ fn describe(sandbox: &str, record: &ContainerRecord, view: &View) -> Container {
             started_at: process.map_or(record.created_at, |process| process.started_at),
             finished_at: ended_at.max(record.created_at),
             exit_code: LOST_EXIT_CODE,
-            reason: Some("ContainerStatusUnknown".to_owned()),
+            reason: Some(STATUS_UNKNOWN.to_owned()),
             message: Some("the sandbox ended before the container did".to_owned()),
         },
     };

@@ -128,7 +128,9 @@ impl Init {
         }
         let (closed, open) = self.connections.drain(..).partition::<Vec<_>, _>(|one| one.closed);
         self.connections = open;
-        closed.iter().for_each(|one| self.children.abandon(one.token));
+        for one in &closed {
+            self.children.abandon(one.token);
+        }
         Ok(())
     }
 

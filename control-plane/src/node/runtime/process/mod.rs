@@ -28,10 +28,11 @@ pub mod sandbox;
 mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -39,7 +40,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::{process::Command, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::cgroup::find_cgroup2;
+pub use self::cgroup::find_cgroup2;
 use self::{
     cni::Attachment,
     launch::Launched,
@@ -72,8 +73,17 @@ pub struct Config {
 pub struct ProcessRuntime {
     config: Config,
     network: watch::Receiver<NetworkState>,
-    live: Mutex<HashMap<String, Arc<Live>>>,
+    /// What is on disk, by sandbox id.
+    entries: Mutex<BTreeMap<String, Entry>>,
     tasks: TaskTracker,
+}
+
+/// A sandbox, as the disk and its init tell.
+#[derive(Clone, Debug)]
+struct Entry {
+    record: Record,
+    addresses: Vec<IpAddr>,
+    live: Option<Arc<Live>>,
 }
 
 impl ProcessRuntime {
@@ -87,14 +97,9 @@ impl ProcessRuntime {
         let (sender, network) = watch::channel(cni::conf::load(&config.cni_conf_dir).map(drop));
         let tasks = TaskTracker::new();
         tasks.spawn(cni::conf::follow(config.cni_conf_dir.clone(), sender, stop));
-        let runtime = Self { config, network, live: Mutex::default(), tasks };
+        let runtime = Self { config, network, entries: Mutex::default(), tasks };
         for id in runtime.ids()? {
-            if let Err(error) = runtime.take_up(&id) {
-                tracing::warn!(sandbox = id, error = %error, "sandbox not taken up");
-            }
-            if let Some(live) = runtime.live(&id) {
-                live.heard().await;
-            }
+            runtime.recover(&id).await;
         }
         Ok(runtime)
     }
@@ -109,61 +114,73 @@ impl ProcessRuntime {
         let entries = std::fs::read_dir(&folder)
             .map_err(RecordError::of("listing", &folder))
             .map_err(failed("listing", "sandboxes"))?;
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut ids: Vec<String> = names.collect();
-        ids.sort();
-        Ok(ids)
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    /// Takes a sandbox up from disk. A folder without a readable record was never used.
+    async fn recover(&self, id: &str) {
+        let dir = self.dir(id);
+        let record = match Record::load(&dir) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::info!(sandbox = id, error = chain(&error), "removed a half made sandbox");
+                let _again_at_the_next_start = std::fs::remove_dir_all(&dir);
+                return;
+            }
+        };
+        let init = InitRecord::load(&dir);
+        let live = init.as_ref().and_then(|init| match self.watch(&dir, init) {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::warn!(sandbox = id, %error, "sandbox not taken up");
+                None
+            }
+        });
+        if let Some(live) = &live {
+            live.heard().await;
+        }
+        let addresses = init.map(|init| init.addresses).unwrap_or_default();
+        self.entries().insert(id.to_owned(), Entry { record, addresses, live });
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, id: &str) -> Option<Entry> {
+        self.entries().get(id).cloned()
     }
 
     fn live(&self, id: &str) -> Option<Arc<Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.entry(id)?.live
     }
 
-    /// Watches the init of the sandbox, if it runs.
-    fn take_up(&self, id: &str) -> std::io::Result<()> {
-        let dir = self.dir(id);
-        let Some(init) = InitRecord::load(&dir) else { return Ok(()) };
-        let Some(process) = Pidfd::open(init.pid, init.start_ticks)? else { return Ok(()) };
-        let live = Live::new(&dir, process)?;
+    /// Watches the init of the sandbox in `dir`; `None` where it has ended.
+    fn watch(&self, dir: &Path, init: &InitRecord) -> std::io::Result<Option<Arc<Live>>> {
+        let Some(process) = Pidfd::open(init.pid, init.start_ticks)? else { return Ok(None) };
+        let live = Live::new(dir, process)?;
         self.tasks.spawn(Arc::clone(&live).follow());
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), live);
-        Ok(())
+        Ok(Some(live))
     }
 
-    fn describe(&self, id: &str) -> Option<Sandbox> {
-        let dir = self.dir(id);
-        let record = Record::load(&dir).ok()?;
-        let init = InitRecord::load(&dir);
-        let alive = self.live(id).is_some_and(|live| live.alive());
-        Some(Sandbox {
-            id: record.id,
-            pod: record.pod,
-            attempt: record.attempt,
-            ready: alive && init.is_some(),
-            addresses: init.map(|init| init.addresses).unwrap_or_default(),
-            created_at: record.created_at,
-        })
-    }
-
-    /// All sandboxes. A folder without a readable record was never used and is removed.
-    fn list(&self) -> Result<Vec<Sandbox>, RuntimeError> {
-        let mut sandboxes = Vec::new();
-        for id in self.ids()? {
-            match self.describe(&id) {
-                Some(sandbox) => sandboxes.push(sandbox),
-                None => {
-                    let _again_later = std::fs::remove_dir_all(self.dir(&id));
-                }
-            }
-        }
-        Ok(sandboxes)
+    fn list(&self, pod_uid: Option<&str>) -> Vec<Sandbox> {
+        let mut sandboxes: Vec<Sandbox> = self
+            .entries()
+            .values()
+            .filter(|entry| pod_uid.is_none_or(|uid| entry.record.pod.uid == uid))
+            .map(Entry::describe)
+            .collect();
+        sandboxes.sort_by_key(|sandbox| (sandbox.created_at, sandbox.attempt));
+        sandboxes
     }
 
     async fn run(&self, config: &SandboxConfig) -> Result<Sandbox, RuntimeError> {
         let record = self.plan(config);
         let id = record.id.clone();
         match self.make(&record, config).await {
-            Ok(()) => self.describe(&id).ok_or_else(|| lost("running", &id)),
+            Ok(()) => {
+                self.entry(&id).map(|entry| entry.describe()).ok_or_else(|| lost("running", &id))
+            }
             Err(error) => {
                 if let Err(left) = self.remove(&id).await {
                     tracing::warn!(sandbox = id, error = chain(&left), "half a sandbox is left");
@@ -200,6 +217,8 @@ impl ProcessRuntime {
             .and_then(|()| record.save(&dir))
             .and_then(|()| record::create_dir(&record.logs))
             .map_err(failed("recording the sandbox", id))?;
+        let entry = Entry { record: record.clone(), addresses: Vec::new(), live: None };
+        self.entries().insert(id.clone(), entry);
         cgroup::create(&record.cgroup).map_err(failed("making the cgroup of", id))?;
         let mut addresses = Vec::new();
         if let Some(netns) = &record.netns {
@@ -222,10 +241,12 @@ impl ProcessRuntime {
         }
         let Launched { pid } = self.launch(&dir).await.map_err(failed("starting", id))?;
         let start_ticks = pidfd::start_ticks(pid).ok_or_else(|| lost("starting", id))?;
-        InitRecord { pid, start_ticks, addresses }
-            .save(&dir)
-            .map_err(failed("recording the sandbox", id))?;
-        self.take_up(id).map_err(failed("watching", id))?;
+        let init = InitRecord { pid, start_ticks, addresses };
+        init.save(&dir).map_err(failed("recording the sandbox", id))?;
+        let live = self.watch(&dir, &init).map_err(failed("watching", id))?;
+        if let Some(entry) = self.entries().get_mut(id) {
+            (entry.live, entry.addresses) = (live, init.addresses);
+        }
         self.publish(record, pid).map_err(failed("publishing", id))
     }
 
@@ -279,9 +300,9 @@ impl ProcessRuntime {
 
     async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
         let dir = self.dir(id);
-        let Ok(record) = Record::load(&dir) else { return Ok(()) };
+        let Some(Entry { record, live, .. }) = self.entry(id) else { return Ok(()) };
         cgroup::kill(&record.cgroup);
-        if let Some(live) = self.live(id) {
+        if let Some(live) = live {
             live.kill().await.map_err(failed("stopping", id))?;
         }
         self.withdraw(&record).map_err(failed("withdrawing", id))?;
@@ -297,9 +318,8 @@ impl ProcessRuntime {
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         self.stop(id).await?;
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         let dir = self.dir(id);
-        let Ok(record) = Record::load(&dir) else { return Ok(()) };
+        let Some(Entry { record, .. }) = self.entry(id) else { return Ok(()) };
         cgroup::remove(&record.cgroup).await.map_err(failed("removing", id))?;
         for folder in [&record.logs, &dir] {
             match std::fs::remove_dir_all(folder) {
@@ -310,7 +330,21 @@ impl ProcessRuntime {
                 _ => {}
             }
         }
+        self.entries().remove(id);
         Ok(())
+    }
+}
+
+impl Entry {
+    fn describe(&self) -> Sandbox {
+        Sandbox {
+            id: self.record.id.clone(),
+            pod: self.record.pod.clone(),
+            attempt: self.record.attempt,
+            ready: self.live.as_ref().is_some_and(|live| live.alive()),
+            addresses: self.addresses.clone(),
+            created_at: self.record.created_at,
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl Children {
     /// One bounded read. False at the end of the pipe.
     fn copy(&mut self, index: usize) -> bool {
         let output = &mut self.outputs[index];
-        let mut chunk = [0; 65_536];
+        let mut chunk = [0; 16_384];
         let length = match output.pipe.read(&mut chunk) {
             Ok(length) => length,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,

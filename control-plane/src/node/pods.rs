@@ -1,0 +1,195 @@
+//! The pods of this node: watched in the API, each handed to its worker. Sandboxes that no pod
+//! in the API claims are removed, once the API has told of all pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::{
+    Api, ResourceExt,
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    machine, report,
+    runtime::{PodIdentity, Runtime},
+    worker::{self, Shared, Wanted},
+};
+
+/// Follows the pods until `stop`.
+pub(super) async fn follow<R: Runtime>(shared: Arc<Shared<R>>, stop: CancellationToken) {
+    let api: Api<Pod> = Api::all(shared.client.clone());
+    let of_node = format!("spec.nodeName={}", shared.facts.name);
+    let events = watcher(api, watcher::Config::default().fields(&of_node)).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut pods = Pods::new(shared, stop.clone());
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => pods.take(event).await,
+                Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
+                None => return,
+            },
+            Some(ended) = pods.workers.join_next() => pods.ended(ended),
+            () = stop.cancelled() => break,
+        }
+    }
+    // Their pods go on; only what was begun is finished or found again later.
+    while pods.workers.join_next().await.is_some() {}
+}
+
+struct Pods<R> {
+    shared: Arc<Shared<R>>,
+    stop: CancellationToken,
+    workers: JoinSet<String>,
+    /// By the pod's uid.
+    senders: BTreeMap<String, watch::Sender<Wanted>>,
+    /// The uids that the list under way has told of.
+    listed: BTreeSet<String>,
+    /// Left-over sandboxes were looked for.
+    swept: bool,
+}
+
+impl<R: Runtime> Pods<R> {
+    fn new(shared: Arc<Shared<R>>, stop: CancellationToken) -> Self {
+        Self {
+            shared,
+            stop,
+            workers: JoinSet::new(),
+            senders: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            swept: false,
+        }
+    }
+
+    async fn take(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(pod) => {
+                self.listed.extend(pod.uid());
+                self.put(pod);
+            }
+            watcher::Event::InitDone => {
+                self.forget_unlisted();
+                if !self.swept {
+                    self.swept = true;
+                    self.sweep().await;
+                }
+            }
+            watcher::Event::Apply(pod) => self.put(pod),
+            watcher::Event::Delete(pod) => {
+                if let Some(sender) = pod.uid().and_then(|uid| self.senders.get(&uid)) {
+                    sender.send_replace(Wanted { pod: Arc::new(pod), gone: true });
+                }
+            }
+        }
+    }
+
+    /// Tells the pod's worker, which is made where there is none.
+    fn put(&mut self, pod: Pod) {
+        let Some(uid) = pod.uid() else { return };
+        let wanted = Wanted { pod: Arc::new(pod), gone: false };
+        if let Some(sender) = self.senders.get(&uid) {
+            sender.send_if_modified(|known| {
+                // Once gone, an identity does not come back.
+                let changed = !known.gone;
+                if changed {
+                    *known = wanted;
+                }
+                changed
+            });
+        } else if self.senders.len() >= machine::PODS_MAX && !is_terminal(&wanted.pod) {
+            self.refuse(&wanted.pod);
+        } else {
+            self.employ(uid, wanted);
+        }
+    }
+
+    fn employ(&mut self, uid: String, wanted: Wanted) {
+        let (sender, receiver) = watch::channel(wanted);
+        let worker = worker::run(Arc::clone(&self.shared), receiver, self.stop.clone());
+        self.senders.insert(uid.clone(), sender);
+        self.workers.spawn(async move {
+            worker.await;
+            uid
+        });
+    }
+
+    /// Pods that the API no longer told of have gone while nobody watched.
+    fn forget_unlisted(&mut self) {
+        for (uid, sender) in &self.senders {
+            if !self.listed.contains(uid) {
+                sender.send_if_modified(|known| !std::mem::replace(&mut known.gone, true));
+            }
+        }
+        self.listed.clear();
+    }
+
+    /// Has what an earlier node part left, and no pod claims, removed.
+    async fn sweep(&mut self) {
+        let sandboxes = match self.shared.runtime.sandboxes(None).await {
+            Ok(sandboxes) => sandboxes,
+            Err(error) => return tracing::warn!(%error, "left-over sandboxes not looked for"),
+        };
+        for sandbox in sandboxes {
+            if !self.senders.contains_key(&sandbox.pod.uid) {
+                tracing::info!(
+                    sandbox = sandbox.id,
+                    pod = sandbox.pod.name,
+                    "removing left-over sandbox"
+                );
+                let pod = Arc::new(stand_in(&sandbox.pod));
+                self.employ(sandbox.pod.uid, Wanted { pod, gone: true });
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => drop(self.senders.remove(&uid)),
+            // A worker that fails would leave its pod without anybody: better all start anew.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_cancelled) => {}
+        }
+    }
+
+    /// Admission: the node has no place for the pod (kubelet: `OutOfpods`).
+    fn refuse(&mut self, pod: &Pod) {
+        let identity = super::pod::identity(pod);
+        let max = machine::PODS_MAX;
+        let status = PodStatus {
+            phase: Some("Failed".to_owned()),
+            reason: Some("OutOfpods".to_owned()),
+            message: Some(format!(
+                "Node didn't have enough resource: pods, requested: 1, used: {max}, capacity: {max}"
+            )),
+            ..pod.status.clone().unwrap_or_default()
+        };
+        let client = self.shared.client.clone();
+        self.workers.spawn(async move {
+            if let Err(error) = report::write(client, &identity, None, &status).await {
+                tracing::warn!(pod = identity.name, %error, "refusal not reported");
+            }
+            String::new()
+        });
+    }
+}
+
+fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// A pod of which only the sandbox is left.
+fn stand_in(identity: &PodIdentity) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.namespace = Some(identity.namespace.clone());
+    pod.metadata.name = Some(identity.name.clone());
+    pod.metadata.uid = Some(identity.uid.clone());
+    pod
+}
