@@ -21,6 +21,8 @@ struct Cli {
 enum Command {
     /// Run the control plane: API server, controllers and scheduler
     Serve(serve::Args),
+    /// Run the node part: the pods of one node
+    Node(node::Args),
     /// Run one of the process runtime's own images
     Image(node::image::Args),
     /// Make or be a pod's sandbox
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         // Before there is any thread or logger.
         Command::Sandbox(args) => node::sandbox::main(&args),
         Command::Image(args) => node::image::main(&args),
+        Command::Node(args) => report(daemon(|shutdown| node::run(args, shutdown))),
         Command::Serve(args) => report(daemon(|shutdown| serve::run(args, shutdown))),
     }
 }

@@ -57,7 +57,7 @@ pub struct Args {
 /// Runs the image until SIGTERM or SIGINT.
 pub fn main(args: &Args) -> ExitCode {
     let Some(image) = find(&args.name) else {
-        tracing::error!(image = args.name, available = names(), "no such image");
+        eprintln!("error: there is no image {:?}; there are {}", args.name, names());
         return ExitCode::from(2);
     };
     let outcome =
@@ -72,11 +72,11 @@ pub fn main(args: &Args) -> ExitCode {
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            tracing::error!(image = image.name, error = format!("{error:#}"), "image failed");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
         Err(error) => {
-            tracing::error!(%error, "no asynchronous runtime");
+            eprintln!("error: no asynchronous runtime: {error}");
             ExitCode::FAILURE
         }
     }

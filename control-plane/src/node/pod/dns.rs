@@ -36,12 +36,12 @@ impl ResolvConf {
     fn text(&self) -> String {
         let mut text = String::new();
         for nameserver in self.nameservers.iter().take(NAMESERVERS_MAX) {
-            text += &format!("nameserver {nameserver}\n");
+            text.extend(["nameserver ", nameserver, "\n"]);
         }
         let searches = &self.searches[..self.searches.len().min(SEARCHES_MAX)];
         for (name, words) in [("search", searches), ("options", &self.options[..])] {
             if !words.is_empty() {
-                text += &format!("{name} {}\n", words.join(" "));
+                text.extend([name, " ", &words.join(" "), "\n"]);
             }
         }
         text

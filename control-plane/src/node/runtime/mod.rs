@@ -285,16 +285,14 @@ impl HostsFile {
     pub fn text(&self, addresses: &[IpAddr]) -> String {
         let mut text = self.head.clone();
         if !self.own_names.is_empty() {
-            for address in addresses {
-                text += &format!("{address}\t{}\n", self.own_names.join("\t"));
-            }
+            let names = self.own_names.join("\t");
+            text.extend(addresses.iter().map(|address| format!("{address}\t{names}\n")));
         }
         if !self.aliases.is_empty() {
             text.push_str("\n# Entries added by HostAliases.\n");
         }
-        for (address, names) in &self.aliases {
-            text += &format!("{address}\t{}\n", names.join("\t"));
-        }
+        let aliases = self.aliases.iter();
+        text.extend(aliases.map(|(address, names)| format!("{address}\t{}\n", names.join("\t"))));
         text
     }
 }
