@@ -87,8 +87,13 @@ impl Datapath {
     ///
     /// The node's network namespace is the one of the calling thread.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
+        Self::open_for(options, probe()?)
+    }
+
+    /// As [`Self::open`], for a kernel with these features, which the one at hand has: how tests
+    /// see what an older kernel would run.
+    pub fn open_for(options: &Options, features: Features) -> Result<Self, OpenError> {
         let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
-        let features = probe()?;
         let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
         let pins = Arc::new(Pins::open(&options.bpffs)?);
         let new = pins.check_maps()?;

@@ -88,8 +88,6 @@ pub(crate) struct Backend {
     pub(crate) addr: Addr,
     /// Its port, network byte order.
     pub(crate) port: [u8; 2],
-    /// Bits of `backend_flags`.
-    pub(crate) flags: u16,
 }
 
 /// Why there is no backend.
@@ -215,10 +213,10 @@ extern "C" fn is_slot_of(index: u32, search: *mut Search) -> u64 {
 pub(crate) fn backend(set: u32, id: u32, v4: bool) -> Option<Backend> {
     let (owner, backend) = if v4 {
         let b = BACKENDS4.get(id)?;
-        (b.set, Backend { id, addr: Addr::from_v4(b.addr), port: b.port, flags: b.flags })
+        (b.set, Backend { id, addr: Addr::from_v4(b.addr), port: b.port })
     } else {
         let b = BACKENDS6.get(id)?;
-        (b.set, Backend { id, addr: Addr::from_v6(b.addr), port: b.port, flags: b.flags })
+        (b.set, Backend { id, addr: Addr::from_v6(b.addr), port: b.port })
     };
     (owner == set).then_some(backend)
 }

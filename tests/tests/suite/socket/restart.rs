@@ -5,9 +5,17 @@ use std::{fs, net::SocketAddr, os::fd::AsFd as _, time::Duration};
 
 use mizzen_agent::{
     apply::maps::Maps as _,
-    datapath::{Datapath, Missing, OpenError, Options, Outcome, PinError, Pins, link_id, probe},
+    datapath::{
+        Datapath, Features, Missing, OpenError, Options, Outcome, PinError, Pins, link_id, probe,
+    },
 };
-use mizzen_tests::{netns::check, node::TestNode, tables::TestTables, wait::until};
+use mizzen_ebpf_abi::addr::protocol::{TCP, UDP};
+use mizzen_tests::{
+    netns::check,
+    node::TestNode,
+    tables::{TestTables, Windows},
+    wait::until,
+};
 
 use super::{Bench, FAMILIES, Family, ask};
 
@@ -155,6 +163,32 @@ fn without_the_rights_it_says_so() {
     let missing = missing.join().unwrap().unwrap_err();
     assert!(matches!(missing, Missing::Permission), "{missing:?}");
     assert!(missing.to_string().contains("root"), "{missing}");
+}
+
+#[test]
+fn what_an_older_kernel_runs_refuses_and_translates_too() {
+    let Bench { mut actor, node, datapath, mut tables, a, b, _backends, .. } =
+        Bench::new(Family::V4);
+    drop(datapath);
+    let (options, older) = (node.options(), Features { loops: false, set_retval: false });
+    let datapath = node.netns.run(|| Datapath::open_for(&options, older)).unwrap();
+    assert_eq!(attach(&datapath), [Outcome::Replaced; 8]);
+
+    let (empty, vip) = ("10.96.0.11:80".parse().unwrap(), "10.96.0.10:80".parse().unwrap());
+    let (nothing, set) = (tables.set(), tables.set_of(&[a]));
+    tables.frontend(empty, TCP, nothing, 0);
+    tables.frontend(vip, UDP, set, 0);
+    let refused = ask(&mut actor, Family::V4, empty).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "without bpf_set_retval");
+
+    let socket = actor.open("udp4");
+    for (backend, name) in [(a, "a"), (b, "b"), (a, "a")] {
+        let id = tables.backend(set, backend);
+        let range = tables.range(set, &[id], Windows::all(1));
+        tables.flip(set, range);
+        actor.send_to(socket, vip, "?");
+        assert_eq!(actor.receive_from(socket), (vip, name.to_owned()));
+    }
 }
 
 #[test]
