@@ -13,6 +13,8 @@
 //! their pins, and replaces the programs in place.
 
 mod cgroup;
+mod clsact;
+mod conntrack;
 mod counters;
 mod layout;
 mod link;
@@ -23,11 +25,16 @@ mod pin;
 mod pods;
 mod probe;
 mod sys;
+mod tc;
+mod test_run;
+mod uplinks;
 
 use std::{io, path::PathBuf, sync::Arc};
 
 pub use self::{
     cgroup::{AttachError, Cgroup, CgroupError},
+    clsact::FilterError,
+    conntrack::{FlowSweeper, SweepError, Swept},
     counters::{Counters, CountersError},
     link::{LinkError, Outcome, id as link_id},
     maps::KernelMaps,
@@ -35,6 +42,9 @@ pub use self::{
     pin::{PinError, Pins},
     pods::Pods,
     probe::{Features, Missing, probe},
+    tc::TcError,
+    test_run::TestRun,
+    uplinks::{Interface, UplinksError, find_uplinks},
 };
 
 /// Where a node's datapath is.

@@ -92,6 +92,11 @@ impl Pins {
         self.folder.join("links").join(name)
     }
 
+    /// The folder of pinned links.
+    pub fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
+
     /// Checks the shape of every map that is pinned; the names of those that are not.
     pub(super) fn check_maps(&self) -> Result<Vec<&'static str>, PinError> {
         let mut missing = Vec::new();

@@ -11,7 +11,8 @@ use super::{
     layout,
     object::Programs,
     pin::{PinError, Pins},
-    sys,
+    sys, tc,
+    uplinks::Interface,
 };
 use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 
@@ -19,9 +20,7 @@ use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 #[derive(Debug)]
 pub struct Pods {
     endpoints: OwnedFd,
-    #[expect(dead_code, reason = "the packet programs of a pod's link")]
     programs: Arc<Programs>,
-    #[expect(dead_code, reason = "the pins of a pod's links")]
     pins: Arc<Pins>,
 }
 
@@ -45,6 +44,9 @@ impl PodDatapath for Pods {
             sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint)
                 .map_err(|source| failed("make the address known", link, source))?;
         }
+        let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
+        tc::attach_pod(&interface, &self.programs, &self.pins)
+            .map_err(|source| failed("attach the packet programs", link, source))?;
         Ok(())
     }
 
@@ -57,6 +59,9 @@ impl PodDatapath for Pods {
     }
 }
 
-fn failed(operation: &'static str, link: &PodLink, source: std::io::Error) -> PodDatapathError {
+fn failed<E>(operation: &'static str, link: &PodLink, source: E) -> PodDatapathError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     PodDatapathError { operation, ifname: link.ifname.clone(), source: Box::new(source) }
 }

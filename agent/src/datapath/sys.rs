@@ -24,7 +24,9 @@ enum Command {
     MapNextKey = 4,
     ObjPin = 6,
     ObjGet = 7,
+    TestRun = 10,
     InfoByFd = 15,
+    MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
     LinkCreate = 28,
@@ -192,6 +194,60 @@ pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<()
     batch(Command::MapDeleteBatch, map, keys.as_ptr() as u64, 0, keys.len())
 }
 
+/// Where a read in batches goes on: the kernel's own mark.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor {
+    _mark: [u32; 16],
+}
+
+/// What a read in batches gave.
+#[derive(Debug)]
+pub(super) struct BatchRead {
+    /// Elements read.
+    pub count: usize,
+    /// Where to go on; none at the end.
+    pub next: Option<Cursor>,
+}
+
+/// Reads as many elements of a hash as there is room for in `keys` and `values`, which have the
+/// same length. Elements that come or go meanwhile may be missed or met twice.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<&Cursor>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<BatchRead> {
+    let mut next = Cursor { _mark: [0; 16] };
+    let mut attr = BatchAttr {
+        in_batch: from.map_or(0, address),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+        map: raw(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: there is room for `count` keys and values, and for the longest mark, a key.
+    match unsafe { bpf(Command::MapLookupBatch, &mut attr) } {
+        Ok(_) => Ok(BatchRead { count: attr.count as usize, next: Some(next) }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(BatchRead { count: attr.count as usize, next: None })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Seconds since boot, suspend included: what programs get from `bpf_ktime_get_boot_ns`.
+pub(super) fn boot_seconds() -> io::Result<u32> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes a live record.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(time.tv_sec).map_err(io::Error::other)
+}
+
 #[repr(C)]
 struct CreateAttr {
     kind: u32,
@@ -232,6 +288,52 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let mut attr = ObjectAttr { path: path.as_ptr() as u64, fd: raw(object), flags: 0 };
     // SAFETY: the path is live and ends with a zero.
     unsafe { bpf(Command::ObjPin, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+struct TestRunAttr {
+    program: u32,
+    result: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// What a run of a program gave.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// What the program returned.
+    pub result: u32,
+    /// Bytes of the packet afterwards.
+    pub length: usize,
+    /// Average time of one run.
+    pub nanoseconds: u32,
+}
+
+/// Runs a packet program on a packet.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    after: &mut [u8],
+    repeat: u32,
+) -> io::Result<Ran> {
+    let size = |slice: &[u8]| u32::try_from(slice.len()).map_err(io::Error::other);
+    let mut attr = TestRunAttr {
+        program: raw(program),
+        result: 0,
+        size_in: size(packet)?,
+        size_out: size(after)?,
+        data_in: packet.as_ptr() as u64,
+        data_out: after.as_mut_ptr() as u64,
+        repeat,
+        duration: 0,
+    };
+    // SAFETY: both buffers are live and of the lengths given.
+    unsafe { bpf(Command::TestRun, &mut attr) }?;
+    Ok(Ran { result: attr.result, length: attr.size_out as usize, nanoseconds: attr.duration })
 }
 
 #[repr(C)]

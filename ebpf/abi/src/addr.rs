@@ -62,7 +62,7 @@ impl Addr {
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
         // SAFETY: the type is aligned for it, and sixteen octets are four words.
-        unsafe { *(&raw const self.octets).cast::<[u32; 4]>() }
+        unsafe { *core::ptr::from_ref(self).cast::<[u32; 4]>() }
     }
 
     /// The address with these words.

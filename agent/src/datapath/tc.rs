@@ -1,0 +1,172 @@
+//! The packet programs' places: uplinks, and the host's ends of pods' veths.
+//!
+//! A place is a tcx link, pinned under the interface's index, so that it stays when the agent is
+//! gone and the next agent replaces the program in it without a gap. Kernels before 6.6 have no
+//! tcx: there the program is a filter of the `clsact` queueing discipline ([`super::clsact`]).
+//! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
+
+use std::{fs, io, os::fd::AsFd as _, path::PathBuf};
+
+use aya::util::KernelVersion;
+
+use super::{
+    Datapath, clsact,
+    link::{self, LinkError, Outcome, Target},
+    object::Programs,
+    pin::Pins,
+    sys,
+    uplinks::Interface,
+};
+
+/// The first kernel with tcx links.
+const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// Which way packets go at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the interface into the node.
+    Ingress,
+    /// From the node to the interface.
+    Egress,
+}
+
+impl Direction {
+    /// `enum bpf_attach_type`.
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::Ingress => 46,
+            Self::Egress => 47,
+        }
+    }
+}
+
+/// A program and the way that it looks.
+#[derive(Clone, Copy, Debug)]
+struct Hook {
+    program: &'static str,
+    direction: Direction,
+}
+
+const UPLINK: [Hook; 2] = [
+    Hook { program: "tc_uplink_ingress", direction: Direction::Ingress },
+    Hook { program: "tc_uplink_egress", direction: Direction::Egress },
+];
+
+const POD: [Hook; 2] = [
+    Hook { program: "tc_pod_ingress", direction: Direction::Ingress },
+    Hook { program: "tc_pod_egress", direction: Direction::Egress },
+];
+
+/// Why a packet program is not in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum TcError {
+    /// The object lacks a program.
+    #[error("the eBPF object has no program {0}: the agent and its object are of different builds")]
+    NoProgram(&'static str),
+    /// The link could not be made.
+    #[error("attach the eBPF program {program} to the interface {interface}")]
+    Link {
+        /// The program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// Why not.
+        #[source]
+        source: LinkError,
+    },
+    /// The filter could not be made.
+    #[error(
+        "attach the eBPF program {program} to the interface {interface} as a filter of clsact, \
+         which needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
+    )]
+    Filter {
+        /// The program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// Why not.
+        #[source]
+        source: clsact::FilterError,
+    },
+    /// The pins can't be listed or removed.
+    #[error("tidy up the pinned eBPF links in {}", .0.display())]
+    Tidy(PathBuf, #[source] io::Error),
+}
+
+impl Datapath {
+    /// Attaches the packet programs to the uplinks, or finds them attached; those of an earlier
+    /// agent are replaced in place. To be called when the tables are filled, and again whenever
+    /// an interface may have come or gone: it mends what is missing and is cheap otherwise.
+    ///
+    /// What is no uplink any more keeps its programs until its interface goes: they leave alone
+    /// what is no service's.
+    pub fn attach_uplinks(
+        &self,
+        uplinks: &[Interface],
+    ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+        tidy(&self.pins)?;
+        let mut outcomes = Vec::new();
+        for uplink in uplinks {
+            outcomes.extend(attach(&UPLINK, uplink, &self.programs, &self.pins)?);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Attaches the packet programs to the host's end of a pod's veth.
+pub(super) fn attach_pod(
+    interface: &Interface,
+    programs: &Programs,
+    pins: &Pins,
+) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+    attach(&POD, interface, programs, pins)
+}
+
+fn attach(
+    hooks: &[Hook],
+    interface: &Interface,
+    programs: &Programs,
+    pins: &Pins,
+) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+    let has_tcx = KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE);
+    let mut outcomes = Vec::new();
+    for hook in hooks {
+        let name = hook.program;
+        let program = programs.get(name).ok_or(TcError::NoProgram(name))?;
+        // By index: names may hold dots, which the bpf file system keeps for itself.
+        let pin = pins.link(&format!("{name}-{}", interface.index));
+        let outcome = if has_tcx {
+            let target = Target::Interface(interface.index);
+            link::ensure(&pin, program, target, hook.direction.attach_type()).map_err(|source| {
+                TcError::Link { program: name, interface: interface.name.clone(), source }
+            })?
+        } else {
+            clsact::ensure(&interface.name, program, hook.direction, &pin).map_err(|source| {
+                TcError::Filter { program: name, interface: interface.name.clone(), source }
+            })?
+        };
+        outcomes.push((name, outcome));
+    }
+    Ok(outcomes)
+}
+
+/// Removes the pins of links whose interface is gone.
+fn tidy(pins: &Pins) -> Result<(), TcError> {
+    let folder = pins.links();
+    let failed = |source| TcError::Tidy(folder.clone(), source);
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_name().to_string_lossy().starts_with("tc_") {
+            continue;
+        }
+        let path = entry.path();
+        let gone = sys::open_pin(&path)
+            .and_then(|link| sys::link_info(link.as_fd()))
+            .is_ok_and(|info| info.ifindex() == 0);
+        if gone {
+            fs::remove_file(&path).map_err(failed)?;
+            tracing::debug!(path = %path.display(), "removed the link of an interface that is gone");
+        }
+    }
+    Ok(())
+}
