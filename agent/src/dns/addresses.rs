@@ -34,7 +34,10 @@ pub enum AddressError {
     #[error("list the routes of the table local: {0}")]
     List(#[source] rtnetlink::Error),
     /// A route can't be made or removed.
-    #[error("{operation} the local route to {address} on lo: {source}; this needs CAP_NET_ADMIN")]
+    #[error(
+        "{operation} the local route to {address} on lo, which has to be up and needs the capability \
+         CAP_NET_ADMIN: {source}"
+    )]
     Change {
         /// What was tried.
         operation: &'static str,

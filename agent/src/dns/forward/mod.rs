@@ -24,8 +24,17 @@ use super::{
 
 /// What asking came to; shared by all who asked for the same.
 type Answer = Result<Arc<Message>, Explanation>;
-/// A question under way; whoever comes first asks, and if that one leaves the next one does.
-type Flight = Arc<OnceCell<Answer>>;
+/// Questions under way, by what they ask.
+type Flights = Mutex<HashMap<Key, Flight>>;
+
+/// A question under way.
+#[derive(Debug, Default)]
+struct Flight {
+    /// Whoever comes first asks, and if that one leaves the next one does.
+    answer: Arc<OnceCell<Answer>>,
+    /// How many wait for it.
+    seats: usize,
+}
 
 /// Asks upstreams and remembers what they said.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ pub struct Forwarder {
     max_ttl: u32,
     health: Mutex<Health>,
     cache: Mutex<Cache>,
-    flights: Mutex<HashMap<Key, Flight>>,
+    flights: Flights,
 }
 
 impl Forwarder {
@@ -67,17 +76,12 @@ impl Forwarder {
 
     /// The upstreams' answer.
     pub async fn ask(&self, question: &Question) -> Reply {
-        let flight = self.join(Key::of(question));
-        let answer = flight.cell().get_or_init(|| self.ask_upstreams(question)).await.clone();
+        let seat = Seat::take(&self.flights, Key::of(question));
+        let answer = seat.answer.get_or_init(|| self.ask_upstreams(question)).await.clone();
         match answer {
             Ok(message) => self.reply(question, &message, Duration::ZERO),
             Err(explanation) => Reply::failure(explanation),
         }
-    }
-
-    fn join(&self, key: Key) -> Seat<'_> {
-        let cell = lock(&self.flights).entry(key.clone()).or_default().clone();
-        Seat { flights: &self.flights, key, cell: Some(cell) }
     }
 
     /// Tries one upstream after the other until one answers or the time is up.
@@ -85,29 +89,24 @@ impl Forwarder {
         let deadline = Instant::now() + self.limits.total;
         let order = lock(&self.health).order(Instant::now());
         // With a single upstream a lost datagram still gets its second and third chance.
-        let tries = (2 * order.len()).max(4);
+        let (round, tries) = (order.len(), (2 * order.len()).max(4));
         let mut refusal = None;
-        for place in order.into_iter().cycle().take(tries) {
+        for (attempt, place) in order.into_iter().cycle().take(tries).enumerate() {
             let Some(upstream) = self.upstreams.get(place) else { continue };
             let now = Instant::now();
-            if now >= deadline {
+            // Once all were asked, one that refused is the best there is.
+            if now >= deadline || attempt >= round && refusal.is_some() {
                 break;
             }
             let until = deadline.min(now + self.limits.attempt);
             match timeout_at(until.into(), exchange::ask(*upstream, question)).await {
                 Ok(Ok(received)) => {
                     lock(&self.health).answered(place);
-                    if received.message.metadata.response_code == ResponseCode::Refused
-                        || received.message.metadata.response_code == ResponseCode::ServFail
-                    {
-                        // Another one may know better; if none does, this is the answer.
-                        refusal.get_or_insert(received);
-                        if self.upstreams.len() > 1 {
-                            continue;
-                        }
-                        break;
+                    if !is_refusal(&received.message) {
+                        return Ok(self.remember(question, received));
                     }
-                    return Ok(self.remember(question, received));
+                    // Another one may know better; if none does, this is the answer.
+                    refusal.get_or_insert(received);
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%upstream, %error, "upstream failed");
@@ -159,30 +158,70 @@ impl Forwarder {
     }
 }
 
-/// A place in a flight. The last one to leave takes the flight off the list.
-struct Seat<'a> {
-    flights: &'a Mutex<HashMap<Key, Flight>>,
-    key: Key,
-    cell: Option<Flight>,
+fn is_refusal(message: &Message) -> bool {
+    matches!(message.metadata.response_code, ResponseCode::Refused | ResponseCode::ServFail)
 }
 
-impl Seat<'_> {
-    fn cell(&self) -> Flight {
-        self.cell.clone().unwrap_or_default()
+/// A seat in a flight. The last one to leave takes the flight off the list.
+struct Seat<'a> {
+    flights: &'a Flights,
+    key: Key,
+    answer: Arc<OnceCell<Answer>>,
+}
+
+impl<'a> Seat<'a> {
+    fn take(flights: &'a Flights, key: Key) -> Self {
+        let mut all = lock(flights);
+        let flight = all.entry(key.clone()).or_default();
+        flight.seats += 1;
+        Self { flights, key, answer: Arc::clone(&flight.answer) }
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut flights = lock(self.flights);
-        // Given up under the lock, so that of two who leave at once one is the last.
-        drop(self.cell.take());
-        if flights.get(&self.key).is_some_and(|flight| Arc::strong_count(flight) == 1) {
-            flights.remove(&self.key);
+        match flights.get_mut(&self.key) {
+            Some(flight) if flight.seats > 1 => flight.seats -= 1,
+            _ => drop(flights.remove(&self.key)),
         }
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use hickory_proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    };
+
+    use super::*;
+    use crate::dns::message::Transport;
+
+    #[test]
+    fn the_last_one_to_leave_ends_the_flight() {
+        let question = Question {
+            id: 1,
+            recursion_desired: true,
+            checking_disabled: false,
+            query: Query::query(Name::from_str("example.org.").unwrap(), RecordType::A),
+            edns: None,
+            transport: Transport::Udp,
+        };
+        let flights = Flights::default();
+        let seat = || Seat::take(&flights, Key::of(&question));
+        let (first, second) = (seat(), seat());
+        assert!(Arc::ptr_eq(&first.answer, &second.answer));
+        drop(first);
+        let third = seat();
+        assert!(Arc::ptr_eq(&third.answer, &second.answer), "it goes on without the first");
+        drop((second, third));
+        assert!(lock(&flights).is_empty());
+    }
 }
