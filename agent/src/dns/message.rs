@@ -2,15 +2,15 @@
 //! octets that fit. Pure, and safe with any input.
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode, emit_message_parts},
-    rr::{DNSClass, Record, RecordType, rdata::opt::EdnsOption},
-    serialize::binary::BinEncoder,
+    op::{Message, OpCode, Query, ResponseCode},
+    rr::{DNSClass, Record, RecordType},
 };
 
-use super::answer::Reply;
+use super::{
+    answer::Reply,
+    wire::{HEADER, Writer},
+};
 
-/// Octets of a message's header.
-const HEADER: usize = 12;
 /// What a UDP answer may have where the client names no size (RFC 1035 4.2.1).
 const PLAIN_PAYLOAD: u16 = 512;
 /// What a UDP answer may have at most, and what we say that we take: passes every network that
@@ -146,115 +146,70 @@ fn bare(header: &[u8; HEADER], code: ResponseCode) -> Vec<u8> {
 /// The octets of `reply` to `question`. Cut on whole records where it does not fit: first what is
 /// beside the answer, which is a courtesy, then the answer itself, with TC set.
 pub fn write(question: &Question, reply: &Reply) -> Vec<u8> {
-    let mut message = message_of(question, reply);
-    let limit = question.limit();
-    if let Some(octets) = whole(&message, limit) {
-        return octets;
+    let opt = question.edns.map_or_else(Vec::new, |client| opt(client, reply));
+    let mut writer = Writer::new(usize::from(question.limit()).saturating_sub(opt.len()));
+    writer.question(&question.query);
+    let mut fits = true;
+    let mut section = |records: &[Record]| {
+        let written = records.iter().take_while(|record| fits && writer.record(record)).count();
+        fits &= written == records.len();
+        written
+    };
+    let answers = section(&reply.answers);
+    let authorities = section(&reply.authorities);
+    let cut = !fits;
+    let before = writer.mark();
+    let mut additionals = if cut { 0 } else { reply.additionals.len() };
+    if !reply.additionals[..additionals].iter().all(|record| writer.record(record)) {
+        // Some of a name's addresses would pass for all of them.
+        writer.back_to(before);
+        additionals = 0;
     }
-    message.additionals.clear();
-    if let Some(octets) = whole(&message, limit) {
-        return octets;
-    }
-    message.metadata.truncation = true;
-    let room = limit.saturating_sub(opt_size(&message));
-    let (answers, authorities) = counts_within(&message, room);
-    let rest = message.answers.split_off(answers);
-    message.authorities.truncate(authorities);
-    let mut octets = whole(&message, limit).unwrap_or_else(|| failure(question));
-    // The count is on the safe side by what names take before they are compressed.
-    for record in rest {
-        message.answers.push(record);
-        match whole(&message, limit) {
-            Some(larger) => octets = larger,
-            None => break,
-        }
-    }
-    octets
+    additionals += usize::from(!opt.is_empty());
+    let counts = [1, answers, authorities, additionals];
+    writer.finish(header(question, reply, cut, counts), &opt)
 }
 
-fn message_of(question: &Question, reply: &Reply) -> Message {
-    let mut message = Message::new(question.id, MessageType::Response, OpCode::Query);
-    message.metadata.response_code = reply.code;
-    message.metadata.authoritative = reply.authoritative;
-    message.metadata.authentic_data = reply.authentic;
-    message.metadata.truncation = reply.truncated;
-    message.metadata.recursion_desired = question.recursion_desired;
-    message.metadata.recursion_available = true;
-    message.metadata.checking_disabled = question.checking_disabled;
-    message.queries = vec![question.query.clone()];
-    message.answers.clone_from(&reply.answers);
-    message.authorities.clone_from(&reply.authorities);
-    message.additionals.clone_from(&reply.additionals);
-    if let Some(client) = question.edns {
-        let mut edns = Edns::new();
-        edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(client.dnssec_ok);
-        if let Some(explanation) = reply.explanation {
-            let mut data = explanation.code().to_be_bytes().to_vec();
-            data.extend(explanation.text().bytes());
-            edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
-        }
-        message.set_edns(edns);
-    }
-    message
-}
-
-/// The message's octets where they are no more than `limit`.
-fn whole(message: &Message, limit: u16) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(512);
-    let mut encoder = BinEncoder::new(&mut octets);
-    // Where it stops early it says so with TC. It needs room for a name before compressing it.
-    encoder.set_max_size(limit.saturating_add(255));
-    let header = emit(message, message.edns.as_ref(), &mut encoder)?;
-    let cut = header.metadata.truncation && !message.metadata.truncation;
-    (octets.len() <= usize::from(limit) && !cut).then_some(octets)
-}
-
-/// How many records of the answer and authority sections fit into `room` octets.
-fn counts_within(message: &Message, room: u16) -> (usize, usize) {
-    let mut octets = Vec::with_capacity(512);
-    let mut encoder = BinEncoder::new(&mut octets);
-    encoder.set_max_size(room);
-    emit(message, None, &mut encoder).map_or((0, 0), |header| {
-        (usize::from(header.counts.answers), usize::from(header.counts.authorities))
-    })
-}
-
-fn emit(
-    message: &Message,
-    edns: Option<&Edns>,
-    encoder: &mut BinEncoder<'_>,
-) -> Option<hickory_proto::op::Header> {
-    emit_message_parts(
-        &message.metadata,
-        &mut message.queries.iter(),
-        &mut message.answers.iter(),
-        &mut message.authorities.iter(),
-        &mut message.additionals.iter(),
-        edns,
-        None,
-        encoder,
-    )
-    .inspect_err(|error| tracing::debug!(%error, "answer can't be encoded"))
-    .ok()
-}
-
-/// The octets that the message's OPT takes.
-fn opt_size(message: &Message) -> u16 {
-    let Some(edns) = &message.edns else { return 0 };
-    let mut octets = Vec::new();
-    let mut encoder = BinEncoder::new(&mut octets);
-    match encoder.emit_all(std::iter::once(&Record::from(edns))) {
-        Ok(_) => u16::try_from(octets.len()).unwrap_or(u16::MAX),
-        Err(_) => u16::MAX,
-    }
-}
-
-/// What is sent where a reply can't be encoded, which no record that we made or read should cause.
-fn failure(question: &Question) -> Vec<u8> {
+/// The header of an answer (RFC 1035 4.1.1, RFC 4035 3.2).
+fn header(question: &Question, reply: &Reply, cut: bool, counts: [usize; 4]) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..2].copy_from_slice(&question.id.to_be_bytes());
-    header[2] = u8::from(question.recursion_desired);
-    bare(&header, ResponseCode::ServFail)
+    let bit = |is: bool, place: u8| u8::from(is) << place;
+    let truncated = reply.truncated || cut;
+    header[2] = bit(true, 7)
+        | bit(reply.authoritative, 2)
+        | bit(truncated, 1)
+        | bit(question.recursion_desired, 0);
+    header[3] = bit(true, 7)
+        | bit(reply.authentic, 5)
+        | bit(question.checking_disabled, 4)
+        | reply.code.low();
+    for (place, count) in header[4..].chunks_exact_mut(2).zip(counts) {
+        // A message has no room for more records than this can count.
+        place.copy_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());
+    }
+    header
+}
+
+/// Our OPT record (RFC 6891 6.1): version 0, our size, the client's DO, and why it failed.
+fn opt(client: ClientEdns, reply: &Reply) -> Vec<u8> {
+    let mut data = Vec::new();
+    if let Some(explanation) = reply.explanation {
+        let text = explanation.text().as_bytes();
+        // The texts are ours, and short.
+        let length = u16::try_from(2 + text.len()).unwrap_or(u16::MAX);
+        for value in [EXTENDED_ERROR, length, explanation.code()] {
+            data.extend(value.to_be_bytes());
+        }
+        data.extend(text);
+    }
+    let mut opt = vec![0];
+    opt.extend(u16::from(RecordType::OPT).to_be_bytes());
+    opt.extend(MAX_PAYLOAD.to_be_bytes());
+    opt.extend([reply.code.high(), 0, u8::from(client.dnssec_ok) << 7, 0]);
+    opt.extend(u16::try_from(data.len()).unwrap_or(u16::MAX).to_be_bytes());
+    opt.extend(data);
+    opt
 }
 
 #[cfg(test)]

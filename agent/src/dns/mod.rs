@@ -18,6 +18,7 @@ pub mod message;
 pub mod name;
 pub mod peers;
 pub mod server;
+pub mod wire;
 pub mod zone;
 
 use std::{

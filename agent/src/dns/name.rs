@@ -127,6 +127,9 @@ mod tests {
         assert_eq!(name.wire(), b"\x03web\x07default\x03svc\x07cluster\x05local\x00");
         assert_eq!(name.labels_below(&lower("cluster.local.")), Some(3));
         assert_eq!(name.labels_below(&lower("ster.local.")), None, "only whole labels");
+        let inside = Name::from_labels([&b"a"[..], b"x\x07cluster\x05local"]).unwrap();
+        let inside = LowerName::of(&inside);
+        assert_eq!(inside.labels_below(&lower("cluster.local.")), None, "octets are no labels");
         assert_eq!(lower("local.").labels_below(&lower("cluster.local.")), None);
         assert_eq!(lower(".").wire(), b"\0");
         assert_eq!(lower("a.").labels_below(&lower(".")), Some(1));

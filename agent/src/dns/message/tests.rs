@@ -2,7 +2,13 @@
 
 use std::{net::Ipv4Addr, str::FromStr};
 
-use hickory_proto::rr::{Name, RData, rdata::A};
+use hickory_proto::{
+    op::{Edns, MessageType},
+    rr::{
+        Name, RData,
+        rdata::{A, opt::EdnsOption},
+    },
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -90,14 +96,16 @@ fn dns_40_dns_49_the_size_is_the_clients_or_ours_whichever_is_less() {
 fn dns_41_tcp_has_everything() {
     let message = with_edns(query(HDLS, RecordType::A), 512, false);
     let question = question(&message, Transport::Tcp);
-    let (_, message) = written(&question, &reply(500));
-    assert_eq!((message.answers.len(), message.additionals.len()), (500, 500));
+    let (_, message) = written(&question, &reply(2000));
+    assert_eq!((message.answers.len(), message.additionals.len()), (2000, 2000));
     assert!(!message.metadata.truncation);
-    // More than any message can hold is cut, and says so.
-    let octets = write(&question, &reply(6000));
-    let message = Message::from_vec(&octets).unwrap();
-    assert!(message.metadata.truncation && message.answers.len() > 900);
-    assert!(message.edns.is_some());
+    let (_, message) = written(&question, &reply(4000));
+    assert_eq!((message.answers.len(), message.additionals.len()), (4000, 0));
+    assert!(!message.metadata.truncation);
+    // More than any message can hold is cut, and says so: header 12, question 35, OPT 11.
+    let (size, message) = written(&question, &reply(6000));
+    assert_eq!(message.answers.len(), (65_535 - 12 - 35 - 11) / 16);
+    assert!(message.metadata.truncation && message.edns.is_some() && size <= 65_535);
 }
 
 #[test]
@@ -135,7 +143,10 @@ fn dns_44_what_is_no_question() {
     for nothing in [&[][..], &good[..11], &with(&|octets| octets[2] |= 0x80)] {
         assert!(matches!(read(nothing, Transport::Udp), Received::Nothing));
     }
+    let mut two = query("a.cluster.local.", RecordType::A);
+    two.add_query(Query::query(Name::from_str("b.cluster.local.").unwrap(), RecordType::A));
     for (octets, code) in [
+        (two.to_vec().unwrap(), ResponseCode::FormErr),
         (with(&|octets| octets[5] = 0), ResponseCode::FormErr),
         (with(&|octets| octets[5] = 2), ResponseCode::FormErr),
         (with(&|octets| octets[4] = 0xff), ResponseCode::FormErr),
