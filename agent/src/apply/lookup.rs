@@ -62,7 +62,7 @@ pub enum Fault {
 /// What `key` leads to: `None` where it is no frontend.
 pub fn lookup(tables: &Tables, key: &FrontendKey) -> Option<Result<Found, Fault>> {
     let frontend = tables.frontends.get(key)?;
-    if frontend.identity != key.identity() {
+    if !frontend.is_of(key) {
         return Some(Err(Fault::ForeignFrontend));
     }
     let word = tables.sets.get(&frontend.set).copied().unwrap_or_default();

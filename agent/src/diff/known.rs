@@ -242,7 +242,7 @@ impl Known {
             }
             return;
         };
-        let value = Frontend { set: id, flags, identity: key.identity() };
+        let value = Frontend::new(&key, id, flags);
         if held == Some(value) {
             return;
         }

@@ -166,9 +166,9 @@ impl FrontendKey {
         Self { addr, port: port.to_be_bytes(), protocol, pad: 0 }
     }
 
-    /// A 32-bit fold of the whole key; see [`Frontend::identity`].
+    /// A 32-bit fold of the whole key.
     #[inline(always)]
-    pub fn identity(&self) -> u32 {
+    fn identity(&self) -> u32 {
         let w = self.addr.words();
         let last = u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, self.pad]);
         w[0].wrapping_mul(0x9e37_79b1)
