@@ -2,7 +2,11 @@
 //!
 //! The tests themselves are modules of `tests/suite`, one binary, so that there is one link.
 
-#![allow(clippy::missing_panics_doc, reason = "what tests call panics where it fails")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "what tests call panics where it fails"
+)]
 
 pub mod actor;
 pub mod backend;

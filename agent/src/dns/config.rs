@@ -79,7 +79,9 @@ impl Default for Forwarding {
         Self {
             attempt: Duration::from_millis(900),
             total: Duration::from_millis(3800),
-            max_in_flight: 1000,
+            // Each has a socket. With the connections below this stays under the 1,024
+            // descriptors that many service managers admit to a process.
+            max_in_flight: 400,
         }
     }
 }
@@ -102,8 +104,8 @@ pub struct Tcp {
 impl Default for Tcp {
     fn default() -> Self {
         Self {
-            max_connections: 1024,
-            max_per_source: 64,
+            max_connections: 256,
+            max_per_source: 32,
             max_pipelined: 32,
             idle: Duration::from_secs(10),
             transfer: Duration::from_secs(3),

@@ -67,7 +67,9 @@ fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
 /// What can't be done.
 fn refused(maps: &mut dyn Maps) -> Vec<String> {
     let node_addrs: Vec<(Addr, NodeAddr)> = (0..=u16::try_from(limits::NODE_ADDRS_MAX).unwrap())
-        .map(|i| (Addr::from_v4([1, 2, (i >> 8) as u8, i as u8]), NodeAddr::default()))
+        .map(|i| {
+            (Addr::from_v4([1, 2, i.to_be_bytes()[0], i.to_be_bytes()[1]]), NodeAddr::default())
+        })
         .collect();
     let set = (limits::SETS_MAX, SetWord::default());
     [
