@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::{FrontendKey, NO_SET, RANGE_HEADER_WORDS};
+use mizzen_ebpf_abi::service::{Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS};
 use proptest::{prelude::*, sample::Index};
 
 use super::{
@@ -323,8 +323,8 @@ fn d4_of_two_sets_with_one_id_one_moves_before_anything_breaks() {
     let mut tables = agent.maps.tables().clone();
     let ids: Vec<u32> = tables.frontends.values().map(|frontend| frontend.set).collect();
     assert_eq!(ids.len(), 2);
-    for frontend in tables.frontends.values_mut() {
-        frontend.set = ids[0];
+    for (key, frontend) in &mut tables.frontends {
+        *frontend = Frontend::new(key, ids[0], frontend.flags);
     }
     let mut restarted = Agent::start(MemoryMaps::with_tables(tables), &snapshot);
     let plan = restarted.plan(&restarted.desired.everything());
