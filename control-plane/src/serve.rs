@@ -1,11 +1,12 @@
 //! `mizzen-control-plane serve`: puts the parts together in order, and takes them down again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
@@ -17,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Addresses, Api, Caller, bootstrap};
+use crate::controllers;
 use crate::pki::{Pki, PkiError};
 use crate::registry::service::{Cidr, Ranges};
+use crate::scheduler;
 use crate::store::{Embedded, Options, Store, StoreError};
 
 /// Most connections at a time.
@@ -44,7 +47,7 @@ pub struct Args {
     pub advertise_address: Vec<IpAddr>,
     /// Ranges of pod addresses, one per family
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.244.0.0/16", "fd00:244::/48"])]
-    pub cluster_cidr: Vec<Cidr>,
+    pub cluster_cidr: Vec<controllers::Cidr>,
     /// Ranges of Service addresses, one per family, the default family first
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.96.0.0/16", "fd00:96::/112"])]
     pub service_cidr: Vec<Cidr>,
@@ -79,6 +82,12 @@ pub enum ServeError {
     /// The store.
     #[error("cannot open the store: {0}")]
     Store(#[from] StoreError),
+    /// The ranges of pod addresses can't be divided among nodes.
+    #[error("--cluster-cidr: {0}")]
+    Controllers(#[from] controllers::ConfigError),
+    /// The controllers could not be given a way to the API server.
+    #[error("cannot make a client from the administrator's kubeconfig: {0}")]
+    Client(String),
     /// The first objects could not be made.
     #[error("cannot create the cluster's first objects: {0}")]
     Bootstrap(String),
@@ -126,7 +135,8 @@ impl ControlPlane {
             addresses: families(&args.service_cidr, "service-cidr")?,
             node_ports: NODE_PORTS,
         };
-        families(&args.cluster_cidr, "cluster-cidr")?;
+        let config = controllers::Config::new(args.cluster_cidr.clone());
+        config.check()?;
         let listeners = listen(&args.listen).await?;
         let addresses: Vec<SocketAddr> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -155,6 +165,15 @@ impl ControlPlane {
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
         pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
+        let client = client(&kubeconfig).await?;
+        tasks.spawn(scheduler::run(client.clone(), shutdown.clone()));
+        let controllers = controllers::run(client, config, shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = controllers.await {
+                // Checked above: only a fault of ours leads here.
+                tracing::error!(%error, "controllers ended");
+            }
+        });
         Ok(Self { addresses, kubeconfig, shutdown, tasks })
     }
 
@@ -174,6 +193,16 @@ fn open_store(args: &Args) -> Result<Arc<dyn Store>, ServeError> {
         return Ok(Arc::new(Embedded::in_memory(&options)));
     }
     Ok(Arc::new(Embedded::open(&args.data_dir.join("store"), &options)?))
+}
+
+/// The client of the controllers and the scheduler: the administrator's.
+async fn client(kubeconfig: &Path) -> Result<kube::Client, ServeError> {
+    let failed = |error: &dyn std::fmt::Display| ServeError::Client(error.to_string());
+    let file = Kubeconfig::read_from(kubeconfig).map_err(|error| failed(&error))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| failed(&error))?;
+    kube::Client::try_from(config).map_err(|error| failed(&error))
 }
 
 /// One range, or two of different families.

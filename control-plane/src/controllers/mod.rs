@@ -69,6 +69,14 @@ impl Config {
         Self { cluster_cidrs, node_mask_size_ipv4: 24, node_mask_size_ipv6: 64 }
     }
 
+    /// Whether the ranges can be divided.
+    ///
+    /// # Errors
+    /// If a range is too small or too large for its parts, or two are of the same family.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.pools().map(drop)
+    }
+
     /// The ranges with the size of their parts.
     fn pools(&self) -> Result<Vec<Pool>, ConfigError> {
         let pool = |range: &Cidr| {

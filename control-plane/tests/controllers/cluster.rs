@@ -52,14 +52,6 @@ impl Cluster {
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         let client = Client::try_from(config).unwrap();
-        let cidrs = ["10.244.0.0/16", "fd00:244::/48"].map(|it| it.parse().unwrap());
-        let controllers = mizzen_control_plane::controllers::run(
-            client.clone(),
-            mizzen_control_plane::controllers::Config::new(cidrs.into()),
-            cancel.clone(),
-        );
-        tokio::spawn(controllers);
-        tokio::spawn(mizzen_control_plane::scheduler::run(client.clone(), cancel.clone()));
         let unready = Arc::default();
         let cluster = Self { client, unready, cancel, _directory: directory };
         for index in 1..=nodes {
