@@ -36,10 +36,14 @@ impl Agent {
     }
 }
 
-/// An error and its causes, a line each.
+/// An error and its causes, a line each; a cause that the line before quotes is not repeated.
 pub fn report(program: &str, error: &anyhow::Error) {
-    eprintln!("{program}: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+    let mut said = error.to_string();
+    eprintln!("{program}: {said}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.ends_with(&cause) {
+            eprintln!("  because: {cause}");
+            said = cause;
+        }
     }
 }

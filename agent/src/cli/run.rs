@@ -63,7 +63,9 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log_filter.clone());
-    let filter = EnvFilter::try_new(&filter)
+    // The client reports every failed attempt as an error; the watches say what it means.
+    let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
         .with_context(|| format!("log filter {filter:?} (--log-filter or RUST_LOG)"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if config.log_format == "json" {

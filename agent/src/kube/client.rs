@@ -50,6 +50,11 @@ impl ApiServers {
         (url, client.clone())
     }
 
+    /// Whether there is another server to turn to.
+    pub fn several(&self) -> bool {
+        self.clients.len() > 1
+    }
+
     /// The address that comes first.
     pub fn first_url(&self) -> &str {
         &self.clients[0].0

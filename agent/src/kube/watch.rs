@@ -8,7 +8,8 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
+    core::Status,
     runtime::watcher::{self, Event as WatchEvent},
 };
 use serde::de::DeserializeOwned;
@@ -29,7 +30,12 @@ use crate::{
 /// The first pause after an error; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A watch that was begun again and says nothing for so long works: refusals come at once.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long the API server may take to answer when it is asked whether it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A kind that is watched.
 #[derive(Debug)]
@@ -101,13 +107,18 @@ impl Watch {
         let mut progress = Progress { listed: None, synced: false, failures: 0 };
         loop {
             let (url, client) = self.servers.pick(progress.failures);
-            let api: Api<K> = Api::all(client);
+            let api: Api<K> = Api::all(client.clone());
             let mut events = watcher::watcher(api, watcher::Config::default()).boxed();
             let switch = self.servers.pick(progress.failures + 1).0 != url;
             loop {
+                let failing = progress.synced && progress.failures > 0;
                 let event = tokio::select! {
                     () = self.cancel.cancelled() => return Ok(()),
                     event = events.next() => event,
+                    () = tokio::time::sleep(QUIET), if failing => {
+                        self.works(&mut progress);
+                        continue;
+                    }
                 };
                 match event {
                     Some(Ok(event)) => {
@@ -120,6 +131,9 @@ impl Watch {
                     }
                     Some(Err(error)) => {
                         self.failed(url, &error, &mut progress).await;
+                        if status_of(&error).is_none() && !self.servers.several() {
+                            self.until_reachable(url, &client, &error, &mut progress).await;
+                        }
                         if switch {
                             break;
                         }
@@ -170,25 +184,60 @@ impl Watch {
             }
             WatchEvent::Delete(object) => Event::Delete(key(&object)),
         };
-        progress.failures = 0;
-        self.board.report(self.kind.part, State::Ready);
+        self.works(progress);
         Some(T::change(event))
     }
 
-    /// Reports an error, and waits before the next attempt.
+    fn works<T>(&self, progress: &mut Progress<T>) {
+        progress.failures = 0;
+        self.board.report(self.kind.part, State::Ready);
+    }
+
+    /// Takes note of an error, and waits before the next attempt.
     async fn failed<T>(&self, url: &str, error: &watcher::Error, progress: &mut Progress<T>) {
         progress.failures += 1;
-        let plural = self.kind.plural;
-        let why = format!("{plural} can't be read from {url}: {}", explain(error));
-        tracing::debug!(kind = plural, url, error = %chain(error), "watch failed");
-        if !progress.synced {
-            self.board.report(self.kind.part, State::Waiting(format!("{why}; it is tried again")));
-        } else if progress.failures > 1 {
-            let text = format!("{why}; what was known stays in force, and it is tried again");
-            self.board.report(self.kind.part, State::Degraded(text));
+        tracing::debug!(kind = self.kind.plural, url, error = %innermost(error), "watch failed");
+        // A connection that ends once is everyday life: it is begun again, and nobody need know.
+        if !progress.synced || progress.failures > 1 {
+            self.report(url, error, progress.synced);
         }
-        let doubled = u32::try_from(progress.failures.min(10)).unwrap_or(10);
-        let pause = (BACKOFF_MIN * 2u32.pow(doubled - 1)).min(BACKOFF_MAX);
+        self.pause(progress.failures).await;
+    }
+
+    /// Waits until the server answers anything at all.
+    async fn until_reachable<T>(
+        &self,
+        url: &str,
+        client: &Client,
+        error: &watcher::Error,
+        progress: &mut Progress<T>,
+    ) {
+        while !self.cancel.is_cancelled() {
+            let probe = tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await;
+            if matches!(probe, Ok(Ok(_) | Err(kube::Error::Api(_)))) {
+                return;
+            }
+            progress.failures += 1;
+            self.report(url, error, progress.synced);
+            self.pause(progress.failures).await;
+        }
+    }
+
+    fn report(&self, url: &str, error: &watcher::Error, synced: bool) {
+        let why = format!("{} can't be read from {url}: {}", self.kind.plural, explain(error));
+        let state = if synced {
+            let text = format!("{why}; what was known stays in force, and it is tried again");
+            State::Degraded(text)
+        } else {
+            State::Waiting(format!("{why}; it is tried again"))
+        };
+        self.board.report(self.kind.part, state);
+    }
+
+    /// The pause after so many failures in a row, at least one.
+    async fn pause(&self, failures: usize) {
+        let doublings = u32::try_from(failures.clamp(1, 10) - 1).unwrap_or(0);
+        let pause = (BACKOFF_MIN * 2u32.pow(doublings)).min(BACKOFF_MAX);
         tokio::select! {
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
@@ -196,19 +245,23 @@ impl Watch {
     }
 }
 
-/// Cause and remedy.
-fn explain(error: &watcher::Error) -> String {
+/// What the API server answered, where it answered.
+fn status_of(error: &watcher::Error) -> Option<&Status> {
     use watcher::Error::{
         InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
     };
-    let status = match error {
+    match error {
         WatchError(status)
         | InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => Some(status.as_ref()),
+        | WatchFailed(kube::Error::Api(status)) => Some(status),
         InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,
-    };
-    match status.map(|status| (status.code, &status.message)) {
+    }
+}
+
+/// Cause and remedy.
+fn explain(error: &watcher::Error) -> String {
+    match status_of(error).map(|status| (status.code, &status.message)) {
         Some((401, message)) => {
             format!("{message} (401): the credentials are not accepted, check --kubeconfig")
         }
@@ -216,12 +269,14 @@ fn explain(error: &watcher::Error) -> String {
             format!("{message} (403): the agent's role must allow list and watch")
         }
         Some((code, message)) => format!("{message} ({code})"),
-        None => format!("{}: check that it runs, and --kubeconfig or --api-server", chain(error)),
+        None => {
+            format!("{}: check that it runs, and --kubeconfig or --api-server", innermost(error))
+        }
     }
 }
 
 /// The innermost cause of an error; the layers above say no more.
-fn chain(error: &watcher::Error) -> String {
+fn innermost(error: &watcher::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;
