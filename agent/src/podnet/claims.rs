@@ -41,6 +41,13 @@ impl Claims {
     }
 }
 
+impl Claim<'_> {
+    /// What it is about.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.claims.busy().remove(&self.attachment);

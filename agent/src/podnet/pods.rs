@@ -60,6 +60,27 @@ pub struct Addition {
     pub netns: File,
 }
 
+/// A pod that is connected, and nobody was told of it yet. Until this is dropped, no other call
+/// can change it.
+pub struct Added<'a> {
+    /// Its link.
+    pub link: Link,
+    pods: &'a Pods,
+    claim: Claim<'a>,
+}
+
+impl Added<'_> {
+    /// Disconnects it again: to the runtime, which got no answer, the ADD has failed.
+    pub fn undo(self) {
+        let attachment = self.claim.attachment();
+        tracing::warn!(%attachment, "undoing an ADD whose plugin has gone");
+        let entry = self.pods.ledger().get(attachment).cloned();
+        if let Some(entry) = entry {
+            self.pods.remove(attachment, &entry);
+        }
+    }
+}
+
 impl Pods {
     /// The pods that the journal at `path` knows of.
     pub fn open(path: &Path, boot: &str, datapath: Arc<dyn PodDatapath>) -> io::Result<Self> {
@@ -95,9 +116,14 @@ impl Pods {
     }
 
     /// Connects a pod.
-    pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Link, Failure> {
+    pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
+        let claim = self.claim(&addition.attachment, limit)?;
+        let link = self.add_claimed(addition)?;
+        Ok(Added { link, pods: self, claim })
+    }
+
+    fn add_claimed(&self, addition: &Addition) -> Result<Link, Failure> {
         let attachment = &addition.attachment;
-        let _claim = self.claim(attachment, limit)?;
         if let Some(reason) = self.waiting() {
             return Err(failure(TRY_AGAIN_LATER, "the pod network is not ready", reason));
         }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::pods::{Addition, Pods, failure};
+use super::pods::{Added, Addition, Pods, failure};
 
 /// How many calls are at work at once; the others wait in the socket's queue. The kernel makes
 /// links one after the other anyway.
@@ -91,8 +91,7 @@ fn admit(stream: tokio::net::UnixStream) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Reads the request, does it, and says how it went. An ADD whose answer nobody took is undone:
-/// to the runtime it has failed.
+/// Reads the request, does it, and says how it went. An ADD whose answer nobody took is undone.
 fn answer(mut stream: UnixStream, pods: &Pods) -> io::Result<()> {
     let (request, netns) = match wire::receive::<Request>(&mut stream) {
         Ok(received) => received,
@@ -103,27 +102,26 @@ fn answer(mut stream: UnixStream, pods: &Pods) -> io::Result<()> {
         }
     };
     let limit = Duration::from_millis(request.timeout_ms.into()).min(CALL_LIMIT);
-    let added = match &request.command {
-        Command::Add { attachment, .. } => Some(attachment.clone()),
-        _ => None,
-    };
-    let response = perform(request, netns, pods, limit).unwrap_or_else(Response::Failed);
-    let sent = wire::send(&mut stream, &response, None);
-    if let (Err(_), Some(attachment), Response::Added(_)) = (&sent, added, &response) {
-        tracing::warn!(%attachment, "undoing an ADD whose plugin has gone");
-        if let Err(refusal) = pods.del(&attachment, limit) {
-            tracing::warn!(%attachment, reason = refusal.details, "undo an ADD");
+    match perform(request, netns, pods, limit) {
+        Ok(Some(added)) => {
+            let sent = wire::send(&mut stream, &Response::Added(added.link.clone()), None);
+            if sent.is_err() {
+                added.undo();
+            }
+            sent
         }
+        Ok(None) => wire::send(&mut stream, &Response::Done, None),
+        Err(refusal) => wire::send(&mut stream, &Response::Failed(refusal), None),
     }
-    sent
 }
 
+/// Does what was asked; only an ADD has something to show for it.
 fn perform(
     request: Request,
     netns: Option<OwnedFd>,
     pods: &Pods,
     limit: Duration,
-) -> Result<Response, Failure> {
+) -> Result<Option<Added<'_>>, Failure> {
     if request.version != VERSION {
         let details = format!("plugin {}, agent {VERSION}", request.version);
         return Err(failure(DECODING_FAILURE, "plugin and agent don't match", details));
@@ -137,13 +135,14 @@ fn perform(
     match request.command {
         Command::Add { attachment, pod } => {
             let addition = Addition { network, attachment, pod, netns: netns()? };
-            pods.add(&addition, limit).map(Response::Added)
+            return pods.add(&addition, limit).map(Some);
         }
-        Command::Del { attachment } => pods.del(&attachment, limit).map(|()| Response::Done),
+        Command::Del { attachment } => pods.del(&attachment, limit),
         Command::Check { attachment, addresses } => {
-            pods.check(&attachment, &addresses, &netns()?, limit).map(|()| Response::Done)
+            pods.check(&attachment, &addresses, &netns()?, limit)
         }
-        Command::Gc { valid } => pods.gc(&network, &valid, limit).map(|()| Response::Done),
-        Command::Status => pods.status().map(|()| Response::Done),
-    }
+        Command::Gc { valid } => pods.gc(&network, &valid, limit),
+        Command::Status => pods.status(),
+    }?;
+    Ok(None)
 }

@@ -63,8 +63,18 @@ fn cni_23_both_families_or_none() {
     let exhausted = ipam.allocate(NOW).unwrap_err();
     assert_eq!(exhausted.range.to_string(), "10.244.1.0/30");
     ipam.free(ip("10.244.1.2"), NOW);
-    // The failed attempt took nothing of the other family.
     assert_eq!(ipam.allocate(NOW).unwrap(), [ip("10.244.1.2"), ip("fd00:244:1::3")]);
+}
+
+#[test]
+fn cni_20_a_failed_attempt_takes_nothing_of_the_other_family() {
+    let mut ipam = ipam(&["10.244.1.0/29", "fd00:244:1::/126"]);
+    ipam.allocate(NOW).unwrap();
+    for _ in 0..9 {
+        assert_eq!(ipam.allocate(NOW).unwrap_err().range.to_string(), "fd00:244:1::/126");
+    }
+    ipam.free(ip("fd00:244:1::2"), NOW);
+    assert!(ipam.allocate(NOW).is_ok());
 }
 
 #[test]

@@ -114,6 +114,11 @@ impl Node {
         self.folder.path().join("state")
     }
 
+    /// The agent's journal, as it is.
+    pub(super) fn journal(&self) -> String {
+        std::fs::read_to_string(self.state_dir().join("podnet.journal")).unwrap()
+    }
+
     pub(super) fn conflist(&self) -> PathBuf {
         self.folder.path().join("net.d/10-mizzen.conflist")
     }

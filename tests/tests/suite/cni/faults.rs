@@ -1,6 +1,8 @@
 //! Agents that are away, come back, or can't serve.
 
 use std::{
+    fs::{self, File},
+    os::{fd::AsFd, unix::net::UnixStream},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -14,6 +16,7 @@ use mizzen_agent::{
     },
     status::State,
 };
+use mizzen_cni::wire;
 use mizzen_tests::wait::until;
 
 use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
@@ -36,18 +39,11 @@ fn cni_35_del_without_an_agent_frees_all_and_the_agent_learns_of_it() {
     node.call("DEL", &pod).expect_success();
     assert_eq!(node.pod_links(), [""; 0]);
     let noted = node.state_dir().join("cni-del.journal");
-    assert!(std::fs::read_to_string(&noted).unwrap().contains(&pod.container_id));
+    assert!(fs::read_to_string(&noted).unwrap().contains(&pod.container_id));
     node.start();
     node.wait_ready();
     assert!(!noted.exists());
-    let journal = std::fs::read_to_string(node.state_dir().join("podnet.journal")).unwrap();
-    assert!(
-        !journal.contains(&format!(
-            "\"attached\",\"attachment\":{{\"containerID\":\"{}",
-            pod.container_id
-        )) || journal.contains("\"released\""),
-        "{journal}"
-    );
+    assert!(released(&pod, &node.journal()));
     node.call("CHECK", &pod).expect_code(3);
 }
 
@@ -81,11 +77,11 @@ fn a_node_without_pod_cidrs_waits_says_so_and_serves_when_they_come() {
 #[test]
 fn cni_43_the_configuration_stays_when_the_agent_stops() {
     let mut node = Node::alone();
-    let written = std::fs::read_to_string(node.conflist()).unwrap();
+    let written = fs::read_to_string(node.conflist()).unwrap();
     assert!(written.contains(node.state_dir().to_str().unwrap()), "{written}");
     assert!(node.folder.path().join("bin/mizzen-cni").exists());
     node.stop();
-    assert_eq!(std::fs::read_to_string(node.conflist()).unwrap(), written);
+    assert_eq!(fs::read_to_string(node.conflist()).unwrap(), written);
 }
 
 /// Remembers what it was told.
@@ -134,19 +130,20 @@ fn a_restart_keeps_every_pod_attaches_it_again_and_writes_nothing() {
     reach(new.netns(), kept.netns(), kept.addresses[0]);
 }
 
+/// Whether the journal notes the pod's end.
+fn released(pod: &Pod, journal: &str) -> bool {
+    journal.lines().any(|line| line.contains("released") && line.contains(&pod.container_id))
+}
+
 #[test]
 fn cni_29_a_pod_whose_namespace_died_gives_its_addresses_back() {
     let mut node = Node::alone();
     let (mut first, mut second) = (Pod::new(), Pod::new());
     node.add(&mut first);
     node.add(&mut second);
-    let journal = || std::fs::read_to_string(node.state_dir().join("podnet.journal")).unwrap();
-    let released = |pod: &Pod, text: &str| {
-        text.lines().any(|line| line.contains("released") && line.contains(&pod.container_id))
-    };
     // Under a running agent.
     first.netns = None;
-    until("the first pod's release", LIMIT, || match journal() {
+    until("the first pod's release", LIMIT, || match node.journal() {
         text if released(&first, &text) => Ok(()),
         text => Err(text),
     });
@@ -163,12 +160,59 @@ fn cni_29_a_pod_whose_namespace_died_gives_its_addresses_back() {
 }
 
 #[test]
+fn cni_19_an_add_whose_plugin_died_is_undone() {
+    let node = Node::alone();
+    let pod = Pod::new();
+    let request = wire::Request {
+        version: wire::VERSION,
+        timeout_ms: 8000,
+        trace_parent: None,
+        network: "mizzen".into(),
+        command: wire::Command::Add {
+            attachment: wire::Attachment {
+                container_id: pod.container_id.clone(),
+                ifname: "eth0".into(),
+            },
+            pod: wire::Pod::default(),
+        },
+    };
+    let netns = File::open(pod.netns().path()).unwrap();
+    let mut stream = UnixStream::connect(node.state_dir().join("cni.sock")).unwrap();
+    wire::send(&mut stream, &request, Some(netns.as_fd())).unwrap();
+    drop(stream);
+    until("the release of what was added", LIMIT, || match node.journal() {
+        text if text.contains("\"released\"") => Ok(()),
+        text => Err(text),
+    });
+    assert_eq!(node.pod_links(), [""; 0]);
+    node.call("ADD", &pod).expect_success();
+}
+
+#[test]
+fn cni_19_an_add_that_the_agent_did_not_live_to_finish_is_undone() {
+    let mut node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    node.stop();
+    // As if it had been killed before it noted the end.
+    let journal = node.journal();
+    let unfinished: Vec<_> = journal.lines().filter(|line| !line.contains("\"live\"")).collect();
+    assert_eq!(unfinished.len() + 1, journal.lines().count(), "{journal}");
+    fs::write(node.state_dir().join("podnet.journal"), unfinished.join("\n") + "\n").unwrap();
+    node.start();
+    node.wait_ready();
+    assert_eq!(node.pod_links(), [""; 0]);
+    assert!(!pod.netns().ip("link show").contains("eth0"));
+    node.call("CHECK", &pod).expect_code(3);
+}
+
+#[test]
 fn a_wiped_state_folder_costs_no_pod_its_network() {
     let mut node = Node::alone();
     let (mut old, mut new) = (Pod::new(), Pod::new());
     node.add(&mut old);
     node.stop();
-    std::fs::remove_dir_all(node.state_dir()).unwrap();
+    fs::remove_dir_all(node.state_dir()).unwrap();
     node.start();
     node.wait_ready();
     node.add(&mut new);
