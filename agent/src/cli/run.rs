@@ -131,6 +131,8 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
         let role = dns::run(config.dns(), snapshots, board, intake.token());
         intake.spawn("dns", role);
+    } else if let Err(error) = dns::release().await {
+        tracing::warn!(%error, "addresses of an earlier resolver were not given up");
     }
     let facts = serve::Facts {
         node: config.node_name.clone(),

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, served_addresses};
 use self::{
+    addresses::AddressError,
     forward::Forwarder,
     peers::Peers,
     server::{
@@ -96,6 +97,12 @@ pub async fn run(
     }
     role.close().await;
     Ok(())
+}
+
+/// For an agent whose DNS role is off: gives up the addresses that a predecessor held and, being
+/// killed, could not give up itself. Touches nothing else.
+pub async fn release() -> Result<(), AddressError> {
+    addresses::hold(&BTreeSet::new()).await
 }
 
 /// The running role: what it follows and what it holds.
@@ -189,7 +196,7 @@ impl Role {
     /// packets to them go where the rest of the cluster answers them.
     async fn close(self) {
         self.listeners.close().await;
-        if let Err(error) = addresses::hold(&BTreeSet::new()).await {
+        if let Err(error) = release().await {
             tracing::warn!(%error, "addresses of the resolver were not given up");
         }
     }

@@ -52,6 +52,20 @@ fn addresses_are_held_through_a_kill_and_given_up_at_the_end() {
 }
 
 #[test]
+fn an_agent_without_the_role_gives_up_what_a_killed_one_held() {
+    let site = Site::new();
+    site.node.ip("route add local 10.96.0.99/32 dev lo table local proto static");
+    Running::start(&site, config(&[]), snapshot()).kill();
+    assert_eq!(routes(&site), expected());
+    site.node.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(mizzen_agent::dns::release()).unwrap();
+    });
+    assert_eq!(routes(&site), [""; 0]);
+    assert!(site.node.ip("route show table local").contains("10.96.0.99"), "another's stays");
+}
+
+#[test]
 fn routes_that_somebody_removes_come_back_and_those_of_others_stay() {
     let site = Site::new();
     site.node.ip(&format!("addr add {}/32 dev lo", CLUSTER[0]));
