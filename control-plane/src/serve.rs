@@ -54,6 +54,9 @@ pub struct Args {
     /// Keep nothing on disk but the certificates: the cluster is gone when the process ends
     #[arg(long)]
     pub in_memory: bool,
+    /// Serve the API alone, without controllers and scheduler
+    #[arg(long)]
+    pub no_controllers: bool,
 }
 
 /// Why the control plane could not start or go on.

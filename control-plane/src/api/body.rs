@@ -128,13 +128,13 @@ impl Form {
     }
 
     /// A response that holds the object in this form.
-    pub(super) fn object(
+    pub(super) fn respond(
         self,
         kind: &Kind,
         object: &Object,
         call: &Call,
         code: StatusCode,
-    ) -> Result<Response<Body>> {
-        Ok(super::json(code, &self.value(kind, object, call)))
+    ) -> Response<Body> {
+        super::json(code, &self.value(kind, object, call))
     }
 }

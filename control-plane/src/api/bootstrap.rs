@@ -76,9 +76,8 @@ async fn ensure(
         name: object.name().to_owned(),
         subresource: String::new(),
     };
-    match api.insert(&target, object.clone(), false).await {
-        Err(failure) if failure.code() == StatusCode::CONFLICT => {}
-        outcome => return outcome.map(drop),
+    if api.store.get(&target.key()).await?.is_none() {
+        return api.insert(&target, object, false).await.map(drop);
     }
     if plural == "endpointslices" {
         api.rewrite(&target, Part::Main, false, |old| {

@@ -33,7 +33,7 @@ impl Api {
         }
         let object = body::object(&call.headers, &body)?;
         let created = self.insert(&target, object, call.params.dry_run()?).await?;
-        form.object(target.kind, &created, call, StatusCode::CREATED)
+        Ok(form.respond(target.kind, &created, call, StatusCode::CREATED))
     }
 
     /// Makes `object` real in the target's namespace.

@@ -96,7 +96,12 @@ impl Api {
             }
             return Ok(super::json(StatusCode::OK, &success(&details)));
         }
-        Form::accepted(&call.headers)?.object(target.kind, &deleted.object, call, StatusCode::OK)
+        Ok(Form::accepted(&call.headers)?.respond(
+            target.kind,
+            &deleted.object,
+            call,
+            StatusCode::OK,
+        ))
     }
 
     pub(super) async fn delete_collection(

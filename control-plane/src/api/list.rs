@@ -82,7 +82,7 @@ impl Api {
                 let row = |object: &Object| table::row(target.kind, object, include);
                 let rows = objects(&listed, row)?;
                 let table =
-                    table::table(&listed.metadata(), &table::definitions(target.kind), rows);
+                    table::table(&listed.metadata(), &table::definitions(target.kind), &rows);
                 Ok(super::json(StatusCode::OK, &table))
             }
             Form::Metadata => {

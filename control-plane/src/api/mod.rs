@@ -48,7 +48,7 @@ pub use bootstrap::{Addresses, bootstrap};
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Longest time that a request may take, watches excepted.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most reading requests at a time, watches excepted.
 const READS_IN_FLIGHT: usize = 400;
 /// Most writing requests at a time.
@@ -165,7 +165,7 @@ impl Api {
         if form == Form::Json {
             return Ok(respond(StatusCode::OK, encode::bytes(&entry)));
         }
-        form.object(target.kind, &encode::object(&entry)?, call, StatusCode::OK)
+        Ok(form.respond(target.kind, &encode::object(&entry)?, call, StatusCode::OK))
     }
 }
 

@@ -73,7 +73,7 @@ impl Api {
         form: Form,
     ) -> Result<Response<Body>> {
         let object = self.patched(call, target, body, Part::Main).await?;
-        form.object(target.kind, &object, call, StatusCode::OK)
+        Ok(form.respond(target.kind, &object, call, StatusCode::OK))
     }
 
     /// The target with the patch applied to one of its parts.

@@ -187,7 +187,7 @@ fn merge_items(
         let wanted_key = key_of(item, key)?;
         match original.iter_mut().find(|one| one.get(key) == Some(wanted_key)) {
             Some(Value::Object(old)) => {
-                merge_maps(old, item.as_object().unwrap_or(&Map::new()), fields)?
+                merge_maps(old, item.as_object().unwrap_or(&Map::new()), fields)?;
             }
             Some(_) => {}
             None => {

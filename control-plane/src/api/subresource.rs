@@ -61,7 +61,7 @@ impl Api {
         } else {
             self.patched(call, target, body, Part::Status).await?
         };
-        Form::accepted(&call.headers)?.object(target.kind, &object, call, StatusCode::OK)
+        Ok(Form::accepted(&call.headers)?.respond(target.kind, &object, call, StatusCode::OK))
     }
 
     async fn write_scale(
@@ -145,7 +145,7 @@ impl Api {
                 Ok(new)
             })
             .await?;
-        Form::accepted(&call.headers)?.object(target.kind, &object, call, StatusCode::OK)
+        Ok(Form::accepted(&call.headers)?.respond(target.kind, &object, call, StatusCode::OK))
     }
 }
 

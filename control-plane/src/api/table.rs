@@ -65,7 +65,7 @@ pub(super) fn definitions(kind: &Kind) -> Value {
 }
 
 /// A table of these rows. Watches leave the definitions out after the first event.
-pub(super) fn table(metadata: &Value, definitions: &Value, rows: Vec<Value>) -> Value {
+pub(super) fn table(metadata: &Value, definitions: &Value, rows: &[Value]) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -78,5 +78,5 @@ pub(super) fn table(metadata: &Value, definitions: &Value, rows: Vec<Value>) -> 
 /// A table of one object.
 pub(super) fn of_one(kind: &Kind, object: &Object, include: Include) -> Value {
     let metadata = json!({"resourceVersion": object.resource_version()});
-    table(&metadata, &definitions(kind), vec![row(kind, object, include)])
+    table(&metadata, &definitions(kind), &[row(kind, object, include)])
 }

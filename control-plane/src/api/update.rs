@@ -32,7 +32,7 @@ impl Api {
     ) -> Result<Response<Body>> {
         let sent = body::object(&call.headers, body)?;
         let (code, object) = self.replace(target, sent, Part::Main, call.params.dry_run()?).await?;
-        form.object(target.kind, &object, call, code)
+        Ok(form.respond(target.kind, &object, call, code))
     }
 
     /// Writes the object sent over the one that is there.
@@ -53,14 +53,18 @@ impl Api {
             );
             return Err(Failure::bad_request(message));
         }
-        if sent.resource_version().is_empty() && !kind.unconditional_update {
-            let mut errors = Errors::default();
-            errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
-            return Err(Failure::invalid(kind, &target.name, &errors));
-        }
         let missing_ok =
             kind.create_on_update && part == Part::Main && sent.resource_version().is_empty();
-        match self.rewrite(target, part, dry_run, |_| Ok(sent.clone())).await {
+        let unconditional = sent.resource_version().is_empty();
+        let change = |_: &Object| {
+            if unconditional && !kind.unconditional_update {
+                let mut errors = Errors::default();
+                errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                return Err(Failure::invalid(kind, &target.name, &errors));
+            }
+            Ok(sent.clone())
+        };
+        match self.rewrite(target, part, dry_run, change).await {
             Err(failure) if missing_ok && failure.code() == StatusCode::NOT_FOUND => {
                 Ok((StatusCode::CREATED, self.insert(target, sent, dry_run).await?))
             }
@@ -88,9 +92,11 @@ impl Api {
             let old = encode::object(&entry)?;
             let mut new = change(&old)?;
             check_preconditions(kind, &new, &old)?;
-            prepare(kind, part, &mut new, &old);
             if part == Part::Main {
                 kind.strategy.default(&mut new);
+            }
+            prepare(kind, part, &mut new, &old);
+            if part == Part::Main {
                 check_change(kind, &new, &old)?;
             }
             let claims = if part == Part::Main {

@@ -22,9 +22,9 @@ use crate::registry::invalid::Errors;
 use crate::store::{Entry, Event, Key, Progress, Revision, StoreError, Watch};
 
 /// How often a bookmark says how far a quiet watch has come.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Time after which a watch ends that names none: between this and twice this.
-const TIMEOUT: Duration = Duration::from_secs(1800);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
+/// Time after which a watch ends that names none: this.
+const TIMEOUT: Duration = Duration::from_mins(30);
 /// Bytes of initial events sent at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -53,7 +53,8 @@ impl Api {
         let timeout = seconds.map_or(TIMEOUT, Duration::from_secs);
         let cursor = match self.store.watch(&target.prefix(), after).await {
             Ok(cursor) => cursor,
-            Err(error) => return Ok(gone(error)),
+            // A stream of one error, as clients expect it.
+            Err(error) => return Ok(super::respond(StatusCode::OK, error_event(error))),
         };
         let feed = Feed {
             encoder: Encoder {
@@ -81,11 +82,6 @@ impl Api {
     }
 }
 
-/// A watch that can't begin is a stream of one error, as clients expect it.
-fn gone(error: StoreError) -> Response<Body> {
-    super::json(StatusCode::OK, &json!({"type": "ERROR", "object": Failure::from(error).status()}))
-}
-
 /// What comes before the changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Initial {
@@ -102,26 +98,20 @@ impl Initial {
         let version = call.params.text("resourceVersion");
         let matching = call.params.text("resourceVersionMatch");
         let mut errors = Errors::default();
-        let initial = match call.params.text("sendInitialEvents") {
-            "" => {
-                if !matching.is_empty() {
-                    errors.forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
-                }
-                if matches!(version, "" | "0") { Self::Events } else { Self::None }
+        let unset = call.params.text("sendInitialEvents").is_empty();
+        let initial = if unset {
+            if !matching.is_empty() {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                errors.forbidden("resourceVersionMatch", why);
             }
-            _ => {
-                if matching != "NotOlderThan" {
-                    errors.forbidden(
-                        "resourceVersionMatch",
-                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                    );
-                }
-                if call.params.flag("sendInitialEvents") {
-                    Self::EventsAndBookmark
-                } else {
-                    Self::None
-                }
+            if matches!(version, "" | "0") { Self::Events } else { Self::None }
+        } else {
+            if matching != "NotOlderThan" {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                errors.forbidden("resourceVersionMatch", why);
             }
+            let asked = call.params.flag("sendInitialEvents");
+            if asked { Self::EventsAndBookmark } else { Self::None }
         };
         if errors.is_empty() { Ok(initial) } else { Err(Failure::invalid(kind, "", &errors)) }
     }
@@ -159,7 +149,7 @@ impl Feed {
                 Ok(progress) => self.encode(&progress, bookmark),
                 Err(error) => {
                     self.ended = true;
-                    self.encoder.error(error)
+                    error_event(error)
                 }
             };
             if !chunk.is_empty() {
@@ -236,11 +226,11 @@ impl Encoder {
             (Form::Table, Ok(object)) => {
                 let row = table::row(self.kind, &object, self.include);
                 let table =
-                    self.table(&json!({"resourceVersion": object.resource_version()}), vec![row]);
+                    self.table(&json!({"resourceVersion": object.resource_version()}), &[row]);
                 out.put_slice(table.to_string().as_bytes());
             }
             (Form::Metadata, Ok(object)) => {
-                out.put_slice(table::partial(&object).to_string().as_bytes())
+                out.put_slice(table::partial(&object).to_string().as_bytes());
             }
             _ => encode::splice(entry, out),
         }
@@ -259,20 +249,21 @@ impl Encoder {
             Form::Metadata => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
-            Form::Table => self.table(&metadata, Vec::new()),
+            Form::Table => self.table(&metadata, &[]),
         };
         out.put_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
         out.put_u8(b'\n');
     }
 
-    fn table(&mut self, metadata: &Value, rows: Vec<Value>) -> Value {
+    fn table(&mut self, metadata: &Value, rows: &[Value]) -> Value {
         let definitions = if self.headed { json!([]) } else { table::definitions(self.kind) };
         self.headed = true;
         table::table(metadata, &definitions, rows)
     }
+}
 
-    fn error(&self, error: StoreError) -> Bytes {
-        let event = json!({"type": "ERROR", "object": Failure::from(error).status()});
-        Bytes::from(format!("{event}\n"))
-    }
+/// The event that ends a watch that can't go on.
+fn error_event(error: StoreError) -> Bytes {
+    let event = json!({"type": "ERROR", "object": Failure::from(error).status()});
+    Bytes::from(format!("{event}\n"))
 }

@@ -13,7 +13,7 @@ pub mod object;
 pub mod selector;
 pub mod strategy;
 
-pub mod namespace;
+mod namespace;
 mod node;
 mod pod;
 pub mod service;
@@ -71,6 +71,7 @@ pub enum NameRule {
 }
 
 /// One kind of object.
+#[expect(clippy::struct_excessive_bools, reason = "a row of facts, not a state")]
 pub struct Kind {
     /// API group, empty for the core group.
     pub group: &'static str,

@@ -6,10 +6,10 @@ use super::object::Object;
 use super::strategy::Strategy;
 
 /// The finalizer that the namespace controller removes once the namespace is empty.
-pub const FINALIZER: &str = "kubernetes";
+const FINALIZER: &str = "kubernetes";
 
 /// [`Strategy`] of namespaces.
-pub struct Namespaces;
+pub(super) struct Namespaces;
 
 impl Strategy for Namespaces {
     fn default(&self, object: &mut Object) {

@@ -7,7 +7,7 @@ use super::object::Object;
 use super::strategy::{Strategy, address};
 
 /// [`Strategy`] of nodes.
-pub struct Nodes;
+pub(super) struct Nodes;
 
 impl Strategy for Nodes {
     fn prepare_create(&self, object: &mut Object) {

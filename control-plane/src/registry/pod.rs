@@ -17,7 +17,7 @@ const TOLERATION_SECONDS: i64 = 300;
 const FROZEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// [`Strategy`] of pods.
-pub struct Pods;
+pub(super) struct Pods;
 
 impl Strategy for Pods {
     fn default(&self, object: &mut Object) {

@@ -10,9 +10,9 @@ use super::selector::Selector;
 use super::strategy::Strategy;
 
 /// [`Strategy`] of deployments.
-pub struct Deployments;
+pub(super) struct Deployments;
 /// [`Strategy`] of replica sets.
-pub struct ReplicaSets;
+pub(super) struct ReplicaSets;
 
 impl Strategy for Deployments {
     fn default(&self, object: &mut Object) {

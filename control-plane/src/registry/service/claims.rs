@@ -302,14 +302,12 @@ async fn choose_ports(
         object.set("/spec/ports", ports.clone());
     }
     if has_health_check(object) {
-        match object.integer("/spec/healthCheckNodePort").filter(|port| *port != 0) {
-            Some(port) => {
-                check_port(port, mine.contains(&port), "spec.healthCheckNodePort", had, claims)
-                    .await?
-            }
-            None => {
-                object.set("/spec/healthCheckNodePort", free_port(&ports, &mine, claims).await?)
-            }
+        let field = "spec.healthCheckNodePort";
+        if let Some(port) = object.integer("/spec/healthCheckNodePort").filter(|port| *port != 0) {
+            check_port(port, mine.contains(&port), field, had, claims).await?;
+        } else {
+            let port = free_port(&ports, &mine, claims).await?;
+            object.set("/spec/healthCheckNodePort", port);
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use crate::store::Op;
 const AFFINITY_SECONDS: i64 = 10_800;
 
 /// [`Strategy`] of services.
-pub struct Services;
+pub(super) struct Services;
 
 /// Whether the Service has an address of its own, or is headless.
 fn has_cluster_ip(object: &Object) -> bool {

@@ -135,12 +135,12 @@ fn order(capacity: u32, band: u32, random: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Addresses of a range in the order in which to try them.
-pub fn addresses(range: Cidr, random: u32) -> impl Iterator<Item = IpAddr> {
+pub(super) fn addresses(range: Cidr, random: u32) -> impl Iterator<Item = IpAddr> {
     order(range.capacity(), range.static_band(), random).map(move |index| range.nth(index))
 }
 
 /// Node ports in the order in which to try them.
-pub fn ports(range: &RangeInclusive<u16>, random: u32) -> impl Iterator<Item = u16> + use<> {
+pub(super) fn ports(range: &RangeInclusive<u16>, random: u32) -> impl Iterator<Item = u16> + use<> {
     let first = *range.start();
     let size = u32::try_from(range.len()).unwrap_or(0);
     let band = (size / 32).clamp(16, 128);

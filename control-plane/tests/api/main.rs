@@ -1,0 +1,11 @@
+//! The API server as its clients see it: kube-rs, raw requests and, where the machine has it,
+//! `kubectl`; each against a real server on a loopback port.
+
+mod delete;
+mod durability;
+mod general;
+mod kubectl;
+mod objects;
+mod server;
+mod services;
+mod watch;
