@@ -168,15 +168,9 @@ impl ControlPlane {
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
         pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
-        let client = client(&kubeconfig).await?;
-        tasks.spawn(scheduler::run(client.clone(), shutdown.clone()));
-        let controllers = controllers::run(client, config, shutdown.clone());
-        tasks.spawn(async move {
-            if let Err(error) = controllers.await {
-                // Checked above: only a fault of ours leads here.
-                tracing::error!(%error, "controllers ended");
-            }
-        });
+        if !args.no_controllers {
+            start_controllers(&kubeconfig, config, &tasks, &shutdown).await?;
+        }
         Ok(Self { addresses, kubeconfig, shutdown, tasks })
     }
 
@@ -196,6 +190,24 @@ fn open_store(args: &Args) -> Result<Arc<dyn Store>, ServeError> {
         return Ok(Arc::new(Embedded::in_memory(&options)));
     }
     Ok(Arc::new(Embedded::open(&args.data_dir.join("store"), &options)?))
+}
+
+async fn start_controllers(
+    kubeconfig: &Path,
+    config: controllers::Config,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let client = client(kubeconfig).await?;
+    tasks.spawn(scheduler::run(client.clone(), shutdown.clone()));
+    let controllers = controllers::run(client, config, shutdown.clone());
+    tasks.spawn(async move {
+        if let Err(error) = controllers.await {
+            // Checked at the start: only a fault of ours leads here.
+            tracing::error!(%error, "controllers ended");
+        }
+    });
+    Ok(())
 }
 
 /// The client of the controllers and the scheduler: the administrator's.

@@ -30,7 +30,7 @@ struct Cli {
 /// Arguments of `serve` for a directory, with a free port.
 pub fn args(directory: &std::path::Path, more: &[&str]) -> Args {
     let directory = directory.to_str().unwrap();
-    let fixed = ["serve", "--data-dir", directory, "--listen", "127.0.0.1:0"];
+    let fixed = ["serve", "--data-dir", directory, "--listen", "127.0.0.1:0", "--no-controllers"];
     Cli::parse_from(fixed.iter().chain(more)).args
 }
 

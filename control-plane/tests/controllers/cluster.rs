@@ -46,6 +46,7 @@ impl Cluster {
             cluster_cidr: ["10.244.0.0/16", "fd00:244::/48"].map(|it| it.parse().unwrap()).into(),
             service_cidr: ["10.96.0.0/16", "fd00:96::/112"].map(|it| it.parse().unwrap()).into(),
             in_memory: true,
+            no_controllers: false,
         };
         let server = ControlPlane::start(args, cancel.clone()).await.unwrap();
         let kubeconfig = Kubeconfig::read_from(&server.kubeconfig).unwrap();
