@@ -10,6 +10,8 @@
 
 pub mod actor;
 pub mod backend;
+pub mod echo;
+pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod tables;

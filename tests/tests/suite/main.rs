@@ -4,4 +4,5 @@
 mod cni;
 mod dns;
 mod maps;
+mod packet;
 mod socket;

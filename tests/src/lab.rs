@@ -1,0 +1,304 @@
+//! Two nodes with pods and a client outside the cluster, on one wire, for tests of the packet path.
+//!
+//! ```text
+//! client 172.30.0.100 ──┐
+//! node 1 172.30.0.11 ───┼── bridge        pods of node N: 10.244.N.2, .3, … behind veths,
+//! node 2 172.30.0.12 ───┘                 and the same for IPv6, as a real node has them
+//! ```
+//!
+//! The nodes check reverse paths strictly. Sockets of tests belong to no node's cgroup: all that
+//! they dial goes by packet.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use mizzen_agent::{
+    apply::maps::{Maps as _, PodRange},
+    datapath::{Datapath, Interface, find_uplinks},
+    podnet::datapath::{PodDatapath as _, PodLink},
+};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    counters::Counter,
+    limits::{SNAT_PORT_MAX, SNAT_PORT_MIN},
+    node::NodeConfig,
+};
+
+use crate::{echo::Echo, netns::Netns, node::TestNode, tables::TestTables};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    /// An address of the wire.
+    pub fn wire(self, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(172, 30, 0, last).into(),
+            Self::V6 => Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    /// A pod's address.
+    pub fn pod(self, node: u8, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 244, node, last).into(),
+            Self::V6 => Ipv6Addr::new(0xfd00, 0x244, 0, node.into(), 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    /// A service's address, which no interface has.
+    pub fn service(self, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 96, 0, last).into(),
+            Self::V6 => Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    /// Any address of the node, in a frontend.
+    pub fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+/// The client's address on the wire.
+pub const CLIENT: u8 = 100;
+/// Port of the servers in pods.
+pub const POD_PORT: u16 = 8080;
+
+/// A pod: a namespace behind a veth, with a server.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its namespace.
+    pub netns: Netns,
+    /// What the server says.
+    pub name: String,
+    number: (u8, u8),
+    _servers: Vec<Echo>,
+}
+
+impl Pod {
+    /// Its server.
+    pub fn server(&self, family: Family) -> SocketAddr {
+        SocketAddr::new(self.address(family), POD_PORT)
+    }
+
+    /// Its address.
+    pub fn address(&self, family: Family) -> IpAddr {
+        family.pod(self.number.0, self.number.1)
+    }
+}
+
+/// A node with its datapath attached and its tables filled with its own facts.
+#[derive(Debug)]
+pub struct LabNode {
+    /// Its tables.
+    pub tables: TestTables,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// Its datapath.
+    pub datapath: Datapath,
+    /// Its namespace and pins.
+    pub node: TestNode,
+    number: u8,
+}
+
+/// The whole.
+#[derive(Debug)]
+pub struct Lab {
+    /// The nodes.
+    pub nodes: [LabNode; 2],
+    /// The client's namespace.
+    pub client: Netns,
+    _wire: Netns,
+}
+
+impl Lab {
+    /// A lab with so many pods on each node. Pods are named `pod-NODE-NUMBER`, from 1.
+    pub fn new(pods: [u8; 2]) -> Self {
+        let wire = Netns::new("wire");
+        wire.ip("link add br0 type bridge");
+        wire.ip("link set br0 up");
+        let client = Netns::new("client");
+        plug(&wire, &client, CLIENT);
+        let nodes = [1, 2].map(|number| LabNode::new(&wire, number, pods[usize::from(number) - 1]));
+        Self { nodes, client, _wire: wire }
+    }
+
+    /// A node's address on the wire.
+    pub fn address_of_node(&self, index: usize, family: Family) -> IpAddr {
+        family.wire(self.nodes[index].wire_number())
+    }
+}
+
+/// Sets a kernel setting of a namespace.
+fn set(netns: &Netns, key: &str, value: &str) {
+    let path = PathBuf::from("/proc/sys/net").join(key);
+    netns.run(|| fs::write(path, value)).expect("a kernel setting");
+}
+
+/// Connects a namespace to the wire as `eth0`.
+fn plug(wire: &Netns, host: &Netns, number: u8) {
+    // Interfaces that come have IPv6 addresses at once, without asking whether others have them.
+    set(host, "ipv6/conf/default/accept_dad", "0");
+    let port = format!("port{number}");
+    wire.veth(&port, host, "eth0");
+    wire.ip(&format!("link set {port} master br0"));
+    for family in FAMILIES {
+        let (length, nodad) = if family == Family::V4 { (24, "") } else { (64, "nodad") };
+        host.ip(&format!("addr add {}/{length} dev eth0 {nodad}", family.wire(number)));
+    }
+}
+
+impl LabNode {
+    fn new(wire: &Netns, number: u8, pods: u8) -> Self {
+        let node = TestNode::new(&format!("node{number}"));
+        let netns = &node.netns;
+        for key in [
+            "ipv4/ip_forward",
+            "ipv6/conf/all/forwarding",
+            "ipv4/conf/all/rp_filter",
+            "ipv4/conf/default/rp_filter",
+        ] {
+            set(netns, key, "1");
+        }
+        plug(wire, netns, 10 + number);
+        let other = 3 - number;
+        netns.ip(&format!("route add 10.244.{other}.0/24 via {}", Family::V4.wire(10 + other)));
+        netns.ip(&format!(
+            "-6 route add fd00:244:0:{other}::/64 via {}",
+            Family::V6.wire(10 + other)
+        ));
+        let datapath = node.open();
+        let mut tables = TestTables::new(datapath.maps().unwrap());
+        for family in FAMILIES {
+            tables.node_address(family.wire(10 + number));
+        }
+        let range = |addr: IpAddr, prefix_len| (PodRange { addr: Addr::from(addr), prefix_len }, 0);
+        let ranges = [range([10, 244, 0, 0].into(), 96 + 16), range(Family::V6.pod(0, 0), 48)];
+        tables.maps.put_pod_ranges(&ranges).unwrap();
+        let mut this = Self { tables, pods: Vec::new(), datapath, node, number };
+        this.configure(0);
+        for pod in 1..=pods {
+            let pod = this.pod(pod);
+            this.pods.push(pod);
+        }
+        this.attach();
+        this
+    }
+
+    /// Writes the node's configuration with these flags.
+    pub fn configure(&mut self, flags: u32) {
+        let config = NodeConfig {
+            ipv4: Addr::from(Family::V4.wire(self.wire_number())),
+            ipv6: Addr::from(Family::V6.wire(self.wire_number())),
+            snat_port_min: SNAT_PORT_MIN,
+            snat_port_max: SNAT_PORT_MAX,
+            flags,
+            ..NodeConfig::default()
+        };
+        self.tables.maps.set_node_config(&config).unwrap();
+    }
+
+    /// Last octet of its address on the wire.
+    pub fn wire_number(&self) -> u8 {
+        10 + self.number
+    }
+
+    /// Attaches the uplinks' programs, found by the node's addresses.
+    pub fn attach(&self) {
+        let addresses = FAMILIES.map(|family| family.wire(self.wire_number()));
+        let datapath = &self.datapath;
+        self.node.netns.run(|| {
+            let uplinks: Vec<Interface> =
+                find_uplinks(&[], &addresses).unwrap().into_iter().collect();
+            assert_eq!(uplinks.len(), 1, "{uplinks:?}");
+            datapath.attach_uplinks(&uplinks).unwrap();
+        });
+    }
+
+    /// Attaches the pods' programs.
+    pub fn attach_pods(&self) {
+        for pod in &self.pods {
+            self.attach_pod(&pod.netns, pod.number.1);
+        }
+    }
+
+    fn pod(&self, number: u8) -> Pod {
+        let name = format!("pod-{}-{number}", self.number);
+        let netns = Netns::new("pod");
+        let host = &self.node.netns;
+        let veth = format!("veth{number}");
+        set(&netns, "ipv6/conf/default/accept_dad", "0");
+        host.veth(&veth, &netns, "eth0");
+        let last = number + 1;
+        for family in FAMILIES {
+            let address = family.pod(self.number, last);
+            let (ip, length, hop, nodad) = match family {
+                Family::V4 => ("", 32, "169.254.1.1", ""),
+                Family::V6 => ("-6 ", 128, "fe80::1", "nodad"),
+            };
+            netns.ip(&format!("addr add {address}/{length} dev eth0 {nodad}"));
+            let mac = mac_text(mac(host, &veth));
+            netns.ip(&format!("neigh add {hop} lladdr {mac} dev eth0 nud permanent"));
+            netns.ip(&format!("{ip}route add default via {hop} dev eth0 onlink"));
+            host.ip(&format!("{ip}route add {address}/{length} dev {veth}"));
+        }
+        self.attach_pod(&netns, last);
+        let servers = FAMILIES
+            .iter()
+            .map(|family| {
+                let addr = SocketAddr::new(family.pod(self.number, last), POD_PORT);
+                Echo::start(&netns, addr, &name)
+            })
+            .collect();
+        Pod { netns, name, number: (self.number, last), _servers: servers }
+    }
+
+    fn attach_pod(&self, netns: &Netns, last: u8) {
+        let host = &self.node.netns;
+        let ifname = format!("veth{}", last - 1);
+        let link = PodLink {
+            ifindex: host.run(|| nix::net::if_::if_nametoindex(ifname.as_str())).unwrap(),
+            addresses: FAMILIES.map(|family| family.pod(self.number, last)).into(),
+            pod_mac: mac(netns, "eth0"),
+            host_mac: mac(host, &ifname),
+            ifname,
+        };
+        let pods = self.datapath.pods().unwrap();
+        host.run(|| pods.attach(&link)).unwrap();
+    }
+
+    /// What the node's programs counted.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.datapath.counters().unwrap().get(counter).unwrap()
+    }
+}
+
+/// The link-layer address of an interface.
+fn mac(netns: &Netns, ifname: &str) -> [u8; 6] {
+    let shown = netns.ip(&format!("-o link show {ifname}"));
+    let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+    let mut octets = text.expect("a link-layer address").split(':');
+    std::array::from_fn(|_| {
+        octets.next().and_then(|octet| u8::from_str_radix(octet, 16).ok()).expect("six octets")
+    })
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}

@@ -1,0 +1,255 @@
+//! The programs on packets of our own (`BPF_PROG_TEST_RUN`): what they leave alone, what they make
+//! of a packet, bit by bit, and how long they take.
+
+use std::net::SocketAddr;
+
+use mizzen_agent::datapath::TestRun;
+use mizzen_ebpf_abi::{
+    conntrack::FlowKey,
+    counters::Counter,
+    frame::{Frame, checksums_are_right, key},
+    packet::{ETHERNET_HEADER, Packet, parse, parse_quoted, tcp_flags},
+};
+use mizzen_tests::{
+    echo::{TRANSPORTS, Transport},
+    lab::{CLIENT, FAMILIES, Family, Lab, LabNode},
+};
+
+use super::{EXTERNAL, LOCAL, NODE_PORT, cluster_ip, node_port};
+
+/// The next program decides.
+const UNSPEC: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+fn run(node: &LabNode, program: &str, frame: &[u8]) -> TestRun {
+    let program = node.datapath.programs().get(program).unwrap();
+    node.node.netns.run(|| program.test_run(frame, 1)).unwrap()
+}
+
+fn read(frame: &[u8]) -> Packet {
+    let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
+    parse(frame, ethertype, ETHERNET_HEADER).unwrap()
+}
+
+/// From the client to node 1's node port.
+fn dialled(lab: &Lab, family: Family, transport: Transport, port: u16) -> FlowKey {
+    let to = (lab.address_of_node(0, family), NODE_PORT);
+    key(transport.number(), (family.wire(CLIENT), port), to)
+}
+
+#[test]
+fn a_packet_there_and_its_answer_back_are_right_to_the_last_bit() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let backend = lab.nodes[1].pods[0].server(family);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let sent = Frame::new(dialled(&lab, family, transport, 40_001));
+            let there = run(&lab.nodes[0], "tc_uplink_ingress", &sent.bytes());
+            assert_eq!(there.verdict, REDIRECT);
+            assert!(checksums_are_right(&there.packet), "{family:?} {transport:?}");
+            let packet = read(&there.packet);
+            assert_eq!(packet.key.destination, backend.ip().into());
+            assert_eq!(packet.key.destination_port, backend.port().to_be_bytes());
+            assert_eq!(packet.key.source, lab.address_of_node(0, family).into());
+            assert_eq!(packet.hop_limit(), sent.hop_limit - 1);
+
+            let answer = Frame {
+                tcp_flags: tcp_flags::SYN | tcp_flags::ACK,
+                ..Frame::new(packet.key.reversed())
+            };
+            let back = run(&lab.nodes[0], "tc_uplink_ingress", &answer.bytes());
+            assert_eq!(back.verdict, REDIRECT);
+            assert!(checksums_are_right(&back.packet), "{family:?} {transport:?}");
+            assert_eq!(read(&back.packet).key, sent.key.reversed());
+        }
+    }
+}
+
+#[test]
+fn b104_what_opens_no_flow_passes_untouched() {
+    let mut lab = Lab::new([1, 0]);
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], EXTERNAL);
+        let syn = Frame::new(dialled(&lab, family, Transport::Tcp, 40_002));
+        for flags in [0, tcp_flags::ACK, tcp_flags::RST, tcp_flags::FIN | tcp_flags::ACK, 0xff] {
+            let frame = Frame { tcp_flags: flags, ..syn.clone() }.bytes();
+            let run = run(&lab.nodes[0], "tc_uplink_ingress", &frame);
+            assert_eq!((run.verdict, run.packet), (UNSPEC, frame), "{flags:#x}");
+        }
+    }
+    assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 0);
+}
+
+#[test]
+fn b135_malformed_packets_pass_untouched() {
+    let mut lab = Lab::new([1, 0]);
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let good = Frame::new(dialled(&lab, family, transport, 40_003)).bytes();
+            let transport_at = if family == Family::V4 { 34 } else { 54 };
+            for length in transport_at..transport_at + 4 {
+                let frame = &good[..length];
+                let run = run(&lab.nodes[0], "tc_uplink_ingress", frame);
+                assert_eq!(
+                    (run.verdict, run.packet.as_slice()),
+                    (UNSPEC, frame),
+                    "cut at {length}"
+                );
+            }
+            let mut wrong = good.clone();
+            wrong[14] = 0x55;
+            assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &wrong).verdict, UNSPEC);
+        }
+    }
+    assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 0);
+}
+
+#[test]
+fn b135_hop_limits_end_here() {
+    let mut lab = Lab::new([1, 0]);
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+        let last =
+            Frame { hop_limit: 1, ..Frame::new(dialled(&lab, family, Transport::Udp, 40_004)) };
+        assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &last.bytes()).verdict, SHOT);
+    }
+    assert_eq!(lab.nodes[0].counted(Counter::DropHopLimit), 2);
+}
+
+/// Only the first fragment of a datagram has ports. It is not sent where the others can't follow.
+#[test]
+fn f38_fragments_to_a_service_are_dropped_and_counted() {
+    let mut lab = Lab::new([1, 0]);
+    let family = Family::V4;
+    let backend = lab.nodes[0].pods[0].server(family);
+    node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+    let whole = Frame::new(dialled(&lab, family, Transport::Udp, 40_005));
+    let first = Frame { fragment: 0x2000, ..whole.clone() };
+    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &first.bytes()).verdict, SHOT);
+    let later = Frame { fragment: 0x0002, ..whole };
+    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &later.bytes()).verdict, UNSPEC);
+    assert_eq!(lab.nodes[0].counted(Counter::DropFragment), 1);
+}
+
+#[test]
+fn b11_a_refused_syn_becomes_its_reset() {
+    let mut lab = Lab::new([1, 0]);
+    for family in FAMILIES {
+        let vip = cluster_ip(&mut lab.nodes[0], family, Transport::Tcp, &[]);
+        let pod = family.pod(1, 2);
+        let syn = Frame {
+            payload: Vec::new(),
+            ..Frame::new(key(6, (pod, 40_006), (vip.ip(), vip.port())))
+        };
+        let run = run(&lab.nodes[0], "tc_pod_ingress", &syn.bytes());
+        assert_eq!(run.verdict, REDIRECT);
+        assert!(checksums_are_right(&run.packet));
+        let reset = read(&run.packet);
+        assert_eq!(reset.key, syn.key.reversed());
+        assert_eq!(reset.tcp_flags, tcp_flags::RST | tcp_flags::ACK);
+        assert_eq!(run.packet[..6], syn.bytes()[6..12], "back to where it came from");
+    }
+}
+
+#[test]
+fn b12_a_refused_datagram_becomes_an_icmp_error() {
+    let mut lab = Lab::new([1, 0]);
+    for (family, kind) in [(Family::V4, [3, 3]), (Family::V6, [1, 4])] {
+        let vip = cluster_ip(&mut lab.nodes[0], family, Transport::Udp, &[]);
+        let pod = family.pod(1, 2);
+        for payload in [Vec::new(), vec![7; 1_000]] {
+            let sent =
+                Frame { payload, ..Frame::new(key(17, (pod, 40_007), (vip.ip(), vip.port()))) };
+            let run = run(&lab.nodes[0], "tc_pod_ingress", &sent.bytes());
+            assert_eq!(run.verdict, REDIRECT);
+            assert!(checksums_are_right(&run.packet));
+            let at = if family == Family::V4 { 34 } else { 54 };
+            assert_eq!(run.packet[at..at + 2], kind);
+            let quoted = &run.packet[at + 8..];
+            assert_eq!(*quoted, sent.bytes()[14..14 + quoted.len()], "quotes what was sent");
+        }
+    }
+}
+
+/// An error on the way to the backend reaches the client about the packet that it sent (B65).
+#[test]
+fn b65_packet_too_big_is_translated_back() {
+    let mut lab = Lab::new([0, 1]);
+    for family in FAMILIES {
+        let backend: SocketAddr = lab.nodes[1].pods[0].server(family);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let sent = Frame::new(dialled(&lab, family, transport, 40_008));
+            let there = run(&lab.nodes[0], "tc_uplink_ingress", &sent.bytes()).packet;
+            let error = too_big(&there, family);
+            assert!(checksums_are_right(&error));
+            let back = run(&lab.nodes[0], "tc_uplink_ingress", &error);
+            assert_eq!(back.verdict, REDIRECT);
+            assert!(checksums_are_right(&back.packet), "{family:?} {transport:?}");
+            let outer = read(&back.packet);
+            assert_eq!(outer.key.destination, sent.key.source, "to the client");
+            assert_eq!(outer.key.source, family.wire(99).into(), "from the router");
+            let inner = parse_quoted(back.packet.as_slice(), family == Family::V4, outer.l4 + 8);
+            assert_eq!(inner.unwrap().key, sent.key, "about what the client sent");
+        }
+    }
+}
+
+/// The error of a router on the wire about a packet that it would have to forward.
+fn too_big(frame: &[u8], family: Family) -> Vec<u8> {
+    use mizzen_ebpf_abi::{
+        packet::Bytes as _,
+        reject::{IcmpError, icmp_v4, icmp_v6},
+    };
+    let router = family.wire(99).into();
+    let source = read(frame).key.source;
+    // Our own headers, which have tests of their own; the quotation is longer here.
+    let mut error = frame[..14].to_vec();
+    let quoted = &frame[14..];
+    if family == Family::V4 {
+        let words = frame.words(14).unwrap();
+        let headers = icmp_v4(IcmpError::PacketTooBig(1_400), &words, &router, &source);
+        error.extend(headers.map(u32::to_ne_bytes).as_flattened());
+        error.extend(&quoted[..28]);
+    } else {
+        let words = frame.words(14).unwrap();
+        let headers = icmp_v6(IcmpError::PacketTooBig(1_400), &words, &router, &source);
+        error.extend(headers.map(u32::to_ne_bytes).as_flattened());
+        error.extend(&quoted[..48]);
+    }
+    error
+}
+
+/// Not a benchmark: the figures are printed, and only what would be a mistake fails.
+#[test]
+fn p06_what_a_packet_costs() {
+    let mut lab = Lab::new([1, 0]);
+    for name in ["tc_uplink_ingress", "tc_uplink_egress", "tc_pod_ingress", "tc_pod_egress"] {
+        let program = lab.nodes[0].datapath.programs().get(name).unwrap();
+        println!("{name}: {} instructions verified", program.verified_instructions);
+        assert!((1..100_000).contains(&program.verified_instructions), "{name}");
+    }
+    for family in FAMILIES {
+        let pod = lab.nodes[0].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[pod], LOCAL);
+        let to = (lab.address_of_node(0, family), NODE_PORT);
+        let strange = key(17, (family.wire(CLIENT), 40_010), (to.0, NODE_PORT + 1));
+        for (what, flow) in [
+            ("no service's", strange),
+            // Translated once; from then on a packet to the pod, which is no service's.
+            ("translated once", dialled(&lab, family, Transport::Udp, 40_009)),
+        ] {
+            let frame = Frame { hop_limit: 255, ..Frame::new(flow) }.bytes();
+            let program = lab.nodes[0].datapath.programs().get("tc_uplink_ingress").unwrap();
+            let ran = lab.nodes[0].node.netns.run(|| program.test_run(&frame, 100_000)).unwrap();
+            println!("{family:?} {what}: {:?} a packet", ran.duration);
+            assert!(ran.duration.as_nanos() < 20_000);
+        }
+    }
+}
