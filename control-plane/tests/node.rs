@@ -3,7 +3,7 @@
 //! Each test has a state folder and a cgroup of its own, and checks that nothing of it is left.
 //! The CNI plugin here is a small script: the real one has its own tests with the agent.
 
-#![allow(unused_crate_dependencies, reason = "an integration test sees every dependency")]
+#![expect(clippy::unwrap_used, reason = "a test says by panicking that it failed")]
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use mizzen_control_plane::node::runtime::{
     SandboxConfig,
     process::{Config, ProcessRuntime, find_cgroup2},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -27,7 +27,7 @@ struct Node {
     folder: tempfile::TempDir,
     cgroup: PathBuf,
     runtime: ProcessRuntime,
-    _stop: DropGuard,
+    stop: CancellationToken,
 }
 
 impl Node {
@@ -40,13 +40,14 @@ impl Node {
         for name in ["conf", "bin", "calls"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let (runtime, _stop) = open(folder.path(), &cgroup).await;
-        Self { folder, cgroup, runtime, _stop }
+        let (runtime, stop) = open(folder.path(), &cgroup).await;
+        Self { folder, cgroup, runtime, stop }
     }
 
     /// The node part ends without warning and another starts.
     async fn restart(&mut self) {
-        (self.runtime, self._stop) = open(self.folder.path(), &self.cgroup).await;
+        self.stop.cancel();
+        (self.runtime, self.stop) = open(self.folder.path(), &self.cgroup).await;
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -131,6 +132,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // Also after a failed assertion.
+        self.stop.cancel();
         let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
         for _ in 0..200 {
             if remove_cgroups(&self.cgroup).is_ok() {
@@ -151,7 +153,7 @@ fn remove_cgroups(path: &Path) -> std::io::Result<()> {
     fs::remove_dir(path)
 }
 
-async fn open(folder: &Path, cgroup: &Path) -> (ProcessRuntime, DropGuard) {
+async fn open(folder: &Path, cgroup: &Path) -> (ProcessRuntime, CancellationToken) {
     let stop = CancellationToken::new();
     let config = Config {
         program: env!("CARGO_BIN_EXE_mizzen-control-plane").into(),
@@ -160,7 +162,7 @@ async fn open(folder: &Path, cgroup: &Path) -> (ProcessRuntime, DropGuard) {
         cni_conf_dir: folder.join("conf"),
         cni_bin_dir: folder.join("bin"),
     };
-    (ProcessRuntime::open(config, stop.clone()).await.unwrap(), stop.drop_guard())
+    (ProcessRuntime::open(config, stop.clone()).await.unwrap(), stop)
 }
 
 fn pod(name: &str, host_network: bool) -> SandboxConfig {

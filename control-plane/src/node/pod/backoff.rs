@@ -86,9 +86,9 @@ mod tests {
 
     #[test]
     fn ten_good_minutes_begin_anew() {
-        let long = restart(at(0), at(600), Duration::from_secs(300));
+        let long = restart(at(0), at(600), Duration::from_mins(5));
         assert_eq!((long.wait, long.next_wait), (Duration::ZERO, FIRST));
-        let short = restart(at(0), at(599), Duration::from_secs(300));
+        let short = restart(at(0), at(599), Duration::from_mins(5));
         assert_eq!((short.wait, short.next_wait), (LONGEST, LONGEST));
     }
 

@@ -231,7 +231,7 @@ mod tests {
 
     use super::{super::testing, *};
 
-    fn made(container: serde_json::Value) -> Result<ContainerConfig, String> {
+    fn made(container: &serde_json::Value) -> Result<ContainerConfig, String> {
         let pod = testing::pod(json!({"containers": [container]}));
         let spec = pod.spec.as_ref().unwrap();
         let addresses = ["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()];
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_environment_is_expanded_in_order_and_used_by_command_and_args() {
-        let config = made(json!({"name": "c", "image": "i",
+        let config = made(&json!({"name": "c", "image": "i",
         "command": ["run", "$(NAME)"], "args": ["$(LATER)", "$$(NAME)", "$(NONE)"],
         "env": [
             {"name": "EARLY", "value": "$(LATER)"},
@@ -273,7 +273,7 @@ mod tests {
             ("status.podIPs", "10.0.0.9,fd00::9"),
         ] {
             let env = json!([{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": path}}}]);
-            let config = made(json!({"name": "c", "image": "i", "env": env})).unwrap();
+            let config = made(&json!({"name": "c", "image": "i", "env": env})).unwrap();
             assert_eq!(config.env[0].1, expected, "{path}");
         }
     }
@@ -302,7 +302,7 @@ mod tests {
                 "runAsUser is out of range",
             ),
         ] {
-            assert_eq!(made(container).unwrap_err(), expected);
+            assert_eq!(made(&container).unwrap_err(), expected);
         }
     }
 

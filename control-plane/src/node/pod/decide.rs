@@ -110,7 +110,8 @@ pub(super) fn decide(pod: &Pod, node: &NodeFacts, seen: &Observed, now: Timestam
     let deleted_at = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
     context.decision.outcome = outcome(spec, policy, seen);
     if let Some(since) = seen.gone_since {
-        context.terminate(deleted_at.unwrap_or(since).min(backoff::later(since, GONE_GRACE)));
+        let last = backoff::later(since, GONE_GRACE);
+        context.terminate(deleted_at.map_or(last, |deadline| deadline.min(last)));
     } else if let Some(deadline) = deleted_at {
         context.terminate(deadline);
     } else if context.decision.outcome.is_some() {

@@ -77,14 +77,16 @@ async fn http(address: SocketAddr, get: &HTTPGetAction) -> Result<(), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| text(&error))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
-    let answered = async move { sender.send_request(request).await.map_err(|error| text(&error)) };
+    let mut answered = std::pin::pin!(sender.send_request(request));
     let response = tokio::select! {
-        response = answered => response?,
+        response = &mut answered => response,
+        // The connection may end with the answer already delivered.
         ended = connection => {
             ended.map_err(|error| text(&error))?;
-            return Err("the connection was closed without an answer".to_owned());
+            answered.await
         }
     };
+    let response = response.map_err(|error| text(&error))?;
     let status = response.status().as_u16();
     if (200..400).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
 }
