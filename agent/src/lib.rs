@@ -26,3 +26,4 @@ pub mod reconcile;
 pub mod serve;
 pub mod status;
 pub mod supervisor;
+pub mod sweep;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -44,8 +45,8 @@ const REVIEW: Duration = Duration::from_secs(10);
 /// Puts the programs where traffic is, when the tables are filled. Called again and again: it
 /// mends what was detached by hand, and follows devices that come and go.
 pub trait Attach: Send {
-    /// Attaches what is not attached.
-    fn attach(&mut self, facts: &NodeFacts) -> Result<(), TaskError>;
+    /// Attaches what is not attached. `addresses` are those of the Node object.
+    fn attach(&mut self, addresses: &[IpAddr]) -> Result<(), TaskError>;
 }
 
 /// Nothing to attach.
@@ -53,9 +54,16 @@ pub trait Attach: Send {
 pub struct AttachNothing;
 
 impl Attach for AttachNothing {
-    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
+    fn attach(&mut self, _: &[IpAddr]) -> Result<(), TaskError> {
         Ok(())
     }
+}
+
+/// When, and for which interfaces, the programs were last put in place.
+struct Attached {
+    at: Instant,
+    facts: NodeFacts,
+    addresses: Vec<IpAddr>,
 }
 
 /// A question to the loop, which alone knows.
@@ -86,8 +94,8 @@ pub struct Inputs {
 pub struct Reconciler {
     maps: Box<dyn Maps>,
     attach: Box<dyn Attach>,
-    /// When that was last seen to, and for which facts.
-    attached: Option<(Instant, NodeFacts)>,
+    /// When that was last seen to.
+    attached: Option<Attached>,
     limits: Capacities,
     desired: Desired,
     /// What the tables hold; `None` where it has to be read.
@@ -165,17 +173,21 @@ impl Reconciler {
 
     /// Sees to it that the programs are where traffic is.
     fn attach(&mut self, facts: &NodeFacts, now: Instant) -> Result<(), String> {
-        if let Some((at, seen)) = &self.attached
-            && now.duration_since(*at) < REVIEW
-            && seen == facts
+        let snapshot = self.desired.snapshot();
+        let node = snapshot.nodes.get(&self.desired.settings().node_name);
+        let addresses = node.map_or_else(Vec::new, |node| node.internal_ips.clone());
+        if let Some(attached) = &self.attached
+            && now.duration_since(attached.at) < REVIEW
+            && attached.facts == *facts
+            && attached.addresses == addresses
         {
             return Ok(());
         }
         self.attached = None;
         let failed =
             |error: TaskError| format!("the programs are not attached: {}", chain(&*error));
-        self.attach.attach(facts).map_err(failed)?;
-        self.attached = Some((now, facts.clone()));
+        self.attach.attach(&addresses).map_err(failed)?;
+        self.attached = Some(Attached { at: now, facts: facts.clone(), addresses });
         Ok(())
     }
 

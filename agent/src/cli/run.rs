@@ -8,7 +8,7 @@
 //! ```
 //! They stop in the same order on SIGTERM or SIGINT. The datapath stays attached.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use anyhow::Context;
 use tokio::{
@@ -19,8 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, Resolved},
-    datapath::Datapath,
-    desired::NodeFacts,
+    datapath::{Datapath, find_uplinks},
     dns, facts,
     kube::{self, client::ApiServers},
     metrics::{Metrics, ProgramCounters},
@@ -33,6 +32,7 @@ use crate::{
     serve::{self, listen::Listeners},
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
+    sweep,
 };
 
 /// Threads of the runtime: the agent waits more than it works.
@@ -163,10 +163,12 @@ fn start_services(
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
     let inputs = Inputs { snapshots: shared.snapshots.clone(), facts, queries: receiver };
     let maps = Box::new(datapath.maps()?);
+    let sweeper = datapath.flow_sweeper()?;
+    tables.spawn("sweep flows", sweep::run(sweeper, shared.board.clone(), tables.token()));
     let reconciler = Reconciler::new(
         config.tables()?,
         maps,
-        Box::new(AttachDatapath(datapath)),
+        Box::new(AttachDatapath { datapath, uplinks: config.uplink.clone() }),
         shared.board.clone(),
         shared.metrics.clone(),
     );
@@ -175,11 +177,17 @@ fn start_services(
 }
 
 /// The datapath's programs.
-struct AttachDatapath(Datapath);
+struct AttachDatapath {
+    datapath: Datapath,
+    uplinks: Vec<String>,
+}
 
 impl Attach for AttachDatapath {
-    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
-        for (hook, outcome) in self.0.attach_sockets()? {
+    fn attach(&mut self, addresses: &[IpAddr]) -> Result<(), TaskError> {
+        let uplinks: Vec<_> = find_uplinks(&self.uplinks, addresses)?.into_iter().collect();
+        let sockets = self.datapath.attach_sockets()?;
+        let packets = self.datapath.attach_uplinks(&uplinks)?;
+        for (hook, outcome) in sockets.into_iter().chain(packets) {
             tracing::debug!(hook, ?outcome, "attached");
         }
         Ok(())

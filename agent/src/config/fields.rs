@@ -98,6 +98,9 @@ fields! {
     /// Which of the node's addresses take node ports (repeatable): `primary`, or ranges such as
     /// 192.0.2.0/24
     node_port_addresses: Vec<String> = vec!["primary".to_owned()];
+    /// Interface that leads to other hosts (repeatable); empty: those with the node's addresses or
+    /// a default route
+    uplink: Vec<String> = Vec::new();
     /// Masquerade all translated traffic, not only what needs it
     masquerade_all: bool = false;
     /// First source port of masqueraded flows

@@ -97,6 +97,11 @@ impl Desired {
         self.services.values().flatten()
     }
 
+    /// What the configuration says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The snapshot that this state was made from.
     pub fn snapshot(&self) -> &Snapshot {
         &self.seen

@@ -25,10 +25,10 @@ fn cluster() -> ClusterState {
     state
 }
 
-struct Attached(Arc<std::sync::atomic::AtomicU64>);
+struct Counted(Arc<std::sync::atomic::AtomicU64>);
 
-impl Attach for Attached {
-    fn attach(&mut self, _: &NodeFacts) -> Result<(), TaskError> {
+impl Attach for Counted {
+    fn attach(&mut self, _: &[IpAddr]) -> Result<(), TaskError> {
         self.0.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -43,7 +43,7 @@ struct Bench {
 
 fn bench(maps: MemoryMaps) -> Bench {
     let (board, metrics, attached): (Arc<Board>, Arc<Metrics>, Arc<_>) = Default::default();
-    let attach = Box::new(Attached(Arc::clone(&attached)));
+    let attach = Box::new(Counted(Arc::clone(&attached)));
     let reconciler = Reconciler::new(
         Settings::default(),
         Box::new(maps),
