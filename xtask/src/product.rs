@@ -87,7 +87,8 @@ pub fn build_programs(compiler: BpfCompiler) -> Result<()> {
     invoke::run(&mut command)
 }
 
-/// The plugin runs in the mount namespace of whatever runtime calls it: it brings its own libc.
+/// The plugin runs in the mount namespace of whatever runtime calls it: it brings its own libc. It
+/// is started for every pod, so it carries no symbols either.
 fn build_plugin(profile: Profile) -> Result<()> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     invoke::run(
@@ -95,7 +96,7 @@ fn build_plugin(profile: Profile) -> Result<()> {
             .arg("build")
             .args(profile.flag())
             .args(["-p", "mizzen-cni", "--target", &triple])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"),
     )?;
     let built = target_dir().join(triple).join(profile.folder()).join("mizzen-cni");
     replace(&built, &bin_dir(profile).join("mizzen-cni"))
