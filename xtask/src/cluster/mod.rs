@@ -46,3 +46,22 @@ fn ensure_bpffs() -> Result<()> {
     fs::write(bpffs_marker(), "")?;
     invoke::capture(&mut invoke::command("mount", ["-t", "bpf", "bpf", "/sys/fs/bpf"])).map(drop)
 }
+
+impl Layout {
+    fn binaries_file(&self) -> PathBuf {
+        self.dir.join("binaries")
+    }
+
+    /// Writes down which build the cluster runs, for commands that come later.
+    pub fn remember_binaries(&self) -> Result<()> {
+        let text = self.bin_dir.display().to_string();
+        fs::write(self.binaries_file(), text).context("can't write which build is run")
+    }
+
+    /// Reads which build the cluster runs; what it was where nothing is written down.
+    pub fn recall_binaries(&mut self) {
+        if let Ok(text) = fs::read_to_string(self.binaries_file()) {
+            self.bin_dir = text.into();
+        }
+    }
+}

@@ -29,6 +29,7 @@ pub fn users_cluster(nodes: u32, profile: Profile) -> Layout {
 /// The user's cluster as it was started: how many nodes it has is read from its namespaces.
 pub fn running_cluster() -> Layout {
     let mut layout = users_cluster(crate::cluster::layout::NODES_MAX, Profile::Release);
+    layout.recall_binaries();
     let hosts = layout.node_hosts();
     let there = hosts.iter().filter(|host| crate::cluster::network::netns_exists(&host.netns));
     layout.nodes = u32::try_from(there.count()).unwrap_or(0);

@@ -21,15 +21,19 @@ pub struct Up {
     /// What runs the containers: processes in namespaces (containerd follows)
     #[arg(long, default_value = "process", value_parser = ["process"])]
     runtime: String,
+    /// Run what `cargo xtask build --debug` builds: quick to build, slow to run
+    #[arg(long)]
+    debug: bool,
 }
 
 /// Builds, starts, applies the example, checks it with real traffic, and says where everything is.
 pub fn run(options: &Up) -> Result<()> {
     toolchain::require_root("`cargo xtask up`")?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
-    product::build(Profile::Release)?;
-    let layout = super::users_cluster(options.nodes, Profile::Release);
-    let removed = super::users_cluster(NODES_MAX, Profile::Release)
+    let profile = if options.debug { Profile::Debug } else { Profile::Release };
+    product::build(profile)?;
+    let layout = super::users_cluster(options.nodes, profile);
+    let removed = super::users_cluster(NODES_MAX, profile)
         .node_hosts()
         .into_iter()
         .skip(options.nodes as usize)
@@ -49,6 +53,7 @@ pub fn run(options: &Up) -> Result<()> {
 /// Everything after the build: what a test or a benchmark starts is what a user starts.
 pub fn bring_up(layout: &Layout) -> Result<Vec<traffic::Checked>> {
     let api = cluster::up::up(layout)?;
+    layout.remember_binaries()?;
     step("applying deploy/examples/hello.yaml", || cluster::up::apply_hello(layout, &api))?;
     step("checking live traffic", || traffic::check_hello(layout, &api))
 }
