@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::Layout;
 use crate::invoke;
 
+/// Where `kubectl apply` keeps what was applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// A client with the administrator's rights.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -92,11 +95,13 @@ impl Api {
     /// Creates what the YAML documents describe; what is there already is merged with them.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         for document in serde_yaml_ng::Deserializer::from_str(yaml) {
-            let object = <Value as serde::Deserialize>::deserialize(document)?;
+            let mut object = <Value as serde::Deserialize>::deserialize(document)?;
             if object.is_null() {
                 continue;
             }
             let (collection, name) = locate(&object)?;
+            // As kubectl does, so that a later `kubectl apply` knows what to compare with.
+            object["metadata"]["annotations"][LAST_APPLIED] = object.to_string().into();
             let text = object.to_string();
             let created = self.request("POST", &collection, Some(("application/json", &text)))?;
             match created.status {
