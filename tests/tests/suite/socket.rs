@@ -21,6 +21,7 @@ use mizzen_tests::{
     tables::{TestTables, Windows},
 };
 
+mod agent;
 mod restart;
 mod under_load;
 

@@ -1,0 +1,169 @@
+//! The agent's own loop over the kernel's tables: what the cluster's objects say is what sockets
+//! meet.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use mizzen_agent::{
+    apply::maps::Maps as _,
+    datapath::Datapath,
+    desired::{LocalAddress, NodeFacts, Settings},
+    metrics::Metrics,
+    model::{
+        ObjectKey,
+        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        node::Node,
+        service::{Protocol, Service, ServicePort, TrafficPolicy},
+        snapshot::{Snapshot, Synced},
+    },
+    reconcile::{AttachNothing, Reconciler},
+    status::Board,
+};
+
+use super::{Bench, FAMILIES, Family};
+
+const NODE: &str = "node-1";
+
+/// An agent of the node, without the API server.
+struct Agent {
+    reconciler: Reconciler,
+    metrics: Arc<Metrics>,
+    facts: NodeFacts,
+}
+
+impl Agent {
+    fn start(datapath: &Datapath, family: Family) -> Self {
+        let settings = Settings {
+            node_name: NODE.into(),
+            snat_ports: (10_000, 29_999),
+            ..Settings::default()
+        };
+        let maps = Box::new(datapath.maps().unwrap());
+        let (board, metrics) = (Arc::default(), Arc::<Metrics>::default());
+        let reconciler = Reconciler::new(
+            settings,
+            maps,
+            Box::new(AttachNothing),
+            Arc::<Board>::clone(&board),
+            Arc::clone(&metrics),
+        );
+        let address = LocalAddress { addr: family.node(), ifindex: 1 };
+        Self { reconciler, metrics, facts: NodeFacts { addresses: [address].into() } }
+    }
+
+    /// Follows a snapshot; how many calls and writes it took.
+    fn follow(&mut self, snapshot: &Snapshot) -> (u64, u64) {
+        let count =
+            || (self.metrics.map_calls.load(Relaxed), self.metrics.map_writes.load(Relaxed));
+        let before = count();
+        self.reconciler.follow(snapshot, Some(&self.facts));
+        let after = count();
+        (after.0 - before.0, after.1 - before.1)
+    }
+}
+
+/// A cluster of one node and the NodePort service `hello`, TCP and UDP, with these endpoints.
+fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
+    let synced = Synced { services: true, slices: true, nodes: true };
+    let mut snapshot = Snapshot { revision: 1, synced, ..Snapshot::default() };
+    let node = Node {
+        name: NODE.into(),
+        internal_ips: vec![family.node()],
+        pod_cidrs: Vec::new(),
+        zone: None,
+    };
+    snapshot.nodes.insert(NODE.into(), Arc::new(node));
+    let key = ObjectKey::new("default", "hello");
+    snapshot.services.insert(key.clone(), Arc::new(service(&key, family.vip(10))));
+    let slice = EndpointSlice {
+        key: ObjectKey::new("default", "hello-1"),
+        service: key.name.clone(),
+        ipv6: family == Family::V6,
+        ports: [Protocol::Tcp, Protocol::Udp].map(port_of_endpoints).into(),
+        endpoints: endpoints.iter().map(|addr| endpoint(addr.ip())).collect(),
+    };
+    snapshot.slices.insert((key, "hello-1".into()), Arc::new(slice));
+    snapshot
+}
+
+fn service(key: &ObjectKey, cluster_ip: IpAddr) -> Service {
+    let port = |name: &str, protocol| ServicePort {
+        name: name.into(),
+        protocol,
+        port: 80,
+        node_port: Some(30080),
+    };
+    Service {
+        key: key.clone(),
+        cluster_ips: vec![cluster_ip],
+        headless: false,
+        external_name: None,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        publish_not_ready: false,
+        foreign_proxy: false,
+    }
+}
+
+fn port_of_endpoints(protocol: Protocol) -> EndpointPort {
+    let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
+    EndpointPort { name: name.into(), protocol, port: 8080 }
+}
+
+fn endpoint(address: IpAddr) -> Endpoint {
+    Endpoint {
+        address,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(NODE.into()),
+        hostname: None,
+        zone: None,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: None,
+    }
+}
+
+#[test]
+fn what_objects_say_is_what_sockets_meet() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let node_port = family.dialled(SocketAddr::new(family.node(), 30080));
+        let mut agent = Agent::start(&bench.datapath, family);
+
+        agent.follow(&cluster(family, &[bench.a]));
+        for to in [vip, node_port] {
+            assert_eq!(bench.ask(to).unwrap(), ("a".to_owned(), to));
+            assert_eq!(bench.ask_udp(to), ("a".to_owned(), to));
+        }
+
+        // One call, the barrier, for a change of endpoints: the rest are stores to memory.
+        let (calls, _) = agent.follow(&cluster(family, &[bench.b]));
+        assert_eq!(calls, 1);
+        for to in [vip, node_port] {
+            assert_eq!(bench.ask(to).unwrap().0, "b");
+            assert_eq!(bench.ask_udp(to).0, "b");
+        }
+
+        // The next agent finds everything as it should be.
+        let tables = bench.tables.maps.dump().unwrap();
+        let mut next = Agent::start(&bench.datapath, family);
+        assert_eq!(next.follow(&cluster(family, &[bench.b])), (0, 0));
+        assert!(bench.tables.maps.dump().unwrap() == tables);
+
+        next.follow(&cluster(family, &[]));
+        for to in [vip, node_port] {
+            let refused = bench.ask(to).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{refused}");
+        }
+        next.follow(&cluster(family, &[bench.a, bench.b]));
+        assert_eq!(bench.ask(vip).unwrap().1, vip);
+    }
+}
