@@ -132,3 +132,47 @@ impl core::fmt::Display for Addr {
         IpAddr::from(*self).fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::ToString as _;
+
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        Addr::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn families_and_their_any() {
+        assert!(addr("10.0.0.1").is_v4());
+        assert!(addr("::ffff:10.0.0.1").is_v4(), "v4-mapped is IPv4");
+        assert!(!addr("fd00::1").is_v4() && !addr("::10.0.0.1").is_v4());
+        assert_eq!(addr("10.0.0.1").any_of_family(), addr("0.0.0.0"));
+        assert_eq!(addr("fd00::1").any_of_family(), addr("::"));
+        assert_eq!(addr("::ffff:10.0.0.1").to_string(), "10.0.0.1");
+    }
+
+    #[test]
+    fn loopback_is_of_both_families() {
+        for text in ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1"] {
+            assert!(addr(text).is_loopback(), "{text}");
+        }
+        for text in ["128.0.0.1", "126.1.1.1", "::", "::2", "fe80::1", "0.0.0.0"] {
+            assert!(!addr(text).is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_is_the_same_in_every_octet() {
+        let one = addr("1:2:3:4:5:6:7:8");
+        assert!(one.is(&one));
+        for i in 0..16 {
+            let mut other = one;
+            other.octets[i] ^= 1;
+            assert!(!one.is(&other), "octet {i}");
+        }
+    }
+}

@@ -205,3 +205,51 @@ impl SetWord {
         (self.0 >> 32) as u32
     }
 }
+
+/// The slot of a window of `count` that a hash leads to: its high bits, scaled.
+#[inline(always)]
+pub const fn slot_index(hash: u32, count: u32) -> u32 {
+    ((hash as u64 * count as u64) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_slot_is_inside_of_its_window(hash: u32, count in 1_u32..) {
+            prop_assert!(slot_index(hash, count) < count);
+        }
+
+        #[test]
+        fn a_set_word_is_its_halves(offset: u32, generation: u32) {
+            let word = SetWord::new(offset, generation);
+            prop_assert_eq!((word.offset(), word.generation()), (offset, generation));
+        }
+
+        /// A reader that still holds a reused element sees whose it is, and a value that it met
+        /// half written is nobody's.
+        #[test]
+        fn a_frontend_is_of_its_own_key_and_whole(
+            octets: [u8; 16], port: u16, set: u32, flags: u32, other_set: u32, byte in 0_usize..16,
+            bit in 0_u32..8,
+        ) {
+            let key = FrontendKey::new(Addr { octets }, port, 6);
+            let frontend = Frontend::new(&key, set, flags);
+            prop_assert!(frontend.is_of(&key));
+            let mut other = key;
+            other.addr.octets[byte] ^= 1 << bit;
+            prop_assert!(!frontend.is_of(&other));
+            let datagrams = FrontendKey { protocol: 17, ..key };
+            prop_assert!(!frontend.is_of(&datagrams));
+            prop_assert!(!frontend.is_of(&FrontendKey::new(key.addr, port ^ 1, 6)));
+            let torn = Frontend { flags: flags ^ (1 << bit), ..frontend };
+            prop_assert!(!torn.is_of(&key));
+            let torn = Frontend { set: other_set, ..frontend };
+            prop_assert_eq!(torn.is_of(&key), other_set == set);
+        }
+    }
+}

@@ -10,7 +10,7 @@ use mizzen_ebpf_abi::{
     node::node_addr_flags,
     service::{
         Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, frontend_flags, header,
-        range_flags,
+        range_flags, slot_index,
     },
 };
 
@@ -164,11 +164,10 @@ pub(crate) fn slots(frontend: &Frontend, window: Window) -> Result<Slots, NoBack
 }
 
 impl Slots {
-    /// The backend that `hash` leads to: its high bits, scaled to the count.
+    /// The backend that `hash` leads to.
     #[inline(always)]
     pub(crate) fn choose(&self, hash: u32, v4: bool) -> Result<Backend, NoBackend> {
-        let index = (u64::from(hash) * u64::from(self.count)) >> 32;
-        let id = slot(self.first + index as u32);
+        let id = slot(self.first + slot_index(hash, self.count));
         backend(self.set, id, v4).ok_or_else(|| {
             count(Counter::ForeignBackend);
             NoBackend::Torn

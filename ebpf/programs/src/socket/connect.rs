@@ -54,7 +54,9 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
             REFUSE
         }
         Err(_) => {
-            peers::forget_connection(sock);
+            if let Some(peers) = peers::existing(sock) {
+                peers.connected.forget();
+            }
             PROCEED
         }
     }
@@ -81,7 +83,8 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     };
     let backend = slots.choose(hash, dialled.addr.is_v4()).map_err(refused)?;
     let peers = peers::created(sock).ok_or(Untranslated::Left)?;
-    peers::connect(peers, &dialled, &backend, &slots);
+    let used = peers.tick();
+    peers.connect(&dialled.became(&backend, &slots, used));
     sock.rewrite::<F>(&backend.addr, backend.port);
     Ok(())
 }

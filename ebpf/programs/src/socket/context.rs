@@ -9,7 +9,7 @@ use aya_ebpf::{
     EbpfContext as _, bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie,
     programs::SockAddrContext,
 };
-use mizzen_ebpf_abi::addr::Addr;
+use mizzen_ebpf_abi::{addr::Addr, socket::spread};
 
 /// The context of a program.
 pub(super) struct SockAddr {
@@ -124,7 +124,6 @@ impl SockAddr {
     pub(super) fn hash(&self) -> u32 {
         // SAFETY: the context is the one that the kernel gave us.
         let cookie = unsafe { bpf_get_socket_cookie(self.as_ptr()) };
-        // Cookies count up; multiples of the golden ratio spread evenly over the high bits.
-        (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+        spread(cookie)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn peer_name<F: Family>(sock: &SockAddr) -> i32 {
     if let Some(peers) = peers::existing(sock)
-        && let Some(peer) = peers::connection_to(peers, &F::addr(sock), sock.port())
+        && let Some(peer) = peers.connection_to(&F::addr(sock), sock.port())
     {
         sock.rewrite::<F>(&peer.service, peer.service_port);
     }

@@ -25,7 +25,7 @@ pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
 fn receive<F: Family>(sock: &SockAddr) -> i32 {
     if sock.protocol() == protocol::UDP
         && let Some(peers) = peers::existing(sock)
-        && let Some(peer) = peers::service_behind(peers, &F::addr(sock), sock.port())
+        && let Some(peer) = peers.behind(&F::addr(sock), sock.port())
     {
         sock.rewrite::<F>(&peer.service, peer.service_port);
     }

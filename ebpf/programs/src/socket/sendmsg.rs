@@ -44,7 +44,11 @@ fn send<F: Family>(sock: &SockAddr) -> i32 {
                 sock.rewrite::<F>(&addr, port);
                 count(Counter::SocketTranslated);
             }
-            None => peers::forget_backend(sock, &dialled.addr, dialled.port),
+            None => {
+                if let Some(peers) = peers::existing(sock) {
+                    peers.forget_sent_to(&dialled.addr, dialled.port);
+                }
+            }
         }
     }
     PROCEED
@@ -55,16 +59,15 @@ fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
     let frontend = service(sock, dialled.addr, dialled.port, protocol::UDP)?;
     let slots = lookup::slots(&frontend, Window::nearby(&frontend)).ok()?;
     let peers = peers::created(sock)?;
-    peers.clock = peers.clock.wrapping_add(1);
-    let now = peers.clock;
-    if let Some(peer) = peers::newest(peers, dialled, slots.set)
+    let now = peers.tick();
+    if let Some(peer) = peers.newest(&dialled.addr, dialled.port, slots.set)
         && still_right(peer, &slots, dialled.addr.is_v4())
     {
         peer.used = now;
         return Some((peer.backend, peer.backend_port));
     }
     let backend = slots.choose(sock.hash(), dialled.addr.is_v4()).ok()?;
-    peers::send(peers, dialled, &backend, &slots);
+    peers.send(&dialled.became(&backend, &slots, now));
     Some((backend.addr, backend.port))
 }
 
@@ -76,7 +79,7 @@ fn still_right(peer: &mut SocketPeer, slots: &Slots, v4: bool) -> bool {
     }
     let offered = slots.offers(peer.backend_id)
         && lookup::backend(slots.set, peer.backend_id, v4)
-            .is_some_and(|b| b.port == peer.backend_port && b.addr.is(&peer.backend));
+            .is_some_and(|backend| peer.leads_to(&backend.addr, backend.port));
     if offered {
         peer.generation = slots.generation;
     }
