@@ -187,10 +187,14 @@ impl Asked<'_> {
             Found::Empty | Found::Version | Found::Ports(..) | Found::Pointers(_) => {}
         }
         if reply.answers.len() == before {
-            let soa = Record::from_rdata(self.apex_name(), TTL, self.soa());
-            reply.authorities.push(soa);
+            self.negative(reply);
         }
         None
+    }
+
+    /// What lets clients keep a "there is none" (RFC 2308).
+    fn negative(&self, reply: &mut Reply) {
+        reply.authorities.push(Record::from_rdata(self.apex_name(), TTL, self.soa()));
     }
 
     fn record(&self, data: RData) -> Record {
@@ -203,13 +207,11 @@ impl Asked<'_> {
     }
 
     fn soa(&self) -> RData {
-        let origin = match self.place.found {
+        let origin = if self.place.reverse {
             // The reverse trees have their names from the cluster's zone.
-            Found::Pointers(_) => self.zone.settings().origin.clone(),
-            _ if self.place.apex_labels == 2 && self.is_reverse() => {
-                self.zone.settings().origin.clone()
-            }
-            _ => self.apex_name(),
+            self.zone.settings().origin.clone()
+        } else {
+            self.apex_name()
         };
         RData::SOA(SOA::new(
             below(&["ns", "dns"], &origin),
@@ -222,15 +224,10 @@ impl Asked<'_> {
         ))
     }
 
-    fn is_reverse(&self) -> bool {
-        let labels = self.lower.label_count();
-        labels > 0 && self.lower.label(labels - 1) == b"arpa"
-    }
-
     fn apex(&self, kind: RecordType, reply: &mut Reply) {
         match kind {
             RecordType::SOA => reply.answers.push(self.record(self.soa())),
-            RecordType::NS if !self.is_reverse() => {
+            RecordType::NS if !self.place.reverse => {
                 let server = below(&["ns", "dns"], &self.apex_name());
                 reply.answers.push(self.record(RData::NS(NS(server.clone()))));
                 self.name_server(RecordType::A, &server, &mut reply.additionals);
@@ -257,8 +254,7 @@ impl Asked<'_> {
             }
             // As CoreDNS has it: for other types the name exists and holds nothing.
             _ => {
-                let soa = Record::from_rdata(self.apex_name(), TTL, self.soa());
-                reply.authorities.push(soa);
+                self.negative(reply);
                 None
             }
         }

@@ -324,6 +324,21 @@ fn dns_24_the_top_of_the_zone() {
 }
 
 #[test]
+fn dns_24_a_cluster_domain_beside_the_trees_of_addresses() {
+    let origin = Name::from_ascii("Lab.home.arpa.").unwrap();
+    let zone = zone_with(Settings { origin, ..settings() });
+    let reply = ask(&zone, "lab.home.arpa.", RecordType::NS);
+    assert_eq!(lines(&reply.answers), ["lab.home.arpa. 5 IN NS ns.dns.lab.home.arpa."]);
+    let reply = ask(&zone, "svc1.testns.svc.lab.home.arpa.", RecordType::A);
+    assert_eq!(lines(&reply.answers), ["svc1.testns.svc.lab.home.arpa. 5 IN A 10.0.0.1"]);
+    assert!(matches!(outcome(&zone, "home.arpa.", RecordType::NS), Outcome::Foreign));
+    // The trees of addresses have a top as well, and its names are the cluster's.
+    let soa = &ask(&zone, "10.in-addr.arpa.", RecordType::PTR).authorities[0];
+    let expected = "in-addr.arpa. 5 IN SOA ns.dns.Lab.home.arpa. hostmaster.Lab.home.arpa. ";
+    assert!(soa.to_string().starts_with(expected), "{soa}");
+}
+
+#[test]
 fn dns_25_pods() {
     answers("10-240-0-1.testns.pod", RecordType::A, &["A 10.240.0.1"]);
     answers("1234-abcd--7.testns.pod", RecordType::AAAA, &["AAAA 1234:abcd::7"]);

@@ -88,6 +88,8 @@ pub enum Found<'z> {
 pub struct Place<'z> {
     /// How many labels the top of its zone has: the rightmost of the name.
     pub apex_labels: usize,
+    /// Whether that zone is one of the trees of addresses.
+    pub reverse: bool,
     /// What stands there.
     pub found: Found<'z>,
 }
@@ -180,7 +182,8 @@ impl Zone {
     pub fn look_up(&self, name: &LowerName) -> Option<Place<'_>> {
         if let Some(labels) = name.labels_below(&self.origin) {
             let found = self.in_cluster(name, labels);
-            return Some(Place { apex_labels: self.origin.label_count(), found });
+            let apex_labels = self.origin.label_count();
+            return Some(Place { apex_labels, reverse: false, found });
         }
         let found = match reverse::parse(name)? {
             Arpa::Address(address) => match self.pointers.of(address) {
@@ -195,7 +198,7 @@ impl Zone {
         if matches!(found, Found::Missing) && self.settings.reverse_falls_through && self.synced {
             return None;
         }
-        Some(Place { apex_labels: 2, found })
+        Some(Place { apex_labels: 2, reverse: true, found })
     }
 
     /// Looks up a name with so many labels left of the cluster domain.

@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, time::Duration};
 
 use super::{
-    site::{CLUSTER, OUTSIDE, OUTSIDE_TOO, Running, Site, config, snapshot, timed},
+    site::{CLUSTER, OUTSIDE, OUTSIDE_TOO, Running, Site, config, query_time, snapshot},
     upstream::{BIG, Upstream},
 };
 
@@ -112,12 +112,14 @@ fn dns_60_dns_61_a_dead_upstream_is_left_for_one_that_lives() {
     let _deaf = black_hole(&site);
     for (dead, good) in OUTSIDE_TOO.iter().zip(OUTSIDE) {
         let _running = Running::start(&site, config(&[dead, good]), snapshot());
-        let ask = |name: &str| timed(|| site.dig(&format!("@{} +short {name} A", CLUSTER[0])));
-        let (first, said) = ask("www.example.org");
-        assert_eq!(said, "192.0.2.80\n");
+        let ask = |name: &str| {
+            let said = site.dig(&format!("@{} {name} A", CLUSTER[0]));
+            assert!(said.contains("192.0.2.80"), "{said}");
+            query_time(&said)
+        };
+        let first = ask("www.example.org");
         assert!(first < CLIENT, "{first:?}");
-        let (second, said) = ask("liar.example.org");
-        assert_eq!(said, "192.0.2.80\n");
+        let second = ask("liar.example.org");
         assert!(second < Duration::from_millis(800), "the dead one is not tried first: {second:?}");
     }
     assert!(live.times_asked("www.example.org.") >= 2);
@@ -128,8 +130,9 @@ fn dns_60_nobody_answers_and_the_client_hears_of_it_in_time() {
     let site = Site::new();
     let _deaf = black_hole(&site);
     let _running = Running::start(&site, config(&OUTSIDE_TOO), snapshot());
-    let (took, said) = timed(|| site.dig(&format!("@{} www.example.org A", CLUSTER[0])));
+    let said = site.dig(&format!("@{} www.example.org A", CLUSTER[0]));
     assert!(said.contains("status: SERVFAIL"), "{said}");
+    let took = query_time(&said);
     assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
     assert!(took < CLIENT, "{took:?}");
     // Names of the cluster don't care.

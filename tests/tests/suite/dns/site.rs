@@ -87,9 +87,15 @@ impl Site {
 /// What `dig` says inside `netns`.
 pub(super) fn dig(netns: &Netns, arguments: &str) -> String {
     let mut command = netns.command("dig");
-    let command = command.args(["+time=6", "+tries=1"]).args(arguments.split_whitespace());
+    let command = command.args(["+time=15", "+tries=1"]).args(arguments.split_whitespace());
     let output = command.output().unwrap_or_else(|error| panic!("dig (bind9-dnsutils): {error}"));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How long an answer took, as `dig` says it: its own start does not count.
+pub(super) fn query_time(said: &str) -> Duration {
+    let line = said.lines().find(|line| line.starts_with(";; Query time:")).expect(said);
+    Duration::from_millis(line.split(' ').nth(3).and_then(|text| text.parse().ok()).expect(line))
 }
 
 /// A resolver in a thread whose network namespace is the node's.

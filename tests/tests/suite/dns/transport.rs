@@ -17,7 +17,7 @@ use super::{
     upstream::Upstream,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 fn question(id: u16, name: &str) -> Vec<u8> {
     let mut message = Message::query();
