@@ -48,10 +48,8 @@ pub(super) fn is_complete(family: &Family<'_>) -> bool {
 }
 
 fn complete(family: &Family<'_>, status: &DeploymentStatus) -> bool {
-    let wanted = Some(family.wanted());
-    status.updated_replicas == wanted
-        && status.replicas == wanted
-        && status.available_replicas == wanted
+    let all = |count: Option<i32>| count.unwrap_or(0) == family.wanted();
+    all(status.updated_replicas) && all(status.replicas) && all(status.available_replicas)
 }
 
 fn counts(family: &Family<'_>, before: &DeploymentStatus) -> DeploymentStatus {
@@ -61,15 +59,20 @@ fn counts(family: &Family<'_>, before: &DeploymentStatus) -> DeploymentStatus {
     };
     DeploymentStatus {
         observed_generation: family.deployment.metadata.generation,
-        replicas: Some(family.sum(Member::actual)),
-        updated_replicas: Some(family.new.as_ref().map_or(0, Member::actual)),
-        ready_replicas: Some(family.sum(Member::ready)),
-        available_replicas: Some(available),
-        unavailable_replicas: Some((family.sum(Member::replicas) - available).max(0)),
+        replicas: count(family.sum(Member::actual)),
+        updated_replicas: count(family.new.as_ref().map_or(0, Member::actual)),
+        ready_replicas: count(family.sum(Member::ready)),
+        available_replicas: count(available),
+        unavailable_replicas: count((family.sum(Member::replicas) - available).max(0)),
         terminating_replicas: Some(family.sum(terminating)),
         collision_count: before.collision_count,
         conditions: None,
     }
+}
+
+/// A count as the API has it: none is left out.
+fn count(replicas: i32) -> Option<i32> {
+    (replicas != 0).then_some(replicas)
 }
 
 /// The deadline of a deployment for the next sign of progress.

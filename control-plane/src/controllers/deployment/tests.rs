@@ -199,7 +199,7 @@ fn inv_69_a_paused_deployment_scales_but_does_not_roll() {
     let status = status_of(&outcome);
     assert_eq!(progressing(&status), ("Unknown".into(), "DeploymentPaused".into()));
     assert_eq!(condition(&status, "Available").reason.unwrap(), "MinimumReplicasAvailable");
-    assert_eq!((status.updated_replicas, status.replicas), (Some(0), Some(10)));
+    assert_eq!((status.updated_replicas, status.replicas), (None, Some(10)));
     paused.spec.as_mut().unwrap().replicas = Some(12);
     assert_eq!(sizes(&look(&paused, &sets)), [("old".to_owned(), 12)]);
     // Resumed: the rollout goes on.

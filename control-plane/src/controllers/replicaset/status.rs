@@ -43,11 +43,12 @@ fn compute(seen: &Seen<'_>, mine: &[&Arc<Pod>], active: &[&Arc<Pod>]) -> Replica
         .iter()
         .filter(|pod| pod_facts::availability(pod, min_ready, seen.now) == Availability::Yes);
     ReplicaSetStatus {
+        // Counts of none are left out as Kubernetes does, but for these two.
         replicas: count(active.len()),
-        fully_labeled_replicas: Some(count(fully_labeled.count())),
-        ready_replicas: Some(count(active.iter().filter(|pod| pod_facts::is_ready(pod)).count())),
-        available_replicas: Some(count(available.count())),
         terminating_replicas: Some(count(terminating)),
+        fully_labeled_replicas: some(fully_labeled.count()),
+        ready_replicas: some(active.iter().filter(|pod| pod_facts::is_ready(pod)).count()),
+        available_replicas: some(available.count()),
         observed_generation: seen.set.metadata.generation,
         conditions: conditions(seen, active.len()),
     }
@@ -74,6 +75,10 @@ fn conditions(seen: &Seen<'_>, active: usize) -> Option<Vec<ReplicaSetCondition>
         _ => {}
     }
     (!conditions.is_empty()).then_some(conditions)
+}
+
+fn some(pods: usize) -> Option<i32> {
+    (pods > 0).then(|| count(pods))
 }
 
 fn count(pods: usize) -> i32 {
