@@ -4,18 +4,28 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::interpreter::{Interpreter, WriteError};
 use super::queue::Queue;
 use super::write::Outcome;
 
+/// The longest that a look may take; only those take time that have to ask the API server.
+const LOOK_TIME: Duration = Duration::from_secs(30);
+
 /// Why a look at a key came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookError {
+    /// The API server did not answer in time.
+    #[error("no answer after {LOOK_TIME:?}")]
+    NoAnswer,
     /// The API server could not tell what a controller has to know before it decides.
     #[error("{what} could not be read: {source}")]
     Read {
@@ -84,7 +94,12 @@ pub(crate) async fn drive<C: Controller>(
         let (controller, queue) = (Arc::clone(&controller), Arc::clone(&queue));
         let (interpreter, failures) = (interpreter.clone(), Arc::clone(&failures));
         work.spawn(async move {
-            work_on(&*controller, &queue, &interpreter, &failures, &key).await;
+            let work = work_on(&*controller, &queue, &interpreter, &failures, &key);
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                // One object that we have no answer to must not stop the others.
+                let wait = queue.failed(&key);
+                tracing::error!(controller = C::NAME, ?key, ?wait, "controller panicked");
+            }
         });
     }
 }
@@ -97,7 +112,8 @@ async fn work_on<C: Controller>(
     key: &C::Key,
 ) {
     let failure = failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    let outcome = match controller.look(key, failure.as_ref()).await {
+    let look = timeout(LOOK_TIME, controller.look(key, failure.as_ref()));
+    let outcome = match look.await.unwrap_or(Err(LookError::NoAnswer)) {
         Ok(outcome) => outcome,
         Err(error) => {
             let wait = queue.failed(key);
@@ -132,5 +148,51 @@ fn told(error: &WriteError) -> Failure {
         verb: error.verb(),
         already_exists: error.is_already_exists(),
         message: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crate::controllers::world::World;
+
+    /// Panics at the first look at a key that is odd, and counts the looks.
+    #[derive(Default)]
+    struct Clumsy {
+        looks: AtomicU32,
+    }
+
+    impl Controller for Clumsy {
+        type Key = u32;
+        const NAME: &'static str = "clumsy";
+        const WORKERS: usize = 1;
+
+        async fn look(&self, key: &u32, _: Option<&Failure>) -> Result<Outcome, LookError> {
+            let looks = self.looks.fetch_add(1, Ordering::SeqCst);
+            assert!(key % 2 == 0 || looks > 0, "the first look");
+            Ok(Outcome::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_look_and_no_worker() {
+        let controller = Arc::new(Clumsy::default());
+        let queue = Arc::new(Queue::default());
+        queue.add(1);
+        queue.add(2);
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let interpreter = Interpreter::new(client, Arc::new(World::default()));
+        let cancel = CancellationToken::new();
+        let driver =
+            tokio::spawn(drive(Arc::clone(&controller), queue, interpreter, cancel.clone()));
+        // 1 panics, 2 is looked at, 1 comes back.
+        while controller.looks.load(Ordering::SeqCst) < 3 {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+        driver.await.unwrap();
     }
 }

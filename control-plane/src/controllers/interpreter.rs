@@ -1,18 +1,24 @@
 //! Performs [`Write`]s through the API and puts the answers into the caches. Makes no choices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::DynamicObject;
+use kube::core::{ApiResource, DynamicObject, Request};
 use kube::{Api, Client};
 use serde::Serialize;
+use tokio::time::timeout;
 
-use super::world::World;
-use super::write::{Deletion, Object, Target, Write, slow_start_batches};
+use super::key::Key;
+use super::world::{Kind, World};
+use super::write::{Deletion, Object, ObjectVisitor, Target, Write, slow_start_batches};
+
+/// The longest that a write may take. The largest is a slow start of 500 pods.
+const WRITE_TIME: Duration = Duration::from_mins(1);
 
 /// A write that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +45,9 @@ pub(crate) enum WriteError {
         /// Why it failed.
         source: Box<kube::Error>,
     },
-    /// The object has no form in JSON.
-    #[error("the object cannot be written as JSON")]
-    Encode(#[source] serde_json::Error),
+    /// The API server did not answer in time. Whether the write happened will be seen.
+    #[error("a write had no answer after {WRITE_TIME:?}")]
+    NoAnswer,
 }
 
 impl WriteError {
@@ -60,7 +66,7 @@ impl WriteError {
     pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Conflict { verb, .. } | Self::Failed { verb, .. } => verb,
-            Self::Encode(_) => "encode",
+            Self::NoAnswer => "write",
         }
     }
 }
@@ -81,7 +87,8 @@ impl Interpreter {
     /// Performs writes in order, up to the first failure.
     pub(crate) async fn perform(&self, writes: Vec<Write>) -> Result<(), WriteError> {
         for write in writes {
-            self.perform_one(write).await?;
+            let performed = timeout(WRITE_TIME, self.perform_one(write));
+            performed.await.unwrap_or(Err(WriteError::NoAnswer))?;
         }
         Ok(())
     }
@@ -90,8 +97,10 @@ impl Interpreter {
         async move {
             match write {
                 Write::Create(object) => self.create(&object).await,
-                Write::Replace(object) => self.replace(None, &object).await,
-                Write::ReplaceSubresource(name, object) => self.replace(Some(name), &object).await,
+                Write::Replace(object) => self.send("update", &object, Verb::Replace).await,
+                Write::ReplaceSubresource(name, object) => {
+                    self.send("update", &object, Verb::ReplaceSubresource(name)).await
+                }
                 Write::MergePatch { target, subresource, patch } => {
                     self.patch(target, subresource, Patch::Merge(patch)).await
                 }
@@ -122,26 +131,18 @@ impl Interpreter {
     }
 
     async fn create(&self, object: &Object) -> Result<(), WriteError> {
-        let target = object.target();
-        let body = dynamic(object)?;
-        let answer = self.api(&target).create(&PostParams::default(), &body).await;
-        self.take("create", &target, answer)
+        self.send("create", object, Verb::Create).await
     }
 
-    async fn replace(
+    async fn send(
         &self,
-        subresource: Option<&'static str>,
+        name: &'static str,
         object: &Object,
+        verb: Verb,
     ) -> Result<(), WriteError> {
         let target = object.target();
-        let (api, name) = (self.api(&target), &target.key.name);
-        let params = PostParams::default();
-        let body = dynamic(object)?;
-        let answer = match subresource {
-            None => api.replace(name, &params, &body).await,
-            Some(subresource) => api.replace_subresource(subresource, name, &params, &body).await,
-        };
-        self.take("update", &target, answer)
+        let sent = object.visit(Sender { interpreter: self, key: &target.key, verb }).await;
+        sent.map_err(|error| failure(name, &target, error))
     }
 
     async fn patch<P: Serialize + std::fmt::Debug>(
@@ -219,7 +220,7 @@ impl Interpreter {
     ) -> Result<(), WriteError> {
         match answer {
             Ok(object) => {
-                let key = super::key::Key::new(
+                let key = Key::new(
                     object.metadata.namespace.clone().unwrap_or_default(),
                     object.metadata.name.clone().unwrap_or_default(),
                 );
@@ -248,9 +249,44 @@ fn stays(object: &DynamicObject) -> bool {
             || meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()))
 }
 
-fn dynamic(object: &Object) -> Result<DynamicObject, WriteError> {
-    let json = object.to_json().map_err(WriteError::Encode)?;
-    serde_json::from_value(json).map_err(WriteError::Encode)
+/// How an object is sent as a whole.
+#[derive(Clone, Copy)]
+enum Verb {
+    Create,
+    Replace,
+    ReplaceSubresource(&'static str),
+}
+
+/// Sends an object and puts the answer into the world.
+struct Sender<'a> {
+    interpreter: &'a Interpreter,
+    key: &'a Key,
+    verb: Verb,
+}
+
+impl ObjectVisitor for Sender<'_> {
+    type Output = Result<(), kube::Error>;
+
+    async fn visit<K: Kind + Serialize>(self, object: &K) -> Self::Output {
+        let resource = ApiResource::erase::<K>(&());
+        let target = Target { resource, key: self.key.clone() };
+        let url = target.url();
+        let request = Request::new(url);
+        let params = PostParams::default();
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let name = &self.key.name;
+        let request = match self.verb {
+            Verb::Create => request.create(&params, body),
+            Verb::Replace => request.replace(name, &params, body),
+            Verb::ReplaceSubresource(part) => {
+                request.replace_subresource(part, name, &params, body)
+            }
+        };
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        let answer: K = self.interpreter.client.request(request).await?;
+        self.interpreter.world.written(answer);
+        Ok(())
+    }
 }
 
 fn failure(verb: &'static str, target: &Target, error: kube::Error) -> WriteError {

@@ -5,10 +5,12 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use kube::api::PropagationPolicy;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, DynamicObject};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::key::Key;
+use super::world::Kind;
 
 /// The name of an object anywhere in the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,14 @@ impl Target {
     /// The target that an object of a known kind is.
     pub(crate) fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
         Self { resource: ApiResource::erase::<K>(&()), key: Key::of(object) }
+    }
+}
+
+impl Target {
+    /// The path of the collection that the object is in.
+    pub(crate) fn url(&self) -> String {
+        let namespace = Some(self.key.namespace.as_str()).filter(|name| !name.is_empty());
+        DynamicObject::url_path(&self.resource, namespace)
     }
 }
 
@@ -43,6 +53,14 @@ pub(crate) enum Object {
     Namespace(Box<Namespace>),
 }
 
+/// Something to do with an object whose kind does not matter.
+pub(crate) trait ObjectVisitor {
+    /// What comes of it.
+    type Output;
+    /// Does it with an object of kind `K`.
+    fn visit<K: Kind + Serialize>(self, object: &K) -> impl Future<Output = Self::Output> + Send;
+}
+
 macro_rules! objects {
     ($($kind:ident),*) => {
         $(impl From<$kind> for Object {
@@ -56,12 +74,9 @@ macro_rules! objects {
                 match self { $(Self::$kind(object) => Target::of(object.as_ref()),)* }
             }
 
-            /// The object as the API reads it.
-            ///
-            /// # Errors
-            /// If the object cannot be written as JSON, which the types make impossible.
-            pub(crate) fn to_json(&self) -> Result<Value, serde_json::Error> {
-                match self { $(Self::$kind(object) => serde_json::to_value(object.as_ref()),)* }
+            /// Has the visitor do something with the object as what it is.
+            pub(crate) async fn visit<V: ObjectVisitor>(&self, visitor: V) -> V::Output {
+                match self { $(Self::$kind(object) => visitor.visit(object.as_ref()).await,)* }
             }
         }
     };
