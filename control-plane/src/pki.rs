@@ -82,6 +82,10 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         fs::create_dir_all(directory)
             .map_err(|reason| PkiError::File { path: directory.to_owned(), reason })?;
+        if !directory.join("ca.crt").exists() {
+            // What an earlier CA signed is worth nothing under a new one.
+            let _ = fs::remove_file(directory.join("admin.crt"));
+        }
         let ca = stored(directory, "ca", make_ca)?;
         let issuer = issuer(directory, &ca)?;
         let admin = stored(directory, "admin", || {

@@ -168,6 +168,8 @@ impl ControlPlane {
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
         pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
+        let expiring = Arc::clone(&api);
+        tasks.spawn(async move { expiring.expire().await });
         if !args.no_controllers {
             start_controllers(&kubeconfig, config, &tasks, &shutdown).await?;
         }

@@ -11,6 +11,7 @@ mod bootstrap;
 mod create;
 mod delete;
 mod encode;
+mod expire;
 mod filter;
 mod list;
 mod meta;

@@ -137,14 +137,15 @@ impl Feed {
             return Some(chunk);
         }
         while !self.ended {
-            let mut bookmark = false;
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return None,
                 () = tokio::time::sleep_until(self.deadline) => return None,
                 changed = self.cursor.changed() => changed.ok()?,
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => bookmark = true,
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {}
             }
+            // Also when changes that this watch does not want never pause.
+            let bookmark = self.bookmarks && Instant::now() >= self.next_bookmark;
             let chunk = match self.cursor.take() {
                 Ok(progress) => self.encode(&progress, bookmark),
                 Err(error) => {

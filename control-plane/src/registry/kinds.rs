@@ -20,6 +20,7 @@ const NAMESPACED: Kind = Kind {
     unconditional_update: true,
     create_on_update: false,
     returns_deleted: false,
+    time_to_live: None,
     selectable: &[],
     required: &[],
     immutable: &[],
@@ -47,6 +48,7 @@ pub static ALL: &[Kind] = &[
         singular: "event",
         short_names: &["ev"],
         columns: columns::EVENT,
+        time_to_live: Some(3600),
         create_on_update: true,
         selectable: &[
             ("involvedObject.kind", "/involvedObject/kind", ""),

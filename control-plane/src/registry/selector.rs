@@ -277,7 +277,36 @@ fn unescape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    fn condition() -> impl Strategy<Value = Condition> {
+        let values = prop::collection::vec("[a-z0-9]([a-z0-9_.-]{0,8}[a-z0-9])?", 1..4);
+        prop_oneof![
+            values.clone().prop_map(Condition::In),
+            values.prop_map(Condition::NotIn),
+            Just(Condition::Exists),
+            Just(Condition::Absent),
+            any::<i64>().prop_map(Condition::Above),
+            any::<i64>().prop_map(Condition::Below),
+        ]
+    }
+
+    proptest! {
+        /// The text form says everything: reading it gives the selector back.
+        #[test]
+        fn text_and_back(conditions in prop::collection::vec(("([a-z]{1,5}\\.io/)?[a-z]([a-z_.-]{0,8}[a-z])?", condition()), 0..5)) {
+            let selector = Selector(conditions);
+            prop_assert_eq!(Selector::parse(&selector.to_string()), Ok(selector));
+        }
+
+        /// No text makes the parser fail in another way than by an error.
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,40}") {
+            let _ = Selector::parse(&text);
+            let _ = Fields::parse(&text);
+        }
+    }
 
     fn matches(selector: &str, labels: &Value) -> bool {
         Selector::parse(selector).unwrap().matches(labels.as_object())

@@ -30,7 +30,7 @@ async fn inv_126_without_a_certificate_only_health_and_version() {
     for path in ["/api", "/apis", "/api/v1/pods", "/openapi/v3", "/"] {
         match get(path).await {
             Err(kube::Error::Api(status)) => {
-                assert_eq!((status.code, status.reason.as_str()), (401, "Unauthorized"), "{path}")
+                assert_eq!((status.code, status.reason.as_str()), (401, "Unauthorized"), "{path}");
             }
             other => panic!("{path}: {other:?}"),
         }
@@ -99,14 +99,25 @@ async fn openapi_says_that_fields_are_validated() {
     );
 }
 
+/// A failure, and the code, reason and part of the message that it should have.
+type Refusal = (Result<serde_json::Value, serde_json::Value>, u64, &'static str, &'static str);
+
+fn check(refusals: impl IntoIterator<Item = Refusal>) {
+    for (outcome, code, reason, message) in refusals {
+        let status = outcome.expect_err(message);
+        let (found_code, found_reason, found) = said(&status);
+        assert_eq!((found_code, found_reason), (code, reason), "{found}");
+        assert!(found.contains(message), "{found:?} does not say {message:?}");
+    }
+}
+
+const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
+
 #[tokio::test]
-async fn bad_requests_say_what_is_wrong() {
+async fn paths_that_lead_nowhere_say_so() {
     let server = Server::start().await;
-    let configmaps = "/api/v1/namespaces/default/configmaps";
-    let large = json!({"metadata": {"name": "a"}, "data": {"a": "x".repeat(3 << 20)}});
-    let protobuf =
-        server.send(Method::POST, configmaps, "application/vnd.kubernetes.protobuf", "k8s\0").await;
-    for (outcome, code, reason, message) in [
+    let nobody = "/apis/apps/v1/namespaces/default/deployments/x";
+    check([
         (
             server.get("/api/v1/nonsense").await,
             404,
@@ -119,47 +130,12 @@ async fn bad_requests_say_what_is_wrong() {
             "NotFound",
             "pods \"x\" not found",
         ),
-        (
-            server.get("/apis/apps/v1/namespaces/default/deployments/x").await,
-            404,
-            "NotFound",
-            "deployments.apps \"x\" not found",
-        ),
+        (server.get(nobody).await, 404, "NotFound", "deployments.apps \"x\" not found"),
         (
             server.post("/api/v1/pods", &json!({})).await,
             405,
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
-        ),
-        (server.post(configmaps, &large).await, 413, "RequestEntityTooLarge", "limit is 3145728"),
-        (protobuf, 415, "UnsupportedMediaType", "application/json, application/yaml"),
-        (
-            server.send(Method::POST, configmaps, "application/json", "{").await,
-            400,
-            "BadRequest",
-            "unrecognized",
-        ),
-        (
-            server.post(configmaps, &json!({"kind": "Pod", "apiVersion": "v1"})).await,
-            400,
-            "BadRequest",
-            "Pod in version \"v1\" cannot be handled as a ConfigMap",
-        ),
-        (
-            server
-                .post(configmaps, &json!({"metadata": {"namespace": "other", "name": "a"}}))
-                .await,
-            400,
-            "BadRequest",
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ),
-        (
-            server
-                .post("/api/v1/namespaces/none/configmaps", &json!({"metadata": {"name": "a"}}))
-                .await,
-            404,
-            "NotFound",
-            "namespaces \"none\" not found",
         ),
         (
             server.get("/api/v1/pods?labelSelector=a+in+b").await,
@@ -173,21 +149,49 @@ async fn bad_requests_say_what_is_wrong() {
             "BadRequest",
             "field label not supported: spec.foo",
         ),
+    ]);
+    let accept = Request::get("/api/v1/pods").header("accept", "text/html");
+    let status = server.request(accept.body(Vec::new()).unwrap()).await.unwrap_err();
+    assert_eq!(said(&status).0, 406);
+}
+
+#[tokio::test]
+async fn bad_bodies_say_what_is_wrong() {
+    let server = Server::start().await;
+    let large = json!({"metadata": {"name": "a"}, "data": {"a": "x".repeat(3 << 20)}});
+    let protobuf =
+        server.send(Method::POST, CONFIGMAPS, "application/vnd.kubernetes.protobuf", "k8s\0").await;
+    let broken = server.send(Method::POST, CONFIGMAPS, "application/json", "{").await;
+    check([
+        (server.post(CONFIGMAPS, &large).await, 413, "RequestEntityTooLarge", "limit is 3145728"),
+        (protobuf, 415, "UnsupportedMediaType", "application/json, application/yaml"),
+        (broken, 400, "BadRequest", "unrecognized"),
         (
-            server.patch("nonsense", &format!("{configmaps}/a"), &json!({})).await,
+            server.patch("nonsense", &format!("{CONFIGMAPS}/a"), &json!({})).await,
             415,
             "UnsupportedMediaType",
             "application/strategic-merge-patch+json",
         ),
-    ] {
-        let status = outcome.expect_err(message);
-        let (found_code, found_reason, found) = said(&status);
-        assert_eq!((found_code, found_reason), (code, reason), "{found}");
-        assert!(found.contains(message), "{found:?} does not say {message:?}");
-    }
-    let accept =
-        Request::get("/api/v1/pods").header("accept", "text/html").body(Vec::new()).unwrap();
-    assert_eq!(said(&server.request(accept).await.unwrap_err()).0, 406);
+    ]);
+    let none = "/api/v1/namespaces/none/configmaps";
+    let named = json!({"metadata": {"name": "a"}});
+    let elsewhere = json!({"metadata": {"namespace": "other", "name": "a"}});
+    let pod = json!({"kind": "Pod", "apiVersion": "v1"});
+    check([
+        (
+            server.post(CONFIGMAPS, &pod).await,
+            400,
+            "BadRequest",
+            "Pod in version \"v1\" cannot be handled as a ConfigMap",
+        ),
+        (
+            server.post(CONFIGMAPS, &elsewhere).await,
+            400,
+            "BadRequest",
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (server.post(none, &named).await, 404, "NotFound", "namespaces \"none\" not found"),
+    ]);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The API server as its clients see it: kube-rs, raw requests and, where the machine has it,
 //! `kubectl`; each against a real server on a loopback port.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
+
 mod delete;
 mod durability;
 mod general;

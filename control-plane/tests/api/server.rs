@@ -10,13 +10,13 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 /// A running server with a data directory of its own.
-pub struct Server {
+pub(crate) struct Server {
     /// A client with the administrator's certificate.
-    pub client: Client,
+    pub(crate) client: Client,
     /// The administrator's kubeconfig.
-    pub kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     /// `https://127.0.0.1:PORT`.
-    pub url: String,
+    pub(crate) url: String,
     control_plane: ControlPlane,
     _directory: tempfile::TempDir,
 }
@@ -28,14 +28,14 @@ struct Cli {
 }
 
 /// Arguments of `serve` for a directory, with a free port.
-pub fn args(directory: &std::path::Path, more: &[&str]) -> Args {
+pub(crate) fn args(directory: &std::path::Path, more: &[&str]) -> Args {
     let directory = directory.to_str().unwrap();
     let fixed = ["serve", "--data-dir", directory, "--listen", "127.0.0.1:0", "--no-controllers"];
     Cli::parse_from(fixed.iter().chain(more)).args
 }
 
 /// A client made from a kubeconfig.
-pub async fn client(kubeconfig: &std::path::Path) -> Client {
+pub(crate) async fn client(kubeconfig: &std::path::Path) -> Client {
     let config = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
     let options = kube::config::KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(config, &options).await.unwrap();
@@ -46,12 +46,12 @@ pub async fn client(kubeconfig: &std::path::Path) -> Client {
 
 impl Server {
     /// Starts a server that keeps its objects in memory.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(&["--in-memory"]).await
     }
 
     /// Starts a server with further arguments.
-    pub async fn with(more: &[&str]) -> Self {
+    pub(crate) async fn with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control_plane =
             ControlPlane::start(args(directory.path(), more), CancellationToken::new())
@@ -69,12 +69,12 @@ impl Server {
     }
 
     /// Stops the server.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.control_plane.stop().await;
     }
 
     /// Sends a request; returns the answer or the `Status` of the failure.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Sends a request as it is.
-    pub async fn request(&self, request: Request<Vec<u8>>) -> Result<Value, Value> {
+    pub(crate) async fn request(&self, request: Request<Vec<u8>>) -> Result<Value, Value> {
         match self.client.request::<Value>(request).await {
             Ok(value) => Ok(value),
             Err(kube::Error::Api(status)) => Err(serde_json::to_value(status).unwrap()),
@@ -95,20 +95,25 @@ impl Server {
         }
     }
 
-    pub async fn get(&self, path: &str) -> Result<Value, Value> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Value> {
         self.send(Method::GET, path, "application/json", Vec::new()).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Value> {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Value> {
         self.send(Method::POST, path, "application/json", body.to_string()).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Value> {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Value> {
         self.send(Method::PUT, path, "application/json", body.to_string()).await
     }
 
     /// PATCH in one of the formats: `json`, `merge`, `strategic-merge`.
-    pub async fn patch(&self, format: &str, path: &str, body: &Value) -> Result<Value, Value> {
+    pub(crate) async fn patch(
+        &self,
+        format: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Value> {
         self.send(
             Method::PATCH,
             path,
@@ -118,18 +123,18 @@ impl Server {
         .await
     }
 
-    pub async fn delete(&self, path: &str, options: &Value) -> Result<Value, Value> {
+    pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value, Value> {
         self.send(Method::DELETE, path, "application/json", options.to_string()).await
     }
 }
 
 /// A pod that needs nothing.
-pub fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     serde_json::json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "a", "image": "hello"}]}})
 }
 
 /// A Deployment of one container.
-pub fn deployment(name: &str) -> Value {
+pub(crate) fn deployment(name: &str) -> Value {
     serde_json::json!({
         "metadata": {"name": name},
         "spec": {
@@ -140,7 +145,7 @@ pub fn deployment(name: &str) -> Value {
 }
 
 /// What a `Status` says: code, reason, message.
-pub fn said(status: &Value) -> (u64, &str, &str) {
+pub(crate) fn said(status: &Value) -> (u64, &str, &str) {
     (
         status["code"].as_u64().unwrap(),
         status["reason"].as_str().unwrap(),
