@@ -67,10 +67,13 @@ mod tests {
         let first = claims.claim(&attachment, Duration::ZERO).unwrap();
         assert!(claims.claim(&attachment, Duration::from_millis(1)).is_none());
         assert!(claims.claim(&other, Duration::ZERO).is_some());
+        let start = Instant::now();
+        let limit = Duration::from_secs(10);
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| claims.claim(&attachment, Duration::from_secs(10)));
+            let second = scope.spawn(|| claims.claim(&attachment, limit));
             drop(first);
             assert!(second.join().unwrap().is_some());
         });
+        assert!(start.elapsed() < limit, "it was woken");
     }
 }

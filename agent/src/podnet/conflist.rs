@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use mizzen_cni::protocol::{SUPPORTED, Version};
@@ -70,28 +71,30 @@ pub fn write(conf_dir: &Path, state_dir: &Path) -> Result<(), InstallError> {
         return Ok(());
     }
     fs::create_dir_all(conf_dir).map_err(failed("create", conf_dir))?;
-    replace(&path, text.as_bytes(), 0o644)?;
+    replace(&path, text.as_bytes(), 0o644, None)?;
     tracing::info!(path = %path.display(), "network configuration written");
     Ok(())
 }
 
-/// Copies the plugin at `from` into `bin_dir`, unless the same is there already. Where `from` does
-/// not exist, what is in `bin_dir` must do.
+/// Copies the plugin at `from` into `bin_dir`, unless it is there already: a copy has the size and
+/// the time of what it was copied from. Where `from` does not exist, what is in `bin_dir` must do.
 pub fn install_plugin(from: &Path, bin_dir: &Path) -> Result<(), InstallError> {
     let path = bin_dir.join(PLUGIN);
-    let bytes = match fs::read(from) {
-        Ok(bytes) => bytes,
+    let source = match fs::metadata(from) {
+        Ok(source) => source,
         Err(_) if path.exists() => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(InstallError::NoPlugin { from: from.into(), bin_dir: bin_dir.into() });
         }
         Err(error) => return Err(failed("read", from)(error)),
     };
-    if fs::read(&path).is_ok_and(|present| present == bytes) {
+    let age = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
+    if fs::metadata(&path).is_ok_and(|present| age(&present) == age(&source)) {
         return Ok(());
     }
+    let bytes = fs::read(from).map_err(failed("read", from))?;
     fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
-    replace(&path, &bytes, 0o755)?;
+    replace(&path, &bytes, 0o755, source.modified().ok())?;
     tracing::info!(path = %path.display(), "plugin installed");
     Ok(())
 }
@@ -108,7 +111,12 @@ pub fn overruled_by(conf_dir: &Path) -> Option<String> {
 }
 
 /// Puts `bytes` at `path` in one step: whoever opens it sees the old or the new file, whole.
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+fn replace(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    modified: Option<SystemTime>,
+) -> Result<(), InstallError> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     // No extension that a runtime would take for a configuration.
     let temporary = path.with_file_name(format!(".{name}.tmp"));
@@ -120,6 +128,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
+        modified.map_or(Ok(()), |time| file.set_modified(time))?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
@@ -136,7 +145,7 @@ fn failed<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -157,10 +166,7 @@ mod tests {
     fn cni_41_written_once_and_only_when_different() {
         let folder = tempfile::tempdir().unwrap();
         let conf_dir = folder.path().join("net.d");
-        let inode = || {
-            use std::os::unix::fs::MetadataExt;
-            fs::metadata(conf_dir.join(CONF_NAME)).unwrap().ino()
-        };
+        let inode = || fs::metadata(conf_dir.join(CONF_NAME)).unwrap().ino();
         write(&conf_dir, Path::new("/run/a")).unwrap();
         let first = inode();
         write(&conf_dir, Path::new("/run/a")).unwrap();
@@ -195,6 +201,11 @@ mod tests {
         install_plugin(&from, &bin_dir).unwrap();
         assert_eq!(io::read_to_string(running).unwrap(), "one");
         assert_eq!(fs::read_to_string(bin_dir.join(PLUGIN)).unwrap(), "two");
+        // The same again is not copied.
+        let installed = || fs::metadata(bin_dir.join(PLUGIN)).unwrap().ino();
+        let before = installed();
+        install_plugin(&from, &bin_dir).unwrap();
+        assert_eq!(installed(), before);
         fs::remove_file(&from).unwrap();
         install_plugin(&from, &bin_dir).unwrap();
     }

@@ -3,14 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::PoisonError,
+    sync::{MutexGuard, PoisonError},
     time::Duration,
 };
 
 use mizzen_cni::wire::Attachment;
 
 use super::{
+    datapath::PodLink,
     interface::{self, Interface},
     journal::{Entry, Phase},
     ledger::macs,
@@ -20,7 +20,7 @@ use super::{
     pods::{Pods, chain, pod_link},
     routes::Present,
 };
-use crate::{model::node::Cidr, podnet::datapath::PodLink};
+use crate::model::node::Cidr;
 
 impl Pods {
     /// Takes over what an earlier agent left, before anybody is served.
@@ -46,7 +46,7 @@ impl Pods {
         routes: &[Present],
     ) -> Result<(), NetlinkError> {
         let Interface { ifname, ifindex, .. } = interface;
-        let addresses: Vec<IpAddr> = routes
+        let addresses: Vec<_> = routes
             .iter()
             .filter(|route| route.ours && route.via == Some(Via::Link(*ifindex)))
             .map(|route| route.destination.address)
@@ -61,14 +61,14 @@ impl Pods {
         let link = PodLink {
             ifname: ifname.clone(),
             ifindex: *ifindex,
-            addresses: addresses.clone(),
+            addresses,
             pod_mac: pod_mac.0,
             host_mac: host_mac.0,
         };
         if let Err(error) = self.datapath.attach(&link) {
             tracing::error!(ifname, error = chain(&error), "attach the datapath to a pod");
         }
-        self.strangers().insert(ifname.clone(), addresses);
+        self.strangers().insert(ifname.clone(), link);
         Ok(())
     }
 
@@ -125,18 +125,26 @@ impl Pods {
     }
 
     fn forget_strangers(&self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
-        let names: Vec<_> = self.strangers().keys().cloned().collect();
-        for ifname in names {
-            if interface::find(netlink, &ifname)?.is_none()
-                && let Some(addresses) = self.strangers().remove(&ifname)
-            {
-                self.ledger().free(&addresses, self.now());
+        let links: Vec<_> = self.strangers().values().cloned().collect();
+        for link in links {
+            let found = interface::find(netlink, &link.ifname)?;
+            if found.is_some_and(|found| found.ifindex == link.ifindex) {
+                continue;
+            }
+            match self.datapath.detach(&link) {
+                Ok(()) => {
+                    self.strangers().remove(&link.ifname);
+                    self.ledger().free(&link.addresses, self.now());
+                }
+                Err(error) => {
+                    tracing::warn!(ifname = link.ifname, error = chain(&error), "detach a pod");
+                }
             }
         }
         Ok(())
     }
 
-    fn strangers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<IpAddr>>> {
+    fn strangers(&self) -> MutexGuard<'_, BTreeMap<String, PodLink>> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

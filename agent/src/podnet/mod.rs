@@ -66,7 +66,7 @@ const JOURNAL: &str = "podnet.journal";
 /// How often everything is looked at though nothing is known to have changed.
 const TICK: Duration = Duration::from_mins(1);
 /// How soon it is looked at again while something is wrong.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(5);
 /// How long to wait for what comes together with a change.
 const SWARM: Duration = Duration::from_millis(100);
 

@@ -39,8 +39,8 @@ pub struct Pods {
     ledger: Mutex<Ledger>,
     pub(super) claims: Claims,
     pub(super) datapath: Arc<dyn PodDatapath>,
-    /// Links that an agent made whose journal is lost, and the addresses behind them.
-    pub(super) strangers: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    /// Links that an agent made whose journal is lost, by name.
+    pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
     started: Instant,
     mtu: AtomicU32,
     /// Why no pod can be connected now.

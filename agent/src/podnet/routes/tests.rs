@@ -85,8 +85,9 @@ fn foreign_routes_and_pod_routes_are_left_alone() {
     let want = BTreeMap::from([(cidr("10.244.2.0/24"), gateway)]);
     let foreign = Present { destination: cidr("10.244.2.0/24"), via: Some(gateway), ours: false };
     let pod = Present { destination: cidr("10.244.1.7/32"), via: Some(Via::Link(9)), ours: true };
+    let default = Present { destination: cidr("0.0.0.0/0"), via: Some(gateway), ours: false };
     let other = Present { destination: cidr("192.0.2.0/24"), via: None, ours: false };
-    let plan = plan(&want, &[foreign, pod, other]);
+    let plan = plan(&want, &[foreign, pod, default, other]);
     assert_eq!((plan.set, plan.remove), (vec![], vec![]));
     assert!(plan.problems[0].contains("10.244.2.0/24"));
 }
