@@ -2,7 +2,7 @@
 //! knows both who answered and under which address the client arrived.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -30,6 +30,8 @@ pub struct Answer {
     pub client: SocketAddr,
     /// Where the answer came from, as the client sees it.
     pub server: SocketAddr,
+    /// Length of the answer: of a datagram, at least that of the question.
+    pub length: usize,
 }
 
 /// A transport protocol.
@@ -84,10 +86,12 @@ impl Echo {
         datagrams.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let (said, stopped) = (name.to_owned(), Arc::clone(&stop));
         let by_datagram = std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 16_384];
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok((_, client)) = datagrams.recv_from(&mut buffer) {
-                    let _gone = datagrams.send_to(format!("{said} {client}\n").as_bytes(), client);
+                if let Ok((length, client)) = datagrams.recv_from(&mut buffer) {
+                    let mut answer = format!("{said} {client}\n").into_bytes();
+                    answer.resize(answer.len().max(length), b' ');
+                    let _gone = datagrams.send_to(&answer, client);
                 }
             }
         });
@@ -108,7 +112,8 @@ impl Drop for Echo {
 fn serve(stream: &TcpStream, client: SocketAddr, name: &str) {
     let mut lines = BufReader::new(stream).lines();
     while let Some(Ok(_)) = lines.next() {
-        if writeln!(&mut &*stream, "{name} {client}").is_err() {
+        // In one segment: the client reads once.
+        if (&*stream).write_all(format!("{name} {client}\n").as_bytes()).is_err() {
             return;
         }
     }
@@ -179,10 +184,17 @@ impl Client {
 
     /// Asks and waits for the answer. A datagram is sent again, as any client does.
     pub fn ask(&self) -> io::Result<Answer> {
+        self.ask_with(2)
+    }
+
+    /// As [`Self::ask`], with a question of `length` octets.
+    pub fn ask_with(&self, length: usize) -> io::Result<Answer> {
+        let mut question = vec![b'?'; length];
+        question[length - 1] = b'\n';
         let mut last = io::Error::other("not asked");
         let tries = if self.transport == Transport::Udp { 2 } else { 1 };
         for _ in 0..tries {
-            (&self.socket).write_all(b"?\n")?;
+            (&self.socket).write_all(&question)?;
             match self.answer() {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = error,
@@ -192,11 +204,13 @@ impl Client {
     }
 
     fn answer(&self) -> io::Result<Answer> {
-        let mut line = String::new();
-        BufReader::new(&self.socket).read_line(&mut line)?;
-        let (name, client) = line.trim_end().split_once(' ').ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut buffer = vec![0; 16_384];
+        let length = (&self.socket).read(&mut buffer)?;
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let line = text.lines().next().unwrap_or_default();
+        let (name, client) = line.split_once(' ').ok_or(io::ErrorKind::UnexpectedEof)?;
         let client = client.parse().map_err(io::Error::other)?;
-        Ok(Answer { name: name.to_owned(), client, server: self.server })
+        Ok(Answer { name: name.to_owned(), client, server: self.server, length })
     }
 }
 

@@ -37,6 +37,20 @@ record! {
         pub pad: [u8; 3],
     }
 
+    /// A packet in fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
+    pub struct FragmentKey: 40, 4 {
+        /// Source address.
+        pub source: Addr,
+        /// Destination address.
+        pub destination: Addr,
+        /// Identification; of IPv4 the first two octets.
+        pub identification: [u8; 4],
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+
     /// How the packets of a flow leave, and what is known of it.
     pub struct Flow: 56, 4 {
         /// Source address after translation.

@@ -42,7 +42,7 @@ counters! {
     DropNoEndpoints = "drop_no_endpoints",
     /// Answered with a TCP reset or an ICMP error: the service has no endpoints.
     Rejected = "rejected",
-    /// Dropped: a fragment that is not the first of its packet, to a service.
+    /// Dropped: a first fragment whose ports could not be kept for the others.
     DropFragment = "drop_fragment",
     /// Dropped: no route to the translated destination.
     DropNoRoute = "drop_no_route",

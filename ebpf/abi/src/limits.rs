@@ -16,6 +16,8 @@ pub const ENDPOINTS_MAX: u32 = 1 << 12;
 pub const POD_RANGES_MAX: u32 = 1 << 12;
 /// Entries of the packet path's connection table, two per translated flow.
 pub const FLOWS_MAX: u32 = 1 << 18;
+/// Packets in fragments whose ports are remembered at a time.
+pub const FRAGMENTS_MAX: u32 = 1 << 13;
 /// Translations that an unconnected UDP socket remembers for the way back.
 pub const SOCKET_PEERS_MAX: usize = 4;
 /// Ports that source NAT tries before it gives up and drops, counted.

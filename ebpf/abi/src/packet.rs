@@ -6,7 +6,7 @@
 
 use crate::{
     addr::{Addr, protocol},
-    conntrack::FlowKey,
+    conntrack::{FlowKey, FragmentKey},
     limits::IPV6_EXTENSIONS_MAX,
 };
 
@@ -66,8 +66,6 @@ pub enum Skip {
     Malformed,
     /// A protocol that is not translated.
     Protocol,
-    /// A fragment that is not the first: it carries no ports.
-    LaterFragment,
     /// More IPv6 extension headers than [`IPV6_EXTENSIONS_MAX`].
     TooManyExtensions,
 }
@@ -90,13 +88,50 @@ pub struct Packet {
     pub ip_word: [u8; 4],
     /// The TCP header's flags octet; zero for other protocols.
     pub tcp_flags: u8,
-    /// 1 for the first fragment of a larger packet.
-    pub first_fragment: u8,
+    /// Which part of a larger packet it is.
+    pub fragment: Fragment,
     /// The ICMP or ICMPv6 type where [`FlowKey::protocol`] is one of these, else zero.
     pub icmp_type: u8,
+    /// The identification that the fragments of a packet share.
+    pub identification: [u8; 4],
+}
+
+/// Which part of a larger packet one is; a number, so that any octet is valid.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment(u8);
+
+impl Fragment {
+    /// None: it is whole.
+    pub const WHOLE: Self = Self(0);
+    /// The first part, which has the transport header.
+    pub const FIRST: Self = Self(1);
+    /// Another part: its ports are not known from it.
+    pub const LATER: Self = Self(2);
+
+    #[inline(always)]
+    const fn new(at_start: bool, more: bool) -> Self {
+        match (at_start, more) {
+            (true, false) => Self::WHOLE,
+            (true, true) => Self::FIRST,
+            (false, _) => Self::LATER,
+        }
+    }
 }
 
 impl Packet {
+    /// What the fragments of this packet have in common.
+    #[inline(always)]
+    pub const fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            source: self.key.source,
+            destination: self.key.destination,
+            identification: self.identification,
+            protocol: self.key.protocol,
+            pad: [0; 3],
+        }
+    }
+
     /// Whether this is IPv4.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
@@ -184,12 +219,10 @@ impl Packet {
         if version >> 4 != 4 || header_len < 20 || total_len < header_len {
             return Err(Skip::Malformed);
         }
-        let [.., high, low] = header[1].to_ne_bytes();
-        let fragment = u16::from_be_bytes([high, low]);
-        if fragment & 0x1fff != 0 {
-            return Err(Skip::LaterFragment);
-        }
-        self.first_fragment = u8::from(fragment & 0x2000 != 0);
+        let [id0, id1, high, low] = header[1].to_ne_bytes();
+        let field = u16::from_be_bytes([high, low]);
+        self.fragment = Fragment::new(field & 0x1fff == 0, field & 0x2000 != 0);
+        self.identification = [id0, id1, 0, 0];
         self.ip_word = header[2].to_ne_bytes();
         self.key.protocol = self.ip_word[1];
         let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
@@ -237,10 +270,14 @@ impl Packet {
             self.l4 += match self.key.protocol {
                 extension::FRAGMENT => {
                     let field = u16::from_be_bytes([head[2], head[3]]);
-                    if field & 0xfff8 != 0 {
-                        return Err(Skip::LaterFragment);
+                    self.fragment = Fragment::new(field & 0xfff8 == 0, field & 1 != 0);
+                    self.identification = bytes.load(self.l4 + 4).ok_or(Skip::Malformed)?;
+                    if self.fragment == Fragment::LATER {
+                        // What follows is no header, whatever it begins with.
+                        self.l4 += 8;
+                        self.key.protocol = head[0];
+                        return Ok(());
                     }
-                    self.first_fragment = u8::from(field & 1 != 0);
                     8
                 }
                 // Counts in words of four octets, minus two (RFC 4302 section 2.2).
@@ -268,6 +305,9 @@ impl Packet {
             other if other == icmp => 8,
             _ => return Err(Skip::Protocol),
         };
+        if self.fragment == Fragment::LATER {
+            return Ok(());
+        }
         if payload < least {
             return Err(Skip::Malformed);
         }

@@ -37,7 +37,7 @@ fn reads_what_was_built() {
             assert_eq!(packet.l4, if v4 { 34 } else { 54 });
             let syn = if protocol == protocol::TCP { tcp_flags::SYN } else { 0 };
             assert_eq!(packet.tcp_flags, syn);
-            assert_eq!(packet.first_fragment, 0);
+            assert_eq!(packet.fragment, Fragment::WHOLE);
             assert_eq!(packet.is_v4(), v4);
         }
     }
@@ -81,18 +81,26 @@ fn as_many_extension_headers_as_the_limit_says() {
 #[test]
 fn fragments_are_told_apart() {
     let v4 = |fragment| Frame { fragment, ..Frame::new(flow(true, protocol::UDP)) };
-    assert_eq!(read(&v4(0x4000)).unwrap().first_fragment, 0, "don't fragment is no fragment");
-    assert_eq!(read(&v4(0x2000)).unwrap().first_fragment, 1);
-    assert_eq!(read(&v4(0x2001)), Err(Skip::LaterFragment));
-    assert_eq!(read(&v4(0x0001)), Err(Skip::LaterFragment), "the last one");
+    let part = |frame: &Frame| read(frame).unwrap().fragment;
+    assert_eq!(part(&v4(0x4000)), Fragment::WHOLE, "don't fragment is no fragment");
+    assert_eq!(part(&v4(0x2000)), Fragment::FIRST);
+    assert_eq!(part(&v4(0x2001)), Fragment::LATER);
+    assert_eq!(part(&v4(0x0001)), Fragment::LATER, "the last one");
     let v6 = |field: [u8; 2]| Frame {
         options: std::vec![protocol::UDP, 0, field[0], field[1], 0, 0, 0, 9],
         first_extension: 44,
         ..Frame::new(flow(false, protocol::UDP))
     };
-    assert_eq!(read(&v6([0, 0])).unwrap().first_fragment, 0, "an atomic fragment is whole");
-    assert_eq!(read(&v6([0, 1])).unwrap().first_fragment, 1);
-    assert_eq!(read(&v6([0, 9])), Err(Skip::LaterFragment));
+    assert_eq!(part(&v6([0, 0])), Fragment::WHOLE, "an atomic fragment is whole");
+    assert_eq!(part(&v6([0, 1])), Fragment::FIRST);
+    assert_eq!(part(&v6([0, 9])), Fragment::LATER);
+    for frames in [[v4(0x2000), v4(0x0001)], [v6([0, 1]), v6([0, 8])]] {
+        let [first, later] = frames.map(|frame| read(&frame).unwrap());
+        assert_eq!(first.fragment_key(), later.fragment_key(), "they share what names them");
+        assert_ne!(first.identification, [0; 4]);
+        assert_ne!(first.key.source_port, [0; 2]);
+        assert_eq!(later.key.source_port, [0; 2], "it has none");
+    }
 }
 
 #[test]
@@ -143,7 +151,9 @@ proptest! {
     fn no_bytes_whatever_make_it_read_beyond_the_end(
         bytes in proptest::collection::vec(any::<u8>(), 0..160), v4 in any::<bool>()
     ) {
-        if let Ok(packet) = parse(bytes.as_slice(), ethertype(v4), L3) {
+        if let Ok(packet) = parse(bytes.as_slice(), ethertype(v4), L3)
+            && packet.fragment != Fragment::LATER
+        {
             let end = usize::try_from(packet.l4).unwrap() + 2;
             prop_assert!(end <= bytes.len());
         }

@@ -4,7 +4,7 @@
 use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey, flow_flags},
     counters::Counter,
-    packet::{Packet, is_icmp_error},
+    packet::{Fragment, Packet, is_icmp_error},
     rewrite::{self, Deltas},
 };
 
@@ -23,7 +23,7 @@ const ICMP_HEADER: u32 = 8;
 #[inline(never)]
 pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
     let (packet, quoted) = (&scratch.packet, &mut scratch.quoted);
-    if !is_icmp_error(packet.is_v4(), packet.icmp_type) || packet.first_fragment != 0 {
+    if !is_icmp_error(packet.is_v4(), packet.icmp_type) || packet.fragment != Fragment::WHOLE {
         return PASS;
     }
     if !read_quoted(skb, packet, quoted) {

@@ -17,6 +17,7 @@
 
 mod conntrack;
 mod deliver;
+mod fragments;
 mod icmp;
 mod pod;
 mod policy;
@@ -51,7 +52,7 @@ fn ingress(skb: Skb) -> i32 {
     let Some(scratch) = scratch::own() else {
         return PASS;
     };
-    if !read(skb, &mut scratch.packet) {
+    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
         return PASS;
     }
     if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
@@ -82,8 +83,7 @@ fn ingress(skb: Skb) -> i32 {
         count(Counter::DropHopLimit);
         return DROP;
     };
-    if packet.first_fragment != 0 {
-        // The rest of the datagram has no ports to be translated by.
+    if !fragments::remember(packet) {
         count(Counter::DropFragment);
         return DROP;
     }
@@ -107,7 +107,7 @@ fn answer(skb: Skb) -> i32 {
     let Some(scratch) = scratch::own() else {
         return PASS;
     };
-    if !read(skb, &mut scratch.packet) {
+    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
         return PASS;
     }
     let packet = &scratch.packet;
@@ -118,6 +118,10 @@ fn answer(skb: Skb) -> i32 {
     let flow = unsafe { &*flow };
     if flow.flags & (flow_flags::ORIGINAL | flow_flags::REWRITE_DESTINATION) != 0 {
         return PASS;
+    }
+    if !fragments::remember(packet) {
+        count(Counter::DropFragment);
+        return DROP;
     }
     match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
         Ok(()) => PASS,

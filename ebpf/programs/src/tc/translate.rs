@@ -10,7 +10,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     flow_state,
     nat::{self, Facts, Origin},
-    packet::Packet,
+    packet::{Fragment, Packet},
     rewrite::{self, Deltas},
     service::{Frontend, frontend_flags},
 };
@@ -33,7 +33,7 @@ pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32) -> i32 {
     let (packet, opening) = (&scratch.packet, &mut scratch.opening);
     let key = &packet.key;
-    if !flow_state::opens(key.protocol, packet.tcp_flags) {
+    if packet.fragment == Fragment::LATER || !flow_state::opens(key.protocol, packet.tcp_flags) {
         return PASS;
     }
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
@@ -138,13 +138,15 @@ fn is_node(addr: Addr) -> bool {
 pub(super) fn rewrite(skb: Skb, packet: &Packet, flow: &Flow, hop_limit: u8) -> Result<(), ()> {
     let (source, destination) = (&flow.source, &flow.destination);
     addresses(skb, packet, source, destination, hop_limit)?;
+    count(Counter::PacketTranslated);
+    if packet.fragment == Fragment::LATER {
+        return Ok(()); // nothing of it is a transport header
+    }
     skb.store(packet.l4, &rewrite::ports(flow), 0)?;
     let deltas = Deltas::new(&packet.key, flow);
     let at = packet.checksum_offset();
     skb.mend(at, deltas.addresses, Covered::PseudoHeader)?;
-    skb.mend(at, deltas.ports, Covered::Transport)?;
-    count(Counter::PacketTranslated);
-    Ok(())
+    skb.mend(at, deltas.ports, Covered::Transport)
 }
 
 /// Writes addresses and hop limit into an IP header.

@@ -161,6 +161,23 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
     }
 }
 
+/// Datagrams larger than the wire takes, in fragments there and back.
+#[test]
+fn b64_fragments_go_through_a_node_port() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        for backend in backends_of(&lab, family) {
+            node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+            let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+            let client = Client::dial(&lab.client, Transport::Udp, to, 0).unwrap();
+            for size in [1_000, 1_800, 4_000, 9_000] {
+                let answer = client.ask_with(size).unwrap();
+                assert_eq!(answer.length, size, "{family:?} {backend}");
+            }
+        }
+    }
+}
+
 fn backends_of(lab: &Lab, family: mizzen_tests::lab::Family) -> [SocketAddr; 2] {
     [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)]
 }

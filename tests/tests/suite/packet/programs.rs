@@ -122,19 +122,40 @@ fn b135_hop_limits_end_here() {
     assert_eq!(lab.nodes[0].counted(Counter::DropHopLimit), 2);
 }
 
-/// Only the first fragment of a datagram has ports. It is not sent where the others can't follow.
+/// A fragment that comes before the first has no ports yet, and is none of ours.
 #[test]
-fn f38_fragments_to_a_service_are_dropped_and_counted() {
+fn f38_a_fragment_ahead_of_the_first_passes_untouched() {
     let mut lab = Lab::new([1, 0]);
     let family = Family::V4;
     let backend = lab.nodes[0].pods[0].server(family);
     node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
     let whole = Frame::new(dialled(&lab, family, Transport::Udp, 40_005));
-    let first = Frame { fragment: 0x2000, ..whole.clone() };
-    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &first.bytes()).verdict, SHOT);
-    let later = Frame { fragment: 0x0002, ..whole };
-    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &later.bytes()).verdict, UNSPEC);
-    assert_eq!(lab.nodes[0].counted(Counter::DropFragment), 1);
+    let later = Frame { fragment: 0x0002, ..whole.clone() }.bytes();
+    let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
+    assert_eq!((ran.verdict, ran.packet), (UNSPEC, later.clone()));
+    let first = Frame { fragment: 0x2000, ..whole }.bytes();
+    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &first).verdict, REDIRECT);
+    let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
+    assert_eq!(ran.verdict, REDIRECT);
+    assert_eq!(ran.packet[34..], later[34..], "no transport header in it");
+    assert_eq!(
+        ran.packet[30..34],
+        backend.ip().to_string().parse::<std::net::Ipv4Addr>().unwrap().octets()
+    );
+    assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 1);
+}
+
+/// RFC 768: an all-zero checksum says that there is none.
+#[test]
+fn a_datagram_without_a_checksum_stays_without() {
+    let mut lab = Lab::new([1, 0]);
+    let family = Family::V4;
+    let backend = lab.nodes[0].pods[0].server(family);
+    node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+    let flow = dialled(&lab, family, Transport::Udp, 40_011);
+    let frame = Frame { no_checksum: true, ..Frame::new(flow) };
+    let ran = run(&lab.nodes[0], "tc_uplink_ingress", &frame.bytes());
+    assert_eq!((ran.verdict, &ran.packet[40..42]), (REDIRECT, &[0, 0][..]));
 }
 
 #[test]
@@ -229,22 +250,19 @@ fn too_big(frame: &[u8], family: Family) -> Vec<u8> {
 /// Not a benchmark: the figures are printed, and only what would be a mistake fails.
 #[test]
 fn p06_what_a_packet_costs() {
-    let mut lab = Lab::new([1, 0]);
+    let mut lab = Lab::new([0, 0]);
     for name in ["tc_uplink_ingress", "tc_uplink_egress", "tc_pod_ingress", "tc_pod_egress"] {
         let program = lab.nodes[0].datapath.programs().get(name).unwrap();
         println!("{name}: {} instructions verified", program.verified_instructions);
         assert!((1..100_000).contains(&program.verified_instructions), "{name}");
     }
     for family in FAMILIES {
-        let pod = lab.nodes[0].pods[0].server(family);
-        node_port(&mut lab.nodes[0], family, Transport::Udp, &[pod], LOCAL);
         let to = (lab.address_of_node(0, family), NODE_PORT);
+        // To itself, at the same port: each run finds the packet as the one before found it.
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[to.into()], LOCAL);
+        let identity = dialled(&lab, family, Transport::Udp, 40_009);
         let strange = key(17, (family.wire(CLIENT), 40_010), (to.0, NODE_PORT + 1));
-        for (what, flow) in [
-            ("no service's", strange),
-            // Translated once; from then on a packet to the pod, which is no service's.
-            ("translated once", dialled(&lab, family, Transport::Udp, 40_009)),
-        ] {
+        for (what, flow) in [("no service's", strange), ("translated", identity)] {
             let frame = Frame { hop_limit: 255, ..Frame::new(flow) }.bytes();
             let program = lab.nodes[0].datapath.programs().get("tc_uplink_ingress").unwrap();
             let ran = lab.nodes[0].node.netns.run(|| program.test_run(&frame, 100_000)).unwrap();
