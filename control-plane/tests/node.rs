@@ -265,6 +265,23 @@ async fn a_pod_has_namespaces_files_and_a_cgroup_of_its_own_and_leaves_nothing()
 }
 
 #[tokio::test]
+async fn a_pod_holds_no_namespace_of_another() {
+    let node = Node::new().await;
+    node.install_plugin();
+    let first = node.runtime.run_sandbox(&pod("first", false)).await.unwrap();
+    let second = node.runtime.run_sandbox(&pod("second", false)).await.unwrap();
+    let entry: serde_json::Value =
+        serde_json::from_slice(&fs::read(node.path("pods/default_second.json")).unwrap()).unwrap();
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", entry["pid"])).unwrap();
+    let held: Vec<_> = mounts.lines().filter(|line| line.contains(" - nsfs ")).collect();
+    assert!(held.is_empty(), "{held:?}");
+    for sandbox in [first, second] {
+        node.runtime.remove_sandbox(&sandbox.id).await.unwrap();
+    }
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn a_pod_with_the_nodes_network_needs_no_network_configuration() {
     let node = Node::new().await;
     let sandbox = node.runtime.run_sandbox(&pod("host", true)).await.unwrap();

@@ -38,7 +38,14 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// A cluster whose node is ready, for pods that have its own network.
     async fn new() -> Self {
+        let cluster = Self::without_network().await;
+        cluster.configure_network();
+        cluster
+    }
+
+    async fn without_network() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = format!("mzt-node-api-{}", folder.path().file_name().unwrap().display());
         let cgroup = find_cgroup2().expect("a cgroup2 mount").join(name);
@@ -60,6 +67,15 @@ impl Cluster {
         .await;
         let node = start_node(&folder, &cgroup);
         Self { folder, cgroup, server, node, client }
+    }
+
+    /// As an agent does it: renamed into place.
+    fn configure_network(&self) {
+        let folder = self.folder.path().join("conf");
+        let conf = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"none"}]}"#;
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(".tmp"), conf).unwrap();
+        fs::rename(folder.join(".tmp"), folder.join("10-net.conflist")).unwrap();
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -204,6 +220,18 @@ fn hello(port: u16) -> Value {
     }]})
 }
 
+/// The answer to a datagram.
+fn ask_by_udp(address: (&str, u16)) -> Value {
+    let any = if address.0.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = std::net::UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.connect(address).unwrap();
+    socket.send(b"hello?").unwrap();
+    let mut answer = [0; 1024];
+    let length = socket.recv(&mut answer).unwrap();
+    serde_json::from_slice(&answer[..length]).unwrap()
+}
+
 /// The body of the answer to `GET /`.
 fn get(address: (&str, u16)) -> Value {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -215,7 +243,7 @@ fn get(address: (&str, u16)) -> Value {
 
 #[tokio::test]
 async fn a_node_registers_and_becomes_ready_with_its_network() {
-    let cluster = Cluster::new().await;
+    let cluster = Cluster::without_network().await;
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     let node = until("the node's status", async || {
         let node = serde_json::to_value(nodes.get_opt("node-1").await.ok()??).ok()?;
@@ -245,9 +273,7 @@ async fn a_node_registers_and_becomes_ready_with_its_network() {
     assert_eq!(spec.lease_duration_seconds, Some(40));
     assert!(spec.renew_time.is_some());
 
-    let conf = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"none"}]}"#;
-    fs::write(folder.join(".tmp"), conf).unwrap();
-    fs::rename(folder.join(".tmp"), folder.join("10-net.conflist")).unwrap();
+    cluster.configure_network();
     until("the node to be ready", async || {
         let node = serde_json::to_value(nodes.get("node-1").await.ok()?).ok()?;
         (condition(&node, "Ready")["status"] == "True").then_some(())
@@ -262,10 +288,12 @@ async fn a_pod_runs_answers_and_goes_and_leaves_nothing() {
     cluster.create("hello", hello(port)).await;
     cluster.pod("hello", is_ready).await;
     for address in ["127.0.0.1", "::1"] {
-        let answer = get((address, port));
-        assert_eq!((&answer["pod"], &answer["node"]), (&json!("hello"), &json!("node-1")));
-        assert!(answer["client"].as_str().unwrap().contains(address), "{answer}");
-        assert!(answer["server"].as_str().unwrap().ends_with(&format!(":{port}")), "{answer}");
+        let server = std::net::SocketAddr::new(address.parse().unwrap(), port).to_string();
+        for answer in [get((address, port)), ask_by_udp((address, port))] {
+            assert_eq!((&answer["pod"], &answer["node"]), (&json!("hello"), &json!("node-1")));
+            assert!(answer["client"].as_str().unwrap().contains(address), "{answer}");
+            assert_eq!(answer["server"], server.as_str());
+        }
     }
     let pod = cluster.pod("hello", |pod| Some(pod.clone())).await;
     assert_eq!(pod["status"]["phase"], "Running");
@@ -348,6 +376,8 @@ async fn pods_outlive_a_killed_node_part_and_orphans_are_removed_by_the_next() {
         Some(pod["status"]["containerStatuses"][0]["containerID"].as_str()?.to_owned())
     };
     let before = cluster.pod("kept", container).await;
+    let since = |pod: &Value| Some(condition(pod, "Ready")["lastTransitionTime"].clone());
+    let ready_since = cluster.pod("kept", since).await;
 
     cluster.node.kill().unwrap();
     cluster.node.wait().unwrap();
@@ -359,6 +389,7 @@ async fn pods_outlive_a_killed_node_part_and_orphans_are_removed_by_the_next() {
     assert!(TcpStream::connect(("127.0.0.1", orphan)).is_err());
     cluster.pod("kept", is_ready).await;
     assert_eq!(cluster.pod("kept", container).await, before, "it was not restarted");
+    assert_eq!(cluster.pod("kept", since).await, ready_since, "it was ready all the time");
 
     // Deleted while the node part is away: it ends gracefully, as if nothing had been.
     cluster.node.kill().unwrap();

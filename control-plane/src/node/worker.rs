@@ -21,7 +21,7 @@ use super::{
     pod::{
         backoff,
         facts::NodeFacts,
-        observed::{Failure, Object, Observed, Pull, past_of},
+        observed::{Failure, Object, Observed, Pull, past_of, probes_of},
         state::{self, Action, Step},
     },
     probe::{Change, Probes},
@@ -113,13 +113,13 @@ impl<R: Runtime> Worker<R> {
             gone_since: wanted.gone.then_some(now),
             delete_confirmed: false,
             past: past_of(&reported),
+            probes: probes_of(&reported),
             reported,
             network: network.borrow().clone(),
             sandboxes: Vec::new(),
             sandboxes_before: 0,
             containers: Vec::new(),
             images: Vec::new(),
-            probes: std::collections::BTreeMap::new(),
             in_flight: std::collections::BTreeMap::new(),
             failures: std::collections::BTreeMap::new(),
         };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// Facts that do not change while the node part runs, except for the node's own files.
+/// Facts that do not change while the node part runs; its files are as they were at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Name of the node.

@@ -179,10 +179,29 @@ pub fn past_of(status: &PodStatus) -> BTreeMap<String, Container> {
     statuses.flatten().filter_map(|status| Some((status.name.clone(), past(status)?))).collect()
 }
 
+/// The results of probes that a reported status speaks of, for a node part that starts anew: a
+/// container that was ready stays so until its probe says otherwise.
+pub fn probes_of(status: &PodStatus) -> BTreeMap<String, ProbeResults> {
+    let known = |status: &ContainerStatus| {
+        let results = ProbeResults {
+            startup: status.started.filter(|&started| started),
+            readiness: status.ready.then_some(true),
+            liveness: None,
+        };
+        Some((bare_id(status)?, results))
+    };
+    status.container_statuses.iter().flatten().filter_map(known).collect()
+}
+
+/// The container's id as the runtime knows it, without the runtime's name.
+fn bare_id(status: &ContainerStatus) -> Option<String> {
+    let id = status.container_id.as_deref()?;
+    Some(id.rsplit_once("://").map_or(id, |(_, id)| id).to_owned())
+}
+
 fn past(status: &ContainerStatus) -> Option<Container> {
-    let id = status.container_id.clone()?;
     Some(Container {
-        id: id.rsplit_once("://").map_or(id.as_str(), |(_, id)| id).to_owned(),
+        id: bare_id(status)?,
         sandbox: String::new(),
         name: status.name.clone(),
         attempt: u32::try_from(status.restart_count).ok()?,

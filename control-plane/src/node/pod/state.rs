@@ -82,6 +82,22 @@ pub enum Action {
     DeletePod,
 }
 
+impl Action {
+    /// What is done, in a word, for logs: the whole may hold secrets of the pod's environment.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::PullImage(_) => "pull image",
+            Self::RunSandbox(_) => "run sandbox",
+            Self::StopSandbox { .. } => "stop sandbox",
+            Self::RemoveSandbox { .. } => "remove sandbox",
+            Self::StartContainer { .. } => "start container",
+            Self::StopContainer { .. } => "stop container",
+            Self::RemoveContainer { .. } => "remove container",
+            Self::DeletePod => "delete pod",
+        }
+    }
+}
+
 /// A probe that has to run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeTarget {

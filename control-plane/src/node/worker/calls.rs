@@ -85,7 +85,6 @@ impl Calls {
         seen: &mut Observed,
         action: Action,
     ) {
-        tracing::debug!(pod = pod.name, namespace = pod.namespace, ?action, "action");
         let (object, kill_at) = match &action {
             Action::PullImage(_) => (Object::Image, None),
             Action::RunSandbox(_) | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => {
@@ -102,6 +101,8 @@ impl Calls {
         if seen.busy(&object) && kill_at.is_none() {
             return;
         }
+        let (name, namespace, verb) = (&pod.name, &pod.namespace, action.verb());
+        tracing::debug!(pod = name, namespace, ?object, verb, "call begun");
         seen.in_flight.insert(object.clone(), InFlight { kill_at });
         let (shared, pod) = (Arc::clone(shared), pod.clone());
         let task = self.tasks.spawn(perform(shared, pod, object.clone(), action));

@@ -120,6 +120,19 @@ fn an_end_that_was_reported_is_not_forgotten_with_the_runtimes_memory() {
 }
 
 #[test]
+fn a_ready_container_stays_ready_for_a_node_part_that_starts_anew() {
+    let spec = probes(&["startup", "readiness"]);
+    let good = ProbeResults { startup: Some(true), readiness: Some(true), liveness: None };
+    let reported = probed(&spec, good).status;
+    let before = with(vec![container("main", 0, running(1))]);
+    let probes = super::super::super::observed::probes_of(&reported);
+    let seen = Observed { reported: reported.clone(), probes, ..before };
+    let step = see(spec, &seen);
+    assert_eq!(step.status, reported);
+    assert_eq!(kinds(&step), [ProbeKind::Readiness], "and is asked again");
+}
+
+#[test]
 fn a_pod_that_has_ended_stays_so() {
     for ended in ["Succeeded", "Failed"] {
         for containers in [vec![], vec![container("main", 0, exited(1, 2, 1))]] {
