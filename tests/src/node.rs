@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use mizzen_agent::datapath::{Datapath, OpenError, Options};
@@ -79,7 +80,12 @@ impl TestNode {
 impl Drop for TestNode {
     fn drop(&mut self) {
         let _unmounted = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
-        let _removed = fs::remove_dir(&self.cgroup);
+        // Whoever is still inside ends with the node; the kernel lets go of them in its own time.
+        let _killed = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while fs::remove_dir(&self.cgroup).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
