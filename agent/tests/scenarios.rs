@@ -7,7 +7,7 @@
 //!
 //! What is expected is written by hand from the reference, never recorded.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use mizzen_agent::{
@@ -52,11 +52,12 @@ struct Step {
     expect: String,
 }
 
+fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+    serde_yaml_ng::from_value(object.clone()).expect("an object of its kind")
+}
+
 fn change_of(object: &Value) -> Change {
     let kind = object["kind"].as_str().expect("an object has a kind");
-    fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
-        serde_yaml_ng::from_value(object.clone()).expect("an object of its kind")
-    }
     let used = "an object that concerns the agent";
     match kind {
         "Service" => {
@@ -145,22 +146,22 @@ impl Agent {
 
 /// What the tables say, a line each, sorted.
 fn say(tables: &Tables) -> String {
-    let mut lines: BTreeMap<String, ()> = BTreeMap::new();
+    let mut lines = BTreeSet::new();
     for (key, found) in lookup::everything(tables) {
         let line = match found {
             Ok(found) => format!("{}{}", FrontendName(&key), say_found(&found)),
             Err(fault) => format!("{} FAULT {fault}", FrontendName(&key)),
         };
-        lines.insert(line, ());
+        lines.insert(line);
     }
     for (addr, value) in &tables.node_addrs {
         let ports = value.flags & node_addr_flags::NODE_PORTS != 0;
-        lines.insert(format!("node {addr}{}", if ports { " takes node ports" } else { "" }), ());
+        lines.insert(format!("node {addr}{}", if ports { " takes node ports" } else { "" }));
     }
     for range in tables.pod_ranges.keys() {
-        lines.insert(format!("pods {}/{}", range.addr, range.prefix_len), ());
+        lines.insert(format!("pods {}/{}", range.addr, range.prefix_len));
     }
-    lines.into_keys().collect::<Vec<_>>().join("\n")
+    lines.into_iter().collect::<Vec<_>>().join("\n")
 }
 
 fn say_found(found: &Found) -> String {

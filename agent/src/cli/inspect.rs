@@ -82,10 +82,13 @@ impl From<Outcome> for ExitCode {
     }
 }
 
+/// Turns an answer's body into text.
+type Print = fn(&str) -> anyhow::Result<(String, Outcome)>;
+
 impl Mizzen {
     /// Does what the command line says.
     pub fn execute(self) -> anyhow::Result<Outcome> {
-        let (path, print): (_, fn(&str) -> anyhow::Result<(String, Outcome)>) = match self.command {
+        let (path, print): (_, Print) = match self.command {
             Command::Status => ("/v1/status", status),
             Command::Services => ("/v1/services", services),
             Command::Backends => ("/v1/backends", backends),

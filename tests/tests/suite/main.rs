@@ -6,3 +6,4 @@ mod dns;
 mod maps;
 mod packet;
 mod socket;
+mod watch;
