@@ -31,19 +31,24 @@ fn pod_ips(world: &World) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// The addresses of hello's backends in the maps of a node, by its own command line.
+/// The addresses that hello's IPv4 ClusterIP leads to in the maps of a node, by its own command
+/// line.
 fn backends(world: &World, node: &str) -> Result<BTreeSet<String>> {
     let place = Place::Host(node.to_owned());
     let argv = ["mizzen", "backends", "-o", "json"];
     let said: Value = serde_json::from_str(&exec::capture(&world.layout, &place, &argv)?)?;
-    Ok(said
-        .as_array()
-        .context("`mizzen backends -o json` is no list")?
+    let frontends = said.as_array().context("`mizzen backends -o json` is no list")?;
+    for frontend in frontends {
+        ensure!(frontend["fault"] == "", "a fault in the tables: {frontend}");
+    }
+    let (ips, _) = super::traffic::hello(world)?;
+    let dialled = format!("{}:80/TCP", ips[0]);
+    Ok(frontends
         .iter()
-        .filter(|backend| backend["service"].as_str().is_some_and(|s| s.contains("default/hello")))
-        .filter_map(|backend| backend["address"].as_str())
-        .filter(|address| !address.contains('['))
-        .map(|address| address.split(':').next().unwrap_or_default().to_owned())
+        .filter(|frontend| frontend["frontend"] == dialled.as_str())
+        .flat_map(|frontend| frontend["internal"].as_array().into_iter().flatten())
+        .filter_map(|backend| backend.as_str()?.rsplit_once(':'))
+        .map(|(address, _)| address.to_owned())
         .collect())
 }
 

@@ -103,16 +103,13 @@ impl Api {
             // As kubectl does, so that a later `kubectl apply` knows what to compare with.
             object["metadata"]["annotations"][LAST_APPLIED] = object.to_string().into();
             let text = object.to_string();
-            let created = self.request("POST", &collection, Some(("application/json", &text)))?;
-            match created.status {
-                200..300 => {}
-                409 => {
-                    let merge = Some(("application/merge-patch+json", text.as_str()));
-                    self.expect("PATCH", &format!("{collection}/{name}"), merge)?;
-                }
-                status => {
-                    bail!("creating {collection}/{name}: {status} {}", created.body["message"])
-                }
+            let path = format!("{collection}/{name}");
+            // Looked for first: creating it again could fail for a port that it has itself.
+            if self.request("GET", &path, None)?.status == 404 {
+                self.expect("POST", &collection, Some(("application/json", &text)))?;
+            } else {
+                let merge = Some(("application/merge-patch+json", text.as_str()));
+                self.expect("PATCH", &path, merge)?;
             }
         }
         Ok(())
