@@ -139,6 +139,9 @@ impl Api {
                 .ok_or_else(|| Failure::not_found(kind, &target.name))?;
             let old = encode::object(&entry)?;
             options.check(kind, &old)?;
+            if let Some(why) = kind.strategy.forbids_deletion(&old) {
+                return Err(Failure::forbidden(kind, &target.name, why));
+            }
             let (object, gone) = mark(kind, &old, options);
             if options.dry_run || (!gone && object == old) {
                 return Ok(Deleted { object, gone });

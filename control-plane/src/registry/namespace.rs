@@ -8,6 +8,9 @@ use super::strategy::Strategy;
 /// The finalizer that the namespace controller removes once the namespace is empty.
 const FINALIZER: &str = "kubernetes";
 
+/// Namespaces that can't be deleted (the NamespaceLifecycle admission plugin).
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
+
 /// [`Strategy`] of namespaces.
 pub(super) struct Namespaces;
 
@@ -22,6 +25,10 @@ impl Strategy for Namespaces {
     fn prepare_create(&self, object: &mut Object) {
         object.set("/spec/finalizers", json!([FINALIZER]));
         object.set("/status", json!({"phase": "Active"}));
+    }
+
+    fn forbids_deletion(&self, object: &Object) -> Option<&'static str> {
+        IMMORTAL.contains(&object.name()).then_some("this namespace may not be deleted")
     }
 
     fn prepare_update(&self, object: &mut Object, old: &Object) {

@@ -40,6 +40,11 @@ pub trait Strategy: Sync {
         None
     }
 
+    /// Why the object may not be deleted, if so.
+    fn forbids_deletion(&self, _object: &Object) -> Option<&'static str> {
+        None
+    }
+
     /// Claims cluster-wide values for the object (addresses, ports), in the commit that writes it.
     fn claim<'a>(
         &'a self,
