@@ -181,6 +181,9 @@ async fn inv_60_namespaces() {
         list["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]).collect();
     assert_eq!(names, ["default", "kube-node-lease", "kube-public", "kube-system"]);
     assert!(list["items"].as_array().unwrap().iter().all(|one| one["status"]["phase"] == "Active"));
+    let status = server.delete("/api/v1/namespaces/default", &json!({})).await.unwrap_err();
+    let message = "namespaces \"default\" is forbidden: this namespace may not be deleted";
+    assert_eq!(said(&status), (403, "Forbidden", message));
     let made =
         server.post("/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await.unwrap();
     assert_eq!(
