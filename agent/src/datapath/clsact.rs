@@ -36,7 +36,8 @@ pub(super) fn ensure(
     pin: &Path,
 ) -> Result<Outcome, FilterError> {
     match qdisc_add_clsact(interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Ok(()) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(FilterError::Clsact(error)),
     }
     let mut classifier = by_pin(program, pin)?;

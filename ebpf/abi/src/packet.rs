@@ -221,7 +221,7 @@ impl Packet {
         }
         let [id0, id1, high, low] = header[1].to_ne_bytes();
         let field = u16::from_be_bytes([high, low]);
-        self.fragment = Fragment::new(field & 0x1fff == 0, field & 0x2000 != 0);
+        self.fragment = Fragment::new(field.trailing_zeros() >= 13, field & 0x2000 != 0);
         self.identification = [id0, id1, 0, 0];
         self.ip_word = header[2].to_ne_bytes();
         self.key.protocol = self.ip_word[1];
