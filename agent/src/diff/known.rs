@@ -3,7 +3,7 @@
 //! It is made from a dump by [`super::restore`] and brought forward by [`super::diff`], each time
 //! to the state after the plan. When a plan fails it is thrown away and made anew.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_ebpf_abi::{
     maps,
@@ -34,7 +34,7 @@ pub struct Known {
     pub(super) set_ids: IdSpace,
     pub(super) backend_ids: [IdSpace; 2],
     pub(super) slots: Extents,
-    pub(super) node: DesiredNode,
+    pub(super) node: Arc<DesiredNode>,
 }
 
 /// A set in the tables.
@@ -77,7 +77,7 @@ impl Known {
             set_ids: IdSpace::new(limits.sets),
             backend_ids: [IdSpace::new(limits.backends), IdSpace::new(limits.backends)],
             slots: Extents::new(limits.slot_words),
-            node: DesiredNode::default(),
+            node: Arc::default(),
             limits,
         }
     }

@@ -24,6 +24,8 @@ mod world;
 pub use known::Known;
 pub use plan::{Op, Plan};
 
+use std::sync::Arc;
+
 use crate::desired::Change;
 
 /// The plan that makes `known` what `change` asks for. `known` becomes the state after the plan:
@@ -48,8 +50,11 @@ pub fn diff(change: &Change, known: &mut Known) -> Plan {
     for (key, target) in &change.frontends {
         known.lead(*key, target.as_ref(), &mut draft);
     }
-    draft.node(&known.node, &change.node);
-    known.node.clone_from(&change.node);
+    // Many nodes have many pod ranges: they are compared when they may have changed.
+    if !Arc::ptr_eq(&known.node, &change.node) {
+        draft.node(&known.node, &change.node);
+        known.node = Arc::clone(&change.node);
+    }
     known.release(&draft);
     draft.into_plan()
 }

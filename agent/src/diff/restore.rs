@@ -10,6 +10,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, header};
@@ -25,11 +26,11 @@ pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Know
     let mut known = Known::empty(limits);
     known.frontends.clone_from(&tables.frontends);
     known.words = tables.sets.clone();
-    known.node = DesiredNode {
+    known.node = Arc::new(DesiredNode {
         addrs: tables.node_addrs.clone(),
         pod_ranges: tables.pod_ranges.clone(),
         config: tables.node_config,
-    };
+    });
 
     let recognised = recognise(tables, everything, limits.sets);
     let mut sets: BTreeMap<u32, KnownSet> = BTreeMap::new();

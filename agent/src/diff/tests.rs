@@ -182,8 +182,13 @@ fn apply_under_readers(plan: &Plan, maps: &mut MemoryMaps) {
     *maps = recording.maps;
 }
 
+/// A small part in each run; `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn increments_reach_what_is_desired(worlds in prop::collection::vec(world(), 1..6)) {
