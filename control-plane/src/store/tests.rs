@@ -61,11 +61,14 @@ fn key(number: u8) -> String {
     format!("core/things/ns{}/{number}", number % 2)
 }
 
+/// Keys that a commit changes, and what they hold then; `None` if it must be refused.
+type Expected = Option<Vec<(String, Option<String>)>>;
+
 /// Does a step on the store and on the model; checks that they agree on the outcome.
 async fn step(store: &dyn Store, model: &mut Model, step: &Step) {
     let before = store.revision().await.unwrap();
     let next = before + 1;
-    let (ops, expected): (Vec<Op>, Option<Vec<(String, Option<String>)>>) = match step {
+    let (ops, expected): (Vec<Op>, Expected) = match step {
         Step::Put(number, value) => {
             let key = key(*number);
             let expect =
@@ -103,7 +106,7 @@ async fn step(store: &dyn Store, model: &mut Model, step: &Step) {
     let outcome = store.commit(ops).await;
     match expected {
         None => {
-            assert!(matches!(outcome, Err(StoreError::Conflict { .. })), "{step:?}: {outcome:?}")
+            assert!(matches!(outcome, Err(StoreError::Conflict { .. })), "{step:?}: {outcome:?}");
         }
         Some(changes) => {
             let revision = if changes.is_empty() { before } else { next };
@@ -242,7 +245,7 @@ fn damage_before_the_end_is_refused_with_file_and_offset() {
         let offset = u64::try_from(at / frame_length * frame_length).unwrap();
         match state(directory.path()) {
             Err(StoreError::Corrupt { path, offset: found, .. }) => {
-                assert_eq!((path, found), (segment.clone(), offset))
+                assert_eq!((path, found), (segment.clone(), offset));
             }
             other => panic!("byte {at}: {other:?}"),
         }

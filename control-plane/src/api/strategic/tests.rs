@@ -13,6 +13,7 @@ fn patched(original: &Value, patch: &Value, fields: &'static Fields) -> Value {
     object
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with literals")]
 fn containers(items: Value) -> Value {
     json!({"spec": {"containers": items}})
 }
