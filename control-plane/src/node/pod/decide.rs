@@ -75,11 +75,6 @@ impl RestartPolicy {
         }
     }
 
-    /// What an init container has: it has done its work once it succeeded.
-    fn for_init(self) -> Self {
-        if self == Self::Always { Self::OnFailure } else { self }
-    }
-
     fn restarts(self, exit_code: i32) -> bool {
         match self {
             Self::Always => true,
@@ -135,7 +130,7 @@ fn outcome(spec: &PodSpec, policy: RestartPolicy, seen: &Observed) -> Option<Out
     };
     let init = spec.init_containers.iter().flatten();
     let of_init = init.filter_map(|spec| seen.present(&spec.name).and_then(exit_code));
-    if of_init.into_iter().any(|code| code != 0 && !policy.for_init().restarts(code)) {
+    if of_init.into_iter().any(|code| code != 0 && !policy.restarts(code)) {
         return Some(Outcome::Failed);
     }
     let mut codes = Vec::new();
@@ -279,7 +274,7 @@ impl Context<'_> {
                 continue;
             }
             if initialized {
-                self.keep_running(spec, self.policy.for_init(), &addresses);
+                self.keep_running(spec, self.policy, &addresses);
             }
             initialized = false;
         }

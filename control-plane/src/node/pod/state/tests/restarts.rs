@@ -106,3 +106,15 @@ fn an_init_container_runs_again_in_a_new_sandbox() {
     assert_eq!(actions(&step), ["start:i1:1:10s"]);
     assert_eq!(condition(&step, "Initialized"), "False ContainersNotInitialized");
 }
+
+#[test]
+fn in_a_new_sandbox_a_container_that_has_done_its_work_is_not_run_again() {
+    let spec = json!({"restartPolicy": "OnFailure", "containers": [
+        {"name": "a", "image": "hello"}, {"name": "b", "image": "hello"}]});
+    let mut seen = with(vec![]);
+    seen.past.insert("a".into(), container("a", 0, exited(1, 2, 0)));
+    seen.past.insert("b".into(), container("b", 0, exited(3, 90, 137)));
+    let step = see(spec, &seen);
+    assert_eq!(actions(&step), ["start:b:1:10s"]);
+    assert_eq!(phase(&step), "Running");
+}
