@@ -2,8 +2,8 @@
 //!
 //! Four views, each from 0 to 100, with the weights that they have in Kubernetes: taints that
 //! only ask to stay away (3), the pod's wishes (2), distance from pods of the same controller
-//! (2), and the free share of CPU and memory (1). The first of the best, by name, is taken after
-//! the one with the fewest pods.
+//! (2), and the free share of CPU and memory (1). Of equals the node with the fewest pods is
+//! taken, then the first by name.
 
 use std::cmp::Reverse;
 
