@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use k8s_openapi::api::core::v1::{Binding, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Binding, Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, Request};
 use kube::{Api, Client};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 use super::key::Key;
 use super::world::{Kind, World};
-use super::write::{Deletion, Object, ObjectVisitor, Target, Write, slow_start_batches};
+use super::write::{Deletion, Object, ObjectVisitor, Report, Target, Write, slow_start_batches};
 
 /// The longest that a write may take. The largest is a slow start of 500 pods.
 const WRITE_TIME: Duration = Duration::from_mins(1);
@@ -108,6 +109,10 @@ impl Interpreter {
                     self.patch(target, subresource, Patch::Strategic(patch)).await
                 }
                 Write::Delete(deletion) => self.delete(deletion).await,
+                Write::Tell(report) => {
+                    self.tell(report).await;
+                    Ok(())
+                }
                 Write::Bind { target, uid, node } => self.bind(&target, uid, node).await,
                 Write::SlowStart(objects) => self.slow_start(&objects).await,
                 Write::Together(writes) => {
@@ -182,6 +187,37 @@ impl Interpreter {
                 Ok(())
             }
             Err(error) => Err(failure("delete", &target, error)),
+        }
+    }
+
+    /// Tells about an object, to whom it may concern: a failure is not worth another attempt.
+    async fn tell(&self, report: Report) {
+        let Report { about, warning, reason, message, component } = report;
+        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let now = Timestamp::now();
+        let name = about.name.as_deref().unwrap_or_default();
+        let event = Event {
+            metadata: ObjectMeta {
+                // The same form as client-go's: a name that is free in all likelihood.
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: about,
+            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            count: Some(1),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            reporting_component: Some(component.to_owned()),
+            reporting_instance: Some(String::new()),
+            source: Some(EventSource { component: Some(component.to_owned()), host: None }),
+            ..Event::default()
+        };
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        if let Err(error) = events.create(&PostParams::default(), &event).await {
+            tracing::debug!(%error, reason, "event not told");
         }
     }
 

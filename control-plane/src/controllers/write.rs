@@ -1,7 +1,7 @@
 //! What controllers want done, as data. [`super::interpreter`] is the only one that does it.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use kube::api::PropagationPolicy;
@@ -101,6 +101,8 @@ pub(crate) enum Write {
     StrategicPatch { target: Target, subresource: Option<&'static str>, patch: Value },
     /// DELETE of the object with that uid. That it is gone already is success.
     Delete(Deletion),
+    /// POST of an event. That nobody hears it is no failure.
+    Tell(Report),
     /// POST of the binding of the pod with that uid to a node.
     Bind { target: Target, uid: String, node: String },
     /// Creations in batches of 1, 2, 4, …: when a batch has a failure, the rest is left for later,
@@ -123,7 +125,44 @@ pub(crate) struct Deletion {
     pub(crate) propagation: Option<PropagationPolicy>,
 }
 
+/// Something to tell people about an object: `kubectl describe` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Report {
+    /// The object.
+    pub(crate) about: ObjectReference,
+    /// Whether something is wrong.
+    pub(crate) warning: bool,
+    /// One word, in Kubernetes' terms.
+    pub(crate) reason: &'static str,
+    /// The same in a sentence.
+    pub(crate) message: String,
+    /// Who tells it.
+    pub(crate) component: &'static str,
+}
+
 impl Write {
+    /// An event about an object.
+    pub(crate) fn tell<K: Resource<DynamicType = ()>>(
+        about: &K,
+        component: &'static str,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
+        let about = about.object_ref(&());
+        Self::Tell(Report { about, warning: false, reason, message, component })
+    }
+
+    /// An event about something that is wrong with an object.
+    pub(crate) fn warn<K: Resource<DynamicType = ()>>(
+        about: &K,
+        component: &'static str,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
+        let about = about.object_ref(&());
+        Self::Tell(Report { about, warning: true, reason, message, component })
+    }
+
     /// PUT of the object's status.
     pub(crate) fn replace_status(object: impl Into<Object>) -> Self {
         Self::ReplaceSubresource("status", object.into())

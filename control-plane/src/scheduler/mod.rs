@@ -191,21 +191,24 @@ impl Scheduler {
                 self.cluster.assume(key.clone(), pod.metadata.uid.clone(), &node, needs);
                 self.pending.remove(key);
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
-                self.perform(key, Write::Bind { target: Target::of(&*pod), uid, node });
+                let message = format!("Successfully assigned {key} to {node}");
+                let told = Write::tell(&*pod, NAME, "Scheduled", message);
+                self.perform(key, vec![Write::Bind { target: Target::of(&*pod), uid, node }, told]);
             }
             Err(reason) => {
                 if let Some(write) = explain(&pod, &reason, Timestamp::now()) {
-                    self.perform(key, write);
+                    let told = Write::warn(&*pod, NAME, "FailedScheduling", reason.message);
+                    self.perform(key, vec![write, told]);
                 }
                 self.pending.park(key.clone(), pod);
             }
         }
     }
 
-    fn perform(&mut self, key: &Key, write: Write) {
+    fn perform(&mut self, key: &Key, writes: Vec<Write>) {
         let (interpreter, key) = (self.interpreter.clone(), key.clone());
         self.writes.spawn(async move {
-            let result = interpreter.perform(vec![write]).await;
+            let result = interpreter.perform(writes).await;
             Written { key, result }
         });
     }

@@ -85,12 +85,24 @@ impl Member {
         annotations.insert(MAXIMUM.to_owned(), maximum.to_string());
     }
 
-    fn write(&self) -> Option<Write> {
-        match &self.seen {
+    fn writes(&self, deployment: &Deployment) -> Vec<Write> {
+        let before = match &self.seen {
+            None => 0,
+            Some(seen) => seen.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+        };
+        let write = match &self.seen {
             None => Some(Write::Create(self.set.clone().into())),
             Some(seen) if **seen != self.set => Some(Write::Replace(self.set.clone().into())),
             Some(_) => None,
-        }
+        };
+        let after = self.replicas();
+        let told = (before != after).then(|| {
+            let direction = if after > before { "up" } else { "down" };
+            let name = self.set.name_any();
+            let message = format!("Scaled {direction} replica set {name} from {before} to {after}");
+            Write::tell(deployment, "deployment-controller", "ScalingReplicaSet", message)
+        });
+        write.into_iter().chain(told).collect()
     }
 }
 
@@ -188,7 +200,8 @@ impl<'a> Family<'a> {
     /// What has become different from what was seen. The new set is written first, so that a
     /// surge is under way before anything goes.
     pub(super) fn writes(&self) -> Vec<Write> {
-        self.new.iter().chain(&self.old).filter_map(Member::write).collect()
+        let members = self.new.iter().chain(&self.old);
+        members.flat_map(|member| member.writes(self.deployment)).collect()
     }
 }
 

@@ -86,6 +86,7 @@ impl Cluster {
             Write::Delete(deletion) => {
                 self.sets.retain(|pods| pods.set.metadata.uid.as_ref() != Some(&deletion.uid));
             }
+            Write::Tell(_) => {}
             other => panic!("{other:?}"),
         }
     }

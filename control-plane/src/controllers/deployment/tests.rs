@@ -223,6 +223,21 @@ fn inv_74_scaling_in_the_middle_of_a_rollout_is_proportional() {
 }
 
 #[test]
+fn inv_74_what_rounding_leaves_goes_to_the_largest() {
+    // 11 replicas and a surge of 3 make 14; a fourteenth pod is less than half of a set's share.
+    let change = json!({"spec": {"replicas": 11, "strategy": {"rollingUpdate": {
+        "maxSurge": 3, "maxUnavailable": 2}}}});
+    let sets = [
+        set("a", "v0", 4, 4, &json!({})),
+        set("b", "v1", 5, 5, &json!({})),
+        set("c", "v2", 4, 0, &json!({})),
+    ];
+    let mut sizes = sizes(&look(&deployment(&change), &sets));
+    sizes.sort();
+    assert_eq!(sizes, [("a".to_owned(), 4), ("b".to_owned(), 6), ("c".to_owned(), 4)]);
+}
+
+#[test]
 fn inv_74_scaling_a_settled_deployment() {
     for (replicas, name) in [(15, "up"), (3, "down"), (0, "to zero")] {
         let deployment = deployment(&json!({"spec": {"replicas": replicas}}));
@@ -320,6 +335,26 @@ fn inv_68_the_deadline_counts_from_the_last_progress() {
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
     assert_eq!(condition.last_update_time.unwrap().0, time(NOW));
     assert_eq!(condition.last_transition_time.unwrap().0, time("2026-01-01T00:00:00Z"));
+}
+
+#[test]
+fn inv_68_each_kind_of_progress_counts() {
+    // Updated, ready and available pods before; all but the first are progress to (10, 9, 9).
+    let table = [
+        ((10, 9, 9), "ProgressDeadlineExceeded"),
+        ((9, 9, 9), "ReplicaSetUpdated"),
+        ((10, 8, 9), "ReplicaSetUpdated"),
+        ((10, 9, 8), "ReplicaSetUpdated"),
+    ];
+    for ((updated, ready, available), reason) in table {
+        let before = deployment(&json!({"status": {
+            "replicas": 10, "updatedReplicas": updated, "readyReplicas": ready,
+            "availableReplicas": available, "conditions": [
+                {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated",
+                 "lastUpdateTime": "2026-01-01T00:00:00Z"}]}}));
+        let status = status_of(&look(&before, &[set("new", "v2", 10, 9, &json!({}))]));
+        assert_eq!(progressing(&status).1, reason, "{updated} {ready} {available}");
+    }
 }
 
 #[test]

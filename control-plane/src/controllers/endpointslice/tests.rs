@@ -279,6 +279,22 @@ fn a_change_of_one_endpoint_writes_one_slice() {
 }
 
 #[test]
+fn new_endpoints_go_into_slices_that_are_written_anyway() {
+    let ready = |index| pod(index, &json!({}));
+    let mut slices = Slices::default();
+    slices.look(&service(&json!({})), &(1..=160).map(ready).collect::<Vec<_>>());
+    let mut pods: Vec<_> = (51..=160).map(ready).collect();
+    slices.look(&service(&json!({})), &pods);
+    let sizes: Vec<_> = slices.slices.iter().map(|slice| slice.endpoints.len()).collect();
+    assert_eq!(sizes, [50, 60]);
+    // The smaller slice changes, and so takes the new endpoint.
+    pods[0] = pod(51, &json!({"status": {"conditions": null}}));
+    pods.push(ready(161));
+    let writes = slices.look(&service(&json!({})), &pods);
+    assert!(matches!(&writes[..], [Write::Replace(_)]), "{writes:?}");
+}
+
+#[test]
 fn services_without_a_selector_are_not_ours() {
     assert!(selector_of(&service(&json!({}))).is_some());
     assert!(selector_of(&service(&json!({"spec": {"selector": null}}))).is_none());

@@ -138,7 +138,8 @@ fn reconcile(node: &Node, allocator: &mut Allocator, now: Timestamp) -> Vec<Writ
                 pool.node_prefix, pool.range
             );
             tracing::warn!(node = node.name_any(), range = %pool.range, "pod addresses exhausted");
-            vec![told(EXHAUSTED, "True", &message)]
+            let condition = told(EXHAUSTED, "True", &message);
+            vec![condition, Write::warn(node, NodeIpam::NAME, EXHAUSTED, message)]
         }
     }
 }
@@ -213,7 +214,9 @@ mod tests {
         assert_eq!(reconcile(&node("a"), &mut allocator, Timestamp::UNIX_EPOCH).len(), 1);
         let mut late = node("b");
         let writes = reconcile(&late, &mut allocator, Timestamp::UNIX_EPOCH);
-        let [Write::StrategicPatch { subresource: Some("status"), patch, .. }] = &writes[..] else {
+        let [Write::StrategicPatch { subresource: Some("status"), patch, .. }, Write::Tell(_)] =
+            &writes[..]
+        else {
             panic!("{writes:?}")
         };
         assert_eq!(patch["status"]["conditions"][0]["reason"], EXHAUSTED);
