@@ -92,19 +92,29 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// How far the server is on its way to its end.
+#[derive(Clone, Debug, Default)]
+struct Stages {
+    /// Answers end their connections.
+    closing: CancellationToken,
+    /// Connections that are idle end, others with the answer under way.
+    ending: CancellationToken,
+}
+
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(super) async fn serve(config: Config) -> anyhow::Result<()> {
     let (listener, udp) = bind(config.port).await?;
-    let closing = CancellationToken::new();
+    let stages = Stages::default();
     let mut connections = JoinSet::new();
     let udp_server = hello_udp::serve(&udp, &config.who);
-    let accepting = accept(&listener, &config.who, &closing, &mut connections);
+    let accepting = accept(&listener, &config.who, &stages, &mut connections);
     tokio::select! {
         outcome = accepting => outcome?,
         outcome = udp_server => outcome?,
-        outcome = told_to_stop(&closing, config.drain) => outcome?,
+        outcome = told_to_stop(&stages, config.drain) => outcome?,
     }
     drop(listener);
+    stages.ending.cancel();
     let finish = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(FINISH_TIMEOUT, finish).await.is_err() {
         tracing::warn!("requests were cut off");
@@ -132,9 +142,9 @@ async fn bind(port: u16) -> anyhow::Result<(TcpListener, UdpSocket)> {
     Ok((listener, udp))
 }
 
-async fn told_to_stop(closing: &CancellationToken, drain: Duration) -> anyhow::Result<()> {
+async fn told_to_stop(stages: &Stages, drain: Duration) -> anyhow::Result<()> {
     pause::wait().await?;
-    closing.cancel();
+    stages.closing.cancel();
     tokio::time::sleep(drain).await;
     Ok(())
 }
@@ -142,7 +152,7 @@ async fn told_to_stop(closing: &CancellationToken, drain: Duration) -> anyhow::R
 async fn accept(
     listener: &TcpListener,
     who: &Arc<Who>,
-    closing: &CancellationToken,
+    stages: &Stages,
     connections: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -151,9 +161,9 @@ async fn accept(
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (who, closing) = (Arc::clone(who), closing.clone());
+                let (who, stages) = (Arc::clone(who), stages.clone());
                 connections.spawn(async move {
-                    connection(stream, peer, &who, closing).await;
+                    connection(stream, peer, &who, &stages).await;
                     drop(slot);
                 });
             }
@@ -166,22 +176,24 @@ async fn accept(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    who: &Arc<Who>,
-    closing: CancellationToken,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, who: &Arc<Who>, stages: &Stages) {
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
     let line = Bytes::from(who.line(peer, local));
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = answer(&request, &line, closing.is_cancelled());
+        let answer = answer(&request, &line, stages.closing.is_cancelled());
         async { Ok::<_, Infallible>(answer) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = &mut served => outcome,
+        () = stages.ending.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "connection ended early");
     }
 }
