@@ -1,12 +1,13 @@
 //! The life of flows: who shares ports, who stays where, what survives the agent.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use mizzen_agent::{apply::maps::Maps as _, datapath::Outcome};
 use mizzen_ebpf_abi::counters::Counter;
 use mizzen_tests::{
     echo::{Client, Echo, TRANSPORTS, Transport, ask},
     lab::{FAMILIES, Lab, LabNode},
+    netns::Netns,
     wait::until,
 };
 
@@ -109,6 +110,17 @@ fn b135_a_repeated_syn_goes_to_the_same_backend() {
     }
 }
 
+/// Dials from a port whose last connection to the same place was just closed. A process that
+/// another test starts holds that connection's descriptor too until it is another program.
+fn redial(from: &Netns, to: SocketAddr, port: u16) -> Client {
+    until("the port to be free", Duration::from_secs(5), || {
+        match Client::dial(from, Transport::Tcp, to, port) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(error.to_string()),
+            dialled => Ok(dialled.unwrap()),
+        }
+    })
+}
+
 #[test]
 fn b135_a_closed_connections_ports_open_a_new_flow() {
     let mut lab = Lab::new([1, 1]);
@@ -119,7 +131,7 @@ fn b135_a_closed_connections_ports_open_a_new_flow() {
         let mut seen = BTreeSet::new();
         let created = lab.nodes[0].counted(Counter::FlowCreated);
         for _ in 0..20 {
-            let client = Client::dial(&lab.client, Transport::Tcp, to, 45_680).unwrap();
+            let client = redial(&lab.client, to, 45_680);
             seen.insert(client.ask().unwrap().name);
             client.abort();
         }
@@ -151,7 +163,7 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
         tables.flip(set, empty);
         tables.free_backend(first, pods[0]);
         let refused = client.ask().unwrap_err().kind();
-        assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(refused, ErrorKind::ConnectionRefused);
 
         // And up again, elsewhere.
         let second = tables.backend(set, pods[1]);
