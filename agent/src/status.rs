@@ -29,7 +29,7 @@ impl Board {
         }
         match &state {
             State::Ready => tracing::info!(part, "ready"),
-            State::Waiting(reason) => tracing::warn!(part, reason, "waiting"),
+            State::Waiting(reason) => tracing::info!(part, reason, "waiting"),
             State::Degraded(reason) => tracing::warn!(part, reason, "degraded"),
         }
         parts.insert(part, state);

@@ -8,8 +8,6 @@ use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resourc
 pub(super) const PODS_MAX: usize = 110;
 /// Memory is short below this (kubelet: hard eviction threshold `memory.available<100Mi`).
 const MEMORY_SHORT_KIB: u64 = 100 * 1024;
-/// Disk is short below this share in percent (kubelet: `nodefs.available<10%`).
-const DISK_SHORT_PERCENT: u64 = 10;
 
 /// The version that the node part reports as a kubelet's.
 pub(super) const KUBELET_VERSION: &str = "v1.35.0-mizzen";
@@ -59,11 +57,11 @@ pub(super) fn memory_is_short() -> bool {
     memory_kib("MemAvailable:").is_some_and(|available| available < MEMORY_SHORT_KIB)
 }
 
-/// The file system of `path` has hardly any room left.
-pub(super) fn disk_is_short(path: &Path) -> bool {
+/// The file system of `path` has less room left than this share of it.
+pub(super) fn disk_is_short(path: &Path, percent: u8) -> bool {
     nix::sys::statvfs::statvfs(path).is_ok_and(|stat| {
         let (free, all) = (stat.blocks_available(), stat.blocks());
-        all > 0 && free * 100 / all < DISK_SHORT_PERCENT
+        all > 0 && free * 100 / all < u64::from(percent)
     })
 }
 

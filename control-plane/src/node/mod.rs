@@ -74,6 +74,10 @@ pub struct Args {
     /// The cluster's domain
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// The disk is short, and the node takes no pods, where less than this share of it is free
+    /// (the kubelet's nodefs.available)
+    #[arg(long, value_name = "PERCENT", default_value_t = 10)]
+    pub disk_short_percent: u8,
     /// A label of the node (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -106,6 +110,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         addresses: args.node_ips.clone(),
         runtime_version: runtime.version(),
         state_dir: args.state_dir.clone(),
+        disk_short_percent: args.disk_short_percent,
     };
     let shared = Arc::new(Shared {
         facts: node_facts(&args, &runtime.version()),

@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub runtime_version: String,
     /// Folder whose file system is watched for room.
     pub state_dir: PathBuf,
+    /// The disk is short where less than this share of it is free.
+    pub disk_short_percent: u8,
 }
 
 /// What is seen of the machine now.
@@ -71,7 +73,7 @@ pub(super) async fn keep(
         let health = Health {
             network: network.borrow_and_update().clone(),
             memory_is_short: machine::memory_is_short(),
-            disk_is_short: machine::disk_is_short(&facts.state_dir),
+            disk_is_short: machine::disk_is_short(&facts.state_dir, facts.disk_short_percent),
         };
         let due =
             reported.as_ref().is_none_or(|(known, at)| *known != health || at.elapsed() >= REPORT);
@@ -244,6 +246,7 @@ mod tests {
             addresses: vec!["172.30.0.11".parse().unwrap(), "fd00:30::11".parse().unwrap()],
             runtime_version: String::new(),
             state_dir: PathBuf::new(),
+            disk_short_percent: 10,
         };
         let list: Vec<String> = addresses(&facts)
             .into_iter()
