@@ -134,5 +134,9 @@ pub fn require_root(what: &str) -> Result<()> {
     if is_root() {
         return Ok(());
     }
-    bail!("{what} needs root: it makes network namespaces and loads eBPF programs; use sudo")
+    // Plain sudo has a PATH of its own, without rustup's cargo.
+    bail!(
+        "{what} needs root: it makes network namespaces and loads eBPF programs; become root, or \
+         put `sudo -E env \"PATH=$PATH\"` before the command"
+    )
 }

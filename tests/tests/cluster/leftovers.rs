@@ -1,6 +1,6 @@
 //! What must not be there after `down`.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Result, ensure};
 use xtask::cluster::{Layout, cgroup};
@@ -12,15 +12,19 @@ pub(crate) fn none(layout: &Layout) -> Result<()> {
     }
     let cgroup = cgroup::cluster_dir(layout)?;
     ensure!(!cgroup.exists(), "the cgroup {} is still there", cgroup.display());
-    let bridge = Path::new("/sys/class/net").join(layout.bridge());
-    ensure!(!bridge.exists(), "the bridge {} is still there", layout.bridge());
+    for link in fs::read_dir("/sys/class/net")?.flatten() {
+        let name = link.file_name().to_string_lossy().into_owned();
+        ensure!(!name.starts_with(&layout.bridge()), "the link {name} is still there");
+    }
     for netns in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = netns.file_name().to_string_lossy().into_owned();
         ensure!(!name.starts_with(&layout.prefix()), "the namespace {name} is still there");
     }
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let ours = layout.dir.display().to_string();
-    ensure!(!mounts.contains(&ours), "mounts below {ours} are still there");
+    for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
+        let ours = dir.display().to_string();
+        ensure!(!mounts.contains(&ours), "mounts below {ours} are still there");
+    }
     let binaries = layout.bin_dir.display().to_string();
     for process in fs::read_dir("/proc")?.flatten() {
         let Ok(exe) = fs::read_link(process.path().join("exe")) else { continue };

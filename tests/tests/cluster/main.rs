@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use xtask::{
     cluster::{Layout, api::Api, down, layout::NODES_MAX},
     commands::up,
@@ -92,7 +92,10 @@ fn layout() -> Layout {
 fn bring_up(layout: &Layout) -> Result<World> {
     toolchain::require_root("the cluster test")?;
     down::down(&Layout { nodes: NODES_MAX, ..layout.clone() })?;
-    up::bring_up(layout)?;
+    for check in up::bring_up(layout)? {
+        let nodes: Vec<_> = check.nodes.iter().map(String::as_str).collect();
+        ensure!(nodes == ["node-1", "node-2"], "{}: pods on {nodes:?} answered", check.way);
+    }
     Ok(World { layout: layout.clone(), api: Api::from_kubeconfig(layout)? })
 }
 

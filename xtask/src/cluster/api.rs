@@ -42,6 +42,8 @@ impl Api {
         let user = &config["users"][0]["user"];
         let folder = layout.dir.join("pki");
         fs::create_dir_all(&folder)?;
+        // Before the key is in it.
+        fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let file = |name: &str, base64: &Value| -> Result<PathBuf> {
             let path = folder.join(name);
             decode(base64.as_str().context("the kubeconfig lacks a certificate or key")?, &path)?;

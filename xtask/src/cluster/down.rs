@@ -76,7 +76,10 @@ fn remove_pins(layout: &Layout) -> Result<()> {
     let root = bpffs.parent().context("the pins' folder has no parent")?;
     let empty = fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
     if marker.exists() && empty {
-        invoke::capture(invoke::command("umount", ["--lazy"]).arg(root))?;
+        // An `up` may have been interrupted between the marker and the mount.
+        if super::bpffs_is_mounted()? {
+            invoke::capture(invoke::command("umount", ["--lazy"]).arg(root))?;
+        }
         fs::remove_file(marker)?;
     }
     Ok(())

@@ -39,6 +39,9 @@ pub struct Sandbox {
 
 /// The command that runs `argv` there, with KUBECONFIG, PATH and MIZZEN_STATE_DIR set.
 pub fn command(layout: &Layout, place: &Place, argv: &[String]) -> Result<Command> {
+    if layout.nodes == 0 {
+        bail!("the cluster is not up; `cargo xtask up` starts it");
+    }
     let (line, node) = match place {
         Place::Host(name) => (in_host(layout, name, argv)?, name.clone()),
         Place::Pod(name) => in_pod(layout, name, argv)?,
@@ -97,4 +100,32 @@ fn in_pod(layout: &Layout, pod: &str, argv: &[String]) -> Result<(Vec<String>, S
             .to_vec();
     inside.extend_from_slice(argv);
     Ok((process::enter(None, &sandbox.cgroup, &inside), node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(nodes: u32, place: &str) -> String {
+        let layout = Layout {
+            name: "absent".into(),
+            subnet: (28, 1),
+            nodes,
+            dir: "/nonexistent".into(),
+            bin_dir: "/nonexistent".into(),
+            loopback_api: false,
+        };
+        let place = place.parse().expect("any text is a place");
+        format!("{:#}", command(&layout, &place, &["true".to_owned()]).expect_err("no cluster"))
+    }
+
+    #[test]
+    fn places_that_are_not_there_are_told_with_the_remedy() {
+        for place in ["node-1", "client", "pod/hello"] {
+            assert!(refusal(0, place).contains("`cargo xtask up` starts it"), "{place}");
+        }
+        assert!(refusal(2, "node-3").contains("there are node-1, node-2, client, and pod/NAME"));
+        let pod = refusal(2, "pod/hello");
+        assert!(pod.contains("default/hello") && pod.contains("kubectl get pods"), "{pod}");
+    }
 }

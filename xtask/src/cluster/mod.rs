@@ -9,9 +9,9 @@
 //! ```
 //!
 //! [`layout`] says what everything is called (pure); [`up`] makes it, [`down`] removes it; both
-//! can be repeated at any time, after a crash too. Everything that is started is written to
-//! `state.json` before anything else happens, with the process's start time, so that nothing
-//! foreign is ever ended.
+//! can be repeated at any time, after a crash too. Whatever is started is written to
+//! `processes.json` with its start time and lives in the cluster's cgroup: by these `down` finds
+//! it, and nothing foreign is ever ended.
 
 pub mod api;
 pub mod cgroup;
@@ -36,11 +36,14 @@ fn bpffs_marker() -> PathBuf {
     PathBuf::from("/run/mizzen-bpffs-mounted")
 }
 
+fn bpffs_is_mounted() -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("can't read the mounts")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")))
+}
+
 /// Mounts the BPF file system where it is not: the nodes share the machine's.
 fn ensure_bpffs() -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("can't read the mounts")?;
-    let mounted = |line: &str| line.split(' ').nth(1) == Some("/sys/fs/bpf");
-    if mounts.lines().any(mounted) {
+    if bpffs_is_mounted()? {
         return Ok(());
     }
     fs::write(bpffs_marker(), "")?;

@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
         doc.args(["doc", "--quiet", "--no-deps", "--document-private-items"]);
         invoke::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     })?;
-    step("licences and versions of dependencies", check_dependencies)?;
+    step("licences of dependencies", check_dependencies)?;
     step("names, sizes and links", check_tree)
 }
 
