@@ -1,6 +1,6 @@
 //! Strategic merge patch: a merge patch that knows which lists are sets of named things.
 //!
-//! Which lists these are, says [`merge`](crate::registry::merge). Directives in the patch:
+//! Which lists these are, says [`merge`]. Directives in the patch:
 //! `$patch: replace|delete` for a map or an item, `$retainKeys`, `$deleteFromPrimitiveList/FIELD`
 //! and `$setElementOrder/FIELD`.
 

@@ -1,3 +1,5 @@
+//! Where pods are placed and why not, decisions joined from filters, scores and assumptions.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::Value;

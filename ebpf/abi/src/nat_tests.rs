@@ -1,3 +1,5 @@
+//! The masquerade matrix B20-B48 as a table, and translation there and back as a property.
+
 extern crate std;
 
 use proptest::prelude::*;

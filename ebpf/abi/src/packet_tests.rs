@@ -1,3 +1,5 @@
+//! Reading of packets: well-formed, cut off, hostile.
+
 extern crate std;
 
 use core::net::IpAddr;

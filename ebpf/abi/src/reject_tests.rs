@@ -1,3 +1,5 @@
+//! Resets and ICMP errors, field by field from their RFCs.
+
 extern crate std;
 
 use core::net::IpAddr;

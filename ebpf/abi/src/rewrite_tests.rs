@@ -1,3 +1,5 @@
+//! Rewriting of headers against a full recomputation of every checksum.
+
 extern crate std;
 
 use proptest::prelude::*;

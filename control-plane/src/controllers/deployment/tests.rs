@@ -1,3 +1,5 @@
+//! What a deployment makes of its replica sets, as tables, and a simulated rollout as a property.
+
 use super::*;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! What slices a service has, as tables and properties.
+
 use super::*;
 use k8s_openapi::api::discovery::v1::EndpointPort;
 use proptest::prelude::*;

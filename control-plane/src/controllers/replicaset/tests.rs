@@ -1,3 +1,5 @@
+//! What a replica set makes of its pods, as tables.
+
 use super::*;
 use serde_json::{Value, json};
 
