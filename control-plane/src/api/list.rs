@@ -186,7 +186,7 @@ impl Api {
 
 fn page_gone(error: StoreError, continued: bool) -> Failure {
     match error {
-        StoreError::Compacted { .. } if continued => Failure::expired(
+        StoreError::Compacted { .. } | StoreError::Ahead { .. } if continued => Failure::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
         ),
         other => other.into(),

@@ -183,6 +183,11 @@ impl From<StoreError> for Failure {
             StoreError::Compacted { asked, oldest } => {
                 Self::expired(format!("too old resource version: {asked} ({oldest})"))
             }
+            // Kubernetes waits for it and says "too large"; clients then ask again and again. Here
+            // it means a store that was lost, and only 410 makes every client list anew.
+            StoreError::Ahead { asked, newest } => Self::expired(format!(
+                "resource version {asked} is not of this store, whose newest is {newest}; list again"
+            )),
             StoreError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", error.to_string())
             }

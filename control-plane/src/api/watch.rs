@@ -41,9 +41,13 @@ impl Api {
         let filter = Filter::new(call, target)?;
         let initial = Initial::asked(call, target.kind)?;
         let asked = encode::revision(call.params.text("resourceVersion"))?.unwrap_or(0);
+        let newest = self.store.revision().await?;
         let (entries, after) = match initial {
-            Initial::None if asked > 0 => (Vec::new(), asked),
-            Initial::None => (Vec::new(), self.store.revision().await?),
+            // "Not older than" a state that was never reached here.
+            Initial::EventsAndBookmark if asked > newest => {
+                return Ok(refused(StoreError::Ahead { asked, newest }));
+            }
+            Initial::None => (Vec::new(), if asked > 0 { asked } else { newest }),
             Initial::Events | Initial::EventsAndBookmark => {
                 let listed = self.collect(&target.prefix(), &filter, None, None, None).await?;
                 (listed.entries, listed.revision)
@@ -53,8 +57,7 @@ impl Api {
         let timeout = seconds.map_or(TIMEOUT, Duration::from_secs);
         let cursor = match self.store.watch(&target.prefix(), after).await {
             Ok(cursor) => cursor,
-            // A stream of one error, as clients expect it.
-            Err(error) => return Ok(super::respond(StatusCode::OK, error_event(error))),
+            Err(error) => return Ok(refused(error)),
         };
         let feed = Feed {
             encoder: Encoder {
@@ -261,6 +264,11 @@ impl Encoder {
         self.headed = true;
         table::table(metadata, &definitions, rows)
     }
+}
+
+/// The answer to a watch that can't begin: a stream of one error, as clients expect it.
+fn refused(error: StoreError) -> Response<Body> {
+    super::respond(StatusCode::OK, error_event(error))
 }
 
 /// The event that ends a watch that can't go on.

@@ -239,6 +239,7 @@ impl Store for Embedded {
         Box::pin(async move {
             let (newest, mut entries) = self.state.snapshot();
             let revision = query.at.unwrap_or(newest);
+            check_reached(revision, newest)?;
             if revision < newest {
                 let newer = self.state.history.between(query.prefix, revision, newest)?;
                 undo(&mut entries, &newer);
@@ -262,11 +263,17 @@ impl Store for Embedded {
         after: Revision,
     ) -> BoxFuture<'a, Result<Box<dyn Watch>, StoreError>> {
         Box::pin(async move {
+            check_reached(after, self.state.revision())?;
             // Learn now, not at the first take, that the history does not reach back so far.
             self.state.history.between(prefix, after, after)?;
             Ok(Box::new(Cursor::new(Arc::clone(&self.state), prefix, after)) as Box<dyn Watch>)
         })
     }
+}
+
+/// Nobody can have seen a revision that is not visible yet.
+fn check_reached(asked: Revision, newest: Revision) -> Result<(), StoreError> {
+    if asked <= newest { Ok(()) } else { Err(StoreError::Ahead { asked, newest }) }
 }
 
 /// Takes back the changes of `events`, newest first.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::embedded::State;
-use super::{Event, Progress, Revision, StoreError, Watch, topic};
+use super::{Entry, Event, Progress, Revision, StoreError, Watch, topic};
 
 /// How much history one topic keeps.
 #[derive(Clone, Copy, Debug)]
@@ -119,9 +119,11 @@ impl Topic {
     }
 }
 
-/// Bytes that an event keeps alive. The previous value is counted with the event that put it.
+/// Bytes that an event keeps alive. It shares its previous value with the event that put it, but
+/// that one may have left the ring: a deletion then is all that holds the value.
 fn weight(event: &Event) -> usize {
-    event.key.len() + event.entry.as_ref().map_or(0, |entry| entry.value.len())
+    let size = |entry: &Option<Entry>| entry.as_ref().map_or(0, |entry| entry.value.len());
+    event.key.len() + size(&event.entry).max(size(&event.previous))
 }
 
 /// A cursor into one topic's history.

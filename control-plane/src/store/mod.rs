@@ -136,11 +136,14 @@ pub trait Store: Send + Sync + 'static {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
     /// The newest state of one key.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
-    /// Entries of a prefix, as of one revision.
+    /// Entries of a prefix, as of one revision. One that was never reached is
+    /// [`StoreError::Ahead`].
     fn range<'a>(&'a self, query: Query<'a>) -> BoxFuture<'a, Result<Page, StoreError>>;
     /// Makes all changes at one new revision, or none. Durable when it resolves.
     fn commit(&self, ops: Vec<Op>) -> BoxFuture<'_, Result<Revision, StoreError>>;
     /// Watches a prefix from the commit after `after` on. The prefix names at least a topic.
+    /// A revision that was never reached is [`StoreError::Ahead`], never a watch that waits for it:
+    /// it would skip every change until then.
     fn watch<'a>(
         &'a self,
         prefix: &'a str,
@@ -166,6 +169,15 @@ pub enum StoreError {
         asked: Revision,
         /// The oldest revision that could be asked for.
         oldest: Revision,
+    },
+    /// The revision asked for was never reached here: whoever asks has it from another store, or
+    /// from this one before it was lost.
+    #[error("revision {asked} has not been reached, the newest is {newest}")]
+    Ahead {
+        /// The revision asked for.
+        asked: Revision,
+        /// The newest revision.
+        newest: Revision,
     },
     /// The value is larger than [`MAX_VALUE`].
     #[error("value of key {key} is {size} bytes, more than the {MAX_VALUE} allowed")]

@@ -334,6 +334,46 @@ fn who_falls_behind_is_told_and_nobody_else_notices() {
 }
 
 #[test]
+fn a_revision_that_was_never_reached_is_refused() {
+    runtime().block_on(async {
+        let store = Embedded::in_memory(&Options::default());
+        store.commit(vec![put("core/things/a", "1", Expect::Any)]).await.unwrap();
+        assert!(store.watch("core/things/", 1).await.is_ok());
+        assert!(matches!(
+            store.watch("core/things/", 2).await.err(),
+            Some(StoreError::Ahead { asked: 2, newest: 1 })
+        ));
+        assert!(all(&store, "core/things/", Some(1)).await.is_ok());
+        assert!(matches!(
+            all(&store, "core/things/", Some(2)).await,
+            Err(StoreError::Ahead { asked: 2, newest: 1 })
+        ));
+    });
+}
+
+#[test]
+fn history_counts_the_values_that_only_deletions_keep() {
+    runtime().block_on(async {
+        let options = Options { history_bytes: 1000, ..Options::default() };
+        let store = Embedded::in_memory(&options);
+        let (keys, value) =
+            ((0..10).map(|number| format!("core/things/{number}")), "x".repeat(300));
+        for key in keys.clone() {
+            store.commit(vec![put(&key, &value, Expect::Any)]).await.unwrap();
+        }
+        for key in keys {
+            store.commit(vec![remove(&key)]).await.unwrap();
+        }
+        // Ten deletions of 300 bytes each are more than is kept.
+        assert!(matches!(
+            store.watch("core/things/", 10).await.err(),
+            Some(StoreError::Compacted { .. })
+        ));
+        assert_eq!(store.watch("core/things/", 17).await.unwrap().take().unwrap().events.len(), 3);
+    });
+}
+
+#[test]
 fn concurrent_writers_lose_no_increment() {
     let directory = tempfile::tempdir().unwrap();
     let runtime =

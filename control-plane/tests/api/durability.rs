@@ -7,9 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Client;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, reflector, watcher};
+use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
 use crate::server;
@@ -29,13 +31,18 @@ impl Drop for Process {
     }
 }
 
-fn start(directory: &Path, port: u16) -> Process {
+fn start(directory: &Path, port: u16, more: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mizzen-control-plane"));
     command
         .args(["serve", "--no-controllers", "--data-dir"])
         .arg(directory)
-        .args(["--listen", &format!("127.0.0.1:{port}")]);
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(more);
     Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn ready(directory: &Path) -> Client {
@@ -87,11 +94,11 @@ async fn what_was_acknowledged_survives_kill_9() {
     let kills =
         std::env::var("MIZZEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let directory = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let acknowledged = Acknowledged::default();
     let mut newest = 0;
     for round in 0..kills {
-        let process = start(directory.path(), port);
+        let process = start(directory.path(), port, &[]);
         let client = ready(directory.path()).await;
         newest = check(&client, &acknowledged, newest).await;
         let first = 1 + u64::try_from(round).unwrap() * 1_000_000;
@@ -113,7 +120,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         drop(process);
         while writers.join_next().await.is_some() {}
     }
-    let _process = start(directory.path(), port);
+    let _process = start(directory.path(), port, &[]);
     check(&ready(directory.path()).await, &acknowledged, newest).await;
 }
 
@@ -141,4 +148,81 @@ async fn check(client: &Client, acknowledged: &Acknowledged, newest: u64) -> u64
     let now: u64 = list.metadata.resource_version.unwrap().parse().unwrap();
     assert!(now >= newest, "revisions went back from {newest} to {now}");
     now
+}
+
+fn service(name: &str, address: &str, node_port: u16) -> Service {
+    let object = json!({
+        "metadata": {"name": name},
+        "spec": {"type": "NodePort", "clusterIP": address, "ports": [{"port": 80, "nodePort": node_port}]},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// Addresses of all Services by name.
+async fn addresses(client: &Client) -> BTreeMap<String, Vec<String>> {
+    let services = Api::<Service>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+    let addresses = |service: Service| service.spec.unwrap().cluster_ips.unwrap();
+    services.items.into_iter().map(|found| (found.name_any(), addresses(found))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_services_and_what_is_claimed_survive_kill_9() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+    // Killed at any point of its first start: what is half made is made whole by the next.
+    for millis in [5, 20, 40, 80, 160] {
+        let process = start(directory.path(), port, &[]);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        drop(process);
+    }
+    let process = start(directory.path(), port, &[]);
+    let client = ready(directory.path()).await;
+    let api = Api::<Service>::default_namespaced(client.clone());
+    api.create(&PostParams::default(), &service("web", "10.96.0.80", 30_080)).await.unwrap();
+    let before = addresses(&client).await;
+    assert_eq!(before["kubernetes"], ["10.96.0.1"]);
+    assert_eq!(before["kube-dns"], ["10.96.0.10", "fd00:96::a"]);
+    drop(process);
+
+    let _process = start(directory.path(), port, &[]);
+    let client = ready(directory.path()).await;
+    assert_eq!(addresses(&client).await, before);
+    let api = Api::<Service>::default_namespaced(client);
+    for taken in [
+        service("a", "10.96.0.80", 30_081),
+        service("b", "10.96.0.81", 30_080),
+        service("c", "10.96.0.1", 30_082),
+    ] {
+        let refused = api.create(&PostParams::default(), &taken).await.unwrap_err().to_string();
+        assert!(refused.contains("already allocated"), "{refused}");
+    }
+    api.delete("web", &DeleteParams::default()).await.unwrap();
+    api.create(&PostParams::default(), &service("a", "10.96.0.80", 30_080)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_lost_store_list_anew() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+    let process = start(directory.path(), port, &["--in-memory"]);
+    let client = ready(directory.path()).await;
+    let api = Api::<ConfigMap>::default_namespaced(client);
+    for number in 0..30 {
+        let object = serde_json::from_value(json!({"metadata": {"name": format!("c{number}")}}));
+        api.create(&PostParams::default(), &object.unwrap()).await.unwrap();
+    }
+    let (reader, writer) = reflector::store();
+    let stream = watcher(api.clone(), watcher::Config::default()).default_backoff();
+    let follow = tokio::spawn(reflector(writer, stream).for_each(|_| async {}));
+    reader.wait_until_ready().await.unwrap();
+    assert!(reader.state().len() >= 30);
+    drop(process);
+
+    // The same certificates, an empty store: its revisions begin anew.
+    let _process = start(directory.path(), port, &["--in-memory"]);
+    ready(directory.path()).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while reader.state().iter().any(|object| object.name_any() == "c0") {
+        assert!(Instant::now() < deadline, "objects of the lost store are still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    follow.abort();
 }

@@ -188,6 +188,26 @@ async fn a_revision_that_is_gone_is_an_expired_error() {
 }
 
 #[tokio::test]
+async fn a_revision_that_was_never_reached_is_an_expired_error() {
+    let server = Server::start().await;
+    let streaming = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=9999";
+    for query in ["resourceVersion=9999", streaming] {
+        let mut events = watch(&server, query, "application/json").await;
+        let event = next(&mut events).await;
+        assert_eq!(
+            (&event["type"], &event["object"]["code"], &event["object"]["reason"]),
+            (&json!("ERROR"), &json!(410), &json!("Expired")),
+            "{query}"
+        );
+        assert!(events.next().await.is_none());
+    }
+    // {"rv":9999,"after":"x"}
+    let token = "eyJydiI6OTk5OSwiYWZ0ZXIiOiJ4In0";
+    let page = server.get(&format!("{CONFIGMAPS}?limit=1&continue={token}")).await.unwrap_err();
+    assert_eq!((said(&page).0, said(&page).1), (410, "Expired"));
+}
+
+#[tokio::test]
 async fn kube_rs_reflects_both_ways() {
     use kube::runtime::{WatchStreamExt as _, reflector, watcher};
     let server = Server::start().await;
