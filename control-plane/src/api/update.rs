@@ -113,7 +113,8 @@ impl Api {
             let expect = Expect::Modified(entry.modified);
             let outcome = if is_finished(&new) {
                 let delete = Op { key: key.as_str().into(), expect, action: Action::Delete };
-                self.store.commit([vec![delete], kind.strategy.release(&new)].concat()).await
+                // What the old object holds: the claims of the new one were not made.
+                self.store.commit([vec![delete], kind.strategy.release(&old)].concat()).await
             } else {
                 let put = Op {
                     key: key.as_str().into(),

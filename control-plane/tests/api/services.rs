@@ -302,6 +302,24 @@ async fn inv_81_ports_are_checked() {
 }
 
 #[tokio::test]
+async fn what_the_last_update_of_a_leaving_service_drops_is_free_again() {
+    let server = Server::start().await;
+    let node_port =
+        |number: u16| json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    let mut leaving = service("leaving", &node_port(30_090));
+    leaving["metadata"]["finalizers"] = json!(["example.com/x"]);
+    server.post(SERVICES, &leaving).await.unwrap();
+    let path = format!("{SERVICES}/leaving");
+    let mut last = server.delete(&path, &json!({})).await.unwrap();
+    last["metadata"]["finalizers"] = json!([]);
+    last["spec"]["ports"][0]["nodePort"] = json!(30_091);
+    server.put(&path, &last).await.unwrap();
+    assert_eq!(said(&server.get(&path).await.unwrap_err()).0, 404);
+    make(&server, "next", &node_port(30_090)).await;
+    make(&server, "after", &node_port(30_091)).await;
+}
+
+#[tokio::test]
 async fn nothing_is_given_out_twice() {
     let server =
         std::sync::Arc::new(Server::with(&["--in-memory", "--service-cidr", "10.96.0.0/25"]).await);
