@@ -28,6 +28,11 @@ use crate::store::{Embedded, Options, Store, StoreError};
 const CONNECTIONS: usize = 4096;
 /// Time that a client gets for the TLS handshake, and for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often a quiet HTTP/2 connection is asked whether its client is still there, and for how
+/// long it may not answer: else a machine that lost its power would hold its watches for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// See [`KEEP_ALIVE`].
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time that running requests get when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Ports that NodePort Services get.
@@ -351,7 +356,12 @@ impl Door {
         });
         let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .max_concurrent_streams(250);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let outcome = tokio::select! {
