@@ -62,6 +62,10 @@ pub(super) async fn run<R: Runtime>(
     stop: CancellationToken,
 ) {
     let mut worker = Worker::new(shared, wanted.borrow_and_update().clone());
+    let missing = super::pod::unenforced(&worker.pod);
+    if !missing.is_empty() && worker.seen.gone_since.is_none() {
+        tracing::warn!(pod = worker.name(), fields = ?missing, "the process runtime does not enforce what the pod asks for");
+    }
     loop {
         worker.look().await;
         let step = worker.step();

@@ -16,5 +16,6 @@ pub mod state;
 mod status;
 #[cfg(test)]
 mod testing;
+mod unenforced;
 
-pub(super) use self::config::identity;
+pub(super) use self::{config::identity, unenforced::unenforced};

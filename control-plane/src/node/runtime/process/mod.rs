@@ -2,8 +2,10 @@
 //! mount, UTS, IPC) and a cgroup, on the machine's own root file system.
 //!
 //! It isolates what pods need to live side by side, not what they may do: containers see the
-//! machine's files and run with the machine's privileges. There are no images: a container runs
-//! its `command`, or what the table in [`crate::node::image`] names.
+//! machine's files, run as the user and group that `runAsUser` and `runAsGroup` name (else as root)
+//! with the machine's privileges, and have no limits of resources. What a pod asks for beyond that
+//! is named in a warning when the node part takes it up (`node/pod/unenforced.rs`). There are no
+//! images: a container runs its `command`, or what the table in [`crate::node::image`] names.
 //!
 //! ```text
 //! node part ── launch (short-lived: cgroup, netns, unshare) ── init (process 1 of the pod)
