@@ -1,5 +1,5 @@
 //! Watches over nodes: a node whose Lease is not renewed is Unknown; what is wrong with a node
-//! becomes taints, which the scheduler honours; pods of a node that is not ready serve nobody.
+//! becomes taints, which the scheduler honours; pods of a silent node serve nobody.
 //!
 //! Whether a Lease is renewed is judged by our own clock, from when we saw it change: the clocks
 //! of the nodes need not agree with ours.
@@ -108,7 +108,7 @@ impl Controller for NodeLifecycle {
         let silence = self.silence(&node, Instant::now());
         let on_node = |pod: &Arc<Pod>| pod_facts::node_name(pod) == Some(&key.name);
         let mut pods = Vec::new();
-        if ready(&node) != Some("True") || silence >= GRACE {
+        if silence >= GRACE {
             pods = self.world.cache::<Pod>().all();
             pods.retain(on_node);
         }
@@ -121,7 +121,7 @@ struct Seen<'a> {
     node: &'a Node,
     /// For how long the node has not renewed its Lease.
     silence: Duration,
-    /// The pods of the node, if it is not ready.
+    /// The pods of the node, if it is silent.
     pods: &'a [Arc<Pod>],
     now: Timestamp,
 }
@@ -134,7 +134,9 @@ fn reconcile(seen: &Seen<'_>) -> Outcome {
         return Outcome { writes: vec![unknown(seen)], again_after };
     }
     let mut writes: Vec<Write> = taint(seen.node, seen.now).into_iter().collect();
-    if ready(seen.node).is_some_and(|status| status != "True") {
+    // A node that says itself that it is not ready goes on to tell how its pods are, and so does
+    // one that renews again: only for a silent one somebody else has to speak.
+    if silent && ready(seen.node) == Some("Unknown") {
         let unready = seen.pods.iter().filter(|pod| pod_facts::is_ready(pod));
         let unready: Vec<Write> = unready.map(|pod| not_ready(pod, seen.now)).collect();
         writes.extend((!unready.is_empty()).then_some(Write::Together(unready)));
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_a_node_that_is_not_ready_are_taken_out_of_service() {
+    fn pods_of_a_silent_node_are_taken_out_of_service() {
         let pod = |status: &str| -> Arc<Pod> {
             Arc::new(
                 serde_json::from_value(json!({
@@ -345,7 +347,11 @@ mod tests {
         let outcome = look(&node(&ready_is("Unknown")), 60, &[pod("True"), pod("False")]);
         let [_, Write::Together(patches)] = &outcome.writes[..] else { panic!("{outcome:?}") };
         assert_eq!(patches.len(), 1);
-        let outcome = look(&node(&ready_is("True")), 1, &[pod("True")]);
-        assert!(outcome.writes.is_empty(), "{outcome:?}");
+        // What a node that speaks says of its pods holds: contradicting it would never end.
+        for (status, silence) in [("True", 1), ("False", 1), ("Unknown", 1)] {
+            let outcome = look(&node(&ready_is(status)), silence, &[pod("True")]);
+            let pods = outcome.writes.iter().any(|write| matches!(write, Write::Together(_)));
+            assert!(!pods, "{status}: {outcome:?}");
+        }
     }
 }
