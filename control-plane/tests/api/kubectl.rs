@@ -1,5 +1,6 @@
 //! Unmodified `kubectl`, where the machine has it.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -149,6 +150,90 @@ async fn apply_get_scale_and_delete() {
         String::from_utf8_lossy(&missing.stderr),
         "Error from server (NotFound): deployments.apps \"web\" not found\n"
     );
+}
+
+/// Two containers with variables and ports, and a Service with two ports.
+const LISTS: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: lists}
+spec:
+  selector: {matchLabels: {app: lists}}
+  template:
+    metadata: {labels: {app: lists}}
+    spec:
+      containers:
+      - name: web
+        image: hello
+        env: [{name: A, value: one}, {name: B, value: two}]
+        ports: [{containerPort: 8080, name: http}, {containerPort: 9090, name: metrics}]
+      - {name: side, image: hello}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: lists}
+spec:
+  selector: {app: lists}
+  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_of_changed_lists_keeps_what_it_does_not_know() {
+    const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/lists";
+    const SERVICE: &str = "/api/v1/namespaces/default/services/lists";
+    let server = Server::start().await;
+    let Some(kubectl) = Kubectl::find(&server) else { return };
+    kubectl.with("apply -f -", LISTS).await;
+    // Somebody else adds a container and a variable.
+    let others = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "injected", "image": "pause"},
+        {"name": "web", "env": [{"name": "C", "value": "theirs"}]},
+    ]}}}});
+    server.patch("strategic-merge", DEPLOYMENT, &others).await.unwrap();
+    let changed = LISTS
+        .replace(
+            "{name: A, value: one}, {name: B, value: two}",
+            "{name: B, value: 2}, {name: D, value: new}",
+        )
+        .replace("value: 2}", "value: \"2\"}")
+        .replace("{containerPort: 8080, name: http}, ", "")
+        .replace("      - {name: side, image: hello}\n", "      - {name: other, image: hello}\n")
+        .replace(
+            "{name: http, port: 80}, {name: metrics, port: 9090}",
+            "{name: http, port: 81}, {name: metrics, port: 9090, targetPort: metrics}",
+        );
+    assert_eq!(
+        kubectl.with("apply -f -", &changed).await,
+        "deployment.apps/lists configured\nservice/lists configured\n"
+    );
+    let deployment = server.get(DEPLOYMENT).await.unwrap();
+    let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let names = |list: &serde_json::Value| -> BTreeSet<String> {
+        let items = list.as_array().unwrap().iter();
+        items.map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert_eq!(names(&json!(containers)), set(&["injected", "other", "web"]));
+    let web = containers.iter().find(|container| container["name"] == "web").unwrap();
+    assert_eq!(names(&web["env"]), set(&["B", "C", "D"]), "{web}");
+    let b = web["env"].as_array().unwrap().iter().find(|one| one["name"] == "B").unwrap();
+    assert_eq!(b["value"], "2");
+    assert_eq!(
+        web["ports"],
+        json!([{"containerPort": 9090, "name": "metrics", "protocol": "TCP"}])
+    );
+    let service = server.get(SERVICE).await.unwrap();
+    assert_eq!(
+        service["spec"]["ports"],
+        json!([
+            {"name": "http", "port": 81, "protocol": "TCP", "targetPort": 81},
+            {"name": "metrics", "port": 9090, "protocol": "TCP", "targetPort": "metrics"},
+        ])
+    );
+    // kubectl sends the order of its items once more, since there are others; nothing is written.
+    kubectl.with("apply -f -", &changed).await;
+    assert_eq!(server.get(DEPLOYMENT).await.unwrap(), deployment);
+    assert_eq!(server.get(SERVICE).await.unwrap(), service);
 }
 
 #[tokio::test(flavor = "multi_thread")]
