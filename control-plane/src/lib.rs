@@ -2,6 +2,7 @@
 //! and node part, small enough to start in a moment.
 
 pub mod api;
+pub mod cidr;
 pub mod controllers;
 pub mod node;
 pub mod pki;

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Addresses, Api, Caller, bootstrap};
+use crate::cidr::Cidr;
 use crate::controllers;
 use crate::pki::{Pki, PkiError};
-use crate::registry::service::{Cidr, Ranges};
+use crate::registry::service::{Ranges, ranges};
 use crate::scheduler;
 use crate::store::{Embedded, Options, Store, StoreError};
 
@@ -52,7 +53,7 @@ pub struct Args {
     pub advertise_address: Vec<IpAddr>,
     /// Ranges of pod addresses, one per family
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.244.0.0/16", "fd00:244::/48"])]
-    pub cluster_cidr: Vec<controllers::Cidr>,
+    pub cluster_cidr: Vec<Cidr>,
     /// Ranges of Service addresses, one per family, the default family first
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.96.0.0/16", "fd00:96::/112"])]
     pub service_cidr: Vec<Cidr>,
@@ -231,7 +232,7 @@ async fn client(kubeconfig: &Path) -> Result<kube::Client, ServeError> {
 fn families(ranges: &[Cidr], flag: &'static str) -> Result<Vec<Cidr>, ServeError> {
     match ranges {
         [_] => Ok(ranges.to_vec()),
-        [one, other] if one.family() != other.family() => Ok(ranges.to_vec()),
+        [one, other] if one.is_ipv6() != other.is_ipv6() => Ok(ranges.to_vec()),
         _ => Err(ServeError::Ranges { flag }),
     }
 }
@@ -265,7 +266,7 @@ fn subject_names(
         .map(|suffix| format!("kubernetes{suffix}"));
     let names = std::iter::once("localhost".to_owned()).chain(service).collect();
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    addresses.extend(ranges.addresses.iter().map(|range| range.nth(0)));
+    addresses.extend(ranges.addresses.iter().map(|range| ranges::nth(*range, 0)));
     addresses
         .extend(listening.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()));
     addresses.extend(advertise);

@@ -11,7 +11,7 @@ use super::query::Target;
 use super::status::{Failure, Result};
 use super::update::Part;
 use crate::registry::Object;
-use crate::registry::service::family;
+use crate::registry::service::{family, ranges};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// Offset of the cluster DNS address in each Service range.
@@ -93,7 +93,7 @@ async fn ensure(
 
 /// The addresses at an index of every Service range.
 fn fixed(api: &Api, index: u32) -> Vec<IpAddr> {
-    api.ranges.addresses.iter().map(|range| range.nth(index)).collect()
+    api.ranges.addresses.iter().map(|range| ranges::nth(*range, index)).collect()
 }
 
 fn kubernetes(api: &Api, port: u16) -> Value {

@@ -43,7 +43,6 @@ use self::endpointslice::EndpointSlices;
 use self::engine::{Controller, drive};
 use self::garbage::Garbage;
 use self::interpreter::Interpreter;
-pub use self::ipam::{Cidr, CidrError};
 use self::ipam::{NodeIpam, Pool};
 use self::namespaces::Namespaces;
 use self::node_lifecycle::NodeLifecycle;
@@ -51,6 +50,7 @@ use self::pod_gc::PodGc;
 use self::queue::Queue;
 use self::replicaset::ReplicaSets;
 use self::world::{Kind, KindVisitor, World};
+use crate::cidr::Cidr;
 
 /// What the controllers have to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]

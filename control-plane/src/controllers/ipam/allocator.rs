@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cidr, Pool};
+use super::Pool;
+use crate::cidr::Cidr;
 
 /// There is no free part left.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 //! again: peers may remember routes to the node that had it.
 
 mod allocator;
-mod cidr;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,13 +17,13 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use self::allocator::{Allocator, Exhausted};
-pub use self::cidr::{Cidr, CidrError};
 use super::engine::{Controller, Failure, LookError};
 use super::key::Key;
 use super::pod_facts::whole_seconds;
 use super::queue::Queue;
 use super::world::World;
 use super::write::{Outcome, Target, Write};
+use crate::cidr::Cidr;
 
 /// A range to divide among nodes, and into parts of what prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::ranges::{self, Cidr, family};
+use super::ranges::{self, family};
 use super::{has_cluster_ip, has_health_check, has_node_ports, is_headless};
+use crate::cidr::Cidr;
 use crate::registry::invalid::Errors;
 use crate::registry::object::Object;
 use crate::registry::strategy::{ClaimError, Claims};
@@ -132,7 +133,7 @@ fn choose_families(
     }
     let selectorless = object.at("/spec/selector").is_none();
     if families.is_empty() {
-        families.extend(ranges.addresses.first().map(|range| range.family().to_owned()));
+        families.extend(ranges.addresses.first().map(|range| family(range.first()).to_owned()));
     }
     if object.at("/spec/ipFamilyPolicy").is_none() {
         let policy = if is_headless(object) && selectorless {
@@ -169,7 +170,7 @@ fn choose_families(
                 ranges
                     .addresses
                     .iter()
-                    .map(|range| range.family().to_owned())
+                    .map(|range| family(range.first()).to_owned())
                     .find(|other| *other != families[0]),
             );
         }
@@ -246,7 +247,7 @@ async fn check_address(
     if had.contains(&key) {
         return Ok(());
     }
-    if !range.contains(address) {
+    if !ranges::offers(range, address) {
         let detail = format!(
             "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         );

@@ -1,12 +1,12 @@
 //! Services: types, defaults and checks. Addresses and ports are claimed in [`claims`].
 
 mod claims;
-mod ranges;
+pub mod ranges;
 
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-pub use ranges::{Cidr, CidrError, Ranges, family};
+pub use ranges::{Ranges, family};
 
 use super::NameRule;
 use super::invalid::Errors;

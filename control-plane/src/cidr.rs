@@ -44,6 +44,24 @@ impl Cidr {
         self.first.is_ipv6()
     }
 
+    /// How many bits of an address the range leaves open.
+    pub fn host_bits(self) -> u8 {
+        width(self.first) - self.prefix
+    }
+
+    /// The address that many above the first; `None` beyond the range.
+    pub fn address(self, offset: u128) -> Option<IpAddr> {
+        let beyond = offset.checked_shr(u32::from(self.host_bits())).unwrap_or(0);
+        (beyond == 0).then(|| from_bits(to_bits(self.first) + offset, self.is_ipv6()))
+    }
+
+    /// How far above the first an address lies; `None` outside the range.
+    pub fn offset(self, address: IpAddr) -> Option<u128> {
+        let same_family = address.is_ipv6() == self.is_ipv6();
+        let inside = same_family && Self::new(address, self.prefix) == Some(self);
+        inside.then(|| to_bits(address) - to_bits(self.first))
+    }
+
     /// Whether the two ranges share an address.
     pub fn overlaps(self, other: Self) -> bool {
         let prefix = self.prefix.min(other.prefix);
@@ -152,6 +170,29 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Cidr>().unwrap_err().reason, reason, "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_first() {
+        for (range, offset, address) in [
+            ("10.96.0.0/16", 0, Some("10.96.0.0")),
+            ("10.96.0.0/16", 0xffff, Some("10.96.255.255")),
+            ("10.96.0.0/16", 0x1_0000, None),
+            ("10.0.0.1/32", 0, Some("10.0.0.1")),
+            ("10.0.0.1/32", 1, None),
+            ("0.0.0.0/0", u128::from(u32::MAX), Some("255.255.255.255")),
+            ("fd00:96::/112", 0xa, Some("fd00:96::a")),
+            ("::/0", u128::MAX, Some("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")),
+        ] {
+            let address: Option<IpAddr> = address.map(|text: &str| text.parse().unwrap());
+            assert_eq!(cidr(range).address(offset), address, "{range} {offset}");
+            if let Some(address) = address {
+                assert_eq!(cidr(range).offset(address), Some(offset), "{range} {offset}");
+            }
+        }
+        assert_eq!(cidr("10.96.0.0/16").offset("10.97.0.0".parse().unwrap()), None);
+        assert_eq!(cidr("0.0.0.0/0").offset("::1".parse().unwrap()), None);
+        assert_eq!(cidr("::/0").offset("10.0.0.1".parse().unwrap()), None);
     }
 
     #[test]
