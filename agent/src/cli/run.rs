@@ -11,6 +11,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -53,6 +54,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let config = resolved.config;
     start_log(&config)?;
     check_rights(&config)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -94,6 +96,16 @@ fn check_rights(config: &Config) -> anyhow::Result<()> {
          NET_ADMIN, BPF, PERFMON and SYS_ADMIN"
     );
     Ok(())
+}
+
+/// Takes as many descriptors as there may be: service managers start with 1,024 for the sake of
+/// programs that use select(2), and a resolver under load has a socket for each question.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// What the roles share.
@@ -204,4 +216,17 @@ fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_admits() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
+        raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 }
