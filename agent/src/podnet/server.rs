@@ -26,6 +26,8 @@ use super::pods::{Added, Addition, Pods, failure};
 const CONCURRENCY: usize = 32;
 /// A plugin has its request ready when it connects.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after a failed accept: where no descriptor is left, it fails at once and again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// No call may take longer, whatever the plugin says.
 const CALL_LIMIT: Duration = Duration::from_secs(8);
 
@@ -57,7 +59,15 @@ pub async fn serve(listener: UnixListener, pods: Arc<Pods>, cancel: Cancellation
             accepted = listener.accept() => accepted,
         };
         while calls.try_join_next().is_some() {}
-        let stream = match accepted.and_then(|(stream, _)| admit(stream)) {
+        let accepted = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the plugin's socket failed to accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let stream = match admit(accepted) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "refused a connection to the plugin's socket");
