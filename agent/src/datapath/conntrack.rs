@@ -109,12 +109,21 @@ impl FlowSweeper {
     }
 
     fn is_over(&self, index: usize, now_s: u32) -> Result<bool, SweepError> {
-        let (key, flow) = (&self.keys[index], &self.values[index]);
-        if !flow_state::silent(key.protocol, flow, now_s) {
+        let (key, read) = (&self.keys[index], &self.values[index]);
+        if !flow_state::silent(key.protocol, read, now_s) {
             return Ok(false);
         }
-        let peer: Option<Flow> = sys::lookup(self.flows.as_fd(), &peer_key(key, flow))
-            .map_err(|source| SweepError { operation: "look up an entry of", source })?;
+        let entry = |key: &FlowKey| -> Result<Option<Flow>, SweepError> {
+            sys::lookup(self.flows.as_fd(), key)
+                .map_err(|source| SweepError { operation: "look up an entry of", source })
+        };
+        // It was read with thousands of others: a packet may have come since, or a new flow with
+        // the same addresses.
+        let still = entry(key)?.filter(|flow| flow_state::silent(key.protocol, flow, now_s));
+        let Some(flow) = still else {
+            return Ok(false);
+        };
+        let peer = entry(&peer_key(key, &flow))?;
         Ok(peer.is_none_or(|peer| flow_state::silent(key.protocol, &peer, now_s)))
     }
 
