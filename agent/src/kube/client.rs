@@ -13,6 +13,9 @@ use kube::{
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may be silent. API servers send a bookmark on every watch each minute:
+/// one that says nothing for longer has gone without a word, and what the agent knows grows old.
+const READ_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The API servers of the cluster: at least one.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ impl ApiServers {
             let mut config = base.clone();
             config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
             config.connect_timeout = Some(CONNECT_TIMEOUT);
+            config.read_timeout = Some(READ_TIMEOUT);
+            config.reset_reader_on_write = true;
             let client = Client::try_from(config).map_err(|source| ClientError::Client {
                 url: url.clone(),
                 source: source.into(),
