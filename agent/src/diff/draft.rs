@@ -1,8 +1,14 @@
 //! A plan in the making: what is to be done, by phase.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use mizzen_ebpf_abi::{
     addr::Addr,
-    node::{NodeAddr, NodeConfig},
+    maps,
+    node::{NodeAddr, NodeConfig, node_addr_flags},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
@@ -11,7 +17,7 @@ use super::{
     plan::{Op, Plan, Refused},
 };
 use crate::{
-    apply::maps::PodRange,
+    apply::maps::{Capacities, PodRange},
     desired::{Slot, node::DesiredNode},
 };
 
@@ -46,29 +52,36 @@ impl Draft {
         }
     }
 
-    /// What the node's tables lack, and what they have too much.
-    pub(super) fn node(&mut self, held: &DesiredNode, wanted: &DesiredNode) {
-        self.put_node_addrs = wanted
-            .addrs
-            .iter()
-            .filter(|(addr, value)| held.addrs.get(addr) != Some(value))
-            .map(|(addr, value)| (*addr, *value))
-            .collect();
-        self.removed_node_addrs =
-            held.addrs.keys().filter(|addr| !wanted.addrs.contains_key(addr)).copied().collect();
-        self.put_pod_ranges = wanted
-            .pod_ranges
-            .iter()
-            .filter(|(range, flags)| held.pod_ranges.get(range) != Some(flags))
-            .map(|(range, flags)| (*range, *flags))
-            .collect();
-        self.removed_pod_ranges = held
-            .pod_ranges
-            .keys()
-            .filter(|range| !wanted.pod_ranges.contains_key(range))
-            .copied()
-            .collect();
+    /// What the node's tables lack, and what they have too much; how they are afterwards. Where a
+    /// table is full the rest goes on: services need not wait for an address too many.
+    pub(super) fn node(
+        &mut self,
+        held: &DesiredNode,
+        wanted: &Arc<DesiredNode>,
+        limits: &Capacities,
+    ) -> Arc<DesiredNode> {
+        let takes_node_ports = |value: &NodeAddr| value.flags & node_addr_flags::NODE_PORTS != 0;
+        let (put, no_addrs) =
+            additions(&held.addrs, &wanted.addrs, limits.node_addrs, takes_node_ports);
+        self.put_node_addrs = put;
+        self.removed_node_addrs = removals(&held.addrs, &wanted.addrs);
+        let (put, no_ranges) =
+            additions(&held.pod_ranges, &wanted.pod_ranges, limits.pod_ranges, |_| false);
+        self.put_pod_ranges = put;
+        self.removed_pod_ranges = removals(&held.pod_ranges, &wanted.pod_ranges);
         self.node_config = (held.config != wanted.config).then_some(wanted.config);
+        if no_addrs.is_empty() && no_ranges.is_empty() {
+            return Arc::clone(wanted);
+        }
+        let names: Vec<_> = no_addrs.iter().map(|addr| format!("node address {addr}")).collect();
+        self.refused.extend(Refused::left_out(&names, maps::NODE_ADDRS, limits.node_addrs));
+        let name = |range: &PodRange| format!("pod range {}/{}", range.addr, range.prefix_len);
+        let names: Vec<_> = no_ranges.iter().map(name).collect();
+        self.refused.extend(Refused::left_out(&names, maps::POD_RANGES, limits.pod_ranges));
+        let mut after = DesiredNode::clone(wanted);
+        after.addrs.retain(|addr, _| !no_addrs.contains(addr));
+        after.pod_ranges.retain(|range, _| !no_ranges.contains(range));
+        Arc::new(after)
     }
 
     /// Whether something is unlinked that running programs may still hold.
@@ -111,4 +124,28 @@ impl Draft {
         push(!self.removed_pod_ranges.is_empty(), Op::RemovePodRanges(self.removed_pod_ranges));
         Plan { ops, refused: self.refused }
     }
+}
+
+/// What a table lacks of what is wanted, as far as there is room for it while what is too much
+/// still is there; and what there is no room for. What is `important` comes first.
+fn additions<K: Copy + Ord, V: Copy + PartialEq>(
+    held: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+    capacity: u32,
+    important: impl Fn(&V) -> bool,
+) -> (Vec<(K, V)>, BTreeSet<K>) {
+    let differs = |(key, value): &(&K, &V)| held.get(key) != Some(value);
+    let differing = wanted.iter().filter(differs).map(|(key, value)| (*key, *value));
+    let (mut put, mut fresh): (Vec<_>, Vec<_>) =
+        differing.partition(|(key, _)| held.contains_key(key));
+    fresh.sort_by_key(|(_, value)| !important(value));
+    let room = (capacity as usize).saturating_sub(held.len()).min(fresh.len());
+    let left_out = fresh.split_off(room).into_iter().map(|(key, _)| key).collect();
+    put.append(&mut fresh);
+    (put, left_out)
+}
+
+/// What a table has and should not.
+fn removals<K: Copy + Ord, V>(held: &BTreeMap<K, V>, wanted: &BTreeMap<K, V>) -> Vec<K> {
+    held.keys().filter(|key| !wanted.contains_key(key)).copied().collect()
 }

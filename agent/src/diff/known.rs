@@ -98,11 +98,11 @@ impl Known {
         let existed = held.is_some();
         let Some(mut set) = held.or_else(|| self.new_set(key.ipv6)) else {
             let (map, capacity) = (maps::SETS, self.limits.sets);
-            draft.refused.push(Refused { set: key.clone(), map, capacity });
+            draft.refused.push(Refused::set(key, map, capacity));
             return;
         };
         if let Err(NoRoom { map, capacity }) = self.place_slots(&mut set, wanted, draft) {
-            draft.refused.push(Refused { set: key.clone(), map, capacity });
+            draft.refused.push(Refused::set(key, map, capacity));
             if !existed {
                 // A set that can't be filled must not look like a service without endpoints.
                 self.set_ids.free(set.id);
@@ -248,7 +248,7 @@ impl Known {
         }
         let capacity = self.limits.frontends;
         if held.is_none() && self.frontends.len() >= capacity as usize {
-            draft.refused.push(Refused { set: set.clone(), map: maps::FRONTENDS, capacity });
+            draft.refused.push(Refused::set(set, maps::FRONTENDS, capacity));
             return;
         }
         self.frontends.insert(key, value);

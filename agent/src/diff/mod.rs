@@ -52,8 +52,7 @@ pub fn diff(change: &Change, known: &mut Known) -> Plan {
     }
     // Many nodes have many pod ranges: they are compared when they may have changed.
     if !Arc::ptr_eq(&known.node, &change.node) {
-        draft.node(&known.node, &change.node);
-        known.node = Arc::clone(&change.node);
+        known.node = draft.node(&known.node, &change.node, &known.limits);
     }
     known.release(&draft);
     draft.into_plan()

@@ -49,11 +49,11 @@ pub enum Op {
     RemovePodRanges(Vec<PodRange>),
 }
 
-/// Something that there was no room for: the set keeps what it had.
+/// Something that there was no room for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The set in question.
-    pub set: SetKey,
+    /// What that means, and for whom.
+    pub consequence: String,
     /// The map that is full.
     pub map: &'static str,
     /// How many entries that map has.
@@ -62,8 +62,23 @@ pub struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { set, map, capacity } = self;
-        write!(f, "map {map} is full with its {capacity} entries, {set} keeps what it had")
+        let Self { consequence, map, capacity } = self;
+        write!(f, "map {map} is full with its {capacity} entries, {consequence}")
+    }
+}
+
+impl Refused {
+    /// A set that keeps what it had.
+    pub(super) fn set(set: &SetKey, map: &'static str, capacity: u32) -> Self {
+        Self { consequence: format!("{set} keeps what it had"), map, capacity }
+    }
+
+    /// Elements that are left out of a map.
+    pub(super) fn left_out(names: &[String], map: &'static str, capacity: u32) -> Option<Self> {
+        let first = names.first()?;
+        let more = names.len() - 1;
+        let more = if more > 0 { format!(" and {more} more are") } else { " is".to_owned() };
+        Some(Self { consequence: format!("{first}{more} left out"), map, capacity })
     }
 }
 

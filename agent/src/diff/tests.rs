@@ -21,8 +21,11 @@ use crate::{
         maps::{Capacities, Maps, Tables},
         memory::MemoryMaps,
     },
-    desired::{Change, Desired, NodeFacts, Settings},
-    model::snapshot::Snapshot,
+    desired::{Change, Desired, LocalAddress, NodeFacts, NodePortAddresses, Settings},
+    model::{
+        node::{Cidr, Node},
+        snapshot::Snapshot,
+    },
 };
 
 fn settings() -> Settings {
@@ -317,6 +320,51 @@ fn a_full_table_is_named_and_everything_else_goes_on() {
     apply(&plan, &mut maps).unwrap();
     let found = lookup::everything(maps.tables());
     assert_eq!(found.values().next().unwrap().as_ref().unwrap().internal.len(), 2);
+}
+
+#[test]
+fn full_tables_of_the_node_do_not_hold_up_services() {
+    let limits = Capacities { node_addrs: 2, pod_ranges: 1, ..Capacities::default() };
+    let local = |last: u8| LocalAddress { addr: [192, 0, 2, last].into(), ifindex: 2 };
+    let facts = |lasts: &[u8]| NodeFacts { addresses: lasts.iter().copied().map(local).collect() };
+    let settings = Settings {
+        node_port_addresses: NodePortAddresses::Within(vec!["192.0.2.9/32".parse().unwrap()]),
+        ..settings()
+    };
+    let mut snapshot = one_service(3).snapshot();
+    for name in ["node-1", "node-2"] {
+        let range = Cidr { address: [10, 0, name.as_bytes()[5], 0].into(), prefix_len: 24 };
+        let (name, pod_cidrs) = (name.into(), vec![range]);
+        let node = Node { name, internal_ips: Vec::new(), pod_cidrs, zone: None };
+        snapshot.nodes.insert(node.name.clone(), Arc::new(node));
+    }
+    let mut desired = Desired::new(settings);
+    let mut known = Known::empty(limits);
+    let mut maps = MemoryMaps::new(limits);
+    let plan = diff(&desired.update(&snapshot, &facts(&[1, 2, 3, 9])), &mut known);
+    apply(&plan, &mut maps).unwrap();
+    let texts: Vec<_> = plan.refused.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    let lacks = "map NODE_ADDRS is full with its 2 entries, node address 192.0.2.2 and 1 more are \
+                 left out";
+    assert_eq!(texts[0], lacks);
+    assert!(texts[1].contains("POD_RANGES") && texts[1].contains("is left out"), "{texts:?}");
+    let held = |maps: &MemoryMaps| -> Vec<String> {
+        maps.tables().node_addrs.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(held(&maps), ["192.0.2.1", "192.0.2.9"], "where node ports are taken comes first");
+    assert_eq!(lookup::everything(maps.tables()).len(), 1, "services are served");
+
+    // What goes makes room, for the plan after the one that removes it.
+    snapshot.nodes.remove("node-1");
+    let plan = diff(&desired.update(&snapshot, &facts(&[2, 9])), &mut known);
+    apply(&plan, &mut maps).unwrap();
+    let plan = diff(&desired.everything(), &mut known);
+    apply(&plan, &mut maps).unwrap();
+    assert!(plan.refused.is_empty(), "{:?}", plan.refused);
+    assert_eq!(held(&maps), ["192.0.2.2", "192.0.2.9"]);
+    assert_eq!(maps.tables().pod_ranges.len(), 1);
+    assert!(diff(&desired.everything(), &mut known).is_empty());
 }
 
 #[test]
