@@ -121,7 +121,8 @@ impl Reconciler {
         Self { maps, attach, attached, limits, desired, known, board, metrics, failures, retry }
     }
 
-    /// Runs until cancelled. The datapath is left as it is.
+    /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
+    /// led to the backends.
     pub async fn run(
         mut self,
         mut inputs: Inputs,
@@ -135,7 +136,7 @@ impl Reconciler {
             let due = self.retry.unwrap_or_else(|| Instant::now() + REVIEW);
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = cancel.cancelled() => break,
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
@@ -143,6 +144,18 @@ impl Reconciler {
                     tokio::task::block_in_place(|| self.answer(query));
                 }
             }
+        }
+        tokio::task::block_in_place(|| self.hand_over());
+        Ok(())
+    }
+
+    /// The resolver has closed its sockets and given up its addresses: packets to them must not
+    /// leave the node by its default route, unanswered. (A killed agent's addresses stay.)
+    fn hand_over(&mut self) {
+        let Some(known) = self.known.take() else { return };
+        let change = self.desired.hand_over();
+        if let Err(error) = self.execute(known, &change) {
+            tracing::warn!(error, "addresses answered here were not handed over");
         }
     }
 
@@ -242,7 +255,8 @@ impl Reconciler {
         let pause = (RETRY_MIN * 2u32.pow(self.failures.min(10))).min(RETRY_MAX);
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(Instant::now() + pause);
-        tracing::error!(
+        // The board tells what is news; the attempts are for those who look for them.
+        tracing::debug!(
             error = trouble,
             retry_ms = pause.as_millis(),
             "services are not as desired"

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::FrontendKey;
+use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL};
 
 use super::{
     DesiredSet, NodeFacts, SetKey, Settings, Warning,
@@ -67,6 +67,22 @@ impl Desired {
             self.facts = facts.clone();
         }
         self.seen = snapshot.clone();
+        self.resolve(touched)
+    }
+
+    /// Has no listener of this node come before the backends any more: the agent and its resolver
+    /// end. What that changes.
+    pub fn hand_over(&mut self) -> Change {
+        self.settings.prefer_local.clear();
+        let preferring: Vec<ObjectKey> = self
+            .sets()
+            .filter(|(_, set)| set.frontends.iter().any(|(_, flags)| flags & PREFER_LOCAL != 0))
+            .map(|(key, _)| key.service.clone())
+            .collect();
+        let (mut touched, snapshot) = (Touched::default(), self.seen.clone());
+        for service in preferring {
+            self.replace(&service, &snapshot, &mut touched);
+        }
         self.resolve(touched)
     }
 

@@ -192,8 +192,9 @@ impl Role {
         if wrong.is_empty() { State::Ready } else { State::Degraded(wrong.join("; ")) }
     }
 
-    /// Answers what is under way, closes the sockets, and gives the addresses up: from then on
-    /// packets to them go where the rest of the cluster answers them.
+    /// Answers what is under way, closes the sockets, and gives the addresses up. The loop that
+    /// fills the tables, which ends after this role, then leads packets to them to the rest of
+    /// the cluster.
     async fn close(self) {
         self.listeners.close().await;
         if let Err(error) = release().await {

@@ -1,5 +1,7 @@
 //! The loop's decisions, step by step, on tables in memory.
 
+use mizzen_ebpf_abi::service::frontend_flags;
+
 use super::*;
 use crate::{
     apply::memory::MemoryMaps,
@@ -115,4 +117,24 @@ fn the_answers_tell_services_backends_and_differences() {
         steps.iter().any(|step| step.starts_with("put frontend 10.96.0.7:80/TCP")),
         "{steps:?}"
     );
+}
+
+#[test]
+fn an_agent_that_ends_leads_what_it_answered_itself_to_the_backends() {
+    let flags = |bench: &mut Bench| -> Vec<u32> {
+        let tables = bench.reconciler.maps.dump().unwrap();
+        tables.frontends.values().map(|frontend| frontend.flags).collect()
+    };
+    let mut bench = bench(MemoryMaps::default());
+    let prefer_local = ["10.96.0.7:80".parse().unwrap()].into();
+    bench.reconciler.desired = Desired::new(Settings { prefer_local, ..Settings::default() });
+    let snapshot = cluster().snapshot().clone();
+    bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
+    assert_eq!(flags(&mut bench), [frontend_flags::PREFER_LOCAL]);
+    let before = bench.reconciler.maps.writes();
+    bench.reconciler.hand_over();
+    assert_eq!(flags(&mut bench), [0]);
+    assert_eq!(bench.reconciler.maps.writes() - before, 1);
+    bench.reconciler.hand_over();
+    assert_eq!(bench.reconciler.maps.writes() - before, 1, "once");
 }
