@@ -69,7 +69,8 @@ record! {
         pub peer_state: u8,
         /// When the last packet of this direction passed, in seconds of `bpf_ktime_get_boot_ns`.
         pub seen_s: u32,
-        /// The backend's id; not reused while this entry lives.
+        /// The backend's id. Ids are reused in turn, the one freed first last of all, so who looks
+        /// it up compares what is found with [`Flow::destination`].
         pub backend: u32,
         /// The set it was chosen from.
         pub set: u32,
