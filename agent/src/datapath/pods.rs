@@ -1,6 +1,7 @@
 //! The node's pods, as the programs know them.
 
 use std::{
+    io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
 };
@@ -42,7 +43,7 @@ impl PodDatapath for Pods {
         };
         for address in &link.addresses {
             sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint)
-                .map_err(|source| failed("make the address known", link, source))?;
+                .map_err(|source| failed("make the address known", link, or_full(source)))?;
         }
         let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
         tc::attach_pod(&interface, &self.programs, &self.pins)
@@ -59,9 +60,33 @@ impl PodDatapath for Pods {
     }
 }
 
+/// What the kernel calls too long a list is a full map.
+fn or_full(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::E2BIG) {
+        return error;
+    }
+    let (map, capacity) = (layout::ENDPOINTS.name, layout::ENDPOINTS.entries);
+    io::Error::other(format!(
+        "map {map} is full with its {capacity} entries, one for each address of a pod of this node"
+    ))
+}
+
 fn failed<E>(operation: &'static str, link: &PodLink, source: E) -> PodDatapathError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
     PodDatapathError { operation, ifname: link.ifname.clone(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_map_is_called_by_its_name() {
+        let text = or_full(io::Error::from_raw_os_error(libc::E2BIG)).to_string();
+        assert!(text.contains("ENDPOINTS is full with its 4096 entries"), "{text}");
+        let other = or_full(io::Error::from_raw_os_error(libc::EPERM));
+        assert_eq!(other.raw_os_error(), Some(libc::EPERM));
+    }
 }
