@@ -58,26 +58,17 @@ impl NodeLifecycle {
         Self { world, renewals: Mutex::default() }
     }
 
-    /// Has the nodes that a change concerns looked at. A Lease that is renewed in time concerns
-    /// nobody: the look that waits for it finds it.
+    /// Has the nodes that a change concerns looked at. Every renewal of a Lease is one: silence is
+    /// counted from when we saw the last, not from the next look that finds it.
     pub(crate) fn subscribe(world: &mut World, queue: &Arc<Queue<Key>>) {
         let nodes = Arc::clone(queue);
         world.subscribe::<Node>(move |_, change| {
             nodes.add_all(change.key());
         });
         let nodes = Arc::clone(queue);
-        world.subscribe::<Lease>(move |world, change| {
-            let Some(lease) = change.latest() else { return };
-            if lease.namespace().as_deref() != Some(LEASES) {
-                return;
-            }
-            let node = Key::new("", lease.name_any());
-            let appears = change.old.is_none() != change.new.is_none();
-            let is_silent =
-                || world.get::<Node>(&node).is_some_and(|node| ready(&node) == Some("Unknown"));
-            if appears || is_silent() {
-                nodes.add(node);
-            }
+        world.subscribe::<Lease>(move |_, change| {
+            let lease = change.key().filter(|lease| lease.namespace == LEASES);
+            nodes.add_all(lease.map(|lease| Key::new("", lease.name)));
         });
     }
 
@@ -353,5 +344,28 @@ mod tests {
             let pods = outcome.writes.iter().any(|write| matches!(write, Write::Together(_)));
             assert!(!pods, "{status}: {outcome:?}");
         }
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_renewal() {
+        let mut world = World::default();
+        let queue = Arc::new(Queue::default());
+        NodeLifecycle::subscribe(&mut world, &queue);
+        let controller = NodeLifecycle::new(Arc::new(world));
+        let (node, start) = (node(&json!({})), Instant::now());
+        let silence =
+            |second| controller.silence(&node, start + Duration::from_secs(second)).as_secs();
+        for second in [0, 10] {
+            let lease = json!({
+                "metadata": {"name": "n1", "namespace": LEASES, "resourceVersion": format!("{}", second + 10)},
+                "spec": {"renewTime": format!("2026-01-01T00:00:{second:02}.000000Z")},
+            });
+            controller.world.written::<Lease>(serde_json::from_value(lease).unwrap());
+            // A renewal has the node looked at now: a later look would count from itself.
+            let key = queue.try_next().expect("a renewal concerns its node");
+            assert_eq!((key.name.as_str(), silence(second)), ("n1", 0));
+            queue.done(&key);
+        }
+        assert_eq!(silence(50), 40);
     }
 }
