@@ -82,8 +82,8 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         fs::create_dir_all(directory)
             .map_err(|reason| PkiError::File { path: directory.to_owned(), reason })?;
-        if !directory.join("ca.crt").exists() {
-            // What an earlier CA signed is worth nothing under a new one.
+        if !directory.join("ca.crt").exists() || !directory.join("ca.key").exists() {
+            // What an earlier CA signed is worth nothing under the one that is made now.
             let _ = fs::remove_file(directory.join("admin.crt"));
         }
         let ca = stored(directory, "ca", make_ca)?;
@@ -235,4 +235,36 @@ fn make_leaf(
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.signed_by(&key, issuer).map_err(failed)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn admin_of(directory: &Path) -> String {
+        Pki::open(directory, &["localhost".to_owned()], &[]).unwrap().admin_pem
+    }
+
+    #[test]
+    fn certificates_are_kept_and_keys_are_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let admin = admin_of(directory.path());
+        assert_eq!(admin_of(directory.path()), admin);
+        for name in ["ca.key", "admin.key"] {
+            let mode = fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_new_ca_signs_a_new_administrator() {
+        for lost in ["ca.crt", "ca.key"] {
+            let directory = tempfile::tempdir().unwrap();
+            let admin = admin_of(directory.path());
+            fs::remove_file(directory.path().join(lost)).unwrap();
+            assert_ne!(admin_of(directory.path()), admin, "{lost}");
+        }
+    }
 }
