@@ -68,6 +68,15 @@ pub enum Missing {
     },
 }
 
+/// A question to the kernel: does it have this?
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    Program(ProgramType),
+    Map(MapType),
+    /// For programs at sockets.
+    Helper(BpfHelper),
+}
+
 const PROGRAM_TYPES: &[(ProgramType, &str, &str)] = &[
     (ProgramType::CgroupSockAddr, "cgroup/sock_addr", "Linux 5.10 and CONFIG_CGROUP_BPF"),
     (ProgramType::SchedClassifier, "classifier", "Linux 5.10 and CONFIG_NET_CLS_ACT"),
@@ -89,33 +98,45 @@ const SOCKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
 
 /// Asks the kernel for everything. Needs no more rights than loading does, and changes nothing.
 pub fn probe() -> Result<Features, Missing> {
-    let socket = ProgramType::CgroupSockAddr;
+    judge(|question| match question {
+        Question::Program(kind) => is_program_supported(kind),
+        Question::Map(kind) => is_map_supported(kind).map_err(ProgramError::from),
+        Question::Helper(helper) => is_helper_supported(ProgramType::CgroupSockAddr, helper),
+    })
+}
+
+/// What follows from a kernel's answers.
+fn judge(ask: impl Fn(Question) -> Result<bool, ProgramError>) -> Result<Features, Missing> {
+    let has = |what, question| answer(what, ask(question));
     for &(kind, what, remedy) in PROGRAM_TYPES {
-        if !answer(what, is_program_supported(kind))? {
+        if !has(what, Question::Program(kind))? {
             return Err(Missing::ProgramType { what, remedy });
         }
     }
     for &(kind, what, remedy) in MAP_TYPES {
-        let supported = is_map_supported(kind).map_err(ProgramError::from);
-        if !answer(what, supported)? {
+        if !has(what, Question::Map(kind))? {
             return Err(Missing::MapType { what, remedy });
         }
     }
     for &(helper, what, remedy) in SOCKET_HELPERS {
-        if !answer(what, is_helper_supported(socket, helper))? {
+        if !has(what, Question::Helper(helper))? {
             return Err(Missing::Helper { what, remedy });
         }
     }
-    let has = |what, helper| answer(what, is_helper_supported(socket, helper));
     Ok(Features {
-        loops: has("loop", BpfHelper::BPF_FUNC_loop)?,
-        set_retval: has("set_retval", BpfHelper::BPF_FUNC_set_retval)?,
+        loops: has("loop", Question::Helper(BpfHelper::BPF_FUNC_loop))?,
+        set_retval: has("set_retval", Question::Helper(BpfHelper::BPF_FUNC_set_retval))?,
     })
 }
 
 /// The answer, or the reason that explains every refusal.
 fn answer(what: &'static str, answer: Result<bool, ProgramError>) -> Result<bool, Missing> {
-    answer.map_err(|source| match error_number(&source) {
+    let number = |source: &ProgramError| match source {
+        // Its own source is that of the error inside.
+        ProgramError::IOError(error) => error.raw_os_error(),
+        other => error_number(other),
+    };
+    answer.map_err(|source| match number(&source) {
         Some(libc::EPERM | libc::EACCES) => Missing::Permission,
         Some(libc::ENOSYS) => Missing::Bpf,
         _ => Missing::Probe { what, source },
@@ -132,4 +153,69 @@ fn error_number(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    /// What is said of a kernel that has everything but one thing, for each thing that is needed.
+    fn lacks() -> Vec<(&'static str, &'static str, String)> {
+        let mut said = Vec::new();
+        let mut lack = |what, remedy, lacking: &dyn Fn(Question) -> bool| {
+            let missing = judge(|question| Ok(!lacking(question))).expect_err(what);
+            said.push((what, remedy, missing.to_string()));
+        };
+        for &(kind, what, remedy) in PROGRAM_TYPES {
+            lack(what, remedy, &|asked| matches!(asked, Question::Program(it) if it == kind));
+        }
+        for &(kind, what, remedy) in MAP_TYPES {
+            lack(what, remedy, &|asked| matches!(asked, Question::Map(it) if it == kind));
+        }
+        for &(helper, what, remedy) in SOCKET_HELPERS {
+            let number = helper as u32;
+            lack(
+                what,
+                remedy,
+                &|asked| matches!(asked, Question::Helper(it) if it as u32 == number),
+            );
+        }
+        said
+    }
+
+    #[test]
+    fn a_kernel_without_a_needed_feature_is_told_with_the_remedy() {
+        let said = lacks();
+        assert_eq!(said.len(), PROGRAM_TYPES.len() + MAP_TYPES.len() + SOCKET_HELPERS.len());
+        for (what, remedy, message) in said {
+            assert!(message.contains("this kernel lacks"), "{message}");
+            assert!(message.contains(what) && message.contains(remedy), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_missing_is_a_feature_that_is_off() {
+        let newer = |helper| {
+            let loops = BpfHelper::BPF_FUNC_loop as u32;
+            [loops, BpfHelper::BPF_FUNC_set_retval as u32].contains(&(helper as u32))
+        };
+        let older = judge(|question| Ok(!matches!(question, Question::Helper(it) if newer(it))));
+        assert_eq!(older.ok(), Some(Features { loops: false, set_retval: false }));
+        let all = judge(|_| Ok(true));
+        assert_eq!(all.ok(), Some(Features { loops: true, set_retval: true }));
+    }
+
+    #[test]
+    fn an_error_of_the_system_call_is_told_apart_from_a_no() {
+        let plain = |io_error| ProgramError::IOError(io_error);
+        let call = |io_error| SyscallError { call: "bpf_prog_load", io_error }.into();
+        for wrap in [&plain as &dyn Fn(io::Error) -> ProgramError, &call] {
+            let refuse = |number| judge(|_| Err(wrap(io::Error::from_raw_os_error(number)))).err();
+            assert!(matches!(refuse(libc::EPERM), Some(Missing::Permission)));
+            assert!(matches!(refuse(libc::ENOSYS), Some(Missing::Bpf)));
+            assert!(matches!(refuse(libc::EINVAL), Some(Missing::Probe { .. })));
+        }
+    }
 }
