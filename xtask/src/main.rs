@@ -61,3 +61,49 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(["cargo-xtask"].into_iter().chain(line.split(' '))).is_ok()
+    }
+
+    #[test]
+    fn the_documented_command_lines_are_understood() {
+        Cli::command().debug_assert();
+        for line in [
+            "up",
+            "up --nodes 3 --runtime process",
+            "down",
+            "exec node-1 -- mizzen status",
+            "exec client -- curl -s http://172.30.0.11:30080/",
+            "exec pod/hello-x -- ip route",
+            "test",
+            "test -- b27_",
+            "bench services --json",
+            "lint",
+            "build",
+            "build --debug",
+        ] {
+            assert!(parses(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "up --nodes 0",
+            "up --nodes 81",
+            "up --runtime docker",
+            "exec node-1",
+            "exec node-1 --",
+            "bench services --rounds 0",
+        ] {
+            assert!(!parses(line), "{line}");
+        }
+    }
+}

@@ -34,3 +34,26 @@ impl std::fmt::Display for Figure {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_an_object_with_the_documented_fields() {
+        let figure = Figure {
+            area: "services",
+            name: "socket-rr",
+            value: 0.99,
+            unit: "ratio",
+            contender: "clusterip/direct",
+            rounds: 7,
+            spread: 0.01,
+        };
+        let expected = serde_json::json!({
+            "area": "services", "name": "socket-rr", "value": 0.99, "unit": "ratio",
+            "contender": "clusterip/direct", "rounds": 7, "spread": 0.01,
+        });
+        assert_eq!(serde_json::to_value(figure).expect("JSON"), expected);
+    }
+}
