@@ -138,3 +138,23 @@ fn an_agent_that_ends_leads_what_it_answered_itself_to_the_backends() {
     bench.reconciler.hand_over();
     assert_eq!(bench.reconciler.maps.writes() - before, 1, "once");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_loop_hands_over_when_it_is_told_to_end() {
+    let Bench { mut reconciler, board, metrics, .. } = bench(MemoryMaps::default());
+    let prefer_local = ["10.96.0.7:80".parse().unwrap()].into();
+    reconciler.desired = Desired::new(Settings { prefer_local, ..Settings::default() });
+    let (_snapshots, snapshots) = watch::channel(Arc::new(cluster().snapshot().clone()));
+    let (_facts, facts) = watch::channel(Some(Arc::new(NodeFacts::default())));
+    let (_queries, queries) = mpsc::channel(1);
+    let cancel = CancellationToken::new();
+    let inputs = Inputs { snapshots, facts, queries };
+    let running = tokio::spawn(reconciler.run(inputs, cancel.clone()));
+    while !board.ready() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(metrics.plans.load(Relaxed), 1);
+    cancel.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(metrics.plans.load(Relaxed), 2, "the last plan");
+}
