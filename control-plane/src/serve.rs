@@ -27,6 +27,9 @@ use crate::store::{Embedded, Options, Store, StoreError};
 
 /// Most connections at a time.
 const CONNECTIONS: usize = 4096;
+/// Most of them without a certificate. Every pod reaches the server: nobody who may only ask for
+/// health shall keep those out who may do more.
+const STRANGERS: usize = 256;
 /// Time that a client gets for the TLS handshake, and for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often a quiet HTTP/2 connection is asked whether its client is still there, and for how
@@ -161,12 +164,14 @@ impl ControlPlane {
             .map_err(|failure| ServeError::Bootstrap(failure.status()["message"].to_string()))?;
         let tasks = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let strangers = Arc::new(Semaphore::new(STRANGERS));
         for listener in listeners {
             let door = Door {
                 acceptor: acceptor.clone(),
                 api: Arc::clone(&api),
                 tasks: tasks.clone(),
                 slots: Arc::clone(&slots),
+                strangers: Arc::clone(&strangers),
                 shutdown: shutdown.clone(),
             };
             tasks.spawn(door.accept(listener));
@@ -315,6 +320,7 @@ struct Door {
     api: Arc<Api>,
     tasks: TaskTracker,
     slots: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -350,6 +356,13 @@ impl Door {
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await??;
         let known = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
         let caller = if known { Caller::Certificate } else { Caller::Anonymous };
+        let _until_it_ends = match caller {
+            Caller::Certificate => None,
+            Caller::Anonymous => {
+                let full = || std::io::Error::other("too many connections without a certificate");
+                Some(Arc::clone(&self.strangers).try_acquire_owned().map_err(|_| full())?)
+            }
+        };
         let api = Arc::clone(&self.api);
         let service = hyper::service::service_fn(move |request| {
             let api = Arc::clone(&api);

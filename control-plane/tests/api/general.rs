@@ -38,6 +38,32 @@ async fn inv_126_without_a_certificate_only_health_and_version() {
 }
 
 #[tokio::test]
+async fn strangers_cannot_take_every_connection() {
+    let server = Server::start().await;
+    let ask = |client: kube::Client| async move {
+        let request = Request::get("/healthz").body(Vec::new()).unwrap();
+        client.request_text(request).await
+    };
+    let mut strangers = Vec::new();
+    for number in 0..256 {
+        let client = anonymous(&server).await;
+        assert_eq!(ask(client.clone()).await.unwrap(), "ok", "{number}");
+        // Its connection stays open for as long as it lives.
+        strangers.push(client);
+    }
+    assert!(ask(anonymous(&server).await).await.is_err());
+    assert!(server.get("/api/v1/namespaces").await.is_ok());
+    // Places are given back.
+    drop(strangers);
+    let client = anonymous(&server).await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while ask(client.clone()).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the places are not given back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn discovery_in_both_forms() {
     let server = Server::start().await;
     let legacy = server.get("/apis/apps/v1").await.unwrap();
