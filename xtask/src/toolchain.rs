@@ -46,10 +46,10 @@ pub const CLUSTER_TOOLS: &[Tool] = &[
     Tool { program: "curl", package: "curl" },
 ];
 
-/// What the tests need on top: foreign clients.
+/// What the tests need on top: foreign clients, and a foreign hand at the maps and links.
 pub const TEST_TOOLS: &[Tool] = &[
+    Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "dig", package: "bind9-dnsutils" },
-    Tool { program: "ping", package: "iputils-ping" },
 ];
 
 /// What the benchmarks need on top: load generators.

@@ -22,7 +22,6 @@ pub fn run(options: &Test) -> Result<()> {
     toolchain::require_root("`cargo xtask test`")?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
-    toolchain::ensure_tools(toolchain::BENCH_TOOLS)?;
     product::build(Profile::Debug)?;
     let cargo_test = |args: &[&str]| {
         let mut command = product::cargo();
