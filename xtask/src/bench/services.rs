@@ -26,6 +26,10 @@ use crate::{
 
 const SERVER_PORT: u16 = 7777;
 const IPERF_PORT: u16 = 5201;
+/// How often a figure is measured in search of a quiet time.
+const ATTEMPTS: u32 = 4;
+/// Where the median of direct/direct lies on a quiet machine.
+const QUIET: std::ops::RangeInclusive<f64> = 0.98..=1.02;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Measures one way once.
@@ -109,7 +113,8 @@ fn memory(layout: &Layout) -> Result<Vec<Figure>> {
 
 /// Scales `hello` up and down by one and reads how many calls the agents made for it.
 ///
-/// Every change concerns four sets: two ports of two families. The figure is per port and family.
+/// Every change concerns four sets: two ports of two families. How many endpoints changed is read
+/// from the flips: a pod that starts is two changes, not ready and ready.
 fn calls_per_change(layout: &Layout, api: &Api, rounds: u32) -> Result<Figure> {
     const SETS: f64 = 4.0;
     let mut samples = Vec::new();
@@ -122,13 +127,13 @@ fn calls_per_change(layout: &Layout, api: &Api, rounds: u32) -> Result<Figure> {
             let flips = now.1 - before.1;
             Ok(if flips >= SETS { Ok(now) } else { Err(format!("{flips} flips")) })
         })?;
-        samples.push((after.0 - before.0) / (after.1 - before.1));
+        samples.push(SETS * (after.0 - before.0) / (after.1 - before.1));
     }
     let mut figure = figure(
         "calls-per-endpoint-change",
         statistics::median(&samples),
         "calls",
-        "per port and family, batch elements singly",
+        "mizzen-agent, two ports of two families",
         rounds,
     );
     figure.spread = statistics::half_spread(&samples);
@@ -169,28 +174,68 @@ fn sockets(layout: &Layout, api: &Api, rounds: u32) -> Result<Vec<Figure>> {
     ];
     let mut figures = Vec::new();
     for (name, name_aa, measure) in measures {
-        let (mut ratios, mut ratios_aa) = (Vec::new(), Vec::new());
-        for round in 0..rounds {
-            let mut got = [0.0; 3];
-            // Who begins changes: what the first of a round warms up favours nobody.
-            for turn in 0..ways.len() {
-                let at = (turn + round as usize) % ways.len();
-                got[at] = measure(layout, ways[at])
-                    .with_context(|| format!("{name}, {}", ways[at].label))?;
-            }
-            ratios.push(2.0 * got[1] / (got[0] + got[2]));
-            ratios_aa.push(got[2] / got[0]);
-        }
-        note(&format!("{name}: {:.3}", statistics::median(&ratios)));
-        for (name, samples, contender) in
-            [(name, ratios, "ClusterIP / direct"), (name_aa, ratios_aa, "direct / direct")]
-        {
-            let mut figure = figure(name, statistics::median(&samples), "ratio", contender, rounds);
-            figure.spread = statistics::half_spread(&samples);
+        let turns = quiet_turns(layout, name, &ways, measure, rounds)?;
+        note(&format!("{name}: {:.3}", statistics::median(&turns.ratios)));
+        for (name, samples, contender) in [
+            (name, &turns.ratios, "ClusterIP / direct"),
+            (name_aa, &turns.reference, "direct / direct"),
+        ] {
+            let mut figure = figure(name, statistics::median(samples), "ratio", contender, rounds);
+            figure.spread = statistics::half_spread(samples);
             figures.push(figure);
         }
     }
     Ok(figures)
+}
+
+/// The ratios of one figure, a value per round.
+struct Turns {
+    /// ClusterIP to the mean of both direct turns.
+    ratios: Vec<f64>,
+    /// The second direct turn to the first: what the machine's noise alone does.
+    reference: Vec<f64>,
+}
+
+/// Measures until the reference says that the machine was quiet, a few times at most.
+fn quiet_turns(
+    layout: &Layout,
+    name: &str,
+    ways: &[Way<'_>; 3],
+    measure: Measure,
+    rounds: u32,
+) -> Result<Turns> {
+    let mut turns = take_turns(layout, name, ways, measure, rounds)?;
+    for _again in 1..ATTEMPTS {
+        let reference = statistics::median(&turns.reference);
+        if QUIET.contains(&reference) {
+            break;
+        }
+        note(&format!("{name}: the machine is noisy (direct/direct {reference:.3}), once more"));
+        turns = take_turns(layout, name, ways, measure, rounds)?;
+    }
+    Ok(turns)
+}
+
+fn take_turns(
+    layout: &Layout,
+    name: &str,
+    ways: &[Way<'_>; 3],
+    measure: Measure,
+    rounds: u32,
+) -> Result<Turns> {
+    let mut turns = Turns { ratios: Vec::new(), reference: Vec::new() };
+    for round in 0..rounds {
+        let mut got = [0.0; 3];
+        // Who begins changes: what the first of a round warms up favours nobody.
+        for turn in 0..ways.len() {
+            let at = (turn + round as usize) % ways.len();
+            got[at] =
+                measure(layout, ways[at]).with_context(|| format!("{name}, {}", ways[at].label))?;
+        }
+        turns.ratios.push(2.0 * got[1] / (got[0] + got[2]));
+        turns.reference.push(got[2] / got[0]);
+    }
+    Ok(turns)
 }
 
 fn start_pods(layout: &Layout, api: &Api) -> Result<()> {

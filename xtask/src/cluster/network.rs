@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
 };
 
@@ -68,12 +69,21 @@ fn make_bridge(layout: &Layout) -> Result<()> {
     }
     ip(&format!("addr replace {v4}/24 dev {bridge}"))?;
     ip(&format!("addr replace {v6}/64 dev {bridge} nodad"))?;
+    ip(&format!("link set {bridge} addrgenmode none"))?;
+    ip(&format!("addr replace {}/64 dev {bridge} nodad", link_local(v6)))?;
     ip(&format!("link set {bridge} up"))
+}
+
+/// The link-local address with the interface identifier of `address` (RFC 4291, 2.5.6).
+fn link_local(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c, d] = address.segments();
+    Ipv6Addr::from([0xfe80, 0, 0, 0, a, b, c, d])
 }
 
 fn make_host(layout: &Layout, host: &Host) -> Result<()> {
     let Host { netns, port, ipv4, ipv6, .. } = host;
     let (gateway4, gateway6) = layout.machine();
+    let link_local = link_local(*ipv6);
     if !netns_exists(netns) {
         ip(&format!("netns add {netns}"))?;
     }
@@ -84,6 +94,10 @@ fn make_host(layout: &Layout, host: &Host) -> Result<()> {
         "link set lo up".to_owned(),
         format!("addr add {ipv4}/24 dev eth0"),
         format!("addr add {ipv6}/64 dev eth0 nodad"),
+        // Of our own and not tentative: neighbours are asked for from this address, and the one
+        // that the kernel makes could not ask for its first two seconds.
+        "link set eth0 addrgenmode none".to_owned(),
+        format!("addr add {link_local}/64 dev eth0 nodad"),
         "link set eth0 up".to_owned(),
         format!("route add default via {gateway4}"),
         format!("-6 route add default via {gateway6}"),

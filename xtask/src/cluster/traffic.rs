@@ -1,6 +1,9 @@
 //! Is the cluster alive? Real requests by every way that the example offers.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -24,6 +27,8 @@ pub struct Checked {
     pub pods: BTreeSet<String>,
     /// The nodes that they are on.
     pub nodes: BTreeSet<String>,
+    /// How long the first answer took.
+    pub first: Duration,
 }
 
 /// Asks `hello` by ClusterIP, node port and name, over both families.
@@ -60,11 +65,13 @@ fn ask(
     url: &str,
     nodes: &BTreeSet<String>,
 ) -> Result<Checked> {
-    let mut checked =
-        Checked { way: format!("{way}: {url}"), pods: BTreeSet::new(), nodes: BTreeSet::new() };
-    up::wait(layout, &checked.way.clone(), || {
+    let way = format!("{way}: {url}");
+    let start = Instant::now();
+    up::wait(layout, &way, || {
         Ok(get(layout, place, url).map(drop).map_err(|error| format!("{error:#}")))
     })?;
+    let first = start.elapsed();
+    let mut checked = Checked { way, pods: BTreeSet::new(), nodes: BTreeSet::new(), first };
     for _ in 0..REQUESTS {
         let answer = get(layout, place, url)?;
         checked.pods.insert(answer["pod"].as_str().unwrap_or_default().to_owned());

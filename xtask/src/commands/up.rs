@@ -63,7 +63,8 @@ fn print_result(layout: &Layout, checked: &[traffic::Checked], took: &str) {
     println!("The cluster is up ({took} after the build). `hello` answers by:");
     for check in checked {
         let nodes: Vec<_> = check.nodes.iter().map(String::as_str).collect();
-        println!("  {}  <- pods on {}", check.way, nodes.join(", "));
+        let first = check.first.as_millis();
+        println!("  {}  <- pods on {} (first after {first} ms)", check.way, nodes.join(", "));
     }
     println!("Try:");
     println!("  kubectl --kubeconfig {} get pods -o wide", layout.kubeconfig().display());
