@@ -74,8 +74,7 @@ fn remove_pins(layout: &Layout) -> Result<()> {
     let marker = super::bpffs_marker();
     let bpffs = layout.bpffs_dir();
     let root = bpffs.parent().context("the pins' folder has no parent")?;
-    let empty = fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
-    if marker.exists() && empty {
+    if marker.exists() && has_no_pins(root) {
         // An `up` may have been interrupted between the marker and the mount.
         if super::bpffs_is_mounted()? {
             invoke::capture(invoke::command("umount", ["--lazy"]).arg(root))?;
@@ -85,11 +84,37 @@ fn remove_pins(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// Whether nobody pinned anything: a fresh BPF file system already has `maps.debug` and
+/// `progs.debug`, iterators of the kernel's own (`kernel/bpf/preload`).
+fn has_no_pins(bpffs: &Path) -> bool {
+    let kernels_own = |name: &std::ffi::OsStr| name == "maps.debug" || name == "progs.debug";
+    fs::read_dir(bpffs)
+        .is_ok_and(|entries| entries.flatten().all(|entry| kernels_own(&entry.file_name())))
+}
+
 fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("can't remove {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernel_s_own_entries_are_no_pins() {
+        let dir = std::env::temp_dir().join(format!("mizzen-no-pins-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a folder");
+        fs::write(dir.join("maps.debug"), "").expect("a file");
+        fs::write(dir.join("progs.debug"), "").expect("a file");
+        let fresh = has_no_pins(&dir);
+        fs::create_dir(dir.join("another")).expect("a folder");
+        let used = has_no_pins(&dir);
+        fs::remove_dir_all(&dir).expect("to remove the folder");
+        assert!(fresh && !used);
     }
 }
