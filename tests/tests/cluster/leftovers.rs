@@ -3,13 +3,20 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use xtask::cluster::{Layout, cgroup};
+use xtask::cluster::{Layout, bpffs_marker, cgroup, down};
 
 /// Fails where anything of the cluster is left.
 pub(crate) fn none(layout: &Layout) -> Result<()> {
     for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
         ensure!(!dir.exists(), "{} is still there", dir.display());
     }
+    // Another cluster's pins keep the file system that either of them mounted.
+    let bpffs = layout.bpffs_dir();
+    let ours_alone = bpffs.parent().is_some_and(down::has_no_pins);
+    ensure!(
+        !(bpffs_marker().exists() && ours_alone),
+        "the BPF file system that up mounted is still mounted"
+    );
     let cgroup = cgroup::cluster_dir(layout)?;
     ensure!(!cgroup.exists(), "the cgroup {} is still there", cgroup.display());
     for link in fs::read_dir("/sys/class/net")?.flatten() {

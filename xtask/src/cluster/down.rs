@@ -86,7 +86,7 @@ fn remove_pins(layout: &Layout) -> Result<()> {
 
 /// Whether nobody pinned anything: a fresh BPF file system already has `maps.debug` and
 /// `progs.debug`, iterators of the kernel's own (`kernel/bpf/preload`).
-fn has_no_pins(bpffs: &Path) -> bool {
+pub fn has_no_pins(bpffs: &Path) -> bool {
     let kernels_own = |name: &std::ffi::OsStr| name == "maps.debug" || name == "progs.debug";
     fs::read_dir(bpffs)
         .is_ok_and(|entries| entries.flatten().all(|entry| kernels_own(&entry.file_name())))

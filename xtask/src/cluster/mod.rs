@@ -32,7 +32,7 @@ use anyhow::{Context, Result};
 use crate::invoke;
 
 /// Exists while the BPF file system is one that we mounted, so that `down` unmounts no other's.
-fn bpffs_marker() -> PathBuf {
+pub fn bpffs_marker() -> PathBuf {
     PathBuf::from("/run/mizzen-bpffs-mounted")
 }
 
