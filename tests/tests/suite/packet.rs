@@ -78,6 +78,9 @@ fn sane(lab: &Lab) {
 #[test]
 fn b27_b62_a_node_port_leads_to_backends_on_any_node_under_the_nodes_address() {
     let mut lab = Lab::new([1, 1]);
+    // By the masquerading port: a client may open a socket with the port of one that it closed,
+    // and a datagram then belongs to the flow that is there.
+    let mut flows = 0;
     for family in FAMILIES {
         let pods = [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)];
         for transport in TRANSPORTS {
@@ -88,9 +91,12 @@ fn b27_b62_a_node_port_leads_to_backends_on_any_node_under_the_nodes_address() {
             assert_eq!(clients(&answers), [node].into(), "{family:?} {transport:?}");
             let ports = answers.iter().map(|answer| answer.client.port());
             assert!(ports.into_iter().all(|port| (10_000..30_000).contains(&port)));
+            let seen = answers.iter().map(|answer| (answer.name.as_str(), answer.client));
+            flows += seen.collect::<BTreeSet<_>>().len() as u64;
         }
     }
-    assert!(lab.nodes[0].counted(Counter::FlowCreated) >= 80);
+    assert!(flows > 40, "{flows} flows of 80 questions");
+    assert!(lab.nodes[0].counted(Counter::FlowCreated) >= flows);
     assert_eq!(lab.nodes[1].counted(Counter::PacketTranslated), 0, "the other node routes");
     sane(&lab);
 }
