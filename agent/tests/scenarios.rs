@@ -158,7 +158,7 @@ fn say(tables: &Tables) -> String {
         let ports = value.flags & node_addr_flags::NODE_PORTS != 0;
         lines.insert(format!("node {addr}{}", if ports { " takes node ports" } else { "" }));
     }
-    for range in tables.pod_ranges.keys() {
+    for range in tables.cluster_ranges.keys() {
         lines.insert(format!("pods {}/{}", range.addr, range.prefix_len));
     }
     lines.into_iter().collect::<Vec<_>>().join("\n")

@@ -16,7 +16,7 @@ use std::{
 };
 
 use mizzen_agent::{
-    apply::maps::{Maps as _, PodRange},
+    apply::maps::{AddrRange, Maps as _},
     datapath::{Datapath, Interface, find_uplinks},
     podnet::datapath::{PodDatapath as _, PodLink},
 };
@@ -24,7 +24,7 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     counters::Counter,
     limits::{SNAT_PORT_MAX, SNAT_PORT_MIN},
-    node::NodeConfig,
+    node::{NodeConfig, cluster_range_flags},
 };
 
 use crate::{echo::Echo, netns::Netns, node::TestNode, tables::TestTables};
@@ -188,9 +188,11 @@ impl LabNode {
         for family in FAMILIES {
             tables.node_address(family.wire(10 + number));
         }
-        let range = |addr: IpAddr, prefix_len| (PodRange { addr: Addr::from(addr), prefix_len }, 0);
+        let range = |addr: IpAddr, prefix_len| {
+            (AddrRange { addr: Addr::from(addr), prefix_len }, cluster_range_flags::PODS)
+        };
         let ranges = [range([10, 244, 0, 0].into(), 96 + 16), range(Family::V6.pod(0, 0), 48)];
-        tables.maps.put_pod_ranges(&ranges).unwrap();
+        tables.maps.put_cluster_ranges(&ranges).unwrap();
         let mut this = Self { tables, pods: Vec::new(), datapath, node, number };
         this.configure(0);
         for pod in 1..=pods {

@@ -5,7 +5,7 @@
 //! Every call is idempotent: writing what is there and removing what is not there succeed.
 //! No call decides anything; the order of calls is the plan's business (`crate::diff::plan`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
@@ -14,13 +14,22 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-/// A range of pod addresses as the longest-prefix map keys it: over the 16-byte form of addresses.
+/// A range of addresses as the longest-prefix maps key it: over the 16-byte form of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodRange {
+pub struct AddrRange {
     /// The network address; host bits are zero.
     pub addr: Addr,
     /// Length of the prefix in bits of the 16-byte form: 96 more than an IPv4 prefix says.
     pub prefix_len: u8,
+}
+
+/// A range of addresses from which a set's load balancer addresses may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange {
+    /// The set.
+    pub set: u32,
+    /// The range.
+    pub range: AddrRange,
 }
 
 /// Everything that the tables hold, ids included: what an agent that starts finds.
@@ -40,8 +49,10 @@ pub struct Tables {
     pub backends6: BTreeMap<u32, Backend6>,
     /// Hash `NODE_ADDRS`.
     pub node_addrs: BTreeMap<Addr, NodeAddr>,
-    /// Longest-prefix map `POD_RANGES`; the value is its flags.
-    pub pod_ranges: BTreeMap<PodRange, u32>,
+    /// Longest-prefix map `CLUSTER_RANGES`; the value is its flags.
+    pub cluster_ranges: BTreeMap<AddrRange, u32>,
+    /// Longest-prefix map `SOURCE_RANGES`.
+    pub source_ranges: BTreeSet<SourceRange>,
     /// The record of `NODE_CONFIG`.
     pub node_config: NodeConfig,
 }
@@ -59,8 +70,10 @@ pub struct Capacities {
     pub backends: u32,
     /// Addresses of the node.
     pub node_addrs: u32,
-    /// Ranges of pod addresses.
-    pub pod_ranges: u32,
+    /// Ranges of the cluster's addresses.
+    pub cluster_ranges: u32,
+    /// Source ranges of all sets together.
+    pub source_ranges: u32,
 }
 
 impl Default for Capacities {
@@ -71,7 +84,8 @@ impl Default for Capacities {
             slot_words: limits::SLOT_WORDS_MAX,
             backends: limits::BACKENDS_MAX,
             node_addrs: limits::NODE_ADDRS_MAX,
-            pod_ranges: limits::POD_RANGES_MAX,
+            cluster_ranges: limits::CLUSTER_RANGES_MAX,
+            source_ranges: limits::SOURCE_RANGES_MAX,
         }
     }
 }
@@ -106,10 +120,15 @@ pub trait Maps: Send {
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError>;
     /// Removes addresses of this node.
     fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError>;
-    /// Adds or replaces ranges of pod addresses, with their flags.
-    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError>;
-    /// Removes ranges of pod addresses.
-    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError>;
+    /// Adds or replaces ranges of the cluster's addresses: bits of
+    /// [`mizzen_ebpf_abi::node::cluster_range_flags`].
+    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError>;
+    /// Removes ranges of the cluster's addresses.
+    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError>;
+    /// Adds source ranges of sets.
+    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError>;
+    /// Removes source ranges of sets.
+    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError>;
     /// Writes the node's own record.
     fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError>;
 

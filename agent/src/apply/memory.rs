@@ -15,7 +15,7 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use super::maps::{Capacities, Maps, MapsError, PodRange, Tables};
+use super::maps::{AddrRange, Capacities, Maps, MapsError, SourceRange, Tables};
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -172,19 +172,46 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
-    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError> {
+    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
         for (range, flags) in ranges {
-            self.count(maps::POD_RANGES, 1)?;
-            let capacity = self.capacities.pod_ranges;
-            insert(&mut self.tables.pod_ranges, maps::POD_RANGES, capacity, *range, *flags)?;
+            self.count(maps::CLUSTER_RANGES, 1)?;
+            let capacity = self.capacities.cluster_ranges;
+            insert(
+                &mut self.tables.cluster_ranges,
+                maps::CLUSTER_RANGES,
+                capacity,
+                *range,
+                *flags,
+            )?;
         }
         Ok(())
     }
 
-    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError> {
+    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
         for range in ranges {
-            self.count(maps::POD_RANGES, 1)?;
-            self.tables.pod_ranges.remove(range);
+            self.count(maps::CLUSTER_RANGES, 1)?;
+            self.tables.cluster_ranges.remove(range);
+        }
+        Ok(())
+    }
+
+    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        for range in ranges {
+            self.count(maps::SOURCE_RANGES, 1)?;
+            let (held, capacity) = (&mut self.tables.source_ranges, self.capacities.source_ranges);
+            if held.len() >= capacity as usize && !held.contains(range) {
+                let (map, object) = (maps::SOURCE_RANGES, format!("{range:?}"));
+                return Err(MapsError::Full { map, capacity, object });
+            }
+            held.insert(*range);
+        }
+        Ok(())
+    }
+
+    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        for range in ranges {
+            self.count(maps::SOURCE_RANGES, 1)?;
+            self.tables.source_ranges.remove(range);
         }
         Ok(())
     }

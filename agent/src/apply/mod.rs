@@ -39,7 +39,9 @@ pub fn apply(plan: &Plan, maps: &mut dyn Maps) -> Result<(), ApplyError> {
 fn step(op: &Op, maps: &mut dyn Maps) -> Result<(), MapsError> {
     match op {
         Op::PutNodeAddrs(addrs) => maps.put_node_addrs(addrs),
-        Op::PutPodRanges(ranges) => maps.put_pod_ranges(ranges),
+        Op::PutClusterRanges(ranges) => maps.put_cluster_ranges(ranges),
+        Op::PutSourceRanges(ranges) => maps.put_source_ranges(ranges),
+        Op::RemoveSourceRanges(ranges) => maps.remove_source_ranges(ranges),
         Op::SetNodeConfig(config) => maps.set_node_config(config),
         Op::WriteBackends4(backends) => maps.write_backends4(backends),
         Op::WriteBackends6(backends) => maps.write_backends6(backends),
@@ -49,6 +51,6 @@ fn step(op: &Op, maps: &mut dyn Maps) -> Result<(), MapsError> {
         Op::RemoveFrontends(keys) => maps.remove_frontends(keys),
         Op::Barrier => maps.barrier(),
         Op::RemoveNodeAddrs(addrs) => maps.remove_node_addrs(addrs),
-        Op::RemovePodRanges(ranges) => maps.remove_pod_ranges(ranges),
+        Op::RemoveClusterRanges(ranges) => maps.remove_cluster_ranges(ranges),
     }
 }

@@ -5,10 +5,11 @@ use std::{io, os::fd::BorrowedFd};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
+    affinity::{Affinity, AffinityKey},
     conntrack::{Flow, FlowKey},
     counters::Counter,
     limits, maps,
-    node::{Endpoint, NodeAddr, NodeConfig},
+    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
     socket::SocketPeers,
 };
@@ -62,6 +63,22 @@ pub(super) struct PrefixKey {
 unsafe impl aya::Pod for PrefixKey {}
 const _: () = assert!(size_of::<PrefixKey>() == 20);
 
+/// A key of the source ranges: a prefix over a set's id, in native order, and 16 octets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SourceRangeKey {
+    /// Length of the prefix in bits, the set's 32 included.
+    pub prefix_len: u32,
+    /// The set.
+    pub set: u32,
+    /// The network address.
+    pub addr: Addr,
+}
+
+// SAFETY: integers and octets without padding, as the assertion proves: any bytes are a value.
+unsafe impl aya::Pod for SourceRangeKey {}
+const _: () = assert!(size_of::<SourceRangeKey>() == 24);
+
 /// The shapes by name.
 pub(super) const FRONTENDS: MapLayout =
     layout::<FrontendKey, Frontend>(maps::FRONTENDS, HASH, NO_PREALLOC, limits::FRONTENDS_MAX);
@@ -77,8 +94,22 @@ pub(super) const NODE_ADDRS: MapLayout =
     layout::<Addr, NodeAddr>(maps::NODE_ADDRS, HASH, 0, limits::NODE_ADDRS_MAX);
 pub(super) const ENDPOINTS: MapLayout =
     layout::<Addr, Endpoint>(maps::ENDPOINTS, HASH, 0, limits::ENDPOINTS_MAX);
-pub(super) const POD_RANGES: MapLayout =
-    layout::<PrefixKey, u32>(maps::POD_RANGES, LPM_TRIE, NO_PREALLOC, limits::POD_RANGES_MAX);
+pub(super) const CLUSTER_RANGES: MapLayout = layout::<PrefixKey, u32>(
+    maps::CLUSTER_RANGES,
+    LPM_TRIE,
+    NO_PREALLOC,
+    limits::CLUSTER_RANGES_MAX,
+);
+pub(super) const SOURCE_RANGES: MapLayout = layout::<SourceRangeKey, u32>(
+    maps::SOURCE_RANGES,
+    LPM_TRIE,
+    NO_PREALLOC,
+    limits::SOURCE_RANGES_MAX,
+);
+pub(super) const POD_NETNS: MapLayout =
+    layout::<u64, PodNetns>(maps::POD_NETNS, HASH, 0, limits::POD_NETNS_MAX);
+pub(super) const AFFINITY: MapLayout =
+    layout::<AffinityKey, Affinity>(maps::AFFINITY, HASH, NO_PREALLOC, limits::AFFINITY_MAX);
 pub(super) const NODE_CONFIG: MapLayout = layout::<u32, NodeConfig>(maps::NODE_CONFIG, ARRAY, 0, 1);
 pub(super) const FLOWS: MapLayout =
     layout::<FlowKey, Flow>(maps::FLOWS, HASH, 0, limits::FLOWS_MAX);
@@ -98,7 +129,10 @@ pub(super) const PINNED: &[MapLayout] = &[
     BACKENDS6,
     NODE_ADDRS,
     ENDPOINTS,
-    POD_RANGES,
+    CLUSTER_RANGES,
+    SOURCE_RANGES,
+    POD_NETNS,
+    AFFINITY,
     NODE_CONFIG,
     FLOWS,
     SOCKET_PEERS,

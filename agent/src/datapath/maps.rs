@@ -18,12 +18,12 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    layout::{self, MapLayout, PrefixKey},
+    layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     mapped::MappedArray,
     pin::{PinError, Pins},
     sys::{self, BatchError},
 };
-use crate::apply::maps::{Maps, MapsError, PodRange, Tables};
+use crate::apply::maps::{AddrRange, Maps, MapsError, SourceRange, Tables};
 
 /// Elements of one batched call: bounds how long the kernel is busy with it.
 const BATCH: usize = 4096;
@@ -37,7 +37,8 @@ pub struct KernelMaps {
     backends4: MappedArray,
     backends6: MappedArray,
     node_addrs: OwnedFd,
-    pod_ranges: OwnedFd,
+    cluster_ranges: OwnedFd,
+    source_ranges: OwnedFd,
     node_config: OwnedFd,
     barrier: OwnedFd,
     inside_barrier: OwnedFd,
@@ -57,7 +58,8 @@ impl KernelMaps {
             backends4: mapped(layout::BACKENDS4)?,
             backends6: mapped(layout::BACKENDS6)?,
             node_addrs: pins.open_map(&layout::NODE_ADDRS)?,
-            pod_ranges: pins.open_map(&layout::POD_RANGES)?,
+            cluster_ranges: pins.open_map(&layout::CLUSTER_RANGES)?,
+            source_ranges: pins.open_map(&layout::SOURCE_RANGES)?,
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
             barrier: pins.open_map(&layout::BARRIER)?,
             inside_barrier,
@@ -74,11 +76,14 @@ impl KernelMaps {
 
 impl Maps for KernelMaps {
     fn dump(&mut self) -> Result<Tables, MapsError> {
-        let ranges: BTreeMap<PrefixKey, u32> = read(&self.pod_ranges, &layout::POD_RANGES)?;
+        let ranges: BTreeMap<PrefixKey, u32> = read(&self.cluster_ranges, &layout::CLUSTER_RANGES)?;
+        let source_ranges: BTreeMap<SourceRangeKey, u32> =
+            read(&self.source_ranges, &layout::SOURCE_RANGES)?;
         let mut tables = Tables {
+            source_ranges: source_ranges.into_keys().map(SourceRange::from).collect(),
             frontends: read(&self.frontends, &layout::FRONTENDS)?,
             node_addrs: read(&self.node_addrs, &layout::NODE_ADDRS)?,
-            pod_ranges: ranges.into_iter().map(|(key, flags)| (key.into(), flags)).collect(),
+            cluster_ranges: ranges.into_iter().map(|(key, flags)| (key.into(), flags)).collect(),
             ..Tables::default()
         };
         tables.node_config = sys::lookup(self.node_config.as_fd(), &0_u32)
@@ -179,22 +184,40 @@ impl Maps for KernelMaps {
         removed
     }
 
-    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError> {
+    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
         for (range, flags) in ranges {
-            sys::update(self.pod_ranges.as_fd(), &PrefixKey::from(*range), flags)
-                .map_err(refused("write to", &layout::POD_RANGES, range))?;
+            sys::update(self.cluster_ranges.as_fd(), &PrefixKey::from(*range), flags)
+                .map_err(refused("write to", &layout::CLUSTER_RANGES, range))?;
         }
         self.count(ranges.len(), ranges.len());
         Ok(())
     }
 
-    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError> {
+    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
         for range in ranges {
-            sys::delete(self.pod_ranges.as_fd(), &PrefixKey::from(*range)).map_err(kernel(
+            sys::delete(self.cluster_ranges.as_fd(), &PrefixKey::from(*range)).map_err(kernel(
                 "remove from",
-                &layout::POD_RANGES,
+                &layout::CLUSTER_RANGES,
                 range,
             ))?;
+        }
+        self.count(ranges.len(), ranges.len());
+        Ok(())
+    }
+
+    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        for range in ranges {
+            sys::update(self.source_ranges.as_fd(), &SourceRangeKey::from(*range), &1_u32)
+                .map_err(refused("write to", &layout::SOURCE_RANGES, range))?;
+        }
+        self.count(ranges.len(), ranges.len());
+        Ok(())
+    }
+
+    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        for range in ranges {
+            sys::delete(self.source_ranges.as_fd(), &SourceRangeKey::from(*range))
+                .map_err(kernel("remove from", &layout::SOURCE_RANGES, range))?;
         }
         self.count(ranges.len(), ranges.len());
         Ok(())
@@ -332,14 +355,27 @@ fn descriptor(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-impl From<PodRange> for PrefixKey {
-    fn from(range: PodRange) -> Self {
+impl From<AddrRange> for PrefixKey {
+    fn from(range: AddrRange) -> Self {
         Self { prefix_len: range.prefix_len.into(), addr: range.addr }
     }
 }
 
-impl From<PrefixKey> for PodRange {
+impl From<PrefixKey> for AddrRange {
     fn from(key: PrefixKey) -> Self {
         Self { addr: key.addr, prefix_len: u8::try_from(key.prefix_len).unwrap_or(u8::MAX) }
+    }
+}
+
+impl From<SourceRange> for SourceRangeKey {
+    fn from(SourceRange { set, range }: SourceRange) -> Self {
+        Self { prefix_len: 32 + u32::from(range.prefix_len), set, addr: range.addr }
+    }
+}
+
+impl From<SourceRangeKey> for SourceRange {
+    fn from(key: SourceRangeKey) -> Self {
+        let prefix_len = u8::try_from(key.prefix_len.saturating_sub(32)).unwrap_or(u8::MAX);
+        Self { set: key.set, range: AddrRange { addr: key.addr, prefix_len } }
     }
 }

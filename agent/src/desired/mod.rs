@@ -72,6 +72,8 @@ pub struct DesiredSet {
     pub slots: Vec<Slot>,
     /// Which of them take which traffic.
     pub windows: windows::Windows,
+    /// Seconds for which a client keeps its backend; 0 where it does not.
+    pub affinity_s: u32,
 }
 
 /// Which addresses of the node take node ports (kube-proxy's `nodePortAddresses`).

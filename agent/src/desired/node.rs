@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
-    node::{NodeAddr, NodeConfig, node_addr_flags, node_config_flags},
+    node::{NodeAddr, NodeConfig, cluster_range_flags, node_addr_flags, node_config_flags},
 };
 
 use super::{NodeFacts, NodePortAddresses, Settings};
 use crate::{
-    apply::maps::PodRange,
+    apply::maps::AddrRange,
     model::{
         node::{Cidr, Node},
         snapshot::Snapshot,
@@ -24,8 +24,8 @@ const V4_MAPPED_BITS: u8 = 96;
 pub struct DesiredNode {
     /// `NODE_ADDRS`.
     pub addrs: BTreeMap<Addr, NodeAddr>,
-    /// `POD_RANGES`.
-    pub pod_ranges: BTreeMap<PodRange, u32>,
+    /// `CLUSTER_RANGES`.
+    pub cluster_ranges: BTreeMap<AddrRange, u32>,
     /// The record of `NODE_CONFIG`.
     pub config: NodeConfig,
 }
@@ -48,11 +48,11 @@ pub fn desired_node(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings)
         let flags = if takes_node_ports { node_addr_flags::NODE_PORTS } else { 0 };
         addrs.insert(Addr::from(addr), NodeAddr { flags, ifindex });
     }
-    let pod_ranges = snapshot
+    let cluster_ranges = snapshot
         .nodes
         .values()
         .flat_map(|node| &node.pod_cidrs)
-        .map(|cidr| (pod_range(cidr), 0))
+        .map(|cidr| (pod_range(cidr), cluster_range_flags::PODS))
         .collect();
     let masquerade = if settings.masquerade_all { node_config_flags::MASQUERADE_ALL } else { 0 };
     // Unset is all zero, in both fields.
@@ -65,7 +65,7 @@ pub fn desired_node(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings)
         flags: masquerade,
         reserved: [0; 2],
     };
-    DesiredNode { addrs, pod_ranges, config }
+    DesiredNode { addrs, cluster_ranges, config }
 }
 
 /// The node's first InternalIP of a family.
@@ -73,9 +73,9 @@ fn primary_ip(node: &Node, ipv6: bool) -> Option<IpAddr> {
     node.internal_ips.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
 }
 
-fn pod_range(cidr: &Cidr) -> PodRange {
+fn pod_range(cidr: &Cidr) -> AddrRange {
     let mapped = if cidr.address.is_ipv4() { V4_MAPPED_BITS } else { 0 };
-    PodRange { addr: cidr.address.into(), prefix_len: cidr.prefix_len + mapped }
+    AddrRange { addr: cidr.address.into(), prefix_len: cidr.prefix_len + mapped }
 }
 
 /// Whether `addr` is inside of `range`; never across families.
@@ -161,7 +161,7 @@ mod tests {
         let settings = Settings { node_name: "b".into(), ..Settings::default() };
         let desired = desired_node(&snapshot(), &NodeFacts::default(), &settings);
         let ranges: Vec<String> = desired
-            .pod_ranges
+            .cluster_ranges
             .keys()
             .map(|range| format!("{}/{}", range.addr, range.prefix_len))
             .collect();

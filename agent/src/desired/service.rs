@@ -50,7 +50,8 @@ pub fn desired_sets(
                 ipv6,
             };
             let frontends = frontends(service, port, ipv6, settings);
-            sets.push((key, DesiredSet { frontends, slots, windows }));
+            let affinity_s = 0;
+            sets.push((key, DesiredSet { frontends, slots, windows, affinity_s }));
         }
     }
     (sets, warnings)

@@ -17,14 +17,14 @@ use super::{
     plan::{Op, Plan, Refused},
 };
 use crate::{
-    apply::maps::{Capacities, PodRange},
+    apply::maps::{AddrRange, Capacities},
     desired::{Slot, node::DesiredNode},
 };
 
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) put_node_addrs: Vec<(Addr, NodeAddr)>,
-    pub(super) put_pod_ranges: Vec<(PodRange, u32)>,
+    pub(super) put_cluster_ranges: Vec<(AddrRange, u32)>,
     pub(super) node_config: Option<NodeConfig>,
     pub(super) backends4: Vec<(u32, Backend4)>,
     pub(super) backends6: Vec<(u32, Backend6)>,
@@ -40,7 +40,7 @@ pub(super) struct Draft {
     pub(super) freed_ranges: Vec<(u32, u32)>,
     pub(super) freed_sets: Vec<u32>,
     pub(super) removed_node_addrs: Vec<Addr>,
-    pub(super) removed_pod_ranges: Vec<PodRange>,
+    pub(super) removed_cluster_ranges: Vec<AddrRange>,
     pub(super) refused: Vec<Refused>,
 }
 
@@ -66,21 +66,23 @@ impl Draft {
         self.put_node_addrs = put;
         self.removed_node_addrs = removals(&held.addrs, &wanted.addrs);
         let (put, no_ranges) =
-            additions(&held.pod_ranges, &wanted.pod_ranges, limits.pod_ranges, |_| false);
-        self.put_pod_ranges = put;
-        self.removed_pod_ranges = removals(&held.pod_ranges, &wanted.pod_ranges);
+            additions(&held.cluster_ranges, &wanted.cluster_ranges, limits.cluster_ranges, |_| {
+                false
+            });
+        self.put_cluster_ranges = put;
+        self.removed_cluster_ranges = removals(&held.cluster_ranges, &wanted.cluster_ranges);
         self.node_config = (held.config != wanted.config).then_some(wanted.config);
         if no_addrs.is_empty() && no_ranges.is_empty() {
             return Arc::clone(wanted);
         }
         let names: Vec<_> = no_addrs.iter().map(|addr| format!("node address {addr}")).collect();
         self.refused.extend(Refused::left_out(&names, maps::NODE_ADDRS, limits.node_addrs));
-        let name = |range: &PodRange| format!("pod range {}/{}", range.addr, range.prefix_len);
+        let name = |range: &AddrRange| format!("range {}/{}", range.addr, range.prefix_len);
         let names: Vec<_> = no_ranges.iter().map(name).collect();
-        self.refused.extend(Refused::left_out(&names, maps::POD_RANGES, limits.pod_ranges));
+        self.refused.extend(Refused::left_out(&names, maps::CLUSTER_RANGES, limits.cluster_ranges));
         let mut after = DesiredNode::clone(wanted);
         after.addrs.retain(|addr, _| !no_addrs.contains(addr));
-        after.pod_ranges.retain(|range, _| !no_ranges.contains(range));
+        after.cluster_ranges.retain(|range, _| !no_ranges.contains(range));
         Arc::new(after)
     }
 
@@ -101,7 +103,7 @@ impl Draft {
             }
         };
         push(!self.put_node_addrs.is_empty(), Op::PutNodeAddrs(self.put_node_addrs));
-        push(!self.put_pod_ranges.is_empty(), Op::PutPodRanges(self.put_pod_ranges));
+        push(!self.put_cluster_ranges.is_empty(), Op::PutClusterRanges(self.put_cluster_ranges));
         if let Some(config) = self.node_config {
             push(true, Op::SetNodeConfig(config));
         }
@@ -121,7 +123,10 @@ impl Draft {
         push(!freed4.is_empty(), Op::WriteBackends4(freed4));
         push(!freed6.is_empty(), Op::WriteBackends6(freed6));
         push(!self.removed_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.removed_node_addrs));
-        push(!self.removed_pod_ranges.is_empty(), Op::RemovePodRanges(self.removed_pod_ranges));
+        push(
+            !self.removed_cluster_ranges.is_empty(),
+            Op::RemoveClusterRanges(self.removed_cluster_ranges),
+        );
         Plan { ops, refused: self.refused }
     }
 }

@@ -296,6 +296,7 @@ fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
     put(header::NEARBY_START, windows.nearby.start);
     put(header::NEARBY_COUNT, windows.nearby.count);
     put(header::FLAGS, windows.flags);
+    put(header::AFFINITY_S, wanted.affinity_s);
     words
 }
 

@@ -13,15 +13,22 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use crate::{apply::maps::PodRange, desired::SetKey};
+use crate::{
+    apply::maps::{AddrRange, SourceRange},
+    desired::SetKey,
+};
 
 /// One step: one call of [`crate::apply::maps::Maps`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Adds or replaces addresses of the node.
     PutNodeAddrs(Vec<(Addr, NodeAddr)>),
-    /// Adds or replaces pod ranges.
-    PutPodRanges(Vec<(PodRange, u32)>),
+    /// Adds or replaces the cluster's address ranges.
+    PutClusterRanges(Vec<(AddrRange, u32)>),
+    /// Adds source ranges of sets, before a frontend asks for them.
+    PutSourceRanges(Vec<SourceRange>),
+    /// Removes source ranges of sets, after no frontend asks for them.
+    RemoveSourceRanges(Vec<SourceRange>),
     /// Writes the node's record.
     SetNodeConfig(NodeConfig),
     /// Writes IPv4 backends: new ids, the flags of live ones, or freed ones behind a barrier.
@@ -45,8 +52,8 @@ pub enum Op {
     Barrier,
     /// Removes addresses of the node.
     RemoveNodeAddrs(Vec<Addr>),
-    /// Removes pod ranges.
-    RemovePodRanges(Vec<PodRange>),
+    /// Removes the cluster's address ranges.
+    RemoveClusterRanges(Vec<AddrRange>),
 }
 
 /// Something that there was no room for.
@@ -119,9 +126,17 @@ impl fmt::Display for Op {
                 let NodeAddr { flags, ifindex } = value;
                 writeln!(f, "put node address {addr} interface {ifindex} flags {flags:#x}")
             }),
-            Self::PutPodRanges(ranges) => ranges
+            Self::PutClusterRanges(ranges) => ranges
                 .iter()
-                .try_for_each(|(r, _)| writeln!(f, "put pod range {}/{}", r.addr, r.prefix_len)),
+                .try_for_each(|(r, _)| writeln!(f, "put range {}/{}", r.addr, r.prefix_len)),
+            Self::PutSourceRanges(ranges) => ranges.iter().try_for_each(|r| {
+                let SourceRange { set, range } = r;
+                writeln!(f, "put source range {}/{} of set {set}", range.addr, range.prefix_len)
+            }),
+            Self::RemoveSourceRanges(ranges) => ranges.iter().try_for_each(|r| {
+                let SourceRange { set, range } = r;
+                writeln!(f, "remove source range {}/{} of set {set}", range.addr, range.prefix_len)
+            }),
             Self::SetNodeConfig(config) => {
                 writeln!(f, "set node config ipv4 {} ipv6 {}", config.ipv4, config.ipv6)
             }
@@ -149,9 +164,9 @@ impl fmt::Display for Op {
             Self::RemoveNodeAddrs(addrs) => {
                 addrs.iter().try_for_each(|addr| writeln!(f, "remove node address {addr}"))
             }
-            Self::RemovePodRanges(ranges) => ranges
+            Self::RemoveClusterRanges(ranges) => ranges
                 .iter()
-                .try_for_each(|r| writeln!(f, "remove pod range {}/{}", r.addr, r.prefix_len)),
+                .try_for_each(|r| writeln!(f, "remove range {}/{}", r.addr, r.prefix_len)),
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Know
     known.words = tables.sets.clone();
     known.node = Arc::new(DesiredNode {
         addrs: tables.node_addrs.clone(),
-        pod_ranges: tables.pod_ranges.clone(),
+        cluster_ranges: tables.cluster_ranges.clone(),
         config: tables.node_config,
     });
 

@@ -324,7 +324,7 @@ fn a_full_table_is_named_and_everything_else_goes_on() {
 
 #[test]
 fn full_tables_of_the_node_do_not_hold_up_services() {
-    let limits = Capacities { node_addrs: 2, pod_ranges: 1, ..Capacities::default() };
+    let limits = Capacities { node_addrs: 2, cluster_ranges: 1, ..Capacities::default() };
     let local = |last: u8| LocalAddress { addr: [192, 0, 2, last].into(), ifindex: 2 };
     let facts = |lasts: &[u8]| NodeFacts { addresses: lasts.iter().copied().map(local).collect() };
     let settings = Settings {
@@ -348,7 +348,7 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     let lacks = "map NODE_ADDRS is full with its 2 entries, node address 192.0.2.2 and 1 more are \
                  left out";
     assert_eq!(texts[0], lacks);
-    assert!(texts[1].contains("POD_RANGES") && texts[1].contains("is left out"), "{texts:?}");
+    assert!(texts[1].contains("CLUSTER_RANGES") && texts[1].contains("is left out"), "{texts:?}");
     let held = |maps: &MemoryMaps| -> Vec<String> {
         maps.tables().node_addrs.keys().map(ToString::to_string).collect()
     };
@@ -363,7 +363,7 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     apply(&plan, &mut maps).unwrap();
     assert!(plan.refused.is_empty(), "{:?}", plan.refused);
     assert_eq!(held(&maps), ["192.0.2.2", "192.0.2.9"]);
-    assert_eq!(maps.tables().pod_ranges.len(), 1);
+    assert_eq!(maps.tables().cluster_ranges.len(), 1);
     assert!(diff(&desired.everything(), &mut known).is_empty());
 }
 

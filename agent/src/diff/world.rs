@@ -11,7 +11,7 @@ use proptest::{prelude::*, sample::Index};
 
 use crate::{
     apply::{
-        maps::{Maps, MapsError, PodRange, Tables},
+        maps::{AddrRange, Maps, MapsError, SourceRange, Tables},
         memory::MemoryMaps,
     },
     model::{
@@ -293,11 +293,17 @@ impl Maps for Recording {
     fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
         self.maps.remove_node_addrs(addrs)
     }
-    fn put_pod_ranges(&mut self, ranges: &[(PodRange, u32)]) -> Result<(), MapsError> {
-        self.maps.put_pod_ranges(ranges)
+    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
+        self.maps.put_cluster_ranges(ranges)
     }
-    fn remove_pod_ranges(&mut self, ranges: &[PodRange]) -> Result<(), MapsError> {
-        self.maps.remove_pod_ranges(ranges)
+    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
+        self.maps.remove_cluster_ranges(ranges)
+    }
+    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        self.each(ranges, MemoryMaps::put_source_ranges)
+    }
+    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        self.each(ranges, MemoryMaps::remove_source_ranges)
     }
     fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
         self.maps.set_node_config(config)

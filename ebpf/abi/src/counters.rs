@@ -32,6 +32,14 @@ counters! {
     ForeignRange = "foreign_range",
     /// A slot named a backend that is missing or belongs to another set. Must stay 0.
     ForeignBackend = "foreign_backend",
+    /// A client's choice could not be kept: the affinity table is full.
+    AffinityTableFull = "affinity_table_full",
+    /// Dropped: the client is outside of the load balancer's source ranges.
+    DropSourceRange = "drop_source_range",
+    /// Dropped: an address of a service range that no service has.
+    DropUnallocated = "drop_unallocated",
+    /// Reset: the flow's backend was deleted.
+    ResetGone = "reset_gone",
     /// Dropped: the flow table is full.
     DropFlowTableFull = "drop_flow_table_full",
     /// Dropped: no free source port for source NAT.

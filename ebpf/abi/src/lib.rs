@@ -18,6 +18,7 @@
 )]
 
 pub mod addr;
+pub mod affinity;
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
@@ -32,5 +33,6 @@ pub mod node;
 pub mod packet;
 pub mod reject;
 pub mod rewrite;
+pub mod select;
 pub mod service;
 pub mod socket;

@@ -12,8 +12,14 @@ pub const BACKENDS_MAX: u32 = 1 << 18;
 pub const NODE_ADDRS_MAX: u32 = 1 << 10;
 /// Pods of this node, an entry per address.
 pub const ENDPOINTS_MAX: u32 = 1 << 12;
-/// Ranges from which the cluster's pods have their addresses.
-pub const POD_RANGES_MAX: u32 = 1 << 12;
+/// Ranges from which the cluster's pods and services have their addresses.
+pub const CLUSTER_RANGES_MAX: u32 = 1 << 12;
+/// Source ranges of all sets together.
+pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
+/// Network namespaces of this node's pods.
+pub const POD_NETNS_MAX: u32 = 1 << 11;
+/// Clients that keep their backends, of all sets together.
+pub const AFFINITY_MAX: u32 = 1 << 18;
 /// Entries of the packet path's connection table, two per translated flow.
 pub const FLOWS_MAX: u32 = 1 << 18;
 /// Packets in fragments whose ports are remembered at a time.

@@ -4,7 +4,7 @@
 //! `v<ABI_VERSION>/maps/<name>`, `v<ABI_VERSION>/links/<hook>`.
 
 /// Version of every layout in this crate. An agent never opens maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Hash: [`crate::service::FrontendKey`] -> [`crate::service::Frontend`].
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -20,8 +20,16 @@ pub const BACKENDS6: &str = "BACKENDS6";
 pub const NODE_ADDRS: &str = "NODE_ADDRS";
 /// Hash: [`crate::addr::Addr`] -> [`crate::node::Endpoint`].
 pub const ENDPOINTS: &str = "ENDPOINTS";
-/// Longest-prefix match over 16-byte addresses -> `u32` flags: where the cluster's pods live.
-pub const POD_RANGES: &str = "POD_RANGES";
+/// Longest-prefix match over 16-byte addresses -> bits of
+/// [`crate::node::cluster_range_flags`]: what the cluster's address ranges are for.
+pub const CLUSTER_RANGES: &str = "CLUSTER_RANGES";
+/// Longest-prefix match over a set's id and a 16-byte address -> 1: who may use the set's frontends
+/// that have [`crate::service::frontend_flags::SOURCE_RANGES`].
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// Hash: cookie of a network namespace (`SO_NETNS_COOKIE`) -> [`crate::node::PodNetns`].
+pub const POD_NETNS: &str = "POD_NETNS";
+/// Hash: [`crate::affinity::AffinityKey`] -> [`crate::affinity::Affinity`].
+pub const AFFINITY: &str = "AFFINITY";
 /// Array of one: [`crate::node::NodeConfig`].
 pub const NODE_CONFIG: &str = "NODE_CONFIG";
 /// Hash: [`crate::conntrack::FlowKey`] -> [`crate::conntrack::Flow`].

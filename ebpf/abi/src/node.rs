@@ -1,4 +1,4 @@
-//! What the programs know of their node: its addresses, its pods, the cluster's pod ranges.
+//! What the programs know of their node: its addresses, its pods, the cluster's address ranges.
 
 use crate::{addr::Addr, layout::record};
 
@@ -14,7 +14,26 @@ pub mod endpoint_flags {
     pub const NO_SOCKET_TRANSLATION: u32 = 1 << 0;
 }
 
+/// Bits of a value of [`crate::maps::CLUSTER_RANGES`].
+pub mod cluster_range_flags {
+    /// Pods have their addresses from it.
+    pub const PODS: u32 = 1 << 0;
+    /// Services have their cluster IPs from it (KEP-1880): what dials one that no service has is
+    /// dropped (reference B10).
+    pub const SERVICES: u32 = 1 << 1;
+}
+
 record! {
+    /// The pod behind a network namespace: who a socket's client is (reference D12).
+    pub struct PodNetns: 36, 4 {
+        /// Its IPv4 address; all zero where it has none.
+        pub ipv4: Addr,
+        /// Its IPv6 address; all zero where it has none.
+        pub ipv6: Addr,
+        /// Bits of [`endpoint_flags`].
+        pub flags: u32,
+    }
+
     /// An address of this node.
     pub struct NodeAddr: 8, 4 {
         /// Bits of [`node_addr_flags`].

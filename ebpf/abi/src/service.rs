@@ -3,7 +3,7 @@
 //! ```text
 //! FRONTENDS {addr, port, proto} -> set ─┐
 //! SETS[set] = {offset, generation} <────┘   one aligned word: the only thing that changes often
-//! SLOTS[offset ..] = header (8 words) | backend ids, grouped so that every policy is a window
+//! SLOTS[offset ..] = header (9 words) | backend ids, grouped so that every policy is a window
 //! BACKENDS4/6[id] = {addr, port, owner set}
 //! ```
 //!
@@ -18,7 +18,7 @@
 use crate::{addr::Addr, layout::record};
 
 /// Words of the header that begins every slot range.
-pub const RANGE_HEADER_WORDS: u32 = 8;
+pub const RANGE_HEADER_WORDS: u32 = 9;
 
 /// Positions of the header's words.
 pub mod header {
@@ -41,6 +41,9 @@ pub mod header {
     pub const NEARBY_COUNT: u32 = 6;
     /// Bits of [`super::range_flags`].
     pub const FLAGS: u32 = 7;
+    /// Seconds for which a client keeps its backend (`sessionAffinity: ClientIP`); 0 means that
+    /// every flow chooses anew.
+    pub const AFFINITY_S: u32 = 8;
 }
 
 /// Bits of a range header's flags.
@@ -65,10 +68,12 @@ pub mod frontend_flags {
     pub const L7: u32 = 1 << 4;
     /// Announced as a load balancer address of the cluster.
     pub const ANNOUNCED: u32 = 1 << 5;
-    /// Session affinity by client address.
-    pub const AFFINITY: u32 = 1 << 6;
-    /// Only listed source ranges may use it.
-    pub const SOURCE_RANGES: u32 = 1 << 7;
+    /// Only clients inside of the set's source ranges may use it (`loadBalancerSourceRanges`;
+    /// load balancer addresses only, reference B49, B59).
+    pub const SOURCE_RANGES: u32 = 1 << 6;
+    /// No frontend, but the mark of a cluster IP that is allocated, kept under port 0 and protocol
+    /// 0: what dials another port of it is refused (reference B8, B9).
+    pub const GUARD: u32 = 1 << 7;
 }
 
 record! {
@@ -130,6 +135,9 @@ pub mod backend_flags {
     pub const LOCAL: u16 = 1 << 0;
     /// The backend is terminating but still serving.
     pub const TERMINATING: u16 = 1 << 1;
+    /// The endpoint was deleted, rather than merely taken out of the service: its flows are reset
+    /// (reference V8). Such a record is freed, and keeps address and port for flows to compare.
+    pub const GONE: u16 = 1 << 2;
     /// The record was freed: all it tells is that its id was in use.
     pub const FREED: u16 = 1 << 15;
 }
@@ -160,6 +168,13 @@ impl Frontend {
 }
 
 impl FrontendKey {
+    /// The key of the mark that says that a cluster IP is allocated
+    /// ([`frontend_flags::GUARD`]).
+    #[inline(always)]
+    pub const fn guard(addr: Addr) -> Self {
+        Self::new(addr, 0, 0)
+    }
+
     /// A key; `port` in host byte order.
     #[inline(always)]
     pub const fn new(addr: Addr, port: u16, protocol: u8) -> Self {

@@ -7,10 +7,11 @@ use aya_ebpf::{
 };
 use mizzen_ebpf_abi::{
     addr::Addr,
+    affinity::{Affinity, AffinityKey},
     conntrack::{Flow, FlowKey},
     counters::Counter,
     limits,
-    node::{Endpoint, NodeAddr, NodeConfig},
+    node::{Endpoint, NodeAddr, NodeConfig, PodNetns, cluster_range_flags},
     service::{Backend4, Backend6, Frontend, FrontendKey},
     socket::SocketPeers,
 };
@@ -58,10 +59,39 @@ pub(crate) static NODE_ADDRS: HashMap<Addr, NodeAddr, { limits::NODE_ADDRS_MAX a
 pub(crate) static ENDPOINTS: HashMap<Addr, Endpoint, { limits::ENDPOINTS_MAX as usize }> =
     HashMap::new();
 
-/// Where the cluster's pods live. IPv4 prefixes are v4-mapped: their length plus 96.
+/// What the cluster's address ranges are for. IPv4 prefixes are v4-mapped: their length plus 96.
 #[btf_map]
-pub(crate) static POD_RANGES: LpmTrie<Addr, u32, { limits::POD_RANGES_MAX as usize }> =
+pub(crate) static CLUSTER_RANGES: LpmTrie<Addr, u32, { limits::CLUSTER_RANGES_MAX as usize }> =
     LpmTrie::new();
+
+/// A set, and an address of those who may use it: what a source range is matched against.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct SourceRange {
+    /// The set.
+    pub(crate) set: u32,
+    /// The address.
+    pub(crate) addr: Addr,
+}
+
+/// Who may use a set's load balancer addresses. Prefixes are 32 longer than those of addresses.
+#[btf_map]
+pub(crate) static SOURCE_RANGES: LpmTrie<SourceRange, u32, { limits::SOURCE_RANGES_MAX as usize }> =
+    LpmTrie::new();
+
+/// Cookie of a network namespace -> the pod in it.
+#[btf_map]
+pub(crate) static POD_NETNS: HashMap<u64, PodNetns, { limits::POD_NETNS_MAX as usize }> =
+    HashMap::new();
+
+/// Clients that keep their backends.
+#[btf_map]
+pub(crate) static AFFINITY: HashMap<
+    AffinityKey,
+    Affinity,
+    { limits::AFFINITY_MAX as usize },
+    AS_IT_FILLS,
+> = HashMap::new();
 
 /// The node's facts.
 #[btf_map]
@@ -96,5 +126,6 @@ pub(crate) fn count(counter: Counter) {
 /// Whether one of the cluster's pods may have this address.
 #[inline(always)]
 pub(crate) fn is_pod_range(addr: Addr) -> bool {
-    POD_RANGES.get(&lpm_trie::Key::new(128, addr)).is_some()
+    let flags = CLUSTER_RANGES.get(&lpm_trie::Key::new(128, addr)).copied().unwrap_or(0);
+    flags & cluster_range_flags::PODS != 0
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use mizzen_agent::apply::{
-    maps::{Maps, MapsError, PodRange},
+    maps::{AddrRange, Maps, MapsError},
     memory::MemoryMaps,
 };
 use mizzen_ebpf_abi::{
@@ -28,8 +28,8 @@ fn addr(text: &str) -> Addr {
     Addr::from(text.parse::<IpAddr>().unwrap())
 }
 
-fn range(text: &str, prefix_len: u8) -> PodRange {
-    PodRange { addr: addr(text), prefix_len }
+fn range(text: &str, prefix_len: u8) -> AddrRange {
+    AddrRange { addr: addr(text), prefix_len }
 }
 
 /// Calls of every kind, those that change nothing included.
@@ -56,9 +56,9 @@ fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
     maps.put_node_addrs(&[(addr("172.30.0.11"), node_addr), (addr("fd00:30::11"), node_addr)])?;
     maps.remove_node_addrs(&[addr("172.30.0.11"), addr("172.30.0.12")])?;
     let pods = [range("10.244.1.0", 120), range("10.244.0.0", 112), range("fd00:244::", 48)];
-    maps.put_pod_ranges(&pods.map(|range| (range, 1)))?;
-    maps.put_pod_ranges(&[(pods[0], 2)])?;
-    maps.remove_pod_ranges(&[pods[1], pods[1]])?;
+    maps.put_cluster_ranges(&pods.map(|range| (range, 1)))?;
+    maps.put_cluster_ranges(&[(pods[0], 2)])?;
+    maps.remove_cluster_ranges(&[pods[1], pods[1]])?;
     let config =
         NodeConfig { snat_port_min: 10_000, snat_port_max: 29_999, ..NodeConfig::default() };
     maps.set_node_config(&config)

@@ -81,7 +81,7 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     } else {
         sock.hash()
     };
-    let backend = slots.choose(hash, dialled.addr.is_v4()).map_err(refused)?;
+    let backend = lookup::choose(&slots, hash, dialled.addr.is_v4()).map_err(refused)?;
     let peers = peers::created(sock).ok_or(Untranslated::Left)?;
     let used = peers.tick();
     peers.connect(&dialled.became(&backend, &slots, used));

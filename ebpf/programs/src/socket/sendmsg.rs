@@ -66,7 +66,7 @@ fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
         peer.used = now;
         return Some((peer.backend, peer.backend_port));
     }
-    let backend = slots.choose(sock.hash(), dialled.addr.is_v4()).ok()?;
+    let backend = lookup::choose(&slots, sock.hash(), dialled.addr.is_v4()).ok()?;
     peers.send(&dialled.became(&backend, &slots, now));
     Some((backend.addr, backend.port))
 }
@@ -77,7 +77,7 @@ fn still_right(peer: &mut SocketPeer, slots: &Slots, v4: bool) -> bool {
     if peer.generation == slots.generation {
         return true;
     }
-    let offered = slots.offers(peer.backend_id)
+    let offered = lookup::offers(slots, peer.backend_id)
         && lookup::backend(slots.set, peer.backend_id, v4)
             .is_some_and(|backend| peer.leads_to(&backend.addr, backend.port));
     if offered {

@@ -27,10 +27,7 @@ mod skb;
 mod translate;
 mod uplink;
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::bpf_ktime_get_boot_ns,
-};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use mizzen_ebpf_abi::{
     addr::protocol,
     conntrack::flow_flags,
@@ -39,7 +36,7 @@ use mizzen_ebpf_abi::{
 };
 
 use self::skb::Skb;
-use crate::maps::count;
+use crate::{lookup::now_s, maps::count};
 
 /// The next program decides, in the end the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -147,11 +144,4 @@ fn hop_limit(packet: &Packet, to_node: bool) -> Option<u8> {
     } else {
         None
     }
-}
-
-/// Seconds since boot, suspend included.
-#[inline(always)]
-fn now_s() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
 }

@@ -83,7 +83,7 @@ fn choose(frontend: &Frontend, facts: &Facts, v4: bool) -> Result<(Slots, Backen
     };
     let slots = lookup::slots(frontend, window)?;
     // SAFETY: the helper has no preconditions.
-    let backend = slots.choose(unsafe { bpf_get_prandom_u32() }, v4)?;
+    let backend = lookup::choose(&slots, unsafe { bpf_get_prandom_u32() }, v4)?;
     Ok((slots, backend))
 }
 
@@ -111,7 +111,8 @@ fn refuse(skb: Skb, packet: &Packet, reason: NoBackend) -> i32 {
             DROP
         }
         NoBackend::Proxy => PASS,
-        NoBackend::Torn => DROP, // counted; what is sent again sees the tables whole
+        // Counted; what is sent again sees the tables whole.
+        NoBackend::ForeignRange | NoBackend::ForeignBackend => DROP,
     }
 }
 
