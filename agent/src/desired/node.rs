@@ -114,6 +114,7 @@ mod tests {
                     Cidr { address: ip("fd00:244::"), prefix_len: 64 },
                 ],
                 zone: None,
+                to_be_deleted: false,
             };
             snapshot.nodes.insert(name.into(), Arc::new(node));
         }

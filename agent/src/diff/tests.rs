@@ -335,7 +335,8 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     for name in ["node-1", "node-2"] {
         let range = Cidr { address: [10, 0, name.as_bytes()[5], 0].into(), prefix_len: 24 };
         let (name, pod_cidrs) = (name.into(), vec![range]);
-        let node = Node { name, internal_ips: Vec::new(), pod_cidrs, zone: None };
+        let internal_ips = Vec::new();
+        let node = Node { name, internal_ips, pod_cidrs, zone: None, to_be_deleted: false };
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));
     }
     let mut desired = Desired::new(settings);

@@ -136,6 +136,7 @@ impl Spec {
                 .filter(|(.., own)| *own == part)
                 .map(|of| endpoint(ipv6, of))
                 .collect(),
+            trigger_time: None,
         };
         self.families().flat_map(|ipv6| [(ipv6, 0), (ipv6, 1)]).map(slice).collect()
     }

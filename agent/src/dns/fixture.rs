@@ -79,6 +79,7 @@ pub(super) fn slice(
         ipv6: hosts.first().is_some_and(|(address, _)| address.contains(':')),
         ports: ports.collect(),
         endpoints: endpoints.collect(),
+        trigger_time: None,
     }
 }
 

@@ -60,6 +60,7 @@ mod tests {
             internal_ips: vec!["172.30.0.11".parse().unwrap(), "fd00:30::11".parse().unwrap()],
             pod_cidrs: vec![cidr("10.244.1.0", 24), cidr("fd00:244:0:1::", 64)],
             zone: None,
+            to_be_deleted: false,
         };
         let mut snapshot = Snapshot::default();
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));

@@ -4,11 +4,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
 use super::state::Event;
@@ -25,6 +27,10 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The service of an EndpointSlice.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// When the change that a slice was written for happened.
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// The taint of a node that the cluster autoscaler is about to remove (KEP-3836).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// The zone of a node.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -125,8 +131,16 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> (Option<EndpointSlic
         |of| endpoint(of, ipv6, &key.namespace),
         &mut warnings,
     );
-    let value = EndpointSlice { key, service: service.into(), ipv6, ports, endpoints };
+    let trigger_time = trigger_time(&object.metadata);
+    let service = service.into();
+    let value = EndpointSlice { key, service, ipv6, ports, endpoints, trigger_time };
     (Some(value), warnings)
+}
+
+/// The time in a slice's annotation; a time that can't be read measures nothing, and harms nobody.
+fn trigger_time(meta: &ObjectMeta) -> Option<SystemTime> {
+    let text = meta.annotations.as_ref()?.get(TRIGGER_TIME_ANNOTATION)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 fn endpoint(object: &discovery::Endpoint, ipv6: bool, namespace: &str) -> Result<Endpoint, String> {
@@ -179,6 +193,10 @@ pub fn node(object: &core::Node) -> (Option<Node>, Warnings) {
         internal_ips: parse_ips(internal, "status.addresses", &mut warnings),
         pod_cidrs: keep_good(cidrs.iter().flatten(), "spec.podCIDRs", cidr, &mut warnings),
         zone: label(&object.metadata, ZONE_LABEL).map(Arc::from),
+        to_be_deleted: object.metadata.deletion_timestamp.is_some()
+            || spec.is_some_and(|spec| {
+                spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED_TAINT)
+            }),
     };
     (Some(value), warnings)
 }
@@ -358,5 +376,37 @@ mod tests {
         assert_eq!(states, [(true, true, false), (false, false, false), (false, true, true)]);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert_eq!(value.endpoints[2].node.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn the_time_of_a_change_is_read_and_nonsense_is_not() {
+        let time_of = |text: &str| {
+            let slice = format!(
+                "{{metadata: {{name: s, namespace: b, labels: {{kubernetes.io/service-name: a}},
+                  annotations: {{{TRIGGER_TIME_ANNOTATION}: {text:?}}}}}, addressType: IPv4,
+                  endpoints: []}}"
+            );
+            let (value, warnings) = endpoint_slice(&serde_yaml_ng::from_str(&slice).unwrap());
+            assert!(warnings.is_empty(), "{warnings:?}");
+            value.unwrap().trigger_time
+        };
+        let millis = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
+        assert_eq!(time_of("2026-01-02T03:04:05Z"), Some(millis(1_767_323_045_000)));
+        assert_eq!(time_of("2026-01-02T04:04:05.25+01:00"), Some(millis(1_767_323_045_250)));
+        assert_eq!(time_of("yesterday"), None);
+    }
+
+    #[test]
+    fn f21_nodes_that_go_are_told_by_their_taint_or_deletion() {
+        let goes = |yaml: &str| {
+            let (value, _) = node(&serde_yaml_ng::from_str(yaml).unwrap());
+            value.unwrap().to_be_deleted
+        };
+        assert!(!goes("{metadata: {name: a}, spec: {taints: [{key: other, effect: NoExecute}]}}"));
+        let taint = TO_BE_DELETED_TAINT;
+        assert!(goes(&format!(
+            "{{metadata: {{name: a}}, spec: {{taints: [{{key: {taint}, effect: NoSchedule}}]}}}}"
+        )));
+        assert!(goes("{metadata: {name: a, deletionTimestamp: '2026-01-02T03:04:05Z'}}"));
     }
 }

@@ -225,6 +225,7 @@ mod tests {
             ipv6: false,
             ports: Vec::new(),
             endpoints: Vec::new(),
+            trigger_time: None,
         }
     }
 

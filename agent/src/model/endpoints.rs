@@ -1,6 +1,6 @@
 //! EndpointSlices as the dataplane and the resolver need them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use super::{ObjectKey, service::Protocol};
 
@@ -53,4 +53,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When the change of pods or service happened that the slice was last written for: annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`, where the network programming latency
+    /// begins.
+    pub trigger_time: Option<SystemTime>,
 }

@@ -97,6 +97,9 @@ pub struct Node {
     pub pod_cidrs: Vec<Cidr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Whether load balancers shall look for other nodes: the node is being deleted, or has the
+    /// taint `ToBeDeletedByClusterAutoscaler` (KEP-3836).
+    pub to_be_deleted: bool,
 }
 
 #[cfg(test)]

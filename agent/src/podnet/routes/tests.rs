@@ -18,6 +18,7 @@ fn node(name: &str, internal_ips: &[&str], pod_cidrs: &[&str]) -> Node {
         internal_ips: internal_ips.iter().map(|text| ip(text)).collect(),
         pod_cidrs: pod_cidrs.iter().map(|text| cidr(text)).collect(),
         zone: None,
+        to_be_deleted: false,
     }
 }
 

@@ -265,6 +265,7 @@ pub(super) fn model(name: &str, index: u8) -> ModelNode {
             format!("fd00:244:{index}::/64").parse().unwrap(),
         ],
         zone: None,
+        to_be_deleted: false,
     }
 }
 

@@ -194,6 +194,7 @@ pub(super) fn snapshot() -> Snapshot {
         internal_ips: NODE.iter().map(|address| address.parse().unwrap()).collect(),
         pod_cidrs: vec![cidr("10.244.1.0", 24), cidr("fd00:244:0:1::", 64)],
         zone: None,
+        to_be_deleted: false,
     };
     all.nodes.insert(node.name.clone(), Arc::new(node));
     add(&mut all, service("web", &["10.96.1.1", "fd00:96::101"]), &[]);
@@ -237,6 +238,7 @@ pub(super) fn add(snapshot: &mut Snapshot, service: Service, hosts: &[(&str, &st
         ipv6: false,
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: hosts.iter().map(|(address, hostname)| endpoint(address, hostname)).collect(),
+        trigger_time: None,
     };
     snapshot.slices.insert((service.key.clone(), slice.key.name.clone()), Arc::new(slice));
     snapshot.services.insert(service.key.clone(), Arc::new(service));

@@ -73,6 +73,7 @@ fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
         internal_ips: vec![family.node()],
         pod_cidrs: Vec::new(),
         zone: None,
+        to_be_deleted: false,
     };
     snapshot.nodes.insert(NODE.into(), Arc::new(node));
     let key = ObjectKey::new("default", "hello");
@@ -83,6 +84,7 @@ fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
         ipv6: family == Family::V6,
         ports: [Protocol::Tcp, Protocol::Udp].map(port_of_endpoints).into(),
         endpoints: endpoints.iter().map(|addr| endpoint(addr.ip())).collect(),
+        trigger_time: None,
     };
     snapshot.slices.insert((key, "hello-1".into()), Arc::new(slice));
     snapshot
