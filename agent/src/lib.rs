@@ -18,6 +18,7 @@ pub mod desired;
 pub mod diff;
 pub mod dns;
 pub mod facts;
+pub mod foreign;
 pub mod kube;
 pub mod metrics;
 pub mod model;

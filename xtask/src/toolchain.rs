@@ -46,10 +46,12 @@ pub const CLUSTER_TOOLS: &[Tool] = &[
     Tool { program: "curl", package: "curl" },
 ];
 
-/// What the tests need on top: foreign clients, and a foreign hand at the maps and links.
+/// What the tests need on top: foreign clients, a foreign hand at the maps and links, and CNI
+/// plugins of others, which are in no `PATH`.
 pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "dig", package: "bind9-dnsutils" },
+    Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
 ];
 
 /// What the benchmarks need on top: load generators.

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{Config, Resolved},
     datapath::{Datapath, find_uplinks},
-    dns, facts,
+    dns, facts, foreign,
     kube::{self, client::ApiServers},
     metrics::{Metrics, ProgramCounters},
     model::snapshot::Snapshot,
@@ -129,10 +129,19 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
     let mut programs: Option<Arc<dyn ProgramCounters>> = None;
     let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
     let mut queries = None;
+    let mut foreign_pods = None;
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
         pods = Arc::new(datapath.pods()?);
+        foreign_pods = (!config.cni).then(|| datapath.packet_programs());
         queries = Some(start_services(config, datapath, &shared, &mut intake, &mut tables)?);
+    }
+    if let Some(foreign_pods) = foreign_pods {
+        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let pod_devices = config.pod_device.clone();
+        let place = foreign::Config { node_name: config.node_name.clone(), pod_devices };
+        let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
+        intake.spawn("foreign pods", task);
     }
     if config.cni {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());

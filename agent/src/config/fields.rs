@@ -101,6 +101,9 @@ fields! {
     /// Interface that leads to other hosts (repeatable); empty: those with the node's addresses or
     /// a default route
     uplink: Vec<String> = Vec::new();
+    /// Device that leads to this node's pods where another CNI plugin connects them (repeatable; a
+    /// last `+` means all that begin so); those behind the routes to the node's podCIDRs are found
+    pod_device: Vec<String> = Vec::new();
     /// Masquerade all translated traffic, not only what needs it
     masquerade_all: bool = false;
     /// First source port of masqueraded flows

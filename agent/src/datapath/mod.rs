@@ -42,7 +42,7 @@ pub use self::{
     pin::{PinError, Pins},
     pods::Pods,
     probe::{Features, Missing, probe},
-    tc::TcError,
+    tc::{Leads, PacketPrograms, TcError},
     test_run::TestRun,
     uplinks::{Interface, UplinksError, find_uplinks},
 };

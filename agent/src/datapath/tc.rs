@@ -5,7 +5,7 @@
 //! tcx: there the program is a filter of the `clsact` queueing discipline ([`super::clsact`]).
 //! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
 
-use std::{fs, io, os::fd::AsFd as _, path::PathBuf};
+use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use aya::util::KernelVersion;
 
@@ -45,6 +45,15 @@ impl Direction {
 struct Hook {
     program: &'static str,
     direction: Direction,
+}
+
+/// What a device leads to, and so which programs belong there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// Pods of this node.
+    ToPods,
+    /// Other hosts.
+    ToHosts,
 }
 
 const UPLINK: [Hook; 2] = [
@@ -110,6 +119,36 @@ impl Datapath {
             outcomes.extend(attach(&UPLINK, uplink, &self.programs, &self.pins)?);
         }
         Ok(outcomes)
+    }
+}
+
+/// The packet programs, to be put where another CNI plugin lets the packets of pods pass.
+#[derive(Clone, Debug)]
+pub struct PacketPrograms {
+    programs: Arc<Programs>,
+    pins: Arc<Pins>,
+}
+
+impl Datapath {
+    /// The packet programs.
+    pub fn packet_programs(&self) -> PacketPrograms {
+        PacketPrograms { programs: Arc::clone(&self.programs), pins: Arc::clone(&self.pins) }
+    }
+}
+
+impl PacketPrograms {
+    /// Attaches the programs to a device, or finds them attached. Pins of devices that are gone
+    /// are removed by [`Datapath::attach_uplinks`].
+    pub fn attach(
+        &self,
+        interface: &Interface,
+        leads: Leads,
+    ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+        let hooks = match leads {
+            Leads::ToPods => &POD,
+            Leads::ToHosts => &UPLINK,
+        };
+        attach(hooks, interface, &self.programs, &self.pins)
     }
 }
 

@@ -102,6 +102,19 @@ pub struct Node {
     pub to_be_deleted: bool,
 }
 
+impl Node {
+    /// A node of which nothing but the name is known.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            internal_ips: Vec::new(),
+            pod_cidrs: Vec::new(),
+            zone: None,
+            to_be_deleted: false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -168,7 +168,10 @@ fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNet
 
 /// Returns when the nodes are others than in `known`. Services come and go all the time, and are
 /// nothing to us.
-async fn nodes_changed(snapshots: &mut watch::Receiver<Arc<Snapshot>>, known: &Snapshot) {
+pub(crate) async fn nodes_changed(
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    known: &Snapshot,
+) {
     let closed = snapshots
         .wait_for(|new| new.synced.nodes != known.synced.nodes || !new.nodes.ptr_eq(&known.nodes))
         .await

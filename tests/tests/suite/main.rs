@@ -3,6 +3,7 @@
 
 mod cni;
 mod dns;
+mod foreign;
 mod maps;
 mod packet;
 mod socket;
