@@ -17,7 +17,7 @@ use mizzen_agent::{
         maps::{Capacities, Maps, Tables},
         memory::MemoryMaps,
     },
-    desired::{Desired, NodeFacts, Settings},
+    desired::{Desired, NodeFacts, Settings, WithoutLocalEndpoints},
     diff::{Known, diff, plan::FrontendName, restore::restore},
     kube::{
         convert,
@@ -50,6 +50,9 @@ struct Step {
     delete: Vec<String>,
     /// What the tables say, a line for each frontend, node address and pod range.
     expect: String,
+    /// Sets without local endpoints under a Local policy: internal, external; both families.
+    #[serde(default)]
+    without_local: Option<(u64, u64)>,
 }
 
 fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
@@ -175,6 +178,9 @@ fn say_found(found: &Found) -> String {
             let _ = write!(text, " {name},");
         }
     }
+    if found.affinity_s != 0 {
+        let _ = write!(text, " keeps clients for {} s,", found.affinity_s);
+    }
     let window = |backends: &[lookup::Backend], drops: bool| {
         let names: Vec<String> = backends.iter().map(|backend| backend.at.to_string()).collect();
         match (names.is_empty(), drops) {
@@ -220,6 +226,9 @@ fn play(path: &Path, reverse: bool) {
         expected.sort_unstable();
         let said = say(agent.maps.tables());
         assert_eq!(said, expected.join("\n"), "{title}\n--- the tables say:\n{said}\n---");
+        let without = agent.desired.without_local_endpoints();
+        let without = (without.internal.iter().sum(), without.external.iter().sum());
+        assert_eq!(without, step.without_local.unwrap_or(without), "{title}");
         agent.assert_restart_is_silent();
     }
     let mut deletions = agent.everything();
@@ -229,6 +238,8 @@ fn play(path: &Path, reverse: bool) {
     for deletion in deletions {
         agent.take(deletion);
     }
+    let without = agent.desired.without_local_endpoints();
+    assert_eq!(without, WithoutLocalEndpoints::default(), "{}", path.display());
     assert_eq!(say(agent.maps.tables()), "", "{}: not empty at the end", path.display());
     agent.assert_restart_is_silent();
 }

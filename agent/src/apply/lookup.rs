@@ -14,6 +14,8 @@ pub struct Found {
     pub frontend_flags: u32,
     /// Bits of [`mizzen_ebpf_abi::service::range_flags`].
     pub range_flags: u32,
+    /// Seconds for which a client keeps its backend; 0 where it does not.
+    pub affinity_s: u32,
     /// Backends of the window for ClusterIP traffic.
     pub internal: Vec<Backend>,
     /// Backends of the window for traffic from outside of the cluster.
@@ -76,6 +78,7 @@ pub struct RangeRead {
     set: u32,
     frontend_flags: u32,
     range_flags: u32,
+    affinity_s: u32,
     windows: [Vec<u32>; 3],
 }
 
@@ -84,7 +87,8 @@ pub fn read_range(tables: &Tables, frontend: &Frontend, word: SetWord) -> Result
     let (set, frontend_flags) = (frontend.set, frontend.flags);
     let offset = word.offset();
     if offset == 0 {
-        return Ok(RangeRead { set, frontend_flags, range_flags: 0, windows: Default::default() });
+        let (range_flags, affinity_s, windows) = (0, 0, Default::default());
+        return Ok(RangeRead { set, frontend_flags, range_flags, affinity_s, windows });
     }
     let read = |n: u32| tables.slots.get((offset + n) as usize).copied().unwrap_or(0);
     let owner = read(header::OWNER);
@@ -100,7 +104,8 @@ pub fn read_range(tables: &Tables, frontend: &Frontend, word: SetWord) -> Result
         window(header::EXTERNAL_START, header::EXTERNAL_COUNT),
         window(header::NEARBY_START, header::NEARBY_COUNT),
     ];
-    Ok(RangeRead { set, frontend_flags, range_flags: read(header::FLAGS), windows })
+    let (range_flags, affinity_s) = (read(header::FLAGS), read(header::AFFINITY_S));
+    Ok(RangeRead { set, frontend_flags, range_flags, affinity_s, windows })
 }
 
 impl RangeRead {
@@ -124,6 +129,7 @@ impl RangeRead {
         Ok(Found {
             frontend_flags: self.frontend_flags,
             range_flags: self.range_flags,
+            affinity_s: self.affinity_s,
             internal: resolve(&self.windows[0])?,
             external: resolve(&self.windows[1])?,
             nearby: resolve(&self.windows[2])?,

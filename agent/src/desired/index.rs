@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL};
+use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL, range_flags};
 
 use super::{
     DesiredSet, NodeFacts, SetKey, Settings, Warning,
@@ -43,6 +43,7 @@ pub struct Desired {
     services: BTreeMap<ObjectKey, BTreeMap<SetKey, Arc<DesiredSet>>>,
     claims: Claims,
     warnings: BTreeMap<ObjectKey, Vec<Warning>>,
+    without_local: WithoutLocalEndpoints,
     node: Arc<DesiredNode>,
     seen: Snapshot,
     facts: NodeFacts,
@@ -113,6 +114,11 @@ impl Desired {
         self.services.values().flatten()
     }
 
+    /// How many sets a traffic policy Local leaves without an endpoint on this node.
+    pub fn without_local_endpoints(&self) -> WithoutLocalEndpoints {
+        self.without_local
+    }
+
     /// What the configuration says.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -130,6 +136,7 @@ impl Desired {
                 self.claims.withdraw(frontend, &key);
                 touched.frontends.insert(*frontend);
             }
+            self.without_local.count(&key, &set, u64::wrapping_sub);
             touched.sets.insert(key);
         }
         self.warnings.remove(service);
@@ -141,6 +148,7 @@ impl Desired {
                 self.claims.enter(*frontend, key.clone(), *flags);
                 touched.frontends.insert(*frontend);
             }
+            self.without_local.count(key, set, u64::wrapping_add);
             touched.sets.insert(key.clone());
         }
         if !sets.is_empty() {
@@ -171,6 +179,29 @@ impl Desired {
             (key, set)
         });
         Change { complete: false, sets: sets.collect(), frontends, node: self.node.clone() }
+    }
+}
+
+/// Sets whose endpoints are all elsewhere while a traffic policy of their service is Local, so that
+/// traffic is dropped; those without any endpoint don't count (reference B87). By family: IPv4,
+/// IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WithoutLocalEndpoints {
+    /// Where the internal traffic policy is Local.
+    pub internal: [u64; 2],
+    /// Where the external traffic policy is Local.
+    pub external: [u64; 2],
+}
+
+impl WithoutLocalEndpoints {
+    fn count(&mut self, key: &SetKey, set: &DesiredSet, to: fn(u64, u64) -> u64) {
+        let family = usize::from(key.ipv6);
+        for (counts, flag) in [
+            (&mut self.internal, range_flags::INTERNAL_DROP),
+            (&mut self.external, range_flags::EXTERNAL_DROP),
+        ] {
+            counts[family] = to(counts[family], u64::from(set.windows.flags & flag != 0));
+        }
     }
 }
 

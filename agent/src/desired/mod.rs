@@ -14,7 +14,7 @@ pub mod node;
 pub mod service;
 pub mod windows;
 
-pub use index::{Change, Desired};
+pub use index::{Change, Desired, WithoutLocalEndpoints};
 
 use std::{
     collections::BTreeSet,

@@ -50,7 +50,7 @@ pub fn desired_sets(
                 ipv6,
             };
             let frontends = frontends(service, port, ipv6, settings);
-            let affinity_s = 0;
+            let affinity_s = service.affinity_s;
             sets.push((key, DesiredSet { frontends, slots, windows, affinity_s }));
         }
     }

@@ -82,9 +82,11 @@ fn expected(desired: &Desired) -> BTreeMap<FrontendKey, Found> {
                 })
                 .collect()
         };
+        let empty = set.slots.is_empty() && set.windows.flags == 0;
         let found = Found {
             frontend_flags,
             range_flags: set.windows.flags,
+            affinity_s: if empty { 0 } else { set.affinity_s },
             internal: window(set.windows.internal),
             external: window(set.windows.external),
             nearby: window(set.windows.nearby),
@@ -148,6 +150,7 @@ fn content(found: &Found) -> Vec<String> {
         window(&found.external),
         window(&found.nearby),
         found.range_flags.to_string(),
+        found.affinity_s.to_string(),
     ]
 }
 
@@ -284,7 +287,7 @@ fn one_endpoint_change_costs_the_same_whatever_else_exists() {
         let mut agent = Agent::start(MemoryMaps::default(), &snapshot);
         let _ = agent.resync();
         // One endpoint more: its record, a header and six slots, a flip; and one less.
-        for (endpoints, writes) in [(6, 1 + 8 + 6 + 1), (5, 8 + 5 + 1 + 1)] {
+        for (endpoints, writes) in [(6, 1 + 9 + 6 + 1), (5, 9 + 5 + 1 + 1)] {
             World::add_to(&mut snapshot, &one_service(endpoints));
             let before = (agent.maps.calls(), agent.maps.writes());
             agent.follow(&snapshot);

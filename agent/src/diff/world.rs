@@ -32,6 +32,7 @@ pub(super) struct Spec {
     node_port: Option<u8>,
     external_ip: Option<u8>,
     policies: (bool, bool),
+    affinity: bool,
     /// Address, state (ready, terminating, neither), node, slice.
     endpoints: Vec<(u8, u8, u8, u8)>,
 }
@@ -50,17 +51,30 @@ pub(super) fn world() -> impl Strategy<Value = World> {
         prop::option::of(0u8..3),
         prop::option::of(0u8..2),
         any::<(bool, bool)>(),
+        any::<bool>(),
         prop::collection::vec(endpoint, 0..7),
     )
         .prop_map(
-            |(cluster_ip, families, ports, node_port, external_ip, policies, endpoints)| Spec {
+            |(
                 cluster_ip,
                 families,
                 ports,
                 node_port,
                 external_ip,
                 policies,
+                affinity,
                 endpoints,
+            )| {
+                Spec {
+                    cluster_ip,
+                    families,
+                    ports,
+                    node_port,
+                    external_ip,
+                    policies,
+                    affinity,
+                    endpoints,
+                }
             },
         );
     prop::collection::btree_map(0u8..5, spec, 0..5).prop_map(World)
@@ -93,17 +107,13 @@ impl Spec {
             node_port: self.node_port.map(|np| 30000 + u16::from(np) * 2 + u16::from(n)),
         };
         Service {
-            key,
             cluster_ips: ips(96, self.cluster_ip),
-            headless: false,
-            external_name: None,
             external_ips: self.external_ip.map_or(Vec::new(), |host| ips(97, host)),
-            load_balancer_ips: Vec::new(),
             ports: (0..self.ports).map(port).collect(),
             internal_policy: policy(self.policies.0),
             external_policy: policy(self.policies.1),
-            publish_not_ready: false,
-            foreign_proxy: false,
+            affinity_s: if self.affinity { 10_800 } else { 0 },
+            ..Service::new(key)
         }
     }
 
@@ -210,6 +220,7 @@ impl World {
             node_port: None,
             external_ip: None,
             policies: (false, false),
+            affinity: false,
             endpoints: (0..endpoints).map(|host| (host, 0, 1, 0)).collect(),
         };
         Self([(u8::MAX, spec)].into())

@@ -9,7 +9,7 @@ use super::zone::{PodNames, Settings, Zone};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
-    service::{Protocol, Service, ServicePort, TrafficPolicy},
+    service::{Protocol, Service, ServicePort},
     snapshot::{Snapshot, Synced},
 };
 
@@ -25,17 +25,10 @@ pub(super) fn service(namespace: &str, name: &str, ips: &[&str], ports: &[Port<'
         node_port: None,
     });
     Service {
-        key: ObjectKey::new(namespace, name),
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         headless: ips.is_empty(),
-        external_name: None,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: ports.collect(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(ObjectKey::new(namespace, name))
     }
 }
 

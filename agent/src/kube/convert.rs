@@ -23,6 +23,16 @@ use crate::model::{
 
 /// Names another implementation of Services (KEP-2447).
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Asked for topology hints before `spec.trafficDistribution` (KEP-2433), with `Auto`.
+const TOPOLOGY_MODE_ANNOTATION: &str = "service.kubernetes.io/topology-mode";
+/// The name that it had first.
+const TOPOLOGY_HINTS_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hints";
+/// What `spec.loadBalancerSourceRanges` was before it was a field: ranges with commas between.
+const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+/// For how long a client keeps its backend where the service does not say: three hours.
+const AFFINITY_DEFAULT_S: u32 = 10_800;
+/// The longest time that the API allows for it: a day.
+const AFFINITY_MAX_S: u32 = 86_400;
 /// Keeps a service away from proxies, whatever its address.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The service of an EndpointSlice.
@@ -55,6 +65,10 @@ fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(name).map(String::as_str)
 }
 
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
 /// A Service.
 pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
     let mut warnings = Vec::new();
@@ -78,19 +92,91 @@ pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
         .filter_map(|ingress| ingress.ip.as_deref());
     let value = Service {
         key: object_key(meta),
+        created_s: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         cluster_ips: parse_ips(cluster_ips, "spec.clusterIPs", &mut warnings),
         headless,
         external_name,
         external_ips: parse_ips(external_ips, "spec.externalIPs", &mut warnings),
         load_balancer_ips: parse_ips(load_balancer_ips, "status.loadBalancer", &mut warnings),
+        source_ranges: source_ranges(meta, &spec, &mut warnings),
         ports: service_ports(&spec, &mut warnings),
         internal_policy: policy(spec.internal_traffic_policy.as_deref()),
         external_policy: policy(spec.external_traffic_policy.as_deref()),
+        affinity_s: affinity(&spec, &mut warnings),
+        topology: asks_for_topology(meta, &spec),
+        health_check_node_port: health_check_node_port(&spec, &mut warnings),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         foreign_proxy: label(meta, PROXY_NAME_LABEL).is_some()
             || label(meta, HEADLESS_LABEL).is_some(),
     };
     (Some(value), warnings)
+}
+
+/// Seconds for which a client keeps its backend.
+fn affinity(spec: &core::ServiceSpec, warnings: &mut Warnings) -> u32 {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return 0;
+    }
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+    let Some(timeout) = client_ip.and_then(|config| config.timeout_seconds) else {
+        return AFFINITY_DEFAULT_S;
+    };
+    match u32::try_from(timeout) {
+        Ok(timeout) if (1..=AFFINITY_MAX_S).contains(&timeout) => timeout,
+        _ => {
+            warnings.push(format!(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds {timeout} is not between 1 \
+                 and {AFFINITY_MAX_S}: {AFFINITY_DEFAULT_S} counts"
+            ));
+            AFFINITY_DEFAULT_S
+        }
+    }
+}
+
+/// Who may use the load balancer addresses; `None` is everyone. Where nothing of what is named can
+/// be read, nobody may: a restriction that is misspelt is not taken for none.
+fn source_ranges(
+    meta: &ObjectMeta,
+    spec: &core::ServiceSpec,
+    warnings: &mut Warnings,
+) -> Option<Vec<Cidr>> {
+    let field = spec.load_balancer_source_ranges.iter().flatten().map(String::as_str);
+    let mut texts: Vec<&str> = field.collect();
+    let mut name = "spec.loadBalancerSourceRanges";
+    if texts.is_empty() {
+        let annotation = annotation(meta, SOURCE_RANGES_ANNOTATION)?;
+        texts = annotation.split(',').filter(|text| !text.trim().is_empty()).collect();
+        name = SOURCE_RANGES_ANNOTATION;
+    }
+    if texts.is_empty() {
+        return None;
+    }
+    let range =
+        |text: &&str| parse_cidr(text).ok_or_else(|| format!("{text:?} is no range of addresses"));
+    Some(keep_good(&texts, name, range, warnings))
+}
+
+/// Whether the service asks for topology, so that the hints of its endpoints count (reference
+/// B90).
+fn asks_for_topology(meta: &ObjectMeta, spec: &core::ServiceSpec) -> bool {
+    let mode = annotation(meta, TOPOLOGY_HINTS_ANNOTATION)
+        .or_else(|| annotation(meta, TOPOLOGY_MODE_ANNOTATION));
+    matches!(mode, Some("auto" | "Auto"))
+        || spec.traffic_distribution.as_ref().is_some_and(|preference| !preference.is_empty())
+}
+
+/// The port of the health check, which only a load balancer that tells nodes apart asks for.
+fn health_check_node_port(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Option<u16> {
+    let local = policy(spec.external_traffic_policy.as_deref()) == TrafficPolicy::Local;
+    if spec.type_.as_deref() != Some("LoadBalancer") || !local {
+        return None;
+    }
+    let port = spec.health_check_node_port.filter(|port| *port != 0)?;
+    let good = port_number(port);
+    if let Err(why) = &good {
+        warnings.push(format!("spec.healthCheckNodePort is left out: {why}"));
+    }
+    good.ok()
 }
 
 fn service_ports(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Vec<ServicePort> {

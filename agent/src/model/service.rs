@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::ObjectKey;
+use super::{ObjectKey, node::Cidr};
 
 /// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,8 @@ pub struct ServicePort {
 pub struct Service {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in seconds since 1970; 0 where it is not set.
+    pub created_s: i64,
     /// `spec.clusterIPs`, parsed; empty where headless or ExternalName.
     pub cluster_ips: Vec<IpAddr>,
     /// `clusterIP: None`.
@@ -63,14 +65,49 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Load balancer addresses that this node shall translate (`ipMode` VIP or unset).
     pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may use the load balancer addresses; `None` is
+    /// everyone.
+    pub source_ranges: Option<Vec<Cidr>>,
     /// The ports.
     pub ports: Vec<ServicePort>,
     /// `spec.internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
     /// `spec.externalTrafficPolicy`.
     pub external_policy: TrafficPolicy,
+    /// Seconds for which a client keeps its backend (`sessionAffinity: ClientIP` and its timeout);
+    /// 0 where it does not.
+    pub affinity_s: u32,
+    /// Whether the topology hints of its endpoints count: `spec.trafficDistribution` or the
+    /// annotation that came before it asks for them.
+    pub topology: bool,
+    /// `spec.healthCheckNodePort` of a load balancer with the external policy Local.
+    pub health_check_node_port: Option<u16>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// Another proxy is named for it, so the datapath leaves it alone; names still resolve.
     pub foreign_proxy: bool,
+}
+
+impl Service {
+    /// A service of which nothing is known but its key.
+    pub fn new(key: ObjectKey) -> Self {
+        Self {
+            key,
+            created_s: 0,
+            cluster_ips: Vec::new(),
+            headless: false,
+            external_name: None,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: None,
+            ports: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity_s: 0,
+            topology: false,
+            health_check_node_port: None,
+            publish_not_ready: false,
+            foreign_proxy: false,
+        }
+    }
 }

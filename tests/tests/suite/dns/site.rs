@@ -14,7 +14,7 @@ use mizzen_agent::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
         node::{Cidr, Node},
-        service::{Protocol, Service, ServicePort, TrafficPolicy},
+        service::{Protocol, Service, ServicePort},
         snapshot::{Snapshot, Synced},
     },
     status::{Board, State},
@@ -211,22 +211,15 @@ pub(super) fn snapshot() -> Snapshot {
 
 pub(super) fn service(name: &str, ips: &[&str]) -> Service {
     Service {
-        key: ObjectKey::new("default", name),
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         headless: ips.is_empty(),
-        external_name: None,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
         }],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(ObjectKey::new("default", name))
     }
 }
 

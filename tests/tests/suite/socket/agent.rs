@@ -15,7 +15,7 @@ use mizzen_agent::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
         node::Node,
-        service::{Protocol, Service, ServicePort, TrafficPolicy},
+        service::{Protocol, Service, ServicePort},
         snapshot::{Snapshot, Synced},
     },
     reconcile::{AttachNothing, Reconciler},
@@ -98,17 +98,9 @@ fn service(key: &ObjectKey, cluster_ip: IpAddr) -> Service {
         node_port: Some(30080),
     };
     Service {
-        key: key.clone(),
         cluster_ips: vec![cluster_ip],
-        headless: false,
-        external_name: None,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(key.clone())
     }
 }
 
