@@ -85,6 +85,7 @@ mod tests {
             "test",
             "test -- b27_",
             "bench services --json",
+            "bench services --only socket-rr --rounds 2 --debug",
             "lint",
             "build",
             "build --debug",

@@ -54,8 +54,16 @@ pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
 ];
 
-/// What the benchmarks need on top: load generators.
-pub const BENCH_TOOLS: &[Tool] = &[Tool { program: "iperf3", package: "iperf3" }];
+/// What the benchmarks need on top: a load generator, other contenders, and a look at the kernel's
+/// tables.
+pub const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "iperf3", package: "iperf3" },
+    Tool { program: "nft", package: "nftables" },
+    Tool { program: "iptables", package: "iptables" },
+    Tool { program: "conntrack", package: "conntrack" },
+    Tool { program: "bpftool", package: "bpftool" },
+    Tool { program: "sysctl", package: "procps" },
+];
 
 /// Makes sure that the programs are there.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {

@@ -1,37 +1,139 @@
 //! Benchmarks: ratios of contenders that take turns in one run, never absolute times of one.
+//!
+//! ```text
+//!  catalogue (pure: services) ──> objects (API) ──> world: API server, triples, contenders
+//!                            └──> rules (nftables, iptables) ──┘         │
+//!  sockets, scale, packet, update, … ──> turns ──> statistics ──> Figure ┴─> report, plot
+//! ```
 
+pub mod catalogue;
+pub mod contender;
+pub mod interrupt;
+pub mod mizzen;
+pub mod objects;
 pub mod report;
+pub mod rules;
+pub mod scale;
+pub mod scrape;
 pub mod services;
+pub mod sockets;
 pub mod statistics;
+pub mod triple;
+pub mod turns;
+pub mod whole;
+pub mod world;
 
 use serde::Serialize;
 
+use turns::Summary;
+
 /// One measured figure, as `--json` prints it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     /// The area: `services`.
     pub area: &'static str,
     /// The name, as the issues' tables have it.
-    pub name: &'static str,
+    pub name: String,
     /// The median.
     pub value: f64,
     /// `ratio`, `s`, `MB`, `calls`.
     pub unit: &'static str,
     /// What was measured, and against what.
-    pub contender: &'static str,
+    pub contender: String,
     /// How many rounds.
     pub rounds: u32,
     /// Half of the distance between the quartiles.
     pub spread: f64,
+    /// What it must be.
+    #[serde(skip)]
+    pub bar: Option<Bar>,
+}
+
+/// What a figure must be, with the slack that the machine's noise gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bar {
+    /// The bound.
+    pub bound: f64,
+    /// Whether the figure must not be below it; else it must not be above.
+    pub at_least: bool,
+    /// How far it may be beyond.
+    pub slack: f64,
+}
+
+impl Figure {
+    /// A figure of the services.
+    pub fn of(
+        name: impl Into<String>,
+        summary: Summary,
+        unit: &'static str,
+        contender: impl Into<String>,
+        rounds: u32,
+    ) -> Self {
+        let (name, contender) = (name.into(), contender.into());
+        let Summary { value, spread } = summary;
+        Self { area: "services", name, value, unit, contender, rounds, spread, bar: None }
+    }
+
+    /// A ratio.
+    pub fn ratio(
+        name: impl Into<String>,
+        summary: Summary,
+        contender: impl Into<String>,
+        rounds: u32,
+    ) -> Self {
+        Self::of(name, summary, "ratio", contender, rounds)
+    }
+
+    /// A figure of one measurement.
+    pub fn once(
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        contender: impl Into<String>,
+    ) -> Self {
+        Self::of(name, Summary { value, spread: 0.0 }, unit, contender, 1)
+    }
+
+    /// The same with a bar: no less than this, give or take the noise.
+    pub fn at_least(self, bound: f64, slack: f64) -> Self {
+        Self { bar: Some(Bar { bound, at_least: true, slack }), ..self }
+    }
+
+    /// The same with a bar: no more than this, give or take the noise.
+    pub fn at_most(self, bound: f64, slack: f64) -> Self {
+        Self { bar: Some(Bar { bound, at_least: false, slack }), ..self }
+    }
+
+    /// Whether it is what it must be; none where nothing is asked of it.
+    pub fn is_met(&self) -> Option<bool> {
+        self.bar.map(|bar| {
+            if bar.at_least {
+                self.value >= bar.bound - bar.slack
+            } else {
+                self.value <= bar.bound + bar.slack
+            }
+        })
+    }
+}
+
+impl std::fmt::Display for Bar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", if self.at_least { ">=" } else { "<=" }, self.bound)
+    }
 }
 
 impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, value, unit, contender, rounds, spread, .. } = self;
         write!(
             f,
-            "{:<28} {:>10.3} {:<6} ± {:<8.3} {} ({} rounds)",
-            self.name, self.value, self.unit, self.spread, self.contender, self.rounds
-        )
+            "{name:<28} {value:>10.3} {unit:<6} ± {spread:<8.3} {contender} ({rounds} rounds)"
+        )?;
+        match (self.bar, self.is_met()) {
+            (Some(bar), Some(true)) => write!(f, ", must be {bar}: met"),
+            (Some(bar), _) => write!(f, ", must be {bar}: NOT met"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -39,21 +141,27 @@ impl std::fmt::Display for Figure {
 mod tests {
     use super::*;
 
+    fn figure() -> Figure {
+        let summary = Summary { value: 0.98, spread: 0.01 };
+        Figure::of("socket-rr", summary, "ratio", "mizzen / direct", 7)
+    }
+
     #[test]
     fn a_figure_is_an_object_with_the_documented_fields() {
-        let figure = Figure {
-            area: "services",
-            name: "socket-rr",
-            value: 0.99,
-            unit: "ratio",
-            contender: "clusterip/direct",
-            rounds: 7,
-            spread: 0.01,
-        };
         let expected = serde_json::json!({
-            "area": "services", "name": "socket-rr", "value": 0.99, "unit": "ratio",
-            "contender": "clusterip/direct", "rounds": 7, "spread": 0.01,
+            "area": "services", "name": "socket-rr", "value": 0.98, "unit": "ratio",
+            "contender": "mizzen / direct", "rounds": 7, "spread": 0.01,
         });
-        assert_eq!(serde_json::to_value(figure).expect("JSON"), expected);
+        let found = serde_json::to_value(figure().at_least(0.99, 0.0)).expect("JSON");
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_bar_gives_way_by_the_noise_and_no_more() {
+        assert_eq!(figure().is_met(), None);
+        assert_eq!(figure().at_least(0.99, 0.0).is_met(), Some(false));
+        assert_eq!(figure().at_least(0.99, 0.015).is_met(), Some(true));
+        assert_eq!(figure().at_most(0.95, 0.01).is_met(), Some(false));
+        assert_eq!(figure().at_most(1.03, 0.0).is_met(), Some(true));
     }
 }

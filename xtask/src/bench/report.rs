@@ -4,7 +4,7 @@ use std::{fmt::Write, fs, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::Figure;
+use super::services::Results;
 use crate::{checkout, invoke};
 
 const INTRODUCTION: &str = "# Benchmarks
@@ -15,13 +15,13 @@ The reference runs twice in every round (A/A): its ratio says how noisy the mach
 ";
 
 /// Replaces the page.
-pub fn write(figures: &[Figure]) -> Result<()> {
+pub fn write(results: &Results) -> Result<()> {
     let mut page = String::from(INTRODUCTION);
     let machine = machine()?;
     writeln!(page, "\n{machine}\n")?;
     writeln!(page, "| figure | value | unit | spread | contender | rounds |")?;
     writeln!(page, "|---|---|---|---|---|---|")?;
-    for figure in figures {
+    for figure in &results.figures {
         writeln!(
             page,
             "| `{}` | {:.3} | {} | {:.3} | {} | {} |",

@@ -15,10 +15,10 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// A client with the administrator's rights.
 #[derive(Clone, Debug)]
 pub struct Api {
-    server: String,
-    ca: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
+    pub(super) server: String,
+    pub(super) ca: PathBuf,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
 }
 
 /// An answer of the API server.

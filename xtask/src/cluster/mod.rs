@@ -14,6 +14,7 @@
 //! it, and nothing foreign is ever ended.
 
 pub mod api;
+pub mod bulk;
 pub mod cgroup;
 pub mod down;
 pub mod exec;
@@ -42,7 +43,7 @@ fn bpffs_is_mounted() -> Result<bool> {
 }
 
 /// Mounts the BPF file system where it is not: the nodes share the machine's.
-fn ensure_bpffs() -> Result<()> {
+pub fn ensure_bpffs() -> Result<()> {
     if bpffs_is_mounted()? {
         return Ok(());
     }

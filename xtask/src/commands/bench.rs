@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: side-by-side benchmarks on a cluster of its own.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    bench::{self, Figure},
+    bench::{self, Figure, services},
     product::{self, Profile},
     step::note,
     toolchain,
@@ -22,6 +22,16 @@ pub struct Bench {
     /// How often the contenders take turns
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Only figures whose name begins so (repeatable); docs/benchmarks.md is left alone
+    #[arg(long)]
+    only: Vec<String>,
+    /// Measure what `cargo xtask build --debug` builds, to try the benchmark itself; docs are left
+    /// alone
+    #[arg(long)]
+    debug: bool,
+    /// Measure what was built last, as it is
+    #[arg(long)]
+    built: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -30,18 +40,31 @@ enum Area {
     Services,
 }
 
-/// Measures, writes docs/benchmarks.md, and prints the figures.
+/// Measures, writes docs/benchmarks.md after a run of everything, and prints the figures.
 pub fn run(options: &Bench) -> Result<()> {
     toolchain::require_root("`cargo xtask bench`")?;
+    bench::interrupt::listen()?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::BENCH_TOOLS)?;
-    product::build(Profile::Release)?;
-    let figures = match options.area {
-        Area::Services => bench::services::measure(options.rounds)?,
-    };
-    bench::report::write(&figures)?;
-    print(&figures, options.json)?;
-    note("docs/benchmarks.md is written");
+    let profile = if options.debug { Profile::Debug } else { Profile::Release };
+    if !options.built {
+        product::build(profile)?;
+    }
+    let Area::Services = options.area;
+    let wanted = services::Options { rounds: options.rounds, only: options.only.clone(), profile };
+    let unknown = wanted
+        .only
+        .iter()
+        .find(|only| !services::names().iter().any(|name| name.starts_with(only.as_str())));
+    if let Some(unknown) = unknown {
+        bail!("no figure begins with {unknown}; there are {}", services::names().join(", "));
+    }
+    let results = services::measure(&wanted)?;
+    print(&results.figures, options.json)?;
+    if options.only.is_empty() && !options.debug {
+        bench::report::write(&results)?;
+        note("docs/benchmarks.md is written");
+    }
     Ok(())
 }
 
