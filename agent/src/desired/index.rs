@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -10,6 +11,7 @@ use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL, range_
 use super::{
     DesiredSet, NodeFacts, SetKey, Settings, Warning,
     claims::Claims,
+    gone::{self, Deleted, Departures},
     node::{DesiredNode, desired_node},
     service::desired_sets,
 };
@@ -27,6 +29,9 @@ pub struct Change {
     pub frontends: BTreeMap<FrontendKey, Option<(SetKey, u32)>>,
     /// The node's own tables, whole.
     pub node: Arc<DesiredNode>,
+    /// Endpoints that were deleted: nothing that led to one of them leads anywhere now, whatever
+    /// has its address today.
+    pub deleted: Deleted,
 }
 
 impl Change {
@@ -45,6 +50,7 @@ pub struct Desired {
     warnings: BTreeMap<ObjectKey, Vec<Warning>>,
     without_local: WithoutLocalEndpoints,
     node: Arc<DesiredNode>,
+    departures: Departures,
     seen: Snapshot,
     facts: NodeFacts,
 }
@@ -59,8 +65,13 @@ impl Desired {
     /// proportional to the difference to the snapshot before.
     pub fn update(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
         let mut touched = Touched::default();
-        for service in changed_services(&self.seen, snapshot) {
-            self.replace(&service, snapshot, &mut touched);
+        let mut dead = self.departures.nodes_gone(&self.seen, snapshot);
+        let mut changed = changed_services(&self.seen, snapshot);
+        changed.extend(dead.keys().cloned());
+        for service in changed {
+            let mut dead = dead.remove(&service).unwrap_or_default();
+            dead.extend(self.departures.follow(&service, &self.seen, snapshot));
+            self.follow(&service, snapshot, &dead, &mut touched);
         }
         let nodes_changed = self.seen.nodes.diff(&snapshot.nodes).next().is_some();
         if nodes_changed || self.facts != *facts || self.seen.revision == 0 {
@@ -87,10 +98,38 @@ impl Desired {
         self.resolve(touched)
     }
 
+    /// Takes note that this node's pods have these addresses no more; what that changes.
+    pub fn released(&mut self, addresses: &BTreeSet<IpAddr>) -> Change {
+        let dead = self.departures.released(&self.seen, &self.settings.node_name, addresses);
+        self.bury(&dead)
+    }
+
+    /// Whether endpoints left of which it will be known in a moment that they are deleted:
+    /// [`Self::settle`] is to be called then, until there are none.
+    pub fn unsettled(&self) -> bool {
+        self.departures.unsettled()
+    }
+
+    /// Gives up the endpoints that left before the last call; what that changes.
+    pub fn settle(&mut self) -> Change {
+        let dead = self.departures.settle();
+        self.bury(&dead)
+    }
+
+    /// What changes where these endpoints are deleted.
+    fn bury(&mut self, dead: &gone::Addresses) -> Change {
+        let (mut touched, snapshot) = (Touched::default(), self.seen.clone());
+        for (service, addresses) in dead {
+            self.follow(service, &snapshot, addresses, &mut touched);
+        }
+        self.resolve(touched)
+    }
+
     /// All of it, as one change.
     pub fn everything(&self) -> Change {
         let sets = self.services.values().flat_map(BTreeMap::keys).cloned().collect();
-        let touched = Touched { sets, frontends: self.claims.frontends().copied().collect() };
+        let frontends = self.claims.frontends().copied().collect();
+        let touched = Touched { sets, frontends, deleted: Deleted::new() };
         Change { complete: true, ..self.resolve(touched) }
     }
 
@@ -127,6 +166,23 @@ impl Desired {
     /// The snapshot that this state was made from.
     pub fn snapshot(&self) -> &Snapshot {
         &self.seen
+    }
+
+    /// Brings a service to what a snapshot says of it; its endpoints at the addresses `dead` are
+    /// deleted.
+    fn follow(
+        &mut self,
+        service: &ObjectKey,
+        snapshot: &Snapshot,
+        dead: &BTreeSet<IpAddr>,
+        touched: &mut Touched,
+    ) {
+        let before = self.services.get(service).cloned().unwrap_or_default();
+        self.replace(service, snapshot, touched);
+        if let Some(sets) = self.services.get_mut(service) {
+            self.departures.keep_idle(service, &before, sets);
+        }
+        touched.deleted.extend(gone::of_sets(&before, dead));
     }
 
     /// Puts the sets of one service in the place of those that it had.
@@ -178,7 +234,8 @@ impl Desired {
             let set = set.filter(wins).cloned();
             (key, set)
         });
-        Change { complete: false, sets: sets.collect(), frontends, node: self.node.clone() }
+        let (sets, node) = (sets.collect(), self.node.clone());
+        Change { complete: false, sets, frontends, node, deleted: touched.deleted }
     }
 }
 
@@ -210,6 +267,7 @@ impl WithoutLocalEndpoints {
 struct Touched {
     sets: BTreeSet<SetKey>,
     frontends: BTreeSet<FrontendKey>,
+    deleted: Deleted,
 }
 
 /// The services that differ between two snapshots, by themselves or by their slices. Persistent

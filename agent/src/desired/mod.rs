@@ -4,11 +4,13 @@
 //! ```text
 //! service + its slices ──service──> sets (slots in order, windows) and the frontends they ask for
 //! all services         ──claims───> which set gets a frontend that several ask for
+//! slices before and after ──gone──> endpoints that are deleted, whose flows are to be reset
 //! nodes + node facts   ──node─────> node addresses, pod ranges, the node's record
 //! ```
 //! [`Desired`] keeps the result by service, so that a change costs what it touches.
 
 pub mod claims;
+pub mod gone;
 pub mod index;
 pub mod node;
 pub mod service;
@@ -74,6 +76,16 @@ pub struct DesiredSet {
     pub windows: windows::Windows,
     /// Seconds for which a client keeps its backend; 0 where it does not.
     pub affinity_s: u32,
+    /// Endpoints that are there and take no new connections, by address and port: the ids that
+    /// flows to them name stay theirs for as long.
+    pub idle: BTreeSet<(IpAddr, u16)>,
+}
+
+impl DesiredSet {
+    /// Address and port of every endpoint.
+    pub fn endpoints(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.slots.iter().map(|slot| (slot.addr, slot.port)).chain(self.idle.iter().copied())
+    }
 }
 
 /// Which addresses of the node take node ports (kube-proxy's `nodePortAddresses`).

@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DesiredSet, SetKey, Settings, Warning,
+    DesiredSet, SetKey, Settings, Slot, Warning,
     windows::{Candidate, Usability, arrange},
 };
 use crate::model::{
@@ -51,7 +51,8 @@ pub fn desired_sets(
             };
             let frontends = frontends(service, port, ipv6, settings);
             let affinity_s = service.affinity_s;
-            sets.push((key, DesiredSet { frontends, slots, windows, affinity_s }));
+            let idle = idle(slices, port, ipv6, &slots);
+            sets.push((key, DesiredSet { frontends, slots, windows, affinity_s, idle }));
         }
     }
     (sets, warnings)
@@ -100,6 +101,25 @@ fn candidates<'a>(
                 })
             })
         })
+}
+
+/// The endpoints that are in no slot.
+fn idle(
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
+    ipv6: bool,
+    slots: &[Slot],
+) -> BTreeSet<(IpAddr, u16)> {
+    let used: BTreeSet<_> = slots.iter().map(|slot| (slot.addr, slot.port)).collect();
+    let mut idle = BTreeSet::new();
+    for slice in slices.iter().filter(|slice| slice.ipv6 == ipv6) {
+        let offered = slice.ports.iter().filter(|o| o.name == port.name);
+        for offered in offered.filter(|offered| offered.protocol == port.protocol) {
+            let at = slice.endpoints.iter().map(|endpoint| (endpoint.address, offered.port));
+            idle.extend(at.filter(|at| !used.contains(at)));
+        }
+    }
+    idle
 }
 
 /// Whether an endpoint may take new connections. `publishNotReadyAddresses` needs no word here:

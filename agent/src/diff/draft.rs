@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -13,12 +14,12 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    known::{BackendRecord, FREED4, FREED6, backend_record},
-    plan::{Op, Plan, Refused},
+    known::{BackendRecord, KnownSet, backend_record, freed_record},
+    plan::{Op, Plan, Refused, Reset},
 };
 use crate::{
     apply::maps::{AddrRange, Capacities},
-    desired::{Slot, node::DesiredNode},
+    desired::{SetKey, Slot, gone::Deleted, node::DesiredNode},
 };
 
 #[derive(Default)]
@@ -36,12 +37,21 @@ pub(super) struct Draft {
     pub(super) dead_sets: Vec<(u32, SetWord)>,
     /// By family and id.
     pub(super) freed_backends: Vec<(bool, u32)>,
+    /// Freed, but their ids stay with the endpoints.
+    pub(super) idled_backends: Vec<(bool, u32)>,
+    /// Freed before; their ids may be used again now.
+    pub(super) forgotten_backends: Vec<(bool, u32)>,
+    /// Which of the freed ones were deleted endpoints.
+    gone_backends: BTreeMap<(bool, u32), (IpAddr, u16)>,
     /// By offset and length.
     pub(super) freed_ranges: Vec<(u32, u32)>,
     pub(super) freed_sets: Vec<u32>,
     pub(super) removed_node_addrs: Vec<Addr>,
     pub(super) removed_cluster_ranges: Vec<AddrRange>,
     pub(super) refused: Vec<Refused>,
+    /// The endpoints that were deleted, by set; those that were seen to are taken out.
+    pub(super) deleted: Deleted,
+    resets: Vec<Reset>,
 }
 
 impl Draft {
@@ -50,6 +60,35 @@ impl Draft {
             BackendRecord::V4(record) => self.backends4.push((id, record)),
             BackendRecord::V6(record) => self.backends6.push((id, record)),
         }
+    }
+
+    /// Takes note of the deleted endpoints of a set that has this generation so far.
+    pub(super) fn bury(&mut self, key: &SetKey, set: &KnownSet, generation: u32) {
+        for at in self.deleted.remove(key).unwrap_or_default() {
+            let (protocol, set_id) = (key.protocol, set.id);
+            self.resets.push(Reset { set: set_id, protocol, endpoint: at.into(), generation });
+            if let Some(id) = set.id_at(at) {
+                self.gone_backends.insert((set.ipv6, id), at);
+            }
+        }
+    }
+
+    /// Whether an id was that of an endpoint that is deleted.
+    pub(super) fn is_gone(&self, ipv6: bool, id: u32) -> bool {
+        self.gone_backends.contains_key(&(ipv6, id))
+    }
+
+    /// The records of backends that are freed, of both families.
+    fn freed_records(&self) -> (Vec<(u32, Backend4)>, Vec<(u32, Backend6)>) {
+        let (mut freed4, mut freed6) = (Vec::new(), Vec::new());
+        let known = self.forgotten_backends.iter().filter(|(v6, id)| self.is_gone(*v6, *id));
+        for (ipv6, id) in self.freed_backends.iter().chain(&self.idled_backends).chain(known) {
+            match freed_record(*ipv6, self.gone_backends.get(&(*ipv6, *id)).copied()) {
+                BackendRecord::V4(record) => freed4.push((*id, record)),
+                BackendRecord::V6(record) => freed6.push((*id, record)),
+            }
+        }
+        (freed4, freed6)
     }
 
     /// What the node's tables lack, and what they have too much; how they are afterwards. Where a
@@ -90,12 +129,14 @@ impl Draft {
     fn unlinks(&self) -> bool {
         !(self.dead_sets.is_empty()
             && self.freed_backends.is_empty()
+            && self.idled_backends.is_empty()
             && self.freed_ranges.is_empty()
             && self.freed_sets.is_empty())
     }
 
     pub(super) fn into_plan(self) -> Plan {
         let unlinks = self.unlinks();
+        let (freed4, freed6) = self.freed_records();
         let mut ops = Vec::new();
         let mut push = |wanted: bool, op: Op| {
             if wanted {
@@ -117,9 +158,6 @@ impl Draft {
         push(!self.removed_frontends.is_empty(), Op::RemoveFrontends(self.removed_frontends));
         push(unlinks, Op::Barrier);
         push(!self.dead_sets.is_empty(), Op::Flip(self.dead_sets));
-        let freed = |ipv6: bool| self.freed_backends.iter().filter(move |(v6, _)| *v6 == ipv6);
-        let freed4: Vec<_> = freed(false).map(|(_, id)| (*id, FREED4)).collect();
-        let freed6: Vec<_> = freed(true).map(|(_, id)| (*id, FREED6)).collect();
         push(!freed4.is_empty(), Op::WriteBackends4(freed4));
         push(!freed6.is_empty(), Op::WriteBackends6(freed6));
         push(!self.removed_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.removed_node_addrs));
@@ -127,7 +165,7 @@ impl Draft {
             !self.removed_cluster_ranges.is_empty(),
             Op::RemoveClusterRanges(self.removed_cluster_ranges),
         );
-        Plan { ops, refused: self.refused }
+        Plan { ops, refused: self.refused, resets: self.resets }
     }
 }
 

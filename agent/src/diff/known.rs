@@ -43,6 +43,8 @@ pub(super) struct KnownSet {
     pub(super) id: u32,
     pub(super) range: Option<KnownRange>,
     pub(super) backends: BTreeMap<(IpAddr, u16), KnownBackend>,
+    /// Ids whose records are freed and which flows to endpoints that are still there may name.
+    pub(super) idle: BTreeMap<(IpAddr, u16), u32>,
     pub(super) ipv6: bool,
 }
 
@@ -53,7 +55,7 @@ pub(super) struct KnownRange {
     pub(super) words: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KnownBackend {
     pub(super) id: u32,
     pub(super) flags: u16,
@@ -101,6 +103,7 @@ impl Known {
             draft.refused.push(Refused::set(key, map, capacity));
             return;
         };
+        draft.bury(key, &set, self.generation(set.id));
         if let Err(NoRoom { map, capacity }) = self.place_slots(&mut set, wanted, draft) {
             draft.refused.push(Refused::set(key, map, capacity));
             if !existed {
@@ -114,7 +117,12 @@ impl Known {
 
     fn new_set(&mut self, ipv6: bool) -> Option<KnownSet> {
         let id = self.set_ids.allocate()?;
-        Some(KnownSet { id, range: None, backends: BTreeMap::new(), ipv6 })
+        Some(KnownSet::new(id, ipv6))
+    }
+
+    /// How often a set was flipped so far.
+    fn generation(&self, set: u32) -> u32 {
+        self.words.get(&set).copied().unwrap_or_default().generation()
     }
 
     fn place_slots(
@@ -128,8 +136,8 @@ impl Known {
         let mut fresh = Vec::new();
         let mut words = range_header(set.id, wanted);
         for slot in &wanted.slots {
-            let held = set.backends.get(&(slot.addr, slot.port));
-            let Some(id) = held.map(|held| held.id).or_else(|| ids.allocate()) else {
+            let held = set.id_at((slot.addr, slot.port)).filter(|id| !draft.is_gone(set.ipv6, *id));
+            let Some(id) = held.or_else(|| ids.allocate()) else {
                 ids.free_all(fresh);
                 let map = if set.ipv6 { maps::BACKENDS6 } else { maps::BACKENDS4 };
                 return Err(NoRoom { map, capacity: self.limits.backends });
@@ -164,11 +172,41 @@ impl Known {
             draft.freed_ranges.push((before.offset, before.length()));
         }
         set.range = range;
+        set.idle = Self::idle(set, &backends, wanted, draft);
         set.backends = backends;
         Ok(())
     }
 
-    /// Writes the backends that are new or have other flags, and frees those that are no more.
+    /// The ids that stay with endpoints which take no new connections; those of others are free
+    /// for good.
+    fn idle(
+        set: &KnownSet,
+        backends: &BTreeMap<(IpAddr, u16), KnownBackend>,
+        wanted: &DesiredSet,
+        draft: &mut Draft,
+    ) -> BTreeMap<(IpAddr, u16), u32> {
+        let live = set.backends.iter().map(|(at, backend)| (*at, backend.id, true));
+        let idle = set.idle.iter().map(|(at, id)| (*at, *id, false));
+        let mut kept = BTreeMap::new();
+        for (at, id, was_live) in live.chain(idle) {
+            if backends.get(&at).is_some_and(|backend| backend.id == id) {
+                continue;
+            }
+            let stays = wanted.idle.contains(&at) && !draft.is_gone(set.ipv6, id);
+            if stays {
+                kept.insert(at, id);
+            }
+            match (was_live, stays) {
+                (true, true) => draft.idled_backends.push((set.ipv6, id)),
+                (true, false) => draft.freed_backends.push((set.ipv6, id)),
+                (false, true) => {}
+                (false, false) => draft.forgotten_backends.push((set.ipv6, id)),
+            }
+        }
+        kept
+    }
+
+    /// Writes the backends that are new or have other flags.
     fn note_backends(
         set: &KnownSet,
         backends: &BTreeMap<(IpAddr, u16), KnownBackend>,
@@ -177,13 +215,10 @@ impl Known {
     ) {
         for slot in &wanted.slots {
             let at = (slot.addr, slot.port);
-            let before = set.backends.get(&at);
-            if before.is_none_or(|before| before.flags != slot.flags) {
+            if set.backends.get(&at) != Some(&backends[&at]) {
                 draft.write_backend(backends[&at].id, set.id, slot);
             }
         }
-        let gone = set.backends.iter().filter(|(at, _)| !backends.contains_key(at));
-        draft.freed_backends.extend(gone.map(|(_, backend)| (set.ipv6, backend.id)));
     }
 
     /// The word that leads a set to `offset`, where it is not there already.
@@ -197,14 +232,23 @@ impl Known {
         Some(next)
     }
 
+    /// Takes a desired set out of the tables.
+    pub(super) fn remove(&mut self, key: &SetKey, draft: &mut Draft) {
+        if let Some(set) = self.sets.remove(key) {
+            draft.bury(key, &set, self.generation(set.id));
+            self.retire(&set, draft);
+        }
+    }
+
     /// Takes a set out of the tables.
-    pub(super) fn retire(&mut self, set: &KnownSet, draft: &mut Draft) {
+    fn retire(&mut self, set: &KnownSet, draft: &mut Draft) {
         if let Some(word) = self.next_word(set.id, 0) {
             draft.dead_sets.push((set.id, word));
         }
         draft.freed_sets.push(set.id);
         draft.freed_ranges.extend(set.range.iter().map(|r| (r.offset, r.length())));
         draft.freed_backends.extend(set.backends.values().map(|b| (set.ipv6, b.id)));
+        draft.forgotten_backends.extend(set.idle.values().map(|id| (set.ipv6, *id)));
     }
 
     /// Retires what a complete change does not name.
@@ -216,9 +260,7 @@ impl Known {
         let named = |key: &SetKey| change.sets.get(key).is_some_and(Option::is_some);
         let unnamed: Vec<SetKey> = self.sets.keys().filter(|key| !named(key)).cloned().collect();
         for key in unnamed {
-            if let Some(set) = self.sets.remove(&key) {
-                self.retire(&set, draft);
-            }
+            self.remove(&key, draft);
         }
         for key in self.frontends.keys() {
             if !change.frontends.contains_key(key) {
@@ -263,12 +305,24 @@ impl Known {
         for (offset, length) in &draft.freed_ranges {
             self.slots.free(*offset, *length);
         }
-        for (ipv6, id) in &draft.freed_backends {
+        for (ipv6, id) in draft.freed_backends.iter().chain(&draft.forgotten_backends) {
             self.backend_ids[usize::from(*ipv6)].free(*id);
         }
         for id in &draft.freed_sets {
             self.set_ids.free(*id);
         }
+    }
+}
+
+impl KnownSet {
+    /// A set with nothing in it.
+    pub(super) fn new(id: u32, ipv6: bool) -> Self {
+        Self { id, range: None, backends: BTreeMap::new(), idle: BTreeMap::new(), ipv6 }
+    }
+
+    /// The id of an endpoint, live or idle.
+    pub(super) fn id_at(&self, at: (IpAddr, u16)) -> Option<u32> {
+        self.backends.get(&at).map(|held| held.id).or_else(|| self.idle.get(&at).copied())
     }
 }
 
@@ -320,8 +374,20 @@ pub(super) fn backend_record(set: u32, slot: &Slot) -> BackendRecord {
 }
 
 /// Record of a freed IPv4 backend: it belongs to nobody.
-pub(super) const FREED4: Backend4 =
+const FREED4: Backend4 =
     Backend4 { addr: [0; 4], port: [0; 2], flags: backend_flags::FREED, set: NO_SET, reserved: 0 };
 /// Record of a freed IPv6 backend.
-pub(super) const FREED6: Backend6 =
+const FREED6: Backend6 =
     Backend6 { addr: [0; 16], port: [0; 2], flags: backend_flags::FREED, set: NO_SET };
+
+/// The record of a freed backend. That of a deleted endpoint tells which, for flows to it.
+pub(super) fn freed_record(ipv6: bool, gone: Option<(IpAddr, u16)>) -> BackendRecord {
+    match gone {
+        Some((addr, port)) => {
+            let flags = backend_flags::FREED | backend_flags::GONE;
+            backend_record(NO_SET, &Slot { addr, port, flags })
+        }
+        None if ipv6 => BackendRecord::V6(FREED6),
+        None => BackendRecord::V4(FREED4),
+    }
+}

@@ -34,17 +34,14 @@ use crate::desired::Change;
 /// An unchanged input gives an empty plan, and the size of a plan depends on what changes alone.
 pub fn diff(change: &Change, known: &mut Known) -> Plan {
     let mut draft = draft::Draft::default();
+    draft.deleted.clone_from(&change.deleted);
     if change.complete {
         known.retire_unnamed(change, &mut draft);
     }
     for (key, wanted) in &change.sets {
         match wanted {
             Some(wanted) => known.place(key, wanted, &mut draft),
-            None => {
-                if let Some(set) = known.sets.remove(key) {
-                    known.retire(&set, &mut draft);
-                }
-            }
+            None => known.remove(key, &mut draft),
         }
     }
     for (key, target) in &change.frontends {

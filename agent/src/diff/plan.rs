@@ -5,17 +5,18 @@
 //! store or one hash entry each, then programs that still hold the old are waited for, and only
 //! then what nothing points to is released.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{NodeAddr, NodeConfig},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
 };
 
 use crate::{
     apply::maps::{AddrRange, SourceRange},
     desired::SetKey,
+    model::service::Protocol,
 };
 
 /// One step: one call of [`crate::apply::maps::Maps`].
@@ -89,6 +90,27 @@ impl Refused {
     }
 }
 
+/// A deleted endpoint, as the sockets that were translated to it know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// The set that it was chosen from.
+    pub set: u32,
+    /// The set's protocol.
+    pub protocol: Protocol,
+    /// Its address and port.
+    pub endpoint: SocketAddr,
+    /// The generation of the set's word up to which this address was the deleted endpoint's. What
+    /// was chosen in a later one is another endpoint that has the address now.
+    pub generation: u32,
+}
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { set, protocol, endpoint, generation } = self;
+        write!(f, "reset {protocol} to {endpoint} of set {set} up to generation {generation}")
+    }
+}
+
 /// Steps in the order in which they are to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -97,6 +119,8 @@ pub struct Plan {
     pub ops: Vec<Op>,
     /// What could not be planned for want of room.
     pub refused: Vec<Refused>,
+    /// Whose flows are to be reset when the steps are made.
+    pub resets: Vec<Reset>,
 }
 
 impl Plan {
@@ -110,6 +134,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for op in &self.ops {
             write!(f, "{op}")?;
+        }
+        for reset in &self.resets {
+            writeln!(f, "{reset}")?;
         }
         for refused in &self.refused {
             writeln!(f, "refused: {refused}")?;
@@ -172,7 +199,7 @@ impl fmt::Display for Op {
 }
 
 /// Address and port of a backend, for a line of a plan.
-struct BackendName(std::net::SocketAddr);
+struct BackendName(SocketAddr);
 
 impl<A: Into<std::net::IpAddr>> From<(A, [u8; 2])> for BackendName {
     fn from((addr, port): (A, [u8; 2])) -> Self {
@@ -187,7 +214,9 @@ fn write_backend(
     flags: u16,
     BackendName(at): BackendName,
 ) -> fmt::Result {
-    if set == mizzen_ebpf_abi::service::NO_SET {
+    if set == NO_SET && flags & backend_flags::GONE != 0 {
+        writeln!(f, "free backend {id}: {at} is gone")
+    } else if set == NO_SET {
         writeln!(f, "free backend {id}")
     } else {
         writeln!(f, "write backend {id} = {at} of set {set} flags {flags:#x}")

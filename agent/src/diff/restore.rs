@@ -40,7 +40,7 @@ pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Know
         }
         let range = restore_range(tables, id, &mut known);
         let ipv6 = recognised.get(&id).is_some_and(|key| key.ipv6);
-        sets.insert(id, KnownSet { id, range, backends: BTreeMap::new(), ipv6 });
+        sets.insert(id, KnownSet { range, ..KnownSet::new(id, ipv6) });
     }
     if let Some((last, _)) = tables.sets.last_key_value() {
         known.set_ids.resume_after(*last);

@@ -28,6 +28,8 @@ use crate::{
     },
 };
 
+mod gone;
+
 fn settings() -> Settings {
     Settings { node_name: "node-0".into(), ..Settings::default() }
 }

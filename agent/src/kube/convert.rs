@@ -33,6 +33,8 @@ const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer
 const AFFINITY_DEFAULT_S: u32 = 10_800;
 /// The longest time that the API allows for it: a day.
 const AFFINITY_MAX_S: u32 = 86_400;
+/// With the value `false`, flows to deleted endpoints of a service are not reset.
+const RESET_ON_DELETE_ANNOTATION: &str = "mizzen.dev/reset-on-delete";
 /// Keeps a service away from proxies, whatever its address.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The service of an EndpointSlice.
@@ -106,6 +108,7 @@ pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
         topology: asks_for_topology(meta, &spec),
         health_check_node_port: health_check_node_port(&spec, &mut warnings),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        reset_on_delete: annotation(meta, RESET_ON_DELETE_ANNOTATION) != Some("false"),
         foreign_proxy: label(meta, PROXY_NAME_LABEL).is_some()
             || label(meta, HEADLESS_LABEL).is_some(),
     };
@@ -445,6 +448,17 @@ mod tests {
                 "{{metadata: {{name: a, namespace: b, labels: {{{label}: \"\"}}}}, spec: {{}}}}"
             ));
             assert_eq!(value.foreign_proxy, foreign, "{label}");
+        }
+    }
+
+    #[test]
+    fn v8_a_service_may_ask_that_flows_are_not_reset() {
+        for (value, resets) in [("\"false\"", false), ("\"true\"", true), ("\"\"", true)] {
+            let (service, _) = service_of(&format!(
+                "{{metadata: {{name: a, namespace: b, annotations: {{{RESET_ON_DELETE_ANNOTATION}: \
+                 {value}}}}}, spec: {{}}}}"
+            ));
+            assert_eq!(service.reset_on_delete, resets, "{value}");
         }
     }
 

@@ -84,6 +84,9 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// Whether flows to deleted endpoints are reset; else they are left to their timeouts
+    /// (annotation `mizzen.dev/reset-on-delete: "false"`).
+    pub reset_on_delete: bool,
     /// Another proxy is named for it, so the datapath leaves it alone; names still resolve.
     pub foreign_proxy: bool,
 }
@@ -107,6 +110,7 @@ impl Service {
             topology: false,
             health_check_node_port: None,
             publish_not_ready: false,
+            reset_on_delete: true,
             foreign_proxy: false,
         }
     }

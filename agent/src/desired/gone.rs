@@ -1,0 +1,258 @@
+//! Endpoints that are deleted, as against those that merely leave their service (reference V8).
+//!
+//! An endpoint is *deleted* when it left every slice of its service after having been terminating
+//! there; when this node's CNI plugin released its address; or when its node is gone. Nothing is
+//! behind its address any more, so that flows to it are reset. An endpoint that leaves otherwise,
+//! by a change of labels, keeps its flows, and so does one that only terminates.
+//!
+//! What is not known is not deleted: an agent that starts knows of no endpoint that was there
+//! before, and of two objects that may be one pod it takes them for one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use imbl::ordmap::DiffItem;
+
+use super::{DesiredSet, SetKey};
+use crate::model::{ObjectKey, snapshot::Snapshot};
+
+/// Addresses of endpoints by service.
+pub type Addresses = BTreeMap<ObjectKey, BTreeSet<IpAddr>>;
+
+/// Addresses and ports of endpoints by set.
+pub type Deleted = BTreeMap<SetKey, BTreeSet<(IpAddr, u16)>>;
+
+/// What has to be remembered between two snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct Departures {
+    /// Endpoints that left while they were terminating. Who writes slices may move an endpoint
+    /// from one to another in two steps, so that they are not given up before some time passed.
+    left: BTreeMap<ObjectKey, BTreeMap<IpAddr, Left>>,
+    /// Endpoints that are in a slice though nothing is behind them: their node is gone, or their
+    /// address was released, where no node is named.
+    doomed: BTreeMap<ObjectKey, BTreeMap<IpAddr, Option<Arc<str>>>>,
+    /// Counts calls of [`Self::settle`].
+    round: u64,
+}
+
+/// An endpoint that left.
+#[derive(Clone, Debug)]
+struct Left {
+    round: u64,
+    pods: BTreeSet<ObjectKey>,
+}
+
+/// What the slices of a service say of an address.
+#[derive(Debug, Default)]
+struct Presence {
+    /// Whether any of them says that it is terminating.
+    terminating: bool,
+    /// The pods that are named for it; those in the node's network share its address.
+    pods: BTreeSet<ObjectKey>,
+}
+
+impl Departures {
+    /// Takes in what became of a service's endpoints. Gives the addresses whose endpoint is
+    /// deleted; one of them may be another pod's by now.
+    pub fn follow(
+        &mut self,
+        service: &ObjectKey,
+        before: &Snapshot,
+        after: &Snapshot,
+    ) -> BTreeSet<IpAddr> {
+        if !resets(service, before, after) {
+            self.left.remove(service);
+            self.doomed.remove(service);
+            return BTreeSet::new();
+        }
+        let now = presences(service, after);
+        let mut deleted = self.returned(service, &now);
+        for (address, was) in presences(service, before) {
+            match now.get(&address) {
+                Some(is) if another_pod(&was.pods, &is.pods) => {
+                    // To one that was doomed nothing led since but what is the new pod's.
+                    if !self.forget_doom(service, address) && was.terminating {
+                        deleted.insert(address);
+                    }
+                }
+                Some(_) => {}
+                None if self.forget_doom(service, address) => {
+                    deleted.insert(address);
+                }
+                None if was.terminating => {
+                    let left = Left { round: self.round, pods: was.pods };
+                    self.left.entry(service.clone()).or_default().insert(address, left);
+                }
+                None => {}
+            }
+        }
+        deleted
+    }
+
+    /// Of the endpoints that had left, those whose address is back: as the same pod, which only
+    /// moved, or as another.
+    fn returned(
+        &mut self,
+        service: &ObjectKey,
+        now: &BTreeMap<IpAddr, Presence>,
+    ) -> BTreeSet<IpAddr> {
+        let mut deleted = BTreeSet::new();
+        let Some(left) = self.left.get_mut(service) else { return deleted };
+        left.retain(|address, left| {
+            let Some(is) = now.get(address) else { return true };
+            let same = !left.pods.is_disjoint(&is.pods);
+            if !is.terminating && !same {
+                deleted.insert(*address);
+            }
+            false
+        });
+        if left.is_empty() {
+            self.left.remove(service);
+        }
+        deleted
+    }
+
+    /// Whether there are endpoints that left and are not given up yet: then [`Self::settle`] is to
+    /// be called after a while.
+    pub fn unsettled(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Gives up the endpoints that left before the last call.
+    pub fn settle(&mut self) -> Addresses {
+        let round = self.round;
+        self.round += 1;
+        let mut deleted = Addresses::new();
+        self.left.retain(|service, left| {
+            let over = left.iter().filter(|(_, left)| left.round < round).map(|(addr, _)| *addr);
+            let over: BTreeSet<_> = over.collect();
+            left.retain(|address, _| !over.contains(address));
+            if !over.is_empty() {
+                deleted.insert(service.clone(), over);
+            }
+            !left.is_empty()
+        });
+        deleted
+    }
+
+    /// The endpoints on nodes that are gone since `before`.
+    pub fn nodes_gone(&mut self, before: &Snapshot, after: &Snapshot) -> Addresses {
+        let mut gone = BTreeSet::new();
+        for item in before.nodes.diff(&after.nodes) {
+            match item {
+                DiffItem::Remove(name, _) => drop(gone.insert(name.clone())),
+                DiffItem::Add(name, _) => self.node_is_back(name),
+                DiffItem::Update { .. } => {}
+            }
+        }
+        if gone.is_empty() {
+            return Addresses::new();
+        }
+        self.doom(after, |_, node| {
+            node.filter(|node| gone.contains(*node)).map(|n| Some(n.clone()))
+        })
+    }
+
+    fn node_is_back(&mut self, name: &Arc<str>) {
+        self.doomed.retain(|_, doomed| {
+            doomed.retain(|_, node| node.as_ref() != Some(name));
+            !doomed.is_empty()
+        });
+    }
+
+    /// The endpoints on node `here` that have one of these addresses, which were released.
+    pub fn released(
+        &mut self,
+        snapshot: &Snapshot,
+        here: &Arc<str>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Addresses {
+        self.doom(snapshot, |address, node| {
+            (node == Some(here) && addresses.contains(&address)).then_some(None)
+        })
+    }
+
+    /// Finds the endpoints that `cause` names a reason for to take them for dead.
+    fn doom(
+        &mut self,
+        snapshot: &Snapshot,
+        cause: impl Fn(IpAddr, Option<&Arc<str>>) -> Option<Option<Arc<str>>>,
+    ) -> Addresses {
+        let mut deleted = Addresses::new();
+        for ((service, _), slice) in &snapshot.slices {
+            for endpoint in &slice.endpoints {
+                let Some(node) = cause(endpoint.address, endpoint.node.as_ref()) else { continue };
+                if resets(service, snapshot, snapshot) {
+                    let doomed = self.doomed.entry(service.clone()).or_default();
+                    doomed.insert(endpoint.address, node);
+                    deleted.entry(service.clone()).or_default().insert(endpoint.address);
+                }
+            }
+        }
+        deleted
+    }
+
+    fn forget_doom(&mut self, service: &ObjectKey, address: IpAddr) -> bool {
+        let Some(doomed) = self.doomed.get_mut(service) else { return false };
+        let was = doomed.remove(&address).is_some();
+        if doomed.is_empty() {
+            self.doomed.remove(service);
+        }
+        was
+    }
+
+    /// Keeps the endpoints that left and are not given up yet in a service's sets, idle: what they
+    /// had stays theirs.
+    pub fn keep_idle(
+        &self,
+        service: &ObjectKey,
+        before: &BTreeMap<SetKey, Arc<DesiredSet>>,
+        sets: &mut BTreeMap<SetKey, Arc<DesiredSet>>,
+    ) {
+        let Some(left) = self.left.get(service) else { return };
+        for (key, set) in sets {
+            let had = before.get(key).into_iter().flat_map(|set| set.endpoints());
+            let waiting: Vec<_> = had.filter(|(address, _)| left.contains_key(address)).collect();
+            if !waiting.is_empty() {
+                Arc::make_mut(set).idle.extend(waiting);
+            }
+        }
+    }
+}
+
+/// Whether flows to deleted endpoints of a service shall be reset.
+fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
+    let object = after.services.get(service).or_else(|| before.services.get(service));
+    object.is_some_and(|service| service.reset_on_delete)
+}
+
+/// Whether an address was one pod's and is another's. Of what names no pod nothing is known.
+fn another_pod(before: &BTreeSet<ObjectKey>, after: &BTreeSet<ObjectKey>) -> bool {
+    !before.is_empty() && !after.is_empty() && before.is_disjoint(after)
+}
+
+fn presences(service: &ObjectKey, snapshot: &Snapshot) -> BTreeMap<IpAddr, Presence> {
+    let mut presences: BTreeMap<IpAddr, Presence> = BTreeMap::new();
+    for endpoint in snapshot.slices_of(service).flat_map(|slice| &slice.endpoints) {
+        let presence = presences.entry(endpoint.address).or_default();
+        presence.terminating |= endpoint.terminating;
+        presence.pods.extend(endpoint.pod.clone());
+    }
+    presences
+}
+
+/// What a service's sets had at these addresses.
+pub fn of_sets(sets: &BTreeMap<SetKey, Arc<DesiredSet>>, addresses: &BTreeSet<IpAddr>) -> Deleted {
+    let of_set = |(key, set): (&SetKey, &Arc<DesiredSet>)| {
+        let dead: BTreeSet<_> =
+            set.endpoints().filter(|(address, _)| addresses.contains(address)).collect();
+        (!dead.is_empty()).then(|| (key.clone(), dead))
+    };
+    sets.iter().filter_map(of_set).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Records of endpoints that are deleted, by the in-memory tables.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mizzen_ebpf_abi::service::{Backend4, backend_flags};
+
+use super::*;
+use crate::{
+    diff::plan::Reset,
+    model::{ObjectKey, endpoints::EndpointSlice, service::Protocol},
+};
+
+/// The cluster of [`one_service`] with the states of its first endpoints given:
+/// `r`eady, `t`erminating, or absent.
+fn cluster(states: &str) -> Snapshot {
+    let count = u8::try_from(states.len()).unwrap();
+    let mut snapshot = one_service(count).snapshot();
+    let edit = |slice: &Arc<EndpointSlice>| {
+        let mut slice = EndpointSlice::clone(slice);
+        let mut states = states.chars();
+        slice.endpoints.retain_mut(|endpoint| {
+            let state = states.next().unwrap();
+            endpoint.ready = state == 'r';
+            endpoint.serving = true;
+            endpoint.terminating = state == 't';
+            state != '-'
+        });
+        Arc::new(slice)
+    };
+    let filled = snapshot.slices.iter().filter(|(_, slice)| !slice.endpoints.is_empty());
+    let filled: Vec<_> = filled.map(|(key, slice)| (key.clone(), edit(slice))).collect();
+    assert_eq!(filled.len(), 1);
+    snapshot.slices.extend(filled);
+    snapshot
+}
+
+impl Agent {
+    /// The records of all ids that were in use, in order.
+    fn records(&self) -> Vec<Backend4> {
+        self.maps.tables().backends4.values().copied().collect()
+    }
+
+    fn execute(&mut self, change: &Change) -> Vec<Reset> {
+        let plan = self.plan(change);
+        apply(&plan, &mut self.maps).unwrap();
+        assert_exact(self);
+        plan.resets
+    }
+
+    fn see(&mut self, states: &str) -> Vec<Reset> {
+        let change = self.desired.update(&cluster(states), &NodeFacts::default());
+        self.execute(&change)
+    }
+
+    fn settle(&mut self) -> Vec<Reset> {
+        let _ = self.desired.settle();
+        let change = self.desired.settle();
+        self.execute(&change)
+    }
+
+    fn generation(&self) -> u32 {
+        self.maps.tables().sets[&1].generation()
+    }
+}
+
+fn following(states: &str) -> Agent {
+    let mut agent = Agent::start(MemoryMaps::default(), &cluster(states));
+    let _ = agent.resync();
+    agent
+}
+
+const GONE: u16 = backend_flags::FREED | backend_flags::GONE;
+
+#[test]
+fn v8_the_record_of_a_deleted_endpoint_says_so() {
+    let mut agent = following("rr");
+    let first = agent.records()[0];
+    assert_eq!(agent.see("tr"), [], "it is out of the windows, and no more");
+    assert_eq!(agent.records()[0].flags, backend_flags::FREED);
+    assert_eq!(agent.see("-r"), []);
+    let (calls, generation) = (agent.maps.calls(), agent.generation());
+    let resets = agent.settle();
+    let endpoint = SocketAddr::new(IpAddr::from(first.addr), u16::from_be_bytes(first.port));
+    let expected = Reset { set: first.set, protocol: Protocol::Tcp, endpoint, generation };
+    assert_eq!(resets, [expected]);
+    assert_eq!(agent.records()[0], Backend4 { flags: GONE, set: NO_SET, ..first });
+    assert_eq!(agent.maps.calls(), calls, "nothing reads it as a backend: no barrier");
+
+    // The next agent takes the id for free, and the last to be used again.
+    let mut next = Agent::start(agent.maps, &cluster("-r"));
+    assert!(next.resync().is_empty());
+    assert_exact(&next);
+}
+
+#[test]
+fn v8_the_record_of_one_that_leaves_otherwise_does_not() {
+    for states in ["rr", "ur"] {
+        let mut agent = following("rr");
+        assert_eq!(agent.see(states), []);
+        assert_eq!(agent.see("-r"), []);
+        assert_eq!(agent.settle(), []);
+        assert_eq!(agent.records()[0].flags, backend_flags::FREED);
+    }
+}
+
+#[test]
+fn v8_an_id_waits_for_an_endpoint_that_may_come_back() {
+    let mut agent = following("rr");
+    let before = agent.records();
+    for states in ["ur", "rr", "tr", "tu"] {
+        assert_eq!(agent.see(states), []);
+    }
+    assert_eq!(agent.records()[0].addr, before[0].addr, "the only one that serves is used again");
+    assert_eq!(agent.records().len(), 2, "with the id that it had");
+    assert_eq!(agent.see("rr"), []);
+    assert_eq!(agent.records(), before);
+}
+
+#[test]
+fn v8_a_deleted_endpoint_in_use_gets_another_id() {
+    let mut agent = following("rr");
+    let first = agent.records()[0];
+    let generation = agent.generation();
+    let set = agent.desired.sets().next().map(|(key, _)| key.clone()).unwrap();
+    let at = (IpAddr::from(first.addr), u16::from_be_bytes(first.port));
+    let change = Change { deleted: [(set, [at].into())].into(), ..agent.desired.everything() };
+    let resets = agent.execute(&change);
+    assert_eq!(resets.len(), 1);
+    assert_eq!(resets[0].generation, generation);
+    assert_eq!(agent.generation(), generation + 1, "what is dialled now is told from it");
+    assert_eq!(agent.records()[0], Backend4 { flags: GONE, set: NO_SET, ..first });
+    assert_eq!(agent.records()[2], first, "whoever has the address now");
+    assert!(agent.resync().is_empty());
+}
+
+#[test]
+fn v8_ids_of_deleted_endpoints_are_used_again() {
+    let limits = Capacities { backends: 4, ..Capacities::default() };
+    let mut agent = following("rr");
+    agent.maps = MemoryMaps::new(limits);
+    agent.known = Known::empty(limits);
+    let _ = agent.resync();
+    for _ in 0..10 {
+        for states in ["tr", "-r"] {
+            let _ = agent.see(states);
+        }
+        assert_eq!(agent.settle().len(), 1);
+        assert_eq!(agent.see("rr"), []);
+    }
+    let service = ObjectKey::new("default", "only");
+    assert!(agent.desired.sets().all(|(key, _)| key.service == service));
+}
