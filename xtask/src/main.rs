@@ -32,6 +32,8 @@ enum Command {
     Build(commands::build::Build),
     /// Run every test, set-up included
     Test(commands::test::Test),
+    /// Run the fault tests at full counts
+    Soak(commands::soak::Soak),
     /// Check formatting, lints, documentation and the rules of the tree
     Lint,
     /// Run side-by-side benchmarks and write docs/benchmarks.md
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Exec(options) => commands::exec::run(options),
         Command::Build(options) => commands::build::run(options),
         Command::Test(options) => commands::test::run(options),
+        Command::Soak(options) => commands::soak::run(options),
         Command::Lint => commands::lint::run(),
         Command::Bench(options) => commands::bench::run(options),
         Command::Load(options) => load::run(options),
@@ -86,6 +89,8 @@ mod tests {
             "test -- b27_",
             "bench services --json",
             "bench services --only socket-rr --rounds 2 --debug",
+            "soak",
+            "soak r01 --seed 7",
             "lint",
             "build",
             "build --debug",

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a TCP connection may take: long enough for any in one machine.
 const CONNECT: Duration = Duration::from_millis(700);
 
+/// The pause between questions of a load that checks who answers: about a thousand a second.
+const STEADY: Duration = Duration::from_micros(500);
+
 fn main() {
     let mut actor = Actor::default();
     let mut out = io::stdout();
@@ -68,13 +71,16 @@ impl Actor {
                 self.socket(socket)?.send_to(text.as_bytes(), &to.into()).map(|_| String::new())
             }
             ["receive", socket] => receive(self.socket(socket)?),
-            ["load", kind, to] => {
-                self.load = Some(Load::start((*kind).to_owned(), parse(to)?));
-                Ok(String::new())
-            }
+            ["load", kind, to] => self.start_load(kind, to, ""),
+            ["load", kind, to, name] => self.start_load(kind, to, name),
             ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
             _ => Err(usage(&words.join(" "))),
         }
+    }
+
+    fn start_load(&mut self, kind: &str, to: &str, name: &str) -> io::Result<String> {
+        self.load = Some(Load::start(kind.to_owned(), parse(to)?, name.to_owned()));
+        Ok(String::new())
     }
 
     fn socket(&self, number: &str) -> io::Result<&Socket> {
@@ -143,14 +149,19 @@ struct Load {
 }
 
 impl Load {
-    fn start(kind: String, to: SocketAddr) -> Self {
+    fn start(kind: String, to: SocketAddr, answerer: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let (mut done, mut failed, mut first) = (0, 0, String::new());
             while !stopped.load(Ordering::Relaxed) {
-                match exchange(&kind, to) {
-                    Ok(()) => done += 1,
+                match exchange(&kind, to, &answerer) {
+                    Ok(()) => {
+                        done += 1;
+                        if !answerer.is_empty() {
+                            std::thread::sleep(STEADY);
+                        }
+                    }
                     Err(error) => {
                         failed += 1;
                         if first.is_empty() {
@@ -171,22 +182,26 @@ impl Load {
     }
 }
 
-/// One question and its answer, which has to come from where the question went.
-fn exchange(kind: &str, to: SocketAddr) -> io::Result<()> {
+/// One question and its answer, which has to come from where the question went, and to begin with
+/// the name of who may answer.
+fn exchange(kind: &str, to: SocketAddr, answerer: &str) -> io::Result<()> {
     let socket = open(kind)?;
-    let from = if kind.starts_with("tcp") {
+    let (from, answer) = if kind.starts_with("tcp") {
         connect(&socket, to)?;
         // Closes with a reset: no port waits, however many connections there are.
         socket.set_linger(Some(Duration::ZERO))?;
-        receive(&socket)?;
-        name(&socket.peer_addr()?)
+        let received = receive(&socket)?;
+        let answer = received.split_once(' ').map_or("", |(_, text)| text).to_owned();
+        (name(&socket.peer_addr()?), answer)
     } else {
         socket.send_to(b"?", &to.into())?;
-        receive(&socket)?.split(' ').next().unwrap_or_default().to_owned()
+        let received = receive(&socket)?;
+        let (from, answer) = received.split_once(' ').unwrap_or((&received, ""));
+        (from.to_owned(), answer.to_owned())
     };
-    if from == to.to_string() {
+    if from == to.to_string() && answer.starts_with(answerer) {
         Ok(())
     } else {
-        Err(io::Error::other(format!("asked {to}, answered by {from}")))
+        Err(io::Error::other(format!("asked {to}, answered by {from} with {answer:?}")))
     }
 }

@@ -10,6 +10,7 @@ mod kubectl;
 mod leftovers;
 mod names;
 mod restart;
+mod soak;
 mod traffic;
 
 use std::{
@@ -72,6 +73,7 @@ fn all_checks() -> Vec<Check> {
         follow::CHECKS,
         kubectl::CHECKS,
         restart::CHECKS,
+        soak::CHECKS,
         input::CHECKS,
     ]
     .concat()

@@ -72,7 +72,7 @@ pub(crate) fn metric(world: &World, node: &str, name: &str) -> Result<f64> {
         .with_context(|| format!("the agent has no metric {name}"))
 }
 
-fn wait_ready(world: &World, node: &str) -> Result<()> {
+pub(crate) fn wait_ready(world: &World, node: &str) -> Result<()> {
     let argv = ["curl", "--silent", "--fail", "http://127.0.0.1:10249/readyz"];
     up::wait(&world.layout, "the agent to be ready", || {
         let said = exec::capture(&world.layout, &Place::Host(node.to_owned()), &argv);

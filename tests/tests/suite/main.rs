@@ -6,5 +6,6 @@ mod dns;
 mod foreign;
 mod maps;
 mod packet;
+mod soak;
 mod socket;
 mod watch;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The API server of the cluster that is kept in `data_dir`.
-async fn serve(data_dir: &Path, listen: SocketAddr) -> ControlPlane {
+pub(crate) async fn serve(data_dir: &Path, listen: SocketAddr) -> ControlPlane {
     let ranges = |texts: [&str; 2]| texts.map(str::to_owned);
     let args = Args {
         data_dir: data_dir.to_owned(),
@@ -42,21 +42,26 @@ async fn serve(data_dir: &Path, listen: SocketAddr) -> ControlPlane {
 }
 
 /// The agent's watches, alone.
-struct Agent {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+pub(crate) struct Agent {
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     board: Arc<Board>,
     tasks: Tasks,
 }
 
 impl Agent {
-    async fn start(kubeconfig: PathBuf) -> Self {
-        let servers = ApiServers::new(Some(&kubeconfig), &[]).await.unwrap();
+    pub(crate) async fn start(kubeconfig: PathBuf) -> Self {
+        Self::through(kubeconfig, &[]).await
+    }
+
+    /// As [`Self::start`], with other addresses of the server.
+    pub(crate) async fn through(kubeconfig: PathBuf, urls: &[String]) -> Self {
+        let servers = ApiServers::new(Some(&kubeconfig), urls).await.unwrap();
         let (board, mut tasks): (Arc<Board>, _) = (Arc::default(), Tasks::new("watches"));
         let snapshots = watches::start(&servers, &board, &mut tasks);
         Self { snapshots, board, tasks }
     }
 
-    async fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) {
         let wait = self.snapshots.wait_for(|snapshot| holds(snapshot));
         let seen = tokio::time::timeout(LIMIT, wait).await;
         let seen = seen.map(|snapshot| drop(snapshot.unwrap()));
@@ -73,7 +78,7 @@ impl Agent {
         assert!(seen.is_ok(), "waited for {what}; the board says {:?}", self.board.parts());
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         supervise(vec![self.tasks], async {}).await.unwrap();
     }
 }

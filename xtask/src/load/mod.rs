@@ -5,6 +5,7 @@ mod blast;
 mod check;
 mod client;
 mod server;
+mod storm;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -72,6 +73,9 @@ enum Mode {
         #[arg(long, default_value_t = 20)]
         count: u32,
     },
+    /// New connections, connections that last and datagrams to the hello server, until the input
+    /// ends; prints what was done
+    Storm(storm::Storm),
 }
 
 /// Where to, for how long, and what to measure beside the time.
@@ -113,6 +117,7 @@ pub fn run(options: &Load) -> Result<()> {
             println!("{count}");
             return Ok(());
         }
+        Mode::Storm(options) => return storm::run(options),
         Mode::Rr(options) => measure(options, client::round_trips)?,
         Mode::Connect(options) => measure(options, client::connections)?,
         Mode::UdpConnected(options) => measure(options, client::connected_datagrams)?,

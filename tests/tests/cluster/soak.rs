@@ -1,0 +1,257 @@
+//! Agents die at any moment while endpoints change and everything is in use: nobody notices.
+
+use std::{
+    io::Write as _,
+    process::{Child, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use xtask::cluster::{
+    exec::{self, Place},
+    process, traffic, up,
+};
+
+use super::{Check, World, restart::wait_ready};
+
+/// The checks of this subject.
+pub(crate) const CHECKS: &[Check] =
+    &[("soak_r01_agents_killed_at_any_moment_under_churn_lose_nothing", kills_under_churn)];
+
+/// The two services, and the ports of the node that lead to them.
+const SERVICES: [(&str, u16); 2] = [("storm-x", 30_501), ("storm-y", 30_502)];
+/// New connections a second of each load; there are four.
+const RATE: &str = "500";
+
+/// Numbers that can be had again; see `mizzen_tests`' soak module.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 >> 33
+    }
+}
+
+/// A pod of the example: its name and its addresses.
+struct Pod {
+    name: String,
+    addresses: Vec<String>,
+}
+
+fn kills_under_churn(world: &World) -> Result<()> {
+    let full = std::env::var_os("MIZZEN_SOAK").is_some();
+    let kills = if full { 200 } else { 10 };
+    let seed = std::env::var("MIZZEN_SOAK_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or(20_201_120);
+    let pods = pods(world)?;
+    ensure!(pods.len() == 4, "hello has {} pods", pods.len());
+    let pools = [&pods[..2], &pods[2..]];
+    for ((name, port), pool) in SERVICES.into_iter().zip(pools) {
+        world.api.apply(&service(name, port).to_string())?;
+        endpoints(world, name, pool)?;
+    }
+    let outcome = storm(world, pools, kills, seed).with_context(|| format!("seed {seed}"));
+    for (name, _) in SERVICES {
+        for family in ["ipv4", "ipv6"] {
+            let path = format!("{SLICES}/{name}-{family}");
+            world.api.expect("DELETE", &path, None)?;
+        }
+        let path = format!("/api/v1/namespaces/default/services/{name}");
+        world.api.expect("DELETE", &path, None)?;
+    }
+    outcome
+}
+
+/// Loads while agents die and endpoints change.
+fn storm(world: &World, pools: [&[Pod]; 2], kills: u32, seed: u64) -> Result<()> {
+    for host in world.layout.node_hosts() {
+        up::wait(&world.layout, "the tables to be as they should", || {
+            Ok(in_step(world, &host.name))
+        })?;
+    }
+    let loads = start_loads(world, pools)?;
+    let over = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let churning = scope.spawn(|| churn(world, pools, seed, &over));
+        let killed = kill_agents(world, kills, seed);
+        over.store(true, Relaxed);
+        let churned = churning.join().unwrap_or_else(|_| bail!("the churn panicked"));
+        killed.and(churned)
+    });
+    let finished = finish_loads(loads);
+    outcome.and(finished)?;
+    for host in world.layout.node_hosts() {
+        wait_ready(world, &host.name)?;
+        up::wait(&world.layout, "the tables to be as they should", || {
+            Ok(in_step(world, &host.name))
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether the agent's tables are what they should be, by its own word.
+fn in_step(world: &World, node: &str) -> Result<(), String> {
+    let place = Place::Host(node.to_owned());
+    let said = exec::capture(&world.layout, &place, &["mizzen", "diff"]);
+    said.map(drop).map_err(|error| format!("{error:#}"))
+}
+
+fn kill_agents(world: &World, kills: u32, seed: u64) -> Result<()> {
+    let mut dice = Dice(seed);
+    let hosts = world.layout.node_hosts();
+    for kill in 0..kills {
+        // The moment is the point: in the middle of anything.
+        std::thread::sleep(Duration::from_micros(dice.roll() % 300_000));
+        let host = &hosts[usize::try_from(dice.roll())? % hosts.len()];
+        let name = up::agent(&host.name);
+        if let Some(agent) = process::running(&world.layout, &name) {
+            process::kill_hard(&agent);
+        }
+        up::start_agent(&world.layout, host)?;
+        // Half of them die again before they are ready.
+        if dice.roll() & 1 == 0 || kill + 1 == kills {
+            wait_ready(world, &host.name)?;
+        }
+    }
+    for host in &hosts {
+        up::start_agent(&world.layout, host)?;
+    }
+    Ok(())
+}
+
+fn churn(world: &World, pools: [&[Pod]; 2], seed: u64, over: &AtomicBool) -> Result<()> {
+    let mut dice = Dice(seed ^ 1);
+    while !over.load(Relaxed) {
+        for ((name, _), pool) in SERVICES.into_iter().zip(pools) {
+            let chosen = match dice.roll() % 3 {
+                0 => &pool[..1],
+                1 => &pool[1..],
+                _ => pool,
+            };
+            endpoints(world, name, chosen)?;
+        }
+        std::thread::sleep(Duration::from_millis(dice.roll() % 20));
+    }
+    for ((name, _), pool) in SERVICES.into_iter().zip(pools) {
+        endpoints(world, name, pool)?;
+    }
+    Ok(())
+}
+
+/// From a pod by ClusterIP, and from outside by node port; both families.
+fn start_loads(world: &World, pools: [&[Pod]; 2]) -> Result<Vec<(String, Child)>> {
+    let object = |name: &str| world.api.get(&format!("/api/v1/namespaces/default/services/{name}"));
+    let inside = Place::Pod(traffic::first_pod(&world.api)?);
+    let outside = Place::Host("client".into());
+    let hosts = world.layout.node_hosts();
+    let node = [hosts[0].ipv4.to_string(), hosts[1].ipv6.to_string()];
+    let mut targets = Vec::new();
+    for (index, (name, port)) in SERVICES.into_iter().enumerate() {
+        let service = object(name)?;
+        let ip = service["spec"]["clusterIPs"][index].as_str().context("no ClusterIP")?;
+        targets.push((&inside, format!("{}:80", traffic::host(ip)), pools[index]));
+        let ip = traffic::host(&node[index]);
+        targets.push((&outside, format!("{ip}:{port}"), pools[index]));
+    }
+    let load = world.layout.binary("xtask").display().to_string();
+    let start = |(place, target, pool): (&Place, String, &[Pod])| {
+        let mut argv: Vec<String> =
+            [&load, "load", "storm", &target, "--rate", RATE].map(str::to_owned).into();
+        for pod in pool {
+            argv.extend(["--pod".to_owned(), pod.name.clone()]);
+        }
+        let child = exec::command(&world.layout, place, &argv)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("can't start the load")?;
+        Ok((format!("{place:?} -> {target}"), child))
+    };
+    targets.into_iter().map(start).collect()
+}
+
+fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
+    let mut first = Ok(());
+    for (what, mut child) in loads {
+        if let Some(mut input) = child.stdin.take() {
+            // It may have ended by itself, which its answer tells.
+            let _ended = input.flush();
+        }
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("    {what}: {}", String::from_utf8_lossy(&output.stdout).trim());
+        if !output.status.success() && first.is_ok() {
+            first = Err(anyhow::anyhow!("{what}: {said}"));
+        }
+    }
+    first
+}
+
+fn pods(world: &World) -> Result<Vec<Pod>> {
+    let list = world.api.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dhello")?;
+    let pod = |pod: &Value| {
+        let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        Pod {
+            name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            addresses: ips.filter_map(|ip| ip["ip"].as_str()).map(str::to_owned).collect(),
+        }
+    };
+    Ok(list["items"].as_array().into_iter().flatten().map(pod).collect())
+}
+
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+/// A service without a selector: its endpoints are written by hand.
+fn service(name: &str, node_port: u16) -> Value {
+    let port = |protocol: &str| {
+        json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 80,
+               "nodePort": node_port})
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "type": "NodePort",
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [port("TCP"), port("UDP")],
+        },
+    })
+}
+
+/// Makes these pods the service's endpoints, in both families.
+fn endpoints(world: &World, service: &str, pods: &[Pod]) -> Result<()> {
+    for (family, kind) in [("ipv4", "IPv4"), ("ipv6", "IPv6")] {
+        let of_family = |ip: &&String| ip.contains(':') == (kind == "IPv6");
+        let endpoints: Vec<Value> = pods
+            .iter()
+            .filter_map(|pod| pod.addresses.iter().find(of_family))
+            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+            .collect();
+        let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 8080});
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{service}-{family}"),
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "addressType": kind,
+            "ports": [port("TCP"), port("UDP")],
+            "endpoints": endpoints,
+        });
+        let path = format!("{SLICES}/{service}-{family}");
+        let merge = ("application/merge-patch+json", &*slice.to_string());
+        let answer = world.api.request("PATCH", &path, Some(merge))?;
+        match answer.status {
+            200 => {}
+            404 => world.api.apply(&slice.to_string())?,
+            status => bail!("changing {path}: {status}"),
+        }
+    }
+    Ok(())
+}

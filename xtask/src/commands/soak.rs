@@ -1,0 +1,46 @@
+//! `cargo xtask soak`: the fault tests at full counts.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    invoke,
+    product::{self, Profile},
+    step::{note, step},
+    toolchain,
+};
+
+/// Options of `soak`.
+#[derive(Args, Debug)]
+pub struct Soak {
+    /// Begins the chances with this number; a failure names the one that it had
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only the tests whose names hold this
+    filter: Option<String>,
+}
+
+/// Runs the tests of the modules named `soak`, one after another, with twenty times the counts
+/// that `cargo xtask test` gives them.
+pub fn run(options: &Soak) -> Result<()> {
+    toolchain::require_root("`cargo xtask soak`")?;
+    toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
+    toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
+    product::build(Profile::Debug)?;
+    note("this takes about an hour; `cargo xtask test` runs a twentieth");
+    let filter = options.filter.as_deref().unwrap_or("soak");
+    for (name, flags) in
+        [("suite", &["--test-threads=1", "--nocapture"][..]), ("cluster", &["--nocapture"][..])]
+    {
+        step(&format!("soaking: {name}"), || {
+            let mut command = product::cargo();
+            command.args(["test", "--package", "mizzen-tests", "--test", name, "--", filter]);
+            command.args(flags).env("MIZZEN_SOAK", "full");
+            if let Some(seed) = options.seed {
+                command.env("MIZZEN_SOAK_SEED", seed.to_string());
+            }
+            invoke::run(&mut command)
+        })?;
+    }
+    Ok(())
+}
