@@ -24,7 +24,10 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     counters::Counter,
     limits::{SNAT_PORT_MAX, SNAT_PORT_MIN},
-    node::{NodeConfig, cluster_range_flags},
+    node::{
+        NodeConfig,
+        cluster_range_flags::{PODS, SERVICES},
+    },
 };
 
 use crate::{echo::Echo, netns::Netns, node::TestNode, tables::TestTables};
@@ -63,6 +66,22 @@ impl Family {
         match self {
             Self::V4 => Ipv4Addr::new(10, 96, 0, last).into(),
             Self::V6 => Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    /// A load balancer's address, which no interface has.
+    pub fn load_balancer(self, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, last).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    /// The ranges of [`Self::service`] and [`Self::load_balancer`].
+    fn services(self) -> [&'static str; 2] {
+        match self {
+            Self::V4 => ["10.96.0.0/16", "192.0.2.0/24"],
+            Self::V6 => ["fd00:96::/112", "2001:db8::/64"],
         }
     }
 
@@ -139,6 +158,17 @@ impl Lab {
         Self { nodes, client, _wire: wire }
     }
 
+    /// Sends what the client has for services' addresses to the first node.
+    pub fn route_services(&self) {
+        for family in FAMILIES {
+            let ip = if family == Family::V6 { "-6 " } else { "" };
+            let node = self.address_of_node(0, family);
+            for range in family.services() {
+                self.client.ip(&format!("{ip}route add {range} via {node}"));
+            }
+        }
+    }
+
     /// A node's address on the wire.
     pub fn address_of_node(&self, index: usize, family: Family) -> IpAddr {
         family.wire(self.nodes[index].wire_number())
@@ -188,10 +218,15 @@ impl LabNode {
         for family in FAMILIES {
             tables.node_address(family.wire(10 + number));
         }
-        let range = |addr: IpAddr, prefix_len| {
-            (AddrRange { addr: Addr::from(addr), prefix_len }, cluster_range_flags::PODS)
+        let range = |addr: IpAddr, prefix_len, flags| {
+            (AddrRange { addr: Addr::from(addr), prefix_len }, flags)
         };
-        let ranges = [range([10, 244, 0, 0].into(), 96 + 16), range(Family::V6.pod(0, 0), 48)];
+        let ranges = [
+            range([10, 244, 0, 0].into(), 96 + 16, PODS),
+            range(Family::V6.pod(0, 0), 48, PODS),
+            range(Family::V4.service(0), 96 + 16, SERVICES),
+            range(Family::V6.service(0), 112, SERVICES),
+        ];
         tables.maps.put_cluster_ranges(&ranges).unwrap();
         let mut this = Self { tables, pods: Vec::new(), datapath, node, number };
         this.configure(0);

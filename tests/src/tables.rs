@@ -3,14 +3,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mizzen_agent::{apply::maps::Maps as _, datapath::KernelMaps};
+use mizzen_agent::{
+    apply::maps::{AddrRange, Maps as _, SourceRange},
+    datapath::KernelMaps,
+};
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{NodeAddr, node_addr_flags},
     service::{
-        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, header,
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
+        frontend_flags, header,
     },
 };
+
+/// What marks name as their set: none that any other frontend has.
+const GUARDS: u32 = u32::MAX;
 
 /// The windows of a range, each (start, count), and its flags.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,13 +30,15 @@ pub struct Windows {
     pub nearby: (u32, u32),
     /// Bits of `range_flags`.
     pub flags: u32,
+    /// Seconds for which a client keeps its backend; 0 where it does not.
+    pub affinity_s: u32,
 }
 
 impl Windows {
     /// The first `count` slots for everyone.
     pub fn all(count: usize) -> Self {
         let all = (0, u32::try_from(count).expect("a few"));
-        Self { internal: all, external: all, nearby: all, flags: 0 }
+        Self { internal: all, external: all, nearby: all, ..Self::default() }
     }
 }
 
@@ -103,6 +112,7 @@ impl TestTables {
         put(header::NEARBY_START, windows.nearby);
         words[header::OWNER as usize] = set;
         words[header::FLAGS as usize] = windows.flags;
+        words[header::AFFINITY_S as usize] = windows.affinity_s;
         self.maps.write_slots(offset, &[&words, backends].concat()).unwrap();
     }
 
@@ -130,6 +140,26 @@ impl TestTables {
         let offset = self.range(set, &ids, Windows::all(ids.len()));
         self.flip(set, offset);
         set
+    }
+
+    /// Marks an address as the cluster IP of a service.
+    pub fn guard(&mut self, addr: IpAddr) {
+        let key = FrontendKey::guard(Addr::from(addr));
+        let value = Frontend::new(&key, GUARDS, frontend_flags::GUARD);
+        self.maps.put_frontends(&[(key, value)]).unwrap();
+    }
+
+    /// Lets only clients of these prefixes use a set's frontends that check it.
+    pub fn source_ranges(&mut self, set: u32, ranges: &[(IpAddr, u8)]) {
+        let range = |(addr, length): &(IpAddr, u8)| SourceRange {
+            set,
+            range: AddrRange {
+                addr: Addr::from(*addr),
+                prefix_len: length + if addr.is_ipv4() { 96 } else { 0 },
+            },
+        };
+        let ranges: Vec<SourceRange> = ranges.iter().map(range).collect();
+        self.maps.put_source_ranges(&ranges).unwrap();
     }
 
     /// Makes an address one that node ports answer on.

@@ -138,6 +138,16 @@ impl Packet {
         self.key.destination.is_v4()
     }
 
+    /// Whether this asks for an echo (RFC 792; RFC 4443 section 4.1).
+    #[inline(always)]
+    pub fn is_echo_request(&self) -> bool {
+        match self.key.protocol {
+            protocol::ICMP => self.icmp_type == 8,
+            protocol::ICMPV6 => self.icmp_type == 128,
+            _ => false,
+        }
+    }
+
     /// Time to live, or hop limit.
     #[inline(always)]
     pub fn hop_limit(&self) -> u8 {

@@ -17,6 +17,8 @@ use mizzen_tests::{
     tables::Windows,
 };
 
+mod admission;
+mod affinity;
 mod flows;
 mod programs;
 
@@ -160,9 +162,7 @@ fn b30_policy_local_does_not_bind_pods() {
 #[test]
 fn b20_b21_b26_who_is_masqueraded() {
     let mut lab = Lab::new([2, 1]);
-    // So that the client's packets to a ClusterIP come to node 1.
-    lab.client.ip(&format!("route add 10.96.0.0/16 via {}", Family::V4.wire(11)));
-    lab.client.ip(&format!("-6 route add fd00:96::/64 via {}", Family::V6.wire(11)));
+    lab.route_services();
     for family in FAMILIES {
         for backend in [lab.nodes[0].pods[1].server(family), lab.nodes[1].pods[0].server(family)] {
             for transport in TRANSPORTS {

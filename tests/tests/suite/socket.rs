@@ -402,6 +402,7 @@ fn b30_b33_external_traffic_policy_local_does_not_bind_the_node_itself() {
             external: (0, 0),
             nearby: (1, 1),
             flags: range_flags::EXTERNAL_DROP,
+            ..Windows::default()
         };
         let range = bench.tables.range(set, &ids, windows);
         bench.tables.flip(set, range);

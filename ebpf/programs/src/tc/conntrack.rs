@@ -188,7 +188,7 @@ fn insert(opening: &mut Opening) -> i32 {
     let entries = &mut opening.entries;
     entries.fill(&opening.key, &opening.to, opening.tcp_flags, opening.now_s);
     entries.original.flags |= opening.flags;
-    entries.set_backend(opening.set, opening.backend);
+    entries.set_backend(opening.slots.set, opening.backend);
     if let Err(error) = FLOWS.insert(&entries.reply_key, &entries.reply, BPF_NOEXIST.into()) {
         return if error == EEXIST { attempt::TAKEN } else { attempt::FULL };
     }

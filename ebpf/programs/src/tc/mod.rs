@@ -35,7 +35,7 @@ use mizzen_ebpf_abi::{
     packet::{ETHERNET_HEADER, Packet},
 };
 
-use self::skb::Skb;
+use self::{scratch::Scratch, skb::Skb};
 use crate::{lookup::now_s, maps::count};
 
 /// The next program decides, in the end the stack.
@@ -53,7 +53,7 @@ fn ingress(skb: Skb) -> i32 {
         return PASS;
     }
     if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
-        return icmp::related(skb, scratch);
+        return icmp(skb, scratch);
     }
     let now_s = now_s();
     let flow = match conntrack::track(&scratch.packet, now_s) {
@@ -92,6 +92,17 @@ fn ingress(skb: Skb) -> i32 {
     }
     scratch.leaving = packet.key.rewritten(flow);
     deliver::deliver(skb, &scratch.leaving)
+}
+
+/// An error belongs to the flow of what it quotes. An echo request to a cluster IP is refused as
+/// any unknown port is, for there is nobody to answer it; routed on, it might come back (U13).
+#[inline(always)]
+fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
+    if scratch.packet.is_echo_request() {
+        translate::unserved(skb, &scratch.packet)
+    } else {
+        icmp::related(skb, scratch)
+    }
 }
 
 /// A packet that the node itself sends: the answer of a backend that is the node itself gets its

@@ -5,8 +5,9 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use mizzen_ebpf_abi::{
     conntrack::FlowKey,
-    nat::{Entries, Translation},
+    nat::{Entries, Facts, Translation},
     packet::Packet,
+    select::Slots,
 };
 
 /// What one packet needs on its way.
@@ -29,10 +30,12 @@ pub(super) struct Opening {
     pub(super) key: FlowKey,
     /// How it leaves. The source port is chosen last.
     pub(super) to: Translation,
+    /// What masquerading depends on.
+    pub(super) facts: Facts,
+    /// What the backend is chosen from.
+    pub(super) slots: Slots,
     /// The backend's id.
     pub(super) backend: u32,
-    /// Its set.
-    pub(super) set: u32,
     /// When.
     pub(super) now_s: u32,
     /// `flow_flags::TO_NODE` or 0.

@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
     nat::{self, Facts, Origin},
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
-    service::{Frontend, frontend_flags},
+    service::frontend_flags,
 };
 
 use super::{
@@ -21,42 +21,122 @@ use super::{
     skb::{Covered, Skb},
 };
 use crate::{
-    lookup::{self, Backend, NoBackend, Slots, Window},
+    lookup::{self, Backend, NoBackend, Unserved, Window},
     maps::{NODE_ADDRS, NODE_CONFIG, count, is_pod_range},
 };
 
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 
-/// Opens the flow of a packet that dials a service.
-#[inline(never)]
+/// Opens the flow of a packet that dials a service: in steps, each with a stack of its own.
+#[inline(always)]
 pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32) -> i32 {
-    let (packet, opening) = (&scratch.packet, &mut scratch.opening);
+    let Scratch { packet, opening, .. } = scratch;
+    let verdict = find(skb, packet, opening);
+    if verdict != OPENED {
+        return verdict;
+    }
+    opening.now_s = now_s;
+    let chosen =
+        if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
+    match chosen {
+        Ok(()) => enter(opening),
+        // Counted; what is sent again sees the tables whole.
+        Err(_) => DROP,
+    }
+}
+
+/// Finds what the packet dials, and the slots that its traffic policy gives it.
+#[inline(never)]
+fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let key = &packet.key;
     if packet.fragment == Fragment::LATER || !flow_state::opens(key.protocol, packet.tcp_flags) {
         return PASS;
     }
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
-        return PASS;
+        return unserved(skb, packet);
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
         return PASS; // the node itself answers for it at present
     }
+    if !lookup::admits(&frontend, &key.source, &key.destination) {
+        count(Counter::DropSourceRange);
+        return DROP;
+    }
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
     };
-    let facts =
+    opening.facts =
         Facts { origin: origin(key.source), frontend: frontend.flags, config: config.flags };
-    let (slots, backend) = match choose(&frontend, &facts, packet.is_v4()) {
-        Ok(chosen) => chosen,
-        Err(reason) => return refuse(skb, packet, reason),
+    let window = if opening.facts.bound_by_external_policy() {
+        Window::outside(&frontend)
+    } else {
+        Window::nearby(&frontend)
     };
-    prepare(opening, packet, &slots, &backend);
-    opening.now_s = now_s;
-    let hairpin = backend.addr.is(&key.source);
-    if opening.flags & flow_flags::TO_NODE == 0 && facts.masquerades(hairpin) {
-        match nat::masquerade_address(config, packet.is_v4()) {
+    match lookup::slots(&frontend, window) {
+        Ok(slots) => opening.slots = slots,
+        Err(reason) => return refuse(skb, packet, reason),
+    }
+    opening.key = packet.key;
+    opening.to.source = packet.key.source;
+    opening.to.source_port = packet.key.source_port;
+    opening.tcp_flags = packet.tcp_flags;
+    OPENED
+}
+
+/// The verdict on a packet that would open a flow to what is no frontend (B8-B10, V5).
+#[inline(always)]
+pub(super) fn unserved(skb: Skb, packet: &Packet) -> i32 {
+    match lookup::unserved(packet.key.destination) {
+        Unserved::Foreign => PASS,
+        _ if is_node(packet.key.destination) => PASS,
+        Unserved::UnknownPort => reject::no_endpoints(skb, packet),
+        Unserved::Unallocated => {
+            count(Counter::DropUnallocated);
+            DROP
+        }
+    }
+}
+
+/// Any of the slots' backends.
+#[inline(never)]
+fn choose(opening: &mut Opening) -> Result<(), NoBackend> {
+    // SAFETY: the helper has no preconditions.
+    let hash = unsafe { bpf_get_prandom_u32() };
+    let backend = lookup::choose(&opening.slots, hash, opening.key.destination.is_v4())?;
+    lead_to(opening, &backend);
+    Ok(())
+}
+
+/// The backend that the client keeps (B71). The client is who the packet comes from.
+#[inline(never)]
+fn choose_for_client(opening: &mut Opening) -> Result<(), NoBackend> {
+    // SAFETY: the helper has no preconditions.
+    let hash = unsafe { bpf_get_prandom_u32() };
+    let (client, v4) = (&opening.key.source, opening.key.destination.is_v4());
+    let backend = lookup::choose_for(client, &opening.slots, hash, v4)?;
+    lead_to(opening, &backend);
+    Ok(())
+}
+
+#[inline(always)]
+fn lead_to(opening: &mut Opening, backend: &Backend) {
+    opening.to.destination = backend.addr;
+    opening.to.destination_port = backend.port;
+    opening.backend = backend.id;
+}
+
+/// Enters the flow, masqueraded where it has to be, into the table.
+#[inline(never)]
+fn enter(opening: &mut Opening) -> i32 {
+    let Some(config) = NODE_CONFIG.get(0) else {
+        return PASS;
+    };
+    let hairpin = opening.to.destination.is(&opening.key.source);
+    opening.flags = if is_node(opening.to.destination) { flow_flags::TO_NODE } else { 0 };
+    if opening.flags & flow_flags::TO_NODE == 0 && opening.facts.masquerades(hairpin) {
+        match nat::masquerade_address(config, opening.key.destination.is_v4()) {
             Some(address) => opening.to.source = address,
             None => {
                 count(Counter::DropNoSourcePort);
@@ -71,34 +151,6 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32) -> i32 {
             DROP
         }
     }
-}
-
-/// A backend from the window that the flow's traffic policy gives it.
-#[inline(always)]
-fn choose(frontend: &Frontend, facts: &Facts, v4: bool) -> Result<(Slots, Backend), NoBackend> {
-    let window = if facts.bound_by_external_policy() {
-        Window::outside(frontend)
-    } else {
-        Window::nearby(frontend)
-    };
-    let slots = lookup::slots(frontend, window)?;
-    // SAFETY: the helper has no preconditions.
-    let backend = lookup::choose(&slots, unsafe { bpf_get_prandom_u32() }, v4)?;
-    Ok((slots, backend))
-}
-
-/// Fills in the flow, with its source kept for now.
-#[inline(always)]
-fn prepare(opening: &mut Opening, packet: &Packet, slots: &Slots, backend: &Backend) {
-    opening.key = packet.key;
-    opening.to.source = packet.key.source;
-    opening.to.source_port = packet.key.source_port;
-    opening.to.destination = backend.addr;
-    opening.to.destination_port = backend.port;
-    opening.backend = backend.id;
-    opening.set = slots.set;
-    opening.flags = if is_node(backend.addr) { flow_flags::TO_NODE } else { 0 };
-    opening.tcp_flags = packet.tcp_flags;
 }
 
 /// The verdict on a packet whose service has no backend for it.

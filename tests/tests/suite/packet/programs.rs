@@ -18,11 +18,11 @@ use mizzen_tests::{
 use super::{EXTERNAL, LOCAL, NODE_PORT, cluster_ip, node_port};
 
 /// The next program decides.
-const UNSPEC: i32 = -1;
-const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const UNSPEC: i32 = -1;
+pub(super) const SHOT: i32 = 2;
+pub(super) const REDIRECT: i32 = 7;
 
-fn run(node: &LabNode, program: &str, frame: &[u8]) -> TestRun {
+pub(super) fn run(node: &LabNode, program: &str, frame: &[u8]) -> TestRun {
     let program = node.datapath.programs().get(program).unwrap();
     node.node.netns.run(|| program.test_run(frame, 1)).unwrap()
 }
