@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     apply::{
         apply, lookup,
-        maps::{Capacities, Maps},
+        maps::{Capacities, Maps, Room},
     },
     desired::{Desired, NodeFacts, Settings},
     diff::{
@@ -96,7 +96,6 @@ pub struct Reconciler {
     attach: Box<dyn Attach>,
     /// When that was last seen to.
     attached: Option<Attached>,
-    limits: Capacities,
     desired: Desired,
     /// What the tables hold; `None` where it has to be read.
     known: Option<Known>,
@@ -116,9 +115,9 @@ impl Reconciler {
         board: Arc<Board>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (limits, desired) = (Capacities::default(), Desired::new(settings));
+        let desired = Desired::new(settings);
         let (attached, known, failures, retry) = (None, None, 0, None);
-        Self { maps, attach, attached, limits, desired, known, board, metrics, failures, retry }
+        Self { maps, attach, attached, desired, known, board, metrics, failures, retry }
     }
 
     /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
@@ -208,8 +207,13 @@ impl Reconciler {
     fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
         let everything = self.desired.everything();
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
-        let known = restore(&tables, &everything, self.limits);
+        let known = restore(&tables, &everything, self.room());
         self.execute(known, &everything)
+    }
+
+    /// What the tables have room for, and may grow to.
+    fn room(&self) -> Room {
+        Room { now: self.maps.capacities(), max: Capacities::MAX }
     }
 
     /// Makes and applies a plan. What there was no room for comes back as text.
@@ -338,7 +342,7 @@ impl Reconciler {
         }
         let everything = self.desired.everything();
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
-        let plan = diff(&everything, &mut restore(&tables, &everything, self.limits));
+        let plan = diff(&everything, &mut restore(&tables, &everything, self.room()));
         Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })
     }
 }

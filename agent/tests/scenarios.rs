@@ -14,7 +14,7 @@ use mizzen_agent::{
     apply::{
         apply,
         lookup::{self, Found},
-        maps::{Capacities, Maps, Tables},
+        maps::{Maps, Room, Tables},
         memory::MemoryMaps,
     },
     desired::{Desired, NodeFacts, Settings, WithoutLocalEndpoints},
@@ -116,7 +116,7 @@ impl Agent {
             cluster,
             desired: Desired::new(settings.clone()),
             settings,
-            known: Known::empty(Capacities::default()),
+            known: Known::empty(Room::default()),
             maps: MemoryMaps::default(),
         }
     }
@@ -134,7 +134,8 @@ impl Agent {
         let _ = desired.update(self.cluster.snapshot(), &NodeFacts::default());
         let tables = self.maps.dump().expect("tables in memory");
         let everything = desired.everything();
-        let plan = diff(&everything, &mut restore(&tables, &everything, Capacities::default()));
+        let room = Room { now: self.maps.capacities(), ..Room::default() };
+        let plan = diff(&everything, &mut restore(&tables, &everything, room));
         assert!(plan.is_empty(), "a restart writes:\n{plan}");
     }
 

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mizzen_agent::{
-    apply::maps::{AddrRange, Maps as _, SourceRange},
+    apply::maps::{AddrRange, Growing, Maps as _, SourceRange},
     datapath::KernelMaps,
 };
 use mizzen_ebpf_abi::{
@@ -75,6 +75,8 @@ impl TestTables {
     /// Writes a backend; to no set, it is freed.
     pub fn write_backend(&mut self, id: u32, set: u32, addr: SocketAddr) {
         let port = addr.port().to_be_bytes();
+        let table = if addr.is_ipv4() { Growing::Backends4 } else { Growing::Backends6 };
+        self.room(table, id + 1);
         match addr.ip() {
             IpAddr::V4(ip) => {
                 let backend = Backend4 { addr: ip.octets(), port, set, ..Backend4::default() };
@@ -113,11 +115,21 @@ impl TestTables {
         words[header::OWNER as usize] = set;
         words[header::FLAGS as usize] = windows.flags;
         words[header::AFFINITY_S as usize] = windows.affinity_s;
-        self.maps.write_slots(offset, &[&words, backends].concat()).unwrap();
+        let words = [&words, backends].concat();
+        self.room(Growing::Slots, offset + u32::try_from(words.len()).expect("a few"));
+        self.maps.write_slots(offset, &words).unwrap();
+    }
+
+    /// Lets a table grow as far as needed, at once by a good deal.
+    fn room(&mut self, table: Growing, needed: u32) {
+        if needed > self.maps.capacities().of(table) {
+            self.maps.grow(table, needed.next_power_of_two()).unwrap();
+        }
     }
 
     /// Lets a set's word name a range.
     pub fn flip(&mut self, set: u32, offset: u32) {
+        self.room(Growing::Sets, set + 1);
         self.generation += 1;
         self.maps.flip(&[(set, SetWord::new(offset, self.generation))]).unwrap();
     }

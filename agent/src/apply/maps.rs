@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
-    limits,
+    limits, maps,
     node::{NodeAddr, NodeConfig},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
+
+use crate::diff::expected::Usage;
 
 /// A range of addresses as the longest-prefix maps key it: over the 16-byte form of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,8 +59,51 @@ pub struct Tables {
     pub node_config: NodeConfig,
 }
 
-/// How many elements each table holds.
-#[derive(Clone, Copy, Debug)]
+/// The tables that tell of the node, whole: they are small.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeTables {
+    /// Hash `NODE_ADDRS`.
+    pub addrs: BTreeMap<Addr, NodeAddr>,
+    /// Longest-prefix map `CLUSTER_RANGES`.
+    pub cluster_ranges: BTreeMap<AddrRange, u32>,
+    /// The record of `NODE_CONFIG`.
+    pub config: NodeConfig,
+}
+
+/// A table that grows as it fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Growing {
+    /// `FRONTENDS`.
+    Frontends,
+    /// `SETS`.
+    Sets,
+    /// `SLOTS`.
+    Slots,
+    /// `BACKENDS4`.
+    Backends4,
+    /// `BACKENDS6`.
+    Backends6,
+}
+
+impl Growing {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Frontends, Self::Sets, Self::Slots, Self::Backends4, Self::Backends6];
+
+    /// The map's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Frontends => maps::FRONTENDS,
+            Self::Sets => maps::SETS,
+            Self::Slots => maps::SLOTS,
+            Self::Backends4 => maps::BACKENDS4,
+            Self::Backends6 => maps::BACKENDS6,
+        }
+    }
+}
+
+/// How many elements each table has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
     /// Frontends.
     pub frontends: u32,
@@ -66,8 +111,10 @@ pub struct Capacities {
     pub sets: u32,
     /// Words of slots, word 0 included.
     pub slot_words: u32,
-    /// Backend ids of each family, 0 included.
-    pub backends: u32,
+    /// Ids of IPv4 backends, 0 included.
+    pub backends4: u32,
+    /// Ids of IPv6 backends, 0 included.
+    pub backends6: u32,
     /// Addresses of the node.
     pub node_addrs: u32,
     /// Ranges of the cluster's addresses.
@@ -76,17 +123,75 @@ pub struct Capacities {
     pub source_ranges: u32,
 }
 
+impl Capacities {
+    /// What no table outgrows.
+    pub const MAX: Self = Self {
+        frontends: limits::FRONTENDS_MAX,
+        sets: limits::SETS_MAX,
+        slot_words: limits::SLOT_WORDS_MAX,
+        backends4: limits::BACKENDS_MAX,
+        backends6: limits::BACKENDS_MAX,
+        node_addrs: limits::NODE_ADDRS_MAX,
+        cluster_ranges: limits::CLUSTER_RANGES_MAX,
+        source_ranges: limits::SOURCE_RANGES_MAX,
+    };
+
+    /// That of one table.
+    pub fn of(&self, table: Growing) -> u32 {
+        match table {
+            Growing::Frontends => self.frontends,
+            Growing::Sets => self.sets,
+            Growing::Slots => self.slot_words,
+            Growing::Backends4 => self.backends4,
+            Growing::Backends6 => self.backends6,
+        }
+    }
+
+    /// That of one table, to be changed.
+    pub fn of_mut(&mut self, table: Growing) -> &mut u32 {
+        match table {
+            Growing::Frontends => &mut self.frontends,
+            Growing::Sets => &mut self.sets,
+            Growing::Slots => &mut self.slot_words,
+            Growing::Backends4 => &mut self.backends4,
+            Growing::Backends6 => &mut self.backends6,
+        }
+    }
+}
+
+/// What tables have room for at first.
 impl Default for Capacities {
     fn default() -> Self {
         Self {
-            frontends: limits::FRONTENDS_MAX,
-            sets: limits::SETS_MAX,
-            slot_words: limits::SLOT_WORDS_MAX,
-            backends: limits::BACKENDS_MAX,
-            node_addrs: limits::NODE_ADDRS_MAX,
-            cluster_ranges: limits::CLUSTER_RANGES_MAX,
-            source_ranges: limits::SOURCE_RANGES_MAX,
+            frontends: limits::FRONTENDS_MIN,
+            sets: limits::SETS_MIN,
+            slot_words: limits::SLOT_WORDS_MIN,
+            backends4: limits::BACKENDS_MIN,
+            backends6: limits::BACKENDS_MIN,
+            ..Self::MAX
         }
+    }
+}
+
+/// What tables have room for, and what they may grow to.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// At present.
+    pub now: Capacities,
+    /// At most.
+    pub max: Capacities,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { now: Capacities::default(), max: Capacities::MAX }
+    }
+}
+
+impl Room {
+    /// That of tables that can't grow.
+    pub fn fixed(capacities: Capacities) -> Self {
+        Self { now: capacities, max: capacities }
     }
 }
 
@@ -97,6 +202,31 @@ impl Default for Capacities {
 pub trait Maps: Send {
     /// Reads everything. Not counted by [`Maps::calls`].
     fn dump(&mut self) -> Result<Tables, MapsError>;
+
+    /// Calls `visit` with every frontend, in any order.
+    fn visit_frontends(
+        &mut self,
+        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
+    ) -> Result<(), MapsError>;
+    /// The word of a set; 0 beyond the end.
+    fn word(&self, set: u32) -> SetWord;
+    /// Reads words of slots; zeros beyond the end.
+    fn read_slots(&self, offset: u32, words: &mut [u32]);
+    /// The record of an IPv4 backend; all zero beyond the end.
+    fn backend4(&self, id: u32) -> Backend4;
+    /// The record of an IPv6 backend; all zero beyond the end.
+    fn backend6(&self, id: u32) -> Backend6;
+    /// The node's tables.
+    fn node_tables(&mut self) -> Result<NodeTables, MapsError>;
+    /// How many entries those maps hold that programs, or other parts of the agent, write too.
+    fn others(&mut self) -> Result<Vec<Usage>, MapsError>;
+
+    /// How many elements each table has room for at present.
+    fn capacities(&self) -> Capacities;
+    /// Gives a table room for at least `capacity` elements; nothing where it has that. Readers
+    /// find what it holds at every moment. Each entry of a hash that is copied counts as a call
+    /// and a write.
+    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError>;
 
     /// Adds or replaces frontends.
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError>;

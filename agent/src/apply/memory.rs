@@ -1,10 +1,9 @@
 //! The tables in memory: for tests, scenarios and `mizzen diff`.
 //!
 //! It proves the logic of plans, not the kernel: a reader here sees each element change at once,
-//! and the barrier returns at once. Capacities are the kernel's, or smaller ones that a test sets;
-//! calls count as in the kernel's
-//! implementation, where arrays are mapped memory: stores into them are no calls. A test can make any write
-//! fail, see [`MemoryMaps::fail_after`].
+//! and the barrier returns at once. Capacities are the kernel's, or smaller ones that a
+//! test sets; calls count as in the kernel's implementation, where arrays are mapped memory: stores
+//! into them are no calls. A test can make any write fail, see [`MemoryMaps::fail_after`].
 
 use std::collections::BTreeMap;
 
@@ -15,7 +14,10 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use super::maps::{AddrRange, Capacities, Maps, MapsError, SourceRange, Tables};
+use super::maps::{
+    AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+};
+use crate::diff::expected::Usage;
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +37,20 @@ impl MemoryMaps {
 
     /// Tables that hold `tables`, as those that an agent finds when it starts.
     pub fn with_tables(tables: Tables) -> Self {
-        Self { tables, ..Self::default() }
+        let mut capacities = Capacities::default();
+        let beyond = |last: Option<&u32>| last.map_or(0, |last| last + 1);
+        let len = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        for (table, held) in [
+            (Growing::Frontends, len(tables.frontends.len())),
+            (Growing::Sets, beyond(tables.sets.keys().next_back())),
+            (Growing::Slots, len(tables.slots.len())),
+            (Growing::Backends4, beyond(tables.backends4.keys().next_back())),
+            (Growing::Backends6, beyond(tables.backends6.keys().next_back())),
+        ] {
+            let capacity = capacities.of_mut(table);
+            *capacity = held.max(*capacity);
+        }
+        Self { tables, capacities, ..Self::default() }
     }
 
     /// What they hold.
@@ -93,6 +108,63 @@ impl Maps for MemoryMaps {
         Ok(tables)
     }
 
+    fn visit_frontends(
+        &mut self,
+        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
+    ) -> Result<(), MapsError> {
+        self.tables.frontends.iter().for_each(|(key, value)| visit(key, value));
+        Ok(())
+    }
+
+    fn word(&self, set: u32) -> SetWord {
+        self.tables.sets.get(&set).copied().unwrap_or_default()
+    }
+
+    fn read_slots(&self, offset: u32, words: &mut [u32]) {
+        for (index, word) in (offset as usize..).zip(words) {
+            *word = self.tables.slots.get(index).copied().unwrap_or(0);
+        }
+    }
+
+    fn backend4(&self, id: u32) -> Backend4 {
+        self.tables.backends4.get(&id).copied().unwrap_or_default()
+    }
+
+    fn backend6(&self, id: u32) -> Backend6 {
+        self.tables.backends6.get(&id).copied().unwrap_or_default()
+    }
+
+    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
+        let Tables { node_addrs, cluster_ranges, node_config, .. } = &self.tables;
+        Ok(NodeTables {
+            addrs: node_addrs.clone(),
+            cluster_ranges: cluster_ranges.clone(),
+            config: *node_config,
+        })
+    }
+
+    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
+        Ok(Vec::new())
+    }
+
+    fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+
+    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
+        if capacity <= self.capacities.of(table) {
+            return Ok(());
+        }
+        if table == Growing::Frontends {
+            for _ in 0..self.tables.frontends.len() {
+                self.count(table.name(), 1)?;
+            }
+        }
+        *self.capacities.of_mut(table) = capacity;
+        self.calls += 1;
+        Ok(())
+    }
+
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         for (key, value) in entries {
             self.count(maps::FRONTENDS, 1)?;
@@ -125,7 +197,7 @@ impl Maps for MemoryMaps {
 
     fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
-            check_index(maps::BACKENDS4, self.capacities.backends, *id)?;
+            check_index(maps::BACKENDS4, self.capacities.backends4, *id)?;
             self.count(maps::BACKENDS4, 0)?;
             self.tables.backends4.insert(*id, *backend);
         }
@@ -134,7 +206,7 @@ impl Maps for MemoryMaps {
 
     fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
-            check_index(maps::BACKENDS6, self.capacities.backends, *id)?;
+            check_index(maps::BACKENDS6, self.capacities.backends6, *id)?;
             self.count(maps::BACKENDS6, 0)?;
             self.tables.backends6.insert(*id, *backend);
         }

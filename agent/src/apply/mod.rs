@@ -1,5 +1,6 @@
 //! Making plans happen: the tables behind one trait, and the interpreter that makes no choices.
 
+pub mod audit;
 pub mod lookup;
 pub mod maps;
 pub mod memory;
@@ -38,6 +39,7 @@ pub fn apply(plan: &Plan, maps: &mut dyn Maps) -> Result<(), ApplyError> {
 
 fn step(op: &Op, maps: &mut dyn Maps) -> Result<(), MapsError> {
     match op {
+        Op::Grow { table, capacity } => maps.grow(*table, *capacity),
         Op::PutNodeAddrs(addrs) => maps.put_node_addrs(addrs),
         Op::PutClusterRanges(ranges) => maps.put_cluster_ranges(ranges),
         Op::PutSourceRanges(ranges) => maps.put_source_ranges(ranges),

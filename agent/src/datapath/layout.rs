@@ -42,6 +42,8 @@ const SK_STORAGE: u32 = 24;
 
 const NO_PREALLOC: u32 = 1 << 0;
 const MMAPABLE: u32 = 1 << 10;
+/// Another of any size may take its place in a map of maps (Linux 5.10).
+const INNER_MAP: u32 = 1 << 12;
 
 #[expect(clippy::cast_possible_truncation, reason = "sizes of small records")]
 const fn layout<K, V>(name: &'static str, kind: u32, flags: u32, entries: u32) -> MapLayout {
@@ -79,17 +81,56 @@ pub(super) struct SourceRangeKey {
 unsafe impl aya::Pod for SourceRangeKey {}
 const _: () = assert!(size_of::<SourceRangeKey>() == 24);
 
+/// The shape of a table that grows: of the pinned array of one map, and of the map in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GrowingLayout {
+    /// The map at first.
+    pub inner: MapLayout,
+    /// Records in one element of the map.
+    pub records: u32,
+}
+
+impl GrowingLayout {
+    /// The shape of what is pinned.
+    pub(super) const fn outer(&self) -> MapLayout {
+        layout::<u32, u32>(self.inner.name, ARRAY_OF_MAPS, 0, 1)
+    }
+
+    /// The shape of a map that holds at least `capacity` records.
+    pub(super) fn holding(&self, capacity: u32) -> MapLayout {
+        MapLayout { entries: capacity.div_ceil(self.records), ..self.inner }
+    }
+
+    /// How many records such a map holds.
+    pub(super) fn capacity(&self, entries: u32) -> u32 {
+        entries.saturating_mul(self.records)
+    }
+}
+
+const fn growing_array<V>(name: &'static str, records: u32, capacity: u32) -> GrowingLayout {
+    let inner = layout::<u32, V>(name, ARRAY, MMAPABLE | INNER_MAP, capacity / records);
+    GrowingLayout { inner, records }
+}
+
 /// The shapes by name.
-pub(super) const FRONTENDS: MapLayout =
-    layout::<FrontendKey, Frontend>(maps::FRONTENDS, HASH, NO_PREALLOC, limits::FRONTENDS_MAX);
-pub(super) const SETS: MapLayout =
-    layout::<u32, SetWord>(maps::SETS, ARRAY, MMAPABLE, limits::SETS_MAX);
-pub(super) const SLOTS: MapLayout =
-    layout::<u32, u32>(maps::SLOTS, ARRAY, MMAPABLE, limits::SLOT_WORDS_MAX);
-pub(super) const BACKENDS4: MapLayout =
-    layout::<u32, Backend4>(maps::BACKENDS4, ARRAY, MMAPABLE, limits::BACKENDS_MAX);
-pub(super) const BACKENDS6: MapLayout =
-    layout::<u32, Backend6>(maps::BACKENDS6, ARRAY, MMAPABLE, limits::BACKENDS_MAX);
+pub(super) const FRONTENDS: GrowingLayout = GrowingLayout {
+    inner: layout::<FrontendKey, Frontend>(
+        maps::FRONTENDS,
+        HASH,
+        NO_PREALLOC,
+        limits::FRONTENDS_MIN,
+    ),
+    records: 1,
+};
+pub(super) const SETS: GrowingLayout = growing_array::<SetWord>(maps::SETS, 1, limits::SETS_MIN);
+pub(super) const SLOTS: GrowingLayout =
+    growing_array::<[u32; 2]>(maps::SLOTS, 2, limits::SLOT_WORDS_MIN);
+pub(super) const BACKENDS4: GrowingLayout =
+    growing_array::<[Backend4; 2]>(maps::BACKENDS4, 2, limits::BACKENDS_MIN);
+pub(super) const BACKENDS6: GrowingLayout =
+    growing_array::<Backend6>(maps::BACKENDS6, 1, limits::BACKENDS_MIN);
+/// All tables that grow.
+pub(super) const GROWING: [GrowingLayout; 5] = [FRONTENDS, SETS, SLOTS, BACKENDS4, BACKENDS6];
 pub(super) const NODE_ADDRS: MapLayout =
     layout::<Addr, NodeAddr>(maps::NODE_ADDRS, HASH, 0, limits::NODE_ADDRS_MAX);
 pub(super) const ENDPOINTS: MapLayout =
@@ -119,14 +160,16 @@ pub(super) const SOCKET_PEERS: MapLayout =
 pub(super) const COUNTERS: MapLayout =
     layout::<u32, u64>(maps::COUNTERS, PERCPU_ARRAY, 0, Counter::ALL.len() as u32);
 pub(super) const BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY_OF_MAPS, 0, 1);
+/// What is put into [`BARRIER`].
+pub(super) const INSIDE_BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY, 0, 1);
 
 /// All maps that are pinned.
 pub(super) const PINNED: &[MapLayout] = &[
-    FRONTENDS,
-    SETS,
-    SLOTS,
-    BACKENDS4,
-    BACKENDS6,
+    FRONTENDS.outer(),
+    SETS.outer(),
+    SLOTS.outer(),
+    BACKENDS4.outer(),
+    BACKENDS6.outer(),
     NODE_ADDRS,
     ENDPOINTS,
     CLUSTER_RANGES,

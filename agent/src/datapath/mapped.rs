@@ -2,29 +2,27 @@
 //! system call, and an aligned store of a word is one store, which `bpf_map_update_elem` doesn't
 //! promise.
 //!
-//! Mapping an array makes all its pages resident, so it is mapped window by window, where it is
-//! written; reading the whole is done through a mapping that goes again.
+//! Mapping an array makes all its pages resident. Arrays are as large as what they hold asks for,
+//! so that the whole is mapped.
 
 use std::{
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use super::layout::MapLayout;
-
-/// Bytes of a window; a multiple of every page size.
-const WINDOW: usize = 64 * 1024;
 /// Bytes of a word.
 const WORD: usize = 4;
 
-/// An array map.
+/// An array map of records, which lie one behind the other.
 #[derive(Debug)]
 pub(super) struct MappedArray {
     fd: OwnedFd,
-    layout: MapLayout,
-    windows: Vec<Option<Mapping>>,
+    memory: Mapping,
+    /// Words of a record.
+    record: usize,
+    capacity: u32,
 }
 
 /// Mapped memory, as words.
@@ -38,24 +36,23 @@ struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    fn new(fd: &OwnedFd, offset: usize, length: usize) -> io::Result<Self> {
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    fn new(fd: &OwnedFd, words: usize) -> io::Result<Self> {
         // SAFETY: a new mapping at an address that the kernel chooses.
         let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                length,
+                words * WORD,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 fd.as_raw_fd(),
-                offset,
+                0,
             )
         };
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { memory, words: length / WORD })
+        Ok(Self { memory, words })
     }
 
     fn words(&self) -> &[AtomicU32] {
@@ -78,72 +75,66 @@ impl Drop for Mapping {
 }
 
 impl MappedArray {
-    /// The array behind a descriptor.
-    pub(super) fn new(fd: OwnedFd, layout: MapLayout) -> Self {
-        let mut array = Self { fd, layout, windows: Vec::new() };
-        array.windows.resize_with(array.length().div_ceil(WINDOW), || None);
-        array
+    /// The array behind a descriptor, of `capacity` records of so many words.
+    pub(super) fn new(fd: OwnedFd, record: usize, capacity: u32) -> io::Result<Self> {
+        let memory = Mapping::new(&fd, record * capacity as usize)?;
+        Ok(Self { fd, memory, record, capacity })
     }
 
-    /// Its shape.
-    pub(super) fn layout(&self) -> &MapLayout {
-        &self.layout
+    /// How many records it holds.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
     }
 
-    /// Bytes from one element to the next: the kernel rounds up to 8.
-    fn stride(&self) -> usize {
-        (self.layout.value_size as usize).next_multiple_of(8)
+    fn record(&self, index: u32) -> &[AtomicU32] {
+        let first = self.record * index as usize;
+        &self.memory.words()[first..first + self.record]
     }
 
-    /// Bytes of the whole, a multiple of the page size where it is more than a window.
-    fn length(&self) -> usize {
-        self.stride() * self.layout.entries as usize
-    }
-
-    /// The window that a byte is in.
-    fn window(&mut self, byte: usize) -> io::Result<&Mapping> {
-        let start = byte / WINDOW * WINDOW;
-        let length = WINDOW.min(self.length() - start);
-        let window = &mut self.windows[byte / WINDOW];
-        match window {
-            Some(mapping) => Ok(mapping),
-            None => Ok(window.insert(Mapping::new(&self.fd, start, length)?)),
+    /// Writes a record's words, one store each; behind them nothing is reordered that this thread
+    /// stores with [`Self::publish`]. `index` is below the capacity.
+    pub(super) fn write(&self, index: u32, words: &[u32]) {
+        for (place, word) in self.record(index).iter().zip(words) {
+            place.store(*word, Ordering::Relaxed);
         }
     }
 
-    /// Writes an element's words, one store each; behind them nothing is reordered that this
-    /// thread stores with [`Self::publish`]. `index` is below the number of entries.
-    pub(super) fn write(&mut self, index: u32, words: &[u32]) -> io::Result<()> {
-        let first = self.stride() * index as usize;
-        for (i, word) in words.iter().enumerate() {
-            let byte = first + i * WORD;
-            let window = self.window(byte)?;
-            window.words()[byte % WINDOW / WORD].store(*word, Ordering::Relaxed);
+    /// Writes a record of 64 bits by one store, behind everything stored before.
+    pub(super) fn publish(&self, index: u32, word: u64) {
+        self.memory.long_words()[index as usize].store(word, Ordering::Release);
+    }
+
+    /// Copies a record's words; zeros where the index is beyond the end.
+    pub(super) fn read(&self, index: u32, words: &mut [u32]) {
+        if index >= self.capacity {
+            return words.fill(0);
         }
-        Ok(())
+        for (copy, word) in words.iter_mut().zip(self.record(index)) {
+            *copy = word.load(Ordering::Relaxed);
+        }
     }
 
-    /// Writes an element of 64 bits by one store, behind everything stored before.
-    pub(super) fn publish(&mut self, index: u32, word: u64) -> io::Result<()> {
-        let byte = self.stride() * index as usize;
-        let window = self.window(byte)?;
-        window.long_words()[byte % WINDOW / (2 * WORD)].store(word, Ordering::Release);
-        Ok(())
-    }
-
-    /// Calls `visit` with every element that is not all zero.
-    pub(super) fn read_all(&self, mut visit: impl FnMut(u32, &[u32])) -> io::Result<()> {
-        let whole = Mapping::new(&self.fd, 0, self.length())?;
-        let used = self.layout.value_size as usize / WORD;
-        let mut element = vec![0; used];
-        for (index, words) in (0..).zip(whole.words().chunks_exact(self.stride() / WORD)) {
-            for (copy, word) in element.iter_mut().zip(words) {
-                *copy = word.load(Ordering::Relaxed);
-            }
-            if element.iter().any(|word| *word != 0) {
-                visit(index, &element);
+    /// Calls `visit` with every record that is not all zero.
+    pub(super) fn read_all(&self, mut visit: impl FnMut(u32, &[u32])) {
+        let mut record = vec![0; self.record];
+        for index in 0..self.capacity {
+            self.read(index, &mut record);
+            if record.iter().any(|word| *word != 0) {
+                visit(index, &record);
             }
         }
-        Ok(())
+    }
+
+    /// Writes all that another one holds, which is no larger.
+    pub(super) fn copy_from(&self, other: &Self) {
+        for (place, word) in self.memory.words().iter().zip(other.memory.words()) {
+            place.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsFd for MappedArray {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }

@@ -7,23 +7,29 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::Pod;
 use mizzen_ebpf_abi::{
     addr::Addr,
-    node::{NodeAddr, NodeConfig},
+    affinity::{Affinity, AffinityKey},
+    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
 use super::{
+    growing::{GrowingArray, GrowingFrontends, visit_hash},
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
-    mapped::MappedArray,
     pin::{PinError, Pins},
     sys::{self, BatchError},
 };
-use crate::apply::maps::{AddrRange, Maps, MapsError, SourceRange, Tables};
+use crate::{
+    apply::maps::{
+        AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+    },
+    diff::expected::Usage,
+};
 
 /// Elements of one batched call: bounds how long the kernel is busy with it.
 const BATCH: usize = 4096;
@@ -31,14 +37,17 @@ const BATCH: usize = 4096;
 /// The tables of this node's programs.
 #[derive(Debug)]
 pub struct KernelMaps {
-    frontends: OwnedFd,
-    sets: MappedArray,
-    slots: MappedArray,
-    backends4: MappedArray,
-    backends6: MappedArray,
+    frontends: GrowingFrontends,
+    sets: GrowingArray,
+    slots: GrowingArray,
+    backends4: GrowingArray,
+    backends6: GrowingArray,
     node_addrs: OwnedFd,
     cluster_ranges: OwnedFd,
     source_ranges: OwnedFd,
+    endpoints: OwnedFd,
+    pod_netns: OwnedFd,
+    affinity: OwnedFd,
     node_config: OwnedFd,
     barrier: OwnedFd,
     inside_barrier: OwnedFd,
@@ -48,24 +57,31 @@ pub struct KernelMaps {
 
 impl KernelMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
-        let mapped = |layout: MapLayout| Ok(MappedArray::new(pins.open_map(&layout)?, layout));
-        let inside_barrier = sys::create_small_array()
+        let inside_barrier = sys::create_map(&layout::INSIDE_BARRIER)
             .map_err(|source| PinError::Open(pins.map(layout::BARRIER.name), source))?;
         Ok(Self {
-            frontends: pins.open_map(&layout::FRONTENDS)?,
-            sets: mapped(layout::SETS)?,
-            slots: mapped(layout::SLOTS)?,
-            backends4: mapped(layout::BACKENDS4)?,
-            backends6: mapped(layout::BACKENDS6)?,
+            frontends: GrowingFrontends::open(pins)?,
+            sets: GrowingArray::open(pins, &layout::SETS)?,
+            slots: GrowingArray::open(pins, &layout::SLOTS)?,
+            backends4: GrowingArray::open(pins, &layout::BACKENDS4)?,
+            backends6: GrowingArray::open(pins, &layout::BACKENDS6)?,
             node_addrs: pins.open_map(&layout::NODE_ADDRS)?,
             cluster_ranges: pins.open_map(&layout::CLUSTER_RANGES)?,
             source_ranges: pins.open_map(&layout::SOURCE_RANGES)?,
+            endpoints: pins.open_map(&layout::ENDPOINTS)?,
+            pod_netns: pins.open_map(&layout::POD_NETNS)?,
+            affinity: pins.open_map(&layout::AFFINITY)?,
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
             barrier: pins.open_map(&layout::BARRIER)?,
             inside_barrier,
             calls: 0,
             writes: 0,
         })
+    }
+
+    /// The shape of the frontends as they are at present.
+    fn frontends_layout(&self) -> MapLayout {
+        MapLayout { entries: self.frontends.capacity(), ..layout::FRONTENDS.inner }
     }
 
     fn count(&mut self, calls: usize, writes: usize) {
@@ -76,44 +92,132 @@ impl KernelMaps {
 
 impl Maps for KernelMaps {
     fn dump(&mut self) -> Result<Tables, MapsError> {
-        let ranges: BTreeMap<PrefixKey, u32> = read(&self.cluster_ranges, &layout::CLUSTER_RANGES)?;
+        let NodeTables { addrs, cluster_ranges, config } = self.node_tables()?;
         let source_ranges: BTreeMap<SourceRangeKey, u32> =
             read(&self.source_ranges, &layout::SOURCE_RANGES)?;
         let mut tables = Tables {
             source_ranges: source_ranges.into_keys().map(SourceRange::from).collect(),
-            frontends: read(&self.frontends, &layout::FRONTENDS)?,
-            node_addrs: read(&self.node_addrs, &layout::NODE_ADDRS)?,
-            cluster_ranges: ranges.into_iter().map(|(key, flags)| (key.into(), flags)).collect(),
+            node_addrs: addrs,
+            cluster_ranges,
+            node_config: config,
             ..Tables::default()
         };
-        tables.node_config = sys::lookup(self.node_config.as_fd(), &0_u32)
-            .map_err(kernel("read", &layout::NODE_CONFIG, &"its record"))?
-            .unwrap_or_default();
-        read_array(&self.sets, |set, words| {
+        self.visit_frontends(&mut |key, value| {
+            tables.frontends.insert(*key, *value);
+        })?;
+        self.sets.array().read_all(|set, words| {
             let word = u64::from(words[1]) << 32 | u64::from(words[0]);
             tables.sets.insert(set, SetWord(word));
-        })?;
-        read_array(&self.slots, |index, words| {
+        });
+        self.slots.array().read_all(|index, words| {
             tables.slots.resize(index as usize, 0);
             tables.slots.push(words[0]);
-        })?;
-        read_array(&self.backends4, |id, words| {
-            tables.backends4.insert(id, record::<_, 4>(words));
-        })?;
-        read_array(&self.backends6, |id, words| {
+        });
+        self.backends4.array().read_all(|id, words| {
+            tables.backends4.insert(id, record::<_, 3>(words));
+        });
+        self.backends6.array().read_all(|id, words| {
             tables.backends6.insert(id, record::<_, 6>(words));
-        })?;
+        });
         Ok(tables)
     }
 
+    fn visit_frontends(
+        &mut self,
+        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
+    ) -> Result<(), MapsError> {
+        let visited = self.frontends.visit(|keys, values| {
+            keys.iter().zip(values).for_each(|(key, value)| visit(key, value));
+        });
+        visited.map_err(kernel("read", &layout::FRONTENDS.inner, &"its entries"))
+    }
+
+    fn word(&self, set: u32) -> SetWord {
+        let mut words = [0; 2];
+        self.sets.array().read(set, &mut words);
+        SetWord(u64::from(words[1]) << 32 | u64::from(words[0]))
+    }
+
+    fn read_slots(&self, offset: u32, words: &mut [u32]) {
+        for (index, word) in (offset..).zip(words) {
+            self.slots.array().read(index, std::slice::from_mut(word));
+        }
+    }
+
+    fn backend4(&self, id: u32) -> Backend4 {
+        let mut words = [0; 3];
+        self.backends4.array().read(id, &mut words);
+        record::<_, 3>(&words)
+    }
+
+    fn backend6(&self, id: u32) -> Backend6 {
+        let mut words = [0; 6];
+        self.backends6.array().read(id, &mut words);
+        record::<_, 6>(&words)
+    }
+
+    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
+        let ranges: BTreeMap<PrefixKey, u32> = read(&self.cluster_ranges, &layout::CLUSTER_RANGES)?;
+        let config = sys::lookup(self.node_config.as_fd(), &0_u32).map_err(kernel(
+            "read",
+            &layout::NODE_CONFIG,
+            &"its record",
+        ))?;
+        Ok(NodeTables {
+            addrs: read(&self.node_addrs, &layout::NODE_ADDRS)?,
+            cluster_ranges: ranges.into_iter().map(|(key, flags)| (key.into(), flags)).collect(),
+            config: config.unwrap_or_default(),
+        })
+    }
+
+    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
+        Ok(vec![
+            usage::<Addr, Endpoint>(&self.endpoints, &layout::ENDPOINTS)?,
+            usage::<u64, PodNetns>(&self.pod_netns, &layout::POD_NETNS)?,
+            usage::<AffinityKey, Affinity>(&self.affinity, &layout::AFFINITY)?,
+        ])
+    }
+
+    fn capacities(&self) -> Capacities {
+        Capacities {
+            frontends: self.frontends.capacity(),
+            sets: self.sets.array().capacity(),
+            slot_words: self.slots.array().capacity(),
+            backends4: self.backends4.array().capacity(),
+            backends6: self.backends6.array().capacity(),
+            ..Capacities::default()
+        }
+    }
+
+    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
+        if capacity <= self.capacities().of(table) {
+            return Ok(());
+        }
+        let copied = match table {
+            Growing::Frontends => self.frontends.grow(capacity),
+            Growing::Sets => self.sets.grow(capacity).map(|()| 0),
+            Growing::Slots => self.slots.grow(capacity).map(|()| 0),
+            Growing::Backends4 => self.backends4.grow(capacity).map(|()| 0),
+            Growing::Backends6 => self.backends6.grow(capacity).map(|()| 0),
+        };
+        let copied = copied.map_err(|source| MapsError::Kernel {
+            operation: "make room in",
+            map: table.name(),
+            object: format!("{capacity} entries"),
+            source: Box::new(source),
+        })?;
+        self.count(copied + 1, copied);
+        Ok(())
+    }
+
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
-        let written = put(&self.frontends, &layout::FRONTENDS, entries);
+        let written = put(self.frontends.as_fd(), &self.frontends_layout(), entries);
         self.count(entries.len(), entries.len());
         written
     }
 
     fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
-        let removed = remove(&self.frontends, &layout::FRONTENDS, keys);
+        let removed = remove(self.frontends.as_fd(), &layout::FRONTENDS.inner, keys);
         self.count(keys.len(), keys.len());
         removed
     }
@@ -124,7 +228,7 @@ impl Maps for KernelMaps {
         };
         check(&self.slots, offset.saturating_add(length.saturating_sub(1)))?;
         for (index, word) in (offset..).zip(words) {
-            write(&mut self.slots, index, &[*word])?;
+            self.slots.array().write(index, &[*word]);
         }
         self.count(0, words.len());
         Ok(())
@@ -133,7 +237,7 @@ impl Maps for KernelMaps {
     fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
             check(&self.backends4, *id)?;
-            write(&mut self.backends4, *id, &words::<_, 4>(backend))?;
+            self.backends4.array().write(*id, &words::<_, 3>(backend));
         }
         self.count(0, backends.len());
         Ok(())
@@ -142,7 +246,7 @@ impl Maps for KernelMaps {
     fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
             check(&self.backends6, *id)?;
-            write(&mut self.backends6, *id, &words::<_, 6>(backend))?;
+            self.backends6.array().write(*id, &words::<_, 6>(backend));
         }
         self.count(0, backends.len());
         Ok(())
@@ -151,11 +255,7 @@ impl Maps for KernelMaps {
     fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
         for (set, word) in words {
             check(&self.sets, *set)?;
-            self.sets.publish(*set, word.0).map_err(kernel(
-                "map into memory",
-                &layout::SETS,
-                set,
-            ))?;
+            self.sets.array().publish(*set, word.0);
         }
         self.count(0, words.len());
         Ok(())
@@ -173,13 +273,13 @@ impl Maps for KernelMaps {
     }
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
-        let written = put(&self.node_addrs, &layout::NODE_ADDRS, addrs);
+        let written = put(self.node_addrs.as_fd(), &layout::NODE_ADDRS, addrs);
         self.count(addrs.len(), addrs.len());
         written
     }
 
     fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
-        let removed = remove(&self.node_addrs, &layout::NODE_ADDRS, addrs);
+        let removed = remove(self.node_addrs.as_fd(), &layout::NODE_ADDRS, addrs);
         self.count(addrs.len(), addrs.len());
         removed
     }
@@ -287,19 +387,30 @@ fn read<K: Pod + Default + Ord, V: Pod + Default>(
     }
 }
 
-fn read_array(array: &MappedArray, visit: impl FnMut(u32, &[u32])) -> Result<(), MapsError> {
-    array.read_all(visit).map_err(kernel("read", array.layout(), &"the whole"))
+/// How many entries a hash holds.
+fn usage<K: Pod + Default, V: Pod + Default>(
+    map: &OwnedFd,
+    layout: &MapLayout,
+) -> Result<Usage, MapsError> {
+    let mut used = 0;
+    visit_hash(map.as_fd(), |keys: &[K], _: &[V]| used += keys.len()).map_err(kernel(
+        "count the entries of",
+        layout,
+        &"all",
+    ))?;
+    let used = u32::try_from(used).unwrap_or(u32::MAX);
+    Ok(Usage { map: layout.name, used, now: layout.entries, max: layout.entries })
 }
 
 /// Writes entries in order, a batch at a time.
 fn put<K: Pod + Debug, V: Pod>(
-    map: &OwnedFd,
+    map: BorrowedFd<'_>,
     layout: &MapLayout,
     entries: &[(K, V)],
 ) -> Result<(), MapsError> {
     for batch in entries.chunks(BATCH) {
         let (keys, values): (Vec<K>, Vec<V>) = batch.iter().copied().unzip();
-        sys::update_batch(map.as_fd(), &keys, &values).map_err(|BatchError { done, error }| {
+        sys::update_batch(map, &keys, &values).map_err(|BatchError { done, error }| {
             refused("write to", layout, &keys.get(done))(error)
         })?;
     }
@@ -307,10 +418,14 @@ fn put<K: Pod + Debug, V: Pod>(
 }
 
 /// Removes keys in order, a batch at a time; a batch ends at a missing key and goes on behind it.
-fn remove<K: Pod + Debug>(map: &OwnedFd, layout: &MapLayout, keys: &[K]) -> Result<(), MapsError> {
+fn remove<K: Pod + Debug>(
+    map: BorrowedFd<'_>,
+    layout: &MapLayout,
+    keys: &[K],
+) -> Result<(), MapsError> {
     for mut batch in keys.chunks(BATCH) {
         while !batch.is_empty() {
-            match sys::delete_batch(map.as_fd(), batch) {
+            match sys::delete_batch(map, batch) {
                 Ok(()) => break,
                 Err(BatchError { done, error }) if error.raw_os_error() == Some(libc::ENOENT) => {
                     batch = batch.get(done + 1..).unwrap_or_default();
@@ -325,14 +440,9 @@ fn remove<K: Pod + Debug>(map: &OwnedFd, layout: &MapLayout, keys: &[K]) -> Resu
 }
 
 /// Whether an index is inside an array.
-fn check(array: &MappedArray, index: u32) -> Result<(), MapsError> {
-    let MapLayout { name: map, entries: capacity, .. } = *array.layout();
+fn check(array: &GrowingArray, index: u32) -> Result<(), MapsError> {
+    let (map, capacity) = (array.name(), array.array().capacity());
     if index < capacity { Ok(()) } else { Err(MapsError::OutOfRange { map, capacity, index }) }
-}
-
-fn write(array: &mut MappedArray, index: u32, words: &[u32]) -> Result<(), MapsError> {
-    let layout = *array.layout();
-    array.write(index, words).map_err(kernel("map into memory", &layout, &index))
 }
 
 /// A record as words in memory order.

@@ -16,6 +16,7 @@ mod cgroup;
 mod clsact;
 mod conntrack;
 mod counters;
+mod growing;
 mod layout;
 mod link;
 mod mapped;
@@ -112,6 +113,7 @@ impl Datapath {
             pins.remove_maps(&new);
             OpenError::Stale(error)
         })?;
+        growing::begin(&pins)?;
         tracing::info!(bpffs = %options.bpffs.display(), ?features, "loaded the eBPF programs");
         for (program, loaded) in programs.iter() {
             let instructions = loaded.verified_instructions;

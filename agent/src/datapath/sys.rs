@@ -13,6 +13,8 @@ use std::{
 
 use aya::Pod;
 
+use super::layout::MapLayout;
+
 /// `enum bpf_cmd`, the part that is used.
 #[repr(u32)]
 #[derive(Clone, Copy)]
@@ -25,6 +27,7 @@ enum Command {
     ObjPin = 6,
     ObjGet = 7,
     TestRun = 10,
+    MapById = 14,
     InfoByFd = 15,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
@@ -254,13 +257,46 @@ struct CreateAttr {
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
 }
 
-/// A new array of one `u32`: what fits into the map of maps that serves as the barrier.
-pub(super) fn create_small_array() -> io::Result<OwnedFd> {
-    let mut attr = CreateAttr { kind: 2, key_size: 4, value_size: 4, max_entries: 1 };
+/// A new map.
+pub(super) fn create_map(layout: &MapLayout) -> io::Result<OwnedFd> {
+    let MapLayout { name: text, kind, key_size, value_size, flags, entries } = *layout;
+    let mut name = [0; 16];
+    // The kernel wants a zero at the end.
+    for (octet, of) in name.iter_mut().take(15).zip(text.bytes()) {
+        *octet = of;
+    }
+    let mut attr = CreateAttr {
+        kind,
+        key_size,
+        value_size,
+        max_entries: entries,
+        flags,
+        inner_map: 0,
+        numa_node: 0,
+        name,
+    };
     // SAFETY: no pointers.
     unsafe { bpf_fd(Command::MapCreate, &mut attr) }
+}
+
+#[repr(C)]
+struct ByIdAttr {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// Opens the map that the kernel knows by this number.
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = ByIdAttr { id, next: 0, flags: 0 };
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(Command::MapById, &mut attr) }
 }
 
 #[repr(C)]

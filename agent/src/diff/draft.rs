@@ -18,12 +18,13 @@ use super::{
     plan::{Op, Plan, Refused, Reset},
 };
 use crate::{
-    apply::maps::{AddrRange, Capacities},
+    apply::maps::{AddrRange, Capacities, Growing},
     desired::{SetKey, Slot, gone::Deleted, node::DesiredNode},
 };
 
 #[derive(Default)]
 pub(super) struct Draft {
+    pub(super) grown: Vec<(Growing, u32)>,
     pub(super) put_node_addrs: Vec<(Addr, NodeAddr)>,
     pub(super) put_cluster_ranges: Vec<(AddrRange, u32)>,
     pub(super) node_config: Option<NodeConfig>,
@@ -143,6 +144,9 @@ impl Draft {
                 ops.push(op);
             }
         };
+        for (table, capacity) in self.grown {
+            push(true, Op::Grow { table, capacity });
+        }
         push(!self.put_node_addrs.is_empty(), Op::PutNodeAddrs(self.put_node_addrs));
         push(!self.put_cluster_ranges.is_empty(), Op::PutClusterRanges(self.put_cluster_ranges));
         if let Some(config) = self.node_config {

@@ -3,27 +3,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Free space in `1..capacity`; word 0 is never handed out, since offset 0 means "none".
+use super::ids::larger;
+
+/// Free space in `1..capacity`; word 0 is never handed out, since offset 0 means "none". It grows
+/// up to a bound.
 #[derive(Clone, Debug)]
 pub struct Extents {
     by_offset: BTreeMap<u32, u32>,
     by_length: BTreeSet<(u32, u32)>,
+    capacity: u32,
+    max: u32,
 }
 
 impl Extents {
-    /// All words free.
-    pub fn new(capacity: u32) -> Self {
-        let mut extents = Self { by_offset: BTreeMap::new(), by_length: BTreeSet::new() };
+    /// All words free, and up to `max` when they are used.
+    pub fn new(capacity: u32, max: u32) -> Self {
+        let capacity = capacity.min(max);
+        let (by_offset, by_length) = (BTreeMap::new(), BTreeSet::new());
+        let mut extents = Self { by_offset, by_length, capacity, max };
         if capacity > 1 {
             extents.insert(1, capacity - 1);
         }
         extents
     }
 
+    /// How many words there are, word 0 included.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// The offset of `length` free words in a row, from the smallest gap that holds them; `None`
-    /// where there is none.
+    /// where there is none, and no more to be had.
     pub fn allocate(&mut self, length: u32) -> Option<u32> {
         debug_assert!(length > 0, "an extent of no words");
+        while self.by_length.range((length, 0)..).next().is_none() && self.capacity < self.max {
+            let capacity = larger(self.capacity, self.max);
+            self.free(self.capacity, capacity - self.capacity);
+            self.capacity = capacity;
+        }
         let &(gap, offset) = self.by_length.range((length, 0)..).next()?;
         self.remove(offset, gap);
         if gap > length {
@@ -92,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_smallest_gap_that_fits_is_used() {
-        let mut extents = Extents::new(100);
+        let mut extents = Extents::new(100, 100);
         let offsets: Vec<u32> =
             [10, 5, 10, 3, 10].map(|length| extents.allocate(length).unwrap()).into();
         assert_eq!(offsets, [1, 11, 16, 26, 29]);
@@ -104,7 +121,7 @@ mod tests {
 
     #[test]
     fn reserved_words_are_not_handed_out() {
-        let mut extents = Extents::new(20);
+        let mut extents = Extents::new(20, 20);
         assert!(extents.reserve(5, 10));
         assert!(!extents.reserve(14, 1));
         assert!(!extents.reserve(18, 5), "beyond the end");
@@ -115,13 +132,27 @@ mod tests {
         assert_eq!(extents.allocate(19), Some(1));
     }
 
+    #[test]
+    fn more_words_join_those_that_are_free_at_the_end() {
+        let mut extents = Extents::new(1024, 3000);
+        assert_eq!(extents.allocate(1000), Some(1));
+        assert_eq!(extents.allocate(23), Some(1001), "the last ones");
+        assert_eq!(extents.capacity(), 1024);
+        extents.free(1001, 23);
+        assert_eq!(extents.allocate(1047), Some(1001));
+        assert_eq!(extents.capacity(), 2048);
+        assert_eq!(extents.allocate(953), None, "beyond the bound");
+        assert_eq!(extents.capacity(), 3000);
+        assert_eq!(extents.allocate(952), Some(2048));
+    }
+
     proptest! {
         #[test]
         fn extents_never_overlap_and_all_come_back(
             steps in prop::collection::vec((any::<bool>(), 1u32..20, any::<prop::sample::Index>()), 0..200)
         ) {
             let capacity = 300;
-            let mut extents = Extents::new(capacity);
+            let mut extents = Extents::new(capacity, capacity);
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (allocate, length, which) in steps {
                 if allocate {

@@ -1,22 +1,42 @@
 //! Ids of sets and backends: handed out in turn, so that an id that was freed is the last to be
 //! used again. A flow or a socket that still names a freed id then meets no stranger.
 
-/// A space of ids from 1 up; 0 means "none" in every table.
+/// A space of ids from 1 up; 0 means "none" in every table. It grows up to a bound.
 #[derive(Clone, Debug)]
 pub struct IdSpace {
     used: Vec<u64>,
+    /// How many bits of `used` are set.
+    in_use: u32,
     capacity: u32,
+    max: u32,
     next: u32,
 }
 
 const BITS: u32 = u64::BITS;
 
 impl IdSpace {
-    /// The ids `1..capacity`, all free.
-    pub fn new(capacity: u32) -> Self {
-        let mut space = Self { used: vec![0; capacity.div_ceil(BITS) as usize], capacity, next: 1 };
+    /// The ids `1..capacity`, all free, and up to `max` when they are used.
+    pub fn new(capacity: u32, max: u32) -> Self {
+        let capacity = capacity.min(max);
+        let mut space = Self { used: Vec::new(), in_use: 0, capacity: 0, max, next: 1 };
+        space.resize(capacity);
         space.set(0, true);
         space
+    }
+
+    /// How many ids there are, 0 included.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How many of them are used, 0 included.
+    pub fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    fn resize(&mut self, capacity: u32) {
+        self.capacity = capacity;
+        self.used.resize(capacity.div_ceil(BITS) as usize, 0);
     }
 
     /// Marks an id as used. False where it is out of bounds or was used already.
@@ -33,8 +53,13 @@ impl IdSpace {
         self.next = self.next.max(id.saturating_add(1));
     }
 
-    /// The id that has been free for longest, as far as known; `None` where all are used.
+    /// The id that has been free for longest, as far as known; `None` where all are used. A
+    /// sixteenth stays free as long as there can be more, so that no id is used again at once.
     pub fn allocate(&mut self) -> Option<u32> {
+        if self.in_use >= self.capacity - self.capacity / 16 && self.capacity < self.max {
+            self.next = self.next.max(self.capacity);
+            self.resize(larger(self.capacity, self.max));
+        }
         if self.next >= self.capacity {
             self.next = 1;
         }
@@ -78,9 +103,24 @@ impl IdSpace {
     fn set(&mut self, id: u32, used: bool) {
         let bit = 1 << (id % BITS);
         let word = &mut self.used[(id / BITS) as usize];
+        match (used, *word & bit != 0) {
+            (true, false) => self.in_use += 1,
+            (false, true) => self.in_use -= 1,
+            _ => {}
+        }
         *word = if used { *word | bit } else { *word & !bit };
     }
 }
+
+/// The capacity that follows: an eighth more, so that what is held twice for a moment, and what
+/// lies idle afterwards, stay in proportion.
+pub(super) fn larger(capacity: u32, max: u32) -> u32 {
+    let step = (capacity / 8).next_multiple_of(STEP);
+    capacity.saturating_add(step).min(max)
+}
+
+/// Capacities grow by multiples of this, a few pages of records.
+const STEP: u32 = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_freed_id_comes_back_last() {
-        let mut ids = IdSpace::new(4);
+        let mut ids = IdSpace::new(4, 4);
         assert_eq!((ids.allocate(), ids.allocate()), (Some(1), Some(2)));
         ids.free(1);
         assert_eq!((ids.allocate(), ids.allocate(), ids.allocate()), (Some(3), Some(1), None));
@@ -96,7 +136,7 @@ mod tests {
 
     #[test]
     fn ids_beyond_a_word_of_the_bitmap_are_found() {
-        let mut ids = IdSpace::new(200);
+        let mut ids = IdSpace::new(200, 200);
         for id in 1..200 {
             assert!(ids.take(id));
         }
@@ -108,8 +148,27 @@ mod tests {
     }
 
     #[test]
+    fn more_ids_are_there_before_the_last_is_used() {
+        let mut ids = IdSpace::new(1024, 5000);
+        let used: Vec<_> = std::iter::from_fn(|| ids.allocate()).collect();
+        assert_eq!(used, (1..5000).collect::<Vec<_>>(), "each once, up to the bound");
+        assert_eq!((ids.capacity(), ids.in_use()), (5000, 5000));
+
+        let mut ids = IdSpace::new(1024, 5000);
+        for _ in 0..959 {
+            ids.allocate();
+        }
+        assert_eq!(ids.capacity(), 1024);
+        ids.free(7);
+        ids.allocate();
+        assert_eq!(ids.capacity(), 1024, "what is freed makes room");
+        assert_eq!(ids.allocate(), Some(1024), "the new ones have been free for longest");
+        assert_eq!(ids.capacity(), 2048);
+    }
+
+    #[test]
     fn after_a_restart_ids_go_on_behind_the_last_that_was_used() {
-        let mut ids = IdSpace::new(100);
+        let mut ids = IdSpace::new(100, 100);
         ids.take(10);
         ids.resume_after(20);
         ids.resume_after(10);

@@ -15,14 +15,14 @@ use mizzen_ebpf_abi::{
 
 use super::{draft::Draft, extent::Extents, ids::IdSpace, plan::Refused};
 use crate::{
-    apply::maps::Capacities,
+    apply::maps::{Growing, Room},
     desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
 };
 
 /// The state of the tables.
 #[derive(Clone, Debug)]
 pub struct Known {
-    pub(super) limits: Capacities,
+    pub(super) room: Room,
     pub(super) sets: BTreeMap<SetKey, KnownSet>,
     /// Sets that no desired set answers to; the next complete change retires them.
     pub(super) strangers: Vec<KnownSet>,
@@ -69,18 +69,52 @@ struct NoRoom {
 
 impl Known {
     /// Empty tables.
-    pub fn empty(limits: Capacities) -> Self {
+    pub fn empty(room: Room) -> Self {
+        let Room { now, max } = room;
         Self {
             sets: BTreeMap::new(),
             strangers: Vec::new(),
             strays: Vec::new(),
             words: BTreeMap::new(),
             frontends: BTreeMap::new(),
-            set_ids: IdSpace::new(limits.sets),
-            backend_ids: [IdSpace::new(limits.backends), IdSpace::new(limits.backends)],
-            slots: Extents::new(limits.slot_words),
+            set_ids: IdSpace::new(now.sets, max.sets),
+            backend_ids: [
+                IdSpace::new(now.backends4, max.backends4),
+                IdSpace::new(now.backends6, max.backends6),
+            ],
+            slots: Extents::new(now.slot_words, max.slot_words),
             node: Arc::default(),
-            limits,
+            room,
+        }
+    }
+
+    /// How many elements a table has to have room for.
+    fn needs(&self, table: Growing) -> u32 {
+        match table {
+            Growing::Frontends => {
+                let (mut room, max) = (self.room.now.frontends, self.room.max.frontends);
+                // A hash has a power of two of buckets.
+                while self.frontends.len() > room as usize && room < max {
+                    room = room.saturating_mul(2).min(max);
+                }
+                room
+            }
+            Growing::Sets => self.set_ids.capacity(),
+            Growing::Slots => self.slots.capacity(),
+            Growing::Backends4 => self.backend_ids[0].capacity(),
+            Growing::Backends6 => self.backend_ids[1].capacity(),
+        }
+    }
+
+    /// Notes which tables have to grow for what was decided.
+    pub(super) fn make_room(&mut self, draft: &mut Draft) {
+        for table in Growing::ALL {
+            let needed = self.needs(table);
+            let held = self.room.now.of_mut(table);
+            if needed > *held {
+                *held = needed;
+                draft.grown.push((table, needed));
+            }
         }
     }
 
@@ -99,7 +133,7 @@ impl Known {
         let held = self.sets.remove(key);
         let existed = held.is_some();
         let Some(mut set) = held.or_else(|| self.new_set(key.ipv6)) else {
-            let (map, capacity) = (maps::SETS, self.limits.sets);
+            let (map, capacity) = (maps::SETS, self.room.max.sets);
             draft.refused.push(Refused::set(key, map, capacity));
             return;
         };
@@ -139,8 +173,8 @@ impl Known {
             let held = set.id_at((slot.addr, slot.port)).filter(|id| !draft.is_gone(set.ipv6, *id));
             let Some(id) = held.or_else(|| ids.allocate()) else {
                 ids.free_all(fresh);
-                let map = if set.ipv6 { maps::BACKENDS6 } else { maps::BACKENDS4 };
-                return Err(NoRoom { map, capacity: self.limits.backends });
+                let table = if set.ipv6 { Growing::Backends6 } else { Growing::Backends4 };
+                return Err(NoRoom { map: table.name(), capacity: self.room.max.of(table) });
             };
             if held.is_none() {
                 fresh.push(id);
@@ -156,7 +190,7 @@ impl Known {
             let length = u32::try_from(words.len()).unwrap_or(u32::MAX);
             let Some(offset) = self.slots.allocate(length) else {
                 ids.free_all(fresh);
-                return Err(NoRoom { map: maps::SLOTS, capacity: self.limits.slot_words });
+                return Err(NoRoom { map: maps::SLOTS, capacity: self.room.max.slot_words });
             };
             draft.ranges.push((offset, words.clone()));
             Some(KnownRange { offset, words })
@@ -288,7 +322,7 @@ impl Known {
         if held == Some(value) {
             return;
         }
-        let capacity = self.limits.frontends;
+        let capacity = self.room.max.frontends;
         if held.is_none() && self.frontends.len() >= capacity as usize {
             draft.refused.push(Refused::set(set, maps::FRONTENDS, capacity));
             return;
@@ -355,7 +389,7 @@ fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
 }
 
 /// The record of a backend.
-pub(super) enum BackendRecord {
+pub enum BackendRecord {
     /// For `BACKENDS4`.
     V4(Backend4),
     /// For `BACKENDS6`.
@@ -366,16 +400,14 @@ pub(super) enum BackendRecord {
 pub(super) fn backend_record(set: u32, slot: &Slot) -> BackendRecord {
     let (port, flags) = (slot.port.to_be_bytes(), slot.flags);
     match slot.addr {
-        IpAddr::V4(v4) => {
-            BackendRecord::V4(Backend4 { addr: v4.octets(), port, flags, set, reserved: 0 })
-        }
+        IpAddr::V4(v4) => BackendRecord::V4(Backend4 { addr: v4.octets(), port, flags, set }),
         IpAddr::V6(v6) => BackendRecord::V6(Backend6 { addr: v6.octets(), port, flags, set }),
     }
 }
 
 /// Record of a freed IPv4 backend: it belongs to nobody.
 const FREED4: Backend4 =
-    Backend4 { addr: [0; 4], port: [0; 2], flags: backend_flags::FREED, set: NO_SET, reserved: 0 };
+    Backend4 { addr: [0; 4], port: [0; 2], flags: backend_flags::FREED, set: NO_SET };
 /// Record of a freed IPv6 backend.
 const FREED6: Backend6 =
     Backend6 { addr: [0; 16], port: [0; 2], flags: backend_flags::FREED, set: NO_SET };

@@ -11,6 +11,7 @@
 //! slot ranges.
 
 mod draft;
+pub mod expected;
 pub mod extent;
 pub mod ids;
 pub mod known;
@@ -49,8 +50,9 @@ pub fn diff(change: &Change, known: &mut Known) -> Plan {
     }
     // Many nodes have many pod ranges: they are compared when they may have changed.
     if !Arc::ptr_eq(&known.node, &change.node) {
-        known.node = draft.node(&known.node, &change.node, &known.limits);
+        known.node = draft.node(&known.node, &change.node, &known.room.max);
     }
+    known.make_room(&mut draft);
     known.release(&draft);
     draft.into_plan()
 }

@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
 };
 
 use crate::{
-    apply::maps::{AddrRange, SourceRange},
+    apply::maps::{AddrRange, Growing, SourceRange},
     desired::SetKey,
     model::service::Protocol,
 };
@@ -22,6 +22,13 @@ use crate::{
 /// One step: one call of [`crate::apply::maps::Maps`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// Gives a table room for so many elements.
+    Grow {
+        /// The table.
+        table: Growing,
+        /// How many.
+        capacity: u32,
+    },
     /// Adds or replaces addresses of the node.
     PutNodeAddrs(Vec<(Addr, NodeAddr)>),
     /// Adds or replaces the cluster's address ranges.
@@ -149,6 +156,9 @@ impl fmt::Display for Plan {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Grow { table, capacity } => {
+                writeln!(f, "grow {} to {capacity} entries", table.name())
+            }
             Self::PutNodeAddrs(addrs) => addrs.iter().try_for_each(|(addr, value)| {
                 let NodeAddr { flags, ifindex } = value;
                 writeln!(f, "put node address {addr} interface {ifindex} flags {flags:#x}")

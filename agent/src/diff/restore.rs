@@ -17,13 +17,13 @@ use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, header};
 
 use super::known::{Known, KnownBackend, KnownRange, KnownSet};
 use crate::{
-    apply::maps::{Capacities, Tables},
+    apply::maps::{Room, Tables},
     desired::{Change, SetKey, node::DesiredNode},
 };
 
 /// What the tables hold, with the sets of `everything` recognised. `everything` must be complete.
-pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Known {
-    let mut known = Known::empty(limits);
+pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
+    let mut known = Known::empty(room);
     known.frontends.clone_from(&tables.frontends);
     known.words = tables.sets.clone();
     known.node = Arc::new(DesiredNode {
@@ -32,7 +32,7 @@ pub fn restore(tables: &Tables, everything: &Change, limits: Capacities) -> Know
         config: tables.node_config,
     });
 
-    let recognised = recognise(tables, everything, limits.sets);
+    let recognised = recognise(tables, everything, room.now.sets);
     let mut sets: BTreeMap<u32, KnownSet> = BTreeMap::new();
     for id in ids_in_use(tables) {
         if !known.set_ids.take(id) {

@@ -18,7 +18,7 @@ use crate::{
     apply::{
         apply,
         lookup::{self, Found},
-        maps::{Capacities, Maps, Tables},
+        maps::{Capacities, Maps, Room, Tables},
         memory::MemoryMaps,
     },
     desired::{Change, Desired, LocalAddress, NodeFacts, NodePortAddresses, Settings},
@@ -47,7 +47,8 @@ impl Agent {
         let mut desired = Desired::new(settings());
         let _ = desired.update(snapshot, &NodeFacts::default());
         let tables = maps.dump().unwrap();
-        let known = restore(&tables, &desired.everything(), Capacities::default());
+        let room = Room { now: maps.capacities(), ..Room::default() };
+        let known = restore(&tables, &desired.everything(), room);
         Self { desired, known, maps }
     }
 
@@ -116,8 +117,18 @@ fn assert_exact(agent: &Agent) {
     assert_eq!(live, ranges, "ranges leaked");
     let words = RANGE_HEADER_WORDS as usize * ranges + slots;
     let free = agent.known.slots.free_words() as usize;
-    assert_eq!(free, Capacities::default().slot_words as usize - 1 - words, "slots leaked");
+    assert_eq!(free, agent.known.slots.capacity() as usize - 1 - words, "slots leaked");
 }
+
+/// Tables that have to grow for almost everything.
+const TINY: Capacities = Capacities {
+    frontends: 1,
+    sets: 2,
+    slot_words: 12,
+    backends4: 2,
+    backends6: 2,
+    ..Capacities::MAX
+};
 
 /// What readers may meet: for each frontend, the contents of its set before and after.
 struct Legitimate {
@@ -200,7 +211,7 @@ proptest! {
 
     #[test]
     fn increments_reach_what_is_desired(worlds in prop::collection::vec(world(), 1..6)) {
-        let mut agent = Agent::start(MemoryMaps::default(), &Snapshot::default());
+        let mut agent = Agent::start(MemoryMaps::new(TINY), &Snapshot::default());
         for world in &worlds {
             agent.follow(&world.snapshot());
             assert_exact(&agent);
@@ -302,10 +313,10 @@ fn one_endpoint_change_costs_the_same_whatever_else_exists() {
 
 #[test]
 fn a_full_table_is_named_and_everything_else_goes_on() {
-    let limits = Capacities { backends: 4, ..Capacities::default() };
+    let limits = Capacities { backends4: 4, ..Capacities::default() };
     let mut snapshot = one_service(3).snapshot();
     let mut desired = Desired::new(settings());
-    let mut known = Known::empty(limits);
+    let mut known = Known::empty(Room::fixed(limits));
     let mut maps = MemoryMaps::new(limits);
     let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
     assert!(plan.refused.is_empty());
@@ -345,7 +356,7 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));
     }
     let mut desired = Desired::new(settings);
-    let mut known = Known::empty(limits);
+    let mut known = Known::empty(Room::fixed(limits));
     let mut maps = MemoryMaps::new(limits);
     let plan = diff(&desired.update(&snapshot, &facts(&[1, 2, 3, 9])), &mut known);
     apply(&plan, &mut maps).unwrap();

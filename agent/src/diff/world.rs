@@ -11,9 +11,10 @@ use proptest::{prelude::*, sample::Index};
 
 use crate::{
     apply::{
-        maps::{AddrRange, Maps, MapsError, SourceRange, Tables},
+        maps::{AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables},
         memory::MemoryMaps,
     },
+    diff::expected::Usage,
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -274,6 +275,36 @@ impl Recording {
 impl Maps for Recording {
     fn dump(&mut self) -> Result<Tables, MapsError> {
         self.maps.dump()
+    }
+    fn visit_frontends(
+        &mut self,
+        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
+    ) -> Result<(), MapsError> {
+        self.maps.visit_frontends(visit)
+    }
+    fn word(&self, set: u32) -> SetWord {
+        self.maps.word(set)
+    }
+    fn read_slots(&self, offset: u32, words: &mut [u32]) {
+        self.maps.read_slots(offset, words);
+    }
+    fn backend4(&self, id: u32) -> Backend4 {
+        self.maps.backend4(id)
+    }
+    fn backend6(&self, id: u32) -> Backend6 {
+        self.maps.backend6(id)
+    }
+    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
+        self.maps.node_tables()
+    }
+    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
+        self.maps.others()
+    }
+    fn capacities(&self) -> Capacities {
+        self.maps.capacities()
+    }
+    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
+        self.maps.grow(table, capacity)
     }
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         self.each(entries, MemoryMaps::put_frontends)

@@ -1,13 +1,23 @@
 //! Capacities and bounds of the datapath, and the relations between them.
 
-/// Frontends: (address, port, protocol) entries that name a set.
-pub const FRONTENDS_MAX: u32 = 1 << 17;
-/// Sets of backends: one per service port and family.
-pub const SETS_MAX: u32 = 1 << 16;
-/// Words of all slot ranges together, headers included.
-pub const SLOT_WORDS_MAX: u32 = 1 << 20;
-/// Backends of each family.
-pub const BACKENDS_MAX: u32 = 1 << 18;
+/// Most frontends: (address, port, protocol) entries that name a set.
+pub const FRONTENDS_MAX: u32 = 1 << 18;
+/// Most sets of backends: one per service port and family.
+pub const SETS_MAX: u32 = 1 << 17;
+/// Most words of all slot ranges together, headers included.
+pub const SLOT_WORDS_MAX: u32 = 1 << 22;
+/// Most backends of each family.
+pub const BACKENDS_MAX: u32 = 1 << 20;
+
+/// Frontends that there is room for at first. These four tables grow as they fill.
+pub const FRONTENDS_MIN: u32 = 1 << 10;
+/// Sets that there is room for at first.
+pub const SETS_MIN: u32 = 1 << 10;
+/// Words of slot ranges that there is room for at first.
+pub const SLOT_WORDS_MIN: u32 = 1 << 14;
+/// Backends of each family that there is room for at first.
+pub const BACKENDS_MIN: u32 = 1 << 12;
+
 /// Addresses of this node.
 pub const NODE_ADDRS_MAX: u32 = 1 << 10;
 /// Pods of this node, an entry per address.
@@ -38,6 +48,8 @@ pub const SNAT_PORT_MIN: u16 = 10_000;
 pub const SNAT_PORT_MAX: u16 = 29_999;
 
 const _: () = assert!(SETS_MAX <= FRONTENDS_MAX);
+const _: () = assert!(FRONTENDS_MIN < FRONTENDS_MAX && SETS_MIN < SETS_MAX);
+const _: () = assert!(SLOT_WORDS_MIN < SLOT_WORDS_MAX && BACKENDS_MIN < BACKENDS_MAX);
 const _: () = assert!(SLOT_WORDS_MAX >= SETS_MAX * crate::service::RANGE_HEADER_WORDS);
 const _: () = assert!(SNAT_PORT_MIN < SNAT_PORT_MAX && SNAT_PORT_MAX < 30_000);
 const _: () = assert!((SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 > SNAT_PROBES_MAX);

@@ -6,15 +6,20 @@
 /// Version of every layout in this crate. An agent never opens maps of another version.
 pub const ABI_VERSION: u32 = 2;
 
-/// Hash: [`crate::service::FrontendKey`] -> [`crate::service::Frontend`].
+/// Hash that grows: [`crate::service::FrontendKey`] -> [`crate::service::Frontend`].
+///
+/// A table that grows is pinned as an array of one map, the present one. To grow, the agent fills
+/// a larger map with the same contents and puts it in the place of the other: programs, which look
+/// for the present map with each lookup, find the same in either.
 pub const FRONTENDS: &str = "FRONTENDS";
-/// Array: set id -> [`crate::service::SetWord`], flipped by one aligned 8-byte store.
+/// Array that grows: set id -> [`crate::service::SetWord`], flipped by one aligned 8-byte store.
 pub const SETS: &str = "SETS";
-/// Array of `u32`: the slot ranges, each a header and then backend ids.
+/// Array that grows, of `u32`, two to an element, since the kernel rounds elements up to 8 octets:
+/// the slot ranges, each a header and then backend ids.
 pub const SLOTS: &str = "SLOTS";
-/// Array: backend id -> [`crate::service::Backend4`].
+/// Array that grows: backend id -> [`crate::service::Backend4`], two to an element.
 pub const BACKENDS4: &str = "BACKENDS4";
-/// Array: backend id -> [`crate::service::Backend6`].
+/// Array that grows: backend id -> [`crate::service::Backend6`].
 pub const BACKENDS6: &str = "BACKENDS6";
 /// Hash: [`crate::addr::Addr`] -> [`crate::node::NodeAddr`].
 pub const NODE_ADDRS: &str = "NODE_ADDRS";

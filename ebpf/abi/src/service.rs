@@ -103,7 +103,7 @@ record! {
     }
 
     /// An IPv4 backend.
-    pub struct Backend4: 16, 4 {
+    pub struct Backend4: 12, 4 {
         /// The address.
         pub addr: [u8; 4],
         /// The port, network byte order.
@@ -112,8 +112,6 @@ record! {
         pub flags: u16,
         /// The set that it belongs to; [`NO_SET`] in a freed entry.
         pub set: u32,
-        /// Zero; the place of a weight.
-        pub reserved: u32,
     }
 
     /// An IPv6 backend.

@@ -19,7 +19,7 @@ use mizzen_ebpf_abi::{
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS4, BACKENDS6, CLUSTER_RANGES, FRONTENDS, NODE_ADDRS, SETS, SLOTS,
+    AFFINITY, BACKENDS4, BACKENDS6, CLUSTER_RANGES, FRONTENDS, NODE_ADDRS, PRESENT, SETS, SLOTS,
     SOURCE_RANGES, SourceRange, count,
 };
 
@@ -35,7 +35,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Frontend {
         let nothing = Frontend { set: NO_SET, flags: 0, identity: 0 };
-        let Some(found) = FRONTENDS.get_ptr(key) else {
+        let Some(found) = FRONTENDS.get_value_ptr_mut(PRESENT, key) else {
             return nothing;
         };
         // SAFETY: the element may be reused under our hands; the copy proves below whose it is.
@@ -62,7 +62,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn set_word(&self, set: u32) -> SetWord {
-        match SETS.get_ptr(set) {
+        match SETS.get_value_ptr_mut(PRESENT, &set) {
             // SAFETY: an aligned word of a live array; one load, so that both halves belong
             // together.
             Some(word) => SetWord(unsafe { core::ptr::read_volatile(word) }),
@@ -72,16 +72,19 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn slot(&self, index: u32) -> u32 {
-        SLOTS.get(index).copied().unwrap_or(0)
+        match SLOTS.get_value(PRESENT, &(index / 2)) {
+            Some(pair) => pair[index as usize % 2],
+            None => 0,
+        }
     }
 
     #[inline(always)]
     fn backend(&self, set: u32, id: u32, v4: bool) -> Option<Backend> {
         let (owner, backend) = if v4 {
-            let b = BACKENDS4.get(id)?;
+            let b = BACKENDS4.get_value(PRESENT, &(id / 2)).map(|pair| &pair[id as usize % 2])?;
             (b.set, Backend { id, addr: Addr::from_v4(b.addr), port: b.port })
         } else {
-            let b = BACKENDS6.get(id)?;
+            let b = BACKENDS6.get_value(PRESENT, &id)?;
             (b.set, Backend { id, addr: Addr::from_v6(b.addr), port: b.port })
         };
         (owner == set).then_some(backend)

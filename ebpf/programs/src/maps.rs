@@ -1,7 +1,7 @@
 //! The maps, as `mizzen_ebpf_abi::maps` documents them. The loader pins them by these names.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, SkStorage, lpm_trie},
     macros::btf_map,
 };
@@ -18,36 +18,43 @@ use mizzen_ebpf_abi::{
 
 /// Flag of a hash that takes memory as it fills.
 const AS_IT_FILLS: usize = BPF_F_NO_PREALLOC as usize;
-/// Flag of an array that user space writes through a mapping: a plain aligned store there is one
-/// store here, which `bpf_map_update_elem`, a `memcpy` of unknown width, doesn't promise.
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+/// Flags of an array that grows: user space writes it through a mapping, since a plain aligned
+/// store there is one store here, which `bpf_map_update_elem`, a `memcpy` of unknown width, doesn't
+/// promise; and another of any size may take its place.
+const MAPPED: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
+
+/// A table that grows: an array of the one map that is the table at present. What its declaration
+/// says of the number of entries is a beginning.
+type Growing<Map> = ArrayOfMaps<Map, 1>;
+/// Where in a [`Growing`] the map is.
+pub(crate) const PRESENT: u32 = 0;
 
 /// What is dialled -> set.
 #[btf_map]
-pub(crate) static FRONTENDS: HashMap<
-    FrontendKey,
-    Frontend,
-    { limits::FRONTENDS_MAX as usize },
-    AS_IT_FILLS,
-> = HashMap::new();
+pub(crate) static FRONTENDS: Growing<
+    HashMap<FrontendKey, Frontend, { limits::FRONTENDS_MIN as usize }, AS_IT_FILLS>,
+> = ArrayOfMaps::new();
 
 /// Set -> the word that says where its range is (`SetWord`).
 #[btf_map]
-pub(crate) static SETS: Array<u64, { limits::SETS_MAX as usize }, MAPPED> = Array::new();
+pub(crate) static SETS: Growing<Array<u64, { limits::SETS_MIN as usize }, MAPPED>> =
+    ArrayOfMaps::new();
 
-/// The ranges: header, backend ids.
+/// The ranges: header, backend ids. Two words to an element, which would take 8 octets anyway.
 #[btf_map]
-pub(crate) static SLOTS: Array<u32, { limits::SLOT_WORDS_MAX as usize }, MAPPED> = Array::new();
+pub(crate) static SLOTS: Growing<Array<[u32; 2], { limits::SLOT_WORDS_MIN as usize / 2 }, MAPPED>> =
+    ArrayOfMaps::new();
 
-/// IPv4 backends by id.
+/// IPv4 backends by id, two to an element.
 #[btf_map]
-pub(crate) static BACKENDS4: Array<Backend4, { limits::BACKENDS_MAX as usize }, MAPPED> =
-    Array::new();
+pub(crate) static BACKENDS4: Growing<
+    Array<[Backend4; 2], { limits::BACKENDS_MIN as usize / 2 }, MAPPED>,
+> = ArrayOfMaps::new();
 
 /// IPv6 backends by id.
 #[btf_map]
-pub(crate) static BACKENDS6: Array<Backend6, { limits::BACKENDS_MAX as usize }, MAPPED> =
-    Array::new();
+pub(crate) static BACKENDS6: Growing<Array<Backend6, { limits::BACKENDS_MIN as usize }, MAPPED>> =
+    ArrayOfMaps::new();
 
 /// The node's own addresses.
 #[btf_map]

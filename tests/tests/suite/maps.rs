@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use mizzen_agent::apply::{
-    maps::{AddrRange, Maps, MapsError},
+    maps::{AddrRange, Capacities, Growing, Maps, MapsError},
     memory::MemoryMaps,
 };
 use mizzen_ebpf_abi::{
@@ -32,10 +32,27 @@ fn range(text: &str, prefix_len: u8) -> AddrRange {
     AddrRange { addr: addr(text), prefix_len }
 }
 
+/// To what the tables are made to grow.
+const LARGER: [(Growing, u32); 5] = [
+    (Growing::Frontends, 16_384),
+    (Growing::Sets, 3_000),
+    (Growing::Slots, 30_000),
+    (Growing::Backends4, 7_000),
+    (Growing::Backends6, 9_000),
+];
+
 /// Calls of every kind, those that change nothing included.
 fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
     let entries = frontends(10_000);
     let keys: Vec<FrontendKey> = entries.iter().map(|(key, _)| *key).collect();
+    maps.put_frontends(&entries[..1_000])?;
+    maps.flip(&[(1, SetWord::new(1, u32::MAX)), (limits::SETS_MIN - 1, SetWord::new(0, 1))])?;
+    maps.write_slots(limits::SLOT_WORDS_MIN - 2, &[8, 9])?;
+    for (table, capacity) in LARGER {
+        maps.grow(table, capacity)?;
+        maps.grow(table, capacity)?;
+        maps.grow(table, 7)?;
+    }
     maps.put_frontends(&entries)?;
     maps.put_frontends(&entries[..10])?;
     maps.remove_frontends(&keys[5..6])?;
@@ -43,14 +60,12 @@ fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
     maps.remove_frontends(&[keys[5], keys[6], keys[5], keys[7], keys[6]])?;
     maps.remove_frontends(&keys[9_000..])?;
     maps.write_slots(1, &[7, 1, 2, 3])?;
-    maps.write_slots(limits::SLOT_WORDS_MAX - 2, &[8, 9])?;
-    // Across the border of two mapped windows.
-    maps.write_slots(8190, &[1, 2, 3, 4])?;
-    let four = Backend4 { addr: [10, 244, 0, 1], port: [0, 80], set: 7, flags: 1, reserved: 0 };
+    maps.write_slots(30_000 - 2, &[8, 9])?;
+    let four = Backend4 { addr: [10, 244, 0, 1], port: [0, 80], set: 7, flags: 1 };
     let six = Backend6 { addr: [0xfd; 16], port: [31, 144], set: 8, flags: 2 };
-    maps.write_backends4(&[(1, four), (4096, four), (limits::BACKENDS_MAX - 1, four)])?;
-    maps.write_backends6(&[(1, six), (2731, six), (limits::BACKENDS_MAX - 1, six)])?;
-    maps.flip(&[(1, SetWord::new(1, u32::MAX)), (limits::SETS_MAX - 1, SetWord::new(0, 1))])?;
+    maps.write_backends4(&[(1, four), (4097, four), (7_000 - 1, four)])?;
+    maps.write_backends6(&[(1, six), (4097, six), (9_000 - 1, six)])?;
+    maps.flip(&[(3_000 - 1, SetWord::new(0, 1))])?;
     maps.barrier()?;
     let node_addr = NodeAddr { flags: node_addr_flags::NODE_PORTS, ifindex: 3 };
     maps.put_node_addrs(&[(addr("172.30.0.11"), node_addr), (addr("fd00:30::11"), node_addr)])?;
@@ -71,14 +86,15 @@ fn refused(maps: &mut dyn Maps) -> Vec<String> {
             (Addr::from_v4([1, 2, i.to_be_bytes()[0], i.to_be_bytes()[1]]), NodeAddr::default())
         })
         .collect();
-    let set = (limits::SETS_MAX, SetWord::default());
+    let Capacities { sets, slot_words, backends4, backends6, .. } = maps.capacities();
     [
-        maps.write_slots(limits::SLOT_WORDS_MAX - 1, &[1, 2]),
-        maps.write_slots(limits::SLOT_WORDS_MAX + 1, &[1]),
-        maps.write_backends4(&[(limits::BACKENDS_MAX, Backend4::default())]),
-        maps.write_backends6(&[(limits::BACKENDS_MAX, Backend6::default())]),
-        maps.flip(&[set]),
+        maps.write_slots(slot_words - 1, &[1, 2]),
+        maps.write_slots(slot_words + 1, &[1]),
+        maps.write_backends4(&[(backends4, Backend4::default())]),
+        maps.write_backends6(&[(backends6, Backend6::default())]),
+        maps.flip(&[(sets, SetWord::default())]),
         maps.put_node_addrs(&node_addrs),
+        maps.put_frontends(&frontends(20_000)),
     ]
     .map(|result| match result.unwrap_err() {
         MapsError::Full { map, capacity, .. } => format!("{map} full with {capacity}"),
@@ -93,6 +109,7 @@ fn the_kernel_holds_what_memory_holds() {
     let node = TestNode::new("maps");
     let datapath = node.open();
     let (mut kernel, mut memory) = (datapath.maps().unwrap(), MemoryMaps::default());
+    assert_eq!(kernel.capacities(), memory.capacities());
     assert_eq!(kernel.dump().unwrap(), memory.dump().unwrap(), "both are empty");
     write(&mut kernel).unwrap();
     write(&mut memory).unwrap();
@@ -101,7 +118,10 @@ fn the_kernel_holds_what_memory_holds() {
     assert_eq!(refused(&mut kernel), refused(&mut memory));
 
     // Whoever opens the pins anew finds the same.
-    let again = datapath.maps().unwrap().dump().unwrap();
-    assert!(again == kernel.dump().unwrap());
-    assert_eq!(again.frontends.len(), 8_997);
+    let held = kernel.dump().unwrap();
+    drop((kernel, datapath));
+    let mut again = node.open().maps().unwrap();
+    assert!(again.dump().unwrap() == held);
+    assert_eq!(again.capacities(), memory.capacities());
+    assert_eq!(again.capacities().of(Growing::Slots), 30_000);
 }

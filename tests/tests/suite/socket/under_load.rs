@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use mizzen_agent::apply::maps::Maps as _;
+use mizzen_agent::apply::maps::{Growing, Maps as _};
 use mizzen_ebpf_abi::{
     addr::protocol::{TCP, UDP},
     counters::Counter,
@@ -41,6 +41,40 @@ fn r07_nobody_reads_what_flips_left_behind() {
             for set in &mut moving {
                 set.turn(&mut bench);
             }
+        }
+        for actor in &mut actors {
+            let load = actor.stop();
+            assert_eq!(load.failed, 0, "{family:?}: {}", load.first_failure);
+            assert!(load.done > 100, "{load:?}");
+        }
+        for counter in [Counter::ForeignRange, Counter::ForeignBackend] {
+            assert_eq!(bench.counted(counter), 0, "{family:?}: {}", counter.name());
+        }
+    }
+}
+
+/// Tables are replaced by larger ones under those who read them. Between two of them a set is
+/// flipped, so that a reader that goes on with an older table would be led astray.
+#[test]
+fn r07_tables_grow_under_those_who_read_them() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = bench.service(10, &[bench.a, bench.b]);
+        let mut actors = [bench.node.actor(), bench.node.actor()];
+        actors[0].load(family.tcp(), vip);
+        actors[1].load(family.udp(), vip);
+        for step in 1..=12 {
+            let before = bench.tables.maps.dump().unwrap();
+            for table in Growing::ALL {
+                let capacity = bench.tables.maps.capacities().of(table);
+                bench.tables.maps.grow(table, capacity + 1_000 * step).unwrap();
+            }
+            assert_eq!(bench.tables.maps.dump().unwrap(), before);
+            let (set, word) = before.sets.first_key_value().unwrap();
+            let ids = [word.offset() + RANGE_HEADER_WORDS, word.offset() + RANGE_HEADER_WORDS + 1]
+                .map(|index| before.slots[index as usize]);
+            let offset = bench.tables.range(*set, &ids, Windows::all(2));
+            bench.tables.flip(*set, offset);
         }
         for actor in &mut actors {
             let load = actor.stop();

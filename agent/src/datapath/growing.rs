@@ -1,0 +1,190 @@
+//! Tables that grow without losing an entry: each is pinned as an array of one map, and that one
+//! map is the table at present.
+//!
+//! To grow is to fill a larger map with the same contents and to put it in the place of the other
+//! by one `bpf()` call, which waits for the programs that run. The agent is the only writer, so
+//! nothing changes meanwhile: programs find the same in either map, and so does one that looks
+//! into both. An agent that dies at any moment leaves the one or the other.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use mizzen_ebpf_abi::service::{Frontend, FrontendKey};
+
+use super::{
+    layout::{self, GROWING, GrowingLayout, MapLayout},
+    mapped::MappedArray,
+    pin::{PinError, Pins},
+    sys::{self, BatchError, Cursor},
+};
+
+/// Where in the pinned array the map is.
+const PRESENT: u32 = 0;
+/// Entries that are copied at a time.
+const BATCH: usize = 4096;
+
+/// Puts a first map into every table that has none.
+pub(super) fn begin(pins: &Pins) -> Result<(), PinError> {
+    for layout in &GROWING {
+        let outer = Outer::open(pins, layout)?;
+        let failed = |source| PinError::Open(pins.map(layout.inner.name), source);
+        if outer.present_id().map_err(failed)?.is_none() {
+            let first = sys::create_map(&layout.inner).map_err(failed)?;
+            outer.replace(first.as_fd()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The pinned array of one map.
+#[derive(Debug)]
+struct Outer {
+    fd: OwnedFd,
+    layout: GrowingLayout,
+}
+
+impl Outer {
+    fn open(pins: &Pins, layout: &GrowingLayout) -> Result<Self, PinError> {
+        Ok(Self { fd: pins.open_map(&layout.outer())?, layout: *layout })
+    }
+
+    /// The kernel's number of the map that is the table at present.
+    fn present_id(&self) -> io::Result<Option<u32>> {
+        sys::lookup(self.fd.as_fd(), &PRESENT)
+    }
+
+    /// The map that is the table at present, and how many records it holds.
+    fn present(&self, pins: &Pins) -> Result<(OwnedFd, u32), PinError> {
+        let path = || pins.map(self.layout.inner.name);
+        let opened = self.present_id().and_then(|id| {
+            let map = sys::map_by_id(id.ok_or(io::ErrorKind::NotFound)?)?;
+            let found = MapLayout::of(map.as_fd(), &self.layout.inner)?;
+            Ok((map, found))
+        });
+        let (map, found) = opened.map_err(|source| PinError::Open(path(), source))?;
+        let expected = MapLayout { entries: found.entries, ..self.layout.inner };
+        if found != expected {
+            let (found, expected) = (found.to_string(), expected.to_string());
+            return Err(PinError::Layout { path: path(), found, expected });
+        }
+        Ok((map, self.layout.capacity(found.entries)))
+    }
+
+    /// Makes another map the table. Returns when no program that runs has the one before.
+    fn replace(&self, map: BorrowedFd<'_>) -> io::Result<()> {
+        sys::update(self.fd.as_fd(), &PRESENT, &map.as_raw_fd().cast_unsigned())
+    }
+}
+
+/// An array that grows.
+#[derive(Debug)]
+pub(super) struct GrowingArray {
+    outer: Outer,
+    array: MappedArray,
+}
+
+impl GrowingArray {
+    pub(super) fn open(pins: &Pins, layout: &GrowingLayout) -> Result<Self, PinError> {
+        let outer = Outer::open(pins, layout)?;
+        let (map, capacity) = outer.present(pins)?;
+        let array = MappedArray::new(map, record_words(layout), capacity)
+            .map_err(|source| PinError::Open(pins.map(layout.inner.name), source))?;
+        Ok(Self { outer, array })
+    }
+
+    /// The array as it is at present.
+    pub(super) fn array(&self) -> &MappedArray {
+        &self.array
+    }
+
+    /// The table's name.
+    pub(super) fn name(&self) -> &'static str {
+        self.outer.layout.inner.name
+    }
+
+    /// Makes room for at least `capacity` records.
+    pub(super) fn grow(&mut self, capacity: u32) -> io::Result<()> {
+        let layout = &self.outer.layout;
+        let larger = layout.holding(capacity);
+        let map = sys::create_map(&larger)?;
+        let larger = MappedArray::new(map, record_words(layout), layout.capacity(larger.entries))?;
+        larger.copy_from(&self.array);
+        self.outer.replace(larger.as_fd())?;
+        self.array = larger;
+        Ok(())
+    }
+}
+
+/// Words of one record of an array.
+fn record_words(layout: &GrowingLayout) -> usize {
+    (layout.inner.value_size / layout.records / 4) as usize
+}
+
+/// The hash that grows.
+#[derive(Debug)]
+pub(super) struct GrowingFrontends {
+    outer: Outer,
+    map: OwnedFd,
+    capacity: u32,
+}
+
+impl GrowingFrontends {
+    pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
+        let outer = Outer::open(pins, &layout::FRONTENDS)?;
+        let (map, capacity) = outer.present(pins)?;
+        Ok(Self { outer, map, capacity })
+    }
+
+    /// How many entries it has room for.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Makes room for at least `capacity` entries. Gives the number of entries that it wrote.
+    pub(super) fn grow(&mut self, capacity: u32) -> io::Result<usize> {
+        let larger = sys::create_map(&self.outer.layout.holding(capacity))?;
+        let mut copied = 0;
+        let mut failed = Ok(());
+        self.visit(|keys, values| {
+            copied += keys.len();
+            if failed.is_ok() {
+                failed = sys::update_batch(larger.as_fd(), keys, values);
+            }
+        })?;
+        failed.map_err(|BatchError { error, .. }| error)?;
+        self.outer.replace(larger.as_fd())?;
+        self.map = larger;
+        self.capacity = capacity;
+        Ok(copied)
+    }
+
+    /// Calls `visit` with all entries, some at a time.
+    pub(super) fn visit(&self, visit: impl FnMut(&[FrontendKey], &[Frontend])) -> io::Result<()> {
+        visit_hash(self.map.as_fd(), visit)
+    }
+}
+
+impl AsFd for GrowingFrontends {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
+/// Calls `visit` with all entries of a hash, some at a time.
+pub(super) fn visit_hash<K: aya::Pod + Default, V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(&[K], &[V]),
+) -> io::Result<()> {
+    let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
+    let mut from: Option<Cursor> = None;
+    loop {
+        let read = sys::lookup_batch(map, from.as_ref(), &mut keys, &mut values)?;
+        visit(&keys[..read.count], &values[..read.count]);
+        match read.next {
+            Some(next) => from = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

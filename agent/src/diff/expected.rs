@@ -1,0 +1,102 @@
+//! What the tables hold as far as is known, element by element: what [`crate::apply::audit`]
+//! compares with them.
+
+use std::collections::BTreeMap;
+
+use mizzen_ebpf_abi::{
+    maps,
+    service::{Frontend, FrontendKey, SetWord},
+};
+
+use super::{
+    Known,
+    known::{BackendRecord, KnownSet, backend_record},
+};
+use crate::{
+    apply::maps::Growing,
+    desired::{Slot, node::DesiredNode},
+};
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The map.
+    pub map: &'static str,
+    /// Elements in use.
+    pub used: u32,
+    /// Elements that there is room for at present.
+    pub now: u32,
+    /// Elements that there can be room for.
+    pub max: u32,
+}
+
+impl Known {
+    /// The frontends.
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
+        &self.frontends
+    }
+
+    /// The words of all sets that ever had one.
+    pub fn words(&self) -> impl Iterator<Item = (u32, SetWord)> {
+        self.words.iter().map(|(set, word)| (*set, *word))
+    }
+
+    /// The live ranges: where each begins, and its words.
+    pub fn ranges(&self) -> impl Iterator<Item = (u32, &[u32])> {
+        let ranges = self.all_sets().filter_map(|set| set.range.as_ref());
+        ranges.map(|range| (range.offset, range.words.as_slice()))
+    }
+
+    /// The live backends by id.
+    pub fn backends(&self) -> impl Iterator<Item = (u32, BackendRecord)> {
+        self.all_sets().flat_map(|set| {
+            set.backends.iter().map(|(&(addr, port), backend)| {
+                let slot = Slot { addr, port, flags: backend.flags };
+                (backend.id, backend_record(set.id, &slot))
+            })
+        })
+    }
+
+    /// The node's tables.
+    pub fn node(&self) -> &DesiredNode {
+        &self.node
+    }
+
+    /// How full each table is that this agent alone writes.
+    pub fn usage(&self) -> Vec<Usage> {
+        let mut usage: Vec<_> = Growing::ALL
+            .into_iter()
+            .map(|table| Usage {
+                map: table.name(),
+                used: self.used(table),
+                now: self.room.now.of(table),
+                max: self.room.max.of(table),
+            })
+            .collect();
+        let max = &self.room.max;
+        let node = [
+            (maps::NODE_ADDRS, self.node.addrs.len(), max.node_addrs),
+            (maps::CLUSTER_RANGES, self.node.cluster_ranges.len(), max.cluster_ranges),
+        ];
+        usage.extend(node.map(|(map, used, max)| Usage { map, used: count(used), now: max, max }));
+        usage
+    }
+
+    fn used(&self, table: Growing) -> u32 {
+        match table {
+            Growing::Frontends => count(self.frontends.len()),
+            Growing::Sets => self.set_ids.in_use(),
+            Growing::Slots => self.slots.capacity() - self.slots.free_words(),
+            Growing::Backends4 => self.backend_ids[0].in_use(),
+            Growing::Backends6 => self.backend_ids[1].in_use(),
+        }
+    }
+
+    fn all_sets(&self) -> impl Iterator<Item = &KnownSet> {
+        self.sets.values().chain(&self.strangers)
+    }
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
