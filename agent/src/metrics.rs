@@ -1,11 +1,15 @@
 //! What the agent counts about itself, and the text in which it is read.
 
+pub mod tables;
+
 use std::{
     fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use mizzen_ebpf_abi::counters::Counter;
+
+use tables::TableMetrics;
 
 /// What the eBPF programs counted, read when asked for.
 pub trait ProgramCounters: Send + Sync {
@@ -23,7 +27,11 @@ macro_rules! metrics {
     ($( $field:ident: $kind:literal $name:literal $help:literal; )*) => {
         /// Counters and gauges of the agent. Shared behind an `Arc`.
         #[derive(Debug, Default)]
-        pub struct Metrics { $( #[doc = $help] pub $field: AtomicU64, )* }
+        pub struct Metrics {
+            $( #[doc = $help] pub $field: AtomicU64, )*
+            /// The state of the tables.
+            pub tables: TableMetrics,
+        }
 
         impl Metrics {
             /// In the text format of Prometheus.
@@ -63,6 +71,7 @@ impl Metrics {
     pub fn render(&self, programs: Option<&dyn ProgramCounters>) -> String {
         let mut text = String::new();
         self.write(&mut text);
+        self.tables.write(&mut text);
         if let Some(programs) = programs {
             let name = "mizzen_datapath_events_total";
             let help = "What the eBPF programs counted since they were first loaded";

@@ -33,20 +33,23 @@ use crate::{
     supervisor::TaskError,
 };
 
+mod review;
+
+use review::{REVIEW, Review};
+
 /// The part on the board.
 pub const PART: &str = "services";
 /// The first pause after a failure; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest pause between attempts.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How often the programs' attachment is looked at.
-const REVIEW: Duration = Duration::from_secs(10);
 
 /// Puts the programs where traffic is, when the tables are filled. Called again and again: it
 /// mends what was detached by hand, and follows devices that come and go.
 pub trait Attach: Send {
-    /// Attaches what is not attached. `addresses` are those of the Node object.
-    fn attach(&mut self, addresses: &[IpAddr]) -> Result<(), TaskError>;
+    /// Attaches what is not attached, and says how many programs that were. `addresses` are those
+    /// of the Node object.
+    fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError>;
 }
 
 /// Nothing to attach.
@@ -54,8 +57,8 @@ pub trait Attach: Send {
 pub struct AttachNothing;
 
 impl Attach for AttachNothing {
-    fn attach(&mut self, _: &[IpAddr]) -> Result<(), TaskError> {
-        Ok(())
+    fn attach(&mut self, _: &[IpAddr]) -> Result<usize, TaskError> {
+        Ok(0)
     }
 }
 
@@ -104,6 +107,7 @@ pub struct Reconciler {
     failures: u32,
     /// When to try again what did not work.
     retry: Option<Instant>,
+    review: Review,
 }
 
 impl Reconciler {
@@ -117,7 +121,8 @@ impl Reconciler {
     ) -> Self {
         let desired = Desired::new(settings);
         let (attached, known, failures, retry) = (None, None, 0, None);
-        Self { maps, attach, attached, desired, known, board, metrics, failures, retry }
+        let review = Review::default();
+        Self { maps, attach, attached, desired, known, board, metrics, failures, retry, review }
     }
 
     /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
@@ -166,6 +171,7 @@ impl Reconciler {
             return;
         };
         let started = Instant::now();
+        self.review(started);
         let change = self.desired.update(snapshot, facts);
         let trouble = self.retry.is_some();
         if self.known.is_none() && self.retry.is_some_and(|at| at > started) {
@@ -195,10 +201,15 @@ impl Reconciler {
         {
             return Ok(());
         }
-        self.attached = None;
+        let same = |at: &Attached| at.facts == *facts && at.addresses == addresses;
+        let lost = self.attached.take().as_ref().is_some_and(same);
         let failed =
             |error: TaskError| format!("the programs are not attached: {}", chain(&*error));
-        self.attach.attach(&addresses).map_err(failed)?;
+        let attached = self.attach.attach(&addresses).map_err(failed)?;
+        if lost && attached > 0 {
+            tracing::warn!(programs = attached, "somebody else detached programs");
+            self.metrics.tables.healed("program", attached as u64);
+        }
         self.attached = Some(Attached { at: now, facts: facts.clone(), addresses });
         Ok(())
     }
@@ -234,6 +245,7 @@ impl Reconciler {
         }
         self.metrics.sets.store(known.sets_len() as u64, Relaxed);
         self.known = Some(known);
+        self.note_healed();
         Ok(plan.refused.iter().map(ToString::to_string).collect())
     }
 
@@ -278,7 +290,8 @@ impl Reconciler {
                 let warning = |warning: crate::desired::Warning| {
                     format!("service {}: {}", warning.service, warning.message)
                 };
-                drop(reply.send(self.desired.warnings().into_iter().map(warning).collect()));
+                let services = self.desired.warnings().into_iter().map(warning);
+                drop(reply.send(services.chain(self.metrics.tables.warnings()).collect()));
             }
         }
     }

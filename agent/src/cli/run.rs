@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, Resolved},
-    datapath::{Datapath, find_uplinks},
+    datapath::{Datapath, Outcome, find_uplinks},
     dns, facts, foreign,
     kube::{self, client::ApiServers},
     metrics::{Metrics, ProgramCounters},
@@ -204,14 +204,16 @@ struct AttachDatapath {
 }
 
 impl Attach for AttachDatapath {
-    fn attach(&mut self, addresses: &[IpAddr]) -> Result<(), TaskError> {
+    fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
         let uplinks: Vec<_> = find_uplinks(&self.uplinks, addresses)?.into_iter().collect();
         let sockets = self.datapath.attach_sockets()?;
         let packets = self.datapath.attach_uplinks(&uplinks)?;
+        let mut attached = 0;
         for (hook, outcome) in sockets.into_iter().chain(packets) {
             tracing::debug!(hook, ?outcome, "attached");
+            attached += usize::from(outcome == Outcome::Attached);
         }
-        Ok(())
+        Ok(attached)
     }
 }
 

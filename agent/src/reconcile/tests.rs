@@ -30,9 +30,9 @@ fn cluster() -> ClusterState {
 struct Counted(Arc<std::sync::atomic::AtomicU64>);
 
 impl Attach for Counted {
-    fn attach(&mut self, _: &[IpAddr]) -> Result<(), TaskError> {
+    fn attach(&mut self, _: &[IpAddr]) -> Result<usize, TaskError> {
         self.0.fetch_add(1, Relaxed);
-        Ok(())
+        Ok(0)
     }
 }
 

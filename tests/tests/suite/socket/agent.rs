@@ -18,11 +18,13 @@ use mizzen_agent::{
         service::{Protocol, Service, ServicePort},
         snapshot::{Snapshot, Synced},
     },
-    reconcile::{AttachNothing, Reconciler},
+    reconcile::{Attach, AttachNothing, Reconciler},
     status::Board,
 };
 
 use super::{Bench, FAMILIES, Family};
+
+mod healing;
 
 const NODE: &str = "node-1";
 
@@ -35,6 +37,10 @@ struct Agent {
 
 impl Agent {
     fn start(datapath: &Datapath, family: Family) -> Self {
+        Self::with(datapath, family, Box::new(AttachNothing))
+    }
+
+    fn with(datapath: &Datapath, family: Family, attach: Box<dyn Attach>) -> Self {
         let settings = Settings {
             node_name: NODE.into(),
             snat_ports: (10_000, 29_999),
@@ -45,7 +51,7 @@ impl Agent {
         let reconciler = Reconciler::new(
             settings,
             maps,
-            Box::new(AttachNothing),
+            attach,
             Arc::<Board>::clone(&board),
             Arc::clone(&metrics),
         );
