@@ -135,10 +135,10 @@ fn v8_a_deleted_endpoint_in_use_gets_another_id() {
 
 #[test]
 fn v8_ids_of_deleted_endpoints_are_used_again() {
-    let limits = Capacities { backends: 4, ..Capacities::default() };
+    let limits = Capacities { backends4: 4, ..Capacities::default() };
     let mut agent = following("rr");
     agent.maps = MemoryMaps::new(limits);
-    agent.known = Known::empty(limits);
+    agent.known = Known::empty(Room::fixed(limits));
     let _ = agent.resync();
     for _ in 0..10 {
         for states in ["tr", "-r"] {

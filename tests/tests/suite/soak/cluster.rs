@@ -9,7 +9,7 @@ use std::{
 use mizzen_agent::{
     apply::{
         apply,
-        maps::{Capacities, Maps},
+        maps::{Maps, Room},
         memory::MemoryMaps,
     },
     desired::{Desired, LocalAddress, NodeFacts, Settings},
@@ -74,7 +74,7 @@ pub(super) fn tables_of(snapshot: &Snapshot) -> MemoryMaps {
     let mut desired = Desired::new(settings());
     let _first = desired.update(snapshot, &facts());
     let mut maps = MemoryMaps::default();
-    let plan = diff(&desired.everything(), &mut Known::empty(Capacities::default()));
+    let plan = diff(&desired.everything(), &mut Known::empty(Room::default()));
     apply(&plan, &mut maps).unwrap();
     maps
 }

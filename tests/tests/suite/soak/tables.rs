@@ -7,9 +7,10 @@ use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 use mizzen_agent::{
     apply::{
         lookup,
-        maps::{AddrRange, Maps, MapsError, SourceRange, Tables},
+        maps::{AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables},
     },
     datapath::{Datapath, KernelMaps},
+    diff::expected::Usage,
     model::snapshot::Snapshot,
 };
 use mizzen_ebpf_abi::{
@@ -217,6 +218,36 @@ impl Aborting {
 impl Maps for Aborting {
     fn dump(&mut self) -> Result<Tables, MapsError> {
         self.maps.dump()
+    }
+    fn visit_frontends(
+        &mut self,
+        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
+    ) -> Result<(), MapsError> {
+        self.maps.visit_frontends(visit)
+    }
+    fn word(&self, set: u32) -> SetWord {
+        self.maps.word(set)
+    }
+    fn read_slots(&self, offset: u32, words: &mut [u32]) {
+        self.maps.read_slots(offset, words);
+    }
+    fn backend4(&self, id: u32) -> Backend4 {
+        self.maps.backend4(id)
+    }
+    fn backend6(&self, id: u32) -> Backend6 {
+        self.maps.backend6(id)
+    }
+    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
+        self.maps.node_tables()
+    }
+    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
+        self.maps.others()
+    }
+    fn capacities(&self) -> Capacities {
+        self.maps.capacities()
+    }
+    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
+        self.each(&[()], |maps, _| maps.grow(table, capacity))
     }
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         self.each(entries, KernelMaps::put_frontends)
