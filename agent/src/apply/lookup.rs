@@ -1,11 +1,83 @@
-//! What a reader of the tables finds: the datapath's way from a frontend to its backends, walked
-//! in user space. `mizzen services` and `mizzen backends` show it, and tests hold plans to it.
+//! What a reader of the tables finds. The walk itself is `mizzen_ebpf_abi::select`, which the
+//! programs run too; here is what it needs to read a dump, and the whole of what a frontend leads
+//! to: `mizzen backends` shows it, `mizzen why` explains it, and tests hold plans to it.
 
 use std::net::{IpAddr, SocketAddr};
 
-use mizzen_ebpf_abi::service::{Frontend, FrontendKey, RANGE_HEADER_WORDS, SetWord, header};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    select::{self, NoBackend, Window},
+    service::{Frontend, FrontendKey, NO_SET, SetWord, frontend_flags, header},
+};
 
-use super::maps::Tables;
+use super::maps::{AddrRange, Tables};
+
+/// The tables with what is kept beside a backend's address.
+pub trait Records: select::Tables {
+    /// Bits of [`mizzen_ebpf_abi::service::backend_flags`] of a backend's record; 0 where there is
+    /// none.
+    fn backend_flags(&self, id: u32, v4: bool) -> u16;
+}
+
+impl select::Tables for Tables {
+    fn frontend(&self, key: &FrontendKey) -> Frontend {
+        self.frontends.get(key).filter(|found| found.is_of(key)).copied().unwrap_or_default()
+    }
+
+    fn node_addr_flags(&self, addr: &Addr) -> Option<u32> {
+        self.node_addrs.get(addr).map(|found| found.flags)
+    }
+
+    fn cluster_range_flags(&self, addr: &Addr) -> u32 {
+        let holding = self.cluster_ranges.iter().filter(|(range, _)| range.holds(addr));
+        holding.max_by_key(|(range, _)| range.prefix_len).map_or(0, |(_, flags)| *flags)
+    }
+
+    fn source_ranges_hold(&self, set: u32, addr: &Addr) -> bool {
+        self.source_ranges.iter().any(|held| held.set == set && held.range.holds(addr))
+    }
+
+    fn set_word(&self, set: u32) -> SetWord {
+        self.sets.get(&set).copied().unwrap_or_default()
+    }
+
+    fn slot(&self, index: u32) -> u32 {
+        self.slots.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn backend(&self, set: u32, id: u32, v4: bool) -> Option<select::Backend> {
+        let (owner, backend) = if v4 {
+            let record = self.backends4.get(&id)?;
+            let addr = Addr::from_v4(record.addr);
+            (record.set, select::Backend { id, addr, port: record.port })
+        } else {
+            let record = self.backends6.get(&id)?;
+            let addr = Addr::from_v6(record.addr);
+            (record.set, select::Backend { id, addr, port: record.port })
+        };
+        (owner == set).then_some(backend)
+    }
+}
+
+impl Records for Tables {
+    fn backend_flags(&self, id: u32, v4: bool) -> u16 {
+        if v4 {
+            self.backends4.get(&id).map_or(0, |record| record.flags)
+        } else {
+            self.backends6.get(&id).map_or(0, |record| record.flags)
+        }
+    }
+}
+
+impl AddrRange {
+    /// Whether `addr` is inside.
+    pub fn holds(&self, addr: &Addr) -> bool {
+        let bits = |addr: &Addr| u128::from_be_bytes(addr.octets);
+        let host_bits = 128_u32.saturating_sub(self.prefix_len.into());
+        let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+        bits(&self.addr) & mask == bits(addr) & mask
+    }
+}
 
 /// What a frontend leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,101 +112,77 @@ pub enum Fault {
     #[error("the frontend's value belongs to another frontend")]
     ForeignFrontend,
     /// A set's word names the range of another.
-    #[error("set {set} is led to range {offset}, which belongs to set {owner}")]
+    #[error("set {set} is led to the range of another set")]
     ForeignRange {
         /// The set.
         set: u32,
-        /// The range.
-        offset: u32,
-        /// Whose it is.
-        owner: u32,
     },
     /// A slot names a backend that is another set's, or nobody's.
-    #[error("set {set} is led to backend {backend}, which belongs to set {owner}")]
+    #[error("set {set} is led to backend {backend}, which is not its own")]
     ForeignBackend {
         /// The set.
         set: u32,
         /// The backend's id.
         backend: u32,
-        /// Whose it is.
-        owner: u32,
     },
 }
 
-/// What `key` leads to: `None` where it is no frontend.
-pub fn lookup(tables: &Tables, key: &FrontendKey) -> Option<Result<Found, Fault>> {
-    let frontend = tables.frontends.get(key)?;
-    if !frontend.is_of(key) {
-        return Some(Err(Fault::ForeignFrontend));
+/// What `key` leads to: `None` where it is no frontend, or the mark of an allocated address.
+pub fn lookup(tables: &impl Records, key: &FrontendKey) -> Option<Result<Found, Fault>> {
+    let frontend = tables.frontend(key);
+    if frontend.set == NO_SET || frontend.flags & frontend_flags::GUARD != 0 {
+        return None;
     }
-    let word = tables.sets.get(&frontend.set).copied().unwrap_or_default();
-    let ipv6 = !key.addr.is_v4();
-    Some(read_range(tables, frontend, word).and_then(|range| range.resolve(tables, ipv6)))
+    Some(found(tables, &frontend, key.addr.is_v4()))
 }
 
-/// A range as read through a set's word.
-#[derive(Clone, Debug)]
-pub struct RangeRead {
-    set: u32,
-    frontend_flags: u32,
-    range_flags: u32,
-    affinity_s: u32,
-    windows: [Vec<u32>; 3],
+fn found(tables: &impl Records, frontend: &Frontend, v4: bool) -> Result<Found, Fault> {
+    let offset = tables.set_word(frontend.set).offset();
+    let header = |word: u32| if offset == 0 { 0 } else { tables.slot(offset + word) };
+    Ok(Found {
+        frontend_flags: frontend.flags,
+        range_flags: header(header::FLAGS),
+        affinity_s: header(header::AFFINITY_S),
+        internal: window(tables, frontend, Window::Internal, v4)?,
+        external: window(tables, frontend, Window::External, v4)?,
+        nearby: window(tables, frontend, Window::Nearby, v4)?,
+    })
 }
 
-/// The second step of a lookup: the slots behind a set's word.
-pub fn read_range(tables: &Tables, frontend: &Frontend, word: SetWord) -> Result<RangeRead, Fault> {
-    let (set, frontend_flags) = (frontend.set, frontend.flags);
-    let offset = word.offset();
-    if offset == 0 {
-        let (range_flags, affinity_s, windows) = (0, 0, Default::default());
-        return Ok(RangeRead { set, frontend_flags, range_flags, affinity_s, windows });
+/// The backends of one window.
+fn window(
+    tables: &impl Records,
+    frontend: &Frontend,
+    window: Window,
+    v4: bool,
+) -> Result<Vec<Backend>, Fault> {
+    match select::slots(tables, frontend, window) {
+        Ok(slots) => backends(tables, &slots, v4),
+        Err(NoBackend::ForeignRange | NoBackend::ForeignBackend) => {
+            Err(Fault::ForeignRange { set: frontend.set })
+        }
+        Err(NoBackend::Reject | NoBackend::Drop | NoBackend::Proxy) => Ok(Vec::new()),
     }
-    let read = |n: u32| tables.slots.get((offset + n) as usize).copied().unwrap_or(0);
-    let owner = read(header::OWNER);
-    if owner != set {
-        return Err(Fault::ForeignRange { set, offset, owner });
-    }
-    let window = |start: u32, count: u32| -> Vec<u32> {
-        let first = RANGE_HEADER_WORDS + read(start);
-        (first..first + read(count)).map(read).collect()
-    };
-    let windows = [
-        window(header::INTERNAL_START, header::INTERNAL_COUNT),
-        window(header::EXTERNAL_START, header::EXTERNAL_COUNT),
-        window(header::NEARBY_START, header::NEARBY_COUNT),
-    ];
-    let (range_flags, affinity_s) = (read(header::FLAGS), read(header::AFFINITY_S));
-    Ok(RangeRead { set, frontend_flags, range_flags, affinity_s, windows })
 }
 
-impl RangeRead {
-    /// The last step of a lookup: the backends that the slots name.
-    pub fn resolve(self, tables: &Tables, ipv6: bool) -> Result<Found, Fault> {
-        let set = self.set;
-        let backend = |id: &u32| -> Result<Backend, Fault> {
-            let (owner, addr, port, flags) = if ipv6 {
-                let record = tables.backends6.get(id).copied().unwrap_or_default();
-                (record.set, IpAddr::from(record.addr), record.port, record.flags)
-            } else {
-                let record = tables.backends4.get(id).copied().unwrap_or_default();
-                (record.set, IpAddr::from(record.addr), record.port, record.flags)
-            };
-            if owner != set {
-                return Err(Fault::ForeignBackend { set, backend: *id, owner });
-            }
-            Ok(Backend { at: (addr, u16::from_be_bytes(port)).into(), flags })
-        };
-        let resolve = |ids: &Vec<u32>| ids.iter().map(backend).collect::<Result<Vec<_>, _>>();
-        Ok(Found {
-            frontend_flags: self.frontend_flags,
-            range_flags: self.range_flags,
-            affinity_s: self.affinity_s,
-            internal: resolve(&self.windows[0])?,
-            external: resolve(&self.windows[1])?,
-            nearby: resolve(&self.windows[2])?,
-        })
-    }
+/// The backends that slots name, in their order.
+pub fn backends(
+    tables: &impl Records,
+    slots: &select::Slots,
+    v4: bool,
+) -> Result<Vec<Backend>, Fault> {
+    let named = ids(tables, slots).map(|id| {
+        let fault = Fault::ForeignBackend { set: slots.set, backend: id };
+        let backend = tables.backend(slots.set, id, v4).ok_or(fault)?;
+        let at = (IpAddr::from(backend.addr), u16::from_be_bytes(backend.port)).into();
+        Ok(Backend { at, flags: tables.backend_flags(id, v4) })
+    });
+    named.collect()
+}
+
+/// The ids of backends that slots name, in their order.
+pub fn ids(tables: &impl Records, slots: &select::Slots) -> impl Iterator<Item = u32> {
+    (0..slots.count).map(|index| tables.slot(slots.first + index))
 }
 
 /// Everything that the tables say to readers, without ids: two tables that say the same are equal
@@ -142,6 +190,11 @@ impl RangeRead {
 pub fn everything(
     tables: &Tables,
 ) -> std::collections::BTreeMap<FrontendKey, Result<Found, Fault>> {
-    let found = |key: &FrontendKey| Some((*key, lookup(tables, key)?));
-    tables.frontends.keys().filter_map(found).collect()
+    let found = |(key, value): (&FrontendKey, &Frontend)| {
+        if !value.is_of(key) {
+            return Some((*key, Err(Fault::ForeignFrontend)));
+        }
+        Some((*key, lookup(tables, key)?))
+    };
+    tables.frontends.iter().filter_map(found).collect()
 }

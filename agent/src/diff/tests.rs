@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::{Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    select,
+    service::{Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord},
+};
 use proptest::{prelude::*, sample::Index};
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
 use crate::{
     apply::{
         apply,
-        lookup::{self, Found},
+        lookup::{self, Found, Records},
         maps::{Capacities, Maps, Room, Tables},
         memory::MemoryMaps,
     },
@@ -167,6 +171,50 @@ fn content(found: &Found) -> Vec<String> {
     ]
 }
 
+/// The tables as a slow reader meets them: each of its steps later than the one before.
+struct Slow<'a> {
+    frontends: &'a Tables,
+    words: &'a Tables,
+    slots: &'a Tables,
+    backends: &'a Tables,
+}
+
+impl select::Tables for Slow<'_> {
+    fn frontend(&self, key: &FrontendKey) -> Frontend {
+        self.frontends.frontend(key)
+    }
+
+    fn node_addr_flags(&self, addr: &Addr) -> Option<u32> {
+        self.frontends.node_addr_flags(addr)
+    }
+
+    fn cluster_range_flags(&self, addr: &Addr) -> u32 {
+        self.frontends.cluster_range_flags(addr)
+    }
+
+    fn source_ranges_hold(&self, set: u32, addr: &Addr) -> bool {
+        self.frontends.source_ranges_hold(set, addr)
+    }
+
+    fn set_word(&self, set: u32) -> SetWord {
+        self.words.set_word(set)
+    }
+
+    fn slot(&self, index: u32) -> u32 {
+        self.slots.slot(index)
+    }
+
+    fn backend(&self, set: u32, id: u32, v4: bool) -> Option<select::Backend> {
+        self.backends.backend(set, id, v4)
+    }
+}
+
+impl Records for Slow<'_> {
+    fn backend_flags(&self, id: u32, v4: bool) -> u16 {
+        self.backends.backend_flags(id, v4)
+    }
+}
+
 /// A reader that is slow: each of its steps may happen any number of writes after the one before,
 /// but no barrier returns while it is under way.
 fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
@@ -180,10 +228,14 @@ fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
             };
             assert!(sets.contains(&Some(frontend.set)), "{key:?} leads to a foreign set");
             for second in first..end {
-                let word = states[second].sets.get(&frontend.set).copied().unwrap_or_default();
                 for third in [second, (second + end - 1) / 2, end - 1] {
-                    let range = lookup::read_range(&states[third], frontend, word).unwrap();
-                    let found = range.resolve(&states[end - 1], !key.addr.is_v4()).unwrap();
+                    let slow = Slow {
+                        frontends: start,
+                        words: &states[second],
+                        slots: &states[third],
+                        backends: &states[end - 1],
+                    };
+                    let found = lookup::lookup(&slow, key).unwrap().unwrap();
                     let seen = (frontend.set, content(&found));
                     assert!(legitimate.contents.contains(&seen), "{key:?} finds {seen:?}");
                 }
