@@ -11,6 +11,7 @@
 //! [`reconcile`] joins them and is the only writer of the tables; [`supervisor`] runs the tasks.
 
 pub mod apply;
+pub mod arrivals;
 pub mod cli;
 pub mod config;
 pub mod datapath;
@@ -28,3 +29,4 @@ pub mod serve;
 pub mod status;
 pub mod supervisor;
 pub mod sweep;
+pub mod why;

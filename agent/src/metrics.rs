@@ -1,5 +1,7 @@
 //! What the agent counts about itself, and the text in which it is read.
 
+pub mod histogram;
+pub mod proxy;
 pub mod tables;
 
 use std::{
@@ -9,6 +11,8 @@ use std::{
 
 use mizzen_ebpf_abi::counters::Counter;
 
+use crate::arrivals::Arrivals;
+use proxy::ProxyMetrics;
 use tables::TableMetrics;
 
 /// What the eBPF programs counted, read when asked for.
@@ -31,6 +35,10 @@ macro_rules! metrics {
             $( #[doc = $help] pub $field: AtomicU64, )*
             /// The state of the tables.
             pub tables: TableMetrics,
+            /// What kube-proxy counts.
+            pub proxy: ProxyMetrics,
+            /// Changes on their way to the tables.
+            pub arrivals: Arrivals,
         }
 
         impl Metrics {
@@ -72,6 +80,7 @@ impl Metrics {
         let mut text = String::new();
         self.write(&mut text);
         self.tables.write(&mut text);
+        self.proxy.write(&mut text, &self.arrivals);
         if let Some(programs) = programs {
             let name = "mizzen_datapath_events_total";
             let help = "What the eBPF programs counted since they were first loaded";

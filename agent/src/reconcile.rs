@@ -6,7 +6,7 @@
 //! tables are read and compared anew, with back-off.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -17,18 +17,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     apply::{
-        apply, lookup,
+        apply,
         maps::{Capacities, Maps, Room},
     },
-    desired::{Desired, NodeFacts, Settings},
+    desired::{Desired, NodeFacts, SetKey, Settings},
     diff::{
         Known, diff,
-        plan::{FrontendName, Op, Plan},
+        plan::{Op, Plan},
         restore::restore,
     },
     metrics::Metrics,
     model::snapshot::{Snapshot, Synced},
-    serve::wire,
+    serve::{rows, wire},
     status::{Board, State},
     supervisor::TaskError,
 };
@@ -80,6 +80,8 @@ pub enum Query {
     Diff(oneshot::Sender<Result<wire::Diff, String>>),
     /// What can't be done as asked.
     Warnings(oneshot::Sender<Vec<String>>),
+    /// Which service ports these sets are of.
+    Owners(BTreeSet<u32>, oneshot::Sender<BTreeMap<u32, SetKey>>),
 }
 
 /// What the loop reads.
@@ -119,6 +121,7 @@ impl Reconciler {
         board: Arc<Board>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        metrics.arrivals.await_tables();
         let desired = Desired::new(settings);
         let (attached, known, failures, retry) = (None, None, 0, None);
         let review = Review::default();
@@ -183,6 +186,11 @@ impl Reconciler {
             None => self.execute_from_dump(),
         };
         let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
+        if outcome.is_ok() {
+            let shown = self.metrics.arrivals.shown(snapshot.revision);
+            self.metrics.proxy.synced(started.elapsed(), &shown);
+        }
+        self.metrics.proxy.set_without_local(&self.desired.without_local_endpoints());
         self.metrics.services.store(snapshot.services.len() as u64, Relaxed);
         self.metrics.map_calls.store(self.maps.calls(), Relaxed);
         self.metrics.map_writes.store(self.maps.writes(), Relaxed);
@@ -283,9 +291,13 @@ impl Reconciler {
     fn answer(&mut self, query: Query) {
         // Whoever asked may have gone: that is their business.
         match query {
-            Query::Services(reply) => drop(reply.send(self.services())),
+            Query::Services(reply) => drop(reply.send(rows::services(&self.desired))),
             Query::Backends(reply) => drop(reply.send(self.backends())),
             Query::Diff(reply) => drop(reply.send(self.difference())),
+            Query::Owners(sets, reply) => {
+                let owners = self.known.as_ref().map(|known| known.owners(&sets));
+                drop(reply.send(owners.unwrap_or_default()));
+            }
             Query::Warnings(reply) => {
                 let warning = |warning: crate::desired::Warning| {
                     format!("service {}: {}", warning.service, warning.message)
@@ -296,57 +308,9 @@ impl Reconciler {
         }
     }
 
-    fn services(&self) -> Vec<wire::Service> {
-        let row = |(key, set): (&crate::desired::SetKey, &Arc<crate::desired::DesiredSet>)| {
-            wire::Service {
-                namespace: key.service.namespace.to_string(),
-                name: key.service.name.to_string(),
-                port: key.port.to_string(),
-                protocol: key.protocol.to_string(),
-                family: if key.ipv6 { "IPv6" } else { "IPv4" }.to_owned(),
-                frontends: set.frontends.iter().map(|(f, _)| FrontendName(f).to_string()).collect(),
-                internal: set.windows.internal.count as usize,
-                external: set.windows.external.count as usize,
-            }
-        };
-        self.desired.sets().map(row).collect()
-    }
-
     fn backends(&mut self) -> Result<Vec<wire::Frontend>, String> {
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
-        let mut owners = BTreeMap::new();
-        for (key, set) in self.desired.sets() {
-            for (frontend, _) in &set.frontends {
-                owners.entry(*frontend).or_insert_with(|| key.service.to_string());
-            }
-        }
-        let names = |window: &[lookup::Backend]| -> Vec<String> {
-            window.iter().map(|backend| backend.at.to_string()).collect()
-        };
-        let row = |(key, found): (_, Result<lookup::Found, lookup::Fault>)| {
-            let frontend = FrontendName(&key).to_string();
-            let service = owners.get(&key).cloned().unwrap_or_default();
-            match found {
-                Ok(found) => wire::Frontend {
-                    frontend,
-                    service,
-                    internal: names(&found.internal),
-                    external: names(&found.external),
-                    fault: String::new(),
-                },
-                Err(fault) => {
-                    let (internal, external) = (Vec::new(), Vec::new());
-                    wire::Frontend {
-                        frontend,
-                        service,
-                        internal,
-                        external,
-                        fault: fault.to_string(),
-                    }
-                }
-            }
-        };
-        Ok(lookup::everything(&tables).into_iter().map(row).collect())
+        Ok(rows::backends(&self.desired, &tables))
     }
 
     fn difference(&mut self) -> Result<wire::Diff, String> {

@@ -11,7 +11,14 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::serve::{listen::SOCKET, wire};
+use super::why;
+use crate::{
+    serve::{listen::SOCKET, wire},
+    why::{
+        answer::Flow,
+        question::{Destination, Source},
+    },
+};
 
 /// How long the agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,10 +27,13 @@ const EXAMPLES: &str = "\
 Examples:
   mizzen status                    how the agent's parts are
   mizzen services -o json          every service port, for scripts
+  mizzen backends kube-system/kube-dns
+  mizzen why default/client default/web:80     where a connection goes, and why
+  mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; diff: there are differences;
-backends: the tables are at fault)";
+backends: the tables are at fault; why: the connection is refused or dropped)";
 
 /// Looks into the Mizzen agent of this node.
 #[derive(Debug, Parser)]
@@ -51,10 +61,25 @@ enum Format {
 enum Command {
     /// How the agent and its parts are
     Status,
-    /// The services' ports, what clients dial, and how many backends take it
-    Services,
+    /// The services' ports, their policies, what clients dial, and their endpoints
+    Services(Filter),
     /// What each frontend leads to, as the kernel's tables have it
-    Backends,
+    Backends(Filter),
+    /// Where a connection goes and why, by the code and the tables that decide it
+    Why {
+        /// Who dials: `node`, namespace/name of a pod, an address, or address:port of a connection
+        #[arg(value_name = "SRC")]
+        source: Source,
+        /// What is dialled: namespace/name of a service or an address
+        #[arg(value_name = "DST[:PORT][/PROTO]")]
+        destination: Destination,
+    },
+    /// The packet path's connections
+    Flows {
+        /// How many at most
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+    },
     /// What would be written if the kernel's tables were compared with what they should be
     Diff,
     /// Completions for a shell
@@ -62,6 +87,37 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Which services.
+#[derive(Clone, Debug, clap::Args)]
+struct Filter {
+    /// Only those of a namespace, or the one with this namespace/name
+    #[arg(value_name = "NAMESPACE[/NAME]")]
+    service: Option<String>,
+}
+
+impl Filter {
+    /// As parameters of the question.
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let Some(service) = &self.service else { return Vec::new() };
+        match service.split_once('/') {
+            Some((namespace, name)) => {
+                vec![("namespace", namespace.to_owned()), ("name", name.to_owned())]
+            }
+            None => vec![("namespace", service.clone())],
+        }
+    }
+}
+
+/// A path with parameters.
+fn question(path: &str, parameters: &[(&'static str, String)]) -> String {
+    if parameters.is_empty() {
+        return path.to_owned();
+    }
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(parameters);
+    format!("{path}?{}", query.finish())
 }
 
 /// How it went.
@@ -89,10 +145,18 @@ impl Mizzen {
     /// Does what the command line says.
     pub fn execute(self) -> anyhow::Result<Outcome> {
         let (path, print): (_, Print) = match self.command {
-            Command::Status => ("/v1/status", status),
-            Command::Services => ("/v1/services", services),
-            Command::Backends => ("/v1/backends", backends),
-            Command::Diff => ("/v1/diff", diff),
+            Command::Status => ("/v1/status".to_owned(), status),
+            Command::Services(filter) => (question("/v1/services", &filter.parameters()), services),
+            Command::Backends(filter) => (question("/v1/backends", &filter.parameters()), backends),
+            Command::Diff => ("/v1/diff".to_owned(), diff),
+            Command::Why { source, destination } => {
+                let parameters =
+                    [("source", source.to_string()), ("destination", destination.to_string())];
+                (question("/v1/why", &parameters), why::print)
+            }
+            Command::Flows { limit } => {
+                (question("/v1/flows", &[("limit", limit.to_string())]), flows)
+            }
             Command::Completions { shell } => {
                 clap_complete::generate(
                     shell,
@@ -103,7 +167,7 @@ impl Mizzen {
                 return Ok(Outcome::Ok);
             }
         };
-        let body = get(&self.state_dir, path)?;
+        let body = get(&self.state_dir, &path)?;
         let (text, outcome) = print(&body)?;
         let text = if self.output == Format::Json { body + "\n" } else { text };
         // A reader that has seen enough, such as `head`, is no failure.
@@ -152,35 +216,87 @@ fn status(body: &str) -> anyhow::Result<(String, Outcome)> {
 fn services(body: &str) -> anyhow::Result<(String, Outcome)> {
     let services: Vec<wire::Service> = serde_json::from_str(body)?;
     let row = |service: wire::Service| {
+        let port = if service.port.is_empty() { "-".to_owned() } else { service.port };
+        let affinity = match service.session_affinity_seconds {
+            0 => "-".to_owned(),
+            seconds => format!("{seconds}s"),
+        };
+        let endpoints = match service.terminating {
+            0 => format!("{} ({} local)", service.endpoints, service.local),
+            terminating => format!(
+                "{} ({} local, {terminating} terminating)",
+                service.endpoints, service.local
+            ),
+        };
+        let policies =
+            format!("{}/{}", service.internal_traffic_policy, service.external_traffic_policy);
         vec![
             service.namespace,
             service.name,
-            if service.port.is_empty() { "-".to_owned() } else { service.port },
-            service.family,
-            service.internal.to_string(),
-            service.external.to_string(),
+            port,
+            service.kind,
+            policies,
+            affinity,
+            endpoints,
             service.frontends.join(","),
         ]
     };
-    let heads = ["NAMESPACE", "NAME", "PORT", "FAMILY", "INTERNAL", "EXTERNAL", "FRONTENDS"];
+    let heads =
+        ["NAMESPACE", "NAME", "PORT", "TYPE", "INT/EXT", "AFFINITY", "ENDPOINTS", "FRONTENDS"];
     Ok((columns(&heads, services.into_iter().map(row).collect()), Outcome::Ok))
 }
 
 fn backends(body: &str) -> anyhow::Result<(String, Outcome)> {
     let frontends: Vec<wire::Frontend> = serde_json::from_str(body)?;
     let sound = frontends.iter().all(|frontend| frontend.fault.is_empty());
-    let row = |frontend: wire::Frontend| {
-        let names = |names: Vec<String>| {
-            if names.is_empty() { "-".to_owned() } else { names.join(",") }
-        };
-        let internal = names(frontend.internal);
-        let backends = if frontend.fault.is_empty() { internal } else { frontend.fault };
-        let service = if frontend.service.is_empty() { "-".to_owned() } else { frontend.service };
-        vec![frontend.frontend, service, backends]
-    };
-    let text =
-        columns(&["FRONTEND", "SERVICE", "BACKENDS"], frontends.into_iter().map(row).collect());
+    let rows = frontends.into_iter().flat_map(frontend_rows).collect();
+    let text = columns(&["FRONTEND", "SERVICE", "FROM", "BACKENDS"], rows);
     Ok((text, if sound { Outcome::Ok } else { Outcome::Degraded }))
+}
+
+/// A row, or one for each side where clients inside and outside find other backends.
+fn frontend_rows(of: wire::Frontend) -> Vec<Vec<String>> {
+    let service = if of.service.is_empty() { "-".to_owned() } else { of.service };
+    let row = |from: &str, backends: &str| {
+        vec![of.frontend.clone(), service.clone(), from.to_owned(), backends.to_owned()]
+    };
+    let names = |names: &[String]| {
+        if names.is_empty() { "-".to_owned() } else { names.join(",") }
+    };
+    if !of.fault.is_empty() {
+        vec![row("all", &of.fault)]
+    } else if !of.outside {
+        vec![row("all", &names(&of.internal))]
+    } else if of.external == of.nearby {
+        vec![row("all", &names(&of.external))]
+    } else {
+        vec![row("outside", &names(&of.external)), row("here", &names(&of.nearby))]
+    }
+}
+
+fn flows(body: &str) -> anyhow::Result<(String, Outcome)> {
+    let wire::Flows { flows, more } = serde_json::from_str(body)?;
+    let shown = flows.len();
+    let row = |flow: Flow| {
+        let or = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+        vec![
+            flow.protocol,
+            flow.source,
+            flow.destination,
+            or(flow.service),
+            flow.backend,
+            or(flow.masqueraded),
+            flow.state,
+            format!("{}s", flow.idle_seconds),
+        ]
+    };
+    let heads =
+        ["PROTO", "SOURCE", "DIALLED", "SERVICE", "BACKEND", "MASQUERADED", "STATE", "IDLE"];
+    let mut text = columns(&heads, flows.into_iter().map(row).collect());
+    if more {
+        text.push_str(&format!("there are more than these {shown}: see --limit\n"));
+    }
+    Ok((text, Outcome::Ok))
 }
 
 fn diff(body: &str) -> anyhow::Result<(String, Outcome)> {
@@ -192,7 +308,7 @@ fn diff(body: &str) -> anyhow::Result<(String, Outcome)> {
 }
 
 /// Left-aligned columns; the last is not padded.
-fn columns(heads: &[&str], mut rows: Vec<Vec<String>>) -> String {
+pub(super) fn columns(heads: &[&str], mut rows: Vec<Vec<String>>) -> String {
     rows.insert(0, heads.iter().map(|&head| head.to_owned()).collect());
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -244,5 +360,48 @@ mod tests {
         let error = get(Path::new("/nonexistent"), "/v1/status").unwrap_err().to_string();
         assert!(error.contains("/nonexistent/agent.sock"), "{error}");
         assert!(error.contains("--state-dir") && error.contains("root"), "{error}");
+    }
+
+    #[test]
+    fn questions_are_encoded() {
+        let parameters = [("source", "a/b".to_owned()), ("destination", "[fd00::1]:80".to_owned())];
+        assert_eq!(
+            question("/v1/why", &parameters),
+            "/v1/why?source=a%2Fb&destination=%5Bfd00%3A%3A1%5D%3A80"
+        );
+        assert_eq!(
+            question("/v1/services", &Filter { service: None }.parameters()),
+            "/v1/services"
+        );
+        let one = Filter { service: Some("a/b".into()) };
+        assert_eq!(question("/v1/services", &one.parameters()), "/v1/services?namespace=a&name=b");
+    }
+
+    #[test]
+    fn a_malformed_question_is_a_usage_error() {
+        for arguments in [["why", "node", "10.0.0.1"], ["why", "a b", "default/web"]] {
+            let line = std::iter::once("mizzen").chain(arguments);
+            assert_eq!(Mizzen::try_parse_from(line).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn backends_that_differ_by_side_have_a_row_each() {
+        let mut row = wire::Frontend {
+            frontend: "*:30080/TCP".into(),
+            service: "a/b".into(),
+            internal: vec![],
+            external: vec!["10.0.0.1:80".into()],
+            nearby: vec!["10.0.0.1:80".into(), "10.0.0.2:80".into()],
+            outside: true,
+            any_address: true,
+            fault: String::new(),
+        };
+        let froms = |row: &wire::Frontend| -> Vec<String> {
+            frontend_rows(row.clone()).into_iter().map(|row| row[2].clone()).collect()
+        };
+        assert_eq!(froms(&row), ["outside", "here"]);
+        row.external = row.nearby.clone();
+        assert_eq!(froms(&row), ["all"]);
     }
 }

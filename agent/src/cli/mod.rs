@@ -1,8 +1,9 @@
-//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`]).
+//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`], `why`).
 
 pub mod config;
 pub mod inspect;
 pub mod run;
+mod why;
 
 use clap::{Parser, Subcommand};
 

@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{Config, Resolved},
     datapath::{Datapath, Outcome, find_uplinks},
+    desired::NodeFacts,
     dns, facts, foreign,
     kube::{self, client::ApiServers},
     metrics::{Metrics, ProgramCounters},
@@ -30,7 +31,7 @@ use crate::{
         datapath::{NoDatapath, PodDatapath},
     },
     reconcile::{Attach, Inputs, Query, Reconciler},
-    serve::{self, listen::Listeners},
+    serve::{self, explain::Explainer, health::Health, listen::Listeners},
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
     sweep,
@@ -123,18 +124,32 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
     let (mut intake, mut tables, mut front) =
         (Tasks::new("intake"), Tasks::new("tables"), Tasks::new("serve"));
     let board: Arc<Board> = Arc::default();
-    let snapshots = kube::start(&servers, &board, &mut intake);
-    let shared = Shared { board, metrics: Arc::default(), snapshots };
+    let metrics: Arc<Metrics> = Arc::default();
+    let snapshots = kube::start(&servers, &board, &metrics, &mut intake);
+    let shared = Shared { board, metrics, snapshots };
+
+    let health = Health {
+        node: config.node_name.as_str().into(),
+        board: shared.board.clone(),
+        metrics: shared.metrics.clone(),
+        snapshots: shared.snapshots.clone(),
+    };
 
     let mut programs: Option<Arc<dyn ProgramCounters>> = None;
     let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
-    let mut queries = None;
+    let (mut queries, mut explainer) = (None, None);
     let mut foreign_pods = None;
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
         pods = Arc::new(datapath.pods()?);
         foreign_pods = (!config.cni).then(|| datapath.packet_programs());
-        queries = Some(start_services(config, datapath, &shared, &mut intake, &mut tables)?);
+        let readers = datapath.table_readers();
+        let (asked, known) = start_services(config, datapath, &shared, &mut intake, &mut tables)?;
+        let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
+        let snapshots = shared.snapshots.clone();
+        explainer = Some(Explainer::new(node, state_dir, readers, snapshots, asked.clone()));
+        serve::start_service_health(health.clone(), known, config.tables()?, &mut front);
+        queries = Some(asked);
     }
     if let Some(foreign_pods) = foreign_pods {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
@@ -143,6 +158,32 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
         intake.spawn("foreign pods", task);
     }
+    start_pods_and_dns(config, &shared, pods, &mut intake).await;
+    let facts = serve::Facts {
+        node: config.node_name.clone(),
+        board: shared.board.clone(),
+        metrics: shared.metrics.clone(),
+        programs,
+        health,
+        config: shown,
+        queries,
+        explainer,
+    };
+    serve::start(listeners, facts, &mut front);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node = config.node_name, "started");
+    supervise(vec![intake, tables, front], told_to_stop()?).await?;
+    tracing::info!("stopped; the datapath stays in force");
+    Ok(())
+}
+
+/// Starts the roles that need no tables.
+async fn start_pods_and_dns(
+    config: &Config,
+    shared: &Shared,
+    pods: Arc<dyn PodDatapath>,
+    intake: &mut Tasks,
+) {
     if config.cni {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
         let role = podnet::run(config.podnet(), snapshots, pods, board, intake.token());
@@ -155,33 +196,23 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
     } else if let Err(error) = dns::release().await {
         tracing::warn!(%error, "addresses of an earlier resolver were not given up");
     }
-    let facts = serve::Facts {
-        node: config.node_name.clone(),
-        board: shared.board.clone(),
-        metrics: shared.metrics.clone(),
-        programs,
-        config: shown,
-        queries,
-    };
-    serve::start(listeners, facts, &mut front);
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, node = config.node_name, "started");
-    supervise(vec![intake, tables, front], told_to_stop()?).await?;
-    tracing::info!("stopped; the datapath stays in force");
-    Ok(())
 }
 
-/// Starts the loop that fills the tables. Gives the way to ask it.
+/// The node's own facts, once they are known.
+type Facts = watch::Receiver<Option<Arc<NodeFacts>>>;
+
+/// Starts the loop that fills the tables. Gives the way to ask it, and the node's facts.
 fn start_services(
     config: &Config,
     datapath: Datapath,
     shared: &Shared,
     intake: &mut Tasks,
     tables: &mut Tasks,
-) -> anyhow::Result<mpsc::Sender<Query>> {
+) -> anyhow::Result<(mpsc::Sender<Query>, Facts)> {
     let (publish, facts) = watch::channel(None);
     intake.spawn("node facts", facts::run(publish, shared.board.clone(), intake.token()));
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
+    let known = facts.clone();
     let inputs = Inputs { snapshots: shared.snapshots.clone(), facts, queries: receiver };
     let maps = Box::new(datapath.maps()?);
     let sweeper = datapath.flow_sweeper()?;
@@ -194,7 +225,7 @@ fn start_services(
         shared.metrics.clone(),
     );
     tables.spawn("reconcile", reconciler.run(inputs, tables.token()));
-    Ok(queries)
+    Ok((queries, known))
 }
 
 /// The datapath's programs.

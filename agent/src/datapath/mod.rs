@@ -25,6 +25,7 @@ mod object;
 mod pin;
 mod pods;
 mod probe;
+mod reader;
 mod sys;
 mod tc;
 mod test_run;
@@ -43,6 +44,7 @@ pub use self::{
     pin::{PinError, Pins},
     pods::Pods,
     probe::{Features, Missing, probe},
+    reader::{ReadError, TableReader, TableReaders},
     tc::{Leads, PacketPrograms, TcError},
     test_run::TestRun,
     uplinks::{Interface, UplinksError, find_uplinks},

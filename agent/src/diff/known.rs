@@ -3,7 +3,11 @@
 //! It is made from a dump by [`super::restore`] and brought forward by [`super::diff`], each time
 //! to the state after the plan. When a plan fails it is thrown away and made anew.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use mizzen_ebpf_abi::{
     maps,
@@ -121,6 +125,12 @@ impl Known {
     /// The id of a set, where it is in the tables.
     pub fn set_id(&self, key: &SetKey) -> Option<u32> {
         self.sets.get(key).map(|set| set.id)
+    }
+
+    /// Whose the sets with these ids are, as far as they are anyone's.
+    pub fn owners(&self, ids: &BTreeSet<u32>) -> BTreeMap<u32, SetKey> {
+        let named = self.sets.iter().filter(|(_, set)| ids.contains(&set.id));
+        named.map(|(key, set)| (set.id, key.clone())).collect()
     }
 
     /// How many sets the tables hold.

@@ -18,16 +18,18 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as channel};
 
-use crate::{model::snapshot::Snapshot, status::Board, supervisor::Tasks};
+use crate::{metrics::Metrics, model::snapshot::Snapshot, status::Board, supervisor::Tasks};
 use client::ApiServers;
 
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
 
-/// Starts the watches and the task that owns the snapshot; its changes arrive at the receiver.
+/// Starts the watches and the task that owns the snapshot; its changes arrive at the receiver, and
+/// when they did is noted in `metrics`.
 pub fn start(
     servers: &ApiServers,
     board: &Arc<Board>,
+    metrics: &Arc<Metrics>,
     tasks: &mut Tasks,
 ) -> channel::Receiver<Arc<Snapshot>> {
     let (changes, receiver) = mpsc::channel(CHANGES_MAX);
@@ -46,6 +48,6 @@ pub fn start(
     tasks.spawn("watch endpointslices", slices.run(convert::endpoint_slice));
     let nodes = spawn(&watch::NODES, tasks);
     tasks.spawn("watch nodes", nodes.run(convert::node));
-    tasks.spawn("cluster state", state::run(receiver, publish, cancel));
+    tasks.spawn("cluster state", state::run(receiver, publish, metrics.clone(), cancel));
     snapshots
 }

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::convert::Modelled;
 use crate::{
+    arrivals::{Arrival, Kind},
+    metrics::Metrics,
     model::{
         ObjectKey, endpoints::EndpointSlice, node::Node, service::Service, snapshot::Snapshot,
     },
@@ -44,6 +46,44 @@ pub enum Change {
     Slices(Event<EndpointSlice, ObjectKey>),
     /// Of Nodes.
     Nodes(Event<Node, Arc<str>>),
+}
+
+/// A change with the time of its arrival.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    at: Instant,
+    change: Change,
+}
+
+impl From<Change> for Arrived {
+    /// A change that arrives now.
+    fn from(change: Change) -> Self {
+        Self { at: Instant::now(), change }
+    }
+}
+
+impl Arrived {
+    /// What it will be remembered as; its revision comes with the snapshot.
+    fn arrival(&self) -> Arrival {
+        let (kind, listed, trigger) = match &self.change {
+            Change::Services(event) => (Kind::Services, event.is_list(), None),
+            Change::Slices(event) => {
+                let trigger = match event {
+                    Event::Apply(slice) => slice.trigger_time,
+                    Event::Delete(_) | Event::Replace(_) => None,
+                };
+                (Kind::Slices, event.is_list(), trigger)
+            }
+            Change::Nodes(event) => (Kind::Others, event.is_list(), None),
+        };
+        Arrival { revision: 0, kind, at: self.at, listed, trigger }
+    }
+}
+
+impl<T, K> Event<T, K> {
+    fn is_list(&self) -> bool {
+        matches!(self, Self::Replace(_))
+    }
 }
 
 impl Modelled for Service {
@@ -191,21 +231,30 @@ fn replace<K: Ord + Clone, T: PartialEq>(
 
 /// Publishes snapshots until told to stop or until no watch is left.
 pub async fn run(
-    mut changes: mpsc::Receiver<Change>,
+    mut changes: mpsc::Receiver<Arrived>,
     publish: watch::Sender<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
     let mut state = ClusterState::default();
+    let take = |arrived: Arrived, state: &mut ClusterState| {
+        let arrival = arrived.arrival();
+        let changed = state.apply(arrived.change);
+        if changed {
+            metrics.arrivals.note(Arrival { revision: state.snapshot().revision, ..arrival });
+        }
+        changed
+    };
     loop {
         let first = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             first = changes.recv() => first,
         };
         let Some(first) = first else { return Ok(()) };
-        let mut changed = state.apply(first);
+        let mut changed = take(first, &mut state);
         for _ in 0..GATHERED_MAX {
             let Ok(next) = changes.try_recv() else { break };
-            changed |= state.apply(next);
+            changed |= take(next, &mut state);
         }
         if changed {
             publish.send_replace(Arc::new(state.snapshot().clone()));
@@ -275,9 +324,10 @@ mod tests {
         let (changes, receiver) = mpsc::channel(16);
         let (publish, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(run(receiver, publish, cancel.clone()));
-        let send =
-            |name: &'static str| changes.send(Change::Slices(Event::Apply(slice(name, "a"))));
+        let task = tokio::spawn(run(receiver, publish, Arc::default(), cancel.clone()));
+        let send = |name: &'static str| {
+            changes.send(Change::Slices(Event::Apply(slice(name, "a"))).into())
+        };
         let start = tokio::time::Instant::now();
         send("w").await.unwrap();
         snapshots.changed().await.unwrap();

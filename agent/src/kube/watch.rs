@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     client::ApiServers,
     convert::{Modelled, Warnings, object_key},
-    state::{Change, Event},
+    state::{Arrived, Change, Event},
 };
 use crate::{
     model::ObjectKey,
@@ -60,7 +60,7 @@ pub struct Watch {
     /// Where.
     pub servers: ApiServers,
     /// Where its changes go.
-    pub changes: mpsc::Sender<Change>,
+    pub changes: mpsc::Sender<Arrived>,
     /// Where it says how it is.
     pub board: Arc<Board>,
     /// When it ends.
@@ -125,7 +125,7 @@ impl Watch {
                         let Some(change) = self.take(event, convert, &mut progress) else {
                             continue;
                         };
-                        if self.changes.send(change).await.is_err() {
+                        if self.changes.send(change.into()).await.is_err() {
                             return Ok(());
                         }
                     }

@@ -37,8 +37,10 @@ pub mod keeper;
 pub mod routes;
 
 use std::{
+    collections::BTreeMap,
     fs,
     future::pending,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -48,7 +50,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    model::snapshot::Snapshot,
+    model::{ObjectKey, snapshot::Snapshot},
     status::{Board, State},
 };
 use datapath::PodDatapath;
@@ -148,6 +150,16 @@ pub async fn run(
     // A panic there has been reported by its own thread.
     let _ended = server.await;
     Ok(())
+}
+
+/// The pods that the agent of this boot with this state folder connected, with their addresses.
+pub fn pods_in(state_dir: &Path) -> BTreeMap<ObjectKey, Vec<IpAddr>> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let bytes = fs::read(state_dir.join(JOURNAL)).unwrap_or_default();
+    let entries = journal::Replayed::from_lines(&bytes, boot.trim()).entries.into_values();
+    entries
+        .map(|entry| (ObjectKey::new(&entry.pod.namespace, &entry.pod.name), entry.addresses))
+        .collect()
 }
 
 /// Opens the state folder and takes over what an earlier agent left.

@@ -101,7 +101,7 @@ fn the_answers_tell_services_backends_and_differences() {
     let snapshot = cluster().snapshot().clone();
     assert!(bench.reconciler.difference().is_err(), "nothing is known yet");
     bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
-    let services = bench.reconciler.services();
+    let services = rows::services(&bench.reconciler.desired);
     assert_eq!(services.len(), 1);
     assert_eq!(services[0].frontends, ["10.96.0.7:80/TCP"]);
     assert_eq!((services[0].internal, services[0].external), (1, 1));

@@ -24,29 +24,62 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 /// The pause after a failed accept: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Bytes of a request's head: a line, a few headers, and the longest question.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// The path.
+    pub(super) path: String,
+    /// The query, still encoded.
+    query: String,
+}
+
+impl Asked {
+    /// A path without a query.
+    #[cfg(test)]
+    pub(super) fn path(path: &str) -> Self {
+        Self { path: path.to_owned(), query: String::new() }
+    }
+
+    /// The value of a parameter; the first where there are several.
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+}
+
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
     pub(super) body: String,
 }
 
 impl Answer {
     pub(super) fn text(body: impl Into<String>) -> Self {
         let content_type = "text/plain; charset=utf-8";
-        Self { status: StatusCode::OK, content_type, body: body.into() }
+        Self { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
     }
 
     pub(super) fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_string(value) {
-            Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body },
+            Ok(body) => Self { content_type: "application/json", ..Self::text(body) },
             Err(error) => Self::text(error.to_string()).with(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
     pub(super) fn with(self, status: StatusCode) -> Self {
         Self { status, ..self }
+    }
+
+    /// With one more header; nothing where its value can't be one.
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
     }
 
     pub(super) fn not_found(paths: &[&str]) -> Self {
@@ -59,6 +92,11 @@ impl Answer {
         *response.status_mut() = self.status;
         let content_type = header::HeaderValue::from_static(self.content_type);
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        for (name, value) in self.headers {
+            if let Ok(value) = header::HeaderValue::from_str(&value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
         response
     }
 }
@@ -70,11 +108,25 @@ pub(super) async fn serve_tcp<R, F>(
     cancel: CancellationToken,
 ) -> Result<(), TaskError>
 where
-    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    R: Fn(Asked) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    serve_shared(listener, routes, Arc::new(Semaphore::new(CONNECTIONS_MAX)), cancel).await
+}
+
+/// As [`serve_tcp`], with a number of connections that several listeners share.
+pub(super) async fn serve_shared<R, F>(
+    listener: TcpListener,
+    routes: R,
+    connections: Arc<Semaphore>,
+    cancel: CancellationToken,
+) -> Result<(), TaskError>
+where
+    R: Fn(Asked) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let accept = || async { listener.accept().await.map(|(stream, _)| Some(stream)) };
-    serve(accept, routes, cancel).await
+    serve(accept, routes, connections, cancel).await
 }
 
 /// Serves a Unix socket until cancelled. Only root, and the user that the agent runs as, are let
@@ -85,7 +137,7 @@ pub(super) async fn serve_unix<R, F>(
     cancel: CancellationToken,
 ) -> Result<(), TaskError>
 where
-    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    R: Fn(Asked) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let own = nix::unistd::geteuid().as_raw();
@@ -98,34 +150,35 @@ where
         tracing::warn!(uid, "turned away from agent.sock");
         Ok(None)
     };
-    serve(accept, routes, cancel).await
+    serve(accept, routes, Arc::new(Semaphore::new(CONNECTIONS_MAX)), cancel).await
 }
 
+/// Accepts while there is room; one connection more waits here, the others in the kernel's queue.
 async fn serve<A, AF, S, R, F>(
     accept: A,
     routes: R,
+    connections: Arc<Semaphore>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError>
 where
     A: Fn() -> AF,
     AF: Future<Output = io::Result<Option<S>>>,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    R: Fn(String) -> F + Clone + Send + Sync + 'static,
+    R: Fn(Asked) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tracker = TaskTracker::new();
     loop {
-        let permit = tokio::select! {
-            () = cancel.cancelled() => break,
-            permit = Arc::clone(&connections).acquire_owned() => permit?,
-        };
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
             accepted = accept() => accepted,
         };
         match accepted {
             Ok(Some(stream)) => {
+                let permit = tokio::select! {
+                    () = cancel.cancelled() => break,
+                    permit = Arc::clone(&connections).acquire_owned() => permit?,
+                };
                 let (routes, cancel) = (routes.clone(), cancel.clone());
                 tracker.spawn(async move {
                     let _permit = permit;
@@ -147,12 +200,15 @@ where
 async fn connection<S, R, F>(stream: S, routes: R, cancel: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    R: Fn(String) -> F,
+    R: Fn(Asked) -> F,
     F: Future<Output = Answer>,
 {
     let service = service_fn(|request: Request<Incoming>| {
         let get = request.method() == Method::GET;
-        let answer = get.then(|| routes(request.uri().path().to_owned()));
+        let answer = get.then(|| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            routes(Asked { path: request.uri().path().to_owned(), query })
+        });
         async move {
             let answer = match answer {
                 Some(answer) => answer.await,
@@ -164,6 +220,7 @@ where
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = cancel.cancelled() => {}

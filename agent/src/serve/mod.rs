@@ -5,24 +5,32 @@
 //! |---|---|
 //! | `healthzBindAddress` | `/healthz`, `/livez` |
 //! | `metricsBindAddress` | `/metrics`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff` |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff`, `/v1/why`, `/v1/flows` |
+//! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
+pub mod explain;
+pub mod health;
 mod http;
 pub mod listen;
+pub mod rows;
+mod service_health;
 pub mod wire;
 
 use std::{fmt::Write as _, future::Future, pin::Pin, sync::Arc};
 
 use hyper::StatusCode;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    desired::{NodeFacts, Settings},
     metrics::{Metrics, ProgramCounters},
-    reconcile::{self, Query},
+    reconcile::Query,
     status::{Board, State},
     supervisor::Tasks,
 };
-use http::Answer;
+use explain::Explainer;
+use health::Health;
+use http::{Answer, Asked};
 use listen::Listeners;
 
 /// What the answers are made of.
@@ -33,47 +41,65 @@ pub struct Facts {
     pub board: Arc<Board>,
     /// The agent's counters.
     pub metrics: Arc<Metrics>,
+    /// What health checks are told.
+    pub health: Health,
     /// The programs' counters, where there are programs.
     pub programs: Option<Arc<dyn ProgramCounters>>,
     /// The configuration in force, as a file.
     pub config: String,
     /// Questions to the loop; `None` where the services role is off.
     pub queries: Option<mpsc::Sender<Query>>,
+    /// Answers to questions about the live tables; `None` likewise.
+    pub explainer: Option<Explainer>,
 }
 
 /// Answers a path.
-type Route = fn(Arc<Facts>, String) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+type Route = fn(Arc<Facts>, Asked) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Starts a server on each listener.
 pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
     let facts = Arc::new(facts);
     let route = |answer: Route| {
         let facts = Arc::clone(&facts);
-        move |path: String| answer(Arc::clone(&facts), path)
+        move |asked: Asked| answer(Arc::clone(&facts), asked)
     };
     let (health, metrics, admin) = (listeners.health, listeners.metrics, listeners.admin);
     let token = tasks.token();
-    let health_routes = route(|facts, path| Box::pin(async move { facts.health(&path) }));
+    let health_routes = route(|facts, asked| Box::pin(async move { facts.health(&asked.path) }));
     tasks.spawn("serve health", http::serve_tcp(health, health_routes, token.clone()));
-    let metrics_routes = route(|facts, path| Box::pin(async move { facts.metrics(&path) }));
+    let metrics_routes = route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path) }));
     tasks.spawn("serve metrics", http::serve_tcp(metrics, metrics_routes, token.clone()));
-    let admin_routes = route(|facts, path| Box::pin(async move { facts.admin(&path).await }));
+    let admin_routes = route(|facts, asked| Box::pin(async move { facts.admin(&asked).await }));
     tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, token));
 }
 
+/// Whether a row of this namespace and name is asked for.
+fn named(asked: &Asked, namespace: &str, name: &str) -> bool {
+    let is = |parameter, value| asked.parameter(parameter).is_none_or(|wanted| wanted == value);
+    is("namespace", namespace) && is("name", name)
+}
+
+fn only<T>(mut rows: Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
+    rows.retain(wanted);
+    rows
+}
+
+/// Opens and closes the ports of `healthCheckNodePort` as services ask for them.
+pub fn start_service_health(
+    health: Health,
+    facts: watch::Receiver<Option<Arc<NodeFacts>>>,
+    settings: Settings,
+    tasks: &mut Tasks,
+) {
+    let task = service_health::run(health, facts, settings, tasks.token());
+    tasks.spawn("serve health check node ports", task);
+}
+
 impl Facts {
-    /// `/healthz` and `/livez`: whether load balancers may send traffic to this node. They may
-    /// while the tables are in force, whatever else the agent waits for.
     fn health(&self, path: &str) -> Answer {
         match path {
-            "/livez" => Answer::text("ok\n"),
-            "/healthz" => match self.board.parts().get(reconcile::PART) {
-                Some(State::Waiting(reason)) => {
-                    Answer::text(format!("services are not ready: {reason}\n"))
-                        .with(StatusCode::SERVICE_UNAVAILABLE)
-                }
-                Some(State::Ready | State::Degraded(_)) | None => Answer::text("ok\n"),
-            },
+            "/livez" => self.health.livez(),
+            "/healthz" => self.health.healthz(),
             _ => Answer::not_found(&["/healthz", "/livez"]),
         }
     }
@@ -115,13 +141,38 @@ impl Facts {
         self.board.parts().into_iter().map(part).collect()
     }
 
-    async fn admin(&self, path: &str) -> Answer {
-        match path {
+    async fn admin(&self, asked: &Asked) -> Answer {
+        match asked.path.as_str() {
             "/v1/status" => Answer::json(&self.status().await),
-            "/v1/services" => Self::reply(self.ask(Query::Services).await.map(Ok)),
-            "/v1/backends" => Self::reply(self.ask(Query::Backends).await),
+            "/v1/services" => {
+                let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
+                Self::reply(self.ask(Query::Services).await.map(|rows| Ok(only(rows, wanted))))
+            }
+            "/v1/backends" => {
+                let wanted = |row: &wire::Frontend| match row.service.split_once('/') {
+                    Some((namespace, name)) => named(asked, namespace, name),
+                    None => named(asked, "", ""),
+                };
+                let rows = self.ask(Query::Backends).await;
+                Self::reply(rows.map(|rows| rows.map(|rows| only(rows, wanted))))
+            }
             "/v1/diff" => Self::reply(self.ask(Query::Diff).await),
-            _ => Answer::not_found(&["/v1/status", "/v1/services", "/v1/backends", "/v1/diff"]),
+            "/v1/why" => match &self.explainer {
+                Some(explainer) => explainer.why(asked).await,
+                None => Self::reply::<()>(None),
+            },
+            "/v1/flows" => match &self.explainer {
+                Some(explainer) => explainer.flows(asked).await,
+                None => Self::reply::<()>(None),
+            },
+            _ => Answer::not_found(&[
+                "/v1/status",
+                "/v1/services",
+                "/v1/backends",
+                "/v1/diff",
+                "/v1/why",
+                "/v1/flows",
+            ]),
         }
     }
 
@@ -157,13 +208,19 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
+        let (board, metrics) = (Arc::<Board>::default(), Arc::<Metrics>::default());
+        let (_, snapshots) = watch::channel(Arc::default());
+        let health =
+            Health { node: "n".into(), board: board.clone(), metrics: metrics.clone(), snapshots };
         Facts {
             node: "n".into(),
-            board: Arc::default(),
-            metrics: Arc::default(),
+            board,
+            metrics,
+            health,
             programs: None,
             config: String::new(),
             queries: None,
+            explainer: None,
         }
     }
 
@@ -181,23 +238,20 @@ mod tests {
     }
 
     #[test]
-    fn f21_health_depends_on_services_alone() {
+    fn health_has_two_paths() {
         let facts = facts();
-        facts.board.report("cni", State::Waiting("no podCIDRs".into()));
         assert_eq!(facts.health("/healthz").status, StatusCode::OK);
-        facts.board.report(reconcile::PART, State::Waiting("not known yet".into()));
-        assert_eq!(facts.health("/healthz").status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(facts.health("/livez").status, StatusCode::OK);
-        facts.board.report(reconcile::PART, State::Degraded("a map is full".into()));
-        assert_eq!(facts.health("/healthz").status, StatusCode::OK);
         assert_eq!(facts.health("/other").status, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
     async fn without_the_loop_the_reason_is_said() {
-        let answer = facts().admin("/v1/services").await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(answer.body.contains("--services=false"), "{}", answer.body);
-        assert_eq!(facts().admin("/v1/status").await.status, StatusCode::OK);
+        for path in ["/v1/services", "/v1/backends", "/v1/diff", "/v1/why", "/v1/flows"] {
+            let answer = facts().admin(&Asked::path(path)).await;
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+            assert!(answer.body.contains("--services=false"), "{}", answer.body);
+        }
+        assert_eq!(facts().admin(&Asked::path("/v1/status")).await.status, StatusCode::OK);
     }
 }

@@ -42,12 +42,41 @@ pub struct Service {
     pub protocol: String,
     /// `IPv4` or `IPv6`.
     pub family: String,
+    /// `ClusterIP`, `NodePort` or `LoadBalancer`, by the addresses that it has.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `Cluster` or `Local`.
+    #[serde(rename = "internalTrafficPolicy")]
+    pub internal_traffic_policy: String,
+    /// `Cluster` or `Local`.
+    #[serde(rename = "externalTrafficPolicy")]
+    pub external_traffic_policy: String,
+    /// Seconds of session affinity; 0 where there is none.
+    #[serde(rename = "sessionAffinitySeconds")]
+    pub session_affinity_seconds: u32,
     /// What clients dial: `address:port`, with `*` for all addresses that take node ports.
     pub frontends: Vec<String>,
+    /// The same, each with its kind.
+    pub addresses: Vec<Address>,
     /// Backends for clients of the cluster IP.
     pub internal: usize,
     /// Backends for clients outside of the cluster.
     pub external: usize,
+    /// Endpoints that some traffic may go to.
+    pub endpoints: usize,
+    /// Those of them that are on this node.
+    pub local: usize,
+    /// Those of them that are terminating.
+    pub terminating: usize,
+}
+
+/// What clients dial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// `address:port/protocol`, with `*` for all addresses that take node ports.
+    pub address: String,
+    /// `ClusterIP`, `NodePort`, `ExternalIP` or `LoadBalancer`.
+    pub kind: String,
 }
 
 /// What one frontend leads to, as the kernel's tables have it: `mizzen backends`.
@@ -61,6 +90,13 @@ pub struct Frontend {
     pub internal: Vec<String>,
     /// Backends for traffic from outside of the cluster.
     pub external: Vec<String>,
+    /// Backends for traffic from this node and its pods to addresses for outside.
+    pub nearby: Vec<String>,
+    /// Whether it is an address for outside: then `external` and `nearby` apply, else `internal`.
+    pub outside: bool,
+    /// Whether it stands for all addresses that take node ports.
+    #[serde(rename = "anyAddress")]
+    pub any_address: bool,
     /// What is wrong with the tables here; empty where nothing is.
     pub fault: String,
 }
@@ -70,4 +106,13 @@ pub struct Frontend {
 pub struct Diff {
     /// The steps, a line for each element; empty where the tables are as they should be.
     pub steps: Vec<String>,
+}
+
+/// The packet path's connection table: `mizzen flows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flows {
+    /// The flows, each once, as its opener sees it.
+    pub flows: Vec<crate::why::answer::Flow>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
 }

@@ -1,0 +1,230 @@
+//! The live tables, for `mizzen why` and `mizzen flows`: read by themselves, so that the loop that
+//! writes them is not held up.
+//!
+//! The pins are opened for each question, so that what is read is what programs read, whatever
+//! became of a map since the agent started.
+
+use std::{
+    cell::RefCell,
+    io,
+    ops::ControlFlow,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use aya::Pod;
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    affinity::{Affinity, AffinityKey},
+    conntrack::{Flow, FlowKey},
+    node::{Endpoint, NodeConfig, PodNetns},
+    select,
+    service::{Frontend, FrontendKey, SetWord},
+};
+
+use super::{
+    Datapath,
+    layout::{self, MapLayout},
+    maps::KernelMaps,
+    pin::{PinError, Pins},
+    sys,
+};
+use crate::{
+    apply::{
+        lookup::Records,
+        maps::{Maps as _, MapsError, Tables},
+    },
+    why::live::Live,
+};
+
+/// Elements read by one call to the kernel: bounds how long it is busy with it.
+const BATCH: usize = 4_096;
+
+/// Opens the tables for questions.
+#[derive(Clone, Debug)]
+pub struct TableReaders {
+    pins: Arc<Pins>,
+}
+
+impl Datapath {
+    /// Opens the tables for questions, now and later.
+    pub fn table_readers(&self) -> TableReaders {
+        TableReaders { pins: Arc::clone(&self.pins) }
+    }
+}
+
+/// Why the tables can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A map can't be opened.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The service tables can't be read.
+    #[error(transparent)]
+    Tables(#[from] MapsError),
+    /// Another map can't be read.
+    #[error("read map {map}")]
+    Kernel {
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl TableReaders {
+    /// What `question` makes of the tables as they are while it runs. Blocks for the time of its
+    /// system calls.
+    pub fn ask<T>(&self, question: impl FnOnce(&TableReader) -> T) -> Result<T, ReadError> {
+        let reader = TableReader::open(&self.pins)?;
+        let answer = question(&reader);
+        match reader.failure.into_inner() {
+            None => Ok(answer),
+            Some((map, source)) => Err(ReadError::Kernel { map, source }),
+        }
+    }
+}
+
+/// The tables, for one question. A failed read counts as nothing found, and fails the question.
+#[derive(Debug)]
+pub struct TableReader {
+    tables: Tables,
+    endpoints: OwnedFd,
+    pod_netns: OwnedFd,
+    affinity: OwnedFd,
+    flows: OwnedFd,
+    failure: RefCell<Option<(&'static str, io::Error)>>,
+}
+
+impl TableReader {
+    fn open(pins: &Pins) -> Result<Self, ReadError> {
+        Ok(Self {
+            tables: KernelMaps::open(pins)?.dump()?,
+            endpoints: pins.open_map(&layout::ENDPOINTS)?,
+            pod_netns: pins.open_map(&layout::POD_NETNS)?,
+            affinity: pins.open_map(&layout::AFFINITY)?,
+            flows: pins.open_map(&layout::FLOWS)?,
+            failure: RefCell::new(None),
+        })
+    }
+
+    fn get<K: Pod, V: Pod + Default>(
+        &self,
+        map: &OwnedFd,
+        layout: &MapLayout,
+        key: &K,
+    ) -> Option<V> {
+        sys::lookup(map.as_fd(), key).unwrap_or_else(|error| self.failed(layout, error))
+    }
+
+    fn failed<T>(&self, layout: &MapLayout, error: io::Error) -> Option<T> {
+        self.failure.borrow_mut().get_or_insert((layout.name, error));
+        None
+    }
+
+    /// Shows every element of a hash until `visit` has seen enough. What comes or goes meanwhile
+    /// may be missed or shown twice.
+    fn scan<K: Pod + Default, V: Pod + Default>(
+        &self,
+        map: &OwnedFd,
+        layout: &MapLayout,
+        mut visit: impl FnMut(&K, &V) -> ControlFlow<()>,
+    ) {
+        let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
+        let mut cursor = None;
+        loop {
+            let read = match sys::lookup_batch(map.as_fd(), cursor.as_ref(), &mut keys, &mut values)
+            {
+                Ok(read) => read,
+                Err(error) => {
+                    self.failed::<()>(layout, error);
+                    return;
+                }
+            };
+            for (key, value) in keys.iter().zip(&values).take(read.count) {
+                if visit(key, value).is_break() {
+                    return;
+                }
+            }
+            cursor = read.next;
+            if cursor.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+impl select::Tables for TableReader {
+    fn frontend(&self, key: &FrontendKey) -> Frontend {
+        self.tables.frontend(key)
+    }
+
+    fn node_addr_flags(&self, addr: &Addr) -> Option<u32> {
+        self.tables.node_addr_flags(addr)
+    }
+
+    fn cluster_range_flags(&self, addr: &Addr) -> u32 {
+        self.tables.cluster_range_flags(addr)
+    }
+
+    fn source_ranges_hold(&self, set: u32, addr: &Addr) -> bool {
+        self.tables.source_ranges_hold(set, addr)
+    }
+
+    fn set_word(&self, set: u32) -> SetWord {
+        self.tables.set_word(set)
+    }
+
+    fn slot(&self, index: u32) -> u32 {
+        self.tables.slot(index)
+    }
+
+    fn backend(&self, set: u32, id: u32, v4: bool) -> Option<select::Backend> {
+        self.tables.backend(set, id, v4)
+    }
+}
+
+impl Records for TableReader {
+    fn backend_flags(&self, id: u32, v4: bool) -> u16 {
+        self.tables.backend_flags(id, v4)
+    }
+}
+
+impl Live for TableReader {
+    fn node_config(&self) -> NodeConfig {
+        self.tables.node_config
+    }
+
+    fn is_pod_here(&self, addr: &Addr) -> bool {
+        self.get::<_, Endpoint>(&self.endpoints, &layout::ENDPOINTS, addr).is_some()
+    }
+
+    fn pod_netns(&self, addr: &Addr) -> Option<PodNetns> {
+        let mut found = None;
+        self.scan(&self.pod_netns, &layout::POD_NETNS, |_: &u64, pod: &PodNetns| {
+            if pod.ipv4.is(addr) || pod.ipv6.is(addr) {
+                found = Some(*pod);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        found
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.get(&self.affinity, &layout::AFFINITY, key)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.get(&self.flows, &layout::FLOWS, key)
+    }
+
+    fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>) {
+        self.scan(&self.flows, &layout::FLOWS, visit);
+    }
+
+    fn now_s(&self) -> u32 {
+        sys::boot_seconds().unwrap_or(0)
+    }
+}

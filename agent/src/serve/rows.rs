@@ -1,0 +1,128 @@
+//! The rows of `mizzen services` and `mizzen backends`: pure, from what is desired and from what
+//! the tables hold.
+
+use std::collections::BTreeMap;
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    service::{FrontendKey, backend_flags, frontend_flags},
+};
+
+use super::wire;
+use crate::{
+    apply::{
+        lookup::{self, Fault, Found},
+        maps::Tables,
+    },
+    desired::{Desired, DesiredSet, SetKey, Slot},
+    diff::plan::FrontendName,
+    model::service::{Service, TrafficPolicy},
+    why::resolve::kind,
+};
+
+/// A row for each port of a service in each family.
+pub fn services(desired: &Desired) -> Vec<wire::Service> {
+    let snapshot = desired.snapshot();
+    let row = |(key, set): (&SetKey, &std::sync::Arc<DesiredSet>)| {
+        service(key, set, snapshot.services.get(&key.service).map(AsRef::as_ref))
+    };
+    desired.sets().map(row).collect()
+}
+
+fn service(key: &SetKey, set: &DesiredSet, object: Option<&Service>) -> wire::Service {
+    let dialled = set.frontends.iter().filter(|(_, flags)| flags & frontend_flags::GUARD == 0);
+    let addresses: Vec<wire::Address> = dialled
+        .map(|(frontend, flags)| wire::Address {
+            address: FrontendName(frontend).to_string(),
+            kind: address_kind(object, frontend, *flags).to_owned(),
+        })
+        .collect();
+    let policy = |of: fn(&Service) -> TrafficPolicy| match object.map(of) {
+        Some(TrafficPolicy::Local) => "Local".to_owned(),
+        Some(TrafficPolicy::Cluster) | None => "Cluster".to_owned(),
+    };
+    let count = |flag: u16| {
+        let has = |slot: &&Slot| slot.flags & flag != 0;
+        set.slots.iter().filter(has).count()
+    };
+    wire::Service {
+        namespace: key.service.namespace.to_string(),
+        name: key.service.name.to_string(),
+        port: key.port.to_string(),
+        protocol: key.protocol.to_string(),
+        family: if key.ipv6 { "IPv6" } else { "IPv4" }.to_owned(),
+        kind: service_kind(&addresses).to_owned(),
+        internal_traffic_policy: policy(|service| service.internal_policy),
+        external_traffic_policy: policy(|service| service.external_policy),
+        session_affinity_seconds: set.affinity_s,
+        frontends: addresses.iter().map(|address| address.address.clone()).collect(),
+        addresses,
+        internal: set.windows.internal.count as usize,
+        external: set.windows.external.count as usize,
+        endpoints: set.slots.len(),
+        local: count(backend_flags::LOCAL),
+        terminating: count(backend_flags::TERMINATING),
+    }
+}
+
+fn address_kind(object: Option<&Service>, frontend: &FrontendKey, flags: u32) -> &'static str {
+    match object {
+        Some(object) => kind(object, frontend.addr.into(), flags),
+        None => "ClusterIP",
+    }
+}
+
+/// The type that a service has by its addresses; one whose load balancer has no address yet has
+/// node ports at most.
+fn service_kind(addresses: &[wire::Address]) -> &'static str {
+    let has = |kind: &str| addresses.iter().any(|address| address.kind == kind);
+    match (has("LoadBalancer"), has("NodePort")) {
+        (true, _) => "LoadBalancer",
+        (false, true) => "NodePort",
+        (false, false) => "ClusterIP",
+    }
+}
+
+/// A row for each frontend that the tables have.
+pub fn backends(desired: &Desired, tables: &Tables) -> Vec<wire::Frontend> {
+    let mut owners: BTreeMap<FrontendKey, &SetKey> = BTreeMap::new();
+    for (key, set) in desired.sets() {
+        for (frontend, _) in &set.frontends {
+            owners.entry(*frontend).or_insert(key);
+        }
+    }
+    let row = |(key, found): (FrontendKey, Result<Found, Fault>)| {
+        frontend(&key, found, owners.get(&key).copied())
+    };
+    lookup::everything(tables).into_iter().map(row).collect()
+}
+
+fn frontend(
+    key: &FrontendKey,
+    found: Result<Found, Fault>,
+    owner: Option<&SetKey>,
+) -> wire::Frontend {
+    let names = |window: &[lookup::Backend]| -> Vec<String> {
+        window.iter().map(|backend| backend.at.to_string()).collect()
+    };
+    let mut row = wire::Frontend {
+        frontend: FrontendName(key).to_string(),
+        service: owner.map(|owner| owner.service.to_string()).unwrap_or_default(),
+        internal: Vec::new(),
+        external: Vec::new(),
+        nearby: Vec::new(),
+        outside: false,
+        any_address: key.addr == Addr::ANY_V4 || key.addr == Addr::ANY_V6,
+        fault: String::new(),
+    };
+    match found {
+        Ok(found) => {
+            row.internal = names(&found.internal);
+            row.external = names(&found.external);
+            row.nearby = names(&found.nearby);
+            row.outside = found.frontend_flags & frontend_flags::EXTERNAL != 0;
+        }
+        Err(fault) => row.fault = fault.to_string(),
+    }
+    row
+}

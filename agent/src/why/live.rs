@@ -1,0 +1,31 @@
+//! What an explanation reads beside the service tables. Implemented by `crate::datapath` for the
+//! kernel's maps.
+
+use std::ops::ControlFlow;
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    affinity::{Affinity, AffinityKey},
+    conntrack::{Flow, FlowKey},
+    node::{NodeConfig, PodNetns},
+};
+
+use crate::apply::lookup::Records;
+
+/// The tables of a node at work.
+pub trait Live: Records {
+    /// The node's record.
+    fn node_config(&self) -> NodeConfig;
+    /// Whether the address is that of a pod that this node's agent connected.
+    fn is_pod_here(&self, addr: &Addr) -> bool;
+    /// What the socket programs know of the pod with this address.
+    fn pod_netns(&self, addr: &Addr) -> Option<PodNetns>;
+    /// What a client keeps.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// An entry of the packet path's connection table.
+    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Shows every entry of that table until `visit` has seen enough.
+    fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>);
+    /// Seconds since boot, suspend included: the clock of flows and affinities.
+    fn now_s(&self) -> u32;
+}

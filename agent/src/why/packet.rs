@@ -1,0 +1,206 @@
+//! What the packet programs do with a connection's first packet: `ebpf/programs/src/tc`, in words.
+
+use std::net::IpAddr;
+
+use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
+    conntrack::{Flow, FlowKey, flow_flags},
+    flow_state,
+    nat::{self, Facts, Origin},
+    node::node_config_flags,
+    select::{self, Unserved, Window},
+    service::{Frontend, frontend_flags},
+};
+
+use super::{
+    Client, Dialled,
+    answer::{Candidate, Exception, Masquerade, Outcome, Path, PathName, Pinned},
+    candidates, endpoint, kept,
+    live::Live,
+    nothing, path,
+    socket::foreign,
+    window_name,
+};
+
+/// Explains the packet path.
+pub(super) fn explain(
+    live: &impl Live,
+    client: &Client,
+    origin: Origin,
+    dialled: &Dialled,
+    frontend: Option<&Frontend>,
+) -> Path {
+    if let Some((key, flow)) = existing(live, client, dialled) {
+        return existing_flow(&key, &flow);
+    }
+    let Some(frontend) = frontend else { return unserved(live, dialled) };
+    if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
+        return at_packet(Outcome::Local, "a listener of this node answers for the address");
+    }
+    if !select::admits(live, frontend, &client.addr, &dialled.addr) {
+        return at_packet(
+            Outcome::Dropped,
+            "the client is outside of the service's loadBalancerSourceRanges",
+        );
+    }
+    let config = live.node_config();
+    let facts = Facts { origin, frontend: frontend.flags, config: config.flags };
+    let bound = facts.bound_by_external_policy();
+    let window = if bound { Window::outside(frontend) } else { Window::nearby(frontend) };
+    let v4 = dialled.addr.is_v4();
+    let slots = match select::slots(live, frontend, window) {
+        Ok(slots) => slots,
+        Err(reason) => return nothing(PathName::Packet, reason, dialled, window),
+    };
+    let candidates = candidates(live, &slots, v4);
+    if candidates.is_empty() {
+        let reason = select::NoBackend::ForeignBackend;
+        return nothing(PathName::Packet, reason, dialled, window);
+    }
+    let address = nat::masquerade_address(&config, v4);
+    if address.is_none() && facts.masquerades(false) {
+        return at_packet(
+            Outcome::Dropped,
+            "its source has to be rewritten, and the Node has no InternalIP of this family",
+        );
+    }
+    let masquerade = masquerade(live, client, &facts, address, &candidates);
+    let pinned = kept(live, client.addr, &slots, v4);
+    let outcome = if pinned.is_some() { Outcome::Pinned } else { Outcome::Balanced };
+    Path {
+        window: Some(window_name(window)),
+        candidates,
+        pinned,
+        masquerade: Some(masquerade),
+        ..at_packet(outcome, because(frontend, &facts, bound))
+    }
+}
+
+fn at_packet(outcome: Outcome, reason: impl Into<String>) -> Path {
+    path(PathName::Packet, outcome, reason)
+}
+
+/// Why these are the candidates.
+fn because(frontend: &Frontend, facts: &Facts, bound: bool) -> &'static str {
+    let external = frontend.flags & frontend_flags::EXTERNAL != 0;
+    let local = frontend.flags & frontend_flags::KEEP_SOURCE != 0;
+    match (external, bound, local, facts.origin) {
+        (false, ..) => "a cluster IP: the internal traffic policy says which endpoints",
+        (true, true, ..) => {
+            "an external address dialled from outside: the external traffic policy says which \
+             endpoints"
+        }
+        (true, false, true, Origin::Pod) => {
+            "externalTrafficPolicy Local does not bind pods of the cluster"
+        }
+        (true, false, true, _) => "externalTrafficPolicy Local does not bind the node itself",
+        (true, false, false, _) => "an external address dialled from inside of the cluster",
+    }
+}
+
+/// What becomes of the source, for most candidates and for those that differ.
+fn masquerade(
+    live: &impl Live,
+    client: &Client,
+    facts: &Facts,
+    address: Option<Addr>,
+    candidates: &[Candidate],
+) -> Masquerade {
+    let rewritten = address.map_or(String::new(), |addr| IpAddr::from(addr).to_string());
+    let usual = facts.masquerades(false);
+    let seen = |masqueraded: bool| if masqueraded { rewritten.clone() } else { String::new() };
+    let exception = |candidate: &Candidate| {
+        let addr = candidate.address.parse::<std::net::SocketAddr>().ok()?.ip().into();
+        let (masqueraded, reason) = if live.node_addr_flags(&addr).is_some() {
+            (false, "the backend is this node itself")
+        } else if addr.is(&client.addr) {
+            (true, "the backend is the client itself, whose answer must come back here")
+        } else {
+            return None;
+        };
+        let (candidate, reason) = (candidate.address.clone(), reason.to_owned());
+        (masqueraded != usual).then(|| Exception { candidate, address: seen(masqueraded), reason })
+    };
+    Masquerade {
+        address: seen(usual),
+        reason: source_reason(facts, usual).to_owned(),
+        exceptions: candidates.iter().filter_map(exception).collect(),
+    }
+}
+
+/// Why the source is rewritten or kept, where the backend is neither the client nor this node.
+fn source_reason(facts: &Facts, masquerades: bool) -> &'static str {
+    let external = facts.frontend & frontend_flags::EXTERNAL != 0;
+    let blind = facts.config & node_config_flags::NO_POD_DETECTION != 0;
+    let all = facts.config & node_config_flags::MASQUERADE_ALL != 0;
+    match (external, masquerades) {
+        (true, true) if facts.frontend & frontend_flags::KEEP_SOURCE == 0 => {
+            "externalTrafficPolicy Cluster: the backend's answer must come back through this node"
+        }
+        (true, true) => "the node itself dials an external address",
+        (true, false) => "externalTrafficPolicy Local keeps the client's address",
+        (false, true) if all => "masqueradeAll is set",
+        (false, true) => "the client is no pod: the answer must come back through this node",
+        (false, false) if blind => "pods can't be told from others, so nobody is masqueraded",
+        (false, false) => "a pod keeps its address towards a cluster IP",
+    }
+}
+
+/// An address that has no frontend.
+fn unserved(live: &impl Live, dialled: &Dialled) -> Path {
+    match select::unserved(live, dialled.addr) {
+        Unserved::Foreign => at_packet(Outcome::Untouched, foreign(live, dialled.addr)),
+        Unserved::UnknownPort if dialled.protocol == protocol::TCP => at_packet(
+            Outcome::Refused,
+            "the service that has this address has no such port: answered with a TCP reset",
+        ),
+        Unserved::UnknownPort => at_packet(
+            Outcome::Refused,
+            "the service that has this address has no such port: answered with ICMP port \
+             unreachable",
+        ),
+        Unserved::Unallocated => at_packet(
+            Outcome::Dropped,
+            "the address is in a range of services and no service has it",
+        ),
+    }
+}
+
+/// The flow of this very connection, where its port was given.
+fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(FlowKey, Flow)> {
+    let key = FlowKey {
+        source: client.addr,
+        destination: dialled.addr,
+        source_port: client.port?.to_be_bytes(),
+        destination_port: dialled.port.to_be_bytes(),
+        protocol: dialled.protocol,
+        pad: [0; 3],
+    };
+    let flow = live.flow(&key)?;
+    let original = flow.flags & flow_flags::ORIGINAL != 0;
+    let lives = !flow_state::silent(key.protocol, &flow, live.now_s());
+    (original && lives).then_some((key, flow))
+}
+
+fn existing_flow(key: &FlowKey, flow: &Flow) -> Path {
+    let masqueraded = flow.flags & flow_flags::REWRITE_SOURCE != 0;
+    let address = if masqueraded { IpAddr::from(flow.source).to_string() } else { String::new() };
+    let pinned = Pinned {
+        address: endpoint(flow.destination, flow.destination_port).to_string(),
+        pod: None,
+        reason: format!(
+            "an existing flow of {}, which goes where its first packet went",
+            endpoint(key.source, key.source_port)
+        ),
+    };
+    let masquerade = Masquerade {
+        address,
+        reason: "decided when the flow was opened".to_owned(),
+        exceptions: Vec::new(),
+    };
+    Path {
+        pinned: Some(pinned),
+        masquerade: Some(masquerade),
+        ..at_packet(Outcome::Pinned, "the connection is in the packet path's table")
+    }
+}
