@@ -5,12 +5,13 @@ use std::{fs, net::SocketAddr};
 use anyhow::{Context, Result};
 
 use super::{
-    catalogue,
+    catalogue, interrupt,
     rules::{self, Node},
+    sockets,
     triple::{self, At, Triple},
     world::World,
 };
-use crate::invoke;
+use crate::{cluster::up, invoke};
 
 /// Makes a node serve services.
 pub trait Contender {
@@ -97,6 +98,15 @@ impl Seat {
     /// A way by the first service, which has every port.
     pub fn by_first_service(&self, port: u16) -> Way {
         self.way(SocketAddr::from((catalogue::cluster_ip(0), port)), self.label.clone())
+    }
+
+    /// Waits until the service that is called at this size answers.
+    pub fn await_answer(&self) -> Result<()> {
+        let way = self.by_service(catalogue::ECHO_PORT);
+        up::wait(&self.triple.layout, "the first answer by a service", || {
+            interrupt::check()?;
+            Ok(sockets::load(&way, "connect", 1).map(drop).map_err(|e| format!("{e:#}")))
+        })
     }
 
     /// A way to the backend itself.

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 
 use super::{
-    catalogue,
     contender::{Contender, Seat},
     objects,
     scrape::Metrics,
@@ -82,8 +81,18 @@ pub fn start(triple: &Triple) -> Result<Started> {
     process::ensure(layout, &spec)
 }
 
-/// Waits until the node serves the first `size` services.
+/// Waits until the node serves the first `size` services, seen from its client too.
 fn filled(triple: &Triple, size: u32) -> Result<()> {
+    follow(triple, size)?;
+    if size == 0 {
+        return Ok(());
+    }
+    let seat = Seat { label: "mizzen".into(), size, triple: triple.clone() };
+    seat.await_answer()
+}
+
+/// Waits until the agent has followed to so many services.
+pub fn follow(triple: &Triple, size: u32) -> Result<()> {
     up::wait(&triple.layout, "the agent's tables", || {
         alive(triple)?;
         Ok(match metrics(triple).and_then(|metrics| metrics.get("mizzen_services")) {
@@ -91,11 +100,6 @@ fn filled(triple: &Triple, size: u32) -> Result<()> {
             Ok(services) => Err(format!("{services} services of {size}")),
             Err(error) => Err(format!("{error:#}")),
         })
-    })?;
-    let seat = Seat { label: "mizzen".into(), size, triple: triple.clone() };
-    let way = seat.by_service(catalogue::ECHO_PORT);
-    up::wait(&triple.layout, "the first answer by a service", || {
-        Ok(super::sockets::load(&way, "connect", 1).map(drop).map_err(|e| format!("{e:#}")))
     })
 }
 

@@ -7,10 +7,17 @@
 //! ```
 
 pub mod catalogue;
+pub mod conntrack;
 pub mod contender;
+pub mod frame;
 pub mod interrupt;
+pub mod kube_proxy;
+pub mod maps;
 pub mod mizzen;
 pub mod objects;
+pub mod packet;
+pub mod plot;
+pub mod programs;
 pub mod report;
 pub mod rules;
 pub mod scale;
@@ -20,6 +27,7 @@ pub mod sockets;
 pub mod statistics;
 pub mod triple;
 pub mod turns;
+pub mod update;
 pub mod whole;
 pub mod world;
 

@@ -5,14 +5,24 @@ use anyhow::Result;
 use super::{
     Figure,
     catalogue::{RULES_MAX, SIZES},
+    conntrack,
     contender::{Bare, Rules, Seat},
-    mizzen::Mizzen,
+    kube_proxy::{KUBE_PROXY, KubeProxy},
+    mizzen::{self, Mizzen},
+    packet, programs,
     scale::{self, Point},
-    sockets, whole,
+    sockets, update, whole,
     world::{self, World},
 };
-use crate::{cluster::Layout, product::Profile, step::step};
+use crate::{
+    cluster::{Layout, process},
+    invoke,
+    product::Profile,
+    step::step,
+};
 
+/// The names of figures that stand alone.
+const SINGLE: &[&str] = &[packet::NAME, conntrack::NAME, update::CALLS, programs::NS];
 /// The names of the figures over the number of services.
 const SCALE: &[&str] = &["scale-flatness", "vs-nft-connect-rate", "direct-beside-services"];
 
@@ -49,18 +59,20 @@ impl Options {
 
 /// Every name that `--only` can begin with.
 pub fn names() -> Vec<&'static str> {
-    whole::NAMES.iter().chain(SCALE).copied().chain(sockets::names()).collect()
+    let groups = [whole::NAMES, SCALE, update::AT_LARGE, SINGLE];
+    groups.into_iter().flatten().copied().chain(sockets::names()).collect()
 }
 
 /// Measures what is wanted on clusters of its own, and removes them.
 pub fn measure(options: &Options) -> Result<Results> {
     let layout = world::layout(options.profile);
     let mut results = Results::default();
-    if options.wants_any(whole::NAMES.iter().copied()) {
-        results.figures.extend(world::within(&layout, whole::measure)?);
-    }
     if options.wants_any(names().into_iter().filter(|name| !whole::NAMES.contains(name))) {
         world::within(&layout, |layout| side_by_side(layout, options, &mut results))?;
+    }
+    if options.wants_any(whole::NAMES.iter().copied()) {
+        let figures = step("the whole product", || world::within(&layout, whole::measure))?;
+        results.figures.extend(figures);
     }
     Ok(results)
 }
@@ -68,43 +80,101 @@ pub fn measure(options: &Options) -> Result<Results> {
 /// Everything that contenders compete in.
 fn side_by_side(layout: &Layout, options: &Options, results: &mut Results) -> Result<()> {
     let mut world = step("starting the API server", || World::start(layout))?;
-    let seats = step("seating the contenders", || seat(&mut world, options))?;
-    let wanted = |name: &str| options.wants(name);
+    let (seats, of_changes) = step("services and contenders", || seat(&mut world, options))?;
     let at = |size: u32| -> Vec<Seat> {
         seats.iter().filter(|seat| seat.size == 0 || seat.size == size).cloned().collect()
     };
+    let rounds = options.rounds;
+    let figures = &mut results.figures;
     if options.wants_any(sockets::names()) {
-        let figures =
-            step("socket-*", || sockets::measure(&at(sockets::SIZE), options.rounds, wanted))?;
-        results.figures.extend(figures);
+        let wanted = |name: &str| options.wants(name);
+        figures.extend(step("socket-*", || sockets::measure(&at(sockets::SIZE), rounds, wanted))?);
     }
     if options.wants_any(SCALE.iter().copied()) {
-        let (figures, points) = step("connections over the number of services", || {
-            scale::measure(&seats, options.rounds)
-        })?;
-        results.figures.extend(figures);
+        let (more, points) =
+            step("connections over the number of services", || scale::measure(&seats, rounds))?;
+        figures.extend(more);
         results.points = points;
     }
+    if options.wants(packet::NAME) {
+        figures.extend(step(packet::NAME, || {
+            packet::measure(&world.layout, &at(packet::SIZE), rounds)
+        })?);
+    }
+    if options.wants(conntrack::NAME) {
+        figures.extend(step(conntrack::NAME, || conntrack::measure(&at(conntrack::SIZE)))?);
+    }
+    figures.extend(of_changes);
     Ok(())
 }
 
 /// Brings services and contenders to their places, smallest size first: an agent serves as many
-/// services as there are when it is asked.
-fn seat(world: &mut World, options: &Options) -> Result<Vec<Seat>> {
-    let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
+/// services as there are when it is asked. What one agent does as services come and change is
+/// measured on the way.
+fn seat(world: &mut World, options: &Options) -> Result<(Vec<Seat>, Vec<Figure>)> {
     let all = options.wants_any(SCALE.iter().copied());
-    for size in SIZES.into_iter().filter(|size| all || *size == sockets::SIZE) {
+    let compared = all
+        || options.wants_any(sockets::names())
+        || options.wants(packet::NAME)
+        || options.wants(conntrack::NAME);
+    let calls = options.wants(update::CALLS);
+    let large = options.wants_any(update::AT_LARGE.iter().copied());
+    let programs = options.wants(programs::NS);
+    let contends = |size: u32| all && SIZES.contains(&size) || compared && size == sockets::SIZE;
+    let changes =
+        |size: u32| calls && update::SIZES.contains(&size) || large && size == update::LARGE;
+
+    let mut figures = Vec::new();
+    let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
+    let mut live = None;
+    if calls || large || programs {
+        live = Some(world.seat(&Mizzen { live: true }, 0)?);
+    }
+    let mut sizes: Vec<u32> = SIZES.into_iter().chain(update::SIZES).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    for size in sizes.into_iter().filter(|size| contends(*size) || changes(*size)) {
         step(&format!("{size} services"), || {
             world.grow(size)?;
-            seats.push(world.seat(&Mizzen { live: false }, size)?);
-            if size <= RULES_MAX {
-                seats.push(world.seat(&Rules::Nft, size)?);
-                seats.push(world.seat(&Rules::Iptables, size)?);
+            if contends(size) {
+                seats.extend(contenders(world, size)?);
             }
+            let Some(live) = live.as_ref().filter(|_| changes(size)) else { return Ok(()) };
+            figures.extend(of_changes(world, live, options, size)?);
             Ok(())
         })?;
     }
+    if let Some(live) = live.filter(|_| programs) {
+        figures.extend(step(programs::NS, || programs::measure(world, &live, options.rounds))?);
+        process::end(&mizzen::running(&live.triple)?)?;
+    }
+    Ok((seats, figures))
+}
+
+/// Those that are compared at a size.
+fn contenders(world: &mut World, size: u32) -> Result<Vec<Seat>> {
+    let mut seats = vec![world.seat(&Mizzen { live: false }, size)?];
+    if size <= RULES_MAX {
+        seats.push(world.seat(&Rules::Nft, size)?);
+        seats.push(world.seat(&Rules::Iptables, size)?);
+        if invoke::in_path(KUBE_PROXY) {
+            seats.push(world.seat(&KubeProxy, size)?);
+        }
+    }
     Ok(seats)
+}
+
+fn of_changes(world: &World, live: &Seat, options: &Options, size: u32) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    mizzen::follow(&live.triple, size)?;
+    if options.wants(update::CALLS) {
+        figures.extend(update::calls(world, live)?);
+    }
+    if size == update::LARGE {
+        let wanted = |name: &str| options.wants(name);
+        figures.extend(update::large(world, live, options.rounds, wanted)?);
+    }
+    Ok(figures)
 }
 
 #[cfg(test)]

@@ -28,6 +28,14 @@ pub const PODS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
 /// fast another CPU wakes up.
 pub const CPU: usize = 0;
 
+/// The servers behind every triple.
+const SERVERS: [&str; 2] = ["echo", "iperf"];
+
+/// Whether a process of this name is a triple's server.
+pub fn is_server(process: &str) -> bool {
+    SERVERS.iter().any(|server| process.starts_with(server))
+}
+
 /// A triple that is there.
 #[derive(Clone, Debug)]
 pub struct Triple {
@@ -89,9 +97,9 @@ impl Triple {
         echo.extend(BACKENDS.map(|ip| format!("{ip}:{ECHO_PORT}")));
         let iperf = format!("iperf3 --server --port {IPERF_PORT} --affinity {}", other_cpu());
         let iperf = iperf.split(' ').map(str::to_owned).collect();
-        for (name, argv) in [("echo", echo), ("iperf", iperf)] {
+        for (server, argv) in SERVERS.into_iter().zip([echo, iperf]) {
             let spec = process::Spec {
-                name: format!("{name}-{}", self.host.name),
+                name: format!("{server}-{}", self.host.name),
                 netns: Some(self.netns(At::Backend)),
                 cgroup: self.cgroup()?,
                 argv,

@@ -7,7 +7,7 @@ use super::{
     catalogue::{self, ENDPOINTS},
     contender::{Contender, Seat},
     interrupt, objects,
-    triple::Triple,
+    triple::{Triple, is_server},
 };
 use crate::{
     cluster::{
@@ -16,7 +16,7 @@ use crate::{
         bulk::{self, Pace},
         down,
         layout::{Host, NODES_MAX},
-        network, up,
+        network, process, up,
     },
     product::{self, Profile},
     target_dir,
@@ -42,6 +42,10 @@ pub fn within<T>(layout: &Layout, run: impl FnOnce(&Layout) -> Result<T>) -> Res
     let outcome = run(layout);
     if outcome.is_err() {
         save_logs(layout);
+    }
+    // Some of them take their time over SIGTERM, and there are many.
+    for server in process::started(layout).iter().filter(|process| is_server(&process.name)) {
+        process::kill_hard(server);
     }
     down::down(&largest)?;
     outcome

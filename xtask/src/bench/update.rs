@@ -1,0 +1,209 @@
+//! What a change costs the agent, and how soon it is in the tables: `calls-per-endpoint-change`,
+//! `watch-to-map-p99`, `cold-fill-10k`, `maps-bytes-10k-x-10`, `agent-rss-10k-x-10`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{
+    Figure, catalogue, contender::Seat, interrupt, maps, mizzen, objects, scrape, triple::Triple,
+    turns::Summary, world::World,
+};
+use crate::{
+    cluster::{
+        bulk::{self, Pace, Request},
+        cgroup, up,
+    },
+    step::note,
+};
+
+/// The figures that are taken at [`SIZES`].
+pub const CALLS: &str = "calls-per-endpoint-change";
+/// The figures that are taken at [`LARGE`].
+pub const AT_LARGE: &[&str] = &["watch-to-map-p99", "cold-fill-10k", MAPS, RSS];
+const MAPS: &str = "maps-bytes-10k-x-10";
+const RSS: &str = "agent-rss-10k-x-10";
+
+/// How many services there are for the cost of a change: it must not depend on it.
+pub const SIZES: [u32; 3] = [10, 1_000, LARGE];
+/// How many there are for the rest.
+pub const LARGE: u32 = 10_000;
+
+/// A service that nobody calls.
+const CHANGED: u32 = 3;
+const CHANGES: u32 = 200;
+const CHANGES_PER_S: u32 = 100;
+/// For the time from the watch to the tables.
+const STORM_PER_S: u32 = 1_000;
+const STORM_SECONDS: u32 = 5;
+/// One sends no more than one at a time.
+const SENDERS: u32 = 20;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Adds an endpoint to a service and takes it away again, many times.
+pub fn calls(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
+    let size = world.services;
+    let (few, many) = (catalogue::ENDPOINTS, catalogue::ENDPOINTS + 1);
+    let requests: Vec<Request> = (0..CHANGES)
+        .map(|n| if n % 2 == 0 { many } else { few })
+        .map(|endpoints| objects::replace_endpoints(&catalogue::service(CHANGED, endpoints)))
+        .collect();
+    let length = Duration::from_secs(1) * (CHANGES / CHANGES_PER_S);
+    let idle = cpu_of(&seat.triple, || {
+        std::thread::sleep(length);
+        Ok(())
+    })?;
+    let before = mizzen::metrics(&seat.triple)?;
+    let busy = cpu_of(&seat.triple, || {
+        let folder = &world.layout.dir;
+        bulk::send(&world.api, folder, &requests, Pace::PerSecond(CHANGES_PER_S))
+    })?;
+    let after = settled(&seat.triple)?;
+    let changes = f64::from(CHANGES);
+    let per_change =
+        |name: &str| -> Result<f64> { Ok((after.get(name)? - before.get(name)?) / changes) };
+    let contender = format!("mizzen-agent, {size} services");
+    let figure = |name: &str, value: f64, unit| {
+        Figure::once(format!("{CALLS}{name}"), value, unit, contender.clone())
+    };
+    let mut figures = vec![
+        figure("", per_change("mizzen_map_calls_total")?, "calls").at_most(4.0, 0.0),
+        figure("-flips", per_change("mizzen_map_set_flips_total")?, "flips").at_most(1.0, 0.0),
+        figure("-writes", per_change("mizzen_map_writes_total")?, "elements"),
+        figure("-cpu", (busy - idle).max(0.0) / changes, "us").at_most(100.0, 0.0),
+    ];
+    if let Ok(bytes) = per_change("mizzen_map_bytes_written_total") {
+        let bound = f64::from(8 * many + 128);
+        figures.push(figure("-bytes", bytes, "bytes").at_most(bound, 0.0));
+    }
+    Ok(figures)
+}
+
+/// Microseconds of CPU time of the agent during something.
+fn cpu_of(triple: &Triple, during: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let dir = cgroup::node_dir(&triple.layout, &triple.host.name)?.join("agent");
+    let usage = || -> Result<f64> {
+        let text = std::fs::read_to_string(dir.join("cpu.stat"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+        value.with_context(|| format!("{} has no cpu.stat with usage", dir.display()))
+    };
+    let before = usage()?;
+    during()?;
+    Ok(usage()? - before)
+}
+
+/// The metrics when the agent has nothing left to do.
+fn settled(triple: &Triple) -> Result<scrape::Metrics> {
+    let mut last = mizzen::metrics(triple)?;
+    up::wait(&triple.layout, "the agent to have followed", || {
+        interrupt::check()?;
+        std::thread::sleep(Duration::from_millis(200));
+        let now = mizzen::metrics(triple)?;
+        let writes = |metrics: &scrape::Metrics| metrics.find("mizzen_map_writes_total");
+        let quiet = writes(&now) == writes(&last);
+        last = now;
+        Ok(if quiet { Ok(()) } else { Err("it still writes".to_owned()) })
+    })?;
+    Ok(last)
+}
+
+/// Everything at ten thousand services; afterwards they have ten endpoints each.
+pub fn large(
+    world: &World,
+    seat: &Seat,
+    rounds: u32,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    if wanted("watch-to-map-p99") {
+        figures.extend(watch_to_map(world, seat)?);
+    }
+    if wanted("cold-fill-10k") {
+        figures.push(cold_fill(seat, rounds.min(5))?);
+    }
+    if wanted(MAPS) || wanted(RSS) {
+        figures.extend(memory(world, seat)?);
+    }
+    Ok(figures)
+}
+
+/// A thousand changes a second, each of another service.
+fn watch_to_map(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
+    const HISTOGRAM: &str = "mizzen_watch_to_map_seconds";
+    let requests: Vec<Request> = (0..STORM_PER_S * STORM_SECONDS)
+        .map(|n| catalogue::service(CHANGED + 1 + n, catalogue::ENDPOINTS + 1))
+        .map(|service| objects::replace_endpoints(&service))
+        .collect();
+    let before = mizzen::metrics(&seat.triple)?;
+    let start = Instant::now();
+    bulk::send_paced(&world.api, &world.layout.dir, &requests, STORM_PER_S, SENDERS)?;
+    let rate = f64::from(STORM_PER_S * STORM_SECONDS) / start.elapsed().as_secs_f64();
+    let after = settled(&seat.triple)?;
+    let buckets = after.buckets(HISTOGRAM);
+    if buckets.is_empty() {
+        note(&format!("watch-to-map-p99: the agent has no histogram {HISTOGRAM}"));
+        return Ok(Vec::new());
+    }
+    let before = before.buckets(HISTOGRAM);
+    let contender = format!("mizzen-agent, {rate:.0} changes/s, 10,000 services");
+    let quantile = |share| scrape::quantile(&before, &buckets, share) * 1e3;
+    Ok(vec![
+        Figure::once("watch-to-map-p99", quantile(0.99), "ms", contender.clone()).at_most(5.0, 0.0),
+        Figure::once("watch-to-map-p50", quantile(0.5), "ms", contender),
+    ])
+}
+
+/// An agent that starts with empty tables: from the last list that it needs to the tables.
+fn cold_fill(seat: &Seat, rounds: u32) -> Result<Figure> {
+    let mut samples = Vec::new();
+    for _round in 0..rounds {
+        interrupt::check()?;
+        let metrics = start_anew(seat)?;
+        samples.push(metrics.get("mizzen_last_plan_duration_microseconds")? / 1e6);
+    }
+    let contender = "mizzen-agent, 10,000 services x 2 endpoints";
+    let figure = Figure::of("cold-fill-10k", Summary::of(&samples), "s", contender, rounds);
+    Ok(figure.at_most(0.2, 0.0))
+}
+
+/// Starts the agent as on a new machine; its metrics as soon as the tables are filled.
+fn start_anew(seat: &Seat) -> Result<scrape::Metrics> {
+    mizzen::forget(&seat.triple)?;
+    mizzen::start(&seat.triple)?;
+    up::wait(&seat.triple.layout, "the tables to be filled", || {
+        // It may not listen yet.
+        let metrics = mizzen::metrics(&seat.triple).unwrap_or_default();
+        let filled = metrics.find("mizzen_services").unwrap_or(0.0) >= f64::from(LARGE);
+        Ok(if filled { Ok(metrics) } else { Err("not yet".to_owned()) })
+    })
+}
+
+/// Ten endpoints for each service, a new agent, and what both kinds of memory then hold.
+fn memory(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
+    let requests: Vec<Request> = (1..LARGE)
+        .map(|number| catalogue::service(number, 10))
+        .map(|service| objects::replace_endpoints(&service))
+        .collect();
+    bulk::send(&world.api, &world.layout.dir, &requests, Pace::Fast)?;
+    start_anew(seat)?;
+    settled(&seat.triple)?;
+    let agent = mizzen::running(&seat.triple)?;
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
+    let resident = agent.resident_bytes()? as f64 / MIB;
+    let tables = maps::of_agent(&agent, &seat.triple)?;
+    let of = |kind: maps::Kind| -> f64 {
+        tables.iter().filter(|table| table.kind() == kind).map(|table| table.bytes).sum::<f64>()
+    };
+    let mut figures = vec![
+        Figure::once(MAPS, of(maps::Kind::Services) / 1e6, "MB", "tables of services")
+            .at_most(4.0, 0.0),
+        Figure::once("maps-bytes-traffic", of(maps::Kind::Traffic) / 1e6, "MB", "tables of flows"),
+        Figure::once("maps-bytes-counters", of(maps::Kind::Counters) / 1e6, "MB", "counters"),
+        Figure::once(RSS, resident, "MiB", "mizzen-agent").at_most(60.0, 0.0),
+    ];
+    for table in tables.iter().filter(|table| table.bytes >= 1e5) {
+        let name = format!("map-{}", table.name);
+        figures.push(Figure::once(name, table.bytes / 1e6, "MB", "at 10,000 services x 10"));
+    }
+    Ok(figures)
+}
