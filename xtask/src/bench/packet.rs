@@ -24,7 +24,7 @@ pub const NAME: &str = "packet-path-cpu";
 pub const SIZE: u32 = sockets::SIZE;
 
 /// Packets per second.
-const RATE: &str = "100000";
+const RATE: &str = "50000";
 /// How long a turn is.
 const MILLIS: &str = "1000";
 /// Packets that may be missing at the backend: of a thousand.

@@ -132,7 +132,7 @@ mod tests {
     fn a_bar_that_is_missed_says_so() {
         let summary = Summary { value: 0.9, spread: 0.01 };
         let figure = Figure::ratio("socket-rr", summary, "mizzen / direct", 7).at_least(0.99, 0.02);
-        let results = Results { figures: vec![figure], points: Vec::new() };
+        let results = Results { figures: vec![figure], ..Results::default() };
         let page = page(&results, "a machine");
         let row = "| `socket-rr` | mizzen / direct | 0.900 | 0.010 | >= 0.99 | **no** |";
         assert!(page.contains(row), "{page}");

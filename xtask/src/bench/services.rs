@@ -7,6 +7,7 @@ use super::{
     catalogue::{RULES_MAX, SIZES},
     conntrack,
     contender::{Bare, Rules, Seat},
+    interrupt,
     kube_proxy::{KUBE_PROXY, KubeProxy},
     mizzen::{self, Mizzen},
     packet, programs,
@@ -44,6 +45,23 @@ pub struct Results {
     pub figures: Vec<Figure>,
     /// Latency of connections over the number of services.
     pub points: Vec<Point>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+}
+
+impl Results {
+    /// Takes a group of figures along. That it fails costs no other group anything; an interrupted
+    /// run ends.
+    fn take(&mut self, group: &str, measure: impl FnOnce() -> Result<Vec<Figure>>) -> Result<()> {
+        match step(group, measure) {
+            Ok(figures) => self.figures.extend(figures),
+            Err(error) => {
+                interrupt::check()?;
+                self.failures.push(format!("{group}: {error:#}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Options {
@@ -71,8 +89,7 @@ pub fn measure(options: &Options) -> Result<Results> {
         world::within(&layout, |layout| side_by_side(layout, options, &mut results))?;
     }
     if options.wants_any(whole::NAMES.iter().copied()) {
-        let figures = step("the whole product", || world::within(&layout, whole::measure))?;
-        results.figures.extend(figures);
+        results.take("the whole product", || world::within(&layout, whole::measure))?;
     }
     Ok(results)
 }
@@ -80,38 +97,37 @@ pub fn measure(options: &Options) -> Result<Results> {
 /// Everything that contenders compete in.
 fn side_by_side(layout: &Layout, options: &Options, results: &mut Results) -> Result<()> {
     let mut world = step("starting the API server", || World::start(layout))?;
-    let (seats, of_changes) = step("services and contenders", || seat(&mut world, options))?;
+    let seats = seat(&mut world, options, results)?;
     let at = |size: u32| -> Vec<Seat> {
         seats.iter().filter(|seat| seat.size == 0 || seat.size == size).cloned().collect()
     };
     let rounds = options.rounds;
-    let figures = &mut results.figures;
     if options.wants_any(sockets::names()) {
         let wanted = |name: &str| options.wants(name);
-        figures.extend(step("socket-*", || sockets::measure(&at(sockets::SIZE), rounds, wanted))?);
+        results.take("socket-*", || sockets::measure(&at(sockets::SIZE), rounds, wanted))?;
     }
     if options.wants_any(SCALE.iter().copied()) {
-        let (more, points) =
-            step("connections over the number of services", || scale::measure(&seats, rounds))?;
-        figures.extend(more);
+        let mut points = Vec::new();
+        results.take("connections over the number of services", || {
+            let (figures, curve) = scale::measure(&seats, rounds)?;
+            points = curve;
+            Ok(figures)
+        })?;
         results.points = points;
     }
     if options.wants(packet::NAME) {
-        figures.extend(step(packet::NAME, || {
-            packet::measure(&world.layout, &at(packet::SIZE), rounds)
-        })?);
+        results.take(packet::NAME, || packet::measure(&world.layout, &at(packet::SIZE), rounds))?;
     }
     if options.wants(conntrack::NAME) {
-        figures.extend(step(conntrack::NAME, || conntrack::measure(&at(conntrack::SIZE)))?);
+        results.take(conntrack::NAME, || conntrack::measure(&at(conntrack::SIZE)))?;
     }
-    figures.extend(of_changes);
     Ok(())
 }
 
 /// Brings services and contenders to their places, smallest size first: an agent serves as many
 /// services as there are when it is asked. What one agent does as services come and change is
 /// measured on the way.
-fn seat(world: &mut World, options: &Options) -> Result<(Vec<Seat>, Vec<Figure>)> {
+fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<Vec<Seat>> {
     let all = options.wants_any(SCALE.iter().copied());
     let compared = all
         || options.wants_any(sockets::names())
@@ -124,7 +140,6 @@ fn seat(world: &mut World, options: &Options) -> Result<(Vec<Seat>, Vec<Figure>)
     let changes =
         |size: u32| calls && update::SIZES.contains(&size) || large && size == update::LARGE;
 
-    let mut figures = Vec::new();
     let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
     let mut live = None;
     if calls || large || programs {
@@ -139,16 +154,18 @@ fn seat(world: &mut World, options: &Options) -> Result<(Vec<Seat>, Vec<Figure>)
             if contends(size) {
                 seats.extend(contenders(world, size)?);
             }
-            let Some(live) = live.as_ref().filter(|_| changes(size)) else { return Ok(()) };
-            figures.extend(of_changes(world, live, options, size)?);
             Ok(())
         })?;
+        if let Some(live) = live.as_ref().filter(|_| changes(size)) {
+            let group = format!("changes at {size} services");
+            results.take(&group, || of_changes(world, live, options, size))?;
+        }
     }
     if let Some(live) = live.filter(|_| programs) {
-        figures.extend(step(programs::NS, || programs::measure(world, &live, options.rounds))?);
+        results.take(programs::NS, || programs::measure(world, &live, options.rounds))?;
         process::end(&mizzen::running(&live.triple)?)?;
     }
-    Ok((seats, figures))
+    Ok(seats)
 }
 
 /// Those that are compared at a size.

@@ -65,6 +65,9 @@ pub fn run(options: &Bench) -> Result<()> {
         bench::report::write(&results)?;
         note("docs/benchmarks.md is written");
     }
+    if !results.failures.is_empty() {
+        bail!("not everything could be measured:\n  {}", results.failures.join("\n  "));
+    }
     Ok(())
 }
 

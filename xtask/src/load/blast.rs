@@ -15,8 +15,8 @@ const BURSTS_PER_S: u32 = 1_000;
 /// Bytes of a datagram.
 const PAYLOAD: usize = 64;
 
-/// Sends for that long at that rate. A sender that can't keep up is an error: the rate is the same
-/// for all, or nothing can be compared.
+/// Sends for that long at that rate. A sender that falls far behind is an error: the rate is about
+/// the same for all, or nothing can be compared.
 pub(super) fn blast(target: SocketAddr, length: Duration, rate: u32) -> Result<Run> {
     let socket = UdpSocket::bind(any(target))?;
     socket.connect(target).with_context(|| format!("connecting to {target}"))?;
@@ -33,6 +33,6 @@ pub(super) fn blast(target: SocketAddr, length: Duration, rate: u32) -> Result<R
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     let took = start.elapsed();
-    ensure!(took < length.mul_f64(1.2), "{rate} datagrams a second are too many for this machine");
+    ensure!(took < length.mul_f64(1.5), "{rate} datagrams a second are too many for this machine");
     Ok(Run { operations: u64::from(bursts) * u64::from(burst), took, latencies: Vec::new() })
 }
