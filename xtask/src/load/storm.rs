@@ -25,7 +25,7 @@ const PING: Duration = Duration::from_millis(10);
 
 /// Options of `load storm`.
 #[derive(Args, Debug, Clone)]
-pub struct Storm {
+pub(super) struct Storm {
     /// The service
     target: SocketAddr,
     /// A pod that may answer (repeatable)
@@ -68,7 +68,7 @@ impl Account {
 
 /// Loads the service until standard input ends, and prints the account. Fails where anything did.
 #[expect(clippy::print_stdout, reason = "the result of the command")]
-pub fn run(storm: &Storm) -> Result<()> {
+pub(super) fn run(storm: &Storm) -> Result<()> {
     let account = Account::default();
     std::thread::scope(|scope| {
         scope.spawn(|| new_connections(storm, &account));

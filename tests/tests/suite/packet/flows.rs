@@ -100,7 +100,7 @@ fn b135_a_repeated_syn_goes_to_the_same_backend() {
         let mut silenced = 0;
         let mut asked = 0_u32;
         // Each attempt waits for two repetitions (after 1 s); stop at the first silent one.
-        while silenced == 0 && asked < 60 {
+        while silenced == 0 && asked < 200 {
             asked += 1;
             silenced += u32::from(ask(&lab.client, Transport::Tcp, to).is_err());
         }
