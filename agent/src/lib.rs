@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod model;
 pub mod podnet;
 pub mod reconcile;
+pub mod resets;
 pub mod serve;
 pub mod status;
 pub mod supervisor;

@@ -6,12 +6,15 @@ pub mod tables;
 
 use std::{
     fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use mizzen_ebpf_abi::counters::Counter;
 
-use crate::arrivals::Arrivals;
+use crate::{arrivals::Arrivals, resets};
 use proxy::ProxyMetrics;
 use tables::TableMetrics;
 
@@ -39,12 +42,15 @@ macro_rules! metrics {
             pub proxy: ProxyMetrics,
             /// Changes on their way to the tables.
             pub arrivals: Arrivals,
+            /// Of sockets whose endpoints were deleted.
+            pub resets: Arc<resets::Counts>,
         }
 
         impl Metrics {
             /// In the text format of Prometheus.
             fn write(&self, text: &mut String) {
                 $( metric(text, $name, $kind, $help, self.$field.load(Relaxed)); )*
+                self.resets.write(text);
             }
         }
     };
@@ -67,6 +73,21 @@ metrics! {
         "Ports of services, by family, that the tables hold";
     last_plan_micros: "gauge" "mizzen_last_plan_duration_microseconds"
         "How long the last change took from the snapshot to the tables";
+}
+
+impl resets::Counts {
+    fn write(&self, text: &mut String) {
+        let name = "mizzen_sockets_destroyed_total";
+        let help =
+            "Sockets that were destroyed because the endpoint behind their service was deleted";
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for (protocol, count) in [("TCP", &self.tcp), ("UDP", &self.udp)] {
+            let _ = writeln!(text, "{name}{{protocol=\"{protocol}\"}} {}", count.load(Relaxed));
+        }
+        let name = "mizzen_socket_destroy_failures_total";
+        let help = "Deleted endpoints whose sockets were not looked for in some namespace";
+        metric(text, name, "counter", help, self.failures.load(Relaxed));
+    }
 }
 
 fn metric(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {

@@ -20,7 +20,7 @@ use crate::{
         apply,
         maps::{Capacities, Maps, Room},
     },
-    desired::{Desired, NodeFacts, SetKey, Settings},
+    desired::{Change, Desired, NodeFacts, SetKey, Settings},
     diff::{
         Known, diff,
         plan::{Op, Plan},
@@ -28,13 +28,16 @@ use crate::{
     },
     metrics::Metrics,
     model::snapshot::{Snapshot, Synced},
+    resets,
     serve::{rows, wire},
     status::{Board, State},
     supervisor::TaskError,
 };
 
+mod deletions;
 mod review;
 
+use deletions::Deletions;
 use review::{REVIEW, Review};
 
 /// The part on the board.
@@ -93,6 +96,8 @@ pub struct Inputs {
     pub facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     /// Questions.
     pub queries: mpsc::Receiver<Query>,
+    /// Addresses that this node's pods have no more.
+    pub released: mpsc::Receiver<Vec<IpAddr>>,
 }
 
 /// The loop's state.
@@ -110,6 +115,7 @@ pub struct Reconciler {
     /// When to try again what did not work.
     retry: Option<Instant>,
     review: Review,
+    deletions: Deletions,
 }
 
 impl Reconciler {
@@ -124,8 +130,27 @@ impl Reconciler {
         metrics.arrivals.await_tables();
         let desired = Desired::new(settings);
         let (attached, known, failures, retry) = (None, None, 0, None);
-        let review = Review::default();
-        Self { maps, attach, attached, desired, known, board, metrics, failures, retry, review }
+        let (review, deletions) = (Review::default(), Deletions::default());
+        Self {
+            maps,
+            attach,
+            attached,
+            desired,
+            known,
+            board,
+            metrics,
+            failures,
+            retry,
+            review,
+            deletions,
+        }
+    }
+
+    /// Has the connections of sockets to deleted endpoints ended.
+    #[must_use]
+    pub fn resetting(mut self, resets: resets::Queue) -> Self {
+        self.deletions.resets = Some(resets);
+        self
     }
 
     /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
@@ -139,14 +164,25 @@ impl Reconciler {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let facts = inputs.facts.borrow_and_update().clone();
             // bpf() is short but for the barrier, which waits for every CPU.
-            tokio::task::block_in_place(|| self.follow(&snapshot, facts.as_deref()));
+            tokio::task::block_in_place(|| {
+                self.follow(&snapshot, facts.as_deref());
+                self.settle(Instant::now());
+            });
             let due = self.retry.unwrap_or_else(|| Instant::now() + REVIEW);
+            let due = self.deletions.due().map_or(due, |at| at.min(due));
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
+                Some(addresses) = inputs.released.recv() => {
+                    let mut addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+                    while let Ok(more) = inputs.released.try_recv() {
+                        addresses.extend(more);
+                    }
+                    tokio::task::block_in_place(|| self.released(&addresses));
+                }
                 Some(query) = inputs.queries.recv() => {
                     tokio::task::block_in_place(|| self.answer(query));
                 }
@@ -161,7 +197,7 @@ impl Reconciler {
     fn hand_over(&mut self) {
         let Some(known) = self.known.take() else { return };
         let change = self.desired.hand_over();
-        if let Err(error) = self.execute(known, &change) {
+        if let Err(error) = self.execute(known, change) {
             tracing::warn!(error, "addresses answered here were not handed over");
         }
     }
@@ -175,14 +211,15 @@ impl Reconciler {
         };
         let started = Instant::now();
         self.review(started);
-        let change = self.desired.update(snapshot, facts);
+        let mut change = self.desired.update(snapshot, facts);
+        self.deletions.note(std::mem::take(&mut change.deleted));
         let trouble = self.retry.is_some();
         if self.known.is_none() && self.retry.is_some_and(|at| at > started) {
             return; // The next attempt takes this change along.
         }
         let outcome = match self.known.take() {
-            Some(known) if trouble => self.execute(known, &self.desired.everything()),
-            Some(known) => self.execute(known, &change),
+            Some(known) if trouble => self.execute(known, self.desired.everything()),
+            Some(known) => self.execute(known, change),
             None => self.execute_from_dump(),
         };
         let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
@@ -227,7 +264,7 @@ impl Reconciler {
         let everything = self.desired.everything();
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
         let known = restore(&tables, &everything, self.room());
-        self.execute(known, &everything)
+        self.execute(known, everything)
     }
 
     /// What the tables have room for, and may grow to.
@@ -236,21 +273,20 @@ impl Reconciler {
     }
 
     /// Makes and applies a plan. What there was no room for comes back as text.
-    fn execute(
-        &mut self,
-        mut known: Known,
-        change: &crate::desired::Change,
-    ) -> Result<Vec<String>, String> {
-        let plan = diff(change, &mut known);
+    fn execute(&mut self, mut known: Known, mut change: Change) -> Result<Vec<String>, String> {
+        change.deleted = self.deletions.take();
+        let plan = diff(&change, &mut known);
         if !plan.is_empty() {
             tracing::debug!(steps = plan.ops.len(), flips = flips(&plan), "applying a plan");
             self.metrics.plans.fetch_add(1, Relaxed);
             if let Err(error) = apply(&plan, &mut *self.maps) {
                 self.metrics.plan_failures.fetch_add(1, Relaxed);
+                self.deletions.note(change.deleted);
                 return Err(chain(&error));
             }
             self.metrics.set_flips.fetch_add(flips(&plan), Relaxed);
         }
+        self.deletions.reset(plan.resets);
         self.metrics.sets.store(known.sets_len() as u64, Relaxed);
         self.known = Some(known);
         self.note_healed();

@@ -139,6 +139,16 @@ impl Actor {
         self.receive_words(socket).1
     }
 
+    /// Begins to wait for something to receive; [`Self::received`] tells what became of it.
+    pub fn begin_receive(&mut self, socket: Socket) {
+        self.tell(&format!("receive {}", socket.0));
+    }
+
+    /// The end of [`Self::begin_receive`].
+    pub fn received(&mut self) -> io::Result<String> {
+        self.hear()
+    }
+
     fn receive_words(&mut self, socket: Socket) -> (String, String) {
         let answer = self.say(&format!("receive {}", socket.0)).expect("something to receive");
         let (from, text) = answer.split_once(' ').unwrap_or((&answer, ""));

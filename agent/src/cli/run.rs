@@ -28,9 +28,10 @@ use crate::{
     model::snapshot::Snapshot,
     podnet::{
         self,
-        datapath::{NoDatapath, PodDatapath},
+        datapath::{Announced, NoDatapath, PodDatapath},
     },
     reconcile::{Attach, Inputs, Query, Reconciler},
+    resets,
     serve::{self, explain::Explainer, health::Health, listen::Listeners},
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
@@ -41,6 +42,8 @@ use crate::{
 const WORKER_THREADS: usize = 2;
 /// Questions that wait for the loop before who asks waits.
 const QUERIES_MAX: usize = 16;
+/// Pods that were disconnected and that the loop has not heard of yet.
+const RELEASED_MAX: usize = 256;
 
 /// Shown below the flags.
 pub const EXAMPLES: &str = "\
@@ -141,10 +144,12 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
     let mut foreign_pods = None;
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
-        pods = Arc::new(datapath.pods()?);
+        let (released, receiver) = mpsc::channel(RELEASED_MAX);
+        pods = Arc::new(Announced::new(Arc::new(datapath.pods()?), released));
         foreign_pods = (!config.cni).then(|| datapath.packet_programs());
         let readers = datapath.table_readers();
-        let (asked, known) = start_services(config, datapath, &shared, &mut intake, &mut tables)?;
+        let (asked, known) =
+            start_services(config, datapath, &shared, receiver, &mut intake, &mut tables)?;
         let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
         let snapshots = shared.snapshots.clone();
         explainer = Some(Explainer::new(node, state_dir, readers, snapshots, asked.clone()));
@@ -206,6 +211,7 @@ fn start_services(
     config: &Config,
     datapath: Datapath,
     shared: &Shared,
+    released: mpsc::Receiver<Vec<IpAddr>>,
     intake: &mut Tasks,
     tables: &mut Tasks,
 ) -> anyhow::Result<(mpsc::Sender<Query>, Facts)> {
@@ -213,10 +219,14 @@ fn start_services(
     intake.spawn("node facts", facts::run(publish, shared.board.clone(), intake.token()));
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
     let known = facts.clone();
-    let inputs = Inputs { snapshots: shared.snapshots.clone(), facts, queries: receiver };
+    let snapshots = shared.snapshots.clone();
+    let inputs = Inputs { snapshots, facts, queries: receiver, released };
     let maps = Box::new(datapath.maps()?);
     let sweeper = datapath.flow_sweeper()?;
     tables.spawn("sweep flows", sweep::run(sweeper, shared.board.clone(), tables.token()));
+    let (cgroup, counts) = (datapath.cgroup_path().to_owned(), shared.metrics.resets.clone());
+    let resets = resets::start(datapath.translations()?, cgroup, counts)
+        .context("start the thread that destroys sockets")?;
     let reconciler = Reconciler::new(
         config.tables()?,
         maps,
@@ -224,6 +234,7 @@ fn start_services(
         shared.board.clone(),
         shared.metrics.clone(),
     );
+    let reconciler = reconciler.resetting(resets);
     tables.spawn("reconcile", reconciler.run(inputs, tables.token()));
     Ok((queries, known))
 }

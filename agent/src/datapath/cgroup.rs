@@ -102,6 +102,11 @@ impl Cgroup {
         }
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Attaches every socket program, or finds it attached; the programs of an earlier agent are
     /// replaced in place. Done again, it mends what was detached by hand.
     pub(super) fn attach(

@@ -26,12 +26,18 @@ mod pin;
 mod pods;
 mod probe;
 mod reader;
+mod sock_diag;
+mod socket_fd;
 mod sys;
 mod tc;
 mod test_run;
 mod uplinks;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use self::{
     cgroup::{AttachError, Cgroup, CgroupError},
@@ -45,6 +51,8 @@ pub use self::{
     pods::Pods,
     probe::{Features, Missing, probe},
     reader::{ReadError, TableReader, TableReaders},
+    sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
+    socket_fd::translations_of,
     tc::{Leads, PacketPrograms, TcError},
     test_run::TestRun,
     uplinks::{Interface, UplinksError, find_uplinks},
@@ -137,6 +145,16 @@ impl Datapath {
     /// What the programs counted.
     pub fn counters(&self) -> Result<Counters, PinError> {
         Counters::open(&self.pins)
+    }
+
+    /// What is known of sockets' translations.
+    pub fn translations(&self) -> Result<Translations, PinError> {
+        Translations::open(&self.pins)
+    }
+
+    /// The cgroup below which the node's processes are.
+    pub fn cgroup_path(&self) -> &Path {
+        self.cgroup.path()
     }
 
     /// Attaches the socket programs to the node's cgroup, or replaces those of an earlier agent

@@ -71,22 +71,21 @@ impl Departures {
         let now = presences(service, after);
         let mut deleted = self.returned(service, &now);
         for (address, was) in presences(service, before) {
-            match now.get(&address) {
-                Some(is) if another_pod(&was.pods, &is.pods) => {
-                    // To one that was doomed nothing led since but what is the new pod's.
-                    if !self.forget_doom(service, address) && was.terminating {
-                        deleted.insert(address);
-                    }
-                }
-                Some(_) => {}
-                None if self.forget_doom(service, address) => {
-                    deleted.insert(address);
-                }
-                None if was.terminating => {
-                    let left = Left { round: self.round, pods: was.pods };
-                    self.left.entry(service.clone()).or_default().insert(address, left);
-                }
-                None => {}
+            let is = now.get(&address);
+            if is.is_some_and(|is| !another_pod(&was.pods, &is.pods)) {
+                continue;
+            }
+            let doomed = self.forget_doom(service, address);
+            let dead = match is {
+                // To one that was doomed nothing led since but what is the new pod's.
+                Some(_) => was.terminating && !doomed,
+                None => doomed,
+            };
+            if dead {
+                deleted.insert(address);
+            } else if is.is_none() && was.terminating {
+                let left = Left { round: self.round, pods: was.pods };
+                self.left.entry(service.clone()).or_default().insert(address, left);
             }
         }
         deleted

@@ -55,6 +55,13 @@ pub(super) struct Draft {
     resets: Vec<Reset>,
 }
 
+/// Records of freed backends by id.
+#[derive(Default)]
+struct Freed {
+    v4: Vec<(u32, Backend4)>,
+    v6: Vec<(u32, Backend6)>,
+}
+
 impl Draft {
     pub(super) fn write_backend(&mut self, id: u32, set: u32, slot: &Slot) {
         match backend_record(set, slot) {
@@ -80,16 +87,16 @@ impl Draft {
     }
 
     /// The records of backends that are freed, of both families.
-    fn freed_records(&self) -> (Vec<(u32, Backend4)>, Vec<(u32, Backend6)>) {
-        let (mut freed4, mut freed6) = (Vec::new(), Vec::new());
+    fn freed_records(&self) -> Freed {
+        let mut records = Freed::default();
         let known = self.forgotten_backends.iter().filter(|(v6, id)| self.is_gone(*v6, *id));
         for (ipv6, id) in self.freed_backends.iter().chain(&self.idled_backends).chain(known) {
             match freed_record(*ipv6, self.gone_backends.get(&(*ipv6, *id)).copied()) {
-                BackendRecord::V4(record) => freed4.push((*id, record)),
-                BackendRecord::V6(record) => freed6.push((*id, record)),
+                BackendRecord::V4(record) => records.v4.push((*id, record)),
+                BackendRecord::V6(record) => records.v6.push((*id, record)),
             }
         }
-        (freed4, freed6)
+        records
     }
 
     /// What the node's tables lack, and what they have too much; how they are afterwards. Where a
@@ -137,7 +144,7 @@ impl Draft {
 
     pub(super) fn into_plan(self) -> Plan {
         let unlinks = self.unlinks();
-        let (freed4, freed6) = self.freed_records();
+        let freed = self.freed_records();
         let mut ops = Vec::new();
         let mut push = |wanted: bool, op: Op| {
             if wanted {
@@ -162,8 +169,8 @@ impl Draft {
         push(!self.removed_frontends.is_empty(), Op::RemoveFrontends(self.removed_frontends));
         push(unlinks, Op::Barrier);
         push(!self.dead_sets.is_empty(), Op::Flip(self.dead_sets));
-        push(!freed4.is_empty(), Op::WriteBackends4(freed4));
-        push(!freed6.is_empty(), Op::WriteBackends6(freed6));
+        push(!freed.v4.is_empty(), Op::WriteBackends4(freed.v4));
+        push(!freed.v6.is_empty(), Op::WriteBackends6(freed.v6));
         push(!self.removed_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.removed_node_addrs));
         push(
             !self.removed_cluster_ranges.is_empty(),

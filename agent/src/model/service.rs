@@ -49,6 +49,7 @@ pub struct ServicePort {
 }
 
 /// A Service of the cluster.
+#[expect(clippy::struct_excessive_bools, reason = "as many yes-or-no questions as the API has")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.

@@ -1,7 +1,9 @@
 //! What the pod network needs of the datapath when a pod comes or goes. Implemented by
 //! `crate::datapath` where its programs are loaded, and by [`NoDatapath`] where they are not.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::sync::mpsc;
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,33 @@ pub trait PodDatapath: Send + Sync {
     fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
     /// Forgets the pod's addresses; the programs go with the link. Success where it is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
+}
+
+/// A datapath, beside which someone wants to know of the addresses that pods have no more.
+pub struct Announced {
+    datapath: Arc<dyn PodDatapath>,
+    released: mpsc::Sender<Vec<IpAddr>>,
+}
+
+impl Announced {
+    /// Announces what is detached from `datapath`.
+    pub fn new(datapath: Arc<dyn PodDatapath>, released: mpsc::Sender<Vec<IpAddr>>) -> Self {
+        Self { datapath, released }
+    }
+}
+
+impl PodDatapath for Announced {
+    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        self.datapath.attach(link)
+    }
+
+    /// Pods go on going where nobody listens in time: that only ends connections sooner.
+    fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        if self.released.try_send(link.addresses.clone()).is_err() {
+            tracing::debug!(ifname = link.ifname, "released addresses were not announced");
+        }
+        self.datapath.detach(link)
+    }
 }
 
 /// Why a pod could not be attached.

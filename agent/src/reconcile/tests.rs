@@ -148,7 +148,8 @@ async fn the_loop_hands_over_when_it_is_told_to_end() {
     let (_facts, facts) = watch::channel(Some(Arc::new(NodeFacts::default())));
     let (_queries, queries) = mpsc::channel(1);
     let cancel = CancellationToken::new();
-    let inputs = Inputs { snapshots, facts, queries };
+    let (_released, released) = mpsc::channel(1);
+    let inputs = Inputs { snapshots, facts, queries, released };
     let running = tokio::spawn(reconciler.run(inputs, cancel.clone()));
     while !board.ready() {
         tokio::task::yield_now().await;

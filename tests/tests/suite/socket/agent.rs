@@ -26,17 +26,17 @@ use super::{Bench, FAMILIES, Family};
 
 mod healing;
 
-const NODE: &str = "node-1";
+pub(super) const NODE: &str = "node-1";
 
 /// An agent of the node, without the API server.
-struct Agent {
-    reconciler: Reconciler,
-    metrics: Arc<Metrics>,
+pub(super) struct Agent {
+    pub(super) reconciler: Reconciler,
+    pub(super) metrics: Arc<Metrics>,
     facts: NodeFacts,
 }
 
 impl Agent {
-    fn start(datapath: &Datapath, family: Family) -> Self {
+    pub(super) fn start(datapath: &Datapath, family: Family) -> Self {
         Self::with(datapath, family, Box::new(AttachNothing))
     }
 
@@ -60,7 +60,7 @@ impl Agent {
     }
 
     /// Follows a snapshot; how many calls and writes it took.
-    fn follow(&mut self, snapshot: &Snapshot) -> (u64, u64) {
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) -> (u64, u64) {
         let count =
             || (self.metrics.map_calls.load(Relaxed), self.metrics.map_writes.load(Relaxed));
         let before = count();
@@ -71,7 +71,7 @@ impl Agent {
 }
 
 /// A cluster of one node and the NodePort service `hello`, TCP and UDP, with these endpoints.
-fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
+pub(super) fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
     let synced = Synced { services: true, slices: true, nodes: true };
     let mut snapshot = Snapshot { revision: 1, synced, ..Snapshot::default() };
     let node = Node {
@@ -96,7 +96,7 @@ fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
     snapshot
 }
 
-fn service(key: &ObjectKey, cluster_ip: IpAddr) -> Service {
+pub(super) fn service(key: &ObjectKey, cluster_ip: IpAddr) -> Service {
     let port = |name: &str, protocol| ServicePort {
         name: name.into(),
         protocol,

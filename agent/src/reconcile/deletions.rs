@@ -1,0 +1,93 @@
+//! Deleted endpoints on their way through the loop.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::Reconciler;
+use crate::{
+    desired::{Change, gone::Deleted},
+    diff::plan::Reset,
+    resets,
+};
+
+/// How long an endpoint that left may take to turn up in another slice.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Sets with deleted endpoints that wait for a plan that succeeds; beyond that their flows are left
+/// to time out.
+const DELETED_MAX: usize = 4096;
+
+/// What the loop remembers of them.
+#[derive(Debug, Default)]
+pub(super) struct Deletions {
+    /// Those that no plan has seen to yet.
+    deleted: Deleted,
+    /// When it will be known whether endpoints that left turn up elsewhere.
+    settles: Option<Instant>,
+    /// Ends the connections of sockets.
+    pub(super) resets: Option<resets::Queue>,
+}
+
+impl Deletions {
+    /// When the loop has something to do for them.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.settles
+    }
+
+    /// Keeps them for the next plan.
+    pub(super) fn note(&mut self, deleted: Deleted) {
+        for (set, endpoints) in deleted {
+            if self.deleted.len() < DELETED_MAX || self.deleted.contains_key(&set) {
+                self.deleted.entry(set).or_default().extend(endpoints);
+            }
+        }
+    }
+
+    /// Those that the next plan sees to.
+    pub(super) fn take(&mut self) -> Deleted {
+        std::mem::take(&mut self.deleted)
+    }
+
+    /// Has sockets destroyed, now that the tables lead nobody to the endpoints.
+    pub(super) fn reset(&self, resets: Vec<Reset>) {
+        if let Some(queue) = &self.resets {
+            queue.push(resets);
+        }
+    }
+}
+
+impl Reconciler {
+    /// Gives up endpoints that left, when it is time.
+    pub fn settle(&mut self, now: Instant) {
+        if self.deletions.settles.is_some_and(|at| at <= now) {
+            let change = self.desired.settle();
+            self.follow_deleted(change);
+            self.deletions.settles = None;
+        }
+        if self.desired.unsettled() && self.deletions.settles.is_none() {
+            self.deletions.settles = Some(now + SETTLE);
+        }
+    }
+
+    /// Takes note that this node's pods have these addresses no more.
+    pub fn released(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let change = self.desired.released(addresses);
+        self.follow_deleted(change);
+    }
+
+    /// Makes what a change by deleted endpoints asks for; where something is wrong already, the
+    /// next attempt takes it along.
+    fn follow_deleted(&mut self, mut change: Change) {
+        let started = Instant::now();
+        self.deletions.note(std::mem::take(&mut change.deleted));
+        if change.is_empty() || self.retry.is_some() {
+            return;
+        }
+        if let Some(known) = self.known.take() {
+            let outcome = self.execute(known, change);
+            self.conclude(outcome, started);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Connections of this node's sockets to deleted endpoints, ended: an application that waits for
+//! an answer which can't come gets `ECONNABORTED` at once (reference V8, R9, U11).
+//!
+//! ```text
+//! reconcile ──Reset──> Queue ──> a thread of its own ──┬─> namespaces   of this node's processes
+//!                                                      └─> sock_diag    in each: list, destroy
+//! ```
+//! A socket is destroyed for what it was translated to, never for the address that it has: one
+//! that dialled the pod itself, or that was led to whoever has the address now, is left alone.
+
+pub mod namespaces;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+
+use mizzen_ebpf_abi::{addr::Addr, socket::SocketPeers};
+use nix::sched::{CloneFlags, setns};
+
+use namespaces::Namespace;
+
+use crate::{
+    datapath::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations, translations_of},
+    diff::plan::Reset,
+    model::service::Protocol,
+};
+
+/// Plans whose sockets wait; beyond that they are left to their timeouts, counted.
+const QUEUE_MAX: usize = 256;
+/// Endpoints that are looked for together.
+const BATCH_MAX: usize = 4096;
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// TCP sockets that were destroyed.
+    pub tcp: AtomicU64,
+    /// UDP sockets that were destroyed.
+    pub udp: AtomicU64,
+    /// Endpoints whose sockets could not be looked for, in some namespace or in all.
+    pub failures: AtomicU64,
+}
+
+/// The way to have sockets destroyed; never waits.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    sender: SyncSender<Vec<Reset>>,
+    counts: Arc<Counts>,
+}
+
+impl Queue {
+    /// A queue, and its other end.
+    pub fn new(counts: Arc<Counts>) -> (Self, Receiver<Vec<Reset>>) {
+        let (sender, receiver) = sync_channel(QUEUE_MAX);
+        (Self { sender, counts }, receiver)
+    }
+
+    /// Has the sockets destroyed that were led to these endpoints.
+    pub fn push(&self, resets: Vec<Reset>) {
+        if resets.is_empty() {
+            return;
+        }
+        if let Err(TrySendError::Full(resets) | TrySendError::Disconnected(resets)) =
+            self.sender.try_send(resets)
+        {
+            let endpoints = resets.len();
+            self.counts.failures.fetch_add(endpoints as u64, Relaxed);
+            tracing::warn!(endpoints, "connections to deleted endpoints are left to time out");
+        }
+    }
+}
+
+/// Starts the thread, whose network namespace is the node's: that of the caller. It ends with the
+/// last [`Queue`].
+pub fn start(
+    translations: Translations,
+    cgroup: PathBuf,
+    counts: Arc<Counts>,
+) -> io::Result<Queue> {
+    let node = File::open("/proc/thread-self/ns/net")?;
+    let (queue, receiver) = Queue::new(Arc::clone(&counts));
+    thread::Builder::new().name("resets".into()).spawn(move || {
+        while let Ok(mut batch) = receiver.recv() {
+            // What came meanwhile goes together: namespaces are entered once.
+            while batch.len() < BATCH_MAX
+                && let Ok(more) = receiver.try_recv()
+            {
+                batch.extend(more);
+            }
+            let namespaces = namespaces::below(&cgroup, &node);
+            end_connections(&batch, &namespaces, &translations, &counts);
+        }
+    })?;
+    Ok(queue)
+}
+
+/// Destroys what was led to these endpoints, in each of the namespaces.
+fn end_connections(
+    batch: &[Reset],
+    namespaces: &[Namespace],
+    translations: &Translations,
+    counts: &Counts,
+) {
+    let work = Work::new(batch);
+    for namespace in namespaces {
+        let ended = setns(&namespace.file, CloneFlags::CLONE_NEWNET)
+            .map_err(io::Error::from)
+            .and_then(|()| work.run(&namespace.processes, translations, counts));
+        if let Err(error) = ended {
+            counts.failures.fetch_add(batch.len() as u64, Relaxed);
+            tracing::debug!(%error, endpoints = batch.len(), "sockets could not be destroyed");
+        }
+    }
+}
+
+/// The endpoints of a batch, in the order in which the kernel is asked for them: by protocol and
+/// family.
+struct Work(BTreeMap<(Protocol, bool), BTreeMap<SocketAddr, Vec<Reset>>>);
+
+impl Work {
+    fn new(batch: &[Reset]) -> Self {
+        let mut work: BTreeMap<_, BTreeMap<SocketAddr, Vec<Reset>>> = BTreeMap::new();
+        for reset in batch {
+            let part = work.entry((reset.protocol, reset.endpoint.is_ipv6())).or_default();
+            part.entry(reset.endpoint).or_default().push(*reset);
+        }
+        Self(work)
+    }
+
+    /// In the namespace of the calling thread, which these processes are in.
+    fn run(
+        &self,
+        processes: &[u32],
+        translations: &Translations,
+        counts: &Counts,
+    ) -> io::Result<()> {
+        let mut kernel = SockDiag::open()?;
+        for ((protocol, _), resets) in &self.0 {
+            let destinations: Vec<SocketAddr> = resets.keys().copied().collect();
+            for to in destinations.chunks(DESTINATIONS_MAX) {
+                let mut found = kernel.connected(*protocol, to, translations)?;
+                if *protocol == Protocol::Udp {
+                    recall(&mut found, processes, translations)?;
+                }
+                let led =
+                    |peers: SocketPeers| resets.values().flatten().any(|r| was_led(&peers, r));
+                let found = found.iter().filter(|socket| socket.peers.is_some_and(led));
+                let sockets: Vec<SocketId> = found.map(|socket| socket.id).collect();
+                let destroyed = kernel.destroy(*protocol, &sockets)? as u64;
+                let count = if *protocol == Protocol::Udp { &counts.udp } else { &counts.tcp };
+                count.fetch_add(destroyed, Relaxed);
+                if destroyed > 0 {
+                    tracing::debug!(%protocol, destroyed, "destroyed sockets of deleted endpoints");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds out what sockets were translated to of which the list does not tell.
+fn recall(
+    sockets: &mut [Connected],
+    processes: &[u32],
+    translations: &Translations,
+) -> io::Result<()> {
+    let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+    let known = translations_of(&inodes, processes, translations)?;
+    for socket in sockets {
+        socket.peers = known.get(&socket.inode).copied();
+    }
+    Ok(())
+}
+
+/// Whether a socket's connection was led to a deleted endpoint. Generations wrap.
+fn was_led(peers: &SocketPeers, reset: &Reset) -> bool {
+    let peer = &peers.connected;
+    let age = reset.generation.wrapping_sub(peer.generation);
+    peer.leads_to(&Addr::from(reset.endpoint.ip()), reset.endpoint.port().to_be_bytes())
+        && peer.set == reset.set
+        && age.cast_signed() >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_ebpf_abi::socket::SocketPeer;
+
+    use super::*;
+
+    fn reset(generation: u32) -> Reset {
+        let endpoint = "10.0.0.1:8080".parse().unwrap();
+        Reset { set: 3, protocol: Protocol::Tcp, endpoint, generation }
+    }
+
+    fn peers(set: u32, port: u16, generation: u32) -> SocketPeers {
+        let backend = Addr::from_v4([10, 0, 0, 1]);
+        let connected = SocketPeer {
+            backend,
+            backend_port: port.to_be_bytes(),
+            set,
+            generation,
+            ..SocketPeer::default()
+        };
+        SocketPeers { connected, ..SocketPeers::default() }
+    }
+
+    #[test]
+    fn v8_only_what_was_led_to_the_deleted_endpoint_is_destroyed() {
+        assert!(was_led(&peers(3, 8080, 7), &reset(7)));
+        assert!(was_led(&peers(3, 8080, 1), &reset(7)), "in an earlier generation");
+        assert!(was_led(&peers(3, 8080, u32::MAX), &reset(2)), "before it wrapped");
+        assert!(!was_led(&peers(3, 8080, 8), &reset(7)), "whoever has the address now");
+        assert!(!was_led(&peers(4, 8080, 7), &reset(7)), "another service's");
+        assert!(!was_led(&peers(3, 8081, 7), &reset(7)), "another port");
+        let mut direct = peers(3, 8080, 7);
+        direct.connected.forget();
+        assert!(!was_led(&direct, &reset(7)), "dialled to the pod itself");
+    }
+
+    #[test]
+    fn a_full_queue_is_counted_and_holds_nobody_up() {
+        let counts = Arc::new(Counts::default());
+        let (queue, receiver) = Queue::new(Arc::clone(&counts));
+        queue.push(Vec::new());
+        for _ in 0..=QUEUE_MAX {
+            queue.push(vec![reset(1)]);
+        }
+        assert_eq!(counts.failures.load(Relaxed), 1);
+        assert_eq!(receiver.try_iter().count(), QUEUE_MAX);
+    }
+}

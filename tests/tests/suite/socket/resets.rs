@@ -1,0 +1,256 @@
+//! Endpoints that are deleted: the sockets that were led to them get an error, in the node's
+//! namespace and in its pods', and no other socket does.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use mizzen_agent::{
+    datapath::Datapath,
+    model::{
+        ObjectKey,
+        endpoints::{Endpoint, EndpointSlice},
+        service::Service,
+        snapshot::Snapshot,
+    },
+    resets,
+};
+use mizzen_tests::{
+    actor::{Actor, Socket},
+    netns::Netns,
+    node::TestNode,
+    wait,
+};
+
+use super::{
+    FAMILIES, Family,
+    agent::{Agent, cluster, service},
+};
+
+/// A server that accepts and never answers.
+struct Silent {
+    _stream: TcpListener,
+    _datagrams: UdpSocket,
+}
+
+impl Silent {
+    fn start(netns: &Netns, addr: SocketAddr) -> Self {
+        netns.run(|| Self {
+            _stream: TcpListener::bind(addr).unwrap(),
+            _datagrams: UdpSocket::bind(addr).unwrap(),
+        })
+    }
+}
+
+/// A node and one of its pods, in each of which a process dials; and the agent.
+struct Scene {
+    family: Family,
+    agent: Agent,
+    node_actor: Actor,
+    pod_actor: Actor,
+    a: SocketAddr,
+    b: SocketAddr,
+    _servers: Vec<Silent>,
+    _pod: Netns,
+    _datapath: Datapath,
+    _node: TestNode,
+}
+
+/// What a process dialled.
+type Sockets = BTreeMap<&'static str, Socket>;
+
+impl Scene {
+    fn new(family: Family) -> Self {
+        let node = TestNode::new("resets");
+        let pod = Netns::new("pod");
+        pod.ip("route add default dev lo");
+        pod.ip("-6 route add default dev lo");
+        let (a, b) = (SocketAddr::new(family.pod(1), 8080), SocketAddr::new(family.pod(2), 8080));
+        let mut servers = Vec::new();
+        for addr in [a, b] {
+            let (length, nodad) = if addr.is_ipv4() { (32, "") } else { (128, "nodad") };
+            for netns in [&node.netns, &pod] {
+                netns.ip(&format!("addr add {}/{length} dev lo {nodad}", addr.ip()));
+                servers.push(Silent::start(netns, addr));
+            }
+        }
+        let datapath = node.open();
+        datapath.attach_sockets().unwrap();
+        let mut agent = Agent::start(&datapath, family);
+        let (translations, cgroup) =
+            (datapath.translations().unwrap(), datapath.cgroup_path().to_owned());
+        let counts = Arc::clone(&agent.metrics.resets);
+        let queue = node.netns.run(|| resets::start(translations, cgroup, counts)).unwrap();
+        agent.reconciler = agent.reconciler.resetting(queue);
+        let (node_actor, pod_actor) = (node.actor(), node.pod_actor(&pod));
+        Self {
+            family,
+            agent,
+            node_actor,
+            pod_actor,
+            a,
+            b,
+            _servers: servers,
+            _pod: pod,
+            _datapath: datapath,
+            _node: node,
+        }
+    }
+
+    /// The services `hello` and `quiet`, which opts out, at .10 and .11, with these endpoints: by
+    /// address, whether it terminates, and pod.
+    fn cluster(&self, endpoints: &[(SocketAddr, bool, &str)]) -> Snapshot {
+        let addrs: Vec<SocketAddr> = endpoints.iter().map(|(addr, ..)| *addr).collect();
+        let mut snapshot = cluster(self.family, &addrs);
+        let (key, slice) = snapshot.slices.iter().next().unwrap();
+        let (key, mut slice) = (key.clone(), EndpointSlice::clone(slice));
+        for (endpoint, (_, terminating, pod)) in slice.endpoints.iter_mut().zip(endpoints) {
+            let (ready, terminating) = (!terminating, *terminating);
+            let pod = Some(ObjectKey::new("default", pod));
+            *endpoint = Endpoint { ready, terminating, pod, ..endpoint.clone() };
+        }
+        let quiet = ObjectKey::new("default", "quiet");
+        let mut object = service(&quiet, self.family.vip(11));
+        object.ports.iter_mut().for_each(|port| port.node_port = None);
+        let object = Service { reset_on_delete: false, ..object };
+        snapshot.services.insert(quiet.clone(), Arc::new(object));
+        let copy = EndpointSlice { service: "quiet".into(), ..slice.clone() };
+        snapshot.slices.insert((quiet, "quiet-1".into()), Arc::new(copy));
+        snapshot.slices.insert(key, Arc::new(slice));
+        snapshot
+    }
+
+    fn see(&mut self, endpoints: &[(SocketAddr, bool, &str)]) {
+        let snapshot = self.cluster(endpoints);
+        self.agent.follow(&snapshot);
+    }
+
+    /// Lets time pass, until it is known that nothing turns up again.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        for seconds in 0..4 {
+            self.agent.reconciler.settle(now + Duration::from_secs(seconds));
+        }
+    }
+
+    /// Both processes dial the service at .`last`, or the pod itself.
+    fn dial(&mut self, names: [&'static str; 2], last: Option<u8>) -> [Sockets; 2] {
+        let family = self.family;
+        let to = last.map_or(self.a, |last| SocketAddr::new(family.vip(last), 80));
+        let to = family.dialled(to);
+        [&mut self.node_actor, &mut self.pod_actor].map(|actor| {
+            let kinds = names.into_iter().zip([family.tcp(), family.udp()]);
+            kinds
+                .map(|(name, kind)| {
+                    let socket = actor.open(kind);
+                    actor.connect(socket, to).unwrap();
+                    (name, socket)
+                })
+                .collect()
+        })
+    }
+
+    /// Waits until so many TCP and UDP sockets are destroyed.
+    fn await_destroyed(&self, tcp: u64, udp: u64) {
+        wait::until("sockets to be destroyed", Duration::from_secs(5), || {
+            let destroyed = self.destroyed();
+            (destroyed == (tcp, udp)).then_some(()).ok_or_else(|| format!("{destroyed:?}"))
+        });
+    }
+
+    fn destroyed(&self) -> (u64, u64) {
+        let counts = &self.agent.metrics.resets;
+        assert_eq!(counts.failures.load(Relaxed), 0);
+        (counts.tcp.load(Relaxed), counts.udp.load(Relaxed))
+    }
+}
+
+/// Linux' `ECONNABORTED`.
+fn is_aborted(actor: &mut Actor) -> bool {
+    actor.received().unwrap_err().raw_os_error() == Some(103)
+}
+
+#[test]
+fn v8_r09_sockets_of_a_deleted_endpoint_get_an_error_and_others_do_not() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let (a, b) = (scene.a, scene.b);
+        scene.see(&[(b, false, "b")]);
+        let bystanders = scene.dial(["tcp", "udp"], Some(10));
+        // `b` leaves by a change of labels.
+        scene.see(&[(a, false, "a")]);
+        let victims = scene.dial(["tcp", "udp"], Some(10));
+        let quiet = scene.dial(["tcp", "udp"], Some(11));
+        let direct = scene.dial(["tcp", "udp"], None);
+        scene.see(&[(a, true, "a"), (b, false, "b")]);
+        scene.settle();
+
+        scene.node_actor.begin_receive(victims[0]["tcp"]);
+        scene.pod_actor.begin_receive(victims[1]["tcp"]);
+        scene.see(&[(b, false, "b")]);
+        assert_eq!(scene.destroyed(), (0, 0), "it terminated, and may have moved");
+        scene.settle();
+        for actor in [&mut scene.node_actor, &mut scene.pod_actor] {
+            assert!(is_aborted(actor), "{family:?}: a read that waits");
+        }
+        scene.await_destroyed(2, 2);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            actor.begin_receive(victims[n]["udp"]);
+            assert!(is_aborted(actor), "{family:?}: UDP");
+            for socket in
+                [&bystanders[n], &quiet[n], &direct[n]].into_iter().flat_map(|s| s.values())
+            {
+                actor.send(*socket, "alive");
+                actor.peer(*socket);
+            }
+        }
+    }
+}
+
+#[test]
+fn v8_whoever_has_the_address_now_is_left_alone() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let (a, b) = (scene.a, scene.b);
+        scene.see(&[(a, false, "old")]);
+        let old = scene.dial(["tcp", "udp"], Some(10));
+        scene.see(&[(a, true, "old"), (b, false, "b")]);
+        // In one step, so that the heir is dialled before the old sockets are looked for.
+        scene.see(&[(a, false, "heir")]);
+        let heir = scene.dial(["tcp", "udp"], Some(10));
+        scene.await_destroyed(2, 2);
+        // A later deletion, which has its turn after everything before.
+        scene.see(&[(a, true, "heir"), (b, false, "b")]);
+        let fence = scene.dial(["tcp", "udp"], Some(10));
+        scene.see(&[(a, true, "heir"), (b, true, "b")]);
+        scene.see(&[(a, true, "heir")]);
+        scene.settle();
+        scene.await_destroyed(4, 4);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            for socket in heir[n].values() {
+                actor.send(*socket, "alive");
+            }
+            for socket in old[n].values().chain(fence[n].values()) {
+                actor.begin_receive(*socket);
+                assert!(is_aborted(actor), "{family:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn v8_a_released_address_ends_connections_at_once() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let a = scene.a;
+        scene.see(&[(a, false, "a")]);
+        let sockets = scene.dial(["tcp", "udp"], Some(10));
+        scene.pod_actor.begin_receive(sockets[1]["tcp"]);
+        scene.agent.reconciler.released(&[a.ip()].into());
+        assert!(is_aborted(&mut scene.pod_actor), "{family:?}");
+        scene.await_destroyed(2, 2);
+    }
+}
