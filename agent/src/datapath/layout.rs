@@ -33,20 +33,25 @@ pub(super) struct MapLayout {
     pub entries: u32,
 }
 
-const HASH: u32 = 1;
-const ARRAY: u32 = 2;
+pub(super) const HASH: u32 = 1;
+pub(super) const ARRAY: u32 = 2;
 const PERCPU_ARRAY: u32 = 6;
 const LPM_TRIE: u32 = 11;
 const ARRAY_OF_MAPS: u32 = 12;
 const SK_STORAGE: u32 = 24;
 
-const NO_PREALLOC: u32 = 1 << 0;
-const MMAPABLE: u32 = 1 << 10;
+pub(super) const NO_PREALLOC: u32 = 1 << 0;
+pub(super) const MMAPABLE: u32 = 1 << 10;
 /// Another of any size may take its place in a map of maps (Linux 5.10).
 const INNER_MAP: u32 = 1 << 12;
 
 #[expect(clippy::cast_possible_truncation, reason = "sizes of small records")]
-const fn layout<K, V>(name: &'static str, kind: u32, flags: u32, entries: u32) -> MapLayout {
+pub(super) const fn layout<K, V>(
+    name: &'static str,
+    kind: u32,
+    flags: u32,
+    entries: u32,
+) -> MapLayout {
     let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
     MapLayout { name, kind, key_size, value_size, flags, entries }
 }

@@ -453,7 +453,7 @@ fn words<R: Pod, const N: usize>(record: &R) -> [u32; N] {
 }
 
 /// Words in memory order as a record; `words` has `N` of them.
-fn record<R: Pod + Default, const N: usize>(words: &[u32]) -> R {
+pub(super) fn record<R: Pod + Default, const N: usize>(words: &[u32]) -> R {
     const { assert!(size_of::<R>() == N * 4 && align_of::<R>() == 4) };
     let Some(words) = words.first_chunk::<N>() else { return R::default() };
     // SAFETY: of that size and alignment, and any bytes are an `R`.

@@ -21,6 +21,7 @@ mod layout;
 mod link;
 mod mapped;
 mod maps;
+mod migrate;
 mod object;
 mod pin;
 mod pods;
@@ -46,6 +47,7 @@ pub use self::{
     counters::{Counters, CountersError},
     link::{LinkError, Outcome, id as link_id},
     maps::KernelMaps,
+    migrate::MigrateError,
     object::{LoadError, LoadedProgram, Programs},
     pin::{PinError, Pins},
     pods::Pods,
@@ -57,6 +59,8 @@ pub use self::{
     test_run::TestRun,
     uplinks::{Interface, UplinksError, find_uplinks},
 };
+
+use migrate::Older;
 
 /// Where a node's datapath is.
 #[derive(Clone, Debug)]
@@ -80,6 +84,9 @@ pub enum OpenError {
     /// Pins can't be made, or are of something else.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// What an older agent left can't be taken over.
+    #[error("take over from an agent of an older layout")]
+    Migrate(#[from] MigrateError),
     /// The programs can't be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -117,6 +124,10 @@ impl Datapath {
         let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
         let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
         let pins = Arc::new(Pins::open(&options.bpffs)?);
+        let older = Older::find(&options.bpffs)?;
+        if let Some(older) = &older {
+            older.share(&pins)?;
+        }
         let new = pins.check_maps()?;
         let programs = Arc::new(Programs::load(&pins, features, netns)?);
         pins.check_maps().map_err(|error| {
@@ -124,6 +135,9 @@ impl Datapath {
             OpenError::Stale(error)
         })?;
         growing::begin(&pins)?;
+        if let Some(older) = older {
+            older.hand_over(&pins)?;
+        }
         tracing::info!(bpffs = %options.bpffs.display(), ?features, "loaded the eBPF programs");
         for (program, loaded) in programs.iter() {
             let instructions = loaded.verified_instructions;

@@ -41,6 +41,19 @@ pub enum PinError {
          each", .0.display()
     )]
     Busy(PathBuf),
+    /// An agent of a newer layout was here.
+    #[error(
+        "{} is a newer agent's, with layout {found} of the maps, and this agent knows layout \
+         {ABI_VERSION}: traffic goes on as the newer agent left it; run that again, or drain the \
+         node and remove the folder",
+        path.display()
+    )]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
     /// A pinned map can't be opened.
     #[error("open the pinned map {}", .0.display())]
     Open(PathBuf, #[source] io::Error),
@@ -71,6 +84,7 @@ impl Pins {
     /// Makes the folders below `bpffs`, mounts the file system where it is not, and takes the lock.
     pub fn open(bpffs: &Path) -> Result<Self, PinError> {
         ensure_mounted(bpffs)?;
+        refuse_newer(bpffs)?;
         let folder = bpffs.join(format!("v{ABI_VERSION}"));
         for folder in [folder.join("maps"), folder.join("links")] {
             fs::create_dir_all(&folder).map_err(|source| PinError::Folder(folder, source))?;
@@ -136,6 +150,19 @@ impl Pins {
             Err(error) => Err(PinError::Open(path, error)),
         }
     }
+}
+
+/// What a newer agent left is not for this one: its programs and its maps belong together.
+fn refuse_newer(bpffs: &Path) -> Result<(), PinError> {
+    let Ok(entries) = fs::read_dir(bpffs) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let version = name.and_then(|name| name.strip_prefix('v')?.parse().ok());
+        if let Some(found) = version.filter(|version| *version > ABI_VERSION) {
+            return Err(PinError::Newer { path, found });
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the file system where `bpffs` is not in one: at the standard place if that is above it,

@@ -22,6 +22,7 @@ use mizzen_tests::{
 };
 
 mod agent;
+mod migration;
 mod resets;
 mod restart;
 mod under_load;
