@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_happened_before_the_start_measures_nothing() {
         let arrivals = awaited();
-        let hour = Duration::from_secs(3_600);
+        let hour = Duration::from_hours(1);
         arrivals.note(arrival(1, Kind::Slices, Some(SystemTime::now() - hour)));
         arrivals.note(arrival(2, Kind::Slices, Some(SystemTime::now() + hour)));
         let triggers: Vec<_> = arrivals.shown(2).iter().map(|a| a.trigger.is_some()).collect();

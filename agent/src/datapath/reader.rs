@@ -1,5 +1,5 @@
-//! The live tables, for `mizzen why` and `mizzen flows`: read by themselves, so that the loop that
-//! writes them is not held up.
+//! The live tables, for `mizzen why` and `mizzen flows`: read entry by entry, so that a question
+//! costs the same however many services there are, and without the loop that writes them.
 //!
 //! The pins are opened for each question, so that what is read is what programs read, whatever
 //! became of a map since the agent started.
@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     io,
     ops::ControlFlow,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
 
@@ -17,23 +17,21 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     affinity::{Affinity, AffinityKey},
     conntrack::{Flow, FlowKey},
-    node::{Endpoint, NodeConfig, PodNetns},
+    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     select,
     service::{Frontend, FrontendKey, SetWord},
 };
 
 use super::{
     Datapath,
-    layout::{self, MapLayout},
+    growing::GrowingFrontends,
+    layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     maps::KernelMaps,
     pin::{PinError, Pins},
     sys,
 };
 use crate::{
-    apply::{
-        lookup::Records,
-        maps::{Maps as _, MapsError, Tables},
-    },
+    apply::{lookup::Records, maps::Maps as _},
     why::live::Live,
 };
 
@@ -59,10 +57,7 @@ pub enum ReadError {
     /// A map can't be opened.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The service tables can't be read.
-    #[error(transparent)]
-    Tables(#[from] MapsError),
-    /// Another map can't be read.
+    /// A map can't be read.
     #[error("read map {map}")]
     Kernel {
         /// The map.
@@ -89,7 +84,13 @@ impl TableReaders {
 /// The tables, for one question. A failed read counts as nothing found, and fails the question.
 #[derive(Debug)]
 pub struct TableReader {
-    tables: Tables,
+    /// The arrays.
+    maps: KernelMaps,
+    frontends: GrowingFrontends,
+    node_addrs: OwnedFd,
+    cluster_ranges: OwnedFd,
+    source_ranges: OwnedFd,
+    node_config: OwnedFd,
     endpoints: OwnedFd,
     pod_netns: OwnedFd,
     affinity: OwnedFd,
@@ -98,9 +99,14 @@ pub struct TableReader {
 }
 
 impl TableReader {
-    fn open(pins: &Pins) -> Result<Self, ReadError> {
+    fn open(pins: &Pins) -> Result<Self, PinError> {
         Ok(Self {
-            tables: KernelMaps::open(pins)?.dump()?,
+            maps: KernelMaps::open(pins)?,
+            frontends: GrowingFrontends::open(pins)?,
+            node_addrs: pins.open_map(&layout::NODE_ADDRS)?,
+            cluster_ranges: pins.open_map(&layout::CLUSTER_RANGES)?,
+            source_ranges: pins.open_map(&layout::SOURCE_RANGES)?,
+            node_config: pins.open_map(&layout::NODE_CONFIG)?,
             endpoints: pins.open_map(&layout::ENDPOINTS)?,
             pod_netns: pins.open_map(&layout::POD_NETNS)?,
             affinity: pins.open_map(&layout::AFFINITY)?,
@@ -111,7 +117,7 @@ impl TableReader {
 
     fn get<K: Pod, V: Pod + Default>(
         &self,
-        map: &OwnedFd,
+        map: &impl AsFd,
         layout: &MapLayout,
         key: &K,
     ) -> Option<V> {
@@ -157,43 +163,56 @@ impl TableReader {
 
 impl select::Tables for TableReader {
     fn frontend(&self, key: &FrontendKey) -> Frontend {
-        self.tables.frontend(key)
+        let found: Option<Frontend> = self.get(&self.frontends, &layout::FRONTENDS.inner, key);
+        found.filter(|found| found.is_of(key)).unwrap_or_default()
     }
 
     fn node_addr_flags(&self, addr: &Addr) -> Option<u32> {
-        self.tables.node_addr_flags(addr)
+        let found: Option<NodeAddr> = self.get(&self.node_addrs, &layout::NODE_ADDRS, addr);
+        found.map(|found| found.flags)
     }
 
     fn cluster_range_flags(&self, addr: &Addr) -> u32 {
-        self.tables.cluster_range_flags(addr)
+        let key = PrefixKey { prefix_len: 128, addr: *addr };
+        self.get(&self.cluster_ranges, &layout::CLUSTER_RANGES, &key).unwrap_or(0)
     }
 
     fn source_ranges_hold(&self, set: u32, addr: &Addr) -> bool {
-        self.tables.source_ranges_hold(set, addr)
+        let key = SourceRangeKey { prefix_len: 32 + 128, set, addr: *addr };
+        self.get::<_, u32>(&self.source_ranges, &layout::SOURCE_RANGES, &key).is_some()
     }
 
     fn set_word(&self, set: u32) -> SetWord {
-        self.tables.set_word(set)
+        self.maps.word(set)
     }
 
     fn slot(&self, index: u32) -> u32 {
-        self.tables.slot(index)
+        let mut word = [0];
+        self.maps.read_slots(index, &mut word);
+        word[0]
     }
 
     fn backend(&self, set: u32, id: u32, v4: bool) -> Option<select::Backend> {
-        self.tables.backend(set, id, v4)
+        let (owner, backend) = if v4 {
+            let b = self.maps.backend4(id);
+            (b.set, select::Backend { id, addr: Addr::from_v4(b.addr), port: b.port })
+        } else {
+            let b = self.maps.backend6(id);
+            (b.set, select::Backend { id, addr: Addr::from_v6(b.addr), port: b.port })
+        };
+        (owner == set).then_some(backend)
     }
 }
 
 impl Records for TableReader {
     fn backend_flags(&self, id: u32, v4: bool) -> u16 {
-        self.tables.backend_flags(id, v4)
+        if v4 { self.maps.backend4(id).flags } else { self.maps.backend6(id).flags }
     }
 }
 
 impl Live for TableReader {
     fn node_config(&self) -> NodeConfig {
-        self.tables.node_config
+        self.get(&self.node_config, &layout::NODE_CONFIG, &0_u32).unwrap_or_default()
     }
 
     fn is_pod_here(&self, addr: &Addr) -> bool {

@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Questions that are worked on at once: each reads all of the tables.
+/// Questions that are worked on at once: each maps the tables, and some go through all flows.
 const QUESTIONS_MAX: usize = 2;
 /// Flows that are shown where nothing is said.
 const FLOWS_DEFAULT: usize = 1_000;

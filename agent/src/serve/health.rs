@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a change may be pending: twice kube-proxy's default for `syncPeriod`, as there.
-const STALE_AFTER: Duration = Duration::from_secs(60);
+const STALE_AFTER: Duration = Duration::from_mins(1);
 
 /// What health is made of. Cheap to copy.
 #[derive(Clone)]
