@@ -108,7 +108,7 @@ impl Actor {
         self.say(&format!("peer {}", socket.0)).unwrap().parse().unwrap()
     }
 
-    /// `send()` on a connected socket.
+    /// `send()` of a line on a connected socket.
     pub fn send(&mut self, socket: Socket, text: &str) {
         self.say(&format!("send {} {text}", socket.0)).unwrap();
     }

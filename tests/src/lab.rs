@@ -169,6 +169,18 @@ impl Lab {
         }
     }
 
+    /// Gives the first node a default route by the wire, as nodes have it, so that what it sends to
+    /// services leaves by its uplink.
+    pub fn route_out(&self) {
+        for family in FAMILIES {
+            let ip = if family == Family::V6 { "-6 " } else { "" };
+            let router = family.wire(CLIENT);
+            let netns = &self.nodes[0].node.netns;
+            netns.ip(&format!("{ip}route del default dev lo"));
+            netns.ip(&format!("{ip}route add default via {router}"));
+        }
+    }
+
     /// A node's address on the wire.
     pub fn address_of_node(&self, index: usize, family: Family) -> IpAddr {
         family.wire(self.nodes[index].wire_number())

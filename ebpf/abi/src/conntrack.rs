@@ -74,8 +74,9 @@ record! {
         pub backend: u32,
         /// The set it was chosen from.
         pub set: u32,
-        /// Zero; the place of an identity.
-        pub reserved: u32,
+        /// Of a flow that the node itself opened, untranslated by its sockets: the device by which
+        /// it leaves, and by which its answers come in. Else 0.
+        pub device: u32,
     }
 }
 

@@ -146,6 +146,15 @@ impl Entries {
         reply_key.pad = [0; 3];
     }
 
+    /// Names the device of a flow of the node itself, to which the answers then go; 0 of others.
+    #[inline(always)]
+    pub fn set_device(&mut self, device: u32) {
+        (self.original.device, self.reply.device) = (device, device);
+        if device != 0 {
+            self.reply.flags |= flow_flags::TO_NODE;
+        }
+    }
+
     /// Names the backend in both entries.
     #[inline(always)]
     pub fn set_backend(&mut self, set: u32, backend: u32) {

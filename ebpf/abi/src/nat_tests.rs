@@ -184,6 +184,18 @@ pub(crate) fn filled(key: &FlowKey, to: &Translation) -> Entries {
     entries
 }
 
+#[test]
+fn d18_answers_to_the_node_itself_go_to_its_stack_by_the_device_of_the_flow() {
+    let mut entries = Entries::default();
+    entries.set_device(7);
+    assert_eq!((entries.original.device, entries.reply.device), (7, 7));
+    assert_eq!(entries.reply.flags, flow_flags::TO_NODE);
+    assert_eq!(entries.original.flags, 0);
+    let mut entries = Entries::default();
+    entries.set_device(0);
+    assert_eq!(entries, Entries::default());
+}
+
 proptest! {
     #[test]
     fn there_and_back_is_identity((key, translation) in any_translation()) {

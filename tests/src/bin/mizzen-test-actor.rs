@@ -64,7 +64,8 @@ impl Actor {
             ["disconnect", socket] => disconnect(self.socket(socket)?),
             ["peer", socket] => Ok(name(&self.socket(socket)?.peer_addr()?)),
             ["send", socket, text] => {
-                self.socket(socket)?.send(text.as_bytes()).map(|_| String::new())
+                let line = format!("{text}\n");
+                self.socket(socket)?.send(line.as_bytes()).map(|_| String::new())
             }
             ["sendto", socket, to, text] => {
                 let to: SocketAddr = parse(to)?;

@@ -20,6 +20,8 @@ use mizzen_tests::{
 mod admission;
 mod affinity;
 mod flows;
+mod masquerade;
+mod node;
 mod programs;
 
 /// A node port of every test.

@@ -131,7 +131,7 @@ mod attempt {
 #[inline(always)]
 pub(super) fn open(opening: &mut Opening, config: &NodeConfig) -> Result<(), Counter> {
     let mut result = attempt::TAKEN;
-    if opening.to.source.is(&opening.key.source) {
+    if !opening.masquerade {
         result = insert(opening);
     }
     for _ in 0..RACES_MAX {
@@ -188,6 +188,7 @@ fn insert(opening: &mut Opening) -> i32 {
     let entries = &mut opening.entries;
     entries.fill(&opening.key, &opening.to, opening.tcp_flags, opening.now_s);
     entries.original.flags |= opening.flags;
+    entries.set_device(opening.device);
     entries.set_backend(opening.slots.set, opening.backend);
     if let Err(error) = FLOWS.insert(&entries.reply_key, &entries.reply, BPF_NOEXIST.into()) {
         return if error == EEXIST { attempt::TAKEN } else { attempt::FULL };

@@ -51,11 +51,18 @@ const _: () = assert!(size_of::<FibLookup>() == 64 && size_of::<NextHop>() == 20
 /// Sends the packet on; `leaving` is its flow as it stands in the packet now.
 #[inline(never)]
 pub(super) fn deliver(skb: Skb, leaving: &FlowKey) -> i32 {
-    if let Some(endpoint) = ENDPOINTS.get_ptr(&leaving.destination) {
-        // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
-        return to_pod(skb, unsafe { &*endpoint });
+    match to_own_pod(skb, leaving) {
+        Some(verdict) => verdict,
+        None => route(skb, leaving),
     }
-    route(skb, leaving)
+}
+
+/// Sends the packet on where it goes to a pod of this node.
+#[inline(always)]
+pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey) -> Option<i32> {
+    let endpoint = ENDPOINTS.get_ptr(&leaving.destination)?;
+    // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
+    Some(to_pod(skb, unsafe { &*endpoint }))
 }
 
 /// To a pod of this node: the host's end of its veth sends what the pod's end receives.

@@ -9,7 +9,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, deliver, hop_limit,
+    DROP, PASS, deliver, hop_limit, node,
     scratch::Scratch,
     skb::{Covered, Skb},
     translate::addresses,
@@ -54,11 +54,11 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
         return DROP;
     }
     count(Counter::PacketTranslated);
-    if to_node { PASS } else { deliver::deliver(skb, &scratch.leaving) }
+    if to_node { node::admit(skb, flow.device) } else { deliver::deliver(skb, &scratch.leaving) }
 }
 
 #[inline(never)]
-fn read_quoted(skb: Skb, packet: &Packet, quoted: &mut Packet) -> bool {
+pub(super) fn read_quoted(skb: Skb, packet: &Packet, quoted: &mut Packet) -> bool {
     *quoted = Packet::default();
     quoted.read_quoted(&skb, packet.is_v4(), packet.l4 + ICMP_HEADER).is_ok()
 }

@@ -13,12 +13,15 @@
 //! is the node itself: its packets keep their source and go to the stack, and its answers are
 //! translated on egress ([`answer`]).
 //!
+//! What the node itself sends to services is [`node`]'s.
+//!
 //! What the datapath does not know goes to the stack untouched, the next program first.
 
 mod conntrack;
 mod deliver;
 mod fragments;
 mod icmp;
+mod node;
 mod pod;
 mod policy;
 mod reject;
@@ -52,6 +55,9 @@ fn ingress(skb: Skb) -> i32 {
     if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
         return PASS;
     }
+    if skb.is_for_another_host() && node::is_back(skb, scratch) {
+        return node::forward(skb, scratch);
+    }
     if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
         return icmp(skb, scratch);
     }
@@ -59,7 +65,7 @@ fn ingress(skb: Skb) -> i32 {
     let flow = match conntrack::track(&scratch.packet, now_s) {
         Some(flow) => flow,
         None => {
-            let verdict = translate::open(skb, scratch, now_s);
+            let verdict = translate::open(skb, scratch, now_s, 0);
             if verdict != translate::OPENED {
                 return verdict;
             }
@@ -88,7 +94,7 @@ fn ingress(skb: Skb) -> i32 {
         return DROP;
     }
     if to_node {
-        return PASS;
+        return node::admit(skb, flow.device);
     }
     scratch.leaving = packet.key.rewritten(flow);
     deliver::deliver(skb, &scratch.leaving)
@@ -105,7 +111,7 @@ fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
     }
 }
 
-/// A packet that the node itself sends: the answer of a backend that is the node itself gets its
+/// A packet that the node itself sends to a pod: the answer of a backend that is the node itself gets its
 /// service's address. It is routed already, and its destination does not change.
 #[inline(always)]
 fn answer(skb: Skb) -> i32 {

@@ -30,7 +30,7 @@ pub(super) fn no_endpoints(skb: Skb, packet: &Packet) -> i32 {
     }
     count(Counter::Rejected);
     // SAFETY: the helper takes no pointers.
-    unsafe { bpf_redirect(skb.ifindex(), 0) as i32 }
+    unsafe { bpf_redirect(skb.ifindex(), skb.way_back()) as i32 }
 }
 
 /// Turns a SYN into the reset that answers it.

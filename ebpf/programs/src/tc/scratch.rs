@@ -36,6 +36,10 @@ pub(super) struct Opening {
     pub(super) slots: Slots,
     /// The backend's id.
     pub(super) backend: u32,
+    /// Of the node's own flow the device by which it leaves; else 0.
+    pub(super) device: u32,
+    /// Whether the source port has to be one of the node's range.
+    pub(super) masquerade: bool,
     /// When.
     pub(super) now_s: u32,
     /// `flow_flags::TO_NODE` or 0.

@@ -7,10 +7,10 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -56,6 +56,28 @@ impl Skb {
     pub(super) fn is_forwarded(self) -> bool {
         // SAFETY: as above.
         unsafe { read_volatile(addr_of!((*self.0).ingress_ifindex)) != 0 }
+    }
+
+    /// Flags of a redirection to where the packet came from, by this device.
+    #[inline(always)]
+    pub(super) fn way_back(self) -> u64 {
+        if self.is_forwarded() { 0 } else { BPF_F_INGRESS.into() }
+    }
+
+    /// Whether the packet is for another host by its link-layer address.
+    #[inline(always)]
+    pub(super) fn is_for_another_host(self) -> bool {
+        const PACKET_OTHERHOST: u32 = 3;
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).pkt_type)) == PACKET_OTHERHOST }
+    }
+
+    /// Makes a packet that is for another host this host's.
+    #[inline(always)]
+    pub(super) fn claim(self) {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: the helper changes the type and nothing else. It can't fail from that type.
+        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
     }
 
     /// The context, for helpers.

@@ -28,15 +28,17 @@ use crate::{
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 
-/// Opens the flow of a packet that dials a service: in steps, each with a stack of its own.
+/// Opens the flow of a packet that dials a service: in steps, each with a stack of its own. The
+/// device is that by which a packet of the node itself leaves; else 0.
 #[inline(always)]
-pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32) -> i32 {
+pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32, device: u32) -> i32 {
     let Scratch { packet, opening, .. } = scratch;
     let verdict = find(skb, packet, opening);
     if verdict != OPENED {
         return verdict;
     }
     opening.now_s = now_s;
+    opening.device = device;
     let chosen =
         if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
     match chosen {
@@ -135,7 +137,16 @@ fn enter(opening: &mut Opening) -> i32 {
     };
     let hairpin = opening.to.destination.is(&opening.key.source);
     opening.flags = if is_node(opening.to.destination) { flow_flags::TO_NODE } else { 0 };
-    if opening.flags & flow_flags::TO_NODE == 0 && opening.facts.masquerades(hairpin) {
+    opening.masquerade = false;
+    if opening.flags & flow_flags::TO_NODE != 0 {
+        if opening.device != 0 {
+            // From the node to itself: it refuses its own address as the source of what comes in,
+            // so the service's stands for it, and brings the answers here.
+            opening.masquerade = true;
+            opening.to.source = opening.key.destination;
+        }
+    } else if opening.facts.masquerades(hairpin) {
+        opening.masquerade = true;
         match nat::masquerade_address(config, opening.key.destination.is_v4()) {
             Some(address) => opening.to.source = address,
             None => {
@@ -182,7 +193,7 @@ fn origin(source: Addr) -> Origin {
 
 /// Whether the address is one of this node's.
 #[inline(always)]
-fn is_node(addr: Addr) -> bool {
+pub(super) fn is_node(addr: Addr) -> bool {
     NODE_ADDRS.get_ptr(&addr).is_some()
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
-use super::{answer, ingress, skb::Skb};
+use super::{ingress, node, skb::Skb};
 
 /// From other hosts: clients of node ports, external and load balancer addresses; answers of
 /// backends elsewhere.
@@ -11,8 +11,9 @@ fn tc_uplink_ingress(context: TcContext) -> i32 {
     ingress(Skb::new(&context))
 }
 
-/// To other hosts: answers of backends that are this node itself.
+/// To other hosts: answers of backends that are this node itself, and what the node sends to
+/// services.
 #[classifier]
 fn tc_uplink_egress(context: TcContext) -> i32 {
-    answer(Skb::new(&context))
+    node::egress(Skb::new(&context))
 }

@@ -1,0 +1,127 @@
+//! Packets that the node itself sends to services, untranslated: those of sockets older than the
+//! agent, of processes outside of its cgroup, of raw sockets (D16, D18).
+//!
+//! They are met where the node's routes lead them, on their way out by an uplink, and translated
+//! there. To a pod of this node they go straight; all others come in again by the same device and
+//! are sent on from there, as the kernel would still send them where their old route leads.
+//!
+//! The answers of a pod of this node come in by its veth, while the way to the service is the
+//! uplink: strict reverse path filters would drop what comes from a service by another device. So
+//! a flow remembers its device, and its answers come in by that ([`admit`]).
+//!
+//! What the node sends to its own addresses goes by its loopback interface, which has no programs:
+//! node ports at these are left to the socket programs.
+
+use aya_ebpf::{bindings::BPF_F_INGRESS, helpers::generated::bpf_redirect};
+use mizzen_ebpf_abi::{
+    addr::protocol,
+    conntrack::flow_flags,
+    counters::Counter,
+    packet::{Fragment, is_icmp_error},
+};
+
+use super::{
+    DROP, PASS, conntrack, deliver, fragments, icmp, policy, read, scratch, scratch::Scratch,
+    skb::Skb, translate,
+};
+use crate::{
+    lookup::now_s,
+    maps::{FLOWS, count},
+};
+
+/// A packet that leaves by an uplink.
+#[inline(always)]
+pub(super) fn egress(skb: Skb) -> i32 {
+    if skb.is_forwarded() {
+        return PASS;
+    }
+    let Some(scratch) = scratch::own() else {
+        return PASS;
+    };
+    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
+        return PASS;
+    }
+    if scratch.packet.is_echo_request() {
+        return translate::unserved(skb, &scratch.packet);
+    }
+    let now_s = now_s();
+    let flow = match conntrack::track(&scratch.packet, now_s) {
+        Some(flow) => flow,
+        None => {
+            let verdict = translate::open(skb, scratch, now_s, skb.ifindex());
+            if verdict != translate::OPENED {
+                return verdict;
+            }
+            match conntrack::opened(&scratch.packet.key) {
+                Some(flow) => flow,
+                None => return DROP, // as in `ingress`
+            }
+        }
+    };
+    let packet = &scratch.packet;
+    // SAFETY: as in `ingress`.
+    let flow = unsafe { &*flow };
+    let redirected = flow.flags & flow_flags::REWRITE_DESTINATION != 0;
+    if flow.device == 0 && (redirected || flow.flags & flow_flags::ORIGINAL != 0) {
+        return PASS;
+    }
+    if !policy::allows(packet) {
+        return DROP;
+    }
+    if !fragments::remember(packet) {
+        count(Counter::DropFragment);
+        return DROP;
+    }
+    if translate::rewrite(skb, packet, flow, packet.hop_limit()).is_err() {
+        return DROP;
+    }
+    if !redirected {
+        return PASS; // routed already, to where it goes
+    }
+    scratch.leaving = packet.key.rewritten(flow);
+    if let Some(verdict) = deliver::to_own_pod(skb, &scratch.leaving) {
+        return verdict;
+    }
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect(skb.ifindex(), BPF_F_INGRESS.into()) as i32 }
+}
+
+/// Hands a translated packet to the node's stack, by the device that its flow names if any.
+#[inline(always)]
+pub(super) fn admit(skb: Skb, device: u32) -> i32 {
+    if device == 0 || device == skb.ifindex() {
+        return PASS;
+    }
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) as i32 }
+}
+
+/// Whether the packet is of one of the node's own flows and translated already: sent to this
+/// device's ingress by [`egress`] or [`admit`]. Its link-layer address is that of where it was
+/// before.
+#[inline(never)]
+pub(super) fn is_back(skb: Skb, scratch: &mut Scratch) -> bool {
+    let (packet, quoted) = (&scratch.packet, &mut scratch.quoted);
+    let key = if !matches!(packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
+        packet.key.reversed()
+    } else if is_icmp_error(packet.is_v4(), packet.icmp_type)
+        && packet.fragment == Fragment::WHOLE
+        && icmp::read_quoted(skb, packet, quoted)
+    {
+        quoted.key
+    } else {
+        return false;
+    };
+    // SAFETY: an element of a live map; the device never changes.
+    FLOWS.get_ptr(&key).is_some_and(|flow| unsafe { (*flow).device != 0 })
+}
+
+/// Sends a packet on that [`is_back`].
+#[inline(always)]
+pub(super) fn forward(skb: Skb, scratch: &Scratch) -> i32 {
+    if translate::is_node(scratch.packet.key.destination) {
+        skb.claim();
+        return PASS;
+    }
+    deliver::deliver(skb, &scratch.packet.key)
+}
