@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{cluster::up, invoke};
 
+/// How the name of a way begins that concerns no service, on a node with services.
+pub const BESIDE: &str = "direct beside";
+
 /// Makes a node serve services.
 pub trait Contender {
     /// What it is called in the figures.
@@ -27,7 +30,7 @@ pub struct Bare;
 
 impl Contender for Bare {
     fn label(&self) -> String {
-        "direct".into()
+        "bare".into()
     }
 
     fn settle(&self, _: &World, _: &Triple, _: u32) -> Result<()> {
@@ -111,11 +114,8 @@ impl Seat {
 
     /// A way to the backend itself.
     pub fn direct(&self, port: u16) -> Way {
-        let label = if self.size == 0 {
-            self.label.clone()
-        } else {
-            format!("direct beside {}", self.label)
-        };
+        let label =
+            if self.size == 0 { self.label.clone() } else { format!("{BESIDE} {}", self.label) };
         self.way(SocketAddr::from((triple::BACKENDS[0], port)), label)
     }
 

@@ -59,8 +59,10 @@ pub fn start(triple: &Triple) -> Result<Started> {
     let cgroup_root = cgroup::node_dir(layout, node)?;
     let mut argv = vec![layout.binary("mizzen-agent").display().to_string(), "run".into()];
     argv.extend(["--cni=false", "--dns=false", "--node-name", node].map(str::to_owned));
-    // Answers of backends come by their link: without a CNI plugin it is an uplink like another.
-    argv.extend(["--uplink", "eth0", "--uplink", "b0"].map(str::to_owned));
+    // Pods' links have packet programs: without a CNI plugin that tells of pods, as uplinks.
+    for link in ["eth0", "b0", "c0"] {
+        argv.extend(["--uplink".to_owned(), link.to_owned()]);
+    }
     for (flag, value) in [
         ("--kubeconfig", layout.kubeconfig()),
         ("--cgroup-root", cgroup_root.clone()),

@@ -1,5 +1,7 @@
 //! The services of the catalogue as objects of the API.
 
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 
 use super::catalogue::Service;
@@ -30,6 +32,49 @@ pub fn replace_endpoints(service: &Service) -> Request {
         content_type: "application/merge-patch+json",
         body: json!({"endpoints": endpoints(service)}).to_string(),
     }
+}
+
+/// The same, with the time of the cause of the change, as the slice controller notes it.
+pub fn replace_endpoints_caused_at(service: &Service, at: SystemTime) -> Request {
+    const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+    let body = json!({
+        "metadata": {"annotations": {TRIGGER: rfc3339(at)}},
+        "endpoints": endpoints(service),
+    });
+    Request { body: body.to_string(), ..replace_endpoints(service) }
+}
+
+/// A time as RFC 3339 has it, to the millisecond, in UTC.
+fn rfc3339(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let millis = since.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Year, month and day of a number of days since the beginning of 1970.
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| {
+        let centuries = !year.is_multiple_of(100) || year.is_multiple_of(400);
+        u64::from(year.is_multiple_of(4) && centuries)
+    };
+    let mut year = 1970;
+    while days >= 365 + leap(year) {
+        days -= 365 + leap(year);
+        year += 1;
+    }
+    let lengths = [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
 }
 
 /// A service's name.
@@ -104,6 +149,16 @@ pub fn node(name: &str, address: std::net::Ipv4Addr) -> (Value, Value) {
 #[cfg(test)]
 mod tests {
     use super::{super::catalogue, *};
+
+    #[test]
+    fn times_are_written_in_utc() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(seconds);
+        assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000Z");
+        // From the examples of RFC 3339, 5.8: a leap day's neighbour and a time before it.
+        assert_eq!(rfc3339(at(482_196_050_520)), "1985-04-12T23:20:50.520Z");
+        assert_eq!(rfc3339(at(951_782_400_000)), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(at(1_735_689_599_999)), "2024-12-31T23:59:59.999Z");
+    }
 
     #[test]
     fn a_slice_names_its_service_and_has_its_ports() {

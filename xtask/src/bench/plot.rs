@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Figure, scale::Point};
+use super::{Figure, contender::BESIDE, scale::Point};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 380.0;
@@ -14,7 +14,8 @@ const COLOURS: &[(&str, &str)] = &[
     ("nftables", "#e69f00"),
     ("iptables", "#cc79a7"),
     ("kube-proxy", "#56b4e9"),
-    ("direct", "#555555"),
+    ("bare", "#555555"),
+    ("direct", "#999999"),
     ("plain", "#555555"),
 ];
 
@@ -99,7 +100,7 @@ pub fn latency(points: &[Point]) -> String {
     let mut labels: Vec<&str> = points.iter().map(|point| point.label.as_str()).collect();
     labels.sort_unstable();
     labels.dedup();
-    for label in labels.iter().filter(|label| !label.starts_with("direct beside")) {
+    for label in labels.iter().filter(|label| !label.starts_with(BESIDE)) {
         let mut curve: Vec<&Point> = points.iter().filter(|p| p.label == **label).collect();
         curve.sort_by_key(|point| point.size);
         draw_curve(&mut drawing, &curve, &x, &y);
@@ -203,12 +204,13 @@ mod tests {
             p50_us,
             p99_us: 2.0 * p50_us,
             spread: 1.0,
+            cpu_us: p50_us,
         };
         let points =
-            [point("direct", 0, 20.0), point("mizzen", 1, 21.0), point("mizzen", 30_000, 21.0)];
+            [point("bare", 0, 20.0), point("mizzen", 1, 21.0), point("mizzen", 30_000, 21.0)];
         let text = latency(&points);
         assert_eq!(text.matches("<circle").count(), 2);
-        assert!(text.contains(">30000</text>") && text.contains(">direct</text>"));
+        assert!(text.contains(">30000</text>") && text.contains(">bare</text>"));
 
         let summary = Summary { value: 0.99, spread: 0.01 };
         let figure = Figure::ratio("a", summary, "b < c", 7).at_least(0.97, 0.0);

@@ -1,17 +1,22 @@
 //! Writes `docs/benchmarks.md` and its plots from the figures of a run.
 
-use std::{fmt::Write, fs, process::Command};
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
-use super::{Figure, packet, plot, services::Results, sockets};
-use crate::{checkout, invoke};
+use super::{Figure, contender::BESIDE, packet, plot, services::Results, sockets};
+use crate::invoke;
 
 const INTRODUCTION: &str = "# Benchmarks
 
 Written by `cargo xtask bench services`; do not edit.
 
-Each contender has a client, a node and a backend of its own: three network namespaces in a row, the same for all. `direct` is such a row without any service, and stands twice (A/A): the ratio of the two says how noisy the machine was. `nftables` and `iptables` are rule sets in the shape that kube-proxy gives them, with conntrack; `mizzen` is the agent without its CNI and DNS. All take turns within a round; ratios are taken within a round. A value is the median over the rounds, the spread half of the distance between the quartiles.
+Each contender has a client, a node and a backend of its own: three network namespaces in a row, the same for all. `bare` is such a row without any service, where the client calls the backend itself, and stands twice (A/A): the ratio of the two says how noisy the machine was. `direct beside X` calls the backend itself on a node that X serves. `nftables` and `iptables` are rule sets in the shape that kube-proxy gives them, with conntrack; `mizzen` is the agent without its CNI and DNS, with its packet programs at every link of the node. All take turns within a round; ratios are taken within a round. A value is the median over the rounds, the spread half of the distance between the quartiles.
 Client and echo server share one CPU, so that a round trip is what it costs; CPU time is that of both and of the kernel in their context. Connections are: connect, a byte there and back, reset.
 ";
 
@@ -23,9 +28,8 @@ A ratio passes when it is no further beyond its bound than the half-spread of A/
 |---|---|---|---|---|---|
 ";
 
-/// Replaces the page and its plots.
-pub fn write(results: &Results) -> Result<()> {
-    let docs = checkout().join("docs");
+/// Replaces the page and its plots in a folder, and names the page.
+pub fn write(results: &Results, docs: &Path) -> Result<PathBuf> {
     let folder = docs.join("benchmarks");
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let path = docs.join("benchmarks.md");
@@ -34,7 +38,7 @@ pub fn write(results: &Results) -> Result<()> {
         fs::write(folder.join(name), text)
             .with_context(|| format!("can't write {name} at {}", path.display()))?;
     }
-    Ok(())
+    Ok(path)
 }
 
 /// The plots by the names of their files.
@@ -46,16 +50,13 @@ fn plots(results: &Results) -> Vec<(&'static str, String)> {
         .iter()
         .filter(ratio)
         .filter(|figure| sockets.contains(&figure.name.as_str()))
-        .filter(|figure| !figure.contender.starts_with("direct"))
+        .filter(|figure| !figure.contender.starts_with(BESIDE))
         .collect();
     let of_packets: Vec<&Figure> =
         results.figures.iter().filter(|f| f.name == format!("{}-each", packet::NAME)).collect();
     vec![
         ("connect-latency.svg", plot::latency(&results.points)),
-        (
-            "sockets.svg",
-            plot::bars("By a service, to direct (1 is a direct connection)", &of_sockets),
-        ),
+        ("sockets.svg", plot::bars("By a service (1 is a direct connection)", &of_sockets)),
         ("packet-cpu.svg", plot::bars("CPU time of a forwarded packet, microseconds", &of_packets)),
     ]
 }
@@ -100,13 +101,13 @@ fn write_page(page: &mut String, results: &Results, machine: &str) -> std::fmt::
 
 fn write_points(page: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(page, "\n## Connections over the number of services\n")?;
-    writeln!(page, "| contender | services | p50, us | spread | p99, us |")?;
-    writeln!(page, "|---|---|---|---|---|")?;
+    writeln!(page, "| contender | services | p50, us | spread | p99, us | CPU, us |")?;
+    writeln!(page, "|---|---|---|---|---|---|")?;
     for point in &results.points {
         writeln!(
             page,
-            "| {} | {} | {:.1} | {:.1} | {:.1} |",
-            point.label, point.size, point.p50_us, point.spread, point.p99_us
+            "| {} | {} | {:.1} | {:.1} | {:.1} | {:.1} |",
+            point.label, point.size, point.p50_us, point.spread, point.p99_us, point.cpu_us
         )?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Figure, catalogue,
-    contender::{Seat, Way},
+    contender::{BESIDE, Seat, Way},
     triple::{At, CPU, other_cpu},
     turns::{self, Quantity, Rounds},
 };
@@ -64,14 +64,20 @@ fn rate(measured: &Measured) -> f64 {
 
 fn ratios(kind: &Kind, ways: &[Way], taken: &Rounds, rounds: u32) -> Vec<Figure> {
     let noise = taken.noise(rate);
+    let find = |label: &str| ways.iter().position(|way| way.label == label);
     let mut figures = Vec::new();
-    for (at, way) in ways.iter().enumerate().skip(2) {
-        let contender = format!("{} / direct", way.label);
-        let figure = Figure::ratio(kind.name, taken.to_reference(at, rate), contender, rounds);
-        let own = way.label == "mizzen";
-        figures.push(if own { figure.at_least(kind.must, noise.spread) } else { figure });
+    if let (Some(ours), Some(direct)) = (find("mizzen"), find(&format!("{BESIDE} mizzen"))) {
+        let ratio = taken.ratio(ours, direct, rate);
+        figures.push(
+            Figure::ratio(kind.name, ratio, "mizzen / direct on the same node", rounds)
+                .at_least(kind.must, noise.spread),
+        );
     }
-    figures.push(Figure::ratio(format!("{}-aa", kind.name), noise, "direct / direct", rounds));
+    for (at, way) in ways.iter().enumerate().skip(2) {
+        let contender = format!("{} / bare", way.label);
+        figures.push(Figure::ratio(kind.name, taken.to_reference(at, rate), contender, rounds));
+    }
+    figures.push(Figure::ratio(format!("{}-aa", kind.name), noise, "bare / bare", rounds));
     if !kind.mode.is_empty() {
         let cpu: Quantity = |measured| measured.cpu_us;
         for (at, way) in ways.iter().enumerate().filter(|(at, _)| *at != 1) {

@@ -89,7 +89,7 @@ pub fn quiet<C>(
             break;
         }
         let again = if attempt < ATTEMPTS { "once more" } else { "the quietest attempt counts" };
-        note(&format!("{name}: the machine is noisy (direct/direct {noise:.3}), {again}"));
+        note(&format!("{name}: the machine is noisy (bare/bare {noise:.3}), {again}"));
     }
     best.map(|(_, rounds)| rounds).context("nothing was measured")
 }

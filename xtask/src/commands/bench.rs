@@ -5,9 +5,10 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     bench::{self, Figure, services},
+    checkout,
     product::{self, Profile},
     step::note,
-    toolchain,
+    target_dir, toolchain,
 };
 
 /// Options of `bench`.
@@ -22,11 +23,11 @@ pub struct Bench {
     /// How often the contenders take turns
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Only figures whose name begins so (repeatable); docs/benchmarks.md is left alone
+    /// Only figures whose name begins so (repeatable); the page is then target/bench/benchmarks.md
     #[arg(long)]
     only: Vec<String>,
-    /// Measure what `cargo xtask build --debug` builds, to try the benchmark itself; docs are left
-    /// alone
+    /// Measure what `cargo xtask build --debug` builds, to try the benchmark itself; the page is
+    /// then target/bench/benchmarks.md
     #[arg(long)]
     debug: bool,
     /// Measure what was built last, as it is
@@ -40,7 +41,7 @@ enum Area {
     Services,
 }
 
-/// Measures, writes docs/benchmarks.md after a run of everything, and prints the figures.
+/// Measures, prints the figures, and writes docs/benchmarks.md after a run of everything.
 pub fn run(options: &Bench) -> Result<()> {
     toolchain::require_root("`cargo xtask bench`")?;
     bench::interrupt::listen()?;
@@ -61,10 +62,11 @@ pub fn run(options: &Bench) -> Result<()> {
     }
     let results = services::measure(&wanted)?;
     print(&results.figures, options.json)?;
-    if options.only.is_empty() && !options.debug {
-        bench::report::write(&results)?;
-        note("docs/benchmarks.md is written");
-    }
+    let whole = options.only.is_empty() && !options.debug;
+    let docs = if whole { checkout().join("docs") } else { target_dir().join("bench") };
+    std::fs::create_dir_all(&docs)?;
+    let page = bench::report::write(&results, &docs)?;
+    note(&format!("{} is written", page.display()));
     if !results.failures.is_empty() {
         bail!("not everything could be measured:\n  {}", results.failures.join("\n  "));
     }
