@@ -28,25 +28,64 @@ const CLUSTER_IP: u32 = 0;
 const CLUSTER_POLICY: u32 = EXTERNAL;
 const LOCAL_POLICY: u32 = EXTERNAL | KEEP_SOURCE;
 
-/// B20-B46. Node port, external IP and load balancer address differ in nothing here, so 27 flows
-/// are these nine: services with internalTrafficPolicy Local behave as B20-B28 but for the window,
-/// which the header holds; a ClusterIP ignores externalTrafficPolicy.
+const POD: Origin = Origin::Pod;
+const NODE: Origin = Origin::Node;
+const OUTSIDE: Origin = Origin::Outside;
+
+/// B20-B46, as the reference lists them: number, client, frontend, whether the external policy's
+/// window counts, whether masqueraded. That window holds all backends but where the external
+/// policy is Local; the internal policy's window is in the range's header (B38, B41, B44).
+const MATRIX: [(u8, Origin, u32, bool, bool); 27] = [
+    (20, POD, CLUSTER_IP, false, false),
+    (21, POD, CLUSTER_POLICY, false, true),
+    (22, POD, CLUSTER_POLICY, false, true),
+    (23, NODE, CLUSTER_IP, false, true),
+    (24, NODE, CLUSTER_POLICY, false, true),
+    (25, NODE, CLUSTER_POLICY, false, true),
+    (26, OUTSIDE, CLUSTER_IP, false, true),
+    (27, OUTSIDE, CLUSTER_POLICY, true, true),
+    (28, OUTSIDE, CLUSTER_POLICY, true, true),
+    (29, POD, CLUSTER_IP, false, false),
+    (30, POD, LOCAL_POLICY, false, false),
+    (31, POD, LOCAL_POLICY, false, false),
+    (32, NODE, CLUSTER_IP, false, true),
+    (33, NODE, LOCAL_POLICY, false, true),
+    (34, NODE, LOCAL_POLICY, false, true),
+    (35, OUTSIDE, CLUSTER_IP, false, true),
+    (36, OUTSIDE, LOCAL_POLICY, true, false),
+    (37, OUTSIDE, LOCAL_POLICY, true, false),
+    (38, POD, CLUSTER_IP, false, false),
+    (39, POD, CLUSTER_POLICY, false, true),
+    (40, POD, CLUSTER_POLICY, false, true),
+    (41, NODE, CLUSTER_IP, false, true),
+    (42, NODE, CLUSTER_POLICY, false, true),
+    (43, NODE, CLUSTER_POLICY, false, true),
+    (44, OUTSIDE, CLUSTER_IP, false, true),
+    (45, OUTSIDE, CLUSTER_POLICY, true, true),
+    (46, OUTSIDE, CLUSTER_POLICY, true, true),
+];
+
 #[test]
 fn b20_to_b46_who_is_masqueraded_and_who_is_bound_by_the_external_policy() {
-    let all = |masqueraded| Row { bound: false, masqueraded };
-    let bound = |masqueraded| Row { bound: true, masqueraded };
-    for (origin, frontend, expected) in [
-        (Origin::Pod, CLUSTER_IP, all(false)),          // B20 B29 B38
-        (Origin::Pod, CLUSTER_POLICY, all(true)),       // B21 B22 B39 B40
-        (Origin::Node, CLUSTER_IP, all(true)),          // B23 B32 B41
-        (Origin::Node, CLUSTER_POLICY, all(true)),      // B24 B25 B42 B43
-        (Origin::Outside, CLUSTER_IP, all(true)),       // B26 B35 B44
-        (Origin::Outside, CLUSTER_POLICY, bound(true)), // B27 B28 B45 B46
-        (Origin::Pod, LOCAL_POLICY, all(false)),        // B30 B31
-        (Origin::Node, LOCAL_POLICY, all(true)),        // B33 B34
-        (Origin::Outside, LOCAL_POLICY, bound(false)),  // B36 B37
-    ] {
-        assert_eq!(row(origin, frontend, 0), expected, "{origin:?} {frontend}");
+    for (number, origin, frontend, bound, masqueraded) in MATRIX {
+        assert_eq!(row(origin, frontend, 0), Row { bound, masqueraded }, "B{number}");
+    }
+}
+
+/// The same rows with what B47 and B48 say of them.
+#[test]
+fn b20_to_b48_with_each_configuration() {
+    for config in [NO_DETECTION, MASQUERADE_ALL, MASQUERADE_ALL | NO_DETECTION] {
+        for (number, origin, frontend, bound, masqueraded) in MATRIX {
+            let blind = config & NO_DETECTION != 0;
+            let expected = if frontend == CLUSTER_IP {
+                let all = config & MASQUERADE_ALL != 0;
+                Row { bound, masqueraded: all || (!blind && masqueraded) }
+            } else {
+                Row { bound: bound || (blind && origin == POD), masqueraded }
+            };
+            assert_eq!(row(origin, frontend, config), expected, "B{number} {config:#b}");
+        }
     }
 }
 

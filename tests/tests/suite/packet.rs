@@ -17,6 +17,7 @@ use mizzen_tests::{
     tables::Windows,
 };
 
+mod addresses;
 mod admission;
 mod affinity;
 mod flows;

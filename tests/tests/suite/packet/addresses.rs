@@ -1,0 +1,155 @@
+//! Addresses and ports of services: on no interface, handed over, shared by protocols, of another
+//! node.
+
+use std::{io::ErrorKind, net::SocketAddr};
+
+use mizzen_ebpf_abi::{counters::Counter, service::frontend_flags};
+use mizzen_tests::{
+    echo::{Client, Echo, TRANSPORTS, Transport, ask, ask_in_vain},
+    lab::{CLIENT, FAMILIES, Lab},
+};
+
+use super::{EXTERNAL, LOCAL, NODE_PORT, PORT, cluster_ip, node_port, sane};
+
+/// External IPs are on no interface, and go from one service to another at once.
+#[test]
+fn b118_b127_an_external_ip_on_no_interface_changes_its_service() {
+    let mut lab = Lab::new([1, 1]);
+    lab.route_services();
+    lab.route_out();
+    for family in FAMILIES {
+        let to = SocketAddr::new(family.load_balancer(250), PORT);
+        let pods = [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)];
+        for transport in TRANSPORTS {
+            for (backend, name) in pods.iter().zip(["pod-1-1", "pod-2-1"]) {
+                let set = lab.nodes[0].tables.set_of(&[*backend]);
+                let external = frontend_flags::EXTERNAL;
+                lab.nodes[0].tables.frontend(to, transport.number(), set, external);
+                let inside = [&lab.nodes[0].pods[0].netns, &lab.nodes[0].node.netns];
+                for from in inside.into_iter().chain([&lab.client]) {
+                    let answer = ask(from, transport, to).unwrap();
+                    assert_eq!(answer.name, name, "{family:?} {transport:?}");
+                }
+            }
+        }
+    }
+    sane(&lab);
+}
+
+/// B70: nor does it matter that a load balancer's port is in the range of node ports.
+#[test]
+fn b70_b117_protocols_and_addresses_share_a_port_number() {
+    let mut lab = Lab::new([2, 1]);
+    lab.route_services();
+    for family in FAMILIES {
+        let [first, second] = [0, 1].map(|pod: usize| lab.nodes[0].pods[pod].server(family));
+        let remote = lab.nodes[1].pods[0].server(family);
+        let node = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let balancer = SocketAddr::new(family.load_balancer(1), NODE_PORT);
+        node_port(&mut lab.nodes[0], family, Transport::Tcp, &[first], EXTERNAL);
+        let refused = ask_in_vain(&lab.client, Transport::Udp, node);
+        assert_eq!(refused, ErrorKind::ConnectionRefused, "{family:?}: by the node itself");
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[second], EXTERNAL);
+        let tables = &mut lab.nodes[0].tables;
+        let set = tables.set_of(&[remote]);
+        tables.frontend(balancer, Transport::Tcp.number(), set, frontend_flags::EXTERNAL);
+        for (transport, to, name) in [
+            (Transport::Tcp, node, "pod-1-1"),
+            (Transport::Udp, node, "pod-1-2"),
+            (Transport::Tcp, balancer, "pod-2-1"),
+        ] {
+            assert_eq!(ask(&lab.client, transport, to).unwrap().name, name, "{family:?} {to}");
+        }
+    }
+}
+
+/// A node dials another's node port; the backend is a pod of its own, so that packets go there and
+/// come back twice.
+#[test]
+fn b67_a_node_reaches_its_own_pod_by_a_node_port_of_another() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let own = lab.nodes[0].pods[0].server(family);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[1], family, transport, &[own], EXTERNAL);
+            let to = SocketAddr::new(lab.address_of_node(1, family), NODE_PORT);
+            let client = Client::dial(&lab.nodes[0].node.netns, transport, to, 0).unwrap();
+            for _ in 0..3 {
+                let answer = client.ask().unwrap();
+                assert_eq!(answer.name, "pod-1-1", "{family:?} {transport:?}");
+                assert_eq!(answer.client.ip(), lab.address_of_node(1, family));
+            }
+        }
+    }
+    sane(&lab);
+}
+
+/// Host-network clients and backends on both ends, and a pod: all reach a backend in the other
+/// node's own network.
+#[test]
+fn b88_host_network_clients_and_backends() {
+    let mut lab = Lab::new([1, 0]);
+    lab.route_out();
+    for family in FAMILIES {
+        let backend = SocketAddr::new(lab.address_of_node(1, family), 6443);
+        let _server = Echo::start(&lab.nodes[1].node.netns, backend, "host");
+        for transport in TRANSPORTS {
+            let vip = cluster_ip(&mut lab.nodes[0], family, transport, &[backend]);
+            node_port(&mut lab.nodes[1], family, transport, &[backend], LOCAL);
+            let port = SocketAddr::new(backend.ip(), NODE_PORT);
+            let node = lab.address_of_node(0, family);
+            let pod = &lab.nodes[0].pods[0];
+            for (from, to, seen) in [
+                (&lab.nodes[0].node.netns, vip, node),
+                (&lab.nodes[0].node.netns, port, node),
+                (&pod.netns, vip, pod.address(family)),
+                (&lab.client, port, family.wire(CLIENT)),
+            ] {
+                let answer = ask(from, transport, to).unwrap();
+                assert_eq!(answer.name, "host", "{family:?} {transport:?} {to}");
+                assert_eq!(answer.client.ip(), seen, "{family:?} {transport:?} {to}");
+            }
+        }
+    }
+}
+
+/// A service whose backend is an address that no route leads to but the default one, by which the
+/// packet came: it is sent back once, and not again and again.
+#[test]
+fn b66_what_leads_back_to_where_it_came_from_ends() {
+    let mut lab = Lab::new([0, 0]);
+    lab.route_services();
+    lab.route_out();
+    for family in FAMILIES {
+        let nowhere = SocketAddr::new(family.load_balancer(77), PORT);
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[nowhere], EXTERNAL);
+        let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let before = lab.nodes[0].counted(Counter::PacketTranslated);
+        let _lost = ask_in_vain(&lab.client, Transport::Udp, to);
+        let translated = lab.nodes[0].counted(Counter::PacketTranslated) - before;
+        // Two questions, and at most an error about each.
+        assert!((1..=4).contains(&translated), "{family:?}: {translated}");
+    }
+}
+
+/// A pod talks to a backend directly and by a node port from one port: answers are told apart.
+#[test]
+fn b140_a_direct_flow_and_one_by_a_node_port_from_the_same_port() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let backend = lab.nodes[1].pods[0].server(family);
+        for (transport, port) in TRANSPORTS.into_iter().zip([45_681, 45_682]) {
+            let node = lab.address_of_node(0, family);
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let by_node_port = SocketAddr::new(node, NODE_PORT);
+            let pod = &lab.nodes[0].pods[0].netns;
+            let clients =
+                [backend, by_node_port].map(|to| Client::dial(pod, transport, to, port).unwrap());
+            for _ in 0..3 {
+                for client in &clients {
+                    assert_eq!(client.ask().unwrap().name, "pod-2-1", "{family:?} {transport:?}");
+                }
+            }
+        }
+    }
+}
