@@ -327,9 +327,11 @@ impl LabNode {
             pod_mac: mac(netns, "eth0"),
             host_mac: mac(host, &ifname),
             ifname,
+            socket_translation: None,
         };
         let pods = self.datapath.pods().unwrap();
-        host.run(|| pods.attach(&link)).unwrap();
+        let namespace = fs::File::open(netns.path()).unwrap();
+        host.run(|| pods.attach(&link, Some(&namespace))).unwrap();
     }
 
     /// What the node's programs counted.

@@ -128,7 +128,9 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         (Tasks::new("intake"), Tasks::new("tables"), Tasks::new("serve"));
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
-    let snapshots = kube::start(&servers, &board, &metrics, &mut intake);
+    // Pods are asked for their wishes where this agent connects them.
+    let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
+    let snapshots = kube::start(&servers, pods_of, &board, &metrics, &mut intake);
     let shared = Shared { board, metrics, snapshots };
 
     let health = Health {

@@ -154,6 +154,7 @@ pub(super) const SOURCE_RANGES: MapLayout = layout::<SourceRangeKey, u32>(
 );
 pub(super) const POD_NETNS: MapLayout =
     layout::<u64, PodNetns>(maps::POD_NETNS, HASH, 0, limits::POD_NETNS_MAX);
+pub(super) const SOCKET_OPTIONS: MapLayout = layout::<u32, u32>(maps::SOCKET_OPTIONS, ARRAY, 0, 1);
 pub(super) const AFFINITY: MapLayout =
     layout::<AffinityKey, Affinity>(maps::AFFINITY, HASH, NO_PREALLOC, limits::AFFINITY_MAX);
 pub(super) const NODE_CONFIG: MapLayout = layout::<u32, NodeConfig>(maps::NODE_CONFIG, ARRAY, 0, 1);
@@ -180,6 +181,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     CLUSTER_RANGES,
     SOURCE_RANGES,
     POD_NETNS,
+    SOCKET_OPTIONS,
     AFFINITY,
     NODE_CONFIG,
     FLOWS,

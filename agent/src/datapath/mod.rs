@@ -24,6 +24,7 @@ mod maps;
 mod migrate;
 mod object;
 mod pin;
+mod pod_netns;
 mod pods;
 mod probe;
 mod reader;

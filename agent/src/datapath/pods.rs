@@ -1,6 +1,7 @@
 //! The node's pods, as the programs know them.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -9,9 +10,10 @@ use std::{
 use mizzen_ebpf_abi::{addr::Addr, node::Endpoint};
 
 use super::{
-    layout,
+    layout::{self, MapLayout},
     object::Programs,
     pin::{PinError, Pins},
+    pod_netns::PodNamespaces,
     sys, tc,
     uplinks::Interface,
 };
@@ -21,6 +23,7 @@ use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 #[derive(Debug)]
 pub struct Pods {
     endpoints: OwnedFd,
+    namespaces: PodNamespaces,
     programs: Arc<Programs>,
     pins: Arc<Pins>,
 }
@@ -28,22 +31,28 @@ pub struct Pods {
 impl Pods {
     pub(super) fn open(programs: Arc<Programs>, pins: Arc<Pins>) -> Result<Self, PinError> {
         let endpoints = pins.open_map(&layout::ENDPOINTS)?;
-        Ok(Self { endpoints, programs, pins })
+        let namespaces = PodNamespaces::open(&pins)?;
+        Ok(Self { endpoints, namespaces, programs, pins })
     }
 }
 
 impl PodDatapath for Pods {
-    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+    fn attach(&self, link: &PodLink, netns: Option<&File>) -> Result<(), PodDatapathError> {
+        let flags = self.namespaces.put(link, netns).map_err(|source| {
+            failed("make the network namespace known", link, or_full(&layout::POD_NETNS, source))
+        })?;
         let endpoint = Endpoint {
             ifindex: link.ifindex,
             identity: 0,
-            flags: 0,
+            flags,
             pod_mac: link.pod_mac,
             host_mac: link.host_mac,
         };
         for address in &link.addresses {
             sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint)
-                .map_err(|source| failed("make the address known", link, or_full(source)))?;
+                .map_err(|source| {
+                    failed("make the address known", link, or_full(&layout::ENDPOINTS, source))
+                })?;
         }
         let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
         tc::attach_pod(&interface, &self.programs, &self.pins)
@@ -52,6 +61,9 @@ impl PodDatapath for Pods {
     }
 
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        self.namespaces
+            .remove(link)
+            .map_err(|source| failed("forget the network namespace", link, source))?;
         for address in &link.addresses {
             sys::delete(self.endpoints.as_fd(), &Addr::from(*address))
                 .map_err(|source| failed("forget the address", link, source))?;
@@ -61,13 +73,13 @@ impl PodDatapath for Pods {
 }
 
 /// What the kernel calls too long a list is a full map.
-fn or_full(error: io::Error) -> io::Error {
+fn or_full(layout: &MapLayout, error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(libc::E2BIG) {
         return error;
     }
-    let (map, capacity) = (layout::ENDPOINTS.name, layout::ENDPOINTS.entries);
+    let MapLayout { name: map, entries: capacity, .. } = *layout;
     io::Error::other(format!(
-        "map {map} is full with its {capacity} entries, one for each address of a pod of this node"
+        "map {map} is full with its {capacity} entries, which pods of this node have"
     ))
 }
 
@@ -84,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_full_map_is_called_by_its_name() {
-        let text = or_full(io::Error::from_raw_os_error(libc::E2BIG)).to_string();
+        let text = or_full(&layout::ENDPOINTS, io::Error::from_raw_os_error(libc::E2BIG)).to_string();
         assert!(text.contains("ENDPOINTS is full with its 4096 entries"), "{text}");
-        let other = or_full(io::Error::from_raw_os_error(libc::EPERM));
+        let other = or_full(&layout::ENDPOINTS, io::Error::from_raw_os_error(libc::EPERM));
         assert_eq!(other.raw_os_error(), Some(libc::EPERM));
     }
 }

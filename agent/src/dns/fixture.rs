@@ -87,7 +87,7 @@ pub(super) fn add(snapshot: &mut Snapshot, service: Service, slices: Vec<Endpoin
 /// CoreDNS's cluster, and a few Services more.
 pub(super) fn snapshot() -> Snapshot {
     let mut all = Snapshot {
-        synced: Synced { services: true, slices: true, nodes: true },
+        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
         ..Snapshot::default()
     };
     for (name, ips) in [

@@ -18,6 +18,7 @@ use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     node::{Cidr, Node},
+    pod::OptedOutPod,
     service::{Protocol, Service, ServicePort, TrafficPolicy},
 };
 
@@ -43,6 +44,8 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The taint of a node that the cluster autoscaler is about to remove (KEP-3836).
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+/// On a pod: `"false"` leaves its sockets alone (reference U6).
+const SOCKET_TRANSLATION_ANNOTATION: &str = "mizzen.dev/socket-translation";
 /// The zone of a node.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -192,6 +195,22 @@ fn service_ports(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Vec<Servi
         })
     };
     keep_good(spec.ports.iter().flatten(), "spec.ports", convert, warnings)
+}
+
+/// A pod whose sockets are left alone; none of all others.
+pub fn opted_out_pod(object: &core::Pod) -> (Option<OptedOutPod>, Warnings) {
+    let key = || object_key(&object.metadata);
+    match annotation(&object.metadata, SOCKET_TRANSLATION_ANNOTATION) {
+        None | Some("true") => (None, Vec::new()),
+        Some("false") => (Some(OptedOutPod { key: key() }), Vec::new()),
+        Some(other) => {
+            let warning = format!(
+                "annotation {SOCKET_TRANSLATION_ANNOTATION} is {other:?}, neither \"true\" nor \
+                 \"false\": the pod's sockets are translated"
+            );
+            (None, vec![warning])
+        }
+    }
 }
 
 /// An EndpointSlice; none where it belongs to no service or names hosts instead of addresses.

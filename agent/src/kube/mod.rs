@@ -3,7 +3,8 @@
 //! ```text
 //! watch (Services)       ─┐
 //! watch (EndpointSlices) ─┼─ mpsc<Change> ─> state ─ watch<Arc<Snapshot>> ─> services, dns, podnet
-//! watch (Nodes)          ─┘
+//! watch (Nodes)          ─┤
+//! watch (own Pods)       ─┘
 //! ```
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
 //! back-off and relists; [`state`] alone owns the snapshot. Nothing else in the agent knows the
@@ -26,8 +27,10 @@ const CHANGES_MAX: usize = 1024;
 
 /// Starts the watches and the task that owns the snapshot; its changes arrive at the receiver, and
 /// when they did is noted in `metrics`.
+/// Pods are watched where the name of the node that they are on is given.
 pub fn start(
     servers: &ApiServers,
+    pods_of: Option<&str>,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
     tasks: &mut Tasks,
@@ -37,6 +40,7 @@ pub fn start(
     let cancel = tasks.token();
     let spawn = |kind: &'static watch::Kind, tasks: &mut Tasks| watch::Watch {
         kind,
+        fields: None,
         servers: servers.clone(),
         changes: changes.clone(),
         board: board.clone(),
@@ -48,6 +52,11 @@ pub fn start(
     tasks.spawn("watch endpointslices", slices.run(convert::endpoint_slice));
     let nodes = spawn(&watch::NODES, tasks);
     tasks.spawn("watch nodes", nodes.run(convert::node));
+    if let Some(node) = pods_of {
+        let mut pods = spawn(&watch::PODS, tasks);
+        pods.fields = Some(format!("spec.nodeName={node}"));
+        tasks.spawn("watch pods", pods.run(convert::opted_out_pod));
+    }
     tasks.spawn("cluster state", state::run(receiver, publish, metrics.clone(), cancel));
     snapshots
 }

@@ -16,7 +16,8 @@ use crate::{
     arrivals::{Arrival, Kind},
     metrics::Metrics,
     model::{
-        ObjectKey, endpoints::EndpointSlice, node::Node, service::Service, snapshot::Snapshot,
+        ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service,
+        snapshot::Snapshot,
     },
     supervisor::TaskError,
 };
@@ -46,6 +47,8 @@ pub enum Change {
     Slices(Event<EndpointSlice, ObjectKey>),
     /// Of Nodes.
     Nodes(Event<Node, Arc<str>>),
+    /// Of this node's Pods.
+    Pods(Event<OptedOutPod, ObjectKey>),
 }
 
 /// A change with the time of its arrival.
@@ -107,6 +110,13 @@ impl Modelled for Node {
     }
 }
 
+impl Modelled for OptedOutPod {
+    type Key = ObjectKey;
+    fn change(event: Event<Self, ObjectKey>) -> Change {
+        Change::Pods(event)
+    }
+}
+
 /// The cluster, as told by changes.
 #[derive(Debug, Default)]
 pub struct ClusterState {
@@ -128,6 +138,7 @@ impl ClusterState {
             Change::Services(event) => self.apply_services(event),
             Change::Slices(event) => self.apply_slices(event),
             Change::Nodes(event) => self.apply_nodes(event),
+            Change::Pods(event) => self.apply_pods(event),
         };
         if changed {
             self.snapshot.revision += 1;
@@ -157,6 +168,19 @@ impl ClusterState {
                 let all: Vec<_> = all.into_iter().map(|n| (n.name.clone(), n)).collect();
                 let changed = replace(nodes, all);
                 !std::mem::replace(&mut self.snapshot.synced.nodes, true) || changed
+            }
+        }
+    }
+
+    fn apply_pods(&mut self, event: Event<OptedOutPod, ObjectKey>) -> bool {
+        let pods = &mut self.snapshot.opted_out_pods;
+        match event {
+            Event::Apply(pod) => insert(pods, pod.key.clone(), pod),
+            Event::Delete(key) => pods.remove(&key).is_some(),
+            Event::Replace(all) => {
+                let all: Vec<_> = all.into_iter().map(|pod| (pod.key.clone(), pod)).collect();
+                let changed = replace(pods, all);
+                !std::mem::replace(&mut self.snapshot.synced.pods, true) || changed
             }
         }
     }

@@ -53,10 +53,15 @@ pub static ENDPOINT_SLICES: Kind = Kind { plural: "endpointslices", part: "watch
 /// Nodes.
 pub static NODES: Kind = Kind { plural: "nodes", part: "watch-nodes" };
 
+/// Pods.
+pub static PODS: Kind = Kind { plural: "pods", part: "watch-pods" };
+
 /// What a watch needs.
 pub struct Watch {
     /// What is watched.
     pub kind: &'static Kind,
+    /// Which of them, as a field selector; else all.
+    pub fields: Option<String>,
     /// Where.
     pub servers: ApiServers,
     /// Where its changes go.
@@ -104,11 +109,15 @@ impl Watch {
         let waiting =
             format!("{} are being listed from {}", self.kind.plural, self.servers.first_url());
         self.board.report(self.kind.part, State::Waiting(waiting));
+        let selected = self.fields.as_deref();
+        let config = selected.map_or_else(watcher::Config::default, |fields| {
+            watcher::Config::default().fields(fields)
+        });
         let mut progress = Progress { listed: None, synced: false, failures: 0 };
         loop {
             let (url, client) = self.servers.pick(progress.failures);
             let api: Api<K> = Api::all(client.clone());
-            let mut events = watcher::watcher(api, watcher::Config::default()).boxed();
+            let mut events = watcher::watcher(api, config.clone()).boxed();
             let switch = self.servers.pick(progress.failures + 1).0 != url;
             loop {
                 let failing = progress.synced && progress.failures > 0;

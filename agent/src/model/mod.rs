@@ -5,6 +5,7 @@
 
 pub mod endpoints;
 pub mod node;
+pub mod pod;
 pub mod service;
 pub mod snapshot;
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{ObjectKey, endpoints::EndpointSlice, node::Node, service::Service};
+use super::{
+    ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service,
+};
 
 /// Which kinds have been listed completely since the agent started. Nothing is removed from the
 /// kernel, and no negative answer is given, before what it depends on is complete.
@@ -16,10 +18,12 @@ pub struct Synced {
     pub slices: bool,
     /// Nodes.
     pub nodes: bool,
+    /// This node's pods, where they are watched.
+    pub pods: bool,
 }
 
 impl Synced {
-    /// Whether every kind is complete.
+    /// Whether every kind that the tables come from is complete.
     pub fn all(self) -> bool {
         self.services && self.slices && self.nodes
     }
@@ -38,6 +42,8 @@ pub struct Snapshot {
     pub slices: OrdMap<(ObjectKey, Arc<str>), Arc<EndpointSlice>>,
     /// Nodes by name.
     pub nodes: OrdMap<Arc<str>, Arc<Node>>,
+    /// This node's pods whose sockets are left alone, by key.
+    pub opted_out_pods: OrdMap<ObjectKey, Arc<OptedOutPod>>,
 }
 
 impl Snapshot {

@@ -1,7 +1,7 @@
 //! What the pod network needs of the datapath when a pod comes or goes. Implemented by
 //! `crate::datapath` where its programs are loaded, and by [`NoDatapath`] where they are not.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fs::File, net::IpAddr, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -18,13 +18,17 @@ pub struct PodLink {
     pub pod_mac: [u8; 6],
     /// Link-layer address of the host's end.
     pub host_mac: [u8; 6],
+    /// Whether the pod's sockets are translated, or left to the packet path; `None` where that is
+    /// not known, and stays as it is.
+    pub socket_translation: Option<bool>,
 }
 
 /// Attaches the datapath to pods. Both calls are idempotent.
 pub trait PodDatapath: Send + Sync {
-    /// Attaches the packet programs to the host's end and makes the pod's addresses known.
-    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
-    /// Forgets the pod's addresses; the programs go with the link. Success where it is unknown.
+    /// Attaches the packet programs to the host's end, and makes the pod's addresses known, and
+    /// that it is the one in `netns`; without, what is known of its namespace stays.
+    fn attach(&self, link: &PodLink, netns: Option<&File>) -> Result<(), PodDatapathError>;
+    /// Forgets the pod's addresses and namespace; the programs go with the link. Success where it is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
 }
 
@@ -73,7 +77,7 @@ pub struct PodDatapathError {
 pub struct NoDatapath;
 
 impl PodDatapath for NoDatapath {
-    fn attach(&self, _: &PodLink) -> Result<(), PodDatapathError> {
+    fn attach(&self, _: &PodLink, _: Option<&File>) -> Result<(), PodDatapathError> {
         Ok(())
     }
 

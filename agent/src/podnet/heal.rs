@@ -17,7 +17,8 @@ use super::{
     link,
     message::{Via, host_route, replace_route},
     netlink::{Netlink, NetlinkError},
-    pods::{Pods, chain, pod_link},
+    netns,
+    pods::{Pods, chain},
     routes::Present,
 };
 use crate::model::node::Cidr;
@@ -64,8 +65,9 @@ impl Pods {
             addresses,
             pod_mac: pod_mac.0,
             host_mac: host_mac.0,
+            socket_translation: None,
         };
-        if let Err(error) = self.datapath.attach(&link) {
+        if let Err(error) = self.datapath.attach(&link, None) {
             tracing::error!(ifname, error = chain(&error), "attach the datapath to a pod");
         }
         self.strangers().insert(ifname.clone(), link);
@@ -107,7 +109,8 @@ impl Pods {
         };
         let known = entry.ifindex == found.ifindex;
         if !known {
-            match self.datapath.attach(&pod_link(attachment, entry, found.ifindex)) {
+            let link = self.pod_link(attachment, entry, found.ifindex);
+            match self.datapath.attach(&link, netns::find(entry.netns).as_ref()) {
                 Ok(()) => self.ledger().set_ifindex(attachment, found.ifindex),
                 Err(error) => {
                     tracing::error!(%attachment, error = chain(&error), "attach the datapath");

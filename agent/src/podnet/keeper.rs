@@ -54,6 +54,7 @@ impl Keeper {
         note(self.learn_ranges(own));
         note(del_journal::drain(&self.config.state_dir, &self.pods).map_err(|error| chain(&error)));
         note(self.heal_pods());
+        note(self.pods.follow_annotations(snapshot));
         match self.sync_links(snapshot, own) {
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(chain(&error)),

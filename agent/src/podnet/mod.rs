@@ -34,6 +34,7 @@ pub mod conflist;
 pub mod del_journal;
 pub mod heal;
 pub mod keeper;
+pub mod opt_out;
 pub mod routes;
 
 use std::{
@@ -178,14 +179,19 @@ fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNet
     Ok(pods)
 }
 
-/// Returns when the nodes are others than in `known`. Services come and go all the time, and are
+/// Returns when the nodes are others than in `known`, or the pods that asked for something. Services come and go all the time, and are
 /// nothing to us.
 pub(crate) async fn nodes_changed(
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     known: &Snapshot,
 ) {
     let closed = snapshots
-        .wait_for(|new| new.synced.nodes != known.synced.nodes || !new.nodes.ptr_eq(&known.nodes))
+        .wait_for(|new| {
+            new.synced.nodes != known.synced.nodes
+                || new.synced.pods != known.synced.pods
+                || !new.nodes.ptr_eq(&known.nodes)
+                || !new.opted_out_pods.ptr_eq(&known.opted_out_pods)
+        })
         .await
         .is_err();
     // No more snapshots will come: wait for something else.

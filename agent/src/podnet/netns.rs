@@ -5,9 +5,10 @@
 //! poison everything that it does later.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
     thread,
 };
 
@@ -29,6 +30,26 @@ impl NetnsId {
         let metadata = file.metadata()?;
         Ok(Self { dev: metadata.dev(), ino: metadata.ino() })
     }
+}
+
+/// Where container runtimes keep the namespaces of their pods.
+const NAMED: &str = "/run/netns";
+
+/// A namespace that somebody named or lives in; none where neither can be seen from here.
+pub fn find(id: NetnsId) -> Option<File> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let named = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let lived_in = processes.map(|process| process.path().join("ns/net"));
+    named.map(|entry| entry.path()).chain(lived_in).find_map(|path| open(&path, id))
+}
+
+fn open(path: &Path, id: NetnsId) -> Option<File> {
+    let is_it = |metadata: fs::Metadata| metadata.ino() == id.ino && metadata.dev() == id.dev;
+    if !fs::metadata(path).is_ok_and(is_it) {
+        return None;
+    }
+    // It may be another's by now.
+    File::open(path).ok().filter(|file| NetnsId::of(file).is_ok_and(|found| found == id))
 }
 
 /// Runs `body` in a thread of its own inside `netns`.

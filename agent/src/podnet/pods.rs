@@ -32,7 +32,7 @@ use super::{
     link,
     netns::NetnsId,
 };
-use crate::model::node::Cidr;
+use crate::model::{ObjectKey, node::Cidr};
 
 /// The pods of this node.
 pub struct Pods {
@@ -41,6 +41,8 @@ pub struct Pods {
     pub(super) datapath: Arc<dyn PodDatapath>,
     /// Links that an agent made whose journal is lost, by name.
     pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
+    /// Pods whose sockets are left alone; `None` until they are known.
+    pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
     started: Instant,
     mtu: AtomicU32,
     /// Why no pod can be connected now.
@@ -89,6 +91,7 @@ impl Pods {
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
+            opted_out: Mutex::default(),
             started: Instant::now(),
             mtu: AtomicU32::new(super::DEFAULT_MTU),
             waiting: Mutex::new(Some("the agent has just started".into())),
@@ -155,7 +158,7 @@ impl Pods {
         let ifindex = link::create(&link_spec(attachment, entry), &addition.netns)
             .map_err(|error| failed("can't make the pod's link", &error))?;
         self.datapath
-            .attach(&pod_link(attachment, entry, ifindex))
+            .attach(&self.pod_link(attachment, entry, ifindex), Some(&addition.netns))
             .map_err(|error| failed("can't attach the datapath to the pod", &error))?;
         let mut ledger = self.ledger();
         ledger.set_ifindex(attachment, ifindex);
@@ -259,7 +262,7 @@ impl Pods {
     /// ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
     pub(super) fn remove(&self, attachment: &Attachment, entry: &Entry) {
         let leaving = self.ledger().set_phase(attachment, Phase::Leaving);
-        let detached = self.datapath.detach(&pod_link(attachment, entry, entry.ifindex));
+        let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
         let deleted = link::delete(&attachment.host_ifname());
         let attempt = || -> Result<(), Box<dyn Error>> {
             leaving?;
@@ -269,6 +272,24 @@ impl Pods {
         };
         if let Err(error) = attempt() {
             tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
+        }
+    }
+
+    /// The pod as the datapath has to know it now.
+    pub(super) fn pod_link(
+        &self,
+        attachment: &Attachment,
+        entry: &Entry,
+        ifindex: u32,
+    ) -> PodLink {
+        let spec = link_spec(attachment, entry);
+        PodLink {
+            ifname: spec.host_ifname,
+            ifindex,
+            addresses: spec.addresses,
+            pod_mac: spec.pod_mac.0,
+            host_mac: spec.host_mac.0,
+            socket_translation: self.socket_translation(&entry.pod),
         }
     }
 
@@ -294,17 +315,6 @@ impl Pods {
 
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-}
-
-pub(super) fn pod_link(attachment: &Attachment, entry: &Entry, ifindex: u32) -> PodLink {
-    let spec = link_spec(attachment, entry);
-    PodLink {
-        ifname: spec.host_ifname,
-        ifindex,
-        addresses: spec.addresses,
-        pod_mac: spec.pod_mac.0,
-        host_mac: spec.host_mac.0,
     }
 }
 

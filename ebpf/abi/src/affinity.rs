@@ -15,21 +15,35 @@ record! {
         pub set: u32,
     }
 
-    /// What the client keeps. Fields are replaced one by one in place: each is checked before it
-    /// is trusted, so that a mixture is no worse than a choice made anew.
-    pub struct Affinity: 16, 4 {
+    /// What the client keeps. The first two fields are replaced in place by one store
+    /// ([`Self::choice`]): whoever reads them sees a backend, and where that one was seen to be.
+    #[repr(align(8))]
+    pub struct Affinity: 16, 8 {
         /// The backend's id.
         pub backend: u32,
-        /// The generation of the set in which the window of `window` was seen to hold the backend.
-        pub generation: u32,
-        /// First slot of that window: windows of one generation differ by it and by their use.
-        pub window: u32,
-        /// When the last flow was opened, in seconds of `bpf_ktime_get_boot_ns`.
+        /// The slots that were seen to hold it ([`crate::select::Slots::view`]).
+        pub view: u32,
+        /// When it was last asked for, in seconds of `bpf_ktime_get_boot_ns`.
         pub seen_s: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 }
 
 impl Affinity {
+    /// A backend and its view as the word that is read and written at once.
+    #[inline(always)]
+    pub const fn choice(backend: u32, view: u32) -> u64 {
+        (view as u64) << 32 | backend as u64
+    }
+
+    /// The backend and the view of such a word.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are what is asked for")]
+    pub const fn of_choice(choice: u64) -> (u32, u32) {
+        (choice as u32, (choice >> 32) as u32)
+    }
+
     /// Whether the client's last flow is more than `timeout_s` ago.
     #[inline(always)]
     pub const fn is_over(&self, timeout_s: u32, now_s: u32) -> bool {
@@ -42,6 +56,15 @@ impl Affinity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_is_the_first_word_of_the_record() {
+        let kept = Affinity { backend: 7, view: 9, ..Affinity::default() };
+        // SAFETY: the record is aligned for it, and any bytes are a word.
+        let word = unsafe { *core::ptr::from_ref(&kept).cast::<u64>() };
+        assert_eq!(word, Affinity::choice(7, 9));
+        assert_eq!(Affinity::of_choice(word), (7, 9));
+    }
 
     #[test]
     fn b72_it_ends_after_the_timeout_and_not_before() {

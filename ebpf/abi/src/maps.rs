@@ -33,6 +33,8 @@ pub const CLUSTER_RANGES: &str = "CLUSTER_RANGES";
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// Hash: cookie of a network namespace (`SO_NETNS_COOKIE`) -> [`crate::node::PodNetns`].
 pub const POD_NETNS: &str = "POD_NETNS";
+/// Array of one `u32`: bits of [`crate::node::socket_options`].
+pub const SOCKET_OPTIONS: &str = "SOCKET_OPTIONS";
 /// Hash: [`crate::affinity::AffinityKey`] -> [`crate::affinity::Affinity`].
 pub const AFFINITY: &str = "AFFINITY";
 /// Array of one: [`crate::node::NodeConfig`].

@@ -14,6 +14,13 @@ pub mod endpoint_flags {
     pub const NO_SOCKET_TRANSLATION: u32 = 1 << 0;
 }
 
+/// Bits of the value of [`crate::maps::SOCKET_OPTIONS`].
+pub mod socket_options {
+    /// Some pod of this node has [`super::endpoint_flags::NO_SOCKET_TRANSLATION`]: sockets have to
+    /// be asked whose they are.
+    pub const OPTED_OUT: u32 = 1 << 0;
+}
+
 /// Bits of a value of [`crate::maps::CLUSTER_RANGES`].
 pub mod cluster_range_flags {
     /// Pods have their addresses from it.

@@ -151,11 +151,13 @@ pub fn unserved(tables: &impl Tables, addr: Addr) -> Unserved {
     if tables.cluster_range_flags(&addr) & cluster_range_flags::SERVICES == 0 {
         return Unserved::Foreign;
     }
-    if tables.frontend(&FrontendKey::guard(addr)).flags & frontend_flags::GUARD == 0 {
-        Unserved::Unallocated
-    } else {
-        Unserved::UnknownPort
-    }
+    if is_allocated(tables, addr) { Unserved::UnknownPort } else { Unserved::Unallocated }
+}
+
+/// Whether an address is the cluster IP of a service.
+#[inline(always)]
+pub fn is_allocated(tables: &impl Tables, addr: Addr) -> bool {
+    tables.frontend(&FrontendKey::guard(addr)).flags & frontend_flags::GUARD != 0
 }
 
 /// Whether a client may use the frontend at all. A packet that carries the dialled address as its
@@ -198,6 +200,13 @@ pub fn slots(
 }
 
 impl Slots {
+    /// A fold of what these slots are: the flip of the set, and which of its windows. Two that
+    /// follow each other differ; that any two are the same is as likely as a hash collision.
+    #[inline(always)]
+    pub const fn view(&self) -> u32 {
+        self.generation.wrapping_mul(0x9e37_79b1) ^ self.first
+    }
+
     /// The backend that `hash` leads to.
     #[inline(always)]
     pub fn choose(&self, tables: &impl Tables, hash: u32, v4: bool) -> Result<Backend, NoBackend> {

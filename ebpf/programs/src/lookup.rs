@@ -103,6 +103,12 @@ pub(crate) fn unserved(addr: Addr) -> Unserved {
     select::unserved(&Maps, addr)
 }
 
+/// Whether an address is the cluster IP of a service.
+#[inline(always)]
+pub(crate) fn is_allocated(addr: Addr) -> bool {
+    select::is_allocated(&Maps, addr)
+}
+
 /// Whether a client may use the frontend.
 #[inline(always)]
 pub(crate) fn admits(frontend: &Frontend, client: &Addr, dialled: &Addr) -> bool {
@@ -152,21 +158,29 @@ pub(crate) fn choose_for(
 /// The backend that the client keeps, if it may go on to.
 #[inline(always)]
 fn kept(key: &AffinityKey, slots: &Slots, now_s: u32, v4: bool) -> Option<Backend> {
+    let held = AFFINITY.get_ptr_mut(key)?;
     // SAFETY: an element of a live map, of which aligned words are read and written; what is read
     // is checked against the tables, so that a reused element does no harm.
-    let affinity = unsafe { &mut *AFFINITY.get_ptr_mut(key)? };
-    if affinity.is_over(slots.affinity_s, now_s) {
+    let read = unsafe { core::ptr::read_volatile(held) };
+    if read.is_over(slots.affinity_s, now_s) {
         return None;
     }
-    let id = affinity.backend;
-    let seen = affinity.generation == slots.generation && affinity.window == slots.first;
-    if !seen && !offers(slots, id) {
+    // SAFETY: as above.
+    let (id, view) = Affinity::of_choice(unsafe { core::ptr::read_volatile(held.cast()) });
+    let is_new = view != slots.view();
+    // A backend that leaves the window, to terminate perhaps, does so by a flip of the set.
+    if is_new && !offers(slots, id) {
         return None;
     }
     let backend = backend(slots.set, id, v4)?;
-    affinity.generation = slots.generation;
-    affinity.window = slots.first;
-    affinity.seen_s = now_s;
+    if is_new {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(held.cast(), Affinity::choice(id, slots.view())) };
+    }
+    if read.seen_s != now_s {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*held).seen_s, now_s) };
+    }
     Some(backend)
 }
 
@@ -174,17 +188,17 @@ fn kept(key: &AffinityKey, slots: &Slots, now_s: u32, v4: bool) -> Option<Backen
 /// counts.
 #[inline(always)]
 fn keep(key: &AffinityKey, slots: &Slots, chosen: &Backend, now_s: u32, v4: bool) -> Backend {
-    let affinity = Affinity {
-        backend: chosen.id,
-        generation: slots.generation,
-        window: slots.first,
-        seen_s: now_s,
-    };
+    let view = slots.view();
     if let Some(held) = AFFINITY.get_ptr_mut(key) {
-        // SAFETY: as in `kept`. What is over is replaced in place.
-        unsafe { *held = affinity };
+        // What is over, or left the window, is replaced in place.
+        // SAFETY: as in `kept`.
+        unsafe {
+            core::ptr::write_volatile(held.cast(), Affinity::choice(chosen.id, view));
+            core::ptr::write_volatile(&raw mut (*held).seen_s, now_s);
+        }
         return *chosen;
     }
+    let affinity = Affinity { backend: chosen.id, view, seen_s: now_s, reserved: 0 };
     match AFFINITY.insert(key, &affinity, BPF_NOEXIST.into()) {
         Ok(()) => *chosen,
         Err(_) => match kept(key, slots, now_s, v4) {

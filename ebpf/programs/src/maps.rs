@@ -91,6 +91,10 @@ pub(crate) static SOURCE_RANGES: LpmTrie<SourceRange, u32, { limits::SOURCE_RANG
 pub(crate) static POD_NETNS: HashMap<u64, PodNetns, { limits::POD_NETNS_MAX as usize }> =
     HashMap::new();
 
+/// What the socket programs have to look at.
+#[btf_map]
+pub(crate) static SOCKET_OPTIONS: Array<u32, 1> = Array::new();
+
 /// Clients that keep their backends.
 #[btf_map]
 pub(crate) static AFFINITY: HashMap<

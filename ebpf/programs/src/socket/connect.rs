@@ -8,14 +8,14 @@ use aya_ebpf::{
 use mizzen_ebpf_abi::{addr::protocol, counters::Counter};
 
 use super::{
-    HAS_SET_RETVAL, PROCEED, REFUSE,
+    HAS_SET_RETVAL, PROCEED, REFUSE, Unserved, choose, client,
     context::{Family, Inet, Inet6, SockAddr},
     is_translated,
     peers::{self, Dialled},
-    service,
+    service, slots,
 };
 use crate::{
-    lookup::{self, NoBackend, Window},
+    lookup::{self, NoBackend},
     maps::count,
 };
 
@@ -64,29 +64,47 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
 
 /// Why a connection goes where it was dialled to.
 enum Untranslated {
-    /// The service has no endpoints, which only TCP finds out from `connect()`.
+    /// The service has no endpoints or no such port, which only TCP finds out from `connect()`.
     Refused,
-    /// No service, or one that another part answers for, or no memory.
+    /// No service, or one that another part answers for or a client that it does not know, or no
+    /// memory.
     Left,
 }
 
 #[inline(always)]
 fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslated> {
     let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
-    let frontend = service(sock, dialled.addr, dialled.port, protocol).ok_or(Untranslated::Left)?;
-    let slots = lookup::slots(&frontend, Window::nearby(&frontend)).map_err(refused)?;
+    let frontend =
+        service(sock, &dialled, protocol).map_err(|reason| unserved(sock, &dialled, &reason))?;
+    let slots = slots(&frontend, sock).map_err(refused)?;
     let hash = if protocol == protocol::TCP {
         // SAFETY: no preconditions.
         unsafe { bpf_get_prandom_u32() }
     } else {
         sock.hash()
     };
-    let backend = lookup::choose(&slots, hash, dialled.addr.is_v4()).map_err(refused)?;
+    let backend =
+        choose(sock, &slots, hash, dialled.addr.is_v4()).ok_or(Untranslated::Left)?;
     let peers = peers::created(sock).ok_or(Untranslated::Left)?;
     let used = peers.tick();
     peers.connect(&dialled.became(&backend, &slots, used));
     sock.rewrite::<F>(&backend.addr, backend.port);
     Ok(())
+}
+
+/// Another port of a service's address is refused (B8, B9); what no service has is no business of
+/// a socket (B10 is the packet path's).
+#[inline(always)]
+fn unserved(sock: &SockAddr, dialled: &Dialled, reason: &Unserved) -> Untranslated {
+    if matches!(reason, Unserved::Unknown)
+        && sock.protocol() == protocol::TCP
+        && lookup::is_allocated(dialled.addr)
+        && !client::opted_out(sock)
+    {
+        Untranslated::Refused
+    } else {
+        Untranslated::Left
+    }
 }
 
 #[inline(always)]

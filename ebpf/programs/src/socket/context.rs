@@ -6,10 +6,18 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie,
+    EbpfContext as _,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockAddrContext,
 };
-use mizzen_ebpf_abi::{addr::Addr, socket::spread};
+use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
+    socket::spread,
+};
+
+/// Linux' protocol number of Multipath TCP sockets (RFC 8684), which is none of IANA's.
+const MPTCP: u32 = 262;
 
 /// The context of a program.
 pub(super) struct SockAddr {
@@ -92,12 +100,23 @@ impl SockAddr {
         self.context.sock_addr
     }
 
-    /// IANA protocol number of the socket; 0 for those above 255, such as MPTCP's.
+    /// IANA protocol number of the socket, whose packets are TCP's where it is MPTCP; 0 for others
+    /// above 255.
     #[inline(always)]
     pub(super) fn protocol(&self) -> u8 {
         // SAFETY: every hook may read this field.
         let protocol = unsafe { ptr::read_volatile(&raw const (*self.raw()).protocol) };
+        if protocol == MPTCP {
+            return protocol::TCP;
+        }
         u8::try_from(protocol).unwrap_or(0)
+    }
+
+    /// The number of the socket's network namespace.
+    #[inline(always)]
+    pub(super) fn netns_cookie(&self) -> u64 {
+        // SAFETY: the context is the one that the kernel gave us.
+        unsafe { bpf_get_netns_cookie(self.as_ptr()) }
     }
 
     /// The port, network byte order.

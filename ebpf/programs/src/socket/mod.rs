@@ -4,6 +4,7 @@
 //! Forward and reverse state are written together, reverse first: a socket whose storage can't be
 //! had stays untranslated, and the packet path does its work.
 
+mod client;
 mod connect;
 mod context;
 mod getpeername;
@@ -11,37 +12,50 @@ mod peers;
 mod recvmsg;
 mod sendmsg;
 
-use aya_ebpf::{Global, helpers::generated::bpf_get_netns_cookie};
+use aya_ebpf::Global;
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     service::{Frontend, frontend_flags},
 };
 
-use self::context::SockAddr;
-use crate::lookup;
+use self::{context::SockAddr, peers::Dialled};
+use crate::lookup::{self, Backend, NoBackend, Slots};
 
 /// Return value: go on, with the address as it is now.
 const PROCEED: i32 = 1;
 /// Return value: fail the call, with the error set by `bpf_set_retval`.
 const REFUSE: i32 = 0;
 
-/// Cookie of the network namespace that is the node's; set by the loader. 0 is none.
-#[unsafe(no_mangle)]
-static NODE_NETNS_COOKIE: Global<u64> = Global::new(0);
-
 /// Whether the kernel has `bpf_set_retval`; set by the loader, so that the verifier leaves out the
 /// branch that a kernel can't run.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: Global<u32> = Global::new(1);
 
+/// Why a socket is not translated, before any backend is asked for.
+enum Unserved {
+    /// No frontend has the address and port.
+    Unknown,
+    /// A part that is not this one does its work.
+    Left,
+}
+
 /// The service that a socket dials, if its address has to be translated here.
+///
+/// Who may not use it is left to the packets, which are dropped: a client that waits in vain is
+/// what a source range is for (reference V1). So is who is not known.
 #[inline(always)]
-fn service(sock: &SockAddr, addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {
-    if addr.is_loopback() && !in_node_netns(sock) {
-        return None; // a pod's own loopback, whatever the node has on its own
+fn service(sock: &SockAddr, dialled: &Dialled, protocol: u8) -> Result<Frontend, Unserved> {
+    let addr = dialled.addr;
+    if addr.is_loopback() && !client::is_node(sock) {
+        return Err(Unserved::Left); // a pod's own loopback, whatever the node has on its own
     }
-    let frontend = lookup::frontend(addr, port, protocol)?;
-    (!answered_here(&frontend)).then_some(frontend)
+    let Some(frontend) = lookup::frontend(addr, dialled.port, protocol) else {
+        return Err(Unserved::Unknown);
+    };
+    if answered_here(&frontend) || client::opted_out(sock) || !admits(&frontend, sock, &addr) {
+        return Err(Unserved::Left);
+    }
+    Ok(frontend)
 }
 
 /// Whether the node itself answers for the frontend, which the agent says while it does.
@@ -50,11 +64,29 @@ fn answered_here(frontend: &Frontend) -> bool {
     frontend.flags & frontend_flags::PREFER_LOCAL != 0
 }
 
+/// Whether the socket's client is known to be one that may use the frontend.
 #[inline(always)]
-fn in_node_netns(sock: &SockAddr) -> bool {
-    // SAFETY: the context is the one that the kernel gave us.
-    let cookie = unsafe { bpf_get_netns_cookie(sock.as_ptr()) };
-    cookie == NODE_NETNS_COOKIE.load()
+fn admits(frontend: &Frontend, sock: &SockAddr, dialled: &Addr) -> bool {
+    frontend.flags & frontend_flags::SOURCE_RANGES == 0
+        || client::address(sock, dialled.is_v4())
+            .is_some_and(|client| lookup::admits(frontend, &client, dialled))
+}
+
+/// The slots that the socket may choose from.
+#[inline(always)]
+fn slots(frontend: &Frontend, sock: &SockAddr) -> Result<Slots, NoBackend> {
+    lookup::slots(frontend, client::window(frontend, sock))
+}
+
+/// The backend for the socket: that of its client where clients keep theirs, else the one that
+/// `hash` leads to.
+#[inline(always)]
+fn choose(sock: &SockAddr, slots: &Slots, hash: u32, v4: bool) -> Option<Backend> {
+    if slots.affinity_s == 0 {
+        return lookup::choose(slots, hash, v4).ok();
+    }
+    let client = client::address(sock, v4)?;
+    lookup::choose_for(&client, slots, hash, v4).ok()
 }
 
 /// Whether the protocol is one that sockets are translated for.

@@ -2,7 +2,8 @@
 //!
 //! A socket sticks to the backend that its cookie chose. When the set's generation changes it
 //! looks whether that backend still is one that it could choose, and chooses again where not: no
-//! datagram goes on to a backend that left.
+//! datagram goes on to a backend that left. Where clients keep their backends (session affinity)
+//! every datagram goes to that of its client, whatever the socket remembers.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use mizzen_ebpf_abi::{
@@ -12,13 +13,13 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    PROCEED,
+    PROCEED, choose,
     context::{Family, Inet, Inet6, SockAddr},
     peers::{self, Dialled},
-    service,
+    service, slots,
 };
 use crate::{
-    lookup::{self, Slots, Window},
+    lookup::{self, Slots},
     maps::count,
 };
 
@@ -56,17 +57,30 @@ fn send<F: Family>(sock: &SockAddr) -> i32 {
 
 #[inline(always)]
 fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
-    let frontend = service(sock, dialled.addr, dialled.port, protocol::UDP)?;
-    let slots = lookup::slots(&frontend, Window::nearby(&frontend)).ok()?;
+    let frontend = service(sock, dialled, protocol::UDP).ok()?;
+    let slots = slots(&frontend, sock).ok()?;
     let peers = peers::created(sock)?;
     let now = peers.tick();
-    if let Some(peer) = peers.newest(&dialled.addr, dialled.port, slots.set)
-        && still_right(peer, &slots, dialled.addr.is_v4())
-    {
-        peer.used = now;
-        return Some((peer.backend, peer.backend_port));
-    }
-    let backend = lookup::choose(&slots, sock.hash(), dialled.addr.is_v4()).ok()?;
+    let v4 = dialled.addr.is_v4();
+    let held = peers.newest(&dialled.addr, dialled.port, slots.set);
+    let backend = if slots.affinity_s == 0 {
+        if let Some(peer) = held
+            && still_right(peer, &slots, v4)
+        {
+            peer.used = now;
+            return Some((peer.backend, peer.backend_port));
+        }
+        choose(sock, &slots, sock.hash(), v4)?
+    } else {
+        let backend = choose(sock, &slots, sock.hash(), v4)?;
+        if let Some(peer) = held
+            && peer.leads_to(&backend.addr, backend.port)
+        {
+            peer.used = now;
+            return Some((backend.addr, backend.port));
+        }
+        backend
+    };
     peers.send(&dialled.became(&backend, &slots, now));
     Some((backend.addr, backend.port))
 }

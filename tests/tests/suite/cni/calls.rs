@@ -1,6 +1,6 @@
 //! Each call by itself: what it answers, what it makes, what it leaves.
 
-use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 use serde_json::{Value, json};
@@ -104,7 +104,7 @@ fn cni_19_parallel_adds_get_addresses_of_their_own() {
 struct Broken;
 
 impl PodDatapath for Broken {
-    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+    fn attach(&self, link: &PodLink, _: Option<&File>) -> Result<(), PodDatapathError> {
         let source = Box::from("the test says no");
         Err(PodDatapathError { operation: "attach", ifname: link.ifname.clone(), source })
     }

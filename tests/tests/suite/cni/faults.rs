@@ -89,7 +89,7 @@ fn cni_43_the_configuration_stays_when_the_agent_stops() {
 struct Recorder(Mutex<Vec<PodLink>>);
 
 impl PodDatapath for Recorder {
-    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+    fn attach(&self, link: &PodLink, _: Option<&File>) -> Result<(), PodDatapathError> {
         self.0.lock().unwrap().push(link.clone());
         Ok(())
     }

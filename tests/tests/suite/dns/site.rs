@@ -185,7 +185,7 @@ pub(super) fn config(upstreams: &[&str]) -> Config {
 /// endpoints with names) and `ext`.
 pub(super) fn snapshot() -> Snapshot {
     let mut all = Snapshot {
-        synced: Synced { services: true, slices: true, nodes: true },
+        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
         ..Snapshot::default()
     };
     let cidr = |address: &str, prefix_len| Cidr { address: address.parse().unwrap(), prefix_len };
