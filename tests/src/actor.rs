@@ -88,7 +88,7 @@ impl Actor {
         }
     }
 
-    /// Opens a socket of the kind `tcp4`, `tcp6`, `udp4` or `udp6`.
+    /// Opens a socket of the kind `tcp4`, `tcp6`, `mptcp4`, `mptcp6`, `udp4` or `udp6`.
     pub fn open(&mut self, kind: &str) -> Socket {
         Socket(self.say(&format!("open {kind}")).unwrap().parse().unwrap())
     }
@@ -111,6 +111,18 @@ impl Actor {
     /// `send()` of a line on a connected socket.
     pub fn send(&mut self, socket: Socket, text: &str) {
         self.say(&format!("send {} {text}", socket.0)).unwrap();
+    }
+
+    /// `sendto()` of an unconnected TCP socket with `MSG_FASTOPEN`: connects, too.
+    pub fn send_fast(&mut self, socket: Socket, to: SocketAddr, text: &str) {
+        self.say(&format!("fastopen {} {to} {text}", socket.0)).unwrap();
+    }
+
+    /// `send()`, and what comes of it instead of an answer.
+    pub fn send_in_vain(&mut self, socket: Socket, text: &str) -> io::Error {
+        let sent = self.say(&format!("send {} {text}", socket.0));
+        let answer = sent.and_then(|_| self.say(&format!("receive {}", socket.0)));
+        answer.expect_err("nobody answers")
     }
 
     /// `sendto()`.

@@ -283,8 +283,13 @@ impl LabNode {
     /// Attaches the pods' programs.
     pub fn attach_pods(&self) {
         for pod in &self.pods {
-            self.attach_pod(&pod.netns, pod.number.1);
+            self.attach_pod(&pod.netns, pod.number.1, None);
         }
+    }
+
+    /// Says whether a pod's sockets are translated.
+    pub fn annotate(&self, pod: &Pod, socket_translation: bool) {
+        self.attach_pod(&pod.netns, pod.number.1, Some(socket_translation));
     }
 
     fn pod(&self, number: u8) -> Pod {
@@ -307,7 +312,7 @@ impl LabNode {
             netns.ip(&format!("{ip}route add default via {hop} dev eth0 onlink"));
             host.ip(&format!("{ip}route add {address}/{length} dev {veth}"));
         }
-        self.attach_pod(&netns, last);
+        self.attach_pod(&netns, last, None);
         let servers = FAMILIES
             .iter()
             .map(|family| {
@@ -318,7 +323,7 @@ impl LabNode {
         Pod { netns, name, number: (self.number, last), _servers: servers }
     }
 
-    fn attach_pod(&self, netns: &Netns, last: u8) {
+    fn attach_pod(&self, netns: &Netns, last: u8, socket_translation: Option<bool>) {
         let host = &self.node.netns;
         let ifname = format!("veth{}", last - 1);
         let link = PodLink {
@@ -327,7 +332,7 @@ impl LabNode {
             pod_mac: mac(netns, "eth0"),
             host_mac: mac(host, &ifname),
             ifname,
-            socket_translation: None,
+            socket_translation,
         };
         let pods = self.datapath.pods().unwrap();
         let namespace = fs::File::open(netns.path()).unwrap();

@@ -224,8 +224,9 @@ fn start_services(
     let snapshots = shared.snapshots.clone();
     let inputs = Inputs { snapshots, facts, queries: receiver, released };
     let maps = Box::new(datapath.maps()?);
-    let sweeper = datapath.flow_sweeper()?;
-    tables.spawn("sweep flows", sweep::run(sweeper, shared.board.clone(), tables.token()));
+    let (flows, clients) = (datapath.flow_sweeper()?, datapath.affinity_sweeper()?);
+    tables.spawn("sweep flows", sweep::run(flows, shared.board.clone(), tables.token()));
+    tables.spawn("sweep affinity", sweep::run(clients, shared.board.clone(), tables.token()));
     let (cgroup, counts) = (datapath.cgroup_path().to_owned(), shared.metrics.resets.clone());
     let resets = resets::start(datapath.translations()?, cgroup, counts)
         .context("start the thread that destroys sockets")?;

@@ -12,6 +12,7 @@
 //! Nothing here ends with the agent: programs run on, and the next agent finds maps and links at
 //! their pins, and replaces the programs in place.
 
+mod affinity;
 mod cgroup;
 mod clsact;
 mod conntrack;
@@ -42,6 +43,7 @@ use std::{
 };
 
 pub use self::{
+    affinity::{AffinitySweepError, AffinitySweeper},
     cgroup::{AttachError, Cgroup, CgroupError},
     clsact::FilterError,
     conntrack::{FlowSweeper, SweepError, Swept},

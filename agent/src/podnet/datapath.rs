@@ -28,7 +28,8 @@ pub trait PodDatapath: Send + Sync {
     /// Attaches the packet programs to the host's end, and makes the pod's addresses known, and
     /// that it is the one in `netns`; without, what is known of its namespace stays.
     fn attach(&self, link: &PodLink, netns: Option<&File>) -> Result<(), PodDatapathError>;
-    /// Forgets the pod's addresses and namespace; the programs go with the link. Success where it is unknown.
+    /// Forgets the pod's addresses and namespace; the programs go with the link. Success where it
+    /// is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
 }
 
@@ -46,8 +47,8 @@ impl Announced {
 }
 
 impl PodDatapath for Announced {
-    fn attach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
-        self.datapath.attach(link)
+    fn attach(&self, link: &PodLink, netns: Option<&File>) -> Result<(), PodDatapathError> {
+        self.datapath.attach(link, netns)
     }
 
     /// Pods go on going where nobody listens in time: that only ends connections sooner.

@@ -25,8 +25,8 @@ record! {
         pub view: u32,
         /// When it was last asked for, in seconds of `bpf_ktime_get_boot_ns`.
         pub seen_s: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Seconds for which it was kept when it was seen there: the entry may be swept after them.
+        pub timeout_s: u32,
     }
 }
 

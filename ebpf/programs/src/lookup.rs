@@ -175,7 +175,10 @@ fn kept(key: &AffinityKey, slots: &Slots, now_s: u32, v4: bool) -> Option<Backen
     let backend = backend(slots.set, id, v4)?;
     if is_new {
         // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(held.cast(), Affinity::choice(id, slots.view())) };
+        unsafe {
+            core::ptr::write_volatile(held.cast(), Affinity::choice(id, slots.view()));
+            core::ptr::write_volatile(&raw mut (*held).timeout_s, slots.affinity_s);
+        }
     }
     if read.seen_s != now_s {
         // SAFETY: as above.
@@ -194,11 +197,12 @@ fn keep(key: &AffinityKey, slots: &Slots, chosen: &Backend, now_s: u32, v4: bool
         // SAFETY: as in `kept`.
         unsafe {
             core::ptr::write_volatile(held.cast(), Affinity::choice(chosen.id, view));
+            core::ptr::write_volatile(&raw mut (*held).timeout_s, slots.affinity_s);
             core::ptr::write_volatile(&raw mut (*held).seen_s, now_s);
         }
         return *chosen;
     }
-    let affinity = Affinity { backend: chosen.id, view, seen_s: now_s, reserved: 0 };
+    let affinity = Affinity { backend: chosen.id, view, seen_s: now_s, timeout_s: slots.affinity_s };
     match AFFINITY.insert(key, &affinity, BPF_NOEXIST.into()) {
         Ok(()) => *chosen,
         Err(_) => match kept(key, slots, now_s, v4) {

@@ -71,6 +71,15 @@ impl Actor {
                 let to: SocketAddr = parse(to)?;
                 self.socket(socket)?.send_to(text.as_bytes(), &to.into()).map(|_| String::new())
             }
+            ["fastopen", socket, to, text] => {
+                let to: SocketAddr = parse(to)?;
+                let sent = self.socket(socket)?.send_to_with_flags(
+                    text.as_bytes(),
+                    &to.into(),
+                    libc::MSG_FASTOPEN,
+                );
+                sent.map(|_| String::new())
+            }
             ["receive", socket] => receive(self.socket(socket)?),
             ["load", kind, to] => self.start_load(kind, to, ""),
             ["load", kind, to, name] => self.start_load(kind, to, name),
@@ -102,6 +111,8 @@ fn open(kind: &str) -> io::Result<Socket> {
     let domain = if kind.ends_with('4') { Domain::IPV4 } else { Domain::IPV6 };
     let socket = if kind.starts_with("tcp") {
         Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?
+    } else if kind.starts_with("mptcp") {
+        Socket::new(domain, Type::STREAM, Some(Protocol::MPTCP))?
     } else {
         Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?
     };

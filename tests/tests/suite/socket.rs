@@ -22,6 +22,8 @@ use mizzen_tests::{
 };
 
 mod agent;
+mod clients;
+mod kinds;
 mod migration;
 mod resets;
 mod restart;

@@ -77,7 +77,7 @@ fn r01_an_agent_that_comes_back_writes_nothing_and_interrupts_nothing() {
 }
 
 /// Waits for the kernel, which detaches in its own time.
-fn untranslated(bench: &mut Bench, vip: SocketAddr) {
+pub(super) fn untranslated(bench: &mut Bench, vip: SocketAddr) {
     until("the link to go", Duration::from_secs(5), || match bench.ask(vip) {
         Ok(_) => Err("still translated".to_owned()),
         Err(_) => Ok(()),

@@ -1,0 +1,361 @@
+//! What depends on who is behind a socket: session affinity, source ranges, the choice of a pod to
+//! have its sockets left alone. Two pods of one node and their node dial, each by every family.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use mizzen_agent::apply::maps::{AddrRange, Maps as _, SourceRange};
+use mizzen_ebpf_abi::{
+    addr::{
+        Addr,
+        protocol::{TCP, UDP},
+    },
+    counters::Counter,
+    service::frontend_flags,
+};
+use mizzen_tests::{
+    actor::Actor,
+    backend::Backend,
+    lab::{self, Lab, LabNode},
+    netns::Netns,
+    tables::Windows,
+    wait::until,
+};
+
+use super::{FAMILIES, Family, ask, names};
+
+/// Services of a test that wants two clients to differ: each of two backends for each client.
+const SERVICES: u8 = 12;
+/// Long enough for any test.
+const LONG_S: u32 = 10_800;
+
+/// A node with the clients `pods[0]` and `pods[1]`, and backends `a` and `b` in pods of their own.
+struct Bed {
+    family: Family,
+    lab: Lab,
+    actors: [Actor; 2],
+    backends: [SocketAddr; 2],
+    _servers: [Backend; 2],
+}
+
+impl Bed {
+    fn new(family: Family) -> Self {
+        let lab = Lab::new([4, 0]);
+        let node = &lab.nodes[0];
+        node.datapath.attach_sockets().unwrap();
+        let (pods, of) = (&node.pods, lab_family(family));
+        let backends = [2, 3].map(|pod: usize| SocketAddr::new(pods[pod].address(of), 9090));
+        let servers = [(2, "a"), (3, "b")].map(|(pod, name): (usize, _)| {
+            Backend::start(&pods[pod].netns, SocketAddr::new(pods[pod].address(of), 9090), name)
+        });
+        let actors = [0, 1].map(|pod: usize| node.node.pod_actor(&pods[pod].netns));
+        Self { family, lab, actors, backends, _servers: servers }
+    }
+
+    fn node(&mut self) -> &mut LabNode {
+        &mut self.lab.nodes[0]
+    }
+
+    /// A set with both backends, its clients keep theirs for `seconds`; the backends' ids.
+    fn set(&mut self, seconds: u32) -> (u32, [u32; 2]) {
+        let backends = self.backends;
+        let tables = &mut self.node().tables;
+        let set = tables.set();
+        let ids = backends.map(|addr| tables.backend(set, addr));
+        self.lead(set, &ids, Windows::all(2), seconds);
+        (set, ids)
+    }
+
+    fn lead(&mut self, set: u32, ids: &[u32], windows: Windows, seconds: u32) {
+        let tables = &mut self.node().tables;
+        let range = tables.range(set, ids, windows);
+        tables.affinity(range, seconds);
+        tables.flip(set, range);
+    }
+
+    /// What the application dials to reach the set.
+    fn frontend(&mut self, last: u8, protocol: u8, set: u32, flags: u32) -> SocketAddr {
+        let vip = SocketAddr::new(self.family.vip(last), 80);
+        self.node().tables.frontend(vip, protocol, set, flags);
+        self.family.dialled(vip)
+    }
+
+    /// Who answers a pod's new connection; the service stays its peer.
+    fn ask(&mut self, pod: usize, vip: SocketAddr) -> String {
+        let (name, peer) = ask(&mut self.actors[pod], self.family, vip).unwrap();
+        assert_eq!(peer, vip);
+        name
+    }
+
+    /// Who answers a datagram of a pod's new socket.
+    fn ask_udp(&mut self, pod: usize, vip: SocketAddr) -> String {
+        let actor = &mut self.actors[pod];
+        let socket = actor.open(self.family.udp());
+        actor.send_to(socket, vip, "?");
+        let (from, name) = actor.receive_from(socket);
+        assert_eq!(from, vip);
+        actor.close(socket);
+        name
+    }
+
+    /// Whether a pod's socket is translated; a connected datagram socket tells without any packet.
+    fn translates(&mut self, pod: usize, vip: SocketAddr) -> bool {
+        let (family, before) = (self.family, self.lab.nodes[0].counted(Counter::SocketTranslated));
+        let socket = self.actors[pod].open(family.udp());
+        self.actors[pod].connect(socket, vip).unwrap();
+        self.actors[pod].close(socket);
+        self.lab.nodes[0].counted(Counter::SocketTranslated) > before
+    }
+}
+
+fn lab_family(family: Family) -> lab::Family {
+    if family == Family::V6 { lab::Family::V6 } else { lab::Family::V4 }
+}
+
+fn each_family(case: impl Fn(&mut Bed)) {
+    for family in FAMILIES {
+        let mut bed = Bed::new(family);
+        case(&mut bed);
+        for counter in
+            [Counter::ForeignRange, Counter::ForeignBackend, Counter::AffinityTableFull]
+        {
+            assert_eq!(bed.lab.nodes[0].counted(counter), 0, "{family:?}: {}", counter.name());
+        }
+    }
+}
+
+#[test]
+fn b71_b74_b79_each_pod_keeps_its_own_backend_of_each_service() {
+    each_family(|bed| {
+        let vips: Vec<SocketAddr> = (0..SERVICES)
+            .map(|i| {
+                let (set, _) = bed.set(LONG_S);
+                bed.frontend(10 + i, TCP, set, 0)
+            })
+            .collect();
+        let choices = [0, 1].map(|pod| {
+            let of = |vip: &SocketAddr| {
+                let seen: BTreeSet<String> = (0..8).map(|_| bed.ask(pod, *vip)).collect();
+                assert_eq!(seen.len(), 1, "{:?}: {seen:?}", bed.family);
+                seen.into_iter().next().unwrap()
+            };
+            vips.iter().map(of).collect::<Vec<_>>()
+        });
+        assert_ne!(choices[0], choices[1], "two pods of a node are two clients");
+        let several: BTreeSet<&String> = choices[0].iter().collect();
+        assert_eq!(several.len(), 2, "each port of a service has its own");
+    });
+}
+
+#[test]
+fn b71_the_node_is_a_client_too() {
+    each_family(|bed| {
+        let (set, _) = bed.set(LONG_S);
+        let vip = bed.frontend(10, TCP, set, 0);
+        bed.actors[0] = bed.lab.nodes[0].node.actor();
+        let seen: BTreeSet<String> = (0..8).map(|_| bed.ask(0, vip)).collect();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+    });
+}
+
+#[test]
+fn b71_b77_datagrams_of_every_socket_of_a_pod_reach_one_backend() {
+    each_family(|bed| {
+        let (set, ids) = bed.set(LONG_S);
+        let vip = bed.frontend(10, UDP, set, 0);
+        let first = bed.ask_udp(0, vip);
+        for _ in 0..8 {
+            assert_eq!(bed.ask_udp(0, vip), first);
+            // The service changes, its backends don't: a choice made anew might be another one.
+            let order = if bed.node().tables.flips() % 2 == 0 { [0, 1] } else { [1, 0] };
+            bed.lead(set, &order.map(|i: usize| ids[i]), Windows::all(2), LONG_S);
+        }
+        let connected = bed.actors[0].open(bed.family.udp());
+        bed.actors[0].connect(connected, vip).unwrap();
+        assert_eq!(bed.actors[0].peer(connected), vip);
+        bed.actors[0].send(connected, "?");
+        assert_eq!(bed.actors[0].receive_from(connected), (vip, first));
+    });
+}
+
+#[test]
+fn b73_affinity_may_be_switched_off_and_on() {
+    each_family(|bed| {
+        let (set, ids) = bed.set(LONG_S);
+        let vip = bed.frontend(10, TCP, set, 0);
+        let seen = |bed: &mut Bed| (0..30).map(|_| bed.ask(0, vip)).collect::<BTreeSet<_>>();
+        assert_eq!(seen(bed).len(), 1);
+        bed.lead(set, &ids, Windows::all(2), 0);
+        assert_eq!(seen(bed), names(["a", "b"]));
+        bed.lead(set, &ids, Windows::all(2), LONG_S);
+        assert_eq!(seen(bed).len(), 1);
+    });
+}
+
+/// The backend that a client keeps leaves; `leave` gives the slots and windows that are left.
+fn keeps_another(leave: impl Fn([u32; 2], usize) -> (Vec<u32>, Windows)) {
+    each_family(|bed| {
+        let (set, ids) = bed.set(LONG_S);
+        let vips = [TCP, UDP].map(|protocol| bed.frontend(10, protocol, set, 0));
+        let socket = bed.actors[0].open(bed.family.udp());
+        let kept = bed.ask(0, vips[0]);
+        let ask_all = |bed: &mut Bed| {
+            bed.actors[0].send_to(socket, vips[1], "?");
+            let (from, old_socket) = bed.actors[0].receive_from(socket);
+            assert_eq!(from, vips[1]);
+            BTreeSet::from([bed.ask(0, vips[0]), bed.ask_udp(0, vips[1]), old_socket])
+        };
+        assert_eq!(ask_all(bed), [kept.clone()].into());
+        let goes = usize::from(kept == "b");
+        let other = BTreeSet::from([["b", "a"][goes].to_owned()]);
+        let (slots, windows) = leave(ids, goes);
+        bed.lead(set, &slots, windows, LONG_S);
+        assert_eq!(ask_all(bed), other, "{:?}", bed.family);
+        bed.lead(set, &ids, Windows::all(2), LONG_S);
+        assert_eq!(ask_all(bed), other, "the first one came back too late");
+    });
+}
+
+#[test]
+fn b75_a_backend_that_is_deleted_is_forgotten() {
+    keeps_another(|ids, goes| (vec![ids[1 - goes]], Windows::all(1)));
+}
+
+#[test]
+fn b76_a_terminating_backend_gets_no_new_flows_through_affinity() {
+    // It still has its slot and its record, in a window of nobody.
+    keeps_another(|ids, goes| {
+        let usable = (1, 1);
+        let windows = Windows { internal: usable, external: usable, nearby: usable, flags: 0 };
+        (vec![ids[goes], ids[1 - goes]], windows)
+    });
+}
+
+#[test]
+fn b72_a_client_that_stays_away_is_swept_and_no_other() {
+    each_family(|bed| {
+        let mut vips = [1, LONG_S].into_iter().zip([10, 11]).map(|(seconds, last)| {
+            let (set, _) = bed.set(seconds);
+            bed.frontend(last, TCP, set, 0)
+        });
+        let (short, long) = (vips.next().unwrap(), vips.next().unwrap());
+        drop(vips);
+        let kept = bed.ask(0, long);
+        bed.ask(0, short);
+        bed.ask(1, short);
+        let mut sweeper = bed.lab.nodes[0].datapath.affinity_sweeper().unwrap();
+        let mut removed = 0;
+        until("the short timeout", Duration::from_secs(10), || {
+            removed += sweeper.run(1000).unwrap().removed;
+            if removed == 2 { Ok(()) } else { Err(format!("{removed} removed")) }
+        });
+        let swept = sweeper.run(1000).unwrap();
+        assert_eq!((swept.seen, swept.removed, swept.finished), (1, 0, true));
+        assert!(sweeper.pressure() > 0.0 && sweeper.pressure() < 0.001);
+        assert_eq!(bed.ask(0, long), kept);
+    });
+}
+
+#[test]
+fn d12_of_a_namespace_that_nobody_knows_the_packets_decide() {
+    each_family(|bed| {
+        let (kept, _) = bed.set(LONG_S);
+        let (free, _) = bed.set(0);
+        let (kept, free) = (bed.frontend(10, UDP, kept, 0), bed.frontend(11, UDP, free, 0));
+        let stranger = Netns::new("stranger");
+        stranger.ip("route add default dev lo");
+        stranger.ip("-6 route add default dev lo");
+        bed.actors[0] = bed.lab.nodes[0].node.pod_actor(&stranger);
+        assert!(!bed.translates(0, kept));
+        assert!(bed.translates(0, free));
+        assert!(bed.translates(1, kept));
+    });
+}
+
+#[test]
+fn b52_b53_source_ranges_bind_pods_and_the_node_by_their_addresses() {
+    each_family(|bed| {
+        let (set, _) = bed.set(0);
+        let flags = frontend_flags::EXTERNAL | frontend_flags::SOURCE_RANGES;
+        let open = frontend_flags::EXTERNAL;
+        let ranged = [TCP, UDP].map(|protocol| bed.frontend(200, protocol, set, flags));
+        let node_port_like = bed.frontend(201, UDP, set, open);
+        let of = lab_family(bed.family);
+        let inside = bed.lab.nodes[0].pods[0].address(of);
+        let range =
+            |addr| SourceRange { set, range: AddrRange { addr: Addr::from(addr), prefix_len: 128 } };
+        bed.node().tables.maps.put_source_ranges(&[range(inside)]).unwrap();
+        assert!(names(["a", "b"]).contains(&bed.ask(0, ranged[0])));
+        assert!(bed.translates(0, ranged[1]));
+        assert!(!bed.translates(1, ranged[1]), "another pod of the same node");
+        assert!(bed.translates(1, node_port_like), "B49: other frontends of the set are free");
+        // The node's own sockets, by the node's address.
+        let node = bed.lab.address_of_node(0, of);
+        bed.actors[1] = bed.lab.nodes[0].node.actor();
+        assert!(!bed.translates(1, ranged[1]));
+        bed.node().tables.maps.put_source_ranges(&[range(node)]).unwrap();
+        assert!(bed.translates(1, ranged[1]));
+        // B56: at run time.
+        bed.node().tables.maps.remove_source_ranges(&[range(inside)]).unwrap();
+        assert!(!bed.translates(0, ranged[1]));
+    });
+}
+
+#[test]
+fn b78_affinity_with_source_ranges_keeps_its_entry() {
+    each_family(|bed| {
+        let (set, _) = bed.set(LONG_S);
+        let flags = frontend_flags::EXTERNAL | frontend_flags::SOURCE_RANGES;
+        let ranged = bed.frontend(200, TCP, set, flags);
+        let internal = bed.frontend(10, TCP, set, 0);
+        let inside = bed.lab.nodes[0].pods[0].address(lab_family(bed.family));
+        let range = AddrRange { addr: Addr::from(inside), prefix_len: 128 };
+        bed.node().tables.maps.put_source_ranges(&[SourceRange { set, range }]).unwrap();
+        let kept = bed.ask(0, ranged);
+        for _ in 0..6 {
+            assert_eq!(bed.ask(0, internal), kept);
+            assert_eq!(bed.ask(0, ranged), kept);
+        }
+    });
+}
+
+#[test]
+fn u06_a_pod_that_opts_out_is_served_by_its_packets_at_once_and_back() {
+    each_family(|bed| {
+        let (set, _) = bed.set(0);
+        let vip = bed.frontend(10, TCP, set, 0);
+        let counts = |bed: &Bed| {
+            let node = &bed.lab.nodes[0];
+            [Counter::SocketTranslated, Counter::FlowCreated].map(|counter| node.counted(counter))
+        };
+        let ask = |bed: &mut Bed, pod: usize| {
+            let before = counts(bed);
+            assert!(names(["a", "b"]).contains(&bed.ask(pod, vip)));
+            let after = counts(bed);
+            (after[0] - before[0], after[1] - before[1])
+        };
+        assert_eq!((ask(bed, 0), ask(bed, 1)), ((1, 0), (1, 0)));
+        let annotate = |bed: &Bed, translated| {
+            let node = &bed.lab.nodes[0];
+            node.annotate(&node.pods[0], translated);
+        };
+        annotate(bed, false);
+        // The agent starts anew, and has not heard of annotations yet.
+        bed.lab.nodes[0].attach_pods();
+        assert_eq!((ask(bed, 0), ask(bed, 1)), ((0, 1), (1, 0)));
+        annotate(bed, true);
+        assert_eq!((ask(bed, 0), ask(bed, 1)), ((1, 0), (1, 0)));
+    });
+}
+
+#[test]
+fn b13_a_datagram_to_a_service_without_endpoints_is_refused_by_the_next_operation() {
+    each_family(|bed| {
+        let empty = bed.node().tables.set();
+        let vip = bed.frontend(10, UDP, empty, 0);
+        let actor = &mut bed.actors[0];
+        let socket = actor.open(bed.family.udp());
+        actor.connect(socket, vip).unwrap();
+        let refused = actor.send_in_vain(socket, "?");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{refused}");
+    });
+}
