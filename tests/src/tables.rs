@@ -127,18 +127,6 @@ impl TestTables {
         }
     }
 
-    /// Lets clients keep their backends for so long, in a range that nothing points to.
-    pub fn affinity(&mut self, offset: u32, seconds: u32) {
-        self.maps.write_slots(offset + header::AFFINITY_S, &[seconds]).unwrap();
-    }
-
-    /// Marks an address as the cluster IP of a service.
-    pub fn guard(&mut self, addr: IpAddr) {
-        let key = FrontendKey::guard(Addr::from(addr));
-        let guard = Frontend::new(&key, NO_SET, frontend_flags::GUARD);
-        self.maps.put_frontends(&[(key, guard)]).unwrap();
-    }
-
     /// Lets a set's word name a range.
     pub fn flip(&mut self, set: u32, offset: u32) {
         self.room(Growing::Sets, set + 1);

@@ -67,8 +67,7 @@ impl Bed {
 
     fn lead(&mut self, set: u32, ids: &[u32], windows: Windows, seconds: u32) {
         let tables = &mut self.node().tables;
-        let range = tables.range(set, ids, windows);
-        tables.affinity(range, seconds);
+        let range = tables.range(set, ids, Windows { affinity_s: seconds, ..windows });
         tables.flip(set, range);
     }
 
@@ -225,7 +224,7 @@ fn b76_a_terminating_backend_gets_no_new_flows_through_affinity() {
     // It still has its slot and its record, in a window of nobody.
     keeps_another(|ids, goes| {
         let usable = (1, 1);
-        let windows = Windows { internal: usable, external: usable, nearby: usable, flags: 0 };
+        let windows = Windows { internal: usable, external: usable, nearby: usable, ..Windows::default() };
         (vec![ids[goes], ids[1 - goes]], windows)
     });
 }
@@ -288,6 +287,11 @@ fn b52_b53_source_ranges_bind_pods_and_the_node_by_their_addresses() {
         assert!(bed.translates(0, ranged[1]));
         assert!(!bed.translates(1, ranged[1]), "another pod of the same node");
         assert!(bed.translates(1, node_port_like), "B49: other frontends of the set are free");
+        // Its packets are dropped: it waits in vain, and nobody tells it anything.
+        let before = bed.lab.nodes[0].counted(Counter::DropSourceRange);
+        let lost = ask(&mut bed.actors[1], bed.family, ranged[0]).unwrap_err();
+        assert_eq!(lost.kind(), std::io::ErrorKind::TimedOut, "{lost}");
+        assert!(bed.lab.nodes[0].counted(Counter::DropSourceRange) > before);
         // The node's own sockets, by the node's address.
         let node = bed.lab.address_of_node(0, of);
         bed.actors[1] = bed.lab.nodes[0].node.actor();
@@ -344,6 +348,35 @@ fn u06_a_pod_that_opts_out_is_served_by_its_packets_at_once_and_back() {
         assert_eq!((ask(bed, 0), ask(bed, 1)), ((0, 1), (1, 0)));
         annotate(bed, true);
         assert_eq!((ask(bed, 0), ask(bed, 1)), ((1, 0), (1, 0)));
+    });
+}
+
+#[test]
+fn b79b_a_pod_has_the_same_backend_by_socket_and_by_packet() {
+    each_family(|bed| {
+        let vips: Vec<SocketAddr> = (0..SERVICES)
+            .map(|i| {
+                let (set, _) = bed.set(LONG_S);
+                bed.frontend(10 + i, TCP, set, 0)
+            })
+            .collect();
+        let (by_socket_first, by_packet_first) = vips.split_at(vips.len() / 2);
+        let annotate = |bed: &Bed, translated| {
+            let node = &bed.lab.nodes[0];
+            node.annotate(&node.pods[0], translated);
+        };
+        let ask_all = |bed: &mut Bed, vips: &[SocketAddr]| {
+            vips.iter().map(|vip| bed.ask(0, *vip)).collect::<Vec<_>>()
+        };
+        let flows = |bed: &Bed| bed.lab.nodes[0].counted(Counter::FlowCreated);
+        let socket = ask_all(bed, by_socket_first);
+        assert_eq!(flows(bed), 0);
+        annotate(bed, false);
+        assert_eq!(ask_all(bed, by_socket_first), socket);
+        let packet = ask_all(bed, by_packet_first);
+        assert_eq!(flows(bed), u64::from(SERVICES));
+        annotate(bed, true);
+        assert_eq!(ask_all(bed, by_packet_first), packet);
     });
 }
 
