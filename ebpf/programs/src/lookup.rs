@@ -205,13 +205,15 @@ fn keep(key: &AffinityKey, slots: &Slots, chosen: &Backend, now_s: u32, v4: bool
     let affinity = Affinity { backend: chosen.id, view, seen_s: now_s, timeout_s: slots.affinity_s };
     match AFFINITY.insert(key, &affinity, BPF_NOEXIST.into()) {
         Ok(()) => *chosen,
-        Err(_) => match kept(key, slots, now_s, v4) {
-            Some(backend) => backend,
-            None => {
+        Err(_) => {
+            let Some(held) = AFFINITY.get_ptr(key) else {
                 count(Counter::AffinityTableFull);
-                *chosen
-            }
-        },
+                return *chosen;
+            };
+            // SAFETY: as in `kept`.
+            let (id, _) = Affinity::of_choice(unsafe { core::ptr::read_volatile(held.cast()) });
+            backend(slots.set, id, v4).unwrap_or(*chosen)
+        }
     }
 }
 

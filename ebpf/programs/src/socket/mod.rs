@@ -85,24 +85,8 @@ fn choose(sock: &SockAddr, slots: &Slots, hash: u32, v4: bool) -> Option<Backend
     if slots.affinity_s == 0 {
         return lookup::choose(slots, hash, v4).ok();
     }
-    let mut backend = Backend { id: 0, addr: Addr::default(), port: [0; 2] };
-    choose_kept(sock, slots, hash, v4, &mut backend).then_some(backend)
-}
-
-/// See [`choose`]. A function of its own, and nothing returned but a bit: the verifier would walk
-/// what follows once for each of its many ways.
-#[inline(never)]
-fn choose_kept(
-    sock: &SockAddr,
-    slots: &Slots,
-    hash: u32,
-    v4: bool,
-    backend: &mut Backend,
-) -> bool {
-    let Some(client) = client::address(sock, v4) else { return false };
-    let Ok(chosen) = lookup::choose_for(&client, slots, hash, v4) else { return false };
-    *backend = chosen;
-    true
+    let client = client::address(sock, v4)?;
+    lookup::choose_for(&client, slots, hash, v4).ok()
 }
 
 /// Whether the protocol is one that sockets are translated for.
