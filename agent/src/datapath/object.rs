@@ -15,6 +15,9 @@ use super::{pin::Pins, probe::Features};
 /// The object as `cargo xtask build` made it; empty where this agent was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MIZZEN_EBPF_OBJECT"));
 
+/// How often a program is tried whose verification a signal interrupts.
+const ATTEMPTS: u32 = 5;
+
 /// Why the programs are not in the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -69,6 +72,28 @@ impl AsFd for LoadedProgram {
     }
 }
 
+/// Loads a program, again where a signal to this process ended the verifier's work.
+fn verified(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut outcome = load();
+    for _ in 1..ATTEMPTS {
+        if !outcome.as_ref().is_err_and(interrupted) {
+            break;
+        }
+        outcome = load();
+    }
+    outcome
+}
+
+/// Whether a signal came between.
+fn interrupted(error: &ProgramError) -> bool {
+    let error = match error {
+        ProgramError::LoadError { io_error, .. } => io_error,
+        ProgramError::SyscallError(call) => &call.io_error,
+        _ => return false,
+    };
+    error.raw_os_error() == Some(libc::EAGAIN)
+}
+
 /// The programs in the kernel, by name.
 #[derive(Debug, Default)]
 pub struct Programs(BTreeMap<String, LoadedProgram>);
@@ -98,8 +123,8 @@ impl Programs {
         for (name, program) in ebpf.programs_mut() {
             let failed = |source| LoadError::Program { program: name.to_owned(), source };
             match program {
-                Program::CgroupSockAddr(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
+                Program::CgroupSockAddr(program) => verified(|| program.load()),
+                Program::SchedClassifier(program) => verified(|| program.load()),
                 _ => return Err(LoadError::UnexpectedType { program: name.to_owned() }),
             }
             .map_err(failed)?;

@@ -49,10 +49,11 @@ impl PodDatapath for Pods {
             host_mac: link.host_mac,
         };
         for address in &link.addresses {
-            sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint)
-                .map_err(|source| {
+            sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint).map_err(
+                |source| {
                     failed("make the address known", link, or_full(&layout::ENDPOINTS, source))
-                })?;
+                },
+            )?;
         }
         let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
         tc::attach_pod(&interface, &self.programs, &self.pins)
@@ -96,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_full_map_is_called_by_its_name() {
-        let text = or_full(&layout::ENDPOINTS, io::Error::from_raw_os_error(libc::E2BIG)).to_string();
+        let text =
+            or_full(&layout::ENDPOINTS, io::Error::from_raw_os_error(libc::E2BIG)).to_string();
         assert!(text.contains("ENDPOINTS is full with its 4096 entries"), "{text}");
         let other = or_full(&layout::ENDPOINTS, io::Error::from_raw_os_error(libc::EPERM));
         assert_eq!(other.raw_os_error(), Some(libc::EPERM));

@@ -78,6 +78,7 @@ impl Arrived {
                 (Kind::Slices, event.is_list(), trigger)
             }
             Change::Nodes(event) => (Kind::Others, event.is_list(), None),
+            Change::Pods(event) => (Kind::Others, event.is_list(), None),
         };
         Arrival { revision: 0, kind, at: self.at, listed, trigger }
     }

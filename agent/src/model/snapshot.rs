@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{
-    ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service,
-};
+use super::{ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service};
 
 /// Which kinds have been listed completely since the agent started. Nothing is removed from the
 /// kernel, and no negative answer is given, before what it depends on is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each kind")]
 pub struct Synced {
     /// Services.
     pub services: bool,

@@ -276,12 +276,7 @@ impl Pods {
     }
 
     /// The pod as the datapath has to know it now.
-    pub(super) fn pod_link(
-        &self,
-        attachment: &Attachment,
-        entry: &Entry,
-        ifindex: u32,
-    ) -> PodLink {
+    pub(super) fn pod_link(&self, attachment: &Attachment, entry: &Entry, ifindex: u32) -> PodLink {
         let spec = link_spec(attachment, entry);
         PodLink {
             ifname: spec.host_ifname,

@@ -202,7 +202,8 @@ fn keep(key: &AffinityKey, slots: &Slots, chosen: &Backend, now_s: u32, v4: bool
         }
         return *chosen;
     }
-    let affinity = Affinity { backend: chosen.id, view, seen_s: now_s, timeout_s: slots.affinity_s };
+    let affinity =
+        Affinity { backend: chosen.id, view, seen_s: now_s, timeout_s: slots.affinity_s };
     match AFFINITY.insert(key, &affinity, BPF_NOEXIST.into()) {
         Ok(()) => *chosen,
         Err(_) => {

@@ -11,7 +11,10 @@ use crate::{
 };
 
 fn listed() -> Snapshot {
-    Snapshot { synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() }, ..Snapshot::default() }
+    Snapshot {
+        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
+        ..Snapshot::default()
+    }
 }
 
 fn at(zone: &Zone, name: &str) -> String {

@@ -83,8 +83,7 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     } else {
         sock.hash()
     };
-    let backend =
-        choose(sock, &slots, hash, dialled.addr.is_v4()).ok_or(Untranslated::Left)?;
+    let backend = choose(sock, &slots, hash, dialled.addr.is_v4()).ok_or(Untranslated::Left)?;
     let peers = peers::created(sock).ok_or(Untranslated::Left)?;
     let used = peers.tick();
     peers.connect(&dialled.became(&backend, &slots, used));
