@@ -11,6 +11,8 @@ use crate::{
     },
 };
 
+mod deletions;
+
 /// A cluster of one node with one service and one endpoint.
 fn cluster() -> ClusterState {
     let service = "{metadata: {name: web, namespace: default}, spec: {clusterIPs: [10.96.0.7],
