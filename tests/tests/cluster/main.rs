@@ -4,6 +4,7 @@
 //! The checks run one after another on one cluster; a check leaves it as it found it. At the end
 //! the cluster is removed, and that nothing is left is the last check.
 
+mod explain;
 mod follow;
 mod input;
 mod kubectl;
@@ -70,6 +71,7 @@ fn all_checks() -> Vec<Check> {
     [
         traffic::CHECKS,
         names::CHECKS,
+        explain::CHECKS,
         follow::CHECKS,
         kubectl::CHECKS,
         restart::CHECKS,
