@@ -64,6 +64,20 @@ impl MemoryMaps {
         self.writes_left = writes;
     }
 
+    /// The number of frontends below which there is room for one more. Marks of cluster IPs are
+    /// bits elsewhere.
+    fn room_for(&self, key: &FrontendKey) -> u32 {
+        let (held, capacity) = (&self.tables.frontends, self.capacities.frontends);
+        if key.is_guard() {
+            u32::MAX
+        } else if held.len() < capacity as usize {
+            capacity
+        } else {
+            let marks = held.keys().filter(|key| key.is_guard()).count();
+            capacity.saturating_add(u32::try_from(marks).unwrap_or(u32::MAX))
+        }
+    }
+
     fn count(&mut self, map: &'static str, calls: u64) -> Result<(), MapsError> {
         if let Some(left) = &mut self.writes_left {
             *left = left.checked_sub(1).ok_or_else(|| MapsError::Kernel {
@@ -168,7 +182,7 @@ impl Maps for MemoryMaps {
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         for (key, value) in entries {
             self.count(maps::FRONTENDS, 1)?;
-            let capacity = self.capacities.frontends;
+            let capacity = self.room_for(key);
             insert(&mut self.tables.frontends, maps::FRONTENDS, capacity, *key, *value)?;
         }
         Ok(())

@@ -8,13 +8,12 @@
 
 use std::{
     io,
+    marker::PhantomData,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use mizzen_ebpf_abi::service::{Frontend, FrontendKey};
-
 use super::{
-    layout::{self, GROWING, GrowingLayout, MapLayout},
+    layout::{GROWING, GrowingLayout, MapLayout},
     mapped::MappedArray,
     pin::{PinError, Pins},
     sys::{self, BatchError, Cursor},
@@ -122,24 +121,30 @@ fn record_words(layout: &GrowingLayout) -> usize {
     (layout.inner.value_size / layout.records / 4) as usize
 }
 
-/// The hash that grows.
+/// A hash that grows.
 #[derive(Debug)]
-pub(super) struct GrowingFrontends {
+pub(super) struct GrowingHash<K, V> {
     outer: Outer,
     map: OwnedFd,
     capacity: u32,
+    entries: PhantomData<(K, V)>,
 }
 
-impl GrowingFrontends {
-    pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
-        let outer = Outer::open(pins, &layout::FRONTENDS)?;
+impl<K: aya::Pod + Default, V: aya::Pod + Default> GrowingHash<K, V> {
+    pub(super) fn open(pins: &Pins, layout: &GrowingLayout) -> Result<Self, PinError> {
+        let outer = Outer::open(pins, layout)?;
         let (map, capacity) = outer.present(pins)?;
-        Ok(Self { outer, map, capacity })
+        Ok(Self { outer, map, capacity, entries: PhantomData })
     }
 
     /// How many entries it has room for.
     pub(super) fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Its shape as it is at present.
+    pub(super) fn layout(&self) -> MapLayout {
+        self.outer.layout.holding(self.capacity)
     }
 
     /// Makes room for at least `capacity` entries. Gives the number of entries that it wrote.
@@ -161,12 +166,12 @@ impl GrowingFrontends {
     }
 
     /// Calls `visit` with all entries, some at a time.
-    pub(super) fn visit(&self, visit: impl FnMut(&[FrontendKey], &[Frontend])) -> io::Result<()> {
+    pub(super) fn visit(&self, visit: impl FnMut(&[K], &[V])) -> io::Result<()> {
         visit_hash(self.map.as_fd(), visit)
     }
 }
 
-impl AsFd for GrowingFrontends {
+impl<K, V> AsFd for GrowingHash<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
     }

@@ -10,7 +10,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     limits, maps,
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    service::{Allocated, Backend4, Backend6, Frontend, FrontendKey, SetWord},
     socket::SocketPeers,
 };
 
@@ -134,8 +134,13 @@ pub(super) const BACKENDS4: GrowingLayout =
     growing_array::<[Backend4; 2]>(maps::BACKENDS4, 2, limits::BACKENDS_MIN);
 pub(super) const BACKENDS6: GrowingLayout =
     growing_array::<Backend6>(maps::BACKENDS6, 1, limits::BACKENDS_MIN);
+pub(super) const ALLOCATED: GrowingLayout = GrowingLayout {
+    inner: layout::<Addr, Allocated>(maps::ALLOCATED, HASH, NO_PREALLOC, limits::ALLOCATED_MIN),
+    records: 1,
+};
 /// All tables that grow.
-pub(super) const GROWING: [GrowingLayout; 5] = [FRONTENDS, SETS, SLOTS, BACKENDS4, BACKENDS6];
+pub(super) const GROWING: [GrowingLayout; 6] =
+    [FRONTENDS, SETS, SLOTS, BACKENDS4, BACKENDS6, ALLOCATED];
 pub(super) const NODE_ADDRS: MapLayout =
     layout::<Addr, NodeAddr>(maps::NODE_ADDRS, HASH, 0, limits::NODE_ADDRS_MAX);
 pub(super) const ENDPOINTS: MapLayout =
@@ -176,6 +181,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     SLOTS.outer(),
     BACKENDS4.outer(),
     BACKENDS6.outer(),
+    ALLOCATED.outer(),
     NODE_ADDRS,
     ENDPOINTS,
     CLUSTER_RANGES,

@@ -19,7 +19,8 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    growing::{GrowingArray, GrowingFrontends, visit_hash},
+    allocated::AllocatedAddrs,
+    growing::{GrowingArray, GrowingHash, visit_hash},
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     pin::{PinError, Pins},
     sys::{self, BatchError},
@@ -37,7 +38,8 @@ const BATCH: usize = 4096;
 /// The tables of this node's programs.
 #[derive(Debug)]
 pub struct KernelMaps {
-    frontends: GrowingFrontends,
+    frontends: GrowingHash<FrontendKey, Frontend>,
+    allocated: AllocatedAddrs,
     sets: GrowingArray,
     slots: GrowingArray,
     backends4: GrowingArray,
@@ -60,7 +62,8 @@ impl KernelMaps {
         let inside_barrier = sys::create_map(&layout::INSIDE_BARRIER)
             .map_err(|source| PinError::Open(pins.map(layout::BARRIER.name), source))?;
         Ok(Self {
-            frontends: GrowingFrontends::open(pins)?,
+            frontends: GrowingHash::open(pins, &layout::FRONTENDS)?,
+            allocated: AllocatedAddrs::open(pins)?,
             sets: GrowingArray::open(pins, &layout::SETS)?,
             slots: GrowingArray::open(pins, &layout::SLOTS)?,
             backends4: GrowingArray::open(pins, &layout::BACKENDS4)?,
@@ -77,11 +80,6 @@ impl KernelMaps {
             calls: 0,
             writes: 0,
         })
-    }
-
-    /// The shape of the frontends as they are at present.
-    fn frontends_layout(&self) -> MapLayout {
-        MapLayout { entries: self.frontends.capacity(), ..layout::FRONTENDS.inner }
     }
 
     fn count(&mut self, calls: usize, writes: usize) {
@@ -129,7 +127,12 @@ impl Maps for KernelMaps {
         let visited = self.frontends.visit(|keys, values| {
             keys.iter().zip(values).for_each(|(key, value)| visit(key, value));
         });
-        visited.map_err(kernel("read", &layout::FRONTENDS.inner, &"its entries"))
+        visited.map_err(kernel("read", &layout::FRONTENDS.inner, &"its entries"))?;
+        self.allocated.visit(visit).map_err(kernel(
+            "read",
+            &layout::ALLOCATED.inner,
+            &"its entries",
+        ))
     }
 
     fn word(&self, set: u32) -> SetWord {
@@ -211,13 +214,23 @@ impl Maps for KernelMaps {
     }
 
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
-        let written = put(self.frontends.as_fd(), &self.frontends_layout(), entries);
+        let (marks, others): (Vec<_>, Vec<_>) =
+            entries.iter().copied().partition(|(key, _)| key.is_guard());
+        let marked = self.allocated.set(marks.iter().map(|(key, _)| key), true);
+        let written = marked
+            .map_err(kernel("write to", &layout::ALLOCATED.inner, &"marks of cluster IPs"))
+            .and_then(|()| put(self.frontends.as_fd(), &self.frontends.layout(), &others));
         self.count(entries.len(), entries.len());
         written
     }
 
     fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
-        let removed = remove(self.frontends.as_fd(), &layout::FRONTENDS.inner, keys);
+        let (marks, others): (Vec<_>, Vec<_>) =
+            keys.iter().copied().partition(FrontendKey::is_guard);
+        let unmarked = self.allocated.set(marks.iter(), false);
+        let removed = unmarked
+            .map_err(kernel("write to", &layout::ALLOCATED.inner, &"marks of cluster IPs"))
+            .and_then(|()| remove(self.frontends.as_fd(), &layout::FRONTENDS.inner, &others));
         self.count(keys.len(), keys.len());
         removed
     }

@@ -13,6 +13,7 @@
 //! their pins, and replaces the programs in place.
 
 mod affinity;
+mod allocated;
 mod cgroup;
 mod clsact;
 mod conntrack;

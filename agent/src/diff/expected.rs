@@ -84,7 +84,7 @@ impl Known {
 
     fn used(&self, table: Growing) -> u32 {
         match table {
-            Growing::Frontends => count(self.frontends.len()),
+            Growing::Frontends => count(self.frontends.len() - self.marks),
             Growing::Sets => self.set_ids.in_use(),
             Growing::Slots => self.slots.capacity() - self.slots.free_words(),
             Growing::Backends4 => self.backend_ids[0].in_use(),

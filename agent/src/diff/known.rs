@@ -35,6 +35,8 @@ pub struct Known {
     /// The word of every set id that was ever in use: generations go on when an id is used again.
     pub(super) words: BTreeMap<u32, SetWord>,
     pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
+    /// How many of them are marks of cluster IPs, which are no entries of the map.
+    pub(super) marks: usize,
     pub(super) set_ids: IdSpace,
     pub(super) backend_ids: [IdSpace; 2],
     pub(super) slots: Extents,
@@ -81,6 +83,7 @@ impl Known {
             strays: Vec::new(),
             words: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            marks: 0,
             set_ids: IdSpace::new(now.sets, max.sets),
             backend_ids: [
                 IdSpace::new(now.backends4, max.backends4),
@@ -98,7 +101,7 @@ impl Known {
             Growing::Frontends => {
                 let (mut room, max) = (self.room.now.frontends, self.room.max.frontends);
                 // A hash has a power of two of buckets.
-                while self.frontends.len() > room as usize && room < max {
+                while self.frontends.len() - self.marks > room as usize && room < max {
                     room = room.saturating_mul(2).min(max);
                 }
                 room
@@ -328,15 +331,18 @@ impl Known {
             }
             return;
         };
+        // A mark says that an address is allocated, to whomever.
+        let id = if key.is_guard() { NO_SET } else { id };
         let value = Frontend::new(&key, id, flags);
         if held == Some(value) {
             return;
         }
         let capacity = self.room.max.frontends;
-        if held.is_none() && self.frontends.len() >= capacity as usize {
+        if held.is_none() && self.frontends.len() - self.marks >= capacity as usize {
             draft.refused.push(Refused::set(set, maps::FRONTENDS, capacity));
             return;
         }
+        self.marks += usize::from(held.is_none() && key.is_guard());
         self.frontends.insert(key, value);
         draft.put_frontends.push((key, value));
     }
@@ -344,7 +350,8 @@ impl Known {
     /// Makes what a plan frees available for the next one: never for the same.
     pub(super) fn release(&mut self, draft: &Draft) {
         for key in &draft.removed_frontends {
-            self.frontends.remove(key);
+            let held = self.frontends.remove(key);
+            self.marks -= usize::from(held.is_some() && key.is_guard());
         }
         for (offset, length) in &draft.freed_ranges {
             self.slots.free(*offset, *length);

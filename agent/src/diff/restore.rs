@@ -25,6 +25,7 @@ use crate::{
 pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
     let mut known = Known::empty(room);
     known.frontends.clone_from(&tables.frontends);
+    known.marks = known.frontends.keys().filter(|key| key.is_guard()).count();
     known.words = tables.sets.clone();
     known.node = Arc::new(DesiredNode {
         addrs: tables.node_addrs.clone(),

@@ -17,6 +17,8 @@ pub const SETS_MIN: u32 = 1 << 10;
 pub const SLOT_WORDS_MIN: u32 = 1 << 14;
 /// Backends of each family that there is room for at first.
 pub const BACKENDS_MIN: u32 = 1 << 12;
+/// Blocks of 256 addresses with cluster IPs in them that there is room for at first.
+pub const ALLOCATED_MIN: u32 = 1 << 8;
 
 /// Addresses of this node.
 pub const NODE_ADDRS_MAX: u32 = 1 << 10;

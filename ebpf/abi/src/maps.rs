@@ -21,6 +21,9 @@ pub const SLOTS: &str = "SLOTS";
 pub const BACKENDS4: &str = "BACKENDS4";
 /// Array that grows: backend id -> [`crate::service::Backend6`].
 pub const BACKENDS6: &str = "BACKENDS6";
+/// Hash that grows: first address of a block of 256 -> [`crate::service::Allocated`]: which
+/// addresses are services' cluster IPs.
+pub const ALLOCATED: &str = "ALLOCATED";
 /// Hash: [`crate::addr::Addr`] -> [`crate::node::NodeAddr`].
 pub const NODE_ADDRS: &str = "NODE_ADDRS";
 /// Hash: [`crate::addr::Addr`] -> [`crate::node::Endpoint`].

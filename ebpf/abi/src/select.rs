@@ -18,6 +18,11 @@ pub trait Tables {
     /// key ([`Frontend::is_of`]). Not an `Option`: the compiler carries the contents of a `None`
     /// about, and the verifier objects to what was never written.
     fn frontend(&self, key: &FrontendKey) -> Frontend;
+    /// Whether a service has this cluster IP.
+    #[inline(always)]
+    fn is_allocated(&self, addr: &Addr) -> bool {
+        self.frontend(&FrontendKey::guard(*addr)).flags & frontend_flags::GUARD != 0
+    }
     /// The flags of an address of this node.
     fn node_addr_flags(&self, addr: &Addr) -> Option<u32>;
     /// What the longest range that holds the address is for; 0 where there is none.
@@ -157,7 +162,7 @@ pub fn unserved(tables: &impl Tables, addr: Addr) -> Unserved {
 /// Whether an address is the cluster IP of a service.
 #[inline(always)]
 pub fn is_allocated(tables: &impl Tables, addr: Addr) -> bool {
-    tables.frontend(&FrontendKey::guard(addr)).flags & frontend_flags::GUARD != 0
+    tables.is_allocated(&addr)
 }
 
 /// Whether a client may use the frontend at all. A packet that carries the dialled address as its

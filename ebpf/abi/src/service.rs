@@ -102,6 +102,14 @@ record! {
         pub identity: u32,
     }
 
+    /// Which addresses of a block of 256 are services' cluster IPs: a bit for each, so that ten
+    /// thousand of them take no more room than a few hundred frontends. While the bits of a block
+    /// change, a reader may meet those of another, for one packet to a port that no service has.
+    pub struct Allocated: 32, 4 {
+        /// The bits, by the address' last octet.
+        pub bits: [u32; 8],
+    }
+
     /// An IPv4 backend.
     pub struct Backend4: 12, 4 {
         /// The address.
@@ -165,12 +173,45 @@ impl Frontend {
     }
 }
 
+impl Allocated {
+    /// The block of an address, and the address' place in it.
+    #[inline(always)]
+    pub const fn place(addr: &Addr) -> (Addr, u8) {
+        let mut block = *addr;
+        block.octets[15] = 0;
+        (block, addr.octets[15])
+    }
+
+    /// Whether the address with this last octet is one.
+    #[inline(always)]
+    pub const fn holds(&self, octet: u8) -> bool {
+        self.bits[octet as usize / 32 % 8] >> (octet % 32) & 1 != 0
+    }
+
+    /// Makes the address with this last octet one, or none.
+    pub const fn set(&mut self, octet: u8, allocated: bool) {
+        let (word, bit) = (octet as usize / 32, 1 << (octet % 32));
+        if allocated {
+            self.bits[word] |= bit;
+        } else {
+            self.bits[word] &= !bit;
+        }
+    }
+}
+
 impl FrontendKey {
     /// The key of the mark that says that a cluster IP is allocated
     /// ([`frontend_flags::GUARD`]).
     #[inline(always)]
     pub const fn guard(addr: Addr) -> Self {
         Self::new(addr, 0, 0)
+    }
+
+    /// Whether this is the key of such a mark. User space names marks as frontends; the programs
+    /// find them in [`crate::maps::ALLOCATED`].
+    #[inline(always)]
+    pub const fn is_guard(&self) -> bool {
+        self.protocol == 0 && matches!(self.port, [0, 0])
     }
 
     /// A key; `port` in host byte order.
@@ -235,6 +276,18 @@ mod tests {
         #[test]
         fn a_slot_is_inside_of_its_window(hash: u32, count in 1_u32..) {
             prop_assert!(slot_index(hash, count) < count);
+        }
+
+        #[test]
+        fn a_block_holds_what_was_set(octets: [u8; 16], other: u8) {
+            let (block, octet) = Allocated::place(&Addr { octets });
+            prop_assert_eq!((block.octets[15], octet), (0, octets[15]));
+            prop_assert_eq!(&block.octets[..15], &octets[..15]);
+            let mut allocated = Allocated::default();
+            allocated.set(octet, true);
+            prop_assert_eq!(allocated.holds(other), other == octet);
+            allocated.set(octet, false);
+            prop_assert_eq!(allocated, Allocated::default());
         }
 
         #[test]

@@ -15,12 +15,12 @@ use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey},
     counters::Counter,
     select::{self, Tables},
-    service::{Frontend, FrontendKey, NO_SET, SetWord},
+    service::{Allocated, Frontend, FrontendKey, NO_SET, SetWord},
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS4, BACKENDS6, CLUSTER_RANGES, FRONTENDS, NODE_ADDRS, PRESENT, SETS, SLOTS,
-    SOURCE_RANGES, SourceRange, count,
+    AFFINITY, ALLOCATED, BACKENDS4, BACKENDS6, CLUSTER_RANGES, FRONTENDS, NODE_ADDRS, PRESENT,
+    SETS, SLOTS, SOURCE_RANGES, SourceRange, count,
 };
 
 /// Whether the kernel has `bpf_loop`; set by the loader, so that the verifier leaves out the branch
@@ -41,6 +41,16 @@ impl Tables for Maps {
         // SAFETY: the element may be reused under our hands; the copy proves below whose it is.
         let found = unsafe { core::ptr::read_volatile(found) };
         if found.is_of(key) { found } else { nothing }
+    }
+
+    #[inline(always)]
+    fn is_allocated(&self, addr: &Addr) -> bool {
+        let (block, octet) = Allocated::place(addr);
+        match ALLOCATED.get_value_ptr_mut(PRESENT, &block) {
+            // SAFETY: an element of a live map; a word of it is read.
+            Some(found) => unsafe { (*found).holds(octet) },
+            None => false,
+        }
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     limits,
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns, cluster_range_flags},
-    service::{Backend4, Backend6, Frontend, FrontendKey},
+    service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
     socket::SocketPeers,
 };
 
@@ -55,6 +55,12 @@ pub(crate) static BACKENDS4: Growing<
 #[btf_map]
 pub(crate) static BACKENDS6: Growing<Array<Backend6, { limits::BACKENDS_MIN as usize }, MAPPED>> =
     ArrayOfMaps::new();
+
+/// Which addresses are services' cluster IPs, by block of 256.
+#[btf_map]
+pub(crate) static ALLOCATED: Growing<
+    HashMap<Addr, Allocated, { limits::ALLOCATED_MIN as usize }, AS_IT_FILLS>,
+> = ArrayOfMaps::new();
 
 /// The node's own addresses.
 #[btf_map]

@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     limits,
     node::{NodeAddr, NodeConfig, node_addr_flags},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, frontend_flags},
 };
 use mizzen_tests::node::TestNode;
 
@@ -22,6 +22,22 @@ fn frontends(count: u16) -> Vec<(FrontendKey, Frontend)> {
         (key, Frontend::new(&key, u32::from(port), 0))
     };
     (1..=count).map(of).collect()
+}
+
+/// Marks of cluster IPs: three in each of 600 blocks of addresses, more than there is room for at
+/// first, and every bit of one more.
+fn marks() -> Vec<(FrontendKey, Frontend)> {
+    let block = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        [0, 31, 255].map(|last| Addr::from_v4([10, 100 + high, low, last]))
+    };
+    let whole = (0..=u8::MAX).map(|last| Addr::from_v4([10, 99, 0, last]));
+    let six = addr("fd00:96::a");
+    let mark = |addr| {
+        let key = FrontendKey::guard(addr);
+        (key, Frontend::new(&key, NO_SET, frontend_flags::GUARD))
+    };
+    (0..600).flat_map(block).chain(whole).chain([six]).map(mark).collect()
 }
 
 fn addr(text: &str) -> Addr {
@@ -54,6 +70,10 @@ fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
         maps.grow(table, 7)?;
     }
     maps.put_frontends(&entries)?;
+    maps.put_frontends(&marks())?;
+    let unmarked: Vec<FrontendKey> = marks().into_iter().map(|(key, _)| key).step_by(3).collect();
+    maps.remove_frontends(&unmarked)?;
+    maps.remove_frontends(&unmarked[..2])?;
     maps.put_frontends(&entries[..10])?;
     maps.remove_frontends(&keys[5..6])?;
     // Some of these are missing: at the beginning, in the middle and at the end.
