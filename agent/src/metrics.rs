@@ -61,6 +61,8 @@ metrics! {
         "bpf() calls that changed the tables or waited; elements of a batch count singly";
     map_writes: "counter" "mizzen_map_writes_total"
         "Elements of the tables written or removed";
+    map_bytes: "counter" "mizzen_map_bytes_written_total"
+        "Bytes of the elements of the tables written or removed, keys included";
     set_flips: "counter" "mizzen_map_set_flips_total"
         "Backend sets that were led to another range of slots";
     plans: "counter" "mizzen_plans_total"

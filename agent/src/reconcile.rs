@@ -231,6 +231,7 @@ impl Reconciler {
         self.metrics.services.store(snapshot.services.len() as u64, Relaxed);
         self.metrics.map_calls.store(self.maps.calls(), Relaxed);
         self.metrics.map_writes.store(self.maps.writes(), Relaxed);
+        self.metrics.map_bytes.store(self.maps.bytes(), Relaxed);
         self.conclude(outcome, started);
     }
 

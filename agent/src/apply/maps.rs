@@ -267,6 +267,8 @@ pub trait Maps: Send {
     fn calls(&self) -> u64;
     /// Elements written or removed so far, by whatever means: slot words, records, entries.
     fn writes(&self) -> u64;
+    /// Bytes of those elements, keys included.
+    fn bytes(&self) -> u64;
 }
 
 /// Why a table could not be read or changed.

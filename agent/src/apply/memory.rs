@@ -19,6 +19,11 @@ use super::maps::{
 };
 use crate::diff::expected::Usage;
 
+/// A key of a longest-prefix map over addresses: a length and an address.
+type Prefix = [u32; 5];
+/// As [`Prefix`], behind a set's id.
+type SetPrefix = [u32; 6];
+
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMaps {
@@ -26,6 +31,7 @@ pub struct MemoryMaps {
     capacities: Capacities,
     calls: u64,
     writes: u64,
+    bytes: u64,
     writes_left: Option<u64>,
 }
 
@@ -78,7 +84,8 @@ impl MemoryMaps {
         }
     }
 
-    fn count(&mut self, map: &'static str, calls: u64) -> Result<(), MapsError> {
+    /// Counts the write of an element of this type.
+    fn count<Element>(&mut self, map: &'static str, calls: u64) -> Result<(), MapsError> {
         if let Some(left) = &mut self.writes_left {
             *left = left.checked_sub(1).ok_or_else(|| MapsError::Kernel {
                 operation: "write to",
@@ -89,6 +96,7 @@ impl MemoryMaps {
         }
         self.calls += calls;
         self.writes += 1;
+        self.bytes += size_of::<Element>() as u64;
         Ok(())
     }
 }
@@ -171,7 +179,7 @@ impl Maps for MemoryMaps {
         }
         if table == Growing::Frontends {
             for _ in 0..self.tables.frontends.len() {
-                self.count(table.name(), 1)?;
+                self.count::<(FrontendKey, Frontend)>(table.name(), 1)?;
             }
         }
         *self.capacities.of_mut(table) = capacity;
@@ -181,16 +189,20 @@ impl Maps for MemoryMaps {
 
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         for (key, value) in entries {
-            self.count(maps::FRONTENDS, 1)?;
-            let capacity = self.room_for(key);
-            insert(&mut self.tables.frontends, maps::FRONTENDS, capacity, *key, *value)?;
+            self.count::<(FrontendKey, Frontend)>(maps::FRONTENDS, 1)?;
+            let (room, held) = (self.room_for(key), &mut self.tables.frontends);
+            if held.len() >= room as usize && !held.contains_key(key) {
+                let (map, capacity) = (maps::FRONTENDS, self.capacities.frontends);
+                return Err(MapsError::Full { map, capacity, object: format!("{key:?}") });
+            }
+            held.insert(*key, *value);
         }
         Ok(())
     }
 
     fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
         for key in keys {
-            self.count(maps::FRONTENDS, 1)?;
+            self.count::<FrontendKey>(maps::FRONTENDS, 1)?;
             self.tables.frontends.remove(key);
         }
         Ok(())
@@ -199,7 +211,7 @@ impl Maps for MemoryMaps {
     fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError> {
         for (index, word) in (offset..).zip(words) {
             check_index(maps::SLOTS, self.capacities.slot_words, index)?;
-            self.count(maps::SLOTS, 0)?;
+            self.count::<u32>(maps::SLOTS, 0)?;
             let index = index as usize;
             if self.tables.slots.len() <= index {
                 self.tables.slots.resize(index + 1, 0);
@@ -212,7 +224,7 @@ impl Maps for MemoryMaps {
     fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
             check_index(maps::BACKENDS4, self.capacities.backends4, *id)?;
-            self.count(maps::BACKENDS4, 0)?;
+            self.count::<Backend4>(maps::BACKENDS4, 0)?;
             self.tables.backends4.insert(*id, *backend);
         }
         Ok(())
@@ -221,7 +233,7 @@ impl Maps for MemoryMaps {
     fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
         for (id, backend) in backends {
             check_index(maps::BACKENDS6, self.capacities.backends6, *id)?;
-            self.count(maps::BACKENDS6, 0)?;
+            self.count::<Backend6>(maps::BACKENDS6, 0)?;
             self.tables.backends6.insert(*id, *backend);
         }
         Ok(())
@@ -230,7 +242,7 @@ impl Maps for MemoryMaps {
     fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
         for (set, word) in words {
             check_index(maps::SETS, self.capacities.sets, *set)?;
-            self.count(maps::SETS, 0)?;
+            self.count::<SetWord>(maps::SETS, 0)?;
             self.tables.sets.insert(*set, *word);
         }
         Ok(())
@@ -243,7 +255,7 @@ impl Maps for MemoryMaps {
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
         for (addr, value) in addrs {
-            self.count(maps::NODE_ADDRS, 1)?;
+            self.count::<(Addr, NodeAddr)>(maps::NODE_ADDRS, 1)?;
             let capacity = self.capacities.node_addrs;
             insert(&mut self.tables.node_addrs, maps::NODE_ADDRS, capacity, *addr, *value)?;
         }
@@ -252,7 +264,7 @@ impl Maps for MemoryMaps {
 
     fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
         for addr in addrs {
-            self.count(maps::NODE_ADDRS, 1)?;
+            self.count::<Addr>(maps::NODE_ADDRS, 1)?;
             self.tables.node_addrs.remove(addr);
         }
         Ok(())
@@ -260,7 +272,7 @@ impl Maps for MemoryMaps {
 
     fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
         for (range, flags) in ranges {
-            self.count(maps::CLUSTER_RANGES, 1)?;
+            self.count::<(Prefix, u32)>(maps::CLUSTER_RANGES, 1)?;
             let capacity = self.capacities.cluster_ranges;
             insert(
                 &mut self.tables.cluster_ranges,
@@ -275,7 +287,7 @@ impl Maps for MemoryMaps {
 
     fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
         for range in ranges {
-            self.count(maps::CLUSTER_RANGES, 1)?;
+            self.count::<Prefix>(maps::CLUSTER_RANGES, 1)?;
             self.tables.cluster_ranges.remove(range);
         }
         Ok(())
@@ -283,7 +295,7 @@ impl Maps for MemoryMaps {
 
     fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
         for range in ranges {
-            self.count(maps::SOURCE_RANGES, 1)?;
+            self.count::<(SetPrefix, u32)>(maps::SOURCE_RANGES, 1)?;
             let (held, capacity) = (&mut self.tables.source_ranges, self.capacities.source_ranges);
             if held.len() >= capacity as usize && !held.contains(range) {
                 let (map, object) = (maps::SOURCE_RANGES, format!("{range:?}"));
@@ -296,14 +308,14 @@ impl Maps for MemoryMaps {
 
     fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
         for range in ranges {
-            self.count(maps::SOURCE_RANGES, 1)?;
+            self.count::<SetPrefix>(maps::SOURCE_RANGES, 1)?;
             self.tables.source_ranges.remove(range);
         }
         Ok(())
     }
 
     fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
-        self.count(maps::NODE_CONFIG, 1)?;
+        self.count::<NodeConfig>(maps::NODE_CONFIG, 1)?;
         self.tables.node_config = *config;
         Ok(())
     }
@@ -314,5 +326,9 @@ impl Maps for MemoryMaps {
 
     fn writes(&self) -> u64 {
         self.writes
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 }

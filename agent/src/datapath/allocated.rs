@@ -58,6 +58,13 @@ impl AllocatedAddrs {
         Ok(())
     }
 
+    /// Whether an address is marked.
+    pub(super) fn holds(&self, addr: &Addr) -> io::Result<bool> {
+        let (block, octet) = Allocated::place(addr);
+        let held: Option<Allocated> = sys::lookup(self.0.as_fd(), &block)?;
+        Ok(held.is_some_and(|bits| bits.holds(octet)))
+    }
+
     /// Calls `visit` with the mark of every address that has one.
     pub(super) fn visit(&self, mut visit: impl FnMut(&FrontendKey, &Frontend)) -> io::Result<()> {
         self.0.visit(|blocks, values| {

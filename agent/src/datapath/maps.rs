@@ -55,6 +55,7 @@ pub struct KernelMaps {
     inside_barrier: OwnedFd,
     calls: u64,
     writes: u64,
+    bytes: u64,
 }
 
 impl KernelMaps {
@@ -79,12 +80,15 @@ impl KernelMaps {
             inside_barrier,
             calls: 0,
             writes: 0,
+            bytes: 0,
         })
     }
 
-    fn count(&mut self, calls: usize, writes: usize) {
+    /// Counts writes of elements of one type.
+    fn count<Element>(&mut self, calls: usize, writes: usize) {
         self.calls += calls as u64;
         self.writes += writes as u64;
+        self.bytes += (writes * size_of::<Element>()) as u64;
     }
 }
 
@@ -209,7 +213,7 @@ impl Maps for KernelMaps {
             object: format!("{capacity} entries"),
             source: Box::new(source),
         })?;
-        self.count(copied + 1, copied);
+        self.count::<(FrontendKey, Frontend)>(copied + 1, copied);
         Ok(())
     }
 
@@ -220,7 +224,7 @@ impl Maps for KernelMaps {
         let written = marked
             .map_err(kernel("write to", &layout::ALLOCATED.inner, &"marks of cluster IPs"))
             .and_then(|()| put(self.frontends.as_fd(), &self.frontends.layout(), &others));
-        self.count(entries.len(), entries.len());
+        self.count::<(FrontendKey, Frontend)>(entries.len(), entries.len());
         written
     }
 
@@ -231,7 +235,7 @@ impl Maps for KernelMaps {
         let removed = unmarked
             .map_err(kernel("write to", &layout::ALLOCATED.inner, &"marks of cluster IPs"))
             .and_then(|()| remove(self.frontends.as_fd(), &layout::FRONTENDS.inner, &others));
-        self.count(keys.len(), keys.len());
+        self.count::<FrontendKey>(keys.len(), keys.len());
         removed
     }
 
@@ -243,7 +247,7 @@ impl Maps for KernelMaps {
         for (index, word) in (offset..).zip(words) {
             self.slots.array().write(index, &[*word]);
         }
-        self.count(0, words.len());
+        self.count::<u32>(0, words.len());
         Ok(())
     }
 
@@ -252,7 +256,7 @@ impl Maps for KernelMaps {
             check(&self.backends4, *id)?;
             self.backends4.array().write(*id, &words::<_, 3>(backend));
         }
-        self.count(0, backends.len());
+        self.count::<Backend4>(0, backends.len());
         Ok(())
     }
 
@@ -261,7 +265,7 @@ impl Maps for KernelMaps {
             check(&self.backends6, *id)?;
             self.backends6.array().write(*id, &words::<_, 6>(backend));
         }
-        self.count(0, backends.len());
+        self.count::<Backend6>(0, backends.len());
         Ok(())
     }
 
@@ -270,7 +274,7 @@ impl Maps for KernelMaps {
             check(&self.sets, *set)?;
             self.sets.array().publish(*set, word.0);
         }
-        self.count(0, words.len());
+        self.count::<SetWord>(0, words.len());
         Ok(())
     }
 
@@ -281,19 +285,19 @@ impl Maps for KernelMaps {
             &layout::BARRIER,
             &"its entry",
         ))?;
-        self.count(1, 0);
+        self.count::<()>(1, 0);
         Ok(())
     }
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
         let written = put(self.node_addrs.as_fd(), &layout::NODE_ADDRS, addrs);
-        self.count(addrs.len(), addrs.len());
+        self.count::<(Addr, NodeAddr)>(addrs.len(), addrs.len());
         written
     }
 
     fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
         let removed = remove(self.node_addrs.as_fd(), &layout::NODE_ADDRS, addrs);
-        self.count(addrs.len(), addrs.len());
+        self.count::<Addr>(addrs.len(), addrs.len());
         removed
     }
 
@@ -302,7 +306,7 @@ impl Maps for KernelMaps {
             sys::update(self.cluster_ranges.as_fd(), &PrefixKey::from(*range), flags)
                 .map_err(refused("write to", &layout::CLUSTER_RANGES, range))?;
         }
-        self.count(ranges.len(), ranges.len());
+        self.count::<(PrefixKey, u32)>(ranges.len(), ranges.len());
         Ok(())
     }
 
@@ -314,7 +318,7 @@ impl Maps for KernelMaps {
                 range,
             ))?;
         }
-        self.count(ranges.len(), ranges.len());
+        self.count::<PrefixKey>(ranges.len(), ranges.len());
         Ok(())
     }
 
@@ -323,7 +327,7 @@ impl Maps for KernelMaps {
             sys::update(self.source_ranges.as_fd(), &SourceRangeKey::from(*range), &1_u32)
                 .map_err(refused("write to", &layout::SOURCE_RANGES, range))?;
         }
-        self.count(ranges.len(), ranges.len());
+        self.count::<(SourceRangeKey, u32)>(ranges.len(), ranges.len());
         Ok(())
     }
 
@@ -332,7 +336,7 @@ impl Maps for KernelMaps {
             sys::delete(self.source_ranges.as_fd(), &SourceRangeKey::from(*range))
                 .map_err(kernel("remove from", &layout::SOURCE_RANGES, range))?;
         }
-        self.count(ranges.len(), ranges.len());
+        self.count::<SourceRangeKey>(ranges.len(), ranges.len());
         Ok(())
     }
 
@@ -342,7 +346,7 @@ impl Maps for KernelMaps {
             &layout::NODE_CONFIG,
             &"its record",
         ))?;
-        self.count(1, 1);
+        self.count::<NodeConfig>(1, 1);
         Ok(())
     }
 
@@ -352,6 +356,10 @@ impl Maps for KernelMaps {
 
     fn writes(&self) -> u64 {
         self.writes
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

@@ -24,7 +24,8 @@ use mizzen_ebpf_abi::{
 
 use super::{
     Datapath,
-    growing::GrowingFrontends,
+    allocated::AllocatedAddrs,
+    growing::GrowingHash,
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     maps::KernelMaps,
     pin::{PinError, Pins},
@@ -86,7 +87,8 @@ impl TableReaders {
 pub struct TableReader {
     /// The arrays.
     maps: KernelMaps,
-    frontends: GrowingFrontends,
+    frontends: GrowingHash<FrontendKey, Frontend>,
+    allocated: AllocatedAddrs,
     node_addrs: OwnedFd,
     cluster_ranges: OwnedFd,
     source_ranges: OwnedFd,
@@ -102,7 +104,8 @@ impl TableReader {
     fn open(pins: &Pins) -> Result<Self, PinError> {
         Ok(Self {
             maps: KernelMaps::open(pins)?,
-            frontends: GrowingFrontends::open(pins)?,
+            frontends: GrowingHash::open(pins, &layout::FRONTENDS)?,
+            allocated: AllocatedAddrs::open(pins)?,
             node_addrs: pins.open_map(&layout::NODE_ADDRS)?,
             cluster_ranges: pins.open_map(&layout::CLUSTER_RANGES)?,
             source_ranges: pins.open_map(&layout::SOURCE_RANGES)?,
@@ -165,6 +168,11 @@ impl select::Tables for TableReader {
     fn frontend(&self, key: &FrontendKey) -> Frontend {
         let found: Option<Frontend> = self.get(&self.frontends, &layout::FRONTENDS.inner, key);
         found.filter(|found| found.is_of(key)).unwrap_or_default()
+    }
+
+    fn is_allocated(&self, addr: &Addr) -> bool {
+        let held = self.allocated.holds(addr).map(Some);
+        held.unwrap_or_else(|error| self.failed(&layout::ALLOCATED.inner, error)) == Some(true)
     }
 
     fn node_addr_flags(&self, addr: &Addr) -> Option<u32> {

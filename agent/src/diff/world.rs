@@ -357,4 +357,7 @@ impl Maps for Recording {
     fn writes(&self) -> u64 {
         self.maps.writes()
     }
+    fn bytes(&self) -> u64 {
+        self.maps.bytes()
+    }
 }

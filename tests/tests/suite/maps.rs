@@ -135,6 +135,7 @@ fn the_kernel_holds_what_memory_holds() {
     write(&mut memory).unwrap();
     assert!(kernel.dump().unwrap() == memory.dump().unwrap());
     assert_eq!((kernel.calls(), kernel.writes()), (memory.calls(), memory.writes()));
+    assert_eq!(kernel.bytes(), memory.bytes());
     assert_eq!(refused(&mut kernel), refused(&mut memory));
 
     // Whoever opens the pins anew finds the same.

@@ -79,11 +79,11 @@ pub(super) fn tables_of(snapshot: &Snapshot) -> MemoryMaps {
     maps
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings { node_name: NODE.into(), snat_ports: (10_000, 29_999), ..Settings::default() }
 }
 
-fn facts() -> NodeFacts {
+pub(super) fn facts() -> NodeFacts {
     let addr = Family::V4.wire(11);
     NodeFacts { addresses: [LocalAddress { addr, ifindex: 1 }].into() }
 }

@@ -2,6 +2,7 @@
 //! `cargo xtask soak` in full.
 
 mod cluster;
+mod figures;
 mod tables;
 mod unsteady;
 mod watches;

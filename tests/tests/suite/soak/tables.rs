@@ -298,4 +298,7 @@ impl Maps for Aborting {
     fn writes(&self) -> u64 {
         self.maps.writes()
     }
+    fn bytes(&self) -> u64 {
+        self.maps.bytes()
+    }
 }
