@@ -3,7 +3,7 @@
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     nat::Origin,
-    node::endpoint_flags,
+    node::{endpoint_flags, node_config_flags},
     select::{self, Unserved, Window},
     service::{Frontend, frontend_flags},
 };
@@ -31,7 +31,10 @@ pub(super) fn explain(
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
         return left(Outcome::Local, "a listener of this node answers for the address");
     }
-    let window = Window::nearby(frontend);
+    // Where pods can't be told from others they are bound by the external policy (B47).
+    let blind = live.node_config().flags & node_config_flags::NO_POD_DETECTION != 0;
+    let outside = blind && origin != Origin::Node;
+    let window = if outside { Window::outside(frontend) } else { Window::nearby(frontend) };
     let v4 = dialled.addr.is_v4();
     let slots = select::slots(live, frontend, window);
     // The node is a client by its own address; a pod by the one that its namespace is known by.

@@ -506,7 +506,11 @@ fn b47_b48_masquerading_follows_the_configuration() {
     blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION;
     let outside = tcp(&blind, OUTSIDE, "10.96.0.7:80").packet;
     assert_eq!(masqueraded(&outside), "");
-    assert_eq!(hosts(&tcp(&blind, POD, "192.0.2.1:30081").packet), set(&[BACKEND]));
+    let pod = tcp(&blind, POD, "192.0.2.1:30081");
+    assert_eq!(hosts(&pod.packet), set(&[BACKEND]));
+    assert_eq!(hosts(&pod.socket), set(&[BACKEND]));
+    let node = tcp(&blind, NODE, "192.0.2.1:30081").socket;
+    assert_eq!(hosts(&node), set(&[BACKEND, REMOTE]));
 }
 
 #[test]
