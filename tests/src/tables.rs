@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
     node::{NodeAddr, node_addr_flags},
     service::{
         Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
-        frontend_flags, header,
+        backend_flags, frontend_flags, header,
     },
 };
 
@@ -74,16 +74,26 @@ impl TestTables {
 
     /// Writes a backend; to no set, it is freed.
     pub fn write_backend(&mut self, id: u32, set: u32, addr: SocketAddr) {
+        self.write_record(id, set, addr, 0);
+    }
+
+    /// Frees a backend whose endpoint was deleted.
+    pub fn backend_is_gone(&mut self, id: u32, addr: SocketAddr) {
+        self.write_record(id, NO_SET, addr, backend_flags::FREED | backend_flags::GONE);
+    }
+
+    fn write_record(&mut self, id: u32, set: u32, addr: SocketAddr, flags: u16) {
         let port = addr.port().to_be_bytes();
         let table = if addr.is_ipv4() { Growing::Backends4 } else { Growing::Backends6 };
         self.room(table, id + 1);
         match addr.ip() {
             IpAddr::V4(ip) => {
-                let backend = Backend4 { addr: ip.octets(), port, set, ..Backend4::default() };
+                let addr = ip.octets();
+                let backend = Backend4 { addr, port, set, flags, ..Backend4::default() };
                 self.maps.write_backends4(&[(id, backend)]).unwrap();
             }
             IpAddr::V6(ip) => {
-                let backend = Backend6 { addr: ip.octets(), port, set, ..Backend6::default() };
+                let backend = Backend6 { addr: ip.octets(), port, set, flags };
                 self.maps.write_backends6(&[(id, backend)]).unwrap();
             }
         }

@@ -54,8 +54,11 @@ counters! {
     DropFragment = "drop_fragment",
     /// Dropped: no route to the translated destination.
     DropNoRoute = "drop_no_route",
-    /// Dropped: the translated packet's time to live or hop limit ran out here.
+    /// Dropped: the translated packet's time to live or hop limit ran out here. The sender was told
+    /// where possible.
     DropHopLimit = "drop_hop_limit",
     /// Dropped: larger than the link it would leave by. The sender was told where possible.
     DropPacketTooBig = "drop_packet_too_big",
+    /// Dropped without a word: this processor has sent as many resets and ICMP errors as it may.
+    DropAnswerLimit = "drop_answer_limit",
 }

@@ -86,14 +86,16 @@ pub struct Packet {
     /// The word of the IP header before the addresses: time to live, protocol and checksum
     /// (IPv4); payload length, next header and hop limit (IPv6).
     pub ip_word: [u8; 4],
+    /// The identification that the fragments of a packet share.
+    pub identification: [u8; 4],
+    /// Octets from the IP header to the end, as that header says.
+    pub total_len: u32,
     /// The TCP header's flags octet; zero for other protocols.
     pub tcp_flags: u8,
     /// Which part of a larger packet it is.
     pub fragment: Fragment,
     /// The ICMP or ICMPv6 type where [`FlowKey::protocol`] is one of these, else zero.
     pub icmp_type: u8,
-    /// The identification that the fragments of a packet share.
-    pub identification: [u8; 4],
 }
 
 /// Which part of a larger packet one is; a number, so that any octet is valid.
@@ -240,6 +242,7 @@ impl Packet {
         self.key.destination = Addr::from_words([0, 0, prefix, header[4]]);
         self.l3 = l3;
         self.l4 = l3 + header_len;
+        self.total_len = total_len;
         self.transport(bytes, total_len - header_len, depth, protocol::ICMP)
     }
 
@@ -261,6 +264,7 @@ impl Packet {
         }
         self.l3 = l3;
         self.l4 = l3 + 40;
+        self.total_len = 40 + payload_len;
         self.extensions(bytes)?;
         let extension_len = self.l4 - (l3 + 40);
         if payload_len < extension_len {

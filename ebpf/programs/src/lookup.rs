@@ -15,7 +15,7 @@ use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey},
     counters::Counter,
     select::{self, Tables},
-    service::{Allocated, Frontend, FrontendKey, NO_SET, SetWord},
+    service::{Allocated, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
 };
 
 use crate::maps::{
@@ -145,6 +145,20 @@ pub(crate) fn choose(slots: &Slots, hash: u32, v4: bool) -> Result<Backend, NoBa
 #[inline(always)]
 pub(crate) fn backend(set: u32, id: u32, v4: bool) -> Option<Backend> {
     Maps.backend(set, id, v4)
+}
+
+/// Whether the record with this id says that the endpoint with this address and port was deleted.
+/// It says so until the id is used again.
+#[inline(always)]
+pub(crate) fn is_gone(id: u32, addr: &Addr, port: [u8; 2]) -> bool {
+    if addr.is_v4() {
+        let pair = BACKENDS4.get_value(PRESENT, &(id / 2));
+        let Some(b) = pair.map(|pair| &pair[id as usize % 2]) else { return false };
+        b.flags & backend_flags::GONE != 0 && b.port == port && addr.is(&Addr::from_v4(b.addr))
+    } else {
+        let Some(b) = BACKENDS6.get_value(PRESENT, &id) else { return false };
+        b.flags & backend_flags::GONE != 0 && b.port == port && addr.is(&Addr::from_v6(b.addr))
+    }
 }
 
 /// The backend that the client keeps, or the one that `hash` leads to, which it keeps from now on.

@@ -20,6 +20,7 @@ use mizzen_tests::{
 mod addresses;
 mod admission;
 mod affinity;
+mod answers;
 mod flows;
 mod masquerade;
 mod node;

@@ -9,7 +9,7 @@ use mizzen_ebpf_abi::{
     limits::SNAT_PROBES_MAX,
     nat,
     node::NodeConfig,
-    packet::Packet,
+    packet::{Packet, tcp_flags},
 };
 
 use super::scratch::Opening;
@@ -76,6 +76,31 @@ fn has_backend(flow: &Flow) -> bool {
             backend.addr.is(&flow.destination) && backend.port == flow.destination_port
         }
         None => false,
+    }
+}
+
+/// Whether the packet is its opener's to a backend that was deleted, and has a right to be told
+/// (V8). What the backend may still say goes to the opener: it is answered here next.
+#[inline(always)]
+pub(super) fn is_gone(packet: &Packet, flow: &Flow) -> bool {
+    packet.key.protocol == protocol::TCP
+        && flow.flags & flow_flags::ORIGINAL != 0
+        && packet.tcp_flags & tcp_flags::RST == 0
+        && lookup::is_gone(flow.backend, &flow.destination, flow.destination_port)
+}
+
+/// Takes note of a reset in the answerer's name. The entries stay for as long as after any other:
+/// should the reset be lost, the opener's next segment gets one too; a SYN opens a new flow.
+#[inline(never)]
+pub(super) fn reset(key: &FlowKey, flow: &Flow) {
+    let peer_key = key.rewritten(flow).reversed();
+    if let Some(own) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: an element of a live map; a backend that is gone writes it no more.
+        unsafe { (*own).peer_state |= state::RST };
+    }
+    if let Some(peer) = FLOWS.get_ptr_mut(&peer_key) {
+        // SAFETY: as above.
+        unsafe { (*peer).state |= state::RST };
     }
 }
 

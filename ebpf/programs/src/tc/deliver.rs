@@ -1,4 +1,5 @@
-//! The last stage: a translated packet goes to its next hop from here.
+//! The last stage: a translated packet goes to its next hop from here. The hop is found before
+//! the packet is rewritten, so that one that can't go there is still as its sender made it.
 
 use core::mem::size_of;
 
@@ -7,15 +8,24 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
+    helpers::generated::{bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
 };
-use mizzen_ebpf_abi::{addr::Addr, conntrack::FlowKey, counters::Counter, node::Endpoint};
+use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
+    conntrack::FlowKey,
+    counters::Counter,
+    node::Endpoint,
+    packet::{Bytes, Packet},
+};
 
-use super::{DROP, PASS, skb::Skb};
-use crate::maps::{ENDPOINTS, count};
+use super::{DROP, PASS, drop_counted, skb::Skb};
+use crate::maps::ENDPOINTS;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// Octets that every link of a cluster takes (RFC 791: every host does): for smaller packets no
+/// MTU is asked for.
+const FITS_EVERYWHERE: u32 = 576;
 
 /// The kernel's `struct bpf_fib_lookup`, without its unions: an IPv4 address is the first of the
 /// four words.
@@ -25,8 +35,7 @@ struct FibLookup {
     l4_protocol: u8,
     source_port: [u8; 2],
     destination_port: [u8; 2],
-    /// 0: the length of the packet itself is compared with the next link's MTU, segmentation
-    /// taken into account. The MTU on return.
+    /// The packet's, compared with the MTU of the route; that MTU on return.
     total_len: u16,
     /// Of the device that the packet came by; of the one that it leaves by on return.
     ifindex: u32,
@@ -48,48 +57,115 @@ struct NextHop {
 
 const _: () = assert!(size_of::<FibLookup>() == 64 && size_of::<NextHop>() == 20);
 
-/// Sends the packet on; `leaving` is its flow as it stands in the packet now.
+/// Where a packet goes from here.
+#[repr(C)]
+pub(super) struct Way {
+    /// By this device.
+    ifindex: u32,
+    /// To this neighbour; family 0 is the pod at the other end of the device.
+    hop: NextHop,
+    /// The link-layer addresses towards that pod.
+    macs: [u8; 12],
+    /// The MTU that the packet exceeds, where [`find`] says so.
+    pub(super) mtu: u16,
+}
+
+/// What [`find`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Found {
+    /// The way.
+    Way,
+    /// That the destination is this node itself.
+    Node,
+    /// That there is no route.
+    Nothing,
+    /// That the packet is larger than the way's MTU.
+    TooBig,
+}
+
+/// Finds the way of a packet; `leaving` is its flow as it will leave.
 #[inline(never)]
-pub(super) fn deliver(skb: Skb, leaving: &FlowKey) -> i32 {
-    match to_own_pod(skb, leaving) {
-        Some(verdict) => verdict,
-        None => route(skb, leaving),
+pub(super) fn find(skb: Skb, packet: &Packet, leaving: &FlowKey, way: &mut Way) -> Found {
+    let length = network_length(skb, packet);
+    if let Some(endpoint) = ENDPOINTS.get_ptr(&leaving.destination) {
+        // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
+        return to_pod(skb, unsafe { &*endpoint }, length, way);
+    }
+    route(skb, leaving, length, way)
+}
+
+/// Sends a packet on that is translated already: its sender wouldn't recognise what an ICMP error
+/// of ours quotes.
+#[inline(always)]
+pub(super) fn deliver(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    match find(skb, packet, &packet.key, way) {
+        Found::Way => send(skb, way),
+        Found::Node => PASS,
+        Found::Nothing => drop_counted(Counter::DropNoRoute),
+        Found::TooBig => drop_counted(Counter::DropPacketTooBig),
     }
 }
 
 /// Sends the packet on where it goes to a pod of this node.
 #[inline(always)]
-pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey) -> Option<i32> {
+pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey, way: &mut Way) -> Option<i32> {
     let endpoint = ENDPOINTS.get_ptr(&leaving.destination)?;
-    // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
-    Some(to_pod(skb, unsafe { &*endpoint }))
+    // SAFETY: as above. The node's own stack knows its devices' MTUs.
+    to_pod(skb, unsafe { &*endpoint }, 0, way);
+    Some(send(skb, way))
+}
+
+/// Octets of the largest IP packet that this buffer will be on a wire: one that holds many of a
+/// flow is segmented when it leaves.
+#[inline(always)]
+fn network_length(skb: Skb, packet: &Packet) -> u32 {
+    let segment = skb.segment_size();
+    if segment == 0 {
+        return packet.total_len;
+    }
+    let header = match packet.key.protocol {
+        // An octet that can't be read makes the packet no larger than it may be.
+        protocol::TCP => skb.load::<1>(packet.l4 + 12).map_or(20, |[offset]| offset >> 4 << 2),
+        _ => 8,
+    };
+    packet.l4 - packet.l3 + u32::from(header) + segment
 }
 
 /// To a pod of this node: the host's end of its veth sends what the pod's end receives.
 #[inline(always)]
-fn to_pod(skb: Skb, endpoint: &Endpoint) -> i32 {
+fn to_pod(skb: Skb, endpoint: &Endpoint, length: u32, way: &mut Way) -> Found {
     let (to, from) = (endpoint.pod_mac, endpoint.host_mac);
-    let macs = [
+    way.macs = [
         to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4],
         from[5],
     ];
-    if skb.store(0, &macs, 0).is_err() {
-        return DROP;
+    way.ifindex = endpoint.ifindex;
+    way.hop.family = 0;
+    if length <= FITS_EVERYWHERE {
+        return Found::Way;
     }
-    // SAFETY: the helper takes no pointers.
-    unsafe { bpf_redirect(endpoint.ifindex, 0) as i32 }
+    // In: the length to compare; out: the MTU.
+    let mut mtu = length;
+    // SAFETY: the helper reads and writes the one word.
+    let exceeds = unsafe { bpf_check_mtu(skb.as_ptr(), endpoint.ifindex, &raw mut mtu, 0, 0) };
+    if exceeds > 0 {
+        way.mtu = mtu as u16;
+        return Found::TooBig;
+    }
+    Found::Way // a device that is gone drops it
 }
 
 /// To where the node's routes lead; the kernel resolves the neighbour.
 #[inline(always)]
-fn route(skb: Skb, leaving: &FlowKey) -> i32 {
+fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
     let v4 = leaving.destination.is_v4();
     let mut fib = FibLookup {
         family: if v4 { AF_INET } else { AF_INET6 },
         l4_protocol: leaving.protocol,
         source_port: leaving.source_port,
         destination_port: leaving.destination_port,
-        total_len: 0,
+        total_len: length as u16,
         ifindex: skb.ifindex(),
         flow_info: 0,
         source: words(&leaving.source, v4),
@@ -103,21 +179,33 @@ fn route(skb: Skb, leaving: &FlowKey) -> i32 {
     let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut fib).cast(), len, 0) };
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-            let mut hop = NextHop { family: fib.family.into(), address: fib.destination };
-            let len = size_of::<NextHop>() as i32;
-            // SAFETY: as above.
-            unsafe { bpf_redirect_neigh(fib.ifindex, (&raw mut hop).cast(), len, 0) as i32 }
+            way.ifindex = fib.ifindex;
+            way.hop.family = fib.family.into();
+            way.hop.address = fib.destination;
+            Found::Way
         }
-        BPF_FIB_LKUP_RET_NOT_FWDED => PASS, // for the node itself
+        BPF_FIB_LKUP_RET_NOT_FWDED => Found::Node,
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            count(Counter::DropPacketTooBig);
-            DROP
+            way.mtu = fib.total_len;
+            Found::TooBig
         }
-        _ => {
-            count(Counter::DropNoRoute);
-            DROP
-        }
+        _ => Found::Nothing,
     }
+}
+
+/// Sends the packet on its way.
+#[inline(always)]
+pub(super) fn send(skb: Skb, way: &mut Way) -> i32 {
+    if way.hop.family == 0 {
+        if skb.store(0, &way.macs, 0).is_err() {
+            return DROP;
+        }
+        // SAFETY: the helper takes no pointers.
+        return unsafe { bpf_redirect(way.ifindex, 0) as i32 };
+    }
+    let len = size_of::<NextHop>() as i32;
+    // SAFETY: the structure has the layout that the helper expects, and its size is given.
+    unsafe { bpf_redirect_neigh(way.ifindex, (&raw mut way.hop).cast(), len, 0) as i32 }
 }
 
 /// An address as the kernel's structures hold it.

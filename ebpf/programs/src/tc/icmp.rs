@@ -9,7 +9,9 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, deliver, hop_limit, node,
+    DROP, PASS,
+    deliver::{self, Found},
+    drop_counted, hop_limit, node,
     scratch::Scratch,
     skb::{Covered, Skb},
     translate::addresses,
@@ -38,8 +40,7 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
     let flow = unsafe { &*flow };
     let to_node = flow.flags & flow_flags::TO_NODE != 0;
     let Some(hop_limit) = hop_limit(packet, to_node) else {
-        count(Counter::DropHopLimit);
-        return DROP;
+        return drop_counted(Counter::DropHopLimit);
     };
     let from_peer = packet.key.source.is(&travels.source);
     scratch.leaving = FlowKey {
@@ -47,6 +48,14 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
         destination: flow.destination,
         ..packet.key
     };
+    // No error is made about an error (RFC 1122 section 3.2.2).
+    let to_node = to_node
+        || match deliver::find(skb, packet, &scratch.leaving, &mut scratch.way) {
+            Found::Way => false,
+            Found::Node => true,
+            Found::Nothing => return drop_counted(Counter::DropNoRoute),
+            Found::TooBig => return drop_counted(Counter::DropPacketTooBig),
+        };
     let at = packet.checksum_offset();
     if quoted_packet(skb, quoted, flow, at).is_err()
         || own_header(skb, packet, &scratch.leaving, hop_limit).is_err()
@@ -54,7 +63,7 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
         return DROP;
     }
     count(Counter::PacketTranslated);
-    if to_node { node::admit(skb, flow.device) } else { deliver::deliver(skb, &scratch.leaving) }
+    if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
 }
 
 #[inline(never)]

@@ -7,6 +7,8 @@
 //! 4. [`translate`]: choose a backend for a new flow, rewrite the packet;
 //! 5. [`deliver`]: send it on.
 //!
+//! What can't go on is answered ([`reject`]).
+//!
 //! A translated packet may carry one of the node's own addresses as its source, which the stack
 //! refuses on input. So it is not handed to the stack but sent on from here, whatever its source:
 //! reverse path filters on the way have nothing to object either. The exception is a backend that
@@ -38,13 +40,20 @@ use mizzen_ebpf_abi::{
     packet::{ETHERNET_HEADER, Packet},
 };
 
-use self::{scratch::Scratch, skb::Skb};
+use self::{deliver::Found, scratch::Scratch, skb::Skb};
 use crate::{lookup::now_s, maps::count};
 
 /// The next program decides, in the end the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
 /// The packet ends here.
 const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// Ends a packet, and counts why.
+#[inline(always)]
+fn drop_counted(reason: Counter) -> i32 {
+    count(reason);
+    DROP
+}
 
 /// A packet that comes in, from an uplink or from a pod.
 #[inline(always)]
@@ -81,23 +90,29 @@ fn ingress(skb: Skb) -> i32 {
     }
     // SAFETY: the flow is an element of a live map; its addresses and flags never change.
     let flow = unsafe { &*flow };
+    if conntrack::is_gone(packet, flow) {
+        conntrack::reset(&packet.key, flow);
+        return reject::gone(skb, packet);
+    }
     let to_node = flow.flags & flow_flags::TO_NODE != 0;
     let Some(hop_limit) = hop_limit(packet, to_node) else {
-        count(Counter::DropHopLimit);
-        return DROP;
+        return reject::hop_limit(skb, packet, flow);
     };
+    scratch.leaving = packet.key.rewritten(flow);
+    let to_node = to_node
+        || match deliver::find(skb, packet, &scratch.leaving, &mut scratch.way) {
+            Found::Way => false,
+            Found::Node => true,
+            Found::Nothing => return drop_counted(Counter::DropNoRoute),
+            Found::TooBig => return reject::too_big(skb, packet, flow, scratch.way.mtu),
+        };
     if !fragments::remember(packet) {
-        count(Counter::DropFragment);
-        return DROP;
+        return drop_counted(Counter::DropFragment);
     }
     if translate::rewrite(skb, packet, flow, hop_limit).is_err() {
         return DROP;
     }
-    if to_node {
-        return node::admit(skb, flow.device);
-    }
-    scratch.leaving = packet.key.rewritten(flow);
-    deliver::deliver(skb, &scratch.leaving)
+    if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
 }
 
 /// An error belongs to the flow of what it quotes. An echo request to a cluster IP is refused as
@@ -134,8 +149,7 @@ fn answer(skb: Skb) -> i32 {
         return PASS;
     }
     if !fragments::remember(packet) {
-        count(Counter::DropFragment);
-        return DROP;
+        return drop_counted(Counter::DropFragment);
     }
     match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
         Ok(()) => PASS,

@@ -79,7 +79,7 @@ pub(super) fn egress(skb: Skb) -> i32 {
         return PASS; // routed already, to where it goes
     }
     scratch.leaving = packet.key.rewritten(flow);
-    if let Some(verdict) = deliver::to_own_pod(skb, &scratch.leaving) {
+    if let Some(verdict) = deliver::to_own_pod(skb, &scratch.leaving, &mut scratch.way) {
         return verdict;
     }
     // SAFETY: the helper takes no pointers.
@@ -118,10 +118,10 @@ pub(super) fn is_back(skb: Skb, scratch: &mut Scratch) -> bool {
 
 /// Sends a packet on that [`is_back`].
 #[inline(always)]
-pub(super) fn forward(skb: Skb, scratch: &Scratch) -> i32 {
+pub(super) fn forward(skb: Skb, scratch: &mut Scratch) -> i32 {
     if translate::is_node(scratch.packet.key.destination) {
         skb.claim();
         return PASS;
     }
-    deliver::deliver(skb, &scratch.packet.key)
+    deliver::deliver(skb, &scratch.packet, &mut scratch.way)
 }

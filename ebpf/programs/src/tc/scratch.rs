@@ -10,6 +10,8 @@ use mizzen_ebpf_abi::{
     select::Slots,
 };
 
+use super::deliver::Way;
+
 /// What one packet needs on its way.
 #[repr(C)]
 pub(super) struct Scratch {
@@ -19,6 +21,8 @@ pub(super) struct Scratch {
     pub(super) quoted: Packet,
     /// The packet's flow as it leaves.
     pub(super) leaving: FlowKey,
+    /// Where it goes.
+    pub(super) way: Way,
     /// The flow that the packet opens.
     pub(super) opening: Opening,
 }

@@ -130,12 +130,37 @@ impl Skb {
         if done == 0 { Ok(()) } else { Err(()) }
     }
 
-    /// Cuts the packet after `len` bytes.
+    /// Reads `len` bytes at an offset to the beginning of `words`.
     #[inline(always)]
-    pub(super) fn truncate(self, len: u32) -> Result<(), ()> {
+    pub(super) fn load_into<const N: usize>(
+        self,
+        offset: u32,
+        words: &mut [u32; N],
+        len: u32,
+    ) -> Option<()> {
+        let len = core::hint::black_box(len); // what is known of it is not what is checked here
+        if len == 0 || len > (N * 4) as u32 {
+            return None;
+        }
+        // SAFETY: the helper writes `len` bytes to `words`, which has room for them, or fails.
+        let done =
+            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, words.as_mut_ptr().cast(), len) };
+        (done == 0).then_some(())
+    }
+
+    /// Octets of a segment's data, where the packet is many segments of a flow; else 0.
+    #[inline(always)]
+    pub(super) fn segment_size(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).gso_size)) }
+    }
+
+    /// Cuts the packet after `len` bytes. What is left is one packet, not many segments.
+    #[inline(always)]
+    pub(super) fn truncate(self, len: u32) -> Option<()> {
         // SAFETY: the helper checks the length.
         let done = unsafe { bpf_skb_change_tail(self.0, len, 0) };
-        if done == 0 { Ok(()) } else { Err(()) }
+        (done == 0).then_some(())
     }
 
     /// Makes room for `len` bytes between the Ethernet and the IP header.
