@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use mizzen_ebpf_abi::{
@@ -177,11 +178,18 @@ fn answer(
         (Node, _) => &lab.nodes[0].node.netns,
         (Outside, _) => &lab.client,
     };
-    let client = Client::dial(netns, transport, to, 0).unwrap();
+    let client = Client::dial(netns, transport, to, fresh_port()).unwrap();
     let answer = client.ask().unwrap();
     let own_port = answer.client.port() == client.port();
     let seen = if own_port { Itself } else { Masqueraded };
     (answer.name, answer.client.ip(), Some(seen))
+}
+
+/// A source port that no flow of the same test had: one that had gone to the same backend by
+/// another address would make this one's port the node's choice.
+fn fresh_port() -> u16 {
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    61_000 + ASKED.fetch_add(1, Ordering::Relaxed) % 4_500
 }
 
 fn ask_by_actor(actor: &mut Actor, transport: Transport, to: SocketAddr) -> (String, SocketAddr) {
