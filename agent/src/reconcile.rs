@@ -367,6 +367,7 @@ fn awaited(synced: Synced, facts: bool) -> String {
         ("Services", synced.services),
         ("EndpointSlices", synced.slices),
         ("Nodes", synced.nodes),
+        ("ServiceCIDRs", synced.service_cidrs),
         ("the node's addresses", facts),
     ]
     .into_iter()

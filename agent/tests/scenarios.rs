@@ -9,7 +9,9 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use mizzen_agent::{
     apply::{
         apply,
@@ -25,7 +27,10 @@ use mizzen_agent::{
     },
     model::ObjectKey,
 };
-use mizzen_ebpf_abi::{node::node_addr_flags, service::frontend_flags, service::range_flags};
+use mizzen_ebpf_abi::{
+    node::{cluster_range_flags, node_addr_flags},
+    service::{Frontend, frontend_flags, range_flags},
+};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
@@ -53,6 +58,12 @@ struct Step {
     /// Sets without local endpoints under a Local policy: internal, external; both families.
     #[serde(default)]
     without_local: Option<(u64, u64)>,
+    /// The addresses that are marked as allocated.
+    #[serde(default)]
+    guards: Option<Vec<String>>,
+    /// What operators are told, as `service: message`.
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
 }
 
 fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
@@ -75,6 +86,10 @@ fn change_of(object: &Value) -> Change {
             let (value, _) = convert::node(&parse::<core::Node>(object));
             Change::Nodes(Event::Apply(value.expect(used)))
         }
+        "ServiceCIDR" => {
+            let (value, _) = convert::service_cidr(&parse::<networking::ServiceCIDR>(object));
+            Change::ServiceCidrs(Event::Apply(value.expect(used)))
+        }
         other => panic!("scenarios have no {other}"),
     }
 }
@@ -88,7 +103,8 @@ fn deletion_of(name: &str) -> Change {
             Change::Slices(Event::Delete(ObjectKey::new(namespace, name)))
         }
         ["Node", name] => Change::Nodes(Event::Delete(name.into())),
-        _ => panic!("{name} is neither Kind/namespace/name nor Node/name"),
+        ["ServiceCIDR", name] => Change::ServiceCidrs(Event::Delete(name.into())),
+        _ => panic!("{name} is neither Kind/namespace/name nor Kind/name"),
     }
 }
 
@@ -107,6 +123,7 @@ impl Agent {
         cluster.apply(Change::Services(Event::Replace(Vec::new())));
         cluster.apply(Change::Slices(Event::Replace(Vec::new())));
         cluster.apply(Change::Nodes(Event::Replace(Vec::new())));
+        cluster.apply(Change::ServiceCidrs(Event::Replace(Vec::new())));
         let settings = Settings {
             node_name: node.into(),
             snat_ports: (10_000, 29_999),
@@ -139,12 +156,29 @@ impl Agent {
         assert!(plan.is_empty(), "a restart writes:\n{plan}");
     }
 
+    /// Marks of addresses and warnings are as the step says.
+    fn assert_marks(&self, step: &Step, title: &str) {
+        let frontends = self.maps.tables().frontends.iter();
+        let guards = frontends.filter(|(key, _)| key.is_guard()).map(|(key, value)| {
+            assert!(value.is_of(key) && value.flags == frontend_flags::GUARD, "{title}");
+            key.addr.to_string()
+        });
+        let guards: Vec<String> = guards.collect();
+        assert_eq!(guards, step.guards.clone().unwrap_or_else(|| guards.clone()), "{title}");
+        let warnings = self.desired.warnings().into_iter();
+        let warnings: Vec<String> =
+            warnings.map(|w| format!("{}: {}", w.service, w.message)).collect();
+        assert_eq!(warnings, step.warnings.clone().unwrap_or_else(|| warnings.clone()), "{title}");
+    }
+
     fn everything(&self) -> Vec<Change> {
         let snapshot = self.cluster.snapshot();
         let services = snapshot.services.keys().cloned().map(Event::Delete).map(Change::Services);
         let slices = snapshot.slices.values().map(|slice| Event::Delete(slice.key.clone()));
         let nodes = snapshot.nodes.keys().cloned().map(Event::Delete).map(Change::Nodes);
-        services.chain(slices.map(Change::Slices)).chain(nodes).collect()
+        let ranges = snapshot.service_cidrs.keys().cloned().map(Event::Delete);
+        let ranges = ranges.map(Change::ServiceCidrs);
+        services.chain(slices.map(Change::Slices)).chain(nodes).chain(ranges).collect()
     }
 }
 
@@ -153,7 +187,10 @@ fn say(tables: &Tables) -> String {
     let mut lines = BTreeSet::new();
     for (key, found) in lookup::everything(tables) {
         let line = match found {
-            Ok(found) => format!("{}{}", FrontendName(&key), say_found(&found)),
+            Ok(found) => {
+                let admitted = say_admitted(tables, &tables.frontends[&key]);
+                format!("{}{admitted}{}", FrontendName(&key), say_found(&found))
+            }
             Err(fault) => format!("{} FAULT {fault}", FrontendName(&key)),
         };
         lines.insert(line);
@@ -162,10 +199,28 @@ fn say(tables: &Tables) -> String {
         let ports = value.flags & node_addr_flags::NODE_PORTS != 0;
         lines.insert(format!("node {addr}{}", if ports { " takes node ports" } else { "" }));
     }
-    for range in tables.cluster_ranges.keys() {
-        lines.insert(format!("pods {}/{}", range.addr, range.prefix_len));
+    for (range, uses) in &tables.cluster_ranges {
+        let names =
+            [(cluster_range_flags::PODS, "pods"), (cluster_range_flags::SERVICES, "services")];
+        let names = names.into_iter().filter(|(bit, _)| uses & bit != 0).map(|(_, name)| name);
+        let names = names.collect::<Vec<_>>().join(" and ");
+        lines.insert(if names.is_empty() {
+            format!("left alone {range}")
+        } else {
+            format!("{names} {range}")
+        });
     }
     lines.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Who may use a frontend, where not everyone may.
+fn say_admitted(tables: &Tables, frontend: &Frontend) -> String {
+    if frontend.flags & frontend_flags::SOURCE_RANGES == 0 {
+        return String::new();
+    }
+    let held = tables.source_ranges.iter().filter(|held| held.set == frontend.set);
+    let ranges: Vec<String> = held.map(|held| held.range.to_string()).collect();
+    format!(" only from {},", ranges.join(" "))
 }
 
 fn say_found(found: &Found) -> String {
@@ -230,6 +285,7 @@ fn play(path: &Path, reverse: bool) {
         let without = agent.desired.without_local_endpoints();
         let without = (without.internal.iter().sum(), without.external.iter().sum());
         assert_eq!(without, step.without_local.unwrap_or(without), "{title}");
+        agent.assert_marks(step, &title);
         agent.assert_restart_is_silent();
     }
     let mut deletions = agent.everything();

@@ -25,6 +25,14 @@ pub struct AddrRange {
     pub prefix_len: u8,
 }
 
+/// As people write it: an IPv4 range with the length of its own prefix.
+impl std::fmt::Display for AddrRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mapped = if self.addr.is_v4() { 96 } else { 0 };
+        write!(f, "{}/{}", self.addr, self.prefix_len.saturating_sub(mapped))
+    }
+}
+
 /// A range of addresses from which a set's load balancer addresses may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceRange {

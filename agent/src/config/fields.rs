@@ -98,6 +98,16 @@ fields! {
     /// Which of the node's addresses take node ports (repeatable): `primary`, or ranges such as
     /// 192.0.2.0/24
     node_port_addresses: Vec<String> = vec!["primary".to_owned()];
+    /// Open node ports on 127.0.0.1 and ::1 too, for the node's own sockets; ranges in
+    /// nodePortAddresses that hold these addresses do the same
+    localhost_node_ports: bool = false;
+    /// How pods are told from others by their addresses: `PodCIDRs`, the pod ranges of all nodes,
+    /// `ClusterCIDR`, those of clusterCidr, or `None`, not at all
+    detect_local: String = "PodCIDRs".to_owned();
+    /// Range of pod addresses (repeatable), for detectLocal ClusterCIDR
+    cluster_cidr: Vec<String> = Vec::new();
+    /// Range of cluster IPs (repeatable), for clusters without ServiceCIDR objects
+    service_cidrs: Vec<String> = Vec::new();
     /// Interface that leads to other hosts (repeatable); empty: those with the node's addresses or
     /// a default route
     uplink: Vec<String> = Vec::new();

@@ -9,6 +9,7 @@ use super::{Config, ConfigError};
 use crate::{
     datapath, desired, dns,
     kube::convert::{parse_cidr, parse_ip},
+    model::node::Cidr,
     podnet,
 };
 
@@ -30,6 +31,8 @@ impl Config {
             return Err(ConfigError::value("node_name", why));
         }
         self.node_port_ranges()?;
+        self.pod_detection()?;
+        ranges("service_cidrs", &self.service_cidrs)?;
         if self.snat_port_min == 0 || self.snat_port_min >= self.snat_port_max {
             let why = format!("must be below snatPortMax, which is {}", self.snat_port_max);
             return Err(ConfigError::value("snat_port_min", why));
@@ -47,17 +50,33 @@ impl Config {
     }
 
     fn node_port_ranges(&self) -> Result<desired::NodePortAddresses, ConfigError> {
-        if self.node_port_addresses == ["primary"] {
+        let words = self.node_port_addresses.iter().filter(|text| *text == "primary").count();
+        if words == self.node_port_addresses.len() {
             return Ok(desired::NodePortAddresses::Primary);
         }
-        let range = |text: &String| {
-            parse_cidr(text).ok_or_else(|| {
-                let why = format!("{text:?} is no range such as 192.0.2.0/24, nor `primary` alone");
-                ConfigError::value("node_port_addresses", why)
-            })
-        };
-        let ranges: Result<Vec<_>, _> = self.node_port_addresses.iter().map(range).collect();
-        Ok(desired::NodePortAddresses::Within(ranges?))
+        if words > 0 {
+            let why = "`primary` stands alone: name ranges, or the word";
+            return Err(ConfigError::value("node_port_addresses", why));
+        }
+        let ranges = ranges("node_port_addresses", &self.node_port_addresses)?;
+        Ok(desired::NodePortAddresses::Within(ranges))
+    }
+
+    fn pod_detection(&self) -> Result<desired::PodDetection, ConfigError> {
+        let cluster = ranges("cluster_cidr", &self.cluster_cidr)?;
+        match (self.detect_local.as_str(), cluster.is_empty()) {
+            ("PodCIDRs", _) => Ok(desired::PodDetection::PodCidrs),
+            ("ClusterCIDR", false) => Ok(desired::PodDetection::ClusterCidrs(cluster)),
+            ("ClusterCIDR", true) => {
+                let why = "detectLocal ClusterCIDR needs a range of pod addresses here";
+                Err(ConfigError::value("cluster_cidr", why))
+            }
+            ("None", _) => Ok(desired::PodDetection::Nothing),
+            (other, _) => {
+                let why = format!("{other:?} must be PodCIDRs, ClusterCIDR or None");
+                Err(ConfigError::value("detect_local", why))
+            }
+        }
     }
 
     /// What the tables depend on.
@@ -67,6 +86,9 @@ impl Config {
         Ok(desired::Settings {
             node_name: self.node_name.as_str().into(),
             node_port_addresses: self.node_port_ranges()?,
+            localhost_node_ports: self.localhost_node_ports,
+            pod_detection: self.pod_detection()?,
+            service_cidrs: ranges("service_cidrs", &self.service_cidrs)?,
             prefer_local: served.into_iter().map(|ip| (ip, dns.port).into()).collect(),
             masquerade_all: self.masquerade_all,
             snat_ports: (self.snat_port_min, self.snat_port_max),
@@ -121,6 +143,17 @@ impl Config {
     }
 }
 
+/// The ranges that the field `name` lists.
+fn ranges(name: &str, texts: &[String]) -> Result<Vec<Cidr>, ConfigError> {
+    let range = |text: &String| {
+        parse_cidr(text).ok_or_else(|| {
+            let why = format!("{text:?} is no range such as 192.0.2.0/24 or 2001:db8::/64");
+            ConfigError::value(name, why)
+        })
+    };
+    texts.iter().map(range).collect()
+}
+
 /// The name servers of a `resolv.conf`, in order.
 fn name_servers(text: &str) -> Vec<SocketAddr> {
     let server = |line: &str| {
@@ -149,15 +182,59 @@ mod tests {
         assert!(good.check().is_ok());
         let bad = [
             Config { node_port_addresses: vec!["10.0.0.0".into()], ..good.clone() },
+            Config {
+                node_port_addresses: vec!["primary".into(), "10.0.0.0/8".into()],
+                ..good.clone()
+            },
+            Config { detect_local: "NodeCIDR".into(), ..good.clone() },
+            Config { detect_local: "ClusterCIDR".into(), ..good.clone() },
+            Config { cluster_cidr: vec!["10.0.0.0/33".into()], ..good.clone() },
+            Config { service_cidrs: vec!["10.96.0.0".into()], ..good.clone() },
             Config { snat_port_min: 30_000, ..good.clone() },
             Config { log_format: "xml".into(), ..good.clone() },
             Config { dns_upstream: vec!["dns.example".into()], ..good.clone() },
         ];
-        for (config, flag) in
-            bad.iter().zip(["node-port-addresses", "snat-port-min", "log-format", "dns-upstream"])
-        {
+        let flags = [
+            "node-port-addresses",
+            "node-port-addresses",
+            "detect-local",
+            "cluster-cidr",
+            "cluster-cidr",
+            "service-cidrs",
+            "snat-port-min",
+            "log-format",
+            "dns-upstream",
+        ];
+        assert_eq!(bad.len(), flags.len());
+        for (config, flag) in bad.iter().zip(flags) {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(&format!("(--{flag})")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_tables_depend_on_is_read() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let config = Config {
+            node_port_addresses: texts(&["127.0.0.0/8", "2001:db8::/64"]),
+            localhost_node_ports: true,
+            detect_local: "ClusterCIDR".into(),
+            cluster_cidr: texts(&["10.244.0.0/16"]),
+            service_cidrs: texts(&["10.96.0.0/12"]),
+            ..Config::default()
+        };
+        let settings = config.tables().unwrap();
+        let range = |text: &str| text.parse::<Cidr>().unwrap();
+        let within = vec![range("127.0.0.0/8"), range("2001:db8::/64")];
+        assert_eq!(settings.node_port_addresses, desired::NodePortAddresses::Within(within));
+        assert!(settings.localhost_node_ports);
+        let pods = vec![range("10.244.0.0/16")];
+        assert_eq!(settings.pod_detection, desired::PodDetection::ClusterCidrs(pods));
+        assert_eq!(settings.service_cidrs, [range("10.96.0.0/12")]);
+        let primary = [texts(&[]), texts(&["primary"])];
+        for node_port_addresses in primary {
+            let settings = Config { node_port_addresses, ..Config::default() }.tables().unwrap();
+            assert_eq!(settings.node_port_addresses, desired::NodePortAddresses::Primary);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Who gets a frontend that more than one set asks for.
 //!
-//! The lexicographically first of the claimants wins, so that every node and every order of events
-//! come to the same answer; when it goes, the next takes over in the same plan (reference B127).
+//! The set of the oldest service has it, and among services of one age that of the first by name:
+//! who comes later takes nothing from who is there, and every node and every order of events come
+//! to the same answer. When it goes, the next takes over in the same plan (reference B127).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,27 +10,36 @@ use mizzen_ebpf_abi::service::FrontendKey;
 
 use super::SetKey;
 
+/// Who asks for a frontend. The one that has it comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claimant {
+    /// When its service was created, in seconds since 1970.
+    pub created_s: i64,
+    /// The set.
+    pub set: SetKey,
+}
+
 /// All claims to all frontends.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    by_frontend: BTreeMap<FrontendKey, BTreeMap<SetKey, u32>>,
+    by_frontend: BTreeMap<FrontendKey, BTreeMap<Claimant, u32>>,
     contested: BTreeSet<FrontendKey>,
 }
 
 impl Claims {
-    /// Enters that `set` asks for `frontend` with `flags`.
-    pub fn enter(&mut self, frontend: FrontendKey, set: SetKey, flags: u32) {
+    /// Enters that `claimant` asks for `frontend` with `flags`.
+    pub fn enter(&mut self, frontend: FrontendKey, claimant: Claimant, flags: u32) {
         let claimants = self.by_frontend.entry(frontend).or_default();
-        claimants.insert(set, flags);
+        claimants.insert(claimant, flags);
         if claimants.len() > 1 {
             self.contested.insert(frontend);
         }
     }
 
     /// Withdraws a claim.
-    pub fn withdraw(&mut self, frontend: &FrontendKey, set: &SetKey) {
+    pub fn withdraw(&mut self, frontend: &FrontendKey, claimant: &Claimant) {
         if let Some(claimants) = self.by_frontend.get_mut(frontend) {
-            claimants.remove(set);
+            claimants.remove(claimant);
             if claimants.len() < 2 {
                 self.contested.remove(frontend);
             }
@@ -46,7 +56,8 @@ impl Claims {
 
     /// Everyone who asks for the frontend, the winner first.
     pub fn claimants(&self, frontend: &FrontendKey) -> impl Iterator<Item = (&SetKey, u32)> {
-        self.by_frontend.get(frontend).into_iter().flatten().map(|(set, flags)| (set, *flags))
+        let claimants = self.by_frontend.get(frontend).into_iter().flatten();
+        claimants.map(|(claimant, flags)| (&claimant.set, *flags))
     }
 
     /// The frontends that more than one set asks for.

@@ -10,10 +10,11 @@ use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL, range_
 
 use super::{
     DesiredSet, NodeFacts, SetKey, Settings, Warning,
-    claims::Claims,
+    claims::{Claimant, Claims},
     gone::{self, Deleted, Departures},
     node::{DesiredNode, desired_node},
     service::desired_sets,
+    topology::Place,
 };
 use crate::model::{ObjectKey, snapshot::Snapshot};
 
@@ -41,11 +42,23 @@ impl Change {
     }
 }
 
+/// What a service asks for.
+#[derive(Clone, Debug)]
+struct Served {
+    /// When it was created, in seconds since 1970.
+    created_s: i64,
+    sets: BTreeMap<SetKey, Arc<DesiredSet>>,
+}
+
 /// The desired state, built up from snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     settings: Settings,
-    services: BTreeMap<ObjectKey, BTreeMap<SetKey, Arc<DesiredSet>>>,
+    services: BTreeMap<ObjectKey, Served>,
+    /// Cluster IPs of services that are another proxy's.
+    foreign: BTreeMap<ObjectKey, Vec<IpAddr>>,
+    /// The zone of this node.
+    zone: Option<Arc<str>>,
     claims: Claims,
     warnings: BTreeMap<ObjectKey, Vec<Warning>>,
     without_local: WithoutLocalEndpoints,
@@ -68,14 +81,25 @@ impl Desired {
         let mut dead = self.departures.nodes_gone(&self.seen, snapshot);
         let mut changed = changed_services(&self.seen, snapshot);
         changed.extend(dead.keys().cloned());
+        let zone = snapshot.nodes.get(&self.settings.node_name).and_then(|node| node.zone.clone());
+        if self.zone != zone {
+            self.zone = zone;
+            let topological = snapshot.services.values().filter(|service| service.topology);
+            changed.extend(topological.map(|service| service.key.clone()));
+        }
         for service in changed {
             let mut dead = dead.remove(&service).unwrap_or_default();
             dead.extend(self.departures.follow(&service, &self.seen, snapshot));
             self.follow(&service, snapshot, &dead, &mut touched);
         }
-        let nodes_changed = self.seen.nodes.diff(&snapshot.nodes).next().is_some();
-        if nodes_changed || self.facts != *facts || self.seen.revision == 0 {
-            self.node = Arc::new(desired_node(snapshot, facts, &self.settings));
+        if touched.foreign
+            || self.facts != *facts
+            || self.seen.revision == 0
+            || self.seen.nodes.diff(&snapshot.nodes).next().is_some()
+            || self.seen.service_cidrs.diff(&snapshot.service_cidrs).next().is_some()
+        {
+            let foreign = self.foreign.values().flatten().copied();
+            self.node = Arc::new(desired_node(snapshot, facts, &self.settings, foreign));
             self.facts = facts.clone();
         }
         self.seen = snapshot.clone();
@@ -92,6 +116,8 @@ impl Desired {
             .map(|(key, _)| key.service.clone())
             .collect();
         let (mut touched, snapshot) = (Touched::default(), self.seen.clone());
+        let foreign = self.foreign.values().flatten().copied();
+        self.node = Arc::new(desired_node(&snapshot, &self.facts, &self.settings, foreign));
         for service in preferring {
             self.replace(&service, &snapshot, &mut touched);
         }
@@ -127,22 +153,28 @@ impl Desired {
 
     /// All of it, as one change.
     pub fn everything(&self) -> Change {
-        let sets = self.services.values().flat_map(BTreeMap::keys).cloned().collect();
-        let frontends = self.claims.frontends().copied().collect();
-        let touched = Touched { sets, frontends, deleted: Deleted::new() };
+        let touched = Touched {
+            sets: self.sets().map(|(key, _)| key.clone()).collect(),
+            frontends: self.claims.frontends().copied().collect(),
+            ..Touched::default()
+        };
         Change { complete: true, ..self.resolve(touched) }
     }
 
     /// What is wrong with the objects of the cluster, by service.
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings: Vec<Warning> = self.warnings.values().flatten().cloned().collect();
-        for frontend in self.claims.contested() {
+        // The mark of an address goes with the frontends on it.
+        for frontend in self.claims.contested().filter(|frontend| !frontend.is_guard()) {
             let mut claimants = self.claims.claimants(frontend).map(|(set, _)| set);
             let Some(winner) = claimants.next() else { continue };
             let (addr, port) = (frontend.addr, u16::from_be_bytes(frontend.port));
             warnings.extend(claimants.map(|loser| Warning {
                 service: loser.service.clone(),
-                message: format!("{addr} port {port} is left out: {} has it", winner.service),
+                message: format!(
+                    "{addr} port {port} is left out: {} has it and goes before {}",
+                    winner.service, loser.service
+                ),
             }));
         }
         warnings
@@ -150,7 +182,7 @@ impl Desired {
 
     /// The sets of every service.
     pub fn sets(&self) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
-        self.services.values().flatten()
+        self.services.values().flat_map(|service| &service.sets)
     }
 
     /// How many sets a traffic policy Local leaves without an endpoint on this node.
@@ -177,42 +209,58 @@ impl Desired {
         dead: &BTreeSet<IpAddr>,
         touched: &mut Touched,
     ) {
-        let before = self.services.get(service).cloned().unwrap_or_default();
+        let before = self.services.get(service).map_or_else(BTreeMap::new, |of| of.sets.clone());
         self.replace(service, snapshot, touched);
-        if let Some(sets) = self.services.get_mut(service) {
-            self.departures.keep_idle(service, &before, sets);
+        if let Some(served) = self.services.get_mut(service) {
+            self.departures.keep_idle(service, &before, &mut served.sets);
         }
         touched.deleted.extend(gone::of_sets(&before, dead));
     }
 
     /// Puts the sets of one service in the place of those that it had.
     fn replace(&mut self, service: &ObjectKey, snapshot: &Snapshot, touched: &mut Touched) {
-        for (key, set) in self.services.remove(service).unwrap_or_default() {
-            for (frontend, _) in &set.frontends {
-                self.claims.withdraw(frontend, &key);
-                touched.frontends.insert(*frontend);
-            }
-            self.without_local.count(&key, &set, u64::wrapping_sub);
-            touched.sets.insert(key);
-        }
-        self.warnings.remove(service);
+        self.withdraw(service, touched);
         let Some(object) = snapshot.services.get(service) else { return };
+        if object.foreign_proxy && !object.cluster_ips.is_empty() {
+            self.foreign.insert(service.clone(), object.cluster_ips.clone());
+            touched.foreign = true;
+        }
         let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
-        let (sets, warnings) = desired_sets(object, &slices, &self.settings);
+        let place = Place { node: &self.settings.node_name, zone: self.zone.as_deref() };
+        let (sets, warnings) = desired_sets(object, &slices, place, &self.settings);
+        if !warnings.is_empty() {
+            self.warnings.insert(service.clone(), warnings);
+        }
+        if sets.is_empty() {
+            return;
+        }
+        let created_s = object.created_s;
         for (key, set) in &sets {
+            let claimant = Claimant { created_s, set: key.clone() };
             for (frontend, flags) in &set.frontends {
-                self.claims.enter(*frontend, key.clone(), *flags);
+                self.claims.enter(*frontend, claimant.clone(), *flags);
                 touched.frontends.insert(*frontend);
             }
             self.without_local.count(key, set, u64::wrapping_add);
             touched.sets.insert(key.clone());
         }
-        if !sets.is_empty() {
-            let sets = sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
-            self.services.insert(service.clone(), sets);
-        }
-        if !warnings.is_empty() {
-            self.warnings.insert(service.clone(), warnings);
+        let sets = sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
+        self.services.insert(service.clone(), Served { created_s, sets });
+    }
+
+    /// Forgets all that a service asked for.
+    fn withdraw(&mut self, service: &ObjectKey, touched: &mut Touched) {
+        touched.foreign |= self.foreign.remove(service).is_some();
+        self.warnings.remove(service);
+        let Some(Served { created_s, sets }) = self.services.remove(service) else { return };
+        for (key, set) in sets {
+            let claimant = Claimant { created_s, set: key };
+            for (frontend, _) in &set.frontends {
+                self.claims.withdraw(frontend, &claimant);
+                touched.frontends.insert(*frontend);
+            }
+            self.without_local.count(&claimant.set, &set, u64::wrapping_sub);
+            touched.sets.insert(claimant.set);
         }
     }
 
@@ -226,7 +274,7 @@ impl Desired {
             frontends.insert(frontend, winner.map(|(set, flags)| (set.clone(), flags)));
         }
         let sets = touched.sets.into_iter().map(|key| {
-            let set = self.services.get(&key.service).and_then(|sets| sets.get(&key));
+            let set = self.services.get(&key.service).and_then(|service| service.sets.get(&key));
             let wins = |set: &&Arc<DesiredSet>| {
                 let winners = set.frontends.iter().filter_map(|(f, _)| self.claims.winner(f));
                 winners.into_iter().any(|(winner, _)| *winner == key)
@@ -268,6 +316,8 @@ struct Touched {
     sets: BTreeSet<SetKey>,
     frontends: BTreeSet<FrontendKey>,
     deleted: Deleted,
+    /// Whether a service that is another proxy's came or went.
+    foreign: bool,
 }
 
 /// The services that differ between two snapshots, by themselves or by their slices. Persistent

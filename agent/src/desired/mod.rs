@@ -5,7 +5,7 @@
 //! service + its slices ──service──> sets (slots in order, windows) and the frontends they ask for
 //! all services         ──claims───> which set gets a frontend that several ask for
 //! slices before and after ──gone──> endpoints that are deleted, whose flows are to be reset
-//! nodes + node facts   ──node─────> node addresses, pod ranges, the node's record
+//! nodes + node facts   ──node─────> node addresses, the cluster's ranges, the node's record
 //! ```
 //! [`Desired`] keeps the result by service, so that a change costs what it touches.
 
@@ -14,6 +14,7 @@ pub mod gone;
 pub mod index;
 pub mod node;
 pub mod service;
+pub mod topology;
 pub mod windows;
 
 pub use index::{Change, Desired, WithoutLocalEndpoints};
@@ -26,7 +27,10 @@ use std::{
 
 use mizzen_ebpf_abi::service::FrontendKey;
 
-use crate::model::{ObjectKey, node::Cidr, service::Protocol};
+use crate::{
+    apply::maps::AddrRange,
+    model::{ObjectKey, node::Cidr, service::Protocol},
+};
 
 /// Identity of a backend set: one port of a service in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +80,9 @@ pub struct DesiredSet {
     pub windows: windows::Windows,
     /// Seconds for which a client keeps its backend; 0 where it does not.
     pub affinity_s: u32,
+    /// Who may use those of its frontends that have
+    /// [`mizzen_ebpf_abi::service::frontend_flags::SOURCE_RANGES`]; empty where none has.
+    pub source_ranges: BTreeSet<AddrRange>,
     /// Endpoints that are there and take no new connections, by address and port: the ids that
     /// flows to them name stay theirs for as long.
     pub idle: BTreeSet<(IpAddr, u16)>,
@@ -98,6 +105,18 @@ pub enum NodePortAddresses {
     Within(Vec<Cidr>),
 }
 
+/// How pods are told from everything else by their addresses (kube-proxy's `detectLocalMode`).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum PodDetection {
+    /// By the pod ranges of all nodes.
+    #[default]
+    PodCidrs,
+    /// By these ranges.
+    ClusterCidrs(Vec<Cidr>),
+    /// Not at all (reference B47).
+    Nothing,
+}
+
 /// What the configuration says about the tables.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Settings {
@@ -105,6 +124,13 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// Which addresses take node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Whether the loopback addresses take node ports of this node's own sockets, whatever
+    /// `node_port_addresses` says (reference V4).
+    pub localhost_node_ports: bool,
+    /// How pods are known.
+    pub pod_detection: PodDetection,
+    /// Ranges of cluster IPs where the cluster has no ServiceCIDR objects.
+    pub service_cidrs: Vec<Cidr>,
     /// Service addresses and ports for which the listener on this node comes first (cluster DNS,
     /// where this agent serves it).
     pub prefer_local: BTreeSet<SocketAddr>,

@@ -1,13 +1,17 @@
-//! The node's own tables: its addresses, the ranges of the cluster's pods, its record.
+//! The node's own tables: its addresses, the ranges of the cluster's pods and services, its record.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{NodeAddr, NodeConfig, cluster_range_flags, node_addr_flags, node_config_flags},
 };
 
-use super::{NodeFacts, NodePortAddresses, Settings};
+use super::{NodeFacts, NodePortAddresses, PodDetection, Settings};
 use crate::{
     apply::maps::AddrRange,
     model::{
@@ -18,6 +22,10 @@ use crate::{
 
 /// Bits that an IPv4 prefix is longer in the 16-byte form of addresses.
 const V4_MAPPED_BITS: u8 = 96;
+/// Bits of that form.
+const ADDR_BITS: u8 = 128;
+/// The loopback interface, which comes first in every network namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
 
 /// What the node's tables should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,31 +38,25 @@ pub struct DesiredNode {
     pub config: NodeConfig,
 }
 
-/// The node's tables, from its Node object, all nodes' pod ranges, and its interfaces.
-pub fn desired_node(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> DesiredNode {
+/// The node's tables, from its Node object, the cluster's ranges, and its interfaces. `foreign` are
+/// cluster IPs that are another proxy's business.
+pub fn desired_node(
+    snapshot: &Snapshot,
+    facts: &NodeFacts,
+    settings: &Settings,
+    foreign: impl Iterator<Item = IpAddr>,
+) -> DesiredNode {
     let node = snapshot.nodes.get(&settings.node_name);
     let primary = |ipv6: bool| node.and_then(|node| primary_ip(node, ipv6));
-    let primaries: Vec<IpAddr> = [primary(false), primary(true)].into_iter().flatten().collect();
-
-    let mut addrs = BTreeMap::new();
-    let internal_ips = node.map_or(&[][..], |node| &node.internal_ips);
-    let named = internal_ips.iter().map(|ip| (*ip, 0));
-    let present = facts.addresses.iter().map(|local| (local.addr, local.ifindex));
-    for (addr, ifindex) in named.chain(present) {
-        let takes_node_ports = match &settings.node_port_addresses {
-            NodePortAddresses::Primary => primaries.contains(&addr),
-            NodePortAddresses::Within(ranges) => ranges.iter().any(|range| contains(range, addr)),
-        };
-        let flags = if takes_node_ports { node_addr_flags::NODE_PORTS } else { 0 };
-        addrs.insert(Addr::from(addr), NodeAddr { flags, ifindex });
+    let cluster_ranges = cluster_ranges(snapshot, settings, foreign);
+    let mut flags = 0;
+    if settings.masquerade_all {
+        flags |= node_config_flags::MASQUERADE_ALL;
     }
-    let cluster_ranges = snapshot
-        .nodes
-        .values()
-        .flat_map(|node| &node.pod_cidrs)
-        .map(|cidr| (pod_range(cidr), cluster_range_flags::PODS))
-        .collect();
-    let masquerade = if settings.masquerade_all { node_config_flags::MASQUERADE_ALL } else { 0 };
+    // Without a range of pods nobody is one: as kube-proxy without a way to tell.
+    if !cluster_ranges.values().any(|uses| uses & cluster_range_flags::PODS != 0) {
+        flags |= node_config_flags::NO_POD_DETECTION;
+    }
     // Unset is all zero, in both fields.
     let source = |ipv6| primary(ipv6).map_or(Addr::default(), Addr::from);
     let config = NodeConfig {
@@ -62,10 +64,73 @@ pub fn desired_node(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings)
         ipv6: source(true),
         snat_port_min: settings.snat_ports.0,
         snat_port_max: settings.snat_ports.1,
-        flags: masquerade,
+        flags,
         reserved: [0; 2],
     };
-    DesiredNode { addrs, cluster_ranges, config }
+    DesiredNode { addrs: addresses(node, facts, settings), cluster_ranges, config }
+}
+
+/// The node's addresses, and which of them take node ports.
+fn addresses(
+    node: Option<&Arc<Node>>,
+    facts: &NodeFacts,
+    settings: &Settings,
+) -> BTreeMap<Addr, NodeAddr> {
+    let primary = |ipv6: bool| node.and_then(|node| primary_ip(node, ipv6));
+    let primaries = [primary(false), primary(true)];
+    let takes_node_ports = |addr: IpAddr| match &settings.node_port_addresses {
+        NodePortAddresses::Primary => primaries.contains(&Some(addr)),
+        NodePortAddresses::Within(ranges) => ranges.iter().any(|range| range.contains(addr)),
+    };
+    let internal_ips = node.map_or(&[][..], |node| &node.internal_ips);
+    let named = internal_ips.iter().map(|ip| (*ip, 0));
+    let present = facts.addresses.iter().map(|local| (local.addr, local.ifindex));
+    let of_node = named.chain(present).map(|(addr, ifindex)| {
+        let flags = if takes_node_ports(addr) { node_addr_flags::NODE_PORTS } else { 0 };
+        (addr, NodeAddr { flags, ifindex })
+    });
+    // Loopback addresses concern the node's own sockets only, and are here where they take ports.
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]
+        .into_iter()
+        .filter(|addr| settings.localhost_node_ports || takes_node_ports(*addr))
+        .map(|addr| {
+            (addr, NodeAddr { flags: node_addr_flags::NODE_PORTS, ifindex: LOOPBACK_IFINDEX })
+        });
+    of_node.chain(loopback).map(|(addr, value)| (Addr::from(addr), value)).collect()
+}
+
+/// What the cluster's ranges are for. A range of pods that lies in one of services, or the other
+/// way round, goes before it for being longer.
+fn cluster_ranges(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    foreign: impl Iterator<Item = IpAddr>,
+) -> BTreeMap<AddrRange, u32> {
+    let of_nodes = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+    let pods: Vec<&Cidr> = match &settings.pod_detection {
+        PodDetection::PodCidrs => of_nodes.collect(),
+        PodDetection::ClusterCidrs(ranges) => ranges.iter().collect(),
+        PodDetection::Nothing => Vec::new(),
+    };
+    let of_cluster = snapshot.service_cidrs.values().flat_map(|object| &object.cidrs);
+    let mut services: Vec<&Cidr> = of_cluster.collect();
+    if services.is_empty() {
+        services.extend(&settings.service_cidrs);
+    }
+    // Addresses that are another's, or a listener's on this node, are no unallocated ones: for
+    // being the longest their ranges take them out.
+    let own = settings.prefer_local.iter().map(SocketAddr::ip);
+    let taken = foreign.chain(own).filter(|ip| services.iter().any(|range| range.contains(*ip)));
+    let taken = taken.map(|ip| (AddrRange { addr: ip.into(), prefix_len: ADDR_BITS }, 0));
+    let mut ranges: BTreeMap<AddrRange, u32> = taken.collect();
+    for (cidrs, purpose) in
+        [(pods, cluster_range_flags::PODS), (services, cluster_range_flags::SERVICES)]
+    {
+        for cidr in cidrs {
+            *ranges.entry(addr_range(cidr)).or_insert(0) |= purpose;
+        }
+    }
+    ranges
 }
 
 /// The node's first InternalIP of a family.
@@ -73,26 +138,14 @@ fn primary_ip(node: &Node, ipv6: bool) -> Option<IpAddr> {
     node.internal_ips.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
 }
 
-fn pod_range(cidr: &Cidr) -> AddrRange {
+/// A range as the longest-prefix maps key it.
+pub fn addr_range(cidr: &Cidr) -> AddrRange {
     let mapped = if cidr.address.is_ipv4() { V4_MAPPED_BITS } else { 0 };
     AddrRange { addr: cidr.address.into(), prefix_len: cidr.prefix_len + mapped }
 }
 
-/// Whether `addr` is inside of `range`; never across families.
-pub fn contains(range: &Cidr, addr: IpAddr) -> bool {
-    if range.address.is_ipv6() != addr.is_ipv6() {
-        return false;
-    }
-    let bits = |ip: IpAddr| u128::from_be_bytes(Addr::from(ip).octets);
-    let prefix_len = u32::from(pod_range(range).prefix_len);
-    let mask = u128::MAX.checked_shl(128 - prefix_len).unwrap_or(0);
-    bits(range.address) & mask == bits(addr) & mask
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::desired::LocalAddress;
 
@@ -132,8 +185,9 @@ mod tests {
             node_port_addresses: settings,
             ..Settings::default()
         };
-        let desired = desired_node(&snapshot(), &facts, &settings);
-        assert_eq!(desired.addrs.len(), 4, "all addresses are known");
+        let desired = desired_node(&snapshot(), &facts, &settings, [].into_iter());
+        let known = desired.addrs.keys().filter(|addr| !addr.is_loopback());
+        assert_eq!(known.count(), 4, "all addresses are known");
         assert_eq!(desired.addrs[&ip("192.0.2.1").into()].ifindex, 2);
         desired
             .addrs
@@ -153,14 +207,18 @@ mod tests {
         let range = |text, prefix_len| Cidr { address: ip(text), prefix_len };
         let open = |ranges: &[Cidr]| node_port_addresses(NodePortAddresses::Within(ranges.into()));
         assert_eq!(open(&[range("198.51.100.0", 24)]), ["198.51.100.7"]);
-        assert_eq!(open(&[range("0.0.0.0", 0)]), ["192.0.2.1", "192.0.2.9", "198.51.100.7"]);
-        assert_eq!(open(&[range("::", 0)]), ["2001:db8::1"]);
+        assert_eq!(
+            open(&[range("0.0.0.0", 0)]),
+            ["127.0.0.1", "192.0.2.1", "192.0.2.9", "198.51.100.7"]
+        );
+        assert_eq!(open(&[range("::", 0)]), ["::1", "2001:db8::1"]);
+        assert_eq!(open(&[range("127.0.0.0", 8)]), ["127.0.0.1"], "v4");
     }
 
     #[test]
     fn pod_ranges_of_all_nodes_are_known_in_the_16_byte_form() {
         let settings = Settings { node_name: "b".into(), ..Settings::default() };
-        let desired = desired_node(&snapshot(), &NodeFacts::default(), &settings);
+        let desired = desired_node(&snapshot(), &NodeFacts::default(), &settings, [].into_iter());
         let ranges: Vec<String> = desired
             .cluster_ranges
             .keys()

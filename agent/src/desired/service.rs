@@ -13,17 +13,23 @@ use mizzen_ebpf_abi::{
 
 use super::{
     DesiredSet, SetKey, Settings, Slot, Warning,
+    node::addr_range,
+    topology::{Place, Topology},
     windows::{Candidate, Usability, arrange},
 };
-use crate::model::{
-    endpoints::{Endpoint, EndpointSlice},
-    service::{Protocol, Service, ServicePort, TrafficPolicy},
+use crate::{
+    apply::maps::AddrRange,
+    model::{
+        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        service::{Protocol, Service, ServicePort, TrafficPolicy},
+    },
 };
 
 /// The sets of a service, one per port and family, in a stable order.
 pub fn desired_sets(
     service: &Service,
     slices: &[&EndpointSlice],
+    place: Place<'_>,
     settings: &Settings,
 ) -> (Vec<(SetKey, DesiredSet)>, Vec<Warning>) {
     let mut sets = Vec::new();
@@ -36,11 +42,15 @@ pub fn desired_sets(
             warnings.extend(unserved_addresses(service, ipv6));
             continue;
         }
+        warnings.extend(source_range_warnings(service, ipv6));
+        let mut named = BTreeSet::new();
         for port in &service.ports {
-            let candidates = slices
-                .iter()
-                .filter(|slice| slice.ipv6 == ipv6)
-                .flat_map(|slice| candidates(slice, port, settings));
+            if !named.insert((&port.name, port.protocol)) {
+                warnings.extend((!ipv6).then(|| second_port(service, port)));
+                continue;
+            }
+            let endpoints = usable(slices, ipv6, port);
+            let candidates = categorize(service, &endpoints, place);
             let (slots, windows) =
                 arrange(candidates, service.internal_policy, service.external_policy);
             let key = SetKey {
@@ -49,13 +59,37 @@ pub fn desired_sets(
                 protocol: port.protocol,
                 ipv6,
             };
-            let frontends = frontends(service, port, ipv6, settings);
+            let mut frontends = frontends(service, port, ipv6, settings);
+            if named.len() == 1 {
+                frontends.extend(guards(service, ipv6));
+            }
+            let restricted = |(_, flags): &(_, u32)| flags & frontend_flags::SOURCE_RANGES != 0;
+            let source_ranges = if frontends.iter().any(restricted) {
+                source_ranges(service, ipv6).unwrap_or_default()
+            } else {
+                BTreeSet::new()
+            };
             let affinity_s = service.affinity_s;
             let idle = idle(slices, port, ipv6, &slots);
-            sets.push((key, DesiredSet { frontends, slots, windows, affinity_s, idle }));
+            let set = DesiredSet { frontends, slots, windows, affinity_s, source_ranges, idle };
+            sets.push((key, set));
         }
     }
     (sets, warnings)
+}
+
+/// A port that can't be told from one before it.
+fn second_port(service: &Service, port: &ServicePort) -> Warning {
+    let ServicePort { name, protocol, port, .. } = port;
+    let message = format!("port {port} is left out: another {protocol} port has its name {name:?}");
+    Warning { service: service.key.clone(), message }
+}
+
+/// The marks of the service's cluster IPs, by which a port that it does not have is told from an
+/// address that nobody has (reference B8-B10). The first set of a family asks for them.
+fn guards(service: &Service, ipv6: bool) -> impl Iterator<Item = (FrontendKey, u32)> + use<'_> {
+    let of_family = service.cluster_ips.iter().filter(move |ip| ip.is_ipv6() == ipv6);
+    of_family.map(|ip| (FrontendKey::guard((*ip).into()), frontend_flags::GUARD))
 }
 
 fn concerns_datapath(service: &Service) -> bool {
@@ -80,27 +114,70 @@ fn unserved_addresses(service: &Service, ipv6: bool) -> Option<Warning> {
     })
 }
 
-/// The usable endpoints of a slice for one port of the service. Ports match by name and protocol.
-fn candidates<'a>(
-    slice: &'a EndpointSlice,
-    port: &'a ServicePort,
-    settings: &'a Settings,
-) -> impl Iterator<Item = Candidate> + 'a {
-    slice
-        .ports
-        .iter()
-        .filter(|offered| offered.name == port.name && offered.protocol == port.protocol)
-        .flat_map(move |offered| {
-            slice.endpoints.iter().filter_map(move |endpoint| {
-                Some(Candidate {
-                    addr: endpoint.address,
-                    port: offered.port,
-                    usability: usability(endpoint)?,
-                    local: endpoint.node.as_ref() == Some(&settings.node_name),
-                    hinted: true,
-                })
-            })
-        })
+/// From where the load balancer addresses of a family may be used; `None` is from anywhere. As with
+/// kube-proxy a family of which no range is named is open, unless nothing that is named could be
+/// read.
+fn source_ranges(service: &Service, ipv6: bool) -> Option<BTreeSet<AddrRange>> {
+    let ranges = service.source_ranges.as_ref()?;
+    let of_family = ranges.iter().filter(|range| range.address.is_ipv6() == ipv6);
+    let of_family: BTreeSet<AddrRange> = of_family.map(addr_range).collect();
+    (!of_family.is_empty() || ranges.is_empty()).then_some(of_family)
+}
+
+/// What the service's source ranges may not say as they were meant.
+fn source_range_warnings(service: &Service, ipv6: bool) -> Option<Warning> {
+    let ranges = service.source_ranges.as_ref()?;
+    let open = source_ranges(service, ipv6).is_none();
+    let mut addresses = service.load_balancer_ips.iter().filter(|ip| ip.is_ipv6() == ipv6);
+    let address = addresses.next()?;
+    let message = if ranges.is_empty() {
+        format!("{address} is closed to everyone: no loadBalancerSourceRanges could be read")
+    } else if open {
+        format!("{address} is open to everyone: no loadBalancerSourceRanges are of its family")
+    } else {
+        return None;
+    };
+    Some(Warning { service: service.key.clone(), message })
+}
+
+/// The usable endpoints of all slices of a family for one port of the service. Ports match by name
+/// and protocol.
+fn usable<'a>(
+    slices: &[&'a EndpointSlice],
+    ipv6: bool,
+    port: &ServicePort,
+) -> Vec<(&'a Endpoint, u16, Usability)> {
+    let offers = slices.iter().filter(|slice| slice.ipv6 == ipv6).flat_map(|slice| {
+        let matches = |offered: &&EndpointPort| {
+            offered.name == port.name && offered.protocol == port.protocol
+        };
+        slice.ports.iter().filter(matches).map(|offered| (*slice, offered.port))
+    });
+    let endpoints = offers.flat_map(|(slice, number)| {
+        slice
+            .endpoints
+            .iter()
+            .filter_map(move |endpoint| Some((endpoint, number, usability(endpoint)?)))
+    });
+    endpoints.collect()
+}
+
+/// What the order of slots wants to know of the endpoints.
+fn categorize(
+    service: &Service,
+    endpoints: &[(&Endpoint, u16, Usability)],
+    place: Place<'_>,
+) -> impl Iterator<Item = Candidate> {
+    let ready = endpoints.iter().filter(|(.., usability)| *usability == Usability::Ready);
+    let ready = ready.map(|(endpoint, ..)| *endpoint);
+    let topology = if service.topology { Topology::of(ready, place) } else { Topology::Ignored };
+    endpoints.iter().map(move |(endpoint, port, usability)| Candidate {
+        addr: endpoint.address,
+        port: *port,
+        usability: *usability,
+        local: endpoint.node.as_deref() == Some(place.node),
+        hinted: topology.allows(endpoint, place),
+    })
 }
 
 /// The endpoints that are in no slot.
@@ -160,9 +237,12 @@ fn frontends(
     if service.external_policy == TrafficPolicy::Local {
         external |= frontend_flags::KEEP_SOURCE;
     }
-    for ip in
-        of_family(&service.external_ips).into_iter().chain(of_family(&service.load_balancer_ips))
-    {
+    // An address that is both is a load balancer's, with its restrictions.
+    let restricted = source_ranges(service, ipv6).map_or(0, |_| frontend_flags::SOURCE_RANGES);
+    for ip in of_family(&service.load_balancer_ips) {
+        add(ip.into(), port.port, external | restricted);
+    }
+    for ip in of_family(&service.external_ips) {
         add(ip.into(), port.port, external);
     }
     if let Some(node_port) = port.node_port {

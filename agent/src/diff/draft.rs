@@ -18,7 +18,7 @@ use super::{
     plan::{Op, Plan, Refused, Reset},
 };
 use crate::{
-    apply::maps::{AddrRange, Capacities, Growing},
+    apply::maps::{AddrRange, Capacities, Growing, SourceRange},
     desired::{SetKey, Slot, gone::Deleted, node::DesiredNode},
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Draft {
     pub(super) put_node_addrs: Vec<(Addr, NodeAddr)>,
     pub(super) put_cluster_ranges: Vec<(AddrRange, u32)>,
     pub(super) node_config: Option<NodeConfig>,
+    pub(super) put_source_ranges: Vec<SourceRange>,
     pub(super) backends4: Vec<(u32, Backend4)>,
     pub(super) backends6: Vec<(u32, Backend6)>,
     pub(super) ranges: Vec<(u32, Vec<u32>)>,
@@ -47,6 +48,7 @@ pub(super) struct Draft {
     /// By offset and length.
     pub(super) freed_ranges: Vec<(u32, u32)>,
     pub(super) freed_sets: Vec<u32>,
+    pub(super) removed_source_ranges: Vec<SourceRange>,
     pub(super) removed_node_addrs: Vec<Addr>,
     pub(super) removed_cluster_ranges: Vec<AddrRange>,
     pub(super) refused: Vec<Refused>,
@@ -124,7 +126,7 @@ impl Draft {
         }
         let names: Vec<_> = no_addrs.iter().map(|addr| format!("node address {addr}")).collect();
         self.refused.extend(Refused::left_out(&names, maps::NODE_ADDRS, limits.node_addrs));
-        let name = |range: &AddrRange| format!("range {}/{}", range.addr, range.prefix_len);
+        let name = |range: &AddrRange| format!("range {range}");
         let names: Vec<_> = no_ranges.iter().map(name).collect();
         self.refused.extend(Refused::left_out(&names, maps::CLUSTER_RANGES, limits.cluster_ranges));
         let mut after = DesiredNode::clone(wanted);
@@ -139,7 +141,8 @@ impl Draft {
             && self.freed_backends.is_empty()
             && self.idled_backends.is_empty()
             && self.freed_ranges.is_empty()
-            && self.freed_sets.is_empty())
+            && self.freed_sets.is_empty()
+            && self.removed_source_ranges.is_empty())
     }
 
     pub(super) fn into_plan(self) -> Plan {
@@ -165,12 +168,17 @@ impl Draft {
             push(true, Op::WriteRange { offset, words });
         }
         push(!self.flips.is_empty(), Op::Flip(self.flips));
+        push(!self.put_source_ranges.is_empty(), Op::PutSourceRanges(self.put_source_ranges));
         push(!self.put_frontends.is_empty(), Op::PutFrontends(self.put_frontends));
         push(!self.removed_frontends.is_empty(), Op::RemoveFrontends(self.removed_frontends));
         push(unlinks, Op::Barrier);
         push(!self.dead_sets.is_empty(), Op::Flip(self.dead_sets));
         push(!freed.v4.is_empty(), Op::WriteBackends4(freed.v4));
         push(!freed.v6.is_empty(), Op::WriteBackends6(freed.v6));
+        push(
+            !self.removed_source_ranges.is_empty(),
+            Op::RemoveSourceRanges(self.removed_source_ranges),
+        );
         push(!self.removed_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.removed_node_addrs));
         push(
             !self.removed_cluster_ranges.is_empty(),

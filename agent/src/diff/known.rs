@@ -13,13 +13,13 @@ use mizzen_ebpf_abi::{
     maps,
     service::{
         Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
-        backend_flags, header,
+        backend_flags, frontend_flags, header,
     },
 };
 
 use super::{draft::Draft, extent::Extents, ids::IdSpace, plan::Refused};
 use crate::{
-    apply::maps::{Growing, Room},
+    apply::maps::{AddrRange, Growing, Room, SourceRange},
     desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
 };
 
@@ -40,6 +40,8 @@ pub struct Known {
     pub(super) set_ids: IdSpace,
     pub(super) backend_ids: [IdSpace; 2],
     pub(super) slots: Extents,
+    /// How many source ranges the tables hold, of all sets.
+    pub(super) source_ranges: usize,
     pub(super) node: Arc<DesiredNode>,
 }
 
@@ -52,6 +54,10 @@ pub(super) struct KnownSet {
     /// Ids whose records are freed and which flows to endpoints that are still there may name.
     pub(super) idle: BTreeMap<(IpAddr, u16), u32>,
     pub(super) ipv6: bool,
+    /// Its source ranges in the tables.
+    pub(super) source_ranges: BTreeSet<AddrRange>,
+    /// Whether there was room for all source ranges that it shall have.
+    pub(super) restricted: bool,
 }
 
 /// A set's live range.
@@ -90,6 +96,7 @@ impl Known {
                 IdSpace::new(now.backends6, max.backends6),
             ],
             slots: Extents::new(now.slot_words, max.slot_words),
+            source_ranges: 0,
             node: Arc::default(),
             room,
         }
@@ -159,7 +166,34 @@ impl Known {
                 return;
             }
         }
+        self.restrict(key, &mut set, wanted, draft);
         self.sets.insert(key.clone(), set);
+    }
+
+    /// Brings the source ranges of a set to what is wanted; where there is no room they stay as
+    /// they were.
+    fn restrict(
+        &mut self,
+        key: &SetKey,
+        set: &mut KnownSet,
+        wanted: &DesiredSet,
+        draft: &mut Draft,
+    ) {
+        let capacity = self.room.max.source_ranges;
+        let of_set = |range: &AddrRange| SourceRange { set: set.id, range: *range };
+        let fresh: Vec<_> =
+            wanted.source_ranges.difference(&set.source_ranges).map(of_set).collect();
+        let room = (capacity as usize).saturating_sub(self.source_ranges);
+        set.restricted = fresh.len() <= room;
+        if !set.restricted {
+            draft.refused.push(Refused::set(key, maps::SOURCE_RANGES, capacity));
+            return;
+        }
+        self.source_ranges += fresh.len();
+        draft.put_source_ranges.extend(fresh);
+        let gone = set.source_ranges.difference(&wanted.source_ranges).map(of_set);
+        draft.removed_source_ranges.extend(gone);
+        set.source_ranges.clone_from(&wanted.source_ranges);
     }
 
     fn new_set(&mut self, ipv6: bool) -> Option<KnownSet> {
@@ -293,6 +327,8 @@ impl Known {
             draft.dead_sets.push((set.id, word));
         }
         draft.freed_sets.push(set.id);
+        let of_set = |range: &AddrRange| SourceRange { set: set.id, range: *range };
+        draft.removed_source_ranges.extend(set.source_ranges.iter().map(of_set));
         draft.freed_ranges.extend(set.range.iter().map(|r| (r.offset, r.length())));
         draft.freed_backends.extend(set.backends.values().map(|b| (set.ipv6, b.id)));
         draft.forgotten_backends.extend(set.idle.values().map(|id| (set.ipv6, *id)));
@@ -323,8 +359,15 @@ impl Known {
         target: Option<&(SetKey, u32)>,
         draft: &mut Draft,
     ) {
-        let target = target.and_then(|(set, flags)| Some((set, self.sets.get(set)?.id, *flags)));
         let held = self.frontends.get(&key).copied();
+        let target = target.and_then(|(set, flags)| {
+            let known = self.sets.get(set)?;
+            // Without its source ranges an address would be closed to those it is meant for, or
+            // open to all: it stays as it is, and where it is not there yet it does not come.
+            let lacking = flags & frontend_flags::SOURCE_RANGES != 0 && !known.restricted;
+            let flags = if lacking { held.filter(|f| f.set == known.id)?.flags } else { *flags };
+            Some((set, known.id, flags))
+        });
         let Some((set, id, flags)) = target else {
             if held.is_some() {
                 draft.removed_frontends.push(key);
@@ -362,13 +405,15 @@ impl Known {
         for id in &draft.freed_sets {
             self.set_ids.free(*id);
         }
+        self.source_ranges -= draft.removed_source_ranges.len();
     }
 }
 
 impl KnownSet {
     /// A set with nothing in it.
     pub(super) fn new(id: u32, ipv6: bool) -> Self {
-        Self { id, range: None, backends: BTreeMap::new(), idle: BTreeMap::new(), ipv6 }
+        let (backends, idle, source_ranges) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { id, range: None, backends, idle, ipv6, source_ranges, restricted: true }
     }
 
     /// The id of an endpoint, live or idle.

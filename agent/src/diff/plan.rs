@@ -165,14 +165,14 @@ impl fmt::Display for Op {
             }),
             Self::PutClusterRanges(ranges) => ranges
                 .iter()
-                .try_for_each(|(r, _)| writeln!(f, "put range {}/{}", r.addr, r.prefix_len)),
+                .try_for_each(|(r, flags)| writeln!(f, "put range {r} flags {flags:#x}")),
             Self::PutSourceRanges(ranges) => ranges.iter().try_for_each(|r| {
                 let SourceRange { set, range } = r;
-                writeln!(f, "put source range {}/{} of set {set}", range.addr, range.prefix_len)
+                writeln!(f, "put source range {range} of set {set}")
             }),
             Self::RemoveSourceRanges(ranges) => ranges.iter().try_for_each(|r| {
                 let SourceRange { set, range } = r;
-                writeln!(f, "remove source range {}/{} of set {set}", range.addr, range.prefix_len)
+                writeln!(f, "remove source range {range} of set {set}")
             }),
             Self::SetNodeConfig(config) => {
                 writeln!(f, "set node config ipv4 {} ipv6 {}", config.ipv4, config.ipv6)
@@ -201,9 +201,9 @@ impl fmt::Display for Op {
             Self::RemoveNodeAddrs(addrs) => {
                 addrs.iter().try_for_each(|addr| writeln!(f, "remove node address {addr}"))
             }
-            Self::RemoveClusterRanges(ranges) => ranges
-                .iter()
-                .try_for_each(|r| writeln!(f, "remove range {}/{}", r.addr, r.prefix_len)),
+            Self::RemoveClusterRanges(ranges) => {
+                ranges.iter().try_for_each(|r| writeln!(f, "remove range {r}"))
+            }
         }
     }
 }
@@ -234,7 +234,7 @@ fn write_backend(
 }
 
 /// How a frontend is written for people: `10.96.0.1:443/TCP`, `*:30080/TCP` for IPv4 node ports
-/// and `[*]:30080/TCP` for IPv6 ones.
+/// and `[*]:30080/TCP` for IPv6 ones; `10.96.0.1 is allocated` for the mark of an address.
 pub struct FrontendName<'a>(pub &'a FrontendKey);
 
 impl fmt::Display for FrontendName<'_> {
@@ -246,6 +246,9 @@ impl fmt::Display for FrontendName<'_> {
             Addr::ANY_V6 => write!(f, "[*]")?,
             addr if addr.is_v4() => write!(f, "{addr}")?,
             addr => write!(f, "[{addr}]")?,
+        }
+        if key.is_guard() {
+            return write!(f, " is allocated");
         }
         write!(f, ":{}/", u16::from_be_bytes(key.port))?;
         match key.protocol {

@@ -17,7 +17,7 @@ use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, header};
 
 use super::known::{Known, KnownBackend, KnownRange, KnownSet};
 use crate::{
-    apply::maps::{Room, Tables},
+    apply::maps::{Room, SourceRange, Tables},
     desired::{Change, SetKey, node::DesiredNode},
 };
 
@@ -43,6 +43,12 @@ pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
         let ipv6 = recognised.get(&id).is_some_and(|key| key.ipv6);
         sets.insert(id, KnownSet { range, ..KnownSet::new(id, ipv6) });
     }
+    for SourceRange { set, range } in &tables.source_ranges {
+        if let Some(set) = sets.get_mut(set) {
+            set.source_ranges.insert(*range);
+            known.source_ranges += 1;
+        }
+    }
     if let Some((last, _)) = tables.sets.last_key_value() {
         known.set_ids.resume_after(*last);
     }
@@ -58,11 +64,13 @@ pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
     known
 }
 
-/// Every set id that a frontend or a live word names.
+/// Every set id that a frontend, a live word or a source range names: another set with that id
+/// would take the ranges for its own.
 fn ids_in_use(tables: &Tables) -> BTreeSet<u32> {
     let named = tables.frontends.values().map(|frontend| frontend.set);
     let live = tables.sets.iter().filter(|(_, word)| word.offset() != 0).map(|(id, _)| *id);
-    named.chain(live).filter(|id| *id != NO_SET).collect()
+    let restricted = tables.source_ranges.iter().map(|range| range.set);
+    named.chain(live).chain(restricted).filter(|id| *id != NO_SET).collect()
 }
 
 /// Which desired set each id belongs to. Each frontend is a vote; the most votes win.

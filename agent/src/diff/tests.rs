@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -16,7 +17,7 @@ use super::{
     Known, diff,
     plan::Plan,
     restore::restore,
-    world::{Recording, World, world},
+    world::{Recording, World, clients, world},
 };
 use crate::{
     apply::{
@@ -77,7 +78,7 @@ impl Agent {
 fn expected(desired: &Desired) -> BTreeMap<FrontendKey, Found> {
     let everything = desired.everything();
     let mut expected = BTreeMap::new();
-    for (key, target) in &everything.frontends {
+    for (key, target) in everything.frontends.iter().filter(|(key, _)| !key.is_guard()) {
         let (set, frontend_flags) = target.clone().expect("a frontend that exists");
         let set = everything.sets[&set].clone().expect("a set that has a frontend");
         let window = |window: crate::desired::windows::Window| {
@@ -111,6 +112,7 @@ fn assert_exact(agent: &Agent) {
     assert_eq!(said, expected(&agent.desired));
 
     let everything = agent.desired.everything();
+    assert_eq!(tables.frontends.len(), everything.frontends.len(), "marks are missing or left");
     let sets: Vec<_> = everything.sets.values().flatten().collect();
     let slots: usize = sets.iter().map(|set| set.slots.len()).sum();
     let live4 = tables.backends4.values().filter(|backend| backend.set != NO_SET).count();
@@ -119,6 +121,9 @@ fn assert_exact(agent: &Agent) {
     let ranges = sets.iter().filter(|set| !set.slots.is_empty() || set.windows.flags != 0).count();
     let live = tables.sets.values().filter(|word| word.offset() != 0).count();
     assert_eq!(live, ranges, "ranges leaked");
+    let restricted: usize = sets.iter().map(|set| set.source_ranges.len()).sum();
+    assert_eq!(tables.source_ranges.len(), restricted, "source ranges leaked");
+    assert_eq!(agent.known.source_ranges, restricted, "source ranges are miscounted");
     let words = RANGE_HEADER_WORDS as usize * ranges + slots;
     let free = agent.known.slots.free_words() as usize;
     assert_eq!(free, agent.known.slots.capacity() as usize - 1 - words, "slots leaked");
@@ -138,22 +143,33 @@ const TINY: Capacities = Capacities {
 struct Legitimate {
     contents: BTreeSet<(u32, Vec<String>)>,
     frontends: BTreeMap<FrontendKey, BTreeSet<Option<u32>>>,
+    /// Whether a frontend of a set lets a client in.
+    admits: BTreeSet<(u32, IpAddr, bool)>,
+}
+
+/// Whether a client may use a frontend with this value.
+fn admits(tables: &Tables, frontend: &Frontend, client: IpAddr) -> bool {
+    let nobody = Addr::default();
+    select::admits(tables, frontend, &client.into(), &nobody)
 }
 
 fn legitimate(before: &Tables, after: &Tables) -> Legitimate {
-    let mut contents = BTreeSet::new();
+    let (mut contents, mut admitted) = (BTreeSet::new(), BTreeSet::new());
     let mut frontends: BTreeMap<FrontendKey, BTreeSet<Option<u32>>> = BTreeMap::new();
     for tables in [before, after] {
         for (key, found) in lookup::everything(tables) {
             let set = tables.frontends[&key].set;
             contents.insert((set, content(&found.expect("a sound table"))));
+            for client in clients(!key.addr.is_v4()) {
+                admitted.insert((set, client, admits(tables, &tables.frontends[&key], client)));
+            }
         }
         for key in before.frontends.keys().chain(after.frontends.keys()) {
             let set = tables.frontends.get(key).map(|frontend| frontend.set);
             frontends.entry(*key).or_default().insert(set);
         }
     }
-    Legitimate { contents, frontends }
+    Legitimate { contents, frontends, admits: admitted }
 }
 
 /// The windows, without flags: those of a backend and a frontend change by themselves.
@@ -227,7 +243,14 @@ fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
                 continue;
             };
             assert!(sets.contains(&Some(frontend.set)), "{key:?} leads to a foreign set");
+            if key.is_guard() {
+                continue;
+            }
             for second in first..end {
+                for client in clients(!key.addr.is_v4()) {
+                    let seen = (frontend.set, client, admits(&states[second], frontend, client));
+                    assert!(legitimate.admits.contains(&seen), "{key:?} admits otherwise {seen:?}");
+                }
                 for third in [second, (second + end - 1) / 2, end - 1] {
                     let slow = Slow {
                         frontends: start,
@@ -443,9 +466,10 @@ fn d4_of_two_sets_with_one_id_one_moves_before_anything_breaks() {
     let mut agent = Agent::start(MemoryMaps::default(), &snapshot);
     let _ = agent.resync();
     let mut tables = agent.maps.tables().clone();
-    let ids: Vec<u32> = tables.frontends.values().map(|frontend| frontend.set).collect();
+    let dialled = tables.frontends.iter().filter(|(key, _)| !key.is_guard());
+    let ids: Vec<u32> = dialled.map(|(_, frontend)| frontend.set).collect();
     assert_eq!(ids.len(), 2);
-    for (key, frontend) in &mut tables.frontends {
+    for (key, frontend) in tables.frontends.iter_mut().filter(|(key, _)| !key.is_guard()) {
         *frontend = Frontend::new(key, ids[0], frontend.flags);
     }
     let mut restarted = Agent::start(MemoryMaps::with_tables(tables), &snapshot);
@@ -476,7 +500,7 @@ fn nothing_is_shared_between_the_pieces_of_a_snapshot() {
     let _ = desired.update(&snapshot, &NodeFacts::default());
     World::add_to(&mut snapshot, &one_service(1));
     let change = desired.update(&snapshot, &NodeFacts::default());
-    assert_eq!((change.sets.len(), change.frontends.len()), (1, 1));
+    assert_eq!((change.sets.len(), change.frontends.len()), (1, 2), "a frontend and a mark");
     let same = Arc::new(snapshot);
     assert!(desired.update(&same, &NodeFacts::default()).is_empty());
 }

@@ -18,6 +18,7 @@ use crate::{
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        node::Cidr,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
     },
@@ -34,8 +35,12 @@ pub(super) struct Spec {
     external_ip: Option<u8>,
     policies: (bool, bool),
     affinity: bool,
-    /// Address, state (ready, terminating, neither), node, slice.
-    endpoints: Vec<(u8, u8, u8, u8)>,
+    topology: bool,
+    /// Host of a load balancer address, and the nets that may use it.
+    balancer: Option<(u8, Option<Vec<u8>>)>,
+    created: u8,
+    /// Address, state (ready, terminating, neither), node, hint (none, node 0, node 1), slice.
+    endpoints: Vec<(u8, u8, u8, u8, u8)>,
 }
 
 /// A random cluster: services by number.
@@ -43,8 +48,10 @@ pub(super) struct Spec {
 pub(super) struct World(BTreeMap<u8, Spec>);
 
 pub(super) fn world() -> impl Strategy<Value = World> {
-    let endpoint = (0u8..6, 0u8..3, 0u8..2, 0u8..2);
+    let endpoint = (0u8..6, 0u8..3, 0u8..2, 0u8..3, 0u8..2);
     let families = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
+    let nets = prop::option::of(prop::collection::vec(0..CLIENT_NETS, 1..3));
+    let balancer = prop::option::of((0u8..2, nets));
     let spec = (
         0u8..4,
         families,
@@ -52,20 +59,12 @@ pub(super) fn world() -> impl Strategy<Value = World> {
         prop::option::of(0u8..3),
         prop::option::of(0u8..2),
         any::<(bool, bool)>(),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>(), balancer, 0u8..2),
         prop::collection::vec(endpoint, 0..7),
     )
         .prop_map(
-            |(
-                cluster_ip,
-                families,
-                ports,
-                node_port,
-                external_ip,
-                policies,
-                affinity,
-                endpoints,
-            )| {
+            |(cluster_ip, families, ports, node_port, external_ip, policies, more, endpoints)| {
+                let (affinity, topology, balancer, created) = more;
                 Spec {
                     cluster_ip,
                     families,
@@ -74,6 +73,9 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                     external_ip,
                     policies,
                     affinity,
+                    topology,
+                    balancer,
+                    created,
                     endpoints,
                 }
             },
@@ -87,6 +89,19 @@ fn ip(ipv6: bool, net: u8, host: u8) -> IpAddr {
     } else {
         IpAddr::from([10, net, 0, host])
     }
+}
+
+/// How many nets clients of load balancers are in.
+const CLIENT_NETS: u8 = 4;
+
+/// A net that clients are in.
+fn client_net(ipv6: bool, net: u8) -> Cidr {
+    Cidr::holding(ip(ipv6, 100 + net, 0), if ipv6 { 64 } else { 16 }).unwrap()
+}
+
+/// A client of each net.
+pub(super) fn clients(ipv6: bool) -> impl Iterator<Item = IpAddr> {
+    (0..CLIENT_NETS).map(move |net| ip(ipv6, 100 + net, 9))
 }
 
 fn policy(local: bool) -> TrafficPolicy {
@@ -113,13 +128,23 @@ impl Spec {
             ports: (0..self.ports).map(port).collect(),
             internal_policy: policy(self.policies.0),
             external_policy: policy(self.policies.1),
+            load_balancer_ips: self
+                .balancer
+                .as_ref()
+                .map_or(Vec::new(), |(host, _)| ips(97, *host)),
+            source_ranges: self.balancer.as_ref().and_then(|(_, nets)| {
+                let nets = nets.as_ref()?.iter();
+                Some(nets.flat_map(|net| self.families().map(|v6| client_net(v6, *net))).collect())
+            }),
+            created_s: self.created.into(),
+            topology: self.topology,
             affinity_s: if self.affinity { 10_800 } else { 0 },
             ..Service::new(key)
         }
     }
 
     fn slices(&self, service: &ObjectKey) -> Vec<EndpointSlice> {
-        let endpoint = |ipv6, &(host, state, node, _): &(u8, u8, u8, u8)| Endpoint {
+        let endpoint = |ipv6, &(host, state, node, hint, _): &(u8, u8, u8, u8, u8)| Endpoint {
             address: ip(ipv6, 244, host),
             ready: state == 0,
             serving: state < 2,
@@ -128,7 +153,11 @@ impl Spec {
             hostname: None,
             zone: None,
             hint_zones: Vec::new(),
-            hint_nodes: Vec::new(),
+            hint_nodes: hint
+                .checked_sub(1)
+                .map(|n| format!("node-{n}").into())
+                .into_iter()
+                .collect(),
             pod: None,
         };
         let port = |n: u8| EndpointPort {
@@ -222,7 +251,10 @@ impl World {
             external_ip: None,
             policies: (false, false),
             affinity: false,
-            endpoints: (0..endpoints).map(|host| (host, 0, 1, 0)).collect(),
+            topology: false,
+            balancer: None,
+            created: 0,
+            endpoints: (0..endpoints).map(|host| (host, 0, 1, 0, 0)).collect(),
         };
         Self([(u8::MAX, spec)].into())
     }

@@ -86,10 +86,7 @@ pub(super) fn add(snapshot: &mut Snapshot, service: Service, slices: Vec<Endpoin
 
 /// CoreDNS's cluster, and a few Services more.
 pub(super) fn snapshot() -> Snapshot {
-    let mut all = Snapshot {
-        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
-        ..Snapshot::default()
-    };
+    let mut all = Snapshot { synced: Synced::ALL, ..Snapshot::default() };
     for (name, ips) in [
         ("svcempty", &["10.0.0.1"][..]),
         ("svc6", &["1234:abcd::1"]),

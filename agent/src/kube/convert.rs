@@ -1,6 +1,8 @@
 //! API objects -> values of the model. Pure. Bad input is data: what can't be understood is left
 //! out and becomes a warning, and the rest of the object counts.
 
+mod service;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -13,31 +15,16 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+pub use self::service::{service, service_cidr};
 use super::state::Event;
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     node::{Cidr, Node},
     pod::OptedOutPod,
-    service::{Protocol, Service, ServicePort, TrafficPolicy},
+    service::Protocol,
 };
 
-/// Names another implementation of Services (KEP-2447).
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Asked for topology hints before `spec.trafficDistribution` (KEP-2433), with `Auto`.
-const TOPOLOGY_MODE_ANNOTATION: &str = "service.kubernetes.io/topology-mode";
-/// The name that it had first.
-const TOPOLOGY_HINTS_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hints";
-/// What `spec.loadBalancerSourceRanges` was before it was a field: ranges with commas between.
-const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-/// For how long a client keeps its backend where the service does not say: three hours.
-const AFFINITY_DEFAULT_S: u32 = 10_800;
-/// The longest time that the API allows for it: a day.
-const AFFINITY_MAX_S: u32 = 86_400;
-/// With the value `false`, flows to deleted endpoints of a service are not reset.
-const RESET_ON_DELETE_ANNOTATION: &str = "mizzen.dev/reset-on-delete";
-/// Keeps a service away from proxies, whatever its address.
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The service of an EndpointSlice.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// When the change that a slice was written for happened.
@@ -72,129 +59,6 @@ fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
 
 fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(name).map(String::as_str)
-}
-
-/// A Service.
-pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
-    let mut warnings = Vec::new();
-    let meta = &object.metadata;
-    let spec = object.spec.clone().unwrap_or_default();
-    let external_name = (spec.type_.as_deref() == Some("ExternalName"))
-        .then(|| Arc::from(spec.external_name.as_deref().unwrap_or_default()));
-    let cluster_ips =
-        spec.cluster_ips.clone().or_else(|| spec.cluster_ip.clone().map(|ip| vec![ip]));
-    let cluster_ips = cluster_ips.unwrap_or_default();
-    let headless = cluster_ips.iter().any(|ip| ip == "None");
-    // An ExternalName service may have kept an address that it no longer owns (reference B121).
-    let addressed = !headless && external_name.is_none();
-    let cluster_ips: Vec<&str> =
-        cluster_ips.iter().map(String::as_str).filter(|ip| addressed && !ip.is_empty()).collect();
-    let external_ips = spec.external_ips.iter().flatten().map(String::as_str);
-    let ingress = object.status.iter().filter_map(|status| status.load_balancer.as_ref());
-    let load_balancer_ips = ingress
-        .flat_map(|balancer| balancer.ingress.iter().flatten())
-        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_deref());
-    let value = Service {
-        key: object_key(meta),
-        created_s: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        cluster_ips: parse_ips(cluster_ips, "spec.clusterIPs", &mut warnings),
-        headless,
-        external_name,
-        external_ips: parse_ips(external_ips, "spec.externalIPs", &mut warnings),
-        load_balancer_ips: parse_ips(load_balancer_ips, "status.loadBalancer", &mut warnings),
-        source_ranges: source_ranges(meta, &spec, &mut warnings),
-        ports: service_ports(&spec, &mut warnings),
-        internal_policy: policy(spec.internal_traffic_policy.as_deref()),
-        external_policy: policy(spec.external_traffic_policy.as_deref()),
-        affinity_s: affinity(&spec, &mut warnings),
-        topology: asks_for_topology(meta, &spec),
-        health_check_node_port: health_check_node_port(&spec, &mut warnings),
-        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        reset_on_delete: annotation(meta, RESET_ON_DELETE_ANNOTATION) != Some("false"),
-        foreign_proxy: label(meta, PROXY_NAME_LABEL).is_some()
-            || label(meta, HEADLESS_LABEL).is_some(),
-    };
-    (Some(value), warnings)
-}
-
-/// Seconds for which a client keeps its backend.
-fn affinity(spec: &core::ServiceSpec, warnings: &mut Warnings) -> u32 {
-    if spec.session_affinity.as_deref() != Some("ClientIP") {
-        return 0;
-    }
-    let client_ip = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
-    let Some(timeout) = client_ip.and_then(|config| config.timeout_seconds) else {
-        return AFFINITY_DEFAULT_S;
-    };
-    match u32::try_from(timeout) {
-        Ok(timeout) if (1..=AFFINITY_MAX_S).contains(&timeout) => timeout,
-        _ => {
-            warnings.push(format!(
-                "spec.sessionAffinityConfig.clientIP.timeoutSeconds {timeout} is not between 1 \
-                 and {AFFINITY_MAX_S}: {AFFINITY_DEFAULT_S} counts"
-            ));
-            AFFINITY_DEFAULT_S
-        }
-    }
-}
-
-/// Who may use the load balancer addresses; `None` is everyone. Where nothing of what is named can
-/// be read, nobody may: a restriction that is misspelt is not taken for none.
-fn source_ranges(
-    meta: &ObjectMeta,
-    spec: &core::ServiceSpec,
-    warnings: &mut Warnings,
-) -> Option<Vec<Cidr>> {
-    let field = spec.load_balancer_source_ranges.iter().flatten().map(String::as_str);
-    let mut texts: Vec<&str> = field.collect();
-    let mut name = "spec.loadBalancerSourceRanges";
-    if texts.is_empty() {
-        let annotation = annotation(meta, SOURCE_RANGES_ANNOTATION)?;
-        texts = annotation.split(',').filter(|text| !text.trim().is_empty()).collect();
-        name = SOURCE_RANGES_ANNOTATION;
-    }
-    if texts.is_empty() {
-        return None;
-    }
-    let range =
-        |text: &&str| parse_cidr(text).ok_or_else(|| format!("{text:?} is no range of addresses"));
-    Some(keep_good(&texts, name, range, warnings))
-}
-
-/// Whether the service asks for topology, so that the hints of its endpoints count (reference
-/// B90).
-fn asks_for_topology(meta: &ObjectMeta, spec: &core::ServiceSpec) -> bool {
-    let mode = annotation(meta, TOPOLOGY_HINTS_ANNOTATION)
-        .or_else(|| annotation(meta, TOPOLOGY_MODE_ANNOTATION));
-    matches!(mode, Some("auto" | "Auto"))
-        || spec.traffic_distribution.as_ref().is_some_and(|preference| !preference.is_empty())
-}
-
-/// The port of the health check, which only a load balancer that tells nodes apart asks for.
-fn health_check_node_port(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Option<u16> {
-    let local = policy(spec.external_traffic_policy.as_deref()) == TrafficPolicy::Local;
-    if spec.type_.as_deref() != Some("LoadBalancer") || !local {
-        return None;
-    }
-    let port = spec.health_check_node_port.filter(|port| *port != 0)?;
-    let good = port_number(port);
-    if let Err(why) = &good {
-        warnings.push(format!("spec.healthCheckNodePort is left out: {why}"));
-    }
-    good.ok()
-}
-
-fn service_ports(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Vec<ServicePort> {
-    let convert = |port: &core::ServicePort| -> Result<ServicePort, String> {
-        Ok(ServicePort {
-            name: port.name.as_deref().unwrap_or_default().into(),
-            protocol: protocol(port.protocol.as_deref())?,
-            port: port_number(port.port)?,
-            node_port: port.node_port.filter(|n| *n != 0).map(port_number).transpose()?,
-        })
-    };
-    keep_good(spec.ports.iter().flatten(), "spec.ports", convert, warnings)
 }
 
 /// A pod whose sockets are left alone; none of all others.
@@ -293,13 +157,10 @@ pub fn node(object: &core::Node) -> (Option<Node>, Warnings) {
     let cidrs = spec.and_then(|spec| {
         spec.pod_cidrs.clone().or_else(|| spec.pod_cidr.clone().map(|cidr| vec![cidr]))
     });
-    let cidr = |text: &String| {
-        parse_cidr(text).ok_or_else(|| format!("{text:?} is no range of addresses"))
-    };
     let value = Node {
         name: object.metadata.name.as_deref().unwrap_or_default().into(),
         internal_ips: parse_ips(internal, "status.addresses", &mut warnings),
-        pod_cidrs: keep_good(cidrs.iter().flatten(), "spec.podCIDRs", cidr, &mut warnings),
+        pod_cidrs: keep_good(cidrs.iter().flatten(), "spec.podCIDRs", range, &mut warnings),
         zone: label(&object.metadata, ZONE_LABEL).map(Arc::from),
         to_be_deleted: object.metadata.deletion_timestamp.is_some()
             || spec.is_some_and(|spec| {
@@ -363,23 +224,12 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
 /// A range of addresses; host bits are cleared.
 pub fn parse_cidr(text: &str) -> Option<Cidr> {
     let (address, prefix_len) = text.trim().split_once('/')?;
-    let (address, prefix_len) = (parse_ip(address)?, prefix_len.parse::<u8>().ok()?);
-    let address = match address {
-        IpAddr::V4(v4) if prefix_len <= 32 => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
-            IpAddr::from((u32::from(v4) & mask).to_be_bytes())
-        }
-        IpAddr::V6(v6) if prefix_len <= 128 => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
-            IpAddr::from((u128::from(v6) & mask).to_be_bytes())
-        }
-        _ => return None,
-    };
-    Some(Cidr { address, prefix_len })
+    Cidr::holding(parse_ip(address.trim())?, prefix_len.parse().ok()?)
 }
 
-fn policy(text: Option<&str>) -> TrafficPolicy {
-    if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+fn range<T: AsRef<str>>(text: &T) -> Result<Cidr, String> {
+    let text = text.as_ref();
+    parse_cidr(text).ok_or_else(|| format!("{text:?} is no range of addresses"))
 }
 
 fn protocol(text: Option<&str>) -> Result<Protocol, String> {
@@ -398,11 +248,6 @@ fn port_number(n: i32) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn service_of(yaml: &str) -> (Service, Warnings) {
-        let (value, warnings) = service(&serde_yaml_ng::from_str(yaml).unwrap());
-        (value.unwrap(), warnings)
-    }
 
     #[test]
     fn b129_addresses_with_leading_zeros_are_decimal() {
@@ -424,60 +269,6 @@ mod tests {
         assert_eq!(parse_cidr("::/0"), range("::", 0));
         for bad in ["10.244.0.0", "10.244.0.0/33", "::/129", "x/8", "10.244.0.0/-1"] {
             assert_eq!(parse_cidr(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn b121_external_name_ignores_a_cluster_ip() {
-        let (value, _) = service_of(
-            "{metadata: {name: a, namespace: b}, spec: {type: ExternalName, externalName: x.example,
-              clusterIP: 10.96.0.7}}",
-        );
-        assert_eq!(value.external_name.as_deref(), Some("x.example"));
-        assert!(value.cluster_ips.is_empty() && !value.headless);
-    }
-
-    #[test]
-    fn b55_a_balancer_in_proxy_mode_keeps_its_address() {
-        let (value, _) = service_of(
-            "{metadata: {name: a, namespace: b}, spec: {type: LoadBalancer, clusterIP: 10.96.0.7},
-              status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: Proxy},
-              {ip: 192.0.2.2, ipMode: VIP}, {ip: 192.0.2.3}, {hostname: x}]}}}",
-        );
-        let ips: Vec<String> = value.load_balancer_ips.iter().map(ToString::to_string).collect();
-        assert_eq!(ips, ["192.0.2.2", "192.0.2.3"]);
-    }
-
-    #[test]
-    fn bad_fields_become_warnings_and_the_rest_counts() {
-        let (value, warnings) = service_of(
-            "{metadata: {name: a, namespace: b}, spec: {clusterIPs: [10.96.0.7, bogus],
-              externalIPs: [300.1.1.1], ports: [{port: 80}, {port: 70000}, {port: 81, protocol: X}]}}",
-        );
-        assert_eq!(value.cluster_ips, [IpAddr::from([10, 96, 0, 7])]);
-        assert_eq!(value.ports.len(), 1);
-        assert_eq!(warnings.len(), 4, "{warnings:?}");
-        assert!(warnings.iter().any(|w| w.contains("spec.ports[1]") && w.contains("70000")));
-    }
-
-    #[test]
-    fn b122_services_of_another_proxy_are_marked() {
-        for (label, foreign) in [(PROXY_NAME_LABEL, true), (HEADLESS_LABEL, true), ("x", false)] {
-            let (value, _) = service_of(&format!(
-                "{{metadata: {{name: a, namespace: b, labels: {{{label}: \"\"}}}}, spec: {{}}}}"
-            ));
-            assert_eq!(value.foreign_proxy, foreign, "{label}");
-        }
-    }
-
-    #[test]
-    fn v8_a_service_may_ask_that_flows_are_not_reset() {
-        for (value, resets) in [("\"false\"", false), ("\"true\"", true), ("\"\"", true)] {
-            let (service, _) = service_of(&format!(
-                "{{metadata: {{name: a, namespace: b, annotations: {{{RESET_ON_DELETE_ANNOTATION}: \
-                 {value}}}}}, spec: {{}}}}"
-            ));
-            assert_eq!(service.reset_on_delete, resets, "{value}");
         }
     }
 

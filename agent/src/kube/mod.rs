@@ -4,6 +4,7 @@
 //! watch (Services)       ─┐
 //! watch (EndpointSlices) ─┼─ mpsc<Change> ─> state ─ watch<Arc<Snapshot>> ─> services, dns, podnet
 //! watch (Nodes)          ─┤
+//! watch (ServiceCIDRs)   ─┤
 //! watch (own Pods)       ─┘
 //! ```
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
@@ -52,6 +53,8 @@ pub fn start(
     tasks.spawn("watch endpointslices", slices.run(convert::endpoint_slice));
     let nodes = spawn(&watch::NODES, tasks);
     tasks.spawn("watch nodes", nodes.run(convert::node));
+    let service_cidrs = spawn(&watch::SERVICE_CIDRS, tasks);
+    tasks.spawn("watch servicecidrs", service_cidrs.run(convert::service_cidr));
     if let Some(node) = pods_of {
         let mut pods = spawn(&watch::PODS, tasks);
         pods.fields = Some(format!("spec.nodeName={node}"));

@@ -16,7 +16,11 @@ use crate::{
     arrivals::{Arrival, Kind},
     metrics::Metrics,
     model::{
-        ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service,
+        ObjectKey,
+        endpoints::EndpointSlice,
+        node::Node,
+        pod::OptedOutPod,
+        service::{Service, ServiceCidr},
         snapshot::Snapshot,
     },
     supervisor::TaskError,
@@ -47,6 +51,8 @@ pub enum Change {
     Slices(Event<EndpointSlice, ObjectKey>),
     /// Of Nodes.
     Nodes(Event<Node, Arc<str>>),
+    /// Of ServiceCIDRs.
+    ServiceCidrs(Event<ServiceCidr, Arc<str>>),
     /// Of this node's Pods.
     Pods(Event<OptedOutPod, ObjectKey>),
 }
@@ -78,6 +84,7 @@ impl Arrived {
                 (Kind::Slices, event.is_list(), trigger)
             }
             Change::Nodes(event) => (Kind::Others, event.is_list(), None),
+            Change::ServiceCidrs(event) => (Kind::Others, event.is_list(), None),
             Change::Pods(event) => (Kind::Others, event.is_list(), None),
         };
         Arrival { revision: 0, kind, at: self.at, listed, trigger }
@@ -111,6 +118,13 @@ impl Modelled for Node {
     }
 }
 
+impl Modelled for ServiceCidr {
+    type Key = Arc<str>;
+    fn change(event: Event<Self, Arc<str>>) -> Change {
+        Change::ServiceCidrs(event)
+    }
+}
+
 impl Modelled for OptedOutPod {
     type Key = ObjectKey;
     fn change(event: Event<Self, ObjectKey>) -> Change {
@@ -135,55 +149,27 @@ impl ClusterState {
 
     /// Takes in a change. False where it says nothing new.
     pub fn apply(&mut self, change: Change) -> bool {
+        let Snapshot { services, nodes, service_cidrs, opted_out_pods, synced, .. } =
+            &mut self.snapshot;
         let changed = match change {
-            Change::Services(event) => self.apply_services(event),
+            Change::Services(event) => {
+                apply(services, &mut synced.services, event, |service| service.key.clone())
+            }
             Change::Slices(event) => self.apply_slices(event),
-            Change::Nodes(event) => self.apply_nodes(event),
-            Change::Pods(event) => self.apply_pods(event),
+            Change::Nodes(event) => {
+                apply(nodes, &mut synced.nodes, event, |node| node.name.clone())
+            }
+            Change::ServiceCidrs(event) => {
+                apply(service_cidrs, &mut synced.service_cidrs, event, |range| range.name.clone())
+            }
+            Change::Pods(event) => {
+                apply(opted_out_pods, &mut synced.pods, event, |pod| pod.key.clone())
+            }
         };
         if changed {
             self.snapshot.revision += 1;
         }
         changed
-    }
-
-    fn apply_services(&mut self, event: Event<Service, ObjectKey>) -> bool {
-        let services = &mut self.snapshot.services;
-        match event {
-            Event::Apply(service) => insert(services, service.key.clone(), service),
-            Event::Delete(key) => services.remove(&key).is_some(),
-            Event::Replace(all) => {
-                let all: Vec<_> = all.into_iter().map(|s| (s.key.clone(), s)).collect();
-                let changed = replace(services, all);
-                !std::mem::replace(&mut self.snapshot.synced.services, true) || changed
-            }
-        }
-    }
-
-    fn apply_nodes(&mut self, event: Event<Node, Arc<str>>) -> bool {
-        let nodes = &mut self.snapshot.nodes;
-        match event {
-            Event::Apply(node) => insert(nodes, node.name.clone(), node),
-            Event::Delete(name) => nodes.remove(&name).is_some(),
-            Event::Replace(all) => {
-                let all: Vec<_> = all.into_iter().map(|n| (n.name.clone(), n)).collect();
-                let changed = replace(nodes, all);
-                !std::mem::replace(&mut self.snapshot.synced.nodes, true) || changed
-            }
-        }
-    }
-
-    fn apply_pods(&mut self, event: Event<OptedOutPod, ObjectKey>) -> bool {
-        let pods = &mut self.snapshot.opted_out_pods;
-        match event {
-            Event::Apply(pod) => insert(pods, pod.key.clone(), pod),
-            Event::Delete(key) => pods.remove(&key).is_some(),
-            Event::Replace(all) => {
-                let all: Vec<_> = all.into_iter().map(|pod| (pod.key.clone(), pod)).collect();
-                let changed = replace(pods, all);
-                !std::mem::replace(&mut self.snapshot.synced.pods, true) || changed
-            }
-        }
     }
 
     fn apply_slices(&mut self, event: Event<EndpointSlice, ObjectKey>) -> bool {
@@ -221,6 +207,24 @@ impl ClusterState {
     fn unfile(&mut self, key: &ObjectKey) -> bool {
         let Some(service) = self.filed.remove(key) else { return false };
         self.snapshot.slices.remove(&(service, key.name.clone())).is_some()
+    }
+}
+
+/// Takes in what became of a kind's objects. False where that says nothing new.
+fn apply<K: Ord + Clone, T: PartialEq>(
+    held: &mut imbl::OrdMap<K, Arc<T>>,
+    synced: &mut bool,
+    event: Event<T, K>,
+    key: impl Fn(&T) -> K,
+) -> bool {
+    match event {
+        Event::Apply(value) => insert(held, key(&value), value),
+        Event::Delete(key) => held.remove(&key).is_some(),
+        Event::Replace(all) => {
+            let changed =
+                replace(held, all.into_iter().map(|value| (key(&value), value)).collect());
+            !std::mem::replace(synced, true) || changed
+        }
     }
 }
 

@@ -34,6 +34,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// A watch that was begun again and says nothing for so long works: refusals come at once.
 const QUIET: Duration = Duration::from_secs(1);
+/// How often an API server that does not have an optional kind is asked for it again.
+const ABSENT_RETRY: Duration = Duration::from_secs(60);
 /// How long the API server may take to answer when it is asked whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,17 +46,30 @@ pub struct Kind {
     pub plural: &'static str,
     /// Its part on the board.
     pub part: &'static str,
+    /// Whether a cluster may do without it: where the API server does not have the kind, or does
+    /// not show it, there are no objects of it.
+    pub optional: bool,
+}
+
+impl Kind {
+    /// A kind that every cluster has.
+    const fn required(plural: &'static str, part: &'static str) -> Self {
+        Self { plural, part, optional: false }
+    }
 }
 
 /// Services.
-pub static SERVICES: Kind = Kind { plural: "services", part: "watch-services" };
+pub static SERVICES: Kind = Kind::required("services", "watch-services");
 /// EndpointSlices.
-pub static ENDPOINT_SLICES: Kind = Kind { plural: "endpointslices", part: "watch-endpointslices" };
+pub static ENDPOINT_SLICES: Kind = Kind::required("endpointslices", "watch-endpointslices");
 /// Nodes.
-pub static NODES: Kind = Kind { plural: "nodes", part: "watch-nodes" };
+pub static NODES: Kind = Kind::required("nodes", "watch-nodes");
+/// ServiceCIDRs, which API servers have since 1.33.
+pub static SERVICE_CIDRS: Kind =
+    Kind { plural: "servicecidrs", part: "watch-servicecidrs", optional: true };
 
 /// Pods.
-pub static PODS: Kind = Kind { plural: "pods", part: "watch-pods" };
+pub static PODS: Kind = Kind::required("pods", "watch-pods");
 
 /// What a watch needs.
 pub struct Watch {
@@ -94,6 +109,8 @@ impl FromMeta for Arc<str> {
 struct Progress<T> {
     listed: Option<Vec<T>>,
     synced: bool,
+    /// Whether it is synced for being absent.
+    absent: bool,
     failures: usize,
 }
 
@@ -113,7 +130,7 @@ impl Watch {
         let config = selected.map_or_else(watcher::Config::default, |fields| {
             watcher::Config::default().fields(fields)
         });
-        let mut progress = Progress { listed: None, synced: false, failures: 0 };
+        let mut progress = Progress { listed: None, synced: false, absent: false, failures: 0 };
         loop {
             let (url, client) = self.servers.pick(progress.failures);
             let api: Api<K> = Api::all(client.clone());
@@ -137,6 +154,12 @@ impl Watch {
                         if self.changes.send(change.into()).await.is_err() {
                             return Ok(());
                         }
+                    }
+                    Some(Err(error)) if self.does_without(&error, &progress) => {
+                        if self.go_without::<T>(&error, &mut progress).await.is_err() {
+                            return Ok(());
+                        }
+                        break;
                     }
                     Some(Err(error)) => {
                         self.failed(url, &error, &mut progress).await;
@@ -184,7 +207,7 @@ impl Watch {
                 return None;
             }
             WatchEvent::InitDone => {
-                progress.synced = true;
+                (progress.synced, progress.absent) = (true, false);
                 Event::Replace(progress.listed.take().unwrap_or_default())
             }
             // An object of no use to the agent may have been of use before.
@@ -195,6 +218,32 @@ impl Watch {
         };
         self.works(progress);
         Some(T::change(event))
+    }
+
+    /// Whether an error means that the cluster has no such kind for the agent.
+    fn does_without<T>(&self, error: &watcher::Error, progress: &Progress<T>) -> bool {
+        let refused = status_of(error).is_some_and(|status| matches!(status.code, 403 | 404));
+        self.kind.optional && refused && (!progress.synced || progress.absent)
+    }
+
+    /// Has the kind have no objects, and waits before the API server is asked again: it may be
+    /// another one by then.
+    async fn go_without<T: Modelled>(
+        &self,
+        error: &watcher::Error,
+        progress: &mut Progress<T>,
+    ) -> Result<(), mpsc::error::SendError<Arrived>> {
+        if !progress.absent {
+            tracing::info!(kind = self.kind.plural, reason = explain(error), "kind not there");
+            self.changes.send(T::change(Event::Replace(Vec::new())).into()).await?;
+            (progress.synced, progress.absent) = (true, true);
+        }
+        self.works(progress);
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep(ABSENT_RETRY) => {}
+        }
+        Ok(())
     }
 
     fn works<T>(&self, progress: &mut Progress<T>) {

@@ -116,3 +116,12 @@ impl Service {
         }
     }
 }
+
+/// A ServiceCIDR: ranges that services have their cluster IPs from (KEP-1880).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `spec.cidrs`: one of each family at most.
+    pub cidrs: Vec<Cidr>,
+}

@@ -4,7 +4,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{ObjectKey, endpoints::EndpointSlice, node::Node, pod::OptedOutPod, service::Service};
+use super::{
+    ObjectKey,
+    endpoints::EndpointSlice,
+    node::Node,
+    pod::OptedOutPod,
+    service::{Service, ServiceCidr},
+};
 
 /// Which kinds have been listed completely since the agent started. Nothing is removed from the
 /// kernel, and no negative answer is given, before what it depends on is complete.
@@ -17,14 +23,20 @@ pub struct Synced {
     pub slices: bool,
     /// Nodes.
     pub nodes: bool,
+    /// ServiceCIDRs; also true where the API server has none to list.
+    pub service_cidrs: bool,
     /// This node's pods, where they are watched.
     pub pods: bool,
 }
 
 impl Synced {
+    /// Every kind.
+    pub const ALL: Self =
+        Self { services: true, slices: true, nodes: true, service_cidrs: true, pods: true };
+
     /// Whether every kind that the tables come from is complete.
     pub fn all(self) -> bool {
-        self.services && self.slices && self.nodes
+        self.services && self.slices && self.nodes && self.service_cidrs
     }
 }
 
@@ -41,6 +53,8 @@ pub struct Snapshot {
     pub slices: OrdMap<(ObjectKey, Arc<str>), Arc<EndpointSlice>>,
     /// Nodes by name.
     pub nodes: OrdMap<Arc<str>, Arc<Node>>,
+    /// Ranges of cluster IPs by name.
+    pub service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     /// This node's pods whose sockets are left alone, by key.
     pub opted_out_pods: OrdMap<ObjectKey, Arc<OptedOutPod>>,
 }

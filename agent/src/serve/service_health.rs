@@ -115,7 +115,7 @@ fn wanted(snapshot: &Snapshot, addresses: &[IpAddr]) -> Wanted {
 
 /// The addresses that take node ports.
 fn addresses(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Vec<IpAddr> {
-    let node = desired_node(snapshot, facts, settings);
+    let node = desired_node(snapshot, facts, settings, std::iter::empty());
     let open = node.addrs.iter().filter(|(_, addr)| addr.flags & node_addr_flags::NODE_PORTS != 0);
     open.map(|(addr, _)| IpAddr::from(*addr)).collect()
 }

@@ -200,6 +200,7 @@ fn snapshot() -> Snapshot {
         convert::node(&serde_json::from_value(object).unwrap()).0.unwrap()
     });
     state.apply(Change::Nodes(Event::Replace(nodes.into())));
+    state.apply(Change::ServiceCidrs(Event::Replace(Vec::new())));
     state.snapshot().clone()
 }
 

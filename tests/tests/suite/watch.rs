@@ -57,7 +57,8 @@ impl Agent {
     pub(crate) async fn through(kubeconfig: PathBuf, urls: &[String]) -> Self {
         let servers = ApiServers::new(Some(&kubeconfig), urls).await.unwrap();
         let (board, mut tasks): (Arc<Board>, _) = (Arc::default(), Tasks::new("watches"));
-        let snapshots = watches::start(&servers, Some("node-1"), &board, &Arc::default(), &mut tasks);
+        let snapshots =
+            watches::start(&servers, Some("node-1"), &board, &Arc::default(), &mut tasks);
         Self { snapshots, board, tasks }
     }
 

@@ -11,10 +11,7 @@ use crate::{
 };
 
 fn listed() -> Snapshot {
-    Snapshot {
-        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
-        ..Snapshot::default()
-    }
+    Snapshot { synced: Synced::ALL, ..Snapshot::default() }
 }
 
 fn at(zone: &Zone, name: &str) -> String {

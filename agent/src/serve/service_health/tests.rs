@@ -41,7 +41,7 @@ const UNREADY: [bool; 3] = [false, false, false];
 
 /// A cluster with the node `n` and the service `a/web` with a health check port.
 fn cluster(port: Option<u16>, endpoints: Vec<Endpoint>) -> Snapshot {
-    let synced = Synced { services: true, slices: true, nodes: true, ..Synced::default() };
+    let synced = Synced::ALL;
     let mut snapshot = Snapshot { synced, ..Snapshot::default() };
     snapshot.nodes.insert("n".into(), Arc::new(Node::named("n")));
     let key = ObjectKey::new("a", "web");

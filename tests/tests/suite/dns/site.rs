@@ -184,10 +184,7 @@ pub(super) fn config(upstreams: &[&str]) -> Config {
 /// A cluster with one node, the Services `web` (dual-stack), `hdls` (1,000 endpoints), `db` (two
 /// endpoints with names) and `ext`.
 pub(super) fn snapshot() -> Snapshot {
-    let mut all = Snapshot {
-        synced: Synced { services: true, slices: true, nodes: true, ..Synced::default() },
-        ..Snapshot::default()
-    };
+    let mut all = Snapshot { synced: Synced::ALL, ..Snapshot::default() };
     let cidr = |address: &str, prefix_len| Cidr { address: address.parse().unwrap(), prefix_len };
     let node = Node {
         name: "node-1".into(),

@@ -90,7 +90,7 @@ pub(super) fn facts() -> NodeFacts {
 
 /// A cluster of one node and nothing else.
 pub(super) fn empty() -> Snapshot {
-    let synced = Synced { services: true, slices: true, nodes: true, ..Synced::default() };
+    let synced = Synced::ALL;
     let mut snapshot = Snapshot { revision: 1, synced, ..Snapshot::default() };
     let node = Node { internal_ips: vec![Family::V4.wire(11)], ..Node::named(NODE) };
     snapshot.nodes.insert(NODE.into(), Arc::new(node));

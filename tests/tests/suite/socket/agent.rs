@@ -72,7 +72,7 @@ impl Agent {
 
 /// A cluster of one node and the NodePort service `hello`, TCP and UDP, with these endpoints.
 pub(super) fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
-    let synced = Synced { services: true, slices: true, nodes: true, ..Synced::default() };
+    let synced = Synced::ALL;
     let mut snapshot = Snapshot { revision: 1, synced, ..Snapshot::default() };
     let node = Node {
         name: NODE.into(),
