@@ -168,9 +168,12 @@ fn categorize(
     endpoints: &[(&Endpoint, u16, Usability)],
     place: Place<'_>,
 ) -> impl Iterator<Item = Candidate> {
-    let ready = endpoints.iter().filter(|(.., usability)| *usability == Usability::Ready);
-    let ready = ready.map(|(endpoint, ..)| *endpoint);
-    let topology = if service.topology { Topology::of(ready, place) } else { Topology::Ignored };
+    let topology = if service.topology {
+        let ready = endpoints.iter().filter(|(.., usability)| *usability == Usability::Ready);
+        Topology::of(&ready.map(|(endpoint, ..)| *endpoint).collect::<Vec<_>>(), place)
+    } else {
+        Topology::Ignored
+    };
     endpoints.iter().map(move |(endpoint, port, usability)| Candidate {
         addr: endpoint.address,
         port: *port,

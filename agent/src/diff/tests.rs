@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod gone;
+mod restricted;
 
 fn settings() -> Settings {
     Settings { node_name: "node-0".into(), ..Settings::default() }

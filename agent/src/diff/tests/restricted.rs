@@ -1,0 +1,79 @@
+//! Source ranges in tables that have no room for them.
+
+use super::*;
+use crate::model::ObjectKey;
+
+/// `default/only` with a load balancer address and these ranges.
+fn cluster(address: u8, ranges: Option<&[&str]>) -> Snapshot {
+    let mut snapshot = one_service(1).snapshot();
+    let key = ObjectKey::new("default", "only");
+    let service = Arc::make_mut(&mut snapshot.services[&key]);
+    service.load_balancer_ips = vec![[192, 0, 2, address].into()];
+    service.source_ranges =
+        ranges.map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect());
+    snapshot
+}
+
+/// An agent whose tables hold two source ranges at most.
+fn agent(snapshot: &Snapshot) -> Agent {
+    let max = Capacities { source_ranges: 2, ..Capacities::MAX };
+    let mut agent = Agent::start(MemoryMaps::default(), snapshot);
+    agent.known = Known::empty(Room { max, ..Room::default() });
+    agent
+}
+
+/// Whether a client may use the load balancer address; `None` where it is not served.
+fn admitted(agent: &Agent, address: u8, client: &str) -> Option<bool> {
+    let tables = agent.maps.tables();
+    let addr = IpAddr::from([192, 0, 2, address]);
+    let frontend = tables.frontends.get(&FrontendKey::new(addr.into(), 80, 6))?;
+    Some(admits(tables, frontend, client.parse().unwrap()))
+}
+
+fn change(agent: &mut Agent, snapshot: &Snapshot) -> Vec<String> {
+    let change = agent.desired.update(snapshot, &NodeFacts::default());
+    let plan = agent.plan(&change);
+    apply(&plan, &mut agent.maps).unwrap();
+    plan.refused.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn b56_ranges_that_do_not_fit_leave_the_service_as_it_was() {
+    let mut agent = agent(&cluster(1, Some(&["10.0.0.0/8"])));
+    let _ = agent.resync();
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true));
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(false));
+
+    let three = ["172.16.0.0/12", "198.51.100.0/24", "203.0.113.0/24"];
+    let next = Snapshot { revision: 2, ..cluster(1, Some(&three)) };
+    let refused = change(&mut agent, &next);
+    let text = "map SOURCE_RANGES is full with its 2 entries, default/only:p0/TCP/ipv4 keeps what \
+                it had";
+    assert_eq!(refused, [text]);
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true));
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(false));
+
+    // An address that comes meanwhile would be open, or closed to those whom it is for.
+    let next = Snapshot { revision: 3, ..cluster(2, Some(&three)) };
+    assert_eq!(change(&mut agent, &next).len(), 1);
+    assert_eq!(admitted(&agent, 2, "172.16.0.1"), None);
+
+    let next = Snapshot { revision: 4, ..cluster(2, Some(&three[..1])) };
+    assert_eq!(change(&mut agent, &next), [""; 0]);
+    assert_eq!(admitted(&agent, 2, "172.16.0.1"), Some(true));
+    assert_eq!(admitted(&agent, 2, "10.0.0.1"), Some(false));
+}
+
+#[test]
+fn b56_stale_ranges_go_when_the_agent_starts_again() {
+    let mut agent = agent(&cluster(1, Some(&["10.0.0.0/8"])));
+    let _ = agent.resync();
+    let mut restarted = Agent::start(agent.maps, &cluster(1, Some(&["172.16.0.0/12"])));
+    let _ = restarted.resync();
+    assert_exact(&restarted);
+    assert_eq!(admitted(&restarted, 1, "10.0.0.1"), Some(false));
+
+    let mut restarted = Agent::start(restarted.maps, &Snapshot::default());
+    let _ = restarted.resync();
+    assert!(restarted.maps.tables().source_ranges.is_empty());
+}
