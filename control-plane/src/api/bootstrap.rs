@@ -1,5 +1,5 @@
-//! What exists from the start: the four namespaces, the Service `kubernetes` with its
-//! EndpointSlice, and the Service `kube-dns`.
+//! What exists from the start: the four namespaces, the ServiceCIDR and the Service `kubernetes`
+//! with its EndpointSlice, and the Service `kube-dns`.
 
 use std::net::IpAddr;
 
@@ -31,6 +31,7 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     for name in NAMESPACES {
         ensure(api, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
     }
+    ensure(api, ("networking.k8s.io", "servicecidrs"), "", service_cidr(api)).await?;
     ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
     ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
     for (family, suffix) in [("IPv4", ""), ("IPv6", "-ipv6")] {
@@ -94,6 +95,12 @@ async fn ensure(
 /// The addresses at an index of every Service range.
 fn fixed(api: &Api, index: u32) -> Vec<IpAddr> {
     api.ranges.addresses.iter().map(|range| ranges::nth(*range, index)).collect()
+}
+
+/// The ranges that Services have their addresses from (KEP-1880).
+fn service_cidr(api: &Api) -> Value {
+    let cidrs: Vec<String> = api.ranges.addresses.iter().map(ToString::to_string).collect();
+    json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}})
 }
 
 fn kubernetes(api: &Api, port: u16) -> Value {

@@ -203,4 +203,16 @@ pub static ALL: &[Kind] = &[
         columns: columns::ENDPOINT_SLICE,
         ..NAMESPACED
     },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "ServiceCIDR",
+        plural: "servicecidrs",
+        singular: "servicecidr",
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        required: &["/spec/cidrs"],
+        immutable: &["/spec/cidrs"],
+        columns: columns::SERVICE_CIDR,
+        ..NAMESPACED
+    },
 ];

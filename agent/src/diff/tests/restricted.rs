@@ -1,7 +1,7 @@
 //! Source ranges in tables that have no room for them.
 
 use super::*;
-use crate::model::ObjectKey;
+use crate::{diff::plan::Op, model::ObjectKey};
 
 /// `default/only` with a load balancer address and these ranges.
 fn cluster(address: u8, ranges: Option<&[&str]>) -> Snapshot {
@@ -76,4 +76,18 @@ fn b56_stale_ranges_go_when_the_agent_starts_again() {
     let mut restarted = Agent::start(restarted.maps, &Snapshot::default());
     let _ = restarted.resync();
     assert!(restarted.maps.tables().source_ranges.is_empty());
+}
+
+#[test]
+fn b56_a_reader_that_is_on_its_way_is_waited_for_when_all_ranges_go() {
+    let mut agent = agent(&cluster(1, Some(&["10.0.0.0/8"])));
+    let _ = agent.resync();
+    let next = Snapshot { revision: 2, ..cluster(1, None) };
+    let change = agent.desired.update(&next, &NodeFacts::default());
+    let plan = agent.plan(&change);
+    let at = |of: fn(&Op) -> bool| plan.ops.iter().position(of).unwrap();
+    let opened = at(|op| matches!(op, Op::PutFrontends(_)));
+    let waited = at(|op| matches!(op, Op::Barrier));
+    let removed = at(|op| matches!(op, Op::RemoveSourceRanges(_)));
+    assert!(opened < waited && waited < removed, "{plan}");
 }

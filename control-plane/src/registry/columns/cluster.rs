@@ -85,6 +85,14 @@ pub const SERVICE_ACCOUNT: &[Column] =
 pub const LEASE: &[Column] =
     &[NAME, text("Holder", |lease, _| lease.text("/spec/holderIdentity").into()), AGE];
 
+/// ServiceCIDRs.
+pub const SERVICE_CIDR: &[Column] = &[NAME, text("CIDRs", |range, _| cidrs(range)), AGE];
+
+fn cidrs(range: &Object) -> Value {
+    let cidrs = range.list("/spec/cidrs").iter().filter_map(Value::as_str);
+    cidrs.collect::<Vec<_>>().join(",").into()
+}
+
 /// Events.
 pub const EVENT: &[Column] = &[
     text("Last Seen", |event, now| {

@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 
 use super::object::Object;
 
-pub use cluster::{CONFIG_MAP, EVENT, LEASE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT};
+pub use cluster::{
+    CONFIG_MAP, EVENT, LEASE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT, SERVICE_CIDR,
+};
 pub use pod::POD;
 pub use service::{ENDPOINT_SLICE, SERVICE};
 pub use workload::{DEPLOYMENT, REPLICA_SET};
