@@ -89,7 +89,7 @@ impl TestTables {
         match addr.ip() {
             IpAddr::V4(ip) => {
                 let addr = ip.octets();
-                let backend = Backend4 { addr, port, set, flags, ..Backend4::default() };
+                let backend = Backend4 { addr, port, set, flags };
                 self.maps.write_backends4(&[(id, backend)]).unwrap();
             }
             IpAddr::V6(ip) => {

@@ -2,7 +2,11 @@
 //! ([`FrontendKey::guard`]); here marks become bits of blocks of 256 addresses, which take a
 //! fiftieth of the room.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io,
+    os::fd::AsFd as _,
+};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
@@ -34,14 +38,12 @@ impl AllocatedAddrs {
         let mut blocks: BTreeMap<Addr, Allocated> = BTreeMap::new();
         for key in keys {
             let (block, octet) = Allocated::place(&key.addr);
-            let bits = match blocks.get_mut(&block) {
-                Some(bits) => bits,
-                None => {
-                    let held = sys::lookup(self.0.as_fd(), &block)?.unwrap_or_default();
-                    blocks.entry(block).or_insert(held)
-                }
-            };
-            bits.set(octet, allocated);
+            if let Entry::Vacant(entry) = blocks.entry(block) {
+                entry.insert(sys::lookup(self.0.as_fd(), &block)?.unwrap_or_default());
+            }
+            if let Some(bits) = blocks.get_mut(&block) {
+                bits.set(octet, allocated);
+            }
         }
         for (block, bits) in &blocks {
             if *bits == Allocated::default() {

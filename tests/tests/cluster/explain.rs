@@ -27,7 +27,8 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// For a wait: done where `good`, else what was seen instead.
-fn seen(good: bool, seen: impl ToString) -> Result<Result<(), String>> {
+#[expect(clippy::unnecessary_wraps, reason = "the form of a wait's answer")]
+fn seen(good: bool, seen: &dyn ToString) -> Result<Result<(), String>> {
     Ok(if good { Ok(()) } else { Err(seen.to_string()) })
 }
 
@@ -121,7 +122,7 @@ fn why_not(world: &World) -> Result<()> {
     world.api.apply(empty)?;
     let refused = || {
         let (said, code) = mizzen(world, "node-1", &["why", "node", "default/nobody"])?;
-        seen(code == 3 && said.contains("no usable endpoint"), said)
+        seen(code == 3 && said.contains("no usable endpoint"), &said)
     };
     let followed = up::wait(&world.layout, "why to tell of no endpoints", refused);
     world.api.expect("DELETE", "/api/v1/namespaces/default/services/nobody", None)?;
@@ -156,7 +157,7 @@ fn no_difference(world: &World) -> Result<()> {
     for node in world.layout.node_hosts() {
         up::wait(&world.layout, "the tables to be as they should be", || {
             let (said, code) = mizzen(world, &node.name, &["diff"])?;
-            seen(code == 0 && said.contains("as they should be"), said)
+            seen(code == 0 && said.contains("as they should be"), &said)
         })?;
     }
     Ok(())
@@ -177,7 +178,7 @@ fn latencies(world: &World) -> Result<()> {
     world.api.scale("hello", 5)?;
     let scaled = up::wait(&world.layout, "latencies to be counted", || {
         let now = (count()?, fine()?);
-        seen(now.0 > before.0 && now.1 > before.1, format!("{now:?} after {before:?}"))
+        seen(now.0 > before.0 && now.1 > before.1, &format!("{now:?} after {before:?}"))
     });
     world.api.scale("hello", 4)?;
     scaled?;
@@ -185,7 +186,7 @@ fn latencies(world: &World) -> Result<()> {
     let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
     up::wait(&world.layout, "nothing to be pending", || {
         let pending = metric(world, "node-1", pending)?;
-        seen(pending < 1.0, pending)
+        seen(pending < 1.0, &pending)
     })
 }
 
@@ -209,7 +210,7 @@ fn leaving_node(world: &World) -> Result<()> {
     let until = |status: &str, eligible: bool| {
         up::wait(&world.layout, "health to follow the node", || {
             let (got, body) = health(world, "/healthz")?;
-            seen(got == status && body["nodeEligible"] == eligible, format!("{got} {body}"))
+            seen(got == status && body["nodeEligible"] == eligible, &format!("{got} {body}"))
         })
     };
     until("200", true)?;

@@ -1,5 +1,5 @@
-//! What the tables cost at the size of a large cluster. Measurements, run by hand and alone:
-//! `cargo test --release -p mizzen-tests --test suite -- --ignored --nocapture figures`.
+//! The tables at the size of a large cluster. `cargo xtask soak figures` shows what they cost; for
+//! figures that count, build with `--release` and run it alone.
 
 use std::time::{Duration, Instant};
 
@@ -14,20 +14,22 @@ use mizzen_agent::{
 };
 use mizzen_tests::node::TestNode;
 
-use super::cluster::{add_service, empty, facts, set_endpoints, settings};
+use super::{
+    cluster::{add_service, empty, facts, set_endpoints, settings},
+    share,
+};
 
-/// Services of two ports each.
-const SERVICES: u16 = 15_000;
+/// Services of two ports each, in full.
+const SERVICES: u64 = 15_000;
 /// How often each look is taken.
 const LOOKS: u32 = 20;
 
 #[test]
-#[ignore = "a measurement"]
-fn figures_of_a_look_at_30_000_ports() {
+fn r04_figures_of_a_look_at_tables_that_nobody_altered() {
     let node = TestNode::new("figures");
     let datapath = node.open();
     let mut snapshot = empty();
-    for n in 0..SERVICES {
+    for n in 0..u16::try_from(share(SERVICES)).unwrap() {
         let [high, low] = n.to_be_bytes();
         let name = format!("s{n}");
         add_service(&mut snapshot, &name, [10, 96, high, low].into());

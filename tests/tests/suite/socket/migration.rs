@@ -40,7 +40,8 @@ fn old_map(pin: &Path, shape: &str) {
 
 /// Writes an element of it.
 fn put(pin: &Path, key: &[u8], value: &[u8]) {
-    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x} ")).collect() };
+    let hex =
+        |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     bpftool(&format!("map update pinned PIN key hex {} value hex {}", hex(key), hex(value)), pin);
 }
 

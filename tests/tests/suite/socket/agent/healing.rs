@@ -92,7 +92,7 @@ const DAMAGES: [Damage; 15] = [
             alter_backends(maps, held, |four, six| {
                 four.addr = [192, 0, 2, 1];
                 six.addr[0] = 0x20;
-            })
+            });
         },
     },
     Damage {
@@ -102,7 +102,7 @@ const DAMAGES: [Damage; 15] = [
             alter_backends(maps, held, |four, six| {
                 four.set = 0;
                 six.set = 0;
-            })
+            });
         },
     },
     Damage {
@@ -111,7 +111,7 @@ const DAMAGES: [Damage; 15] = [
         by: |maps, held| {
             alter_backends(maps, held, |four, six| {
                 (*four, *six) = (Backend4::default(), Backend6::default());
-            })
+            });
         },
     },
     Damage {
