@@ -86,7 +86,7 @@ async fn discovery_in_both_forms() {
     );
     assert_eq!(server.get("/api").await.unwrap()["versions"], json!(["v1"]));
     let groups = server.get("/apis").await.unwrap();
-    assert_eq!(groups["groups"].as_array().unwrap().len(), 3);
+    assert_eq!(groups["groups"].as_array().unwrap().len(), 4);
 
     let accept =
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
