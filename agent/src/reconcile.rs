@@ -173,9 +173,7 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                Ok(()) = inputs.snapshots.changed() => {}
-                Ok(()) = inputs.facts.changed() => {}
-                () = tokio::time::sleep_until(due.into()) => {}
+                // Before the endpoints that may have the addresses next.
                 Some(addresses) = inputs.released.recv() => {
                     let mut addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
                     while let Ok(more) = inputs.released.try_recv() {
@@ -186,6 +184,9 @@ impl Reconciler {
                 Some(query) = inputs.queries.recv() => {
                     tokio::task::block_in_place(|| self.answer(query));
                 }
+                Ok(()) = inputs.snapshots.changed() => {}
+                Ok(()) = inputs.facts.changed() => {}
+                () = tokio::time::sleep_until(due.into()) => {}
             }
         }
         tokio::task::block_in_place(|| self.hand_over());
@@ -263,6 +264,10 @@ impl Reconciler {
     /// Reads the tables, recognises what is its own, and brings them to what is desired.
     fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
         let everything = self.desired.everything();
+        if self.failures > 0 {
+            // A plan was broken off: whoever still reads what it unlinked is waited for.
+            self.maps.barrier().map_err(|error| chain(&error))?;
+        }
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
         let known = restore(&tables, &everything, self.room());
         self.execute(known, everything)

@@ -123,12 +123,10 @@ impl Older {
     /// loaded and before anything is written.
     pub(super) fn hand_over(self, pins: &Pins) -> Result<(), MigrateError> {
         let mut tables = KernelMaps::open(pins)?;
-        if tables.dump()?.frontends.is_empty() {
-            self.copy_backends(&mut tables)?;
-            self.copy_sets(&mut tables)?;
-            // Last: by them the next attempt knows that all of it was done.
-            self.copy_frontends(&mut tables)?;
-        }
+        // Again where it was broken off: nothing else writes before the older folder is gone.
+        self.copy_backends(&mut tables)?;
+        self.copy_sets(&mut tables)?;
+        self.copy_frontends(&mut tables)?;
         self.move_links(pins)?;
         let failed = |source| MigrateError::Move(self.folder.clone(), source);
         fs::remove_dir_all(&self.folder).map_err(failed)

@@ -91,8 +91,11 @@ fn ingress(skb: Skb) -> i32 {
     // SAFETY: the flow is an element of a live map; its addresses and flags never change.
     let flow = unsafe { &*flow };
     if conntrack::is_gone(packet, flow) {
-        conntrack::reset(&packet.key, flow);
-        return reject::gone(skb, packet);
+        let verdict = reject::gone(skb, packet);
+        if verdict != DROP {
+            conntrack::reset(&packet.key, flow); // only what was told: else the next segment is
+        }
+        return verdict;
     }
     let to_node = flow.flags & flow_flags::TO_NODE != 0;
     let Some(hop_limit) = hop_limit(packet, to_node) else {

@@ -44,6 +44,9 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if scratch.packet.is_echo_request() {
         return translate::unserved(skb, &scratch.packet);
     }
+    if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
+        return PASS; // an error is never answered by one (RFC 1122 section 3.2.2)
+    }
     let now_s = now_s();
     let flow = match conntrack::track(&scratch.packet, now_s) {
         Some(flow) => flow,
