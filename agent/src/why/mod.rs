@@ -24,8 +24,7 @@ use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     affinity::AffinityKey,
     nat::Origin,
-    node::cluster_range_flags,
-    select::{NoBackend, Slots, Window},
+    select::{self, NoBackend, Slots, Window},
     service::backend_flags,
 };
 
@@ -76,13 +75,9 @@ pub struct Explanation {
 
 /// Explains a connection.
 pub fn explain(live: &impl Live, client: &Client, dialled: &Dialled) -> Explanation {
-    let origin = origin(live, client.addr);
-    let frontend = mizzen_ebpf_abi::select::frontend(
-        live,
-        dialled.addr,
-        dialled.port.to_be_bytes(),
-        dialled.protocol,
-    );
+    let origin = select::origin(live, client.addr);
+    let frontend =
+        select::frontend(live, dialled.addr, dialled.port.to_be_bytes(), dialled.protocol);
     let socket = socket::explain(live, client, origin, dialled, frontend.as_ref());
     let packet = packet::explain(live, client, origin, dialled, frontend.as_ref());
     let decides = if socket.outcome.settles() { PathName::Socket } else { PathName::Packet };
@@ -93,17 +88,6 @@ pub fn explain(live: &impl Live, client: &Client, dialled: &Dialled) -> Explanat
         packet,
         set: frontend.map(|frontend| frontend.set),
         frontend_flags: frontend.map_or(0, |frontend| frontend.flags),
-    }
-}
-
-/// What an address is to this node, as the packet programs tell.
-pub fn origin(live: &impl Live, addr: Addr) -> Origin {
-    if live.cluster_range_flags(&addr) & cluster_range_flags::PODS != 0 {
-        Origin::Pod
-    } else if live.node_addr_flags(&addr).is_some() {
-        Origin::Node
-    } else {
-        Origin::Outside
     }
 }
 

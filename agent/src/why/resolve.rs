@@ -11,6 +11,7 @@ use mizzen_ebpf_abi::{
     conntrack::{self, FlowKey, flow_flags},
     flow_state,
     nat::{self, Origin},
+    select,
     service::frontend_flags,
 };
 
@@ -19,7 +20,6 @@ use super::{
     answer::{self, Answer, PathName},
     endpoint,
     live::Live,
-    origin,
     question::{Destination, PortName, Source, Target},
 };
 use crate::{
@@ -160,7 +160,7 @@ fn pod_at(names: &Names<'_>, addr: IpAddr) -> Option<ObjectKey> {
 /// Whether the sockets of who has the address are on this node.
 fn is_here(live: &impl Live, names: &Names<'_>, addr: IpAddr) -> bool {
     let cidrs = names.snapshot.nodes.get(names.node).map(|node| &node.pod_cidrs);
-    origin(live, addr.into()) == Origin::Node
+    select::origin(live, addr.into()) == Origin::Node
         || live.is_pod_here(&addr.into())
         || live.pod_netns(&addr.into()).is_some()
         || cidrs.is_some_and(|cidrs| cidrs.iter().any(|cidr| cidr.contains(addr)))

@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::{
     affinity::Affinity,
     conntrack::{Flow, FlowKey, flow_flags},
     flow_state::state::SEEN,
-    node::{NodeConfig, PodNetns, endpoint_flags, node_config_flags},
+    node::{NodeConfig, PodNetns, cluster_range_flags, endpoint_flags, node_config_flags},
     select,
     service::{Frontend, FrontendKey, SetWord, frontend_flags},
 };

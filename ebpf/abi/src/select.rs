@@ -5,6 +5,7 @@
 
 use crate::{
     addr::Addr,
+    nat::Origin,
     node::{cluster_range_flags, node_addr_flags},
     service::{
         Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, frontend_flags, header,
@@ -135,7 +136,6 @@ pub enum Unserved {
 }
 
 /// The frontend of an address: its own, or a node port's where the address is one of the node's.
-/// Its set is [`NO_SET`] where there is none.
 #[inline(always)]
 pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {
     let key = FrontendKey { addr, port, protocol, pad: 0 };
@@ -150,19 +150,35 @@ pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -
     (found.set != NO_SET).then_some(found)
 }
 
-/// What an address is that [`frontend`] found nothing for.
+/// What an address is that [`frontend`] found nothing for. One that the node itself holds is its
+/// own business, whatever range it is from (a resolver of the node at the cluster's DNS address).
 #[inline(always)]
 pub fn unserved(tables: &impl Tables, addr: Addr) -> Unserved {
-    if tables.cluster_range_flags(&addr) & cluster_range_flags::SERVICES == 0 {
+    if tables.cluster_range_flags(&addr) & cluster_range_flags::SERVICES == 0
+        || tables.node_addr_flags(&addr).is_some()
+    {
         return Unserved::Foreign;
     }
-    if is_allocated(tables, addr) { Unserved::UnknownPort } else { Unserved::Unallocated }
+    if tables.is_allocated(&addr) { Unserved::UnknownPort } else { Unserved::Unallocated }
 }
 
-/// Whether an address is the cluster IP of a service.
+/// Whether an address that [`frontend`] found nothing for is a service's, whatever ranges are
+/// known: [`Unserved::UnknownPort`] for sockets, which need no range to tell.
 #[inline(always)]
-pub fn is_allocated(tables: &impl Tables, addr: Addr) -> bool {
-    tables.is_allocated(&addr)
+pub fn refuses_other_ports(tables: &impl Tables, addr: Addr) -> bool {
+    tables.is_allocated(&addr) && tables.node_addr_flags(&addr).is_none()
+}
+
+/// Where a flow comes from, by its source address.
+#[inline(always)]
+pub fn origin(tables: &impl Tables, source: Addr) -> Origin {
+    if tables.cluster_range_flags(&source) & cluster_range_flags::PODS != 0 {
+        Origin::Pod
+    } else if tables.node_addr_flags(&source).is_some() {
+        Origin::Node
+    } else {
+        Origin::Outside
+    }
 }
 
 /// Whether a client may use the frontend at all. A packet that carries the dialled address as its

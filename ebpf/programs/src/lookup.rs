@@ -14,6 +14,7 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     affinity::{Affinity, AffinityKey},
     counters::Counter,
+    nat::Origin,
     select::{self, Tables},
     service::{Allocated, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
 };
@@ -113,10 +114,16 @@ pub(crate) fn unserved(addr: Addr) -> Unserved {
     select::unserved(&Maps, addr)
 }
 
-/// Whether an address is the cluster IP of a service.
+/// Whether an address that has no frontend is a service's.
 #[inline(always)]
-pub(crate) fn is_allocated(addr: Addr) -> bool {
-    select::is_allocated(&Maps, addr)
+pub(crate) fn refuses_other_ports(addr: Addr) -> bool {
+    select::refuses_other_ports(&Maps, addr)
+}
+
+/// Where a flow comes from.
+#[inline(always)]
+pub(crate) fn origin(source: Addr) -> Origin {
+    select::origin(&Maps, source)
 }
 
 /// Whether a client may use the frontend.

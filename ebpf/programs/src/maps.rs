@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, SkStorage, lpm_trie},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use mizzen_ebpf_abi::{
@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey},
     counters::Counter,
     limits,
-    node::{Endpoint, NodeAddr, NodeConfig, PodNetns, cluster_range_flags},
+    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
     socket::SocketPeers,
 };
@@ -138,11 +138,4 @@ pub(crate) fn count(counter: Counter) {
         // SAFETY: the slot is this CPU's own, and programs don't migrate while they run.
         unsafe { *value += 1 };
     }
-}
-
-/// Whether one of the cluster's pods may have this address.
-#[inline(always)]
-pub(crate) fn is_pod_range(addr: Addr) -> bool {
-    let flags = CLUSTER_RANGES.get(&lpm_trie::Key::new(128, addr)).copied().unwrap_or(0);
-    flags & cluster_range_flags::PODS != 0
 }

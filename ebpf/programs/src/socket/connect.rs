@@ -97,7 +97,7 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
 fn unserved(sock: &SockAddr, dialled: &Dialled, reason: &Unserved) -> Untranslated {
     if matches!(reason, Unserved::Unknown)
         && sock.protocol() == protocol::TCP
-        && lookup::is_allocated(dialled.addr)
+        && lookup::refuses_other_ports(dialled.addr)
         && !client::opted_out(sock)
     {
         Untranslated::Refused

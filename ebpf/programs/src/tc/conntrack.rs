@@ -60,9 +60,6 @@ fn is_over(packet: &Packet, flow: &Flow, now_s: u32) -> bool {
     if flow_state::reopens(protocol, packet.tcp_flags, flow) {
         return true;
     }
-    // A flow follows its service as long as nothing is lost by that: a datagram does not care
-    // which backend gets it, nor does a connection that none has answered (B100-B107). What is
-    // established stays (V7).
     // A SYN where a backend was deleted begins anew with one that lives.
     if protocol == protocol::TCP
         && flow_state::opens(protocol, packet.tcp_flags)
@@ -70,6 +67,9 @@ fn is_over(packet: &Packet, flow: &Flow, now_s: u32) -> bool {
     {
         return true;
     }
+    // A flow follows its service as long as nothing is lost by that: a datagram does not care
+    // which backend gets it, nor does a connection that none has answered (B100-B107). What is
+    // established stays (V7).
     let unsettled = protocol == protocol::UDP
         || (flow_state::opens(protocol, packet.tcp_flags) && flow.peer_state & state::SEEN == 0);
     unsettled && !has_backend(flow)

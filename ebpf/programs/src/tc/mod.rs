@@ -35,7 +35,7 @@ mod uplink;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use mizzen_ebpf_abi::{
     addr::protocol,
-    conntrack::flow_flags,
+    conntrack::{Flow, flow_flags},
     counters::Counter,
     packet::{ETHERNET_HEADER, Packet},
 };
@@ -58,31 +58,18 @@ fn drop_counted(reason: Counter) -> i32 {
 /// A packet that comes in, from an uplink or from a pod.
 #[inline(always)]
 fn ingress(skb: Skb) -> i32 {
-    let Some(scratch) = scratch::own() else {
+    let Some(scratch) = parsed(skb) else {
         return PASS;
     };
-    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
-        return PASS;
-    }
     if skb.is_for_another_host() && node::is_back(skb, scratch) {
         return node::forward(skb, scratch);
     }
     if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
         return icmp(skb, scratch);
     }
-    let now_s = now_s();
-    let flow = match conntrack::track(&scratch.packet, now_s) {
-        Some(flow) => flow,
-        None => {
-            let verdict = translate::open(skb, scratch, now_s, 0);
-            if verdict != translate::OPENED {
-                return verdict;
-            }
-            match conntrack::opened(&scratch.packet.key) {
-                Some(flow) => flow,
-                None => return DROP, // over already: what is sent again opens it anew
-            }
-        }
+    let flow = match flow_of(skb, scratch, 0) {
+        Ok(flow) => flow,
+        Err(verdict) => return verdict,
     };
     let packet = &scratch.packet;
     if !policy::allows(packet) {
@@ -129,19 +116,16 @@ fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
     }
 }
 
-/// A packet that the node itself sends to a pod: the answer of a backend that is the node itself gets its
-/// service's address. It is routed already, and its destination does not change.
+/// A packet that the node itself sends to a pod: the answer of a backend that is the node itself
+/// gets its service's address. It is routed already, and its destination does not change.
 #[inline(always)]
 fn answer(skb: Skb) -> i32 {
     if skb.is_forwarded() {
         return PASS;
     }
-    let Some(scratch) = scratch::own() else {
+    let Some(scratch) = parsed(skb) else {
         return PASS;
     };
-    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
-        return PASS;
-    }
     let packet = &scratch.packet;
     let Some(flow) = conntrack::track(packet, now_s()) else {
         return PASS;
@@ -158,6 +142,33 @@ fn answer(skb: Skb) -> i32 {
         Ok(()) => PASS,
         Err(()) => DROP,
     }
+}
+
+/// This processor's memory with the packet in it; none where it is no packet that could be of a
+/// flow.
+#[inline(always)]
+fn parsed(skb: Skb) -> Option<&'static mut Scratch> {
+    let scratch = scratch::own()?;
+    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
+        return None;
+    }
+    Some(scratch)
+}
+
+/// The flow of a packet, opened where it is new; else the verdict on the packet. `device` as for
+/// [`translate::open`].
+#[inline(always)]
+fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, i32> {
+    let now_s = now_s();
+    if let Some(flow) = conntrack::track(&scratch.packet, now_s) {
+        return Ok(flow);
+    }
+    let verdict = translate::open(skb, scratch, now_s, device);
+    if verdict != translate::OPENED {
+        return Err(verdict);
+    }
+    // Over already: what is sent again opens it anew.
+    conntrack::opened(&scratch.packet.key).ok_or(DROP)
 }
 
 /// The first stage.

@@ -21,13 +21,10 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, conntrack, deliver, fragments, icmp, policy, read, scratch, scratch::Scratch,
+    DROP, PASS, deliver, drop_counted, flow_of, fragments, icmp, parsed, policy, scratch::Scratch,
     skb::Skb, translate,
 };
-use crate::{
-    lookup::now_s,
-    maps::{FLOWS, count},
-};
+use crate::maps::FLOWS;
 
 /// A packet that leaves by an uplink.
 #[inline(always)]
@@ -35,31 +32,18 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if skb.is_forwarded() {
         return PASS;
     }
-    let Some(scratch) = scratch::own() else {
+    let Some(scratch) = parsed(skb) else {
         return PASS;
     };
-    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
-        return PASS;
-    }
     if scratch.packet.is_echo_request() {
         return translate::unserved(skb, &scratch.packet);
     }
     if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
         return PASS; // an error is never answered by one (RFC 1122 section 3.2.2)
     }
-    let now_s = now_s();
-    let flow = match conntrack::track(&scratch.packet, now_s) {
-        Some(flow) => flow,
-        None => {
-            let verdict = translate::open(skb, scratch, now_s, skb.ifindex());
-            if verdict != translate::OPENED {
-                return verdict;
-            }
-            match conntrack::opened(&scratch.packet.key) {
-                Some(flow) => flow,
-                None => return DROP, // as in `ingress`
-            }
-        }
+    let flow = match flow_of(skb, scratch, skb.ifindex()) {
+        Ok(flow) => flow,
+        Err(verdict) => return verdict,
     };
     let packet = &scratch.packet;
     // SAFETY: as in `ingress`.
@@ -72,8 +56,7 @@ pub(super) fn egress(skb: Skb) -> i32 {
         return DROP;
     }
     if !fragments::remember(packet) {
-        count(Counter::DropFragment);
-        return DROP;
+        return drop_counted(Counter::DropFragment);
     }
     if translate::rewrite(skb, packet, flow, packet.hop_limit()).is_err() {
         return DROP;

@@ -9,7 +9,7 @@ use mizzen_ebpf_abi::{
     conntrack::{Flow, flow_flags},
     counters::Counter,
     flow_state,
-    nat::{self, Facts, Origin},
+    nat::{self, Facts},
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
     service::frontend_flags,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     lookup::{self, Backend, NoBackend, Unserved, Window},
-    maps::{NODE_ADDRS, NODE_CONFIG, count, is_pod_range},
+    maps::{NODE_ADDRS, NODE_CONFIG, count},
 };
 
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
@@ -69,8 +69,11 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
     };
-    opening.facts =
-        Facts { origin: origin(key.source), frontend: frontend.flags, config: config.flags };
+    opening.facts = Facts {
+        origin: lookup::origin(key.source),
+        frontend: frontend.flags,
+        config: config.flags,
+    };
     let window = if opening.facts.bound_by_external_policy() {
         Window::outside(&frontend)
     } else {
@@ -92,7 +95,6 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
 pub(super) fn unserved(skb: Skb, packet: &Packet) -> i32 {
     match lookup::unserved(packet.key.destination) {
         Unserved::Foreign => PASS,
-        _ if is_node(packet.key.destination) => PASS,
         Unserved::UnknownPort => reject::no_endpoints(skb, packet),
         Unserved::Unallocated => {
             count(Counter::DropUnallocated);
@@ -176,18 +178,6 @@ fn refuse(skb: Skb, packet: &Packet, reason: NoBackend) -> i32 {
         NoBackend::Proxy => PASS,
         // Counted; what is sent again sees the tables whole.
         NoBackend::ForeignRange | NoBackend::ForeignBackend => DROP,
-    }
-}
-
-/// Where a flow comes from.
-#[inline(always)]
-fn origin(source: Addr) -> Origin {
-    if is_pod_range(source) {
-        Origin::Pod
-    } else if is_node(source) {
-        Origin::Node
-    } else {
-        Origin::Outside
     }
 }
 
