@@ -6,6 +6,7 @@
 //! Service is a slice of the query's lower-case wire form, so that a look-up allocates nothing.
 
 pub mod dashed;
+pub mod pods;
 pub mod reverse;
 pub mod service;
 
@@ -15,6 +16,7 @@ use hickory_proto::rr::Name;
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
 use self::{
+    pods::Pods,
     reverse::{Arpa, Pointer, Pointers},
     service::{Host, Port, ServiceNames},
 };
@@ -29,6 +31,8 @@ pub enum PodNames {
     /// Any address is answered with itself, as with `pods insecure` of kubeadm's clusters.
     #[default]
     Insecure,
+    /// Only addresses of pods that are known: those behind Services, in their own namespace.
+    Verified,
 }
 
 /// What the zone is told, as opposed to what it learns.
@@ -56,6 +60,8 @@ pub struct Zone {
     /// Services by the wire form of their name and namespace.
     services: HashMap<Box<[u8]>, Arc<ServiceNames>>,
     pointers: Pointers,
+    /// Empty unless names of pods are verified.
+    pods: Pods,
 }
 
 /// What stands at a name.
@@ -106,6 +112,7 @@ impl Zone {
             namespaces: OrdMap::new(),
             services: HashMap::new(),
             pointers: Pointers::default(),
+            pods: Pods::default(),
         }
     }
 
@@ -135,6 +142,9 @@ impl Zone {
                 .get(&key)
                 .and_then(|service| ServiceNames::of(service, to.slices_of(&key)));
             changed |= next.replace(&key, names);
+            if next.settings.pods == PodNames::Verified {
+                next.pods.advance(&key, from, to);
+            }
         }
         next.synced |= to.synced.services && to.synced.slices;
         if changed {
@@ -236,8 +246,20 @@ impl Zone {
         }
         match labels {
             1 => Found::Empty,
-            2 => dashed::parse(name.label(0)).map_or(Found::Missing, Found::Pod),
+            2 => match dashed::parse(name.label(0)) {
+                Some(address) if self.is_pod(address, name.label(1)) => Found::Pod(address),
+                _ => Found::Missing,
+            },
             _ => Found::Missing,
+        }
+    }
+
+    /// Whether a pod of that namespace may be said to have `address`.
+    fn is_pod(&self, address: IpAddr, namespace: &[u8]) -> bool {
+        match self.settings.pods {
+            PodNames::Disabled => false,
+            PodNames::Insecure => true,
+            PodNames::Verified => self.pods.has(address, namespace),
         }
     }
 }

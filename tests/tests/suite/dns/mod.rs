@@ -4,6 +4,7 @@
 mod forwarding;
 mod lifecycle;
 mod names;
+mod semantics;
 mod site;
 mod transport;
 mod upstream;

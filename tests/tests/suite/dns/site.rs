@@ -110,17 +110,26 @@ pub(super) struct Running {
 impl Running {
     /// Starts it and waits until it answers from `snapshot`.
     pub(super) fn start(site: &Site, config: Config, snapshot: Snapshot) -> Self {
-        let running = Self::begin(site, config, snapshot);
+        Self::start_in(&site.node, config, snapshot)
+    }
+
+    /// The same on that node.
+    pub(super) fn start_in(node: &Netns, config: Config, snapshot: Snapshot) -> Self {
+        let running = Self::begin_in(node, config, snapshot);
         running.until("ready", |state| *state == State::Ready);
         running
     }
 
     /// Starts it.
     pub(super) fn begin(site: &Site, config: Config, snapshot: Snapshot) -> Self {
+        Self::begin_in(&site.node, config, snapshot)
+    }
+
+    fn begin_in(node: &Netns, config: Config, snapshot: Snapshot) -> Self {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let board = Arc::new(Board::default());
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-        let netns = std::fs::File::open(site.node.path()).expect("the node's namespace");
+        let netns = std::fs::File::open(node.path()).expect("the node's namespace");
         let thread = {
             let (board, stop, kill) = (Arc::clone(&board), stop.clone(), kill.clone());
             std::thread::spawn(move || {
