@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,16 +36,14 @@ use crate::{
 
 mod deletions;
 mod review;
+mod trouble;
 
 use deletions::Deletions;
 use review::{REVIEW, Review};
+use trouble::{Scope, Trouble};
 
 /// The part on the board.
 pub const PART: &str = "services";
-/// The first pause after a failure; it doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(50);
-/// The longest pause between attempts.
-const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Puts the programs where traffic is, when the tables are filled. Called again and again: it
 /// mends what was detached by hand, and follows devices that come and go.
@@ -111,9 +109,9 @@ pub struct Reconciler {
     known: Option<Known>,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
-    failures: u32,
-    /// When to try again what did not work.
-    retry: Option<Instant>,
+    /// What no table outgrows.
+    max: Capacities,
+    trouble: Trouble,
     review: Review,
     deletions: Deletions,
 }
@@ -128,21 +126,18 @@ impl Reconciler {
         metrics: Arc<Metrics>,
     ) -> Self {
         metrics.arrivals.await_tables();
-        let desired = Desired::new(settings);
-        let (attached, known, failures, retry) = (None, None, 0, None);
-        let (review, deletions) = (Review::default(), Deletions::default());
         Self {
             maps,
             attach,
-            attached,
-            desired,
-            known,
+            attached: None,
+            desired: Desired::new(settings),
+            known: None,
             board,
             metrics,
-            failures,
-            retry,
-            review,
-            deletions,
+            max: Capacities::MAX,
+            trouble: Trouble::default(),
+            review: Review::default(),
+            deletions: Deletions::default(),
         }
     }
 
@@ -168,8 +163,9 @@ impl Reconciler {
                 self.follow(&snapshot, facts.as_deref());
                 self.settle(Instant::now());
             });
-            let due = self.retry.unwrap_or_else(|| Instant::now() + REVIEW);
-            let due = self.deletions.due().map_or(due, |at| at.min(due));
+            let due = Instant::now() + REVIEW;
+            let sooner = [self.trouble.retry(), self.deletions.due()].into_iter().flatten();
+            let due = sooner.fold(due, Instant::min);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
@@ -212,16 +208,21 @@ impl Reconciler {
         };
         let started = Instant::now();
         self.review(started);
+        let had_node = !self.desired.own_node_deleted();
         let mut change = self.desired.update(snapshot, facts);
+        if had_node && self.desired.own_node_deleted() {
+            tracing::warn!("the Node object of this node was deleted; what it said counts on");
+        }
         self.deletions.note(std::mem::take(&mut change.deleted));
-        let trouble = self.retry.is_some();
-        if self.known.is_none() && self.retry.is_some_and(|at| at > started) {
+        if self.known.is_none() && self.trouble.waits(started) {
             return; // The next attempt takes this change along.
         }
-        let outcome = match self.known.take() {
-            Some(known) if trouble => self.execute(known, self.desired.everything()),
-            Some(known) => self.execute(known, change),
-            None => self.execute_from_dump(),
+        let (outcome, scope) = match self.known.take() {
+            Some(known) if self.trouble.is_due(started) => {
+                (self.execute(known, self.desired.everything()), Scope::Everything)
+            }
+            Some(known) => (self.execute(known, change), Scope::Change),
+            None => (self.execute_from_dump(), Scope::Everything),
         };
         let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
         if outcome.is_ok() {
@@ -233,7 +234,7 @@ impl Reconciler {
         self.metrics.map_calls.store(self.maps.calls(), Relaxed);
         self.metrics.map_writes.store(self.maps.writes(), Relaxed);
         self.metrics.map_bytes.store(self.maps.bytes(), Relaxed);
-        self.conclude(outcome, started);
+        self.conclude(outcome, scope, started);
     }
 
     /// Sees to it that the programs are where traffic is.
@@ -247,6 +248,9 @@ impl Reconciler {
             && attached.addresses == addresses
         {
             return Ok(());
+        }
+        if self.attached.is_none() && self.trouble.waits(now) {
+            return Ok(()); // It did not work a moment ago.
         }
         let same = |at: &Attached| at.facts == *facts && at.addresses == addresses;
         let lost = self.attached.take().as_ref().is_some_and(same);
@@ -264,7 +268,7 @@ impl Reconciler {
     /// Reads the tables, recognises what is its own, and brings them to what is desired.
     fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
         let everything = self.desired.everything();
-        if self.failures > 0 {
+        if self.trouble.has_failed() {
             // A plan was broken off: whoever still reads what it unlinked is waited for.
             self.maps.barrier().map_err(|error| chain(&error))?;
         }
@@ -275,19 +279,19 @@ impl Reconciler {
 
     /// What the tables have room for, and may grow to.
     fn room(&self) -> Room {
-        Room { now: self.maps.capacities(), max: Capacities::MAX }
+        Room { now: self.maps.capacities(), max: self.max }
     }
 
     /// Makes and applies a plan. What there was no room for comes back as text.
     fn execute(&mut self, mut known: Known, mut change: Change) -> Result<Vec<String>, String> {
-        change.deleted = self.deletions.take();
+        self.deletions.join(&mut change, &mut known);
         let plan = diff(&change, &mut known);
         if !plan.is_empty() {
             tracing::debug!(steps = plan.ops.len(), flips = flips(&plan), "applying a plan");
             self.metrics.plans.fetch_add(1, Relaxed);
             if let Err(error) = apply(&plan, &mut *self.maps) {
                 self.metrics.plan_failures.fetch_add(1, Relaxed);
-                self.deletions.note(change.deleted);
+                self.deletions.take_back(plan.resets);
                 return Err(chain(&error));
             }
             self.metrics.set_flips.fetch_add(flips(&plan), Relaxed);
@@ -300,34 +304,20 @@ impl Reconciler {
     }
 
     /// Says on the board how it went, and when it is tried again.
-    fn conclude(&mut self, outcome: Result<Vec<String>, String>, started: Instant) {
-        let trouble = match outcome {
-            Ok(refused) if refused.is_empty() => None,
-            Ok(refused) => {
-                let more = refused.len() - 1;
-                let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-                Some(format!("{}{more}", refused[0]))
-            }
-            Err(error) => Some(error),
-        };
-        let Some(trouble) = trouble else {
-            self.failures = 0;
-            self.retry = None;
+    fn conclude(&mut self, outcome: Result<Vec<String>, String>, scope: Scope, started: Instant) {
+        if outcome.is_ok() {
             let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.metrics.last_plan_micros.store(micros, Relaxed);
-            self.board.report(PART, State::Ready);
-            return;
-        };
-        let pause = (RETRY_MIN * 2u32.pow(self.failures.min(10))).min(RETRY_MAX);
-        self.failures = self.failures.saturating_add(1);
-        self.retry = Some(Instant::now() + pause);
-        // The board tells what is news; the attempts are for those who look for them.
-        tracing::debug!(
-            error = trouble,
-            retry_ms = pause.as_millis(),
-            "services are not as desired"
-        );
-        self.board.report(PART, State::Degraded(format!("{trouble}; it is tried again")));
+        }
+        match self.trouble.note(outcome, scope) {
+            None => {}
+            Some(Ok(())) => self.board.report(PART, State::Ready),
+            Some(Err(trouble)) => {
+                // The board tells what is news; the attempts are for those who look for them.
+                tracing::debug!(error = trouble, "services are not as desired");
+                self.board.report(PART, State::Degraded(format!("{trouble}; it is tried again")));
+            }
+        }
     }
 
     fn answer(&mut self, query: Query) {
@@ -345,9 +335,20 @@ impl Reconciler {
                     format!("service {}: {}", warning.service, warning.message)
                 };
                 let services = self.desired.warnings().into_iter().map(warning);
-                drop(reply.send(services.chain(self.metrics.tables.warnings()).collect()));
+                let tables = self.metrics.tables.warnings();
+                let all = self.own_node_warning().into_iter().chain(services).chain(tables);
+                drop(reply.send(all.collect()));
             }
         }
+    }
+
+    fn own_node_warning(&self) -> Option<String> {
+        let name = &self.desired.settings().node_name;
+        self.desired.own_node_deleted().then(|| {
+            format!(
+                "the Node object {name}, this node's, was deleted: its addresses and node ports                  stay in force until this agent ends; restart the kubelet to have it made again"
+            )
+        })
     }
 
     fn backends(&mut self) -> Result<Vec<wire::Frontend>, String> {

@@ -125,8 +125,8 @@ impl SockDiag {
         Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
-    /// The sockets that are connected to one of these addresses. At most [`DESTINATIONS_MAX`] destinations, of one family; those of
-    /// IPv4 are found in IPv6 sockets too.
+    /// The sockets that are connected to one of these addresses: at most [`DESTINATIONS_MAX`], of
+    /// one family; those of IPv4 are found in IPv6 sockets too.
     pub fn connected(
         &mut self,
         protocol: Protocol,

@@ -1,9 +1,10 @@
 //! Endpoints that are deleted, as against those that merely leave their service (reference V8).
 //!
 //! An endpoint is *deleted* when it left every slice of its service after having been terminating
-//! there; when this node's CNI plugin released its address; or when its node is gone. Nothing is
-//! behind its address any more, so that flows to it are reset. An endpoint that leaves otherwise,
-//! by a change of labels, keeps its flows, and so does one that only terminates.
+//! there; when this node's CNI plugin released its address; or when its node is gone, that is when
+//! the Node object was deleted and is not back within half a second. Nothing is behind its address
+//! any more, so that flows to it are reset. An endpoint that leaves otherwise, by a change of
+//! labels, keeps its flows, and so does one that only terminates. The node that asks is never gone.
 //!
 //! What is not known is not deleted: an agent that starts knows of no endpoint that was there
 //! before, and of two objects that may be one pod it takes them for one.
@@ -25,6 +26,10 @@ pub type Addresses = BTreeMap<ObjectKey, BTreeSet<IpAddr>>;
 /// Addresses and ports of endpoints by set.
 pub type Deleted = BTreeMap<SetKey, BTreeSet<(IpAddr, u16)>>;
 
+/// Calls of [`Departures::settle`] after which a node without its object is gone: objects of nodes
+/// that live are deleted and made anew, by hand or by a kubelet that registers again.
+const NODE_ROUNDS: u64 = 2;
+
 /// What has to be remembered between two snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct Departures {
@@ -34,6 +39,8 @@ pub struct Departures {
     /// Endpoints that are in a slice though nothing is behind them: their node is gone, or their
     /// address was released, where no node is named.
     doomed: BTreeMap<ObjectKey, BTreeMap<IpAddr, Option<Arc<str>>>>,
+    /// Nodes whose object is deleted and that are not given up yet, since when.
+    absent: BTreeMap<Arc<str>, u64>,
     /// Counts calls of [`Self::settle`].
     round: u64,
 }
@@ -52,6 +59,8 @@ struct Presence {
     terminating: bool,
     /// The pods that are named for it; those in the node's network share its address.
     pods: BTreeSet<ObjectKey>,
+    /// The nodes that it is on: one.
+    nodes: BTreeSet<Arc<str>>,
 }
 
 impl Departures {
@@ -83,7 +92,7 @@ impl Departures {
             };
             if dead {
                 deleted.insert(address);
-            } else if is.is_none() && was.terminating {
+            } else if is.is_none() && (was.terminating || self.is_absent(&was.nodes)) {
                 let left = Left { round: self.round, pods: was.pods };
                 self.left.entry(service.clone()).or_default().insert(address, left);
             }
@@ -114,48 +123,58 @@ impl Departures {
         deleted
     }
 
-    /// Whether there are endpoints that left and are not given up yet: then [`Self::settle`] is to
-    /// be called after a while.
-    pub fn unsettled(&self) -> bool {
-        !self.left.is_empty()
+    /// Whether the object of one of these nodes is deleted.
+    fn is_absent(&self, nodes: &BTreeSet<Arc<str>>) -> bool {
+        nodes.iter().any(|node| self.absent.contains_key(node))
     }
 
-    /// Gives up the endpoints that left before the last call.
-    pub fn settle(&mut self) -> Addresses {
+    /// Whether there are endpoints that left, or nodes, and they are not given up yet: then
+    /// [`Self::settle`] is to be called after a while.
+    pub fn unsettled(&self) -> bool {
+        !self.left.is_empty() || !self.absent.is_empty()
+    }
+
+    /// Gives up the endpoints that left before the last call, and those in `snapshot` that are on
+    /// nodes which are gone for longer.
+    pub fn settle(&mut self, snapshot: &Snapshot) -> Addresses {
         let round = self.round;
         self.round += 1;
-        let mut deleted = Addresses::new();
+        let gone = self.absent.iter().filter(|(_, since)| *since + NODE_ROUNDS <= round);
+        let gone: BTreeSet<Arc<str>> = gone.map(|(node, _)| node.clone()).collect();
+        self.absent.retain(|node, _| !gone.contains(node));
+        let mut deleted = if gone.is_empty() {
+            Addresses::new()
+        } else {
+            self.doom(snapshot, |_, node| {
+                node.filter(|node| gone.contains(*node)).map(|node| Some(node.clone()))
+            })
+        };
         self.left.retain(|service, left| {
             let over = left.iter().filter(|(_, left)| left.round < round).map(|(addr, _)| *addr);
             let over: BTreeSet<_> = over.collect();
             left.retain(|address, _| !over.contains(address));
             if !over.is_empty() {
-                deleted.insert(service.clone(), over);
+                deleted.entry(service.clone()).or_default().extend(over);
             }
             !left.is_empty()
         });
         deleted
     }
 
-    /// The endpoints on nodes that are gone since `before`.
-    pub fn nodes_gone(&mut self, before: &Snapshot, after: &Snapshot) -> Addresses {
-        let mut gone = BTreeSet::new();
+    /// Takes in which nodes came and went. Endpoints of one that went are given up by
+    /// [`Self::settle`].
+    pub fn follow_nodes(&mut self, before: &Snapshot, after: &Snapshot) {
         for item in before.nodes.diff(&after.nodes) {
             match item {
-                DiffItem::Remove(name, _) => drop(gone.insert(name.clone())),
+                DiffItem::Remove(name, _) => drop(self.absent.insert(name.clone(), self.round)),
                 DiffItem::Add(name, _) => self.node_is_back(name),
                 DiffItem::Update { .. } => {}
             }
         }
-        if gone.is_empty() {
-            return Addresses::new();
-        }
-        self.doom(after, |_, node| {
-            node.filter(|node| gone.contains(*node)).map(|n| Some(n.clone()))
-        })
     }
 
     fn node_is_back(&mut self, name: &Arc<str>) {
+        self.absent.remove(name);
         self.doomed.retain(|_, doomed| {
             doomed.retain(|_, node| node.as_ref() != Some(name));
             !doomed.is_empty()
@@ -239,6 +258,7 @@ fn presences(service: &ObjectKey, snapshot: &Snapshot) -> BTreeMap<IpAddr, Prese
         let presence = presences.entry(endpoint.address).or_default();
         presence.terminating |= endpoint.terminating;
         presence.pods.extend(endpoint.pod.clone());
+        presence.nodes.extend(endpoint.node.clone());
     }
     presences
 }

@@ -1,6 +1,7 @@
 //! The desired state of all services, kept by service, so that a change costs what it touches.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -64,6 +65,7 @@ pub struct Desired {
     without_local: WithoutLocalEndpoints,
     node: Arc<DesiredNode>,
     departures: Departures,
+    own_node_deleted: bool,
     seen: Snapshot,
     facts: NodeFacts,
 }
@@ -77,10 +79,10 @@ impl Desired {
     /// Takes in a newer snapshot and the node's facts, and says what that changes. The work is
     /// proportional to the difference to the snapshot before.
     pub fn update(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
+        let snapshot = &*self.keep_own_node(snapshot);
         let mut touched = Touched::default();
-        let mut dead = self.departures.nodes_gone(&self.seen, snapshot);
+        self.departures.follow_nodes(&self.seen, snapshot);
         let mut changed = changed_services(&self.seen, snapshot);
-        changed.extend(dead.keys().cloned());
         let zone = snapshot.nodes.get(&self.settings.node_name).and_then(|node| node.zone.clone());
         if self.zone != zone {
             self.zone = zone;
@@ -88,8 +90,7 @@ impl Desired {
             changed.extend(topological.map(|service| service.key.clone()));
         }
         for service in changed {
-            let mut dead = dead.remove(&service).unwrap_or_default();
-            dead.extend(self.departures.follow(&service, &self.seen, snapshot));
+            let dead = self.departures.follow(&service, &self.seen, snapshot);
             self.follow(&service, snapshot, &dead, &mut touched);
         }
         if touched.foreign
@@ -104,6 +105,24 @@ impl Desired {
         }
         self.seen = snapshot.clone();
         self.resolve(touched)
+    }
+
+    /// The snapshot, with this node's own object as it was seen last where that was deleted: the
+    /// node that runs this agent lives, whatever somebody did to its object, and so do its node
+    /// ports and its pods. It counts again as soon as it is back.
+    fn keep_own_node<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, Snapshot> {
+        let own = &self.settings.node_name;
+        let kept = self.seen.nodes.get(own).filter(|_| !snapshot.nodes.contains_key(own));
+        self.own_node_deleted = kept.is_some();
+        let Some(node) = kept else { return Cow::Borrowed(snapshot) };
+        let mut whole = snapshot.clone();
+        whole.nodes.insert(own.clone(), node.clone());
+        Cow::Owned(whole)
+    }
+
+    /// Whether this node's own object was deleted: what it said counts on.
+    pub fn own_node_deleted(&self) -> bool {
+        self.own_node_deleted
     }
 
     /// Has no listener of this node come before the backends any more: the agent and its resolver
@@ -138,7 +157,7 @@ impl Desired {
 
     /// Gives up the endpoints that left before the last call; what that changes.
     pub fn settle(&mut self) -> Change {
-        let dead = self.departures.settle();
+        let dead = self.departures.settle(&self.seen);
         self.bury(&dead)
     }
 

@@ -75,12 +75,25 @@ impl Draft {
     /// Takes note of the deleted endpoints of a set that has this generation so far.
     pub(super) fn bury(&mut self, key: &SetKey, set: &KnownSet, generation: u32) {
         for at in self.deleted.remove(key).unwrap_or_default() {
-            let (protocol, set_id) = (key.protocol, set.id);
-            self.resets.push(Reset { set: set_id, protocol, endpoint: at.into(), generation });
-            if let Some(id) = set.id_at(at) {
-                self.gone_backends.insert((set.ipv6, id), at);
-            }
+            let (protocol, endpoint, backend) = (key.protocol, at.into(), set.id_at(at));
+            self.mark(Reset { set: set.id, protocol, endpoint, generation, backend });
         }
+    }
+
+    /// Takes up what a plan that failed was to reset: what was deleted then, in the generation of
+    /// then, whoever has its address by now.
+    pub(super) fn resume(&mut self, unfinished: Vec<Reset>) {
+        for reset in unfinished {
+            self.mark(reset);
+        }
+    }
+
+    fn mark(&mut self, reset: Reset) {
+        if let Some(id) = reset.backend {
+            let (ip, port) = (reset.endpoint.ip(), reset.endpoint.port());
+            self.gone_backends.insert((ip.is_ipv6(), id), (ip, port));
+        }
+        self.resets.push(reset);
     }
 
     /// Whether an id was that of an endpoint that is deleted.

@@ -74,11 +74,17 @@ impl Known {
             })
             .collect();
         let max = &self.room.max;
-        let node = [
+        let bounded = [
             (maps::NODE_ADDRS, self.node.addrs.len(), max.node_addrs),
             (maps::CLUSTER_RANGES, self.node.cluster_ranges.len(), max.cluster_ranges),
+            (maps::SOURCE_RANGES, self.source_ranges, max.source_ranges),
         ];
-        usage.extend(node.map(|(map, used, max)| Usage { map, used: count(used), now: max, max }));
+        usage.extend(bounded.map(|(map, used, max)| Usage {
+            map,
+            used: count(used),
+            now: max,
+            max,
+        }));
         usage
     }
 

@@ -13,11 +13,16 @@ use mizzen_ebpf_abi::{
     maps,
     service::{
         Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
-        backend_flags, frontend_flags, header,
+        backend_flags, header,
     },
 };
 
-use super::{draft::Draft, extent::Extents, ids::IdSpace, plan::Refused};
+use super::{
+    draft::Draft,
+    extent::Extents,
+    ids::IdSpace,
+    plan::{Refused, Reset},
+};
 use crate::{
     apply::maps::{AddrRange, Growing, Room, SourceRange},
     desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
@@ -43,6 +48,10 @@ pub struct Known {
     /// How many source ranges the tables hold, of all sets.
     pub(super) source_ranges: usize,
     pub(super) node: Arc<DesiredNode>,
+    /// What was asked for when `node` became so: where there was no room for all of it, more.
+    pub(super) node_for: Arc<DesiredNode>,
+    /// What a plan that failed was to reset.
+    pub(super) unfinished: Vec<Reset>,
 }
 
 /// A set in the tables.
@@ -56,8 +65,6 @@ pub(super) struct KnownSet {
     pub(super) ipv6: bool,
     /// Its source ranges in the tables.
     pub(super) source_ranges: BTreeSet<AddrRange>,
-    /// Whether there was room for all source ranges that it shall have.
-    pub(super) restricted: bool,
 }
 
 /// A set's live range.
@@ -98,8 +105,16 @@ impl Known {
             slots: Extents::new(now.slot_words, max.slot_words),
             source_ranges: 0,
             node: Arc::default(),
+            node_for: Arc::default(),
+            unfinished: Vec::new(),
             room,
         }
+    }
+
+    /// Has the next plan reset what one was to that failed. By now others may have the addresses,
+    /// and some of the steps were made: what was deleted is told by its id and its generation.
+    pub fn resume(&mut self, resets: Vec<Reset>) {
+        self.unfinished = resets;
     }
 
     /// How many elements a table has to have room for.
@@ -170,8 +185,8 @@ impl Known {
         self.sets.insert(key.clone(), set);
     }
 
-    /// Brings the source ranges of a set to what is wanted; where there is no room they stay as
-    /// they were.
+    /// Brings the source ranges of a set to what is wanted. Where there is no room for all of them
+    /// the set is closed to those in the others: never open to anyone who may not use it.
     fn restrict(
         &mut self,
         key: &SetKey,
@@ -181,19 +196,17 @@ impl Known {
     ) {
         let capacity = self.room.max.source_ranges;
         let of_set = |range: &AddrRange| SourceRange { set: set.id, range: *range };
-        let fresh: Vec<_> =
-            wanted.source_ranges.difference(&set.source_ranges).map(of_set).collect();
-        let room = (capacity as usize).saturating_sub(self.source_ranges);
-        set.restricted = fresh.len() <= room;
-        if !set.restricted {
-            draft.refused.push(Refused::set(key, maps::SOURCE_RANGES, capacity));
-            return;
-        }
+        let mut fresh: Vec<AddrRange> =
+            wanted.source_ranges.difference(&set.source_ranges).copied().collect();
+        let room = (capacity as usize).saturating_sub(self.source_ranges).min(fresh.len());
+        let left_out = fresh.split_off(room);
+        draft.refused.extend(Refused::source_ranges(key, &left_out, capacity));
         self.source_ranges += fresh.len();
-        draft.put_source_ranges.extend(fresh);
+        draft.put_source_ranges.extend(fresh.iter().map(of_set));
         let gone = set.source_ranges.difference(&wanted.source_ranges).map(of_set);
         draft.removed_source_ranges.extend(gone);
-        set.source_ranges.clone_from(&wanted.source_ranges);
+        set.source_ranges.retain(|range| wanted.source_ranges.contains(range));
+        set.source_ranges.extend(fresh);
     }
 
     fn new_set(&mut self, ipv6: bool) -> Option<KnownSet> {
@@ -362,11 +375,7 @@ impl Known {
         let held = self.frontends.get(&key).copied();
         let target = target.and_then(|(set, flags)| {
             let known = self.sets.get(set)?;
-            // Without its source ranges an address would be closed to those it is meant for, or
-            // open to all: it stays as it is, and where it is not there yet it does not come.
-            let lacking = flags & frontend_flags::SOURCE_RANGES != 0 && !known.restricted;
-            let flags = if lacking { held.filter(|f| f.set == known.id)?.flags } else { *flags };
-            Some((set, known.id, flags))
+            Some((set, known.id, *flags))
         });
         let Some((set, id, flags)) = target else {
             if held.is_some() {
@@ -413,7 +422,7 @@ impl KnownSet {
     /// A set with nothing in it.
     pub(super) fn new(id: u32, ipv6: bool) -> Self {
         let (backends, idle, source_ranges) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { id, range: None, backends, idle, ipv6, source_ranges, restricted: true }
+        Self { id, range: None, backends, idle, ipv6, source_ranges }
     }
 
     /// The id of an endpoint, live or idle.

@@ -36,6 +36,7 @@ use crate::desired::Change;
 pub fn diff(change: &Change, known: &mut Known) -> Plan {
     let mut draft = draft::Draft::default();
     draft.deleted.clone_from(&change.deleted);
+    draft.resume(std::mem::take(&mut known.unfinished));
     if change.complete {
         known.retire_unnamed(change, &mut draft);
     }
@@ -49,8 +50,10 @@ pub fn diff(change: &Change, known: &mut Known) -> Plan {
         known.lead(*key, target.as_ref(), &mut draft);
     }
     // Many nodes have many pod ranges: they are compared when they may have changed.
-    if !Arc::ptr_eq(&known.node, &change.node) {
+    let compared = Arc::ptr_eq(&known.node_for, &change.node) && !change.complete;
+    if !compared && !Arc::ptr_eq(&known.node, &change.node) {
         known.node = draft.node(&known.node, &change.node, &known.room.max);
+        known.node_for = Arc::clone(&change.node);
     }
     known.make_room(&mut draft);
     known.release(&draft);

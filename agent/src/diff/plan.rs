@@ -9,6 +9,7 @@ use std::{fmt, net::SocketAddr};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
+    maps,
     node::{NodeAddr, NodeConfig},
     service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
 };
@@ -88,6 +89,19 @@ impl Refused {
         Self { consequence: format!("{set} keeps what it had"), map, capacity }
     }
 
+    /// Source ranges of a set that there was no room for.
+    pub(super) fn source_ranges(
+        set: &SetKey,
+        left_out: &[AddrRange],
+        capacity: u32,
+    ) -> Option<Self> {
+        let first = left_out.first()?;
+        let more = left_out.len() - 1;
+        let more = if more > 0 { format!(" and {more} more ranges") } else { String::new() };
+        let consequence = format!("{set} is closed to clients in {first}{more}");
+        Some(Self { consequence, map: maps::SOURCE_RANGES, capacity })
+    }
+
     /// Elements that are left out of a map.
     pub(super) fn left_out(names: &[String], map: &'static str, capacity: u32) -> Option<Self> {
         let first = names.first()?;
@@ -109,11 +123,13 @@ pub struct Reset {
     /// The generation of the set's word up to which this address was the deleted endpoint's. What
     /// was chosen in a later one is another endpoint that has the address now.
     pub generation: u32,
+    /// The id of its record, which flows of the packet path name; none where it had none.
+    pub backend: Option<u32>,
 }
 
 impl fmt::Display for Reset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { set, protocol, endpoint, generation } = self;
+        let Self { set, protocol, endpoint, generation, backend: _ } = self;
         write!(f, "reset {protocol} to {endpoint} of set {set} up to generation {generation}")
     }
 }

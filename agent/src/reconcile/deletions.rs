@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Reconciler;
+use super::{Reconciler, Scope};
 use crate::{
     desired::{Change, gone::Deleted},
-    diff::plan::Reset,
+    diff::{Known, plan::Reset},
     resets,
 };
 
@@ -18,12 +18,16 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Sets with deleted endpoints that wait for a plan that succeeds; beyond that their flows are left
 /// to time out.
 const DELETED_MAX: usize = 4096;
+/// Deleted endpoints of plans that failed, likewise.
+const UNFINISHED_MAX: usize = 65_536;
 
 /// What the loop remembers of them.
 #[derive(Debug, Default)]
 pub(super) struct Deletions {
     /// Those that no plan has seen to yet.
     deleted: Deleted,
+    /// Of those that a plan has seen to which failed: what is to be reset when one succeeds.
+    unfinished: Vec<Reset>,
     /// When it will be known whether endpoints that left turn up elsewhere.
     settles: Option<Instant>,
     /// Ends the connections of sockets.
@@ -45,9 +49,20 @@ impl Deletions {
         }
     }
 
-    /// Those that the next plan sees to.
-    pub(super) fn take(&mut self) -> Deleted {
-        std::mem::take(&mut self.deleted)
+    /// Has the next plan see to them.
+    pub(super) fn join(&mut self, change: &mut Change, known: &mut Known) {
+        change.deleted = std::mem::take(&mut self.deleted);
+        known.resume(std::mem::take(&mut self.unfinished));
+    }
+
+    /// Takes back what a plan was to reset that failed.
+    pub(super) fn take_back(&mut self, resets: Vec<Reset>) {
+        if resets.len() > UNFINISHED_MAX {
+            let endpoints = resets.len() - UNFINISHED_MAX;
+            tracing::warn!(endpoints, "connections to deleted endpoints are left to time out");
+        }
+        self.unfinished = resets;
+        self.unfinished.truncate(UNFINISHED_MAX);
     }
 
     /// Has sockets destroyed, now that the tables lead nobody to the endpoints.
@@ -77,17 +92,17 @@ impl Reconciler {
         self.follow_deleted(change);
     }
 
-    /// Makes what a change by deleted endpoints asks for; where something is wrong already, the
-    /// next attempt takes it along.
+    /// Makes what a change by deleted endpoints asks for; where the tables are not known, the next
+    /// attempt takes it along.
     fn follow_deleted(&mut self, mut change: Change) {
         let started = Instant::now();
         self.deletions.note(std::mem::take(&mut change.deleted));
-        if change.is_empty() || self.retry.is_some() {
+        if change.is_empty() {
             return;
         }
         if let Some(known) = self.known.take() {
             let outcome = self.execute(known, change);
-            self.conclude(outcome, started);
+            self.conclude(outcome, Scope::Change, started);
         }
     }
 }

@@ -37,10 +37,12 @@ impl Reconciler {
                 }
                 self.review.altered = Some(deviations);
                 self.known = None;
+                self.trouble.hasten(now);
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the tables could not be looked at");
                 self.known = None;
+                self.trouble.hasten(now);
             }
         }
         self.look_at_pressure();

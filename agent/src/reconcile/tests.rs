@@ -88,14 +88,89 @@ fn a_failed_plan_is_reported_and_healed_from_a_dump() {
     let State::Degraded(reason) = &bench.board.parts()[PART] else { panic!("it is degraded") };
     assert!(reason.contains("injected fault") && reason.contains("step"), "{reason}");
     assert_eq!(bench.attached.load(Relaxed), 0, "half-filled tables take no traffic");
-    assert!(bench.reconciler.retry.is_some());
+    assert!(bench.reconciler.trouble.waits(Instant::now()));
 
     let tables = bench.reconciler.maps.dump().unwrap();
     bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
-    bench.reconciler.retry = Some(Instant::now());
+    bench.reconciler.trouble.hasten(Instant::now());
     bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
     assert!(bench.board.ready());
     assert!(bench.reconciler.difference().unwrap().steps.is_empty());
+}
+
+/// A slice of `web` with so many endpoints: `10.244.0.5` and those that follow.
+fn slice_of(service: &str, endpoints: u8) -> Change {
+    let addresses: Vec<String> =
+        (0..endpoints).map(|n| format!("{{addresses: [10.244.0.{}]}}", 5 + n)).collect();
+    let slice = format!(
+        "{{metadata: {{name: {service}-1, namespace: default, labels:
+        {{kubernetes.io/service-name: {service}}}}}, addressType: IPv4, ports: [{{name: '', port:
+        8080}}], endpoints: [{}]}}",
+        addresses.join(", ")
+    );
+    let slice = convert::endpoint_slice(&serde_yaml_ng::from_str(&slice).unwrap()).0.unwrap();
+    Change::Slices(Event::Apply(slice))
+}
+
+#[test]
+fn what_has_no_room_waits_for_its_turn_while_changes_go_on() {
+    let mut bench = bench(MemoryMaps::default());
+    bench.reconciler.max = Capacities { backends4: 5, ..Capacities::MAX };
+    let facts = NodeFacts::default();
+    let mut state = cluster();
+    let service = "{metadata: {name: xyz, namespace: default}, spec: {clusterIPs: [10.96.0.8],
+        ports: [{port: 80}]}}";
+    let service = convert::service(&serde_yaml_ng::from_str(service).unwrap()).0.unwrap();
+    state.apply(Change::Services(Event::Apply(service)));
+    let mut see = |bench: &mut Bench, change| {
+        state.apply(change);
+        let before = bench.reconciler.maps.writes();
+        bench.reconciler.follow(state.snapshot(), Some(&facts));
+        bench.reconciler.maps.writes() - before
+    };
+    // Ids 1 to 4: one for `web`, and not four for `xyz`.
+    see(&mut bench, slice_of("xyz", 4));
+    let State::Degraded(reason) = &bench.board.parts()[PART] else { panic!("it is degraded") };
+    assert!(reason.contains("BACKENDS4 is full with its 5 entries"), "{reason}");
+    let degraded = bench.board.parts();
+
+    // `web` goes on, and its last endpoint makes room for `xyz`, which is not looked at yet.
+    for endpoints in [2, 3, 0] {
+        assert!(see(&mut bench, slice_of("web", endpoints)) > 0);
+        assert!(bench.reconciler.trouble.waits(Instant::now()));
+        assert_eq!(bench.board.parts(), degraded);
+    }
+    assert_eq!(see(&mut bench, slice_of("web", 0)), 0, "nothing changed");
+    let frontends = |bench: &mut Bench| bench.reconciler.maps.dump().unwrap().frontends.len();
+    assert_eq!(frontends(&mut bench), 2, "those of `web`");
+    bench.reconciler.trouble.hasten(Instant::now());
+    see(&mut bench, slice_of("web", 0));
+    assert_eq!(frontends(&mut bench), 4);
+    assert!(bench.board.ready());
+    assert!(bench.reconciler.difference().unwrap().steps.is_empty());
+}
+
+#[test]
+fn a_node_whose_object_is_deleted_keeps_its_node_ports() {
+    let mut bench = bench(MemoryMaps::default());
+    bench.reconciler.desired =
+        Desired::new(Settings { node_name: "n".into(), ..Settings::default() });
+    let node = "{metadata: {name: n}, spec: {podCIDRs: [10.244.0.0/24]}, status: {addresses:
+        [{type: InternalIP, address: 192.0.2.1}]}}";
+    let node = convert::node(&serde_yaml_ng::from_str(node).unwrap()).0.unwrap();
+    let mut state = cluster();
+    state.apply(Change::Nodes(Event::Replace(vec![node])));
+    bench.reconciler.follow(state.snapshot(), Some(&NodeFacts::default()));
+    let before = bench.reconciler.maps.dump().unwrap();
+    assert_eq!((before.node_addrs.len(), before.cluster_ranges.len()), (1, 1));
+
+    state.apply(Change::Nodes(Event::Replace(Vec::new())));
+    bench.reconciler.follow(state.snapshot(), Some(&NodeFacts::default()));
+    assert_eq!(bench.reconciler.maps.dump().unwrap(), before);
+    let (ask, mut told) = oneshot::channel();
+    bench.reconciler.answer(Query::Warnings(ask));
+    let warnings = told.try_recv().unwrap();
+    assert!(warnings[0].starts_with("the Node object n, this node's, was deleted"), "{warnings:?}");
 }
 
 #[test]

@@ -113,13 +113,14 @@ fn end_connections(
 ) {
     let work = Work::new(batch);
     for namespace in namespaces {
-        let ended = setns(&namespace.file, CloneFlags::CLONE_NEWNET)
-            .map_err(io::Error::from)
-            .and_then(|()| work.run(&namespace.processes, translations, counts));
-        if let Err(error) = ended {
-            counts.failures.fetch_add(batch.len() as u64, Relaxed);
-            tracing::debug!(%error, endpoints = batch.len(), "sockets could not be destroyed");
-        }
+        let missed = match setns(&namespace.file, CloneFlags::CLONE_NEWNET) {
+            Ok(()) => work.run(|part| part.end(&namespace.processes, translations, counts)),
+            Err(errno) => {
+                tracing::debug!(%errno, "a network namespace could not be entered");
+                batch.len()
+            }
+        };
+        counts.failures.fetch_add(missed as u64, Relaxed);
     }
 }
 
@@ -137,32 +138,56 @@ impl Work {
         Self(work)
     }
 
-    /// In the namespace of the calling thread, which these processes are in.
-    fn run(
+    /// Has `end` see to one part after the other, as many endpoints at a time as the kernel is asked
+    /// for at once. One that fails holds up no other. Gives the number of endpoints that were
+    /// missed.
+    fn run(&self, mut end: impl FnMut(&Part<'_>) -> io::Result<()>) -> usize {
+        let mut missed = 0;
+        for ((protocol, _), resets) in &self.0 {
+            let destinations: Vec<SocketAddr> = resets.keys().copied().collect();
+            for to in destinations.chunks(DESTINATIONS_MAX) {
+                if let Err(error) = end(&Part { protocol: *protocol, to, resets }) {
+                    missed += to.iter().map(|at| resets[at].len()).sum::<usize>();
+                    tracing::debug!(%error, endpoints = to.len(), "sockets were not destroyed");
+                }
+            }
+        }
+        missed
+    }
+}
+
+/// Endpoints that the kernel is asked for at once.
+struct Part<'a> {
+    protocol: Protocol,
+    to: &'a [SocketAddr],
+    /// Those of the same protocol and family.
+    resets: &'a BTreeMap<SocketAddr, Vec<Reset>>,
+}
+
+impl Part<'_> {
+    /// In the namespace of the calling thread, which these processes are in. On a socket of its
+    /// own: what an earlier part left unread is none of its answers.
+    fn end(
         &self,
         processes: &[u32],
         translations: &Translations,
         counts: &Counts,
     ) -> io::Result<()> {
+        let Self { protocol, to, resets } = *self;
         let mut kernel = SockDiag::open()?;
-        for ((protocol, _), resets) in &self.0 {
-            let destinations: Vec<SocketAddr> = resets.keys().copied().collect();
-            for to in destinations.chunks(DESTINATIONS_MAX) {
-                let mut found = kernel.connected(*protocol, to, translations)?;
-                if *protocol == Protocol::Udp {
-                    recall(&mut found, processes, translations)?;
-                }
-                let led =
-                    |peers: SocketPeers| resets.values().flatten().any(|r| was_led(&peers, r));
-                let found = found.iter().filter(|socket| socket.peers.is_some_and(led));
-                let sockets: Vec<SocketId> = found.map(|socket| socket.id).collect();
-                let destroyed = kernel.destroy(*protocol, &sockets)? as u64;
-                let count = if *protocol == Protocol::Udp { &counts.udp } else { &counts.tcp };
-                count.fetch_add(destroyed, Relaxed);
-                if destroyed > 0 {
-                    tracing::debug!(%protocol, destroyed, "destroyed sockets of deleted endpoints");
-                }
-            }
+        let mut found = kernel.connected(protocol, to, translations)?;
+        if protocol == Protocol::Udp {
+            recall(&mut found, processes, translations)?;
+        }
+        let deleted = || to.iter().filter_map(|at| resets.get(at)).flatten();
+        let led = |peers: SocketPeers| deleted().any(|reset| was_led(&peers, reset));
+        let found = found.iter().filter(|socket| socket.peers.is_some_and(led));
+        let sockets: Vec<SocketId> = found.map(|socket| socket.id).collect();
+        let destroyed = kernel.destroy(protocol, &sockets)? as u64;
+        let count = if protocol == Protocol::Udp { &counts.udp } else { &counts.tcp };
+        count.fetch_add(destroyed, Relaxed);
+        if destroyed > 0 {
+            tracing::debug!(%protocol, destroyed, "destroyed sockets of deleted endpoints");
         }
         Ok(())
     }
@@ -199,7 +224,7 @@ mod tests {
 
     fn reset(generation: u32) -> Reset {
         let endpoint = "10.0.0.1:8080".parse().unwrap();
-        Reset { set: 3, protocol: Protocol::Tcp, endpoint, generation }
+        Reset { set: 3, protocol: Protocol::Tcp, endpoint, generation, backend: None }
     }
 
     fn peers(set: u32, port: u16, generation: u32) -> SocketPeers {
@@ -225,6 +250,32 @@ mod tests {
         let mut direct = peers(3, 8080, 7);
         direct.connected.forget();
         assert!(!was_led(&direct, &reset(7)), "dialled to the pod itself");
+    }
+
+    #[test]
+    fn r09_an_endpoint_that_can_not_be_looked_for_holds_up_no_other() {
+        let of = |protocol, endpoint: &str| Reset {
+            protocol,
+            endpoint: endpoint.parse().unwrap(),
+            ..reset(7)
+        };
+        let many = (1..=DESTINATIONS_MAX + 1).map(|port| format!("10.0.0.1:{port}"));
+        let mut batch: Vec<Reset> = many.map(|at| of(Protocol::Tcp, &at)).collect();
+        batch.push(of(Protocol::Tcp, "[fd00::1]:80"));
+        batch.push(of(Protocol::Udp, "10.0.0.1:53"));
+        let mut asked = Vec::new();
+        let missed = Work::new(&batch).run(|part| {
+            asked.push((part.protocol, part.to.len()));
+            if asked.len() % 2 == 1 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        });
+        let parts = [
+            (Protocol::Tcp, DESTINATIONS_MAX),
+            (Protocol::Tcp, 1),
+            (Protocol::Tcp, 1),
+            (Protocol::Udp, 1),
+        ];
+        assert_eq!(asked, parts);
+        assert_eq!(missed, DESTINATIONS_MAX + 1);
     }
 
     #[test]

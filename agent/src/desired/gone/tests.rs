@@ -20,6 +20,7 @@ enum State {
 }
 use State::{Ready, Terminating, TerminatingUnready, Unready};
 
+const HERE: &str = "node-1";
 const ONE: u8 = 1;
 const TWO: u8 = 2;
 
@@ -39,7 +40,7 @@ fn address(ipv6: bool, last: u8) -> IpAddr {
 
 impl Cluster {
     fn new() -> Self {
-        let settings = Settings { node_name: "node-1".into(), ..Settings::default() };
+        let settings = Settings { node_name: HERE.into(), ..Settings::default() };
         let mut this = Self { desired: Desired::new(settings), snapshot: Snapshot::default() };
         for name in ["node-1", "node-2"] {
             this.add_node(name);
@@ -239,11 +240,55 @@ fn v8_endpoints_of_a_node_that_is_gone_are_deleted() {
     cluster.set("a", &[(ONE, Ready), (TWO, Ready)]);
     assert_eq!(cluster.follow(), NOTHING);
     cluster.snapshot.nodes.remove("node-2");
-    assert_eq!(cluster.follow(), [TWO]);
+    assert_eq!(cluster.settled(), NOTHING, "it may come back");
+    assert_eq!(octets(&cluster.desired.settle()), [TWO]);
+    assert!(!cluster.desired.unsettled());
     // The collector of garbage takes it out of the slice later, without another word.
     cluster.set("a", &[(ONE, Ready)]);
     assert_eq!(cluster.follow(), [TWO]);
     assert_eq!(cluster.settled(), NOTHING);
+}
+
+#[test]
+fn v8_what_leaves_with_its_node_is_deleted_without_another_wait() {
+    let mut cluster = Cluster::new();
+    cluster.set("a", &[(ONE, Ready), (TWO, Ready)]);
+    assert_eq!(cluster.follow(), NOTHING);
+    cluster.snapshot.nodes.remove("node-2");
+    cluster.set("a", &[(ONE, Ready)]);
+    assert_eq!(cluster.settled(), [TWO]);
+    assert_eq!(octets(&cluster.desired.settle()), NOTHING, "once is enough");
+}
+
+#[test]
+fn v8_a_node_object_that_is_made_anew_was_of_a_node_that_lives() {
+    let mut cluster = Cluster::new();
+    cluster.set("a", &[(ONE, Ready), (TWO, Ready)]);
+    assert_eq!(cluster.follow(), NOTHING);
+    cluster.snapshot.nodes.remove("node-2");
+    assert_eq!(cluster.settled(), NOTHING);
+    cluster.add_node("node-2");
+    assert_eq!(cluster.settled(), NOTHING);
+    assert!(!cluster.desired.unsettled());
+    // The next time is no continuation of the first.
+    cluster.snapshot.nodes.remove("node-2");
+    assert_eq!(cluster.settled(), NOTHING);
+    assert_eq!(octets(&cluster.desired.settle()), [TWO]);
+}
+
+#[test]
+fn v8_this_node_lives_whatever_became_of_its_object() {
+    let mut cluster = Cluster::new();
+    cluster.set("a", &[(ONE, Ready), (TWO, Ready)]);
+    assert_eq!(cluster.follow(), NOTHING);
+    cluster.snapshot.nodes.remove(HERE);
+    assert_eq!(cluster.follow(), NOTHING);
+    assert!(!cluster.desired.unsettled() && cluster.desired.own_node_deleted());
+    cluster.set("a", &[(TWO, Ready)]);
+    assert_eq!(cluster.settled(), NOTHING, "a change of labels");
+    cluster.add_node(HERE);
+    assert_eq!(cluster.follow(), NOTHING);
+    assert!(!cluster.desired.own_node_deleted());
 }
 
 #[test]
@@ -262,7 +307,8 @@ fn v8_a_node_that_comes_back_brings_its_endpoints_back() {
     cluster.set("a", &[(ONE, Ready), (TWO, Ready)]);
     assert_eq!(cluster.follow(), NOTHING);
     cluster.snapshot.nodes.remove("node-2");
-    assert_eq!(cluster.follow(), [TWO]);
+    assert_eq!(cluster.settled(), NOTHING);
+    assert_eq!(octets(&cluster.desired.settle()), [TWO]);
     cluster.add_node("node-2");
     assert_eq!(cluster.follow(), NOTHING);
     cluster.set("a", &[(ONE, Ready)]);
@@ -297,7 +343,8 @@ fn v8_a_service_may_opt_out() {
     cluster.set("a", &[(TWO, Ready)]);
     assert_eq!(cluster.settled(), NOTHING);
     cluster.snapshot.nodes.remove("node-2");
-    assert_eq!(cluster.follow(), NOTHING);
+    assert_eq!(cluster.settled(), NOTHING);
+    assert_eq!(octets(&cluster.desired.settle()), NOTHING);
     cluster.set("a", &[(ONE, Ready)]);
     assert_eq!(cluster.follow(), NOTHING);
     assert_eq!(cluster.released(ONE), NOTHING);

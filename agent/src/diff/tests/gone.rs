@@ -81,7 +81,8 @@ fn v8_the_record_of_a_deleted_endpoint_says_so() {
     let (calls, generation) = (agent.maps.calls(), agent.generation());
     let resets = agent.settle();
     let endpoint = SocketAddr::new(IpAddr::from(first.addr), u16::from_be_bytes(first.port));
-    let expected = Reset { set: first.set, protocol: Protocol::Tcp, endpoint, generation };
+    let (set, protocol, backend) = (first.set, Protocol::Tcp, Some(1));
+    let expected = Reset { set, protocol, endpoint, generation, backend };
     assert_eq!(resets, [expected]);
     assert_eq!(agent.records()[0], Backend4 { flags: GONE, set: NO_SET, ..first });
     assert_eq!(agent.maps.calls(), calls, "nothing reads it as a backend: no barrier");

@@ -38,7 +38,7 @@ fn change(agent: &mut Agent, snapshot: &Snapshot) -> Vec<String> {
 }
 
 #[test]
-fn b56_ranges_that_do_not_fit_leave_the_service_as_it_was() {
+fn b56_who_may_use_an_address_no_more_may_not_however_full_the_table_is() {
     let mut agent = agent(&cluster(1, Some(&["10.0.0.0/8"])));
     let _ = agent.resync();
     assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true));
@@ -46,22 +46,43 @@ fn b56_ranges_that_do_not_fit_leave_the_service_as_it_was() {
 
     let three = ["172.16.0.0/12", "198.51.100.0/24", "203.0.113.0/24"];
     let next = Snapshot { revision: 2, ..cluster(1, Some(&three)) };
-    let refused = change(&mut agent, &next);
-    let text = "map SOURCE_RANGES is full with its 2 entries, default/only:p0/TCP/ipv4 keeps what \
-                it had";
-    assert_eq!(refused, [text]);
-    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true));
-    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(false));
+    let text = "map SOURCE_RANGES is full with its 2 entries, default/only:p0/TCP/ipv4 is closed \
+                to clients in 198.51.100.0/24 and 1 more ranges";
+    assert_eq!(change(&mut agent, &next), [text]);
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(false));
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(true));
+    assert_eq!(admitted(&agent, 1, "203.0.113.1"), Some(false));
 
-    // An address that comes meanwhile would be open, or closed to those whom it is for.
+    // What that plan removed makes room for the next.
+    let plan = agent.resync();
+    assert_eq!(plan.refused.len(), 1);
+    assert_eq!(admitted(&agent, 1, "198.51.100.1"), Some(true));
+
+    // An address that comes meanwhile is as closed.
     let next = Snapshot { revision: 3, ..cluster(2, Some(&three)) };
     assert_eq!(change(&mut agent, &next).len(), 1);
-    assert_eq!(admitted(&agent, 2, "172.16.0.1"), None);
+    assert_eq!(admitted(&agent, 2, "172.16.0.1"), Some(true));
+    assert_eq!(admitted(&agent, 2, "203.0.113.1"), Some(false));
 
     let next = Snapshot { revision: 4, ..cluster(2, Some(&three[..1])) };
     assert_eq!(change(&mut agent, &next), [""; 0]);
-    assert_eq!(admitted(&agent, 2, "172.16.0.1"), Some(true));
-    assert_eq!(admitted(&agent, 2, "10.0.0.1"), Some(false));
+    assert_exact(&agent);
+}
+
+#[test]
+fn b56_a_service_that_is_restricted_now_does_not_stay_open_for_want_of_room() {
+    let mut agent = agent(&cluster(1, None));
+    let _ = agent.resync();
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(true));
+    agent.known.room.max.source_ranges = 0;
+    let next = Snapshot { revision: 2, ..cluster(1, Some(&["10.0.0.0/8"])) };
+    let refused = change(&mut agent, &next);
+    assert!(refused[0].contains("is closed to clients in 10.0.0.0/8"), "{refused:?}");
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(false));
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(false), "closed, not open");
+    agent.known.room.max.source_ranges = 2;
+    assert_eq!(agent.resync().refused, []);
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! From the slices to the queue of sockets that are to be destroyed.
 
+use std::time::Duration;
+
+use mizzen_ebpf_abi::service::backend_flags;
+
 use super::*;
 use crate::resets;
 
@@ -42,15 +46,88 @@ fn v8_a_deletion_whose_plan_fails_is_taken_along_by_the_next() {
     for seconds in 0..4 {
         bench.reconciler.settle(now + Duration::from_secs(seconds));
     }
-    assert!(bench.reconciler.retry.is_some(), "the plan failed");
+    assert!(bench.reconciler.trouble.has_failed(), "the plan failed");
     assert_eq!(resets.try_iter().count(), 0, "the tables may lead there yet");
 
     bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
-    bench.reconciler.retry = Some(Instant::now());
+    bench.reconciler.trouble.hasten(Instant::now());
     see(&mut bench, None);
     let told: Vec<String> =
         resets.try_iter().flatten().map(|reset| reset.endpoint.to_string()).collect();
     assert_eq!(told, ["10.244.0.6:8080"]);
+}
+
+#[test]
+fn v8_a_deletion_does_not_wait_for_what_has_no_room() {
+    let (queue, resets) = resets::Queue::new(Arc::default());
+    let mut bench = bench(MemoryMaps::default());
+    bench.reconciler = bench.reconciler.resetting(queue);
+    bench.reconciler.max = Capacities { sets: 2, ..Capacities::MAX };
+    let mut state = cluster();
+    let service = "{metadata: {name: zzz, namespace: default}, spec: {clusterIPs: [10.96.0.8],
+        ports: [{port: 80}]}}";
+    let service = convert::service(&serde_yaml_ng::from_str(service).unwrap()).0.unwrap();
+    state.apply(Change::Services(Event::Apply(service)));
+    for conditions in [Some("ready: true"), Some(TERMINATING), None] {
+        let snapshot = with_second(&mut state, conditions);
+        bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
+    }
+    let now = Instant::now();
+    for seconds in 0..4 {
+        bench.reconciler.settle(now + Duration::from_secs(seconds));
+    }
+    assert!(bench.reconciler.trouble.retry().is_some(), "a set has no room");
+    assert_eq!(resets.try_iter().flatten().count(), 1);
+}
+
+/// The address of a deleted endpoint is another's already. Wherever its plan is broken off, what is
+/// repeated resets what was led to the deleted one, and nothing that was led to the other.
+#[test]
+fn v8_a_repeated_plan_resets_nobody_who_has_the_address_now() {
+    let facts = NodeFacts::default();
+    for writes in 0.. {
+        let (queue, resets) = resets::Queue::new(Arc::default());
+        let mut bench = bench(MemoryMaps::default());
+        let settings = Settings { node_name: "n".into(), ..Settings::default() };
+        bench.reconciler.desired = Desired::new(settings);
+        bench.reconciler = bench.reconciler.resetting(queue);
+        let snapshot = with_second(&mut cluster(), Some("ready: true"));
+        bench.reconciler.follow(&snapshot, Some(&facts));
+        let mut maps = MemoryMaps::with_tables(bench.reconciler.maps.dump().unwrap());
+        let before = maps.tables().clone();
+        let (id, dead) = before.backends4.iter().find(|(_, b)| b.addr == [10, 244, 0, 6]).unwrap();
+        let set = dead.set;
+
+        maps.fail_after(Some(writes));
+        bench.reconciler.maps = Box::new(maps);
+        bench.reconciler.released(&[[10, 244, 0, 6].into()].into());
+        let broken = bench.reconciler.trouble.has_failed();
+        if broken {
+            let tables = bench.reconciler.maps.dump().unwrap();
+            bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
+            bench.reconciler.trouble.hasten(Instant::now());
+            bench.reconciler.follow(&snapshot, Some(&facts));
+        }
+        assert!(bench.board.ready(), "after {writes} writes");
+        let told: Vec<_> = resets.try_iter().flatten().collect();
+        assert_eq!(told.len(), 1, "after {writes} writes");
+        let reset = (told[0].set, told[0].generation, told[0].backend);
+        assert_eq!(
+            reset,
+            (set, before.sets[&set].generation(), Some(*id)),
+            "after {writes} writes"
+        );
+        let after = bench.reconciler.maps.dump().unwrap();
+        let gone = backend_flags::GONE | backend_flags::FREED;
+        assert_eq!((after.backends4[id].addr, after.backends4[id].flags), (dead.addr, gone));
+        let heirs = after.backends4.values().filter(|b| b.addr == dead.addr && b.set == set);
+        assert_eq!(heirs.count(), 1);
+        assert!(after.sets[&set].generation() > before.sets[&set].generation());
+        if !broken {
+            assert!(writes > 10, "a plan of {writes} writes");
+            return;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
