@@ -241,11 +241,11 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
     }
 }
 
-/// Seconds since boot, suspend included: what programs get from `bpf_ktime_get_boot_ns`.
+/// Seconds since boot, without suspend: what programs get from `bpf_ktime_get_coarse_ns`.
 pub(super) fn boot_seconds() -> io::Result<u32> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes a live record.
-    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } < 0 {
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) } < 0 {
         return Err(io::Error::last_os_error());
     }
     u32::try_from(time.tv_sec).map_err(io::Error::other)

@@ -26,6 +26,6 @@ pub trait Live: Records {
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
     /// Shows every entry of that table until `visit` has seen enough.
     fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>);
-    /// Seconds since boot, suspend included: the clock of flows and affinities.
+    /// Seconds since boot, without suspend: the clock of flows and affinities.
     fn now_s(&self) -> u32;
 }

@@ -23,7 +23,7 @@ record! {
         pub backend: u32,
         /// The slots that were seen to hold it ([`crate::select::Slots::view`]).
         pub view: u32,
-        /// When it was last asked for, in seconds of `bpf_ktime_get_boot_ns`.
+        /// When it was last asked for, in seconds of `bpf_ktime_get_coarse_ns`.
         pub seen_s: u32,
         /// Seconds for which it was kept when it was seen there: the entry may be swept after them.
         pub timeout_s: u32,

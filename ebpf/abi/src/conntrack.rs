@@ -67,7 +67,7 @@ record! {
         pub state: u8,
         /// What was seen in the other direction.
         pub peer_state: u8,
-        /// When the last packet of this direction passed, in seconds of `bpf_ktime_get_boot_ns`.
+        /// When the last packet of this direction passed, in seconds of `bpf_ktime_get_coarse_ns`.
         pub seen_s: u32,
         /// The backend's id. Ids are reused in turn, the one freed first last of all, so who looks
         /// it up compares what is found with [`Flow::destination`].
@@ -91,8 +91,15 @@ impl FlowKey {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: self.pad,
         }
+    }
+
+    /// Whether `flow` leaves the ports as they are.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_ports_of(&self, flow: &Flow) -> bool {
+        self.source_port == flow.source_port && self.destination_port == flow.destination_port
     }
 
     /// The flow as its packets look after `flow` rewrote them.
@@ -105,7 +112,7 @@ impl FlowKey {
             source_port: flow.source_port,
             destination_port: flow.destination_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: self.pad,
         }
     }
 }

@@ -143,7 +143,7 @@ impl Entries {
         reply_key.source_port = to.destination_port;
         reply_key.destination_port = to.source_port;
         reply_key.protocol = key.protocol;
-        reply_key.pad = [0; 3];
+        reply_key.pad = key.pad;
     }
 
     /// Names the device of a flow of the node itself, to which the answers then go; 0 of others.

@@ -72,9 +72,10 @@ pub enum Skip {
 
 /// What a packet is, as far as translation asks.
 ///
-/// The layout keeps addresses at multiples of four octets, so that the programs, whose processor
-/// has no unaligned access, handle them in words.
-#[repr(C)]
+/// The layout keeps addresses at multiples of four octets and has no holes, so that the programs,
+/// whose processor has no unaligned access, handle it in words: of an odd size they would clear
+/// it octet by octet.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// The flow, as the packet states it.
@@ -96,6 +97,8 @@ pub struct Packet {
     pub fragment: Fragment,
     /// The ICMP or ICMPv6 type where [`FlowKey::protocol`] is one of these, else zero.
     pub icmp_type: u8,
+    /// Zero.
+    pub pad: u8,
 }
 
 /// Which part of a larger packet one is; a number, so that any octet is valid.
@@ -130,7 +133,7 @@ impl Packet {
             destination: self.key.destination,
             identification: self.identification,
             protocol: self.key.protocol,
-            pad: [0; 3],
+            pad: self.key.pad,
         }
     }
 
@@ -330,12 +333,12 @@ impl Packet {
             self.icmp_type = head[0];
             return Ok(());
         }
-        let ports: [u8; 4] = if self.key.protocol == protocol::TCP && depth == Depth::Whole {
-            let head: [u8; 14] = bytes.load(self.l4).ok_or(Skip::Malformed)?;
-            self.tcp_flags = head[13];
-            [head[0], head[1], head[2], head[3]]
+        let ports = if self.key.protocol == protocol::TCP && depth == Depth::Whole {
+            let head: [u32; 4] = bytes.words(self.l4).ok_or(Skip::Malformed)?;
+            self.tcp_flags = head[3].to_ne_bytes()[1];
+            head[0].to_ne_bytes()
         } else {
-            bytes.load(self.l4).ok_or(Skip::Malformed)?
+            bytes.words::<1>(self.l4).ok_or(Skip::Malformed)?[0].to_ne_bytes()
         };
         self.key.source_port = [ports[0], ports[1]];
         self.key.destination_port = [ports[2], ports[3]];

@@ -7,7 +7,7 @@ use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
     btf_maps::lpm_trie,
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop},
 };
 pub(crate) use mizzen_ebpf_abi::select::{Backend, NoBackend, Slots, Unserved, Window};
 use mizzen_ebpf_abi::{
@@ -281,9 +281,9 @@ extern "C" fn is_slot_of(index: u32, search: *mut Search) -> u64 {
     1
 }
 
-/// Seconds since boot, suspend included.
+/// Seconds since boot, without suspend. Of the clock that is read in a few instructions.
 #[inline(always)]
 pub(crate) fn now_s() -> u32 {
     // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }

@@ -21,8 +21,9 @@ use crate::{
 /// The entry of a packet's flow, with this packet seen. None where there is none that counts: then
 /// whatever was there is forgotten.
 #[inline(always)]
-pub(super) fn track(packet: &Packet, now_s: u32) -> Option<*const Flow> {
+pub(super) fn track(packet: &Packet) -> Option<*const Flow> {
     let found = FLOWS.get_ptr_mut(&packet.key)?;
+    let now_s = lookup::now_s();
     // SAFETY: an element of a live map. What changes in it are single octets and one aligned
     // word, each written by the packets of one direction.
     let flow = unsafe { &mut *found };
@@ -202,7 +203,7 @@ fn free_source_port(opening: &Opening, config: &NodeConfig) -> u16 {
         source_port: opening.to.destination_port,
         destination_port: [0; 2],
         protocol: opening.key.protocol,
-        pad: [0; 3],
+        pad: opening.key.pad,
     };
     for probe in 0..SNAT_PROBES_MAX {
         answer.destination_port = nat::source_port(config, start, probe);

@@ -68,6 +68,8 @@ pub(super) struct Way {
     macs: [u8; 12],
     /// The MTU that the packet exceeds, where [`find`] says so.
     pub(super) mtu: u16,
+    /// The question to the node's routes, and their answer.
+    fib: FibLookup,
 }
 
 /// What [`find`] found.
@@ -126,7 +128,7 @@ fn network_length(skb: Skb, packet: &Packet) -> u32 {
     }
     let header = match packet.key.protocol {
         // An octet that can't be read makes the packet no larger than it may be.
-        protocol::TCP => skb.load::<1>(packet.l4 + 12).map_or(20, |[offset]| offset >> 4 << 2),
+        protocol::TCP => skb.load::<2>(packet.l4 + 12).map_or(20, |[offset, _]| offset >> 4 << 2),
         _ => 8,
     };
     packet.l4 - packet.l3 + u32::from(header) + segment
@@ -160,23 +162,19 @@ fn to_pod(skb: Skb, endpoint: &Endpoint, length: u32, way: &mut Way) -> Found {
 #[inline(always)]
 fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
     let v4 = leaving.destination.is_v4();
-    let mut fib = FibLookup {
-        family: if v4 { AF_INET } else { AF_INET6 },
-        l4_protocol: leaving.protocol,
-        source_port: leaving.source_port,
-        destination_port: leaving.destination_port,
-        total_len: length as u16,
-        ifindex: skb.ifindex(),
-        flow_info: 0,
-        source: words(&leaving.source, v4),
-        destination: words(&leaving.destination, v4),
-        vlan: [0; 4],
-        source_mac: [0; 6],
-        destination_mac: [0; 6],
-    };
+    let fib = &mut way.fib; // what is not set here is read by nobody before it is written
+    fib.family = if v4 { AF_INET } else { AF_INET6 };
+    fib.l4_protocol = leaving.protocol;
+    fib.source_port = leaving.source_port;
+    fib.destination_port = leaving.destination_port;
+    fib.total_len = length as u16;
+    fib.ifindex = skb.ifindex();
+    fib.flow_info = 0;
+    fib.source = words(&leaving.source, v4);
+    fib.destination = words(&leaving.destination, v4);
     let len = size_of::<FibLookup>() as i32;
     // SAFETY: the structure has the layout that the helper expects, and its size is given.
-    let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut fib).cast(), len, 0) };
+    let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *fib).cast(), len, 0) };
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             way.ifindex = fib.ifindex;

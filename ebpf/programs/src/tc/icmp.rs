@@ -12,7 +12,7 @@ use super::{
     DROP, PASS,
     deliver::{self, Found},
     drop_counted, hop_limit, node,
-    scratch::Scratch,
+    scratch::{self, Scratch},
     skb::{Covered, Skb},
     translate::addresses,
 };
@@ -68,7 +68,7 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
 
 #[inline(never)]
 pub(super) fn read_quoted(skb: Skb, packet: &Packet, quoted: &mut Packet) -> bool {
-    *quoted = Packet::default();
+    scratch::clear(quoted);
     quoted.read_quoted(&skb, packet.is_v4(), packet.l4 + ICMP_HEADER).is_ok()
 }
 

@@ -37,11 +37,12 @@ use mizzen_ebpf_abi::{
     addr::protocol,
     conntrack::{Flow, flow_flags},
     counters::Counter,
-    packet::{ETHERNET_HEADER, Packet},
+    flow_state,
+    packet::{ETHERNET_HEADER, Fragment, Packet, Skip},
 };
 
 use self::{deliver::Found, scratch::Scratch, skb::Skb};
-use crate::{lookup::now_s, maps::count};
+use crate::maps::count;
 
 /// The next program decides, in the end the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -64,7 +65,7 @@ fn ingress(skb: Skb) -> i32 {
     if skb.is_for_another_host() && node::is_back(skb, scratch) {
         return node::forward(skb, scratch);
     }
-    if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
+    if is_icmp(&scratch.packet) {
         return icmp(skb, scratch);
     }
     let flow = match flow_of(skb, scratch, 0) {
@@ -105,6 +106,11 @@ fn ingress(skb: Skb) -> i32 {
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
 }
 
+#[inline(always)]
+fn is_icmp(packet: &Packet) -> bool {
+    matches!(packet.key.protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
 /// An error belongs to the flow of what it quotes. An echo request to a cluster IP is refused as
 /// any unknown port is, for there is nobody to answer it; routed on, it might come back (U13).
 #[inline(always)]
@@ -127,7 +133,7 @@ fn answer(skb: Skb) -> i32 {
         return PASS;
     };
     let packet = &scratch.packet;
-    let Some(flow) = conntrack::track(packet, now_s()) else {
+    let Some(flow) = conntrack::track(packet) else {
         return PASS;
     };
     // SAFETY: as in `ingress`.
@@ -149,21 +155,28 @@ fn answer(skb: Skb) -> i32 {
 #[inline(always)]
 fn parsed(skb: Skb) -> Option<&'static mut Scratch> {
     let scratch = scratch::own()?;
-    if !read(skb, &mut scratch.packet) || !fragments::recall(&mut scratch.packet) {
-        return None;
+    let mut outcome = read(skb, &mut scratch.packet);
+    // What an ICMP error quotes has headers too.
+    if (outcome == SHORT || is_icmp(&scratch.packet)) && skb.pull_headers() {
+        outcome = read(skb, &mut scratch.packet);
     }
-    Some(scratch)
+    (outcome == READ && fragments::recall(&mut scratch.packet)).then_some(scratch)
 }
 
 /// The flow of a packet, opened where it is new; else the verdict on the packet. `device` as for
 /// [`translate::open`].
 #[inline(always)]
 fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, i32> {
-    let now_s = now_s();
-    if let Some(flow) = conntrack::track(&scratch.packet, now_s) {
+    let packet = &scratch.packet;
+    if let Some(flow) = conntrack::track(packet) {
         return Ok(flow);
     }
-    let verdict = translate::open(skb, scratch, now_s, device);
+    if packet.fragment == Fragment::LATER
+        || !flow_state::opens(packet.key.protocol, packet.tcp_flags)
+    {
+        return Err(PASS);
+    }
+    let verdict = translate::open(skb, scratch, device);
     if verdict != translate::OPENED {
         return Err(verdict);
     }
@@ -171,11 +184,22 @@ fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, 
     conntrack::opened(&scratch.packet.key).ok_or(DROP)
 }
 
+/// The packet was read.
+const READ: i32 = 0;
+/// It is of no concern to the datapath.
+const FOREIGN: i32 = 1;
+/// Its headers end too early, or lie elsewhere.
+const SHORT: i32 = 2;
+
 /// The first stage.
 #[inline(never)]
-fn read(skb: Skb, packet: &mut Packet) -> bool {
-    *packet = Packet::default();
-    packet.read(&skb, skb.ethertype(), ETHERNET_HEADER).is_ok()
+fn read(skb: Skb, packet: &mut Packet) -> i32 {
+    scratch::clear(packet);
+    match packet.read(&skb, skb.ethertype(), ETHERNET_HEADER) {
+        Ok(()) => READ,
+        Err(Skip::Malformed) => SHORT,
+        Err(_) => FOREIGN,
+    }
 }
 
 /// The hop limit with which a packet leaves; none where it may go no further (RFC 1812 section

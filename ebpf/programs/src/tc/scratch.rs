@@ -63,3 +63,15 @@ pub(super) fn own() -> Option<&'static mut Scratch> {
     // SAFETY: the memory is this processor's, and a packet program is not interrupted by another.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
+
+/// Makes a packet the default one: in words, where the compiler would go octet by octet.
+#[inline(always)]
+pub(super) fn clear(packet: &mut Packet) {
+    const WORDS: usize = size_of::<Packet>() / size_of::<u64>();
+    const { assert!(WORDS * size_of::<u64>() == size_of::<Packet>()) };
+    let words = core::ptr::from_mut(packet).cast::<u64>();
+    for at in 0..WORDS {
+        // SAFETY: a word of the packet, which is aligned to one, and of which zeros are a value.
+        unsafe { words.add(at).write_volatile(0) };
+    }
+}

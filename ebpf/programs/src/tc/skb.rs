@@ -2,7 +2,6 @@
 
 use core::{
     ffi::c_void,
-    mem::MaybeUninit,
     ptr::{addr_of, read_volatile},
 };
 
@@ -10,11 +9,14 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
-use mizzen_ebpf_abi::{checksum::Delta, packet::Bytes};
+use mizzen_ebpf_abi::{
+    checksum::Delta,
+    packet::{Bytes, ETHERNET_HEADER},
+};
 
 /// What a change of bytes under a transport checksum does to the buffer's own bookkeeping.
 #[derive(Clone, Copy)]
@@ -173,26 +175,65 @@ impl Skb {
     }
 }
 
+/// Octets from the link-layer header on in which all headers are looked for: those of the packet,
+/// and of one that it quotes.
+const HEADERS_MAX: u32 = 255;
+
+impl Skb {
+    /// Has the kernel move what may be headers to where it can be read in place. Whether it did:
+    /// nearly always they are there.
+    #[inline(always)]
+    pub(super) fn pull_headers(self) -> bool {
+        // SAFETY: as above.
+        let (data, end, len) = unsafe {
+            (
+                read_volatile(addr_of!((*self.0).data)),
+                read_volatile(addr_of!((*self.0).data_end)),
+                read_volatile(addr_of!((*self.0).len)),
+            )
+        };
+        let wanted = if len < HEADERS_MAX { len } else { HEADERS_MAX };
+        if data as usize + wanted as usize <= end as usize {
+            return false;
+        }
+        // SAFETY: the helper checks the length.
+        unsafe { bpf_skb_pull_data(self.0, wanted) == 0 }
+    }
+
+    /// A `T` at an offset; none where the packet ends before, or the headers are too long.
+    #[inline(always)]
+    fn in_place<T: Copy>(self, offset: u32) -> Option<T> {
+        // Of a single octet the compiler makes a comparison that tells the verifier nothing.
+        const { assert!(size_of::<T>() > 1) };
+        // What an earlier access proved of an offset, the compiler knows and the verifier forgot.
+        let offset =
+            if offset == ETHERNET_HEADER { ETHERNET_HEADER } else { core::hint::black_box(offset) };
+        if offset > HEADERS_MAX {
+            return None;
+        }
+        // SAFETY: as above.
+        let (data, end) = unsafe {
+            (read_volatile(addr_of!((*self.0).data)), read_volatile(addr_of!((*self.0).data_end)))
+        };
+        let start = data as usize + offset as usize;
+        if start + size_of::<T>() > end as usize {
+            return None;
+        }
+        // SAFETY: the comparison, on which the verifier insists, says that all of it is there.
+        // Headers are where the kernel aligned them to (NET_IP_ALIGN).
+        Some(unsafe { (start as *const T).read() })
+    }
+}
+
+/// Of what lies elsewhere nothing is read before [`Skb::pull_headers`].
 impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes `N` bytes to `bytes` or fails.
-        let done = unsafe {
-            bpf_skb_load_bytes(self.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32)
-        };
-        // SAFETY: 0 says that all of it was written.
-        if done == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
+        self.in_place(offset)
     }
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let mut words = MaybeUninit::<[u32; N]>::uninit();
-        let len = (N * 4) as u32;
-        // SAFETY: as above.
-        let done =
-            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, words.as_mut_ptr().cast(), len) };
-        // SAFETY: as above.
-        if done == 0 { Some(unsafe { words.assume_init() }) } else { None }
+        self.in_place(offset)
     }
 }

@@ -8,7 +8,6 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     conntrack::{Flow, flow_flags},
     counters::Counter,
-    flow_state,
     nat::{self, Facts},
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
@@ -28,16 +27,16 @@ use crate::{
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 
-/// Opens the flow of a packet that dials a service: in steps, each with a stack of its own. The
+/// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack of its own. The
 /// device is that by which a packet of the node itself leaves; else 0.
 #[inline(always)]
-pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32, device: u32) -> i32 {
+pub(super) fn open(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     let Scratch { packet, opening, .. } = scratch;
     let verdict = find(skb, packet, opening);
     if verdict != OPENED {
         return verdict;
     }
-    opening.now_s = now_s;
+    opening.now_s = lookup::now_s();
     opening.device = device;
     let chosen =
         if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
@@ -52,9 +51,6 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch, now_s: u32, device: u32) -> 
 #[inline(never)]
 fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let key = &packet.key;
-    if packet.fragment == Fragment::LATER || !flow_state::opens(key.protocol, packet.tcp_flags) {
-        return PASS;
-    }
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
         return unserved(skb, packet);
@@ -196,10 +192,13 @@ pub(super) fn rewrite(skb: Skb, packet: &Packet, flow: &Flow, hop_limit: u8) -> 
     if packet.fragment == Fragment::LATER {
         return Ok(()); // nothing of it is a transport header
     }
-    skb.store(packet.l4, &rewrite::ports(flow), 0)?;
     let deltas = Deltas::new(&packet.key, flow);
     let at = packet.checksum_offset();
     skb.mend(at, deltas.addresses, Covered::PseudoHeader)?;
+    if packet.key.has_ports_of(flow) {
+        return Ok(());
+    }
+    skb.store(packet.l4, &rewrite::ports(flow), 0)?;
     skb.mend(at, deltas.ports, Covered::Transport)
 }
 
