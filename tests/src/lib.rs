@@ -14,5 +14,6 @@ pub mod echo;
 pub mod lab;
 pub mod netns;
 pub mod node;
+pub mod soak;
 pub mod tables;
 pub mod wait;

@@ -29,7 +29,7 @@ pub enum BpfCompiler {
 /// A program that a command needs, and the Debian package that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
-    /// Name in `PATH`.
+    /// Name in `PATH`, or a path.
     pub program: &'static str,
     /// Debian package.
     pub package: &'static str,
@@ -46,16 +46,20 @@ pub const CLUSTER_TOOLS: &[Tool] = &[
     Tool { program: "curl", package: "curl" },
 ];
 
-/// What the tests need on top: foreign clients, a foreign hand at the maps and links, and CNI
-/// plugins of others, which are in no `PATH`.
+/// What the tests need on top: foreign clients, a foreign hand at the maps and links, another
+/// proxy's rules, and CNI plugins of others, which are in no `PATH`.
 pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "dig", package: "bind9-dnsutils" },
+    Tool { program: "nft", package: "nftables" },
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
 ];
 
 /// What the benchmarks need on top: a load generator, other contenders, and a look at the kernel's
 /// tables.
+///
+/// Connections are loaded by `xtask load`, not by wrk: the same client and server run for every
+/// contender, close with a reset so that ports come back at once, and say who answered.
 pub const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "iperf3", package: "iperf3" },
     Tool { program: "nft", package: "nftables" },

@@ -11,6 +11,7 @@ mod kubectl;
 mod leftovers;
 mod names;
 mod restart;
+mod rollout;
 mod soak;
 mod traffic;
 
@@ -75,6 +76,7 @@ fn all_checks() -> Vec<Check> {
         follow::CHECKS,
         kubectl::CHECKS,
         restart::CHECKS,
+        rollout::CHECKS,
         soak::CHECKS,
         input::CHECKS,
     ]

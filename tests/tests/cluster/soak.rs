@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use mizzen_tests::soak::{Dice, share};
 use serde_json::{Value, json};
 use xtask::cluster::{
     exec::{self, Place},
@@ -25,16 +26,6 @@ const SERVICES: [(&str, u16); 2] = [("storm-x", 30_501), ("storm-y", 30_502)];
 /// New connections a second of each load; there are four.
 const RATE: &str = "500";
 
-/// Numbers that can be had again; see `mizzen_tests`' soak module.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.0 >> 33
-    }
-}
-
 /// A pod of the example: its name and its addresses.
 struct Pod {
     name: String,
@@ -42,10 +33,8 @@ struct Pod {
 }
 
 fn kills_under_churn(world: &World) -> Result<()> {
-    let full = std::env::var_os("MIZZEN_SOAK").is_some();
-    let kills = if full { 200 } else { 10 };
-    let seed = std::env::var("MIZZEN_SOAK_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or(20_201_120);
+    let kills = share(200);
+    let seed = Dice::new().seed;
     let pods = pods(world)?;
     ensure!(pods.len() == 4, "hello has {} pods", pods.len());
     let pools = [&pods[..2], &pods[2..]];
@@ -66,7 +55,7 @@ fn kills_under_churn(world: &World) -> Result<()> {
 }
 
 /// Loads while agents die and endpoints change.
-fn storm(world: &World, pools: [&[Pod]; 2], kills: u32, seed: u64) -> Result<()> {
+fn storm(world: &World, pools: [&[Pod]; 2], kills: u64, seed: u64) -> Result<()> {
     for host in world.layout.node_hosts() {
         up::wait(&world.layout, "the tables to be as they should", || {
             Ok(in_step(world, &host.name))
@@ -99,13 +88,13 @@ fn in_step(world: &World, node: &str) -> Result<(), String> {
     said.map(drop).map_err(|error| format!("{error:#}"))
 }
 
-fn kill_agents(world: &World, kills: u32, seed: u64) -> Result<()> {
-    let mut dice = Dice(seed);
+fn kill_agents(world: &World, kills: u64, seed: u64) -> Result<()> {
+    let mut dice = Dice::seeded(seed);
     let hosts = world.layout.node_hosts();
     for kill in 0..kills {
         // The moment is the point: in the middle of anything.
         std::thread::sleep(Duration::from_micros(dice.roll() % 300_000));
-        let host = &hosts[usize::try_from(dice.roll())? % hosts.len()];
+        let host = &hosts[dice.below(hosts.len())];
         let name = up::agent(&host.name);
         if let Some(agent) = process::running(&world.layout, &name) {
             process::kill_hard(&agent);
@@ -123,7 +112,7 @@ fn kill_agents(world: &World, kills: u32, seed: u64) -> Result<()> {
 }
 
 fn churn(world: &World, pools: [&[Pod]; 2], seed: u64, over: &AtomicBool) -> Result<()> {
-    let mut dice = Dice(seed ^ 1);
+    let mut dice = Dice::seeded(seed ^ 1);
     while !over.load(Relaxed) {
         for ((name, _), pool) in SERVICES.into_iter().zip(pools) {
             let chosen = match dice.roll() % 3 {
@@ -156,25 +145,34 @@ fn start_loads(world: &World, pools: [&[Pod]; 2]) -> Result<Vec<(String, Child)>
         let ip = traffic::host(&node[index]);
         targets.push((&outside, format!("{ip}:{port}"), pools[index]));
     }
-    let load = world.layout.binary("xtask").display().to_string();
     let start = |(place, target, pool): (&Place, String, &[Pod])| {
-        let mut argv: Vec<String> =
-            [&load, "load", "storm", &target, "--rate", RATE].map(str::to_owned).into();
-        for pod in pool {
-            argv.extend(["--pod".to_owned(), pod.name.clone()]);
-        }
-        let child = exec::command(&world.layout, place, &argv)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("can't start the load")?;
-        Ok((format!("{place:?} -> {target}"), child))
+        let pods = pool.iter().flat_map(|pod| ["--pod", &pod.name]);
+        let options: Vec<&str> = ["--rate", RATE].into_iter().chain(pods).collect();
+        start_load(world, place, &target, &options)
     };
     targets.into_iter().map(start).collect()
 }
 
-fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
+/// Starts `xtask load storm` at a place.
+pub(super) fn start_load(
+    world: &World,
+    place: &Place,
+    target: &str,
+    options: &[&str],
+) -> Result<(String, Child)> {
+    let load = world.layout.binary("xtask").display().to_string();
+    let argv = [&load, "load", "storm", target].into_iter().chain(options.iter().copied());
+    let argv: Vec<String> = argv.map(str::to_owned).collect();
+    let child = exec::command(&world.layout, place, &argv)?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("can't start the load")?;
+    Ok((format!("{place:?} -> {target}"), child))
+}
+
+pub(super) fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
     let mut first = Ok(());
     for (what, mut child) in loads {
         if let Some(mut input) = child.stdin.take() {

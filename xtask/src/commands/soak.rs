@@ -3,11 +3,10 @@
 use anyhow::Result;
 use clap::Args;
 
+use super::test;
 use crate::{
-    invoke,
-    product::{self, Profile},
+    invoke, product,
     step::{note, step},
-    toolchain,
 };
 
 /// Options of `soak`.
@@ -23,10 +22,7 @@ pub struct Soak {
 /// Runs the tests of the modules named `soak`, one after another, with twenty times the counts
 /// that `cargo xtask test` gives them.
 pub fn run(options: &Soak) -> Result<()> {
-    toolchain::require_root("`cargo xtask soak`")?;
-    toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
-    toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
-    product::build(Profile::Debug)?;
+    test::prepare("`cargo xtask soak`")?;
     note("this takes about an hour; `cargo xtask test` runs a twentieth");
     let filter = options.filter.as_deref().unwrap_or("soak");
     for (name, flags) in

@@ -19,10 +19,7 @@ pub struct Test {
 
 /// Builds what the tests start, then runs unit, property, scenario, namespace and cluster tests.
 pub fn run(options: &Test) -> Result<()> {
-    toolchain::require_root("`cargo xtask test`")?;
-    toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
-    toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
-    product::build(Profile::Debug)?;
+    prepare("`cargo xtask test`")?;
     let cargo_test = |args: &[&str]| {
         let mut command = product::cargo();
         command.arg("test").args(args);
@@ -33,4 +30,12 @@ pub fn run(options: &Test) -> Result<()> {
         let mut command = cargo_test(&["--no-fail-fast", "--"]);
         crate::invoke::run(command.args(&options.filter))
     })
+}
+
+/// Makes sure that the machine has what tests need, and builds what they start.
+pub(super) fn prepare(command: &str) -> Result<()> {
+    toolchain::require_root(command)?;
+    toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
+    toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
+    product::build(Profile::Debug)
 }

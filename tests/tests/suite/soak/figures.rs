@@ -12,12 +12,9 @@ use mizzen_agent::{
     desired::Desired,
     diff::{Known, diff},
 };
-use mizzen_tests::node::TestNode;
+use mizzen_tests::{node::TestNode, soak::share};
 
-use super::{
-    cluster::{add_service, empty, facts, set_endpoints, settings},
-    share,
-};
+use super::cluster::{add_service, empty, facts, set_endpoints, settings};
 
 /// Services of two ports each, in full.
 const SERVICES: u64 = 15_000;

@@ -24,13 +24,10 @@ use mizzen_tests::{
     backend::Backend,
     lab::{FAMILIES, Family},
     node::TestNode,
+    soak::{Dice, share},
 };
 
-use super::{
-    Dice,
-    cluster::{Agent, PORT, add_service, empty, set_endpoints},
-    share,
-};
+use super::cluster::{Agent, PORT, add_service, empty, set_endpoints};
 
 /// Servers of each of the two services that are dialled.
 const SERVERS: u8 = 4;

@@ -25,12 +25,11 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use mizzen_agent::kube::client::ApiServers;
+use mizzen_tests::soak::Dice;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-
-use super::Dice;
 
 /// Lines of a watch that may wait to be sent on.
 const LINES_MAX: usize = 64;

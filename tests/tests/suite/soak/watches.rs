@@ -13,10 +13,13 @@ use mizzen_agent::{
     kube::client::ApiServers,
     model::snapshot::Snapshot,
 };
-use mizzen_tests::node::TestNode;
+use mizzen_tests::{
+    node::TestNode,
+    soak::{Dice, share},
+};
 use serde_json::json;
 
-use super::{Dice, cluster, share, unsteady::Unsteady};
+use super::{cluster, unsteady::Unsteady};
 use crate::watch::{Agent, serve};
 
 const SERVICES: usize = 8;
