@@ -45,7 +45,12 @@ fn mizzen(world: &World, node: &str, words: &[&str]) -> Result<(String, i32)> {
 }
 
 /// The answers of `mizzen why`, all of which it must give.
-fn why(world: &World, node: &str, source: &str, destination: &str) -> Result<Vec<Value>> {
+pub(super) fn why(
+    world: &World,
+    node: &str,
+    source: &str,
+    destination: &str,
+) -> Result<Vec<Value>> {
     let (said, code) = mizzen(world, node, &["why", source, destination, "-o", "json"])?;
     ensure!(code == 0 || code == 3, "mizzen why {source} {destination}: exit code {code}: {said}");
     let said: Value = serde_json::from_str(&said)?;
@@ -54,7 +59,7 @@ fn why(world: &World, node: &str, source: &str, destination: &str) -> Result<Vec
 }
 
 /// Names of the pods that an answer's deciding path may choose, whose shares must add up to 1.
-fn candidates(answer: &Value) -> Result<BTreeSet<String>> {
+pub(super) fn candidates(answer: &Value) -> Result<BTreeSet<String>> {
     let paths = answer["paths"].as_array().context("no paths")?;
     let path = paths.iter().find(|path| path["path"] == answer["decides"]).context("no path")?;
     let candidates = path["candidates"].as_array().context("no candidates")?;
@@ -64,7 +69,7 @@ fn candidates(answer: &Value) -> Result<BTreeSet<String>> {
 }
 
 /// The pods of hello, each with its node.
-fn hello_pods(world: &World) -> Result<Vec<(String, String)>> {
+pub(super) fn hello_pods(world: &World) -> Result<Vec<(String, String)>> {
     let pods = world.api.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dhello")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(pods["items"]

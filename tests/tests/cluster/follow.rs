@@ -16,6 +16,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("scaling_is_followed_by_slices_and_maps", scaling_is_followed),
     ("a_deleted_pod_leaves_the_maps_and_is_replaced", deleted_pod_is_replaced),
     ("b11_a_service_without_endpoints_refuses_at_once", no_endpoints_refuse),
+    ("b97_b98_traffic_distribution_keeps_connections_near", distribution_is_followed),
 ];
 
 /// The addresses of hello's ready pods of one family.
@@ -100,5 +101,65 @@ fn no_endpoints_refuse(world: &World) -> Result<()> {
         })?;
     }
     world.api.expect("DELETE", "/api/v1/namespaces/default/services/nobody", None)?;
+    Ok(())
+}
+
+/// From the field of the service by the controller's hints to what a pod of the node may reach:
+/// the nodes are in a zone each.
+fn distribution_is_followed(world: &World) -> Result<()> {
+    let zones = |zone: &dyn Fn(usize) -> String| {
+        for (number, host) in world.layout.node_hosts().iter().enumerate() {
+            let label = zone(number);
+            let body =
+                format!(r#"{{"metadata":{{"labels":{{"topology.kubernetes.io/zone":{label}}}}}}}"#);
+            let merge = Some(("application/merge-patch+json", &*body));
+            world.api.expect("PATCH", &format!("/api/v1/nodes/{}", host.name), merge)?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    zones(&|number| format!("\"zone-{number}\""))?;
+    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"near"},
+        "spec":{"selector":{"app":"hello"},"ipFamilyPolicy":"RequireDualStack",
+        "ports":[{"port":80,"targetPort":8080}]}}"#;
+    world.api.apply(service)?;
+    let outcome = near(world);
+    world.api.expect("DELETE", SERVICE, None)?;
+    zones(&|_| "null".to_owned())?;
+    outcome
+}
+
+const SERVICE: &str = "/api/v1/namespaces/default/services/near";
+
+fn near(world: &World) -> Result<()> {
+    // With a distribution, each node's clients stay on their node: it is the zone's only one.
+    for (distribution, stays) in [
+        ("\"PreferSameZone\"", true),
+        ("null", false),
+        ("\"PreferSameNode\"", true),
+        ("\"PreferClose\"", true),
+    ] {
+        let body = format!(r#"{{"spec":{{"trafficDistribution":{distribution}}}}}"#);
+        let merge = Some(("application/merge-patch+json", &*body));
+        world.api.expect("PATCH", SERVICE, merge)?;
+        let pods = super::explain::hello_pods(world)?;
+        for host in world.layout.node_hosts() {
+            let on_node = |node: &String| !stays || *node == host.name;
+            let wanted: BTreeSet<String> =
+                pods.iter().filter(|(_, node)| on_node(node)).map(|(pod, _)| pod.clone()).collect();
+            ensure!(!wanted.is_empty() && wanted.len() < pods.len() || !stays, "all on one node");
+            up::wait(&world.layout, "connections to stay near", || {
+                let answers =
+                    super::explain::why(world, &host.name, "node", "default/near:80/tcp")?;
+                for answer in &answers {
+                    let found = super::explain::candidates(answer)?;
+                    if found != wanted || answers.len() != 2 {
+                        let node = &host.name;
+                        return Ok(Err(format!("{distribution} on {node}: {found:?}")));
+                    }
+                }
+                Ok(Ok(()))
+            })?;
+        }
+    }
     Ok(())
 }

@@ -246,19 +246,72 @@ fn inv_80_headless_slices_carry_the_label_and_hostnames() {
     assert_eq!(slice.endpoints[1].hostname, None);
 }
 
+/// The hints of the only slice's endpoints, in order.
+fn hints(service_change: &Value, pods: &[Arc<Pod>]) -> Vec<Value> {
+    let mut slices = Slices::default();
+    slices.look(&service(service_change), pods);
+    let endpoints = only(&slices).endpoints.iter();
+    endpoints.map(|endpoint| serde_json::to_value(&endpoint.hints).unwrap()).collect()
+}
+
+/// KEP-4444 and KEP-3015: each ready endpoint is meant for where it is.
 #[test]
-fn traffic_distribution_makes_hints() {
-    let table = [
-        ("PreferSameZone", json!({"forZones": [{"name": "zone-a"}]})),
-        ("PreferClose", json!({"forZones": [{"name": "zone-a"}]})),
-        ("PreferSameNode", json!({"forZones": [{"name": "zone-a"}], "forNodes": [{"name": "n1"}]})),
-    ];
-    for (distribution, expected) in table {
+fn b97_b98_traffic_distribution_makes_hints() {
+    let zone = json!({"forZones": [{"name": "zone-a"}]});
+    let node = json!({"forZones": [{"name": "zone-a"}], "forNodes": [{"name": "n1"}]});
+    // `n9` has no label with its zone.
+    let elsewhere = json!({"spec": {"nodeName": "n9"}});
+    let pods = [pod(1, &json!({})), pod(2, &elsewhere)];
+    let node_alone = json!({"forNodes": [{"name": "n9"}]});
+    for (distribution, here, without_zone) in [
+        (json!("PreferSameZone"), &zone, &Value::Null),
+        (json!("PreferClose"), &zone, &Value::Null),
+        (json!("PreferSameNode"), &node, &node_alone),
+        (Value::Null, &Value::Null, &Value::Null),
+    ] {
+        let asked = json!({"spec": {"trafficDistribution": distribution}});
+        assert_eq!(hints(&asked, &pods), [here.clone(), without_zone.clone()], "{distribution}");
+    }
+}
+
+/// Only what may get new connections is hinted at: what terminates or is not ready is none's.
+#[test]
+fn b99_endpoints_that_are_not_ready_have_no_hints() {
+    let asked = json!({"spec": {"trafficDistribution": "PreferSameNode"}});
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let terminating = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:01:00Z"}});
+    let said = hints(&asked, &[pod(1, &unready), pod(2, &terminating), pod(3, &json!({}))]);
+    let given: Vec<bool> = said.iter().map(|hints| !hints.is_null()).collect();
+    assert_eq!(given, [false, false, true]);
+}
+
+/// What begins to be asked for, and what is asked for no more, shows in slices that are there.
+#[test]
+fn b97_hints_follow_the_service() {
+    let mut slices = Slices::default();
+    let pods = [pod(1, &json!({}))];
+    let asked = service(&json!({"spec": {"trafficDistribution": "PreferClose"}}));
+    for (service, hinted) in [(&service(&json!({})), false), (&asked, true)] {
+        slices.look(service, &pods);
+        assert_eq!(only(&slices).endpoints[0].hints.is_some(), hinted);
+    }
+    assert_eq!(slices.look(&service(&json!({})), &pods).len(), 1);
+    assert!(only(&slices).endpoints[0].hints.is_none());
+}
+
+/// A sidecar runs as long as the pod does: its ports are the pod's. Other init containers' are not.
+#[test]
+fn b125_a_named_port_may_be_a_sidecars() {
+    let init = |restart: &str| {
+        let containers = json!([{"name": "side", "restartPolicy": restart,
+            "ports": [{"name": "web", "containerPort": 9090}]}]);
+        json!({"spec": {"initContainers": containers, "containers": [{"name": "main"}]}})
+    };
+    for (restart, ports) in [("Always", vec![Some(9090)]), ("", vec![])] {
         let mut slices = Slices::default();
-        let service = service(&json!({"spec": {"trafficDistribution": distribution}}));
-        slices.look(&service, &[pod(1, &json!({}))]);
-        let hints = serde_json::to_value(only(&slices).endpoints[0].hints.clone()).unwrap();
-        assert_eq!(hints, expected);
+        slices.look(&service(&json!({})), &[pod(1, &init(restart))]);
+        let found = only(&slices).ports.iter().flatten().map(|port| port.port);
+        assert_eq!(found.collect::<Vec<_>>(), ports, "{restart:?}");
     }
 }
 
