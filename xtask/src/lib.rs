@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod commands;
+pub mod conformance;
 pub mod invoke;
 pub mod load;
 pub mod product;

@@ -11,7 +11,9 @@ use mizzen_ebpf_abi::{
     affinity::Affinity,
     conntrack::{Flow, FlowKey, flow_flags},
     flow_state::state::SEEN,
-    node::{NodeConfig, PodNetns, cluster_range_flags, endpoint_flags, node_config_flags},
+    node::{
+        NodeAddr, NodeConfig, PodNetns, cluster_range_flags, endpoint_flags, node_config_flags,
+    },
     select,
     service::{Frontend, FrontendKey, SetWord, frontend_flags},
 };
@@ -349,6 +351,20 @@ fn b8_b9_b10_other_ports_are_refused_and_other_addresses_dropped() {
     let address = tcp(&live, POD, "10.96.5.5:80");
     assert_eq!((address.decides, address.packet.outcome), (PathName::Packet, Outcome::Dropped));
     assert_eq!(address.set, None);
+}
+
+/// As with a DNS cache of the node at the cluster's DNS address.
+#[test]
+fn f50_other_ports_of_a_cluster_ip_that_the_node_holds_are_its_own() {
+    let mut live = memory(false);
+    live.tables.node_addrs.insert(ip("10.96.0.7").into(), NodeAddr::default());
+    for (dialled, protocol) in [("10.96.0.7:81", protocol::TCP), ("10.96.0.7:80", protocol::UDP)] {
+        let explained = why(&live, POD, dialled, protocol);
+        assert_eq!(explained.socket.outcome, Outcome::Untouched, "{dialled}");
+        assert_eq!(explained.packet.outcome, Outcome::Untouched, "{dialled}");
+        assert!(explained.packet.reason.contains("the node itself"), "{}", explained.packet.reason);
+    }
+    assert_eq!(hosts(&tcp(&live, POD, "10.96.0.7:80").socket), set(&[BACKEND, REMOTE]));
 }
 
 #[test]

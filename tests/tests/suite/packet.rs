@@ -21,6 +21,7 @@ mod addresses;
 mod admission;
 mod affinity;
 mod answers;
+mod endpoints;
 mod flows;
 mod masquerade;
 mod node;

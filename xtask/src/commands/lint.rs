@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{checkout, invoke, product, step::step, toolchain};
+use crate::{checkout, conformance, invoke, product, step::step, toolchain};
 
 /// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.
 const LICENCES: &[&str] = &[
@@ -54,6 +54,7 @@ pub fn run() -> Result<()> {
         )
     })?;
     step("licences of dependencies", check_dependencies)?;
+    step("numbered behaviours", check_conformance)?;
     step("names, sizes and links", check_tree)
 }
 
@@ -87,6 +88,14 @@ fn licence_allowed(expression: &str) -> bool {
     expression
         .split(" AND ")
         .all(|part| part.split(" OR ").any(|choice| LICENCES.contains(&choice.trim())))
+}
+
+fn check_conformance() -> Result<()> {
+    let complaints = conformance::complaints(&checkout())?;
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
+    Ok(())
 }
 
 fn check_tree() -> Result<()> {

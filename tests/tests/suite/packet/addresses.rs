@@ -132,19 +132,21 @@ fn b66_what_leads_back_to_where_it_came_from_ends() {
     }
 }
 
-/// A pod talks to a backend directly and by a node port from one port: answers are told apart.
+/// A pod talks to a backend directly and by a node port from one port, whichever comes first:
+/// answers are told apart.
 #[test]
 fn b140_a_direct_flow_and_one_by_a_node_port_from_the_same_port() {
     let mut lab = Lab::new([1, 1]);
     for family in FAMILIES {
         let backend = lab.nodes[1].pods[0].server(family);
-        for (transport, port) in TRANSPORTS.into_iter().zip([45_681, 45_682]) {
-            let node = lab.address_of_node(0, family);
+        let node = lab.address_of_node(0, family);
+        let by_node_port = SocketAddr::new(node, NODE_PORT);
+        let orders = [[backend, by_node_port], [by_node_port, backend]];
+        let cases = TRANSPORTS.into_iter().flat_map(|transport| orders.map(|to| (transport, to)));
+        for ((transport, order), port) in cases.zip(45_681..) {
             node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
-            let by_node_port = SocketAddr::new(node, NODE_PORT);
             let pod = &lab.nodes[0].pods[0].netns;
-            let clients =
-                [backend, by_node_port].map(|to| Client::dial(pod, transport, to, port).unwrap());
+            let clients = order.map(|to| Client::dial(pod, transport, to, port).unwrap());
             for _ in 0..3 {
                 for client in &clients {
                     assert_eq!(client.ask().unwrap().name, "pod-2-1", "{family:?} {transport:?}");

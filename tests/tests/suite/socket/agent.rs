@@ -25,6 +25,7 @@ use mizzen_agent::{
 use super::{Bench, FAMILIES, Family};
 
 mod healing;
+mod lifecycle;
 
 pub(super) const NODE: &str = "node-1";
 

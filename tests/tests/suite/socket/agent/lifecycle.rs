@@ -1,0 +1,183 @@
+//! Objects that come, change and go, and sockets that are there all the while.
+
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc};
+
+use mizzen_agent::{
+    apply::maps::Maps as _,
+    desired::{LocalAddress, NodeFacts},
+    model::{ObjectKey, node::Node, snapshot::Snapshot},
+};
+use mizzen_ebpf_abi::{counters::Counter, node::NodeAddr};
+use mizzen_tests::backend::Backend;
+
+use super::{
+    super::{Bench, FAMILIES, Family},
+    Agent, NODE, cluster,
+};
+
+/// The snapshot after the service and its endpoints were deleted.
+fn without_service(of: &Snapshot) -> Snapshot {
+    let mut gone = of.clone();
+    gone.revision += 1;
+    gone.services.remove(&ObjectKey::new("default", "hello"));
+    gone.slices.clear();
+    gone
+}
+
+fn node_port(family: Family) -> SocketAddr {
+    family.dialled(SocketAddr::new(family.node(), 30080))
+}
+
+/// That nobody but the stack refuses a connection.
+fn refused_by_the_stack(bench: &mut Bench, to: SocketAddr, why: &str) {
+    let before = bench.counted(Counter::SocketRefused);
+    let refused = bench.ask(to).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{why}: {to}");
+    assert_eq!(bench.counted(Counter::SocketRefused), before, "{why}: {to}");
+}
+
+#[test]
+fn b61_node_ports_follow_the_nodes_addresses() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let next = family.ip([172, 30, 0, 77], [0xfd00, 0x30, 0, 0, 0, 0, 0, 0x77]);
+        bench.node.add_address(next);
+        let [old, new] = [family.node(), next].map(|ip| family.dialled(SocketAddr::new(ip, 30080)));
+        let mut agent = Agent::start(&bench.datapath, family);
+        let mut objects = cluster(family, &[bench.a]);
+        agent.follow(&objects);
+        assert_eq!(bench.ask(old).unwrap().0, "a");
+        refused_by_the_stack(&mut bench, new, "not the node's yet");
+
+        let moved = Node { internal_ips: vec![next], ..Node::named(NODE) };
+        objects.nodes.insert(NODE.into(), Arc::new(moved));
+        objects.revision += 1;
+        let address = LocalAddress { addr: next, ifindex: 1 };
+        agent.facts = NodeFacts { addresses: [address].into() };
+        agent.follow(&objects);
+        assert_eq!(bench.ask(new).unwrap(), ("a".to_owned(), new), "{family:?}");
+        assert_eq!(bench.ask_udp(new), ("a".to_owned(), new), "{family:?}");
+        refused_by_the_stack(&mut bench, old, "the node's no more");
+    }
+}
+
+/// Nothing holds the port: whoever binds it has it.
+#[test]
+fn b68_the_port_of_a_deleted_service_is_the_nodes_again() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let port = node_port(family);
+        let mut agent = Agent::start(&bench.datapath, family);
+        let objects = cluster(family, &[bench.a]);
+        agent.follow(&objects);
+        assert_eq!(bench.ask(port).unwrap().0, "a");
+        agent.follow(&without_service(&objects));
+        refused_by_the_stack(&mut bench, port, "the service is gone");
+        let own = SocketAddr::new(family.node(), 30080);
+        let _server = Backend::start(&bench.node.netns, own, "the node's own");
+        assert_eq!(bench.ask(port).unwrap(), ("the node's own".to_owned(), port));
+        assert_eq!(bench.ask_udp(port), ("the node's own".to_owned(), port));
+    }
+}
+
+/// What was deleted, and what began to terminate, while there was no agent.
+#[test]
+fn b113_b130_what_went_while_no_agent_ran_goes_when_one_starts() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let both = cluster(family, &[bench.a, bench.b]);
+        Agent::start(&bench.datapath, family).follow(&both);
+
+        // `b` begins to terminate, and serves on: `a` gets everything that is new.
+        let mut terminating = both.clone();
+        terminating.revision += 1;
+        let (key, slice) = terminating.slices.iter().next().unwrap();
+        let (key, mut slice) = (key.clone(), (**slice).clone());
+        slice.endpoints[1].ready = false;
+        slice.endpoints[1].terminating = true;
+        terminating.slices.insert(key, Arc::new(slice));
+        let old = bench.actor.open(family.tcp());
+        bench.actor.connect(old, vip).unwrap();
+        Agent::start(&bench.datapath, family).follow(&terminating);
+        for _ in 0..20 {
+            assert_eq!(bench.ask(vip).unwrap(), ("a".to_owned(), vip), "{family:?}");
+        }
+        assert_eq!(bench.actor.peer(old), vip, "what was connected stays so");
+        bench.actor.receive(old);
+
+        Agent::start(&bench.datapath, family).follow(&without_service(&both));
+        assert!(bench.tables.maps.dump().unwrap().frontends.is_empty(), "{family:?}");
+        refused_by_the_stack(&mut bench, node_port(family), "the service went with no agent there");
+    }
+}
+
+/// The application never changes its socket, nor what it writes there.
+#[test]
+fn b101_b102_b105_b106_a_datagram_socket_follows_its_service() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let socket = bench.actor.open(family.udp());
+        let mut agent = Agent::start(&bench.datapath, family);
+        let (a, b) = (bench.a, bench.b);
+        let mut revision = 0;
+        let mut follow = |endpoints: &[SocketAddr]| {
+            revision += 1;
+            agent.follow(&Snapshot { revision, ..cluster(family, endpoints) });
+        };
+        let nobody = |bench: &mut Bench, case: &str| {
+            let before = bench.counted(Counter::SocketTranslated);
+            bench.actor.send_to(socket, vip, "?");
+            assert_eq!(bench.counted(Counter::SocketTranslated), before, "{case} {family:?}");
+        };
+        let answers = |bench: &mut Bench, name: &str, case: &str| {
+            bench.actor.send_to(socket, vip, "?");
+            let answer = bench.actor.receive_from(socket);
+            assert_eq!(answer, (vip, name.to_owned()), "{case} {family:?}");
+        };
+        nobody(&mut bench, "no service yet");
+        follow(&[]);
+        nobody(&mut bench, "B102: not ready yet");
+        follow(&[a]);
+        answers(&mut bench, "a", "B102");
+        follow(&[b]);
+        answers(&mut bench, "b", "B101");
+        follow(&[]);
+        nobody(&mut bench, "B105: scaled to zero");
+        follow(&[a]);
+        answers(&mut bench, "a", "B105");
+        agent.follow(&without_service(&cluster(family, &[a])));
+        nobody(&mut bench, "B106: deleted");
+    }
+}
+
+/// See `f50_a_cluster_ip_that_the_node_holds_is_its_own_at_other_ports` of the packet path.
+#[test]
+fn f50_sockets_reach_the_nodes_own_ports_at_a_cluster_ip_that_it_holds() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let held = family.vip(10);
+        bench.node.add_address(held);
+        let own = SocketAddr::new(held, 9253);
+        let _cache = Backend::start(&bench.node.netns, own, "the node's own");
+        let mut agent = Agent::start(&bench.datapath, family);
+        let objects = cluster(family, &[bench.a]);
+        agent.follow(&objects);
+        let [own, unused, service] =
+            [9253, 9254, 80].map(|port| family.dialled(SocketAddr::new(held, port)));
+        let refused = bench.counted(Counter::SocketRefused);
+        bench.ask(own).expect_err("the agent does not know that the node holds it");
+        assert_eq!(bench.counted(Counter::SocketRefused), refused + 1);
+
+        agent.facts.addresses.insert(LocalAddress { addr: held, ifindex: 1 });
+        agent.follow(&objects);
+        let held = bench.tables.maps.node_tables().unwrap().addrs[&held.into()];
+        assert_eq!(held, NodeAddr { ifindex: 1, ..NodeAddr::default() }, "takes no node ports");
+        assert_eq!(bench.ask(own).unwrap(), ("the node's own".to_owned(), own));
+        assert_eq!(bench.ask_udp(own), ("the node's own".to_owned(), own));
+        refused_by_the_stack(&mut bench, unused, "nobody listens there");
+        assert_eq!(bench.ask(service).unwrap(), ("a".to_owned(), service));
+        assert_eq!(bench.ask_udp(service), ("a".to_owned(), service));
+    }
+}
