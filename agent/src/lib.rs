@@ -30,4 +30,5 @@ pub mod serve;
 pub mod status;
 pub mod supervisor;
 pub mod sweep;
+pub mod traffic;
 pub mod why;

@@ -167,6 +167,16 @@ impl Actor {
         (from.to_owned(), text.to_owned())
     }
 
+    /// `shutdown()` of the sending side.
+    pub fn end(&mut self, socket: Socket) {
+        self.say(&format!("end {}", socket.0)).unwrap();
+    }
+
+    /// Closes a socket with a reset.
+    pub fn abort(&mut self, socket: Socket) {
+        self.say(&format!("abort {}", socket.0)).unwrap();
+    }
+
     /// Closes a socket.
     pub fn close(&mut self, socket: Socket) {
         self.say(&format!("close {}", socket.0)).unwrap();

@@ -71,7 +71,7 @@ pub fn build_programs(compiler: BpfCompiler) -> Result<()> {
     match compiler {
         BpfCompiler::Debian => {
             // The crate form: with `1`, build scripts take every crate for a nightly one.
-            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "aya_ebpf");
+            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "aya_ebpf,mizzen_ebpf");
         }
         BpfCompiler::Nightly => {
             command.arg("-Zbuild-std=core").env_remove("RUSTUP_TOOLCHAIN");

@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use crate::diff::expected::Usage;
+use crate::{diff::expected::Usage, traffic::Counted};
 
 /// A range of addresses as the longest-prefix maps key it: over the 16-byte form of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,8 +270,17 @@ pub trait Maps: Send {
     /// Writes the node's own record.
     fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError>;
 
+    /// These sets are new: what was counted under their numbers is not theirs. Counters are no
+    /// reason to fail.
+    fn begin_traffic(&mut self, _sets: &[u32]) {}
+    /// Calls `visit` with what the programs counted of backends; with nothing where nothing counts.
+    fn visit_traffic(&mut self, _visit: &mut dyn FnMut(Counted)) -> Result<(), MapsError> {
+        Ok(())
+    }
+
     /// `bpf()` calls made so far to change the tables or to wait. An element of a batched call
-    /// counts as one call; a store through mapped memory counts as none.
+    /// counts as one call; a store through mapped memory counts as none. What backends are counted
+    /// in is not counted here.
     fn calls(&self) -> u64;
     /// Elements written or removed so far, by whatever means: slot words, records, entries.
     fn writes(&self) -> u64;

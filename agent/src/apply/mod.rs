@@ -26,6 +26,9 @@ pub struct ApplyError {
 /// Makes the steps of a plan in their order, and stops at the first that fails. What the tables
 /// hold then is learned by a dump, not guessed.
 pub fn apply(plan: &Plan, maps: &mut dyn Maps) -> Result<(), ApplyError> {
+    if !plan.new_sets.is_empty() {
+        maps.begin_traffic(&plan.new_sets);
+    }
     for (index, op) in plan.ops.iter().enumerate() {
         step(op, maps).map_err(|source| ApplyError {
             step: index + 1,

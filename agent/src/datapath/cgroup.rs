@@ -21,7 +21,8 @@ struct Hook {
     attach_type: u32,
 }
 
-/// In this order: who can receive can translate back before anybody's calls are translated.
+/// In this order: who can receive can translate back, and what ends is counted, before anybody's
+/// calls are translated.
 const HOOKS: &[Hook] = &[
     Hook { program: "getpeername4", attach_type: 29 },
     Hook { program: "getpeername6", attach_type: 30 },
@@ -29,6 +30,7 @@ const HOOKS: &[Hook] = &[
     Hook { program: "recvmsg6", attach_type: 20 },
     Hook { program: "sendmsg4", attach_type: 14 },
     Hook { program: "sendmsg6", attach_type: 15 },
+    Hook { program: "tcp_state", attach_type: 3 },
     Hook { program: "connect4", attach_type: 10 },
     Hook { program: "connect6", attach_type: 11 },
 ];

@@ -29,13 +29,8 @@ impl Counters {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
         let map = pins.open_map(&layout::COUNTERS)?;
         // As many words as the kernel writes: one per CPU that there could be.
-        let cpus = fs::read_to_string("/sys/devices/system/cpu/possible")
-            .ok()
-            .and_then(|list| possible_cpus(&list))
-            .ok_or_else(|| {
-                let error = io::Error::other("the list of possible CPUs is unreadable");
-                PinError::Open(pins.map(layout::COUNTERS.name), error)
-            })?;
+        let cpus =
+            cpus().map_err(|error| PinError::Open(pins.map(layout::COUNTERS.name), error))?;
         Ok(Self { map, cpus })
     }
 
@@ -50,6 +45,12 @@ impl Counters {
     pub fn all(&self) -> Result<Vec<(Counter, u64)>, CountersError> {
         Counter::ALL.iter().map(|counter| Ok((*counter, self.get(*counter)?))).collect()
     }
+}
+
+/// How many CPUs there could be; the kernel's numbers of them are below that.
+pub(super) fn cpus() -> io::Result<usize> {
+    let list = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    possible_cpus(&list).ok_or_else(|| io::Error::other("the list of possible CPUs is unreadable"))
 }
 
 /// One more than the last CPU of a list such as `0-3` or `0,2-7`.

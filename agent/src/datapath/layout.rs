@@ -12,6 +12,7 @@ use mizzen_ebpf_abi::{
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey, SetWord},
     socket::SocketPeers,
+    traffic::{BackendCounts, CHUNK_IDS, CHUNKS, PacketCounts, ServiceCounts},
 };
 
 use super::sys;
@@ -170,6 +171,18 @@ pub(super) const SOCKET_PEERS: MapLayout =
 #[expect(clippy::cast_possible_truncation, reason = "a short list")]
 pub(super) const COUNTERS: MapLayout =
     layout::<u32, u64>(maps::COUNTERS, PERCPU_ARRAY, 0, Counter::ALL.len() as u32);
+pub(super) const BACKEND_COUNTS: MapLayout =
+    layout::<u32, u32>(maps::BACKEND_COUNTS, ARRAY_OF_MAPS, 0, CHUNKS);
+/// What is put into [`BACKEND_COUNTS`].
+pub(super) const BACKEND_CHUNK: MapLayout =
+    layout::<u32, BackendCounts>(maps::BACKEND_COUNTS, ARRAY, MMAPABLE, CHUNK_IDS);
+pub(super) const PACKET_COUNTS: MapLayout =
+    layout::<u32, u32>(maps::PACKET_COUNTS, ARRAY_OF_MAPS, 0, CHUNKS);
+/// What is put into [`PACKET_COUNTS`], with one lane.
+pub(super) const PACKET_CHUNK: MapLayout =
+    layout::<u32, PacketCounts>(maps::PACKET_COUNTS, ARRAY, MMAPABLE | INNER_MAP, CHUNK_IDS);
+pub(super) const SERVICE_COUNTS: MapLayout =
+    layout::<u32, ServiceCounts>(maps::SERVICE_COUNTS, HASH, NO_PREALLOC, limits::SETS_MAX);
 pub(super) const BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY_OF_MAPS, 0, 1);
 /// What is put into [`BARRIER`].
 pub(super) const INSIDE_BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY, 0, 1);
@@ -193,6 +206,9 @@ pub(super) const PINNED: &[MapLayout] = &[
     FLOWS,
     SOCKET_PEERS,
     COUNTERS,
+    BACKEND_COUNTS,
+    PACKET_COUNTS,
+    SERVICE_COUNTS,
     BARRIER,
 ];
 

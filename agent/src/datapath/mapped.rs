@@ -91,6 +91,11 @@ impl MappedArray {
         &self.memory.words()[first..first + self.record]
     }
 
+    /// A 64-bit word of a record of such words; `index` is below the capacity.
+    pub(super) fn long(&self, index: u32, word: usize) -> &AtomicU64 {
+        &self.memory.long_words()[self.record / 2 * index as usize + word]
+    }
+
     /// Writes a record's words, one store each; behind them nothing is reordered that this thread
     /// stores with [`Self::publish`]. `index` is below the capacity.
     pub(super) fn write(&self, index: u32, words: &[u32]) {

@@ -15,7 +15,7 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     affinity::{Affinity, AffinityKey},
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord},
 };
 
 use super::{
@@ -24,12 +24,14 @@ use super::{
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     pin::{PinError, Pins},
     sys::{self, BatchError},
+    traffic::TrafficTables,
 };
 use crate::{
     apply::maps::{
         AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
     },
     diff::expected::Usage,
+    traffic::Counted,
 };
 
 /// Elements of one batched call: bounds how long the kernel is busy with it.
@@ -53,6 +55,8 @@ pub struct KernelMaps {
     node_config: OwnedFd,
     barrier: OwnedFd,
     inside_barrier: OwnedFd,
+    /// What backends are counted in, for who writes the tables.
+    traffic: Option<TrafficTables>,
     calls: u64,
     writes: u64,
     bytes: u64,
@@ -78,10 +82,36 @@ impl KernelMaps {
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
             barrier: pins.open_map(&layout::BARRIER)?,
             inside_barrier,
+            traffic: None,
             calls: 0,
             writes: 0,
             bytes: 0,
         })
+    }
+
+    /// Says from now on to the counters which backend has which id; of those that the tables hold,
+    /// at once.
+    pub(super) fn counting(mut self, pins: &Pins) -> Result<Self, PinError> {
+        let ids = [&self.backends4, &self.backends6].map(|table| table.array().capacity());
+        self.traffic = Some(TrafficTables::open(pins, ids)?);
+        let (mut four, mut six) = (Vec::new(), Vec::new());
+        self.backends4.array().read_all(|id, words| four.push((id, record::<_, 3>(words))));
+        self.backends6.array().read_all(|id, words| six.push((id, record::<_, 6>(words))));
+        self.count_for(four.into_iter().map(endpoint4));
+        self.count_for(six.into_iter().map(endpoint6));
+        Ok(self)
+    }
+
+    /// Gives ids' counters to those that have the ids. Traffic is more important than its
+    /// counters: what fails is told, and left.
+    fn count_for(&mut self, backends: impl Iterator<Item = Counting>) {
+        let Some(traffic) = &mut self.traffic else { return };
+        for Counting { id, set, addr, port } in backends.filter(|backend| backend.set != NO_SET) {
+            if let Err(error) = traffic.assign(id, set, &addr, port) {
+                tracing::warn!(%error, id, "traffic to backends is not counted");
+                return;
+            }
+        }
     }
 
     /// Counts writes of elements of one type.
@@ -252,6 +282,7 @@ impl Maps for KernelMaps {
     }
 
     fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
+        self.count_for(backends.iter().copied().map(endpoint4));
         for (id, backend) in backends {
             check(&self.backends4, *id)?;
             self.backends4.array().write(*id, &words::<_, 3>(backend));
@@ -261,6 +292,7 @@ impl Maps for KernelMaps {
     }
 
     fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
+        self.count_for(backends.iter().copied().map(endpoint6));
         for (id, backend) in backends {
             check(&self.backends6, *id)?;
             self.backends6.array().write(*id, &words::<_, 6>(backend));
@@ -350,6 +382,19 @@ impl Maps for KernelMaps {
         Ok(())
     }
 
+    fn begin_traffic(&mut self, sets: &[u32]) {
+        if let Some(traffic) = &mut self.traffic
+            && let Err(error) = traffic.begin(sets)
+        {
+            tracing::warn!(%error, "counters of a former service are not reset");
+        }
+    }
+
+    fn visit_traffic(&mut self, visit: &mut dyn FnMut(Counted)) -> Result<(), MapsError> {
+        let Some(traffic) = &self.traffic else { return Ok(()) };
+        traffic.visit(visit).map_err(kernel("read", &layout::SERVICE_COUNTS, &"its entries"))
+    }
+
     fn calls(&self) -> u64 {
         self.calls
     }
@@ -361,6 +406,24 @@ impl Maps for KernelMaps {
     fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// A backend, as its counters know it.
+struct Counting {
+    id: u32,
+    set: u32,
+    addr: Addr,
+    port: [u8; 2],
+}
+
+fn endpoint4((id, backend): (u32, Backend4)) -> Counting {
+    let Backend4 { addr, port, set, .. } = backend;
+    Counting { id, set, addr: Addr::from_v4(addr), port }
+}
+
+fn endpoint6((id, backend): (u32, Backend6)) -> Counting {
+    let Backend6 { addr, port, set, .. } = backend;
+    Counting { id, set, addr: Addr::from_v6(addr), port }
 }
 
 /// A refusal in words: the map, and the element in question.

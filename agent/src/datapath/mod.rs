@@ -35,6 +35,7 @@ mod socket_fd;
 mod sys;
 mod tc;
 mod test_run;
+mod traffic;
 mod uplinks;
 
 use std::{
@@ -152,7 +153,7 @@ impl Datapath {
 
     /// The tables, for their one writer.
     pub fn maps(&self) -> Result<KernelMaps, PinError> {
-        KernelMaps::open(&self.pins)
+        KernelMaps::open(&self.pins)?.counting(&self.pins)
     }
 
     /// Attaches pods.

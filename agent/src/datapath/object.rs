@@ -10,7 +10,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use super::{pin::Pins, probe::Features};
+use super::{pin::Pins, probe::Features, traffic::Lanes};
 
 /// The object as `cargo xtask build` made it; empty where this agent was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MIZZEN_EBPF_OBJECT"));
@@ -39,6 +39,9 @@ pub enum LoadError {
         #[source]
         source: ProgramError,
     },
+    /// It is not known how many CPUs there are.
+    #[error("find out how many CPUs there are, from /sys/devices/system/cpu/possible")]
+    Cpus(#[source] std::io::Error),
     /// A program has a type that this agent has no use for.
     #[error("the eBPF program {program} has an unexpected type")]
     UnexpectedType {
@@ -108,11 +111,15 @@ impl Programs {
         for map in super::layout::PINNED {
             loader.map_pin_path(map.name, pins.map(map.name));
         }
+        let lanes = Lanes::of_machine().map_err(LoadError::Cpus)?;
+        let shared = u32::from(lanes.shared);
         let (loops, retval) = (u32::from(features.loops), u32::from(features.set_retval));
         loader
             .override_global("NODE_NETNS_COOKIE", &netns, true)
             .override_global("HAS_LOOP", &loops, true)
-            .override_global("HAS_SET_RETVAL", &retval, true);
+            .override_global("HAS_SET_RETVAL", &retval, true)
+            .override_global("LANES", &lanes.count, true)
+            .override_global("LANES_ARE_SHARED", &shared, true);
         let mut ebpf = loader.load(OBJECT)?;
         Self::from_object(&mut ebpf)
     }
@@ -124,6 +131,7 @@ impl Programs {
             let failed = |source| LoadError::Program { program: name.to_owned(), source };
             match program {
                 Program::CgroupSockAddr(program) => verified(|| program.load()),
+                Program::SockOps(program) => verified(|| program.load()),
                 Program::SchedClassifier(program) => verified(|| program.load()),
                 _ => return Err(LoadError::UnexpectedType { program: name.to_owned() }),
             }

@@ -52,6 +52,7 @@ pub(super) struct Draft {
     pub(super) removed_node_addrs: Vec<Addr>,
     pub(super) removed_cluster_ranges: Vec<AddrRange>,
     pub(super) refused: Vec<Refused>,
+    pub(super) new_sets: Vec<u32>,
     /// The endpoints that were deleted, by set; those that were seen to are taken out.
     pub(super) deleted: Deleted,
     resets: Vec<Reset>,
@@ -197,7 +198,8 @@ impl Draft {
             !self.removed_cluster_ranges.is_empty(),
             Op::RemoveClusterRanges(self.removed_cluster_ranges),
         );
-        Plan { ops, refused: self.refused, resets: self.resets }
+        let Self { refused, new_sets, resets, .. } = self;
+        Plan { ops, refused, new_sets, resets }
     }
 }
 

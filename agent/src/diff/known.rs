@@ -172,6 +172,9 @@ impl Known {
             draft.refused.push(Refused::set(key, map, capacity));
             return;
         };
+        if !existed {
+            draft.new_sets.push(set.id);
+        }
         draft.bury(key, &set, self.generation(set.id));
         if let Err(NoRoom { map, capacity }) = self.place_slots(&mut set, wanted, draft) {
             draft.refused.push(Refused::set(key, map, capacity));

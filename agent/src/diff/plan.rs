@@ -142,6 +142,8 @@ pub struct Plan {
     pub ops: Vec<Op>,
     /// What could not be planned for want of room.
     pub refused: Vec<Refused>,
+    /// Sets that have their numbers from now on.
+    pub new_sets: Vec<u32>,
     /// Whose flows are to be reset when the steps are made.
     pub resets: Vec<Reset>,
 }

@@ -34,6 +34,9 @@ counters! {
     ForeignBackend = "foreign_backend",
     /// A client's choice could not be kept: the affinity table is full.
     AffinityTableFull = "affinity_table_full",
+    /// A connection ended, or a packet passed, of a backend whose id another has now: in no
+    /// service's counters.
+    TrafficOfFormerBackend = "traffic_of_former_backend",
     /// Dropped: the client is outside of the load balancer's source ranges.
     DropSourceRange = "drop_source_range",
     /// Dropped: an address of a service range that no service has.

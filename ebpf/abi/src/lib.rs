@@ -37,3 +37,4 @@ pub mod rewrite;
 pub mod select;
 pub mod service;
 pub mod socket;
+pub mod traffic;

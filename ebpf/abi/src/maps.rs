@@ -48,6 +48,13 @@ pub const FLOWS: &str = "FLOWS";
 pub const SOCKET_PEERS: &str = "SOCKET_PEERS";
 /// Per-CPU array of `u64`, indexed by [`crate::counters::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
+/// Array of arrays, one for each chunk of backend ids that are in use:
+/// [`crate::traffic::BackendCounts`].
+pub const BACKEND_COUNTS: &str = "BACKEND_COUNTS";
+/// Array of arrays likewise, with a lane for each CPU: [`crate::traffic::PacketCounts`].
+pub const PACKET_COUNTS: &str = "PACKET_COUNTS";
+/// Hash: set id -> [`crate::traffic::ServiceCounts`]; the agent's alone.
+pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array-of-maps of one entry, whose update waits for running programs: the barrier that
 /// separates a flip from the reuse of what it unlinked.
 pub const BARRIER: &str = "BARRIER";

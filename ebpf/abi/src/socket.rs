@@ -24,7 +24,8 @@ record! {
         pub generation: u32,
         /// The backend's id, to find out whether a later generation still has it.
         pub backend_id: u32,
-        /// The socket's clock when this was last used.
+        /// The socket's clock when this was last used. Of a TCP connection whose FIN was
+        /// acknowledged: what it had received by then ([`crate::traffic::Ending`]).
         pub used: u32,
     }
 
@@ -83,6 +84,12 @@ impl SocketPeer {
         self.used = new.used;
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(port, new.backend_port) };
+    }
+
+    /// Whether it is a translation.
+    #[inline(always)]
+    pub fn is_used(&self) -> bool {
+        self.backend_port != UNUSED
     }
 
     /// Is no translation any more.

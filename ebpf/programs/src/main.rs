@@ -4,11 +4,14 @@
 //! All of them share the tables of [`maps`] and the one selection of [`lookup`].
 #![no_std]
 #![no_main]
+// For the one instruction that adds to what other processors add to: `core` has none for BPF.
+#![feature(asm_experimental_arch)]
 
 mod lookup;
 mod maps;
 mod socket;
 mod tc;
+mod traffic;
 
 /// The kernel allows GPL-only helpers where it finds one of the licences that it knows here.
 #[unsafe(link_section = "license")]

@@ -14,6 +14,7 @@ use mizzen_ebpf_abi::{
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
     socket::SocketPeers,
+    traffic::{self, BackendCounts, PacketCounts, ServiceCounts},
 };
 
 /// Flag of a hash that takes memory as it fills.
@@ -126,6 +127,30 @@ pub(crate) static SOCKET_PEERS: SkStorage<SocketPeers> = SkStorage::new();
 /// What happened, counted per CPU.
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// What backends were sent, by chunks of their ids. No other size takes a chunk's place, so that
+/// lookups are inlined.
+#[btf_map]
+pub(crate) static BACKEND_COUNTS: ArrayOfMaps<
+    Array<BackendCounts, { traffic::CHUNK_IDS as usize }, { BPF_F_MMAPABLE as usize }>,
+    { traffic::CHUNKS as usize },
+> = ArrayOfMaps::new();
+
+/// Packets translated for backends, by chunks of their ids; as many lanes as this node needs.
+#[btf_map]
+pub(crate) static PACKET_COUNTS: ArrayOfMaps<
+    Array<PacketCounts, { traffic::CHUNK_IDS as usize }, MAPPED>,
+    { traffic::CHUNKS as usize },
+> = ArrayOfMaps::new();
+
+/// What former backends were sent; written and read by user space alone.
+#[btf_map]
+pub(crate) static SERVICE_COUNTS: HashMap<
+    u32,
+    ServiceCounts,
+    { limits::SETS_MAX as usize },
+    AS_IT_FILLS,
+> = HashMap::new();
 
 /// Never read: an update from user space waits for all programs that run meanwhile.
 #[btf_map]

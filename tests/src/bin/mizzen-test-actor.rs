@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{SocketAddr, UdpSocket},
+    net::{Shutdown, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,6 +57,14 @@ impl Actor {
                 Ok(self.opened.to_string())
             }
             ["close", socket] => {
+                self.sockets.remove(&parse(socket)?);
+                Ok(String::new())
+            }
+            ["end", socket] => {
+                self.socket(socket)?.shutdown(Shutdown::Write).map(|()| String::new())
+            }
+            ["abort", socket] => {
+                self.socket(socket)?.set_linger(Some(Duration::ZERO))?;
                 self.sockets.remove(&parse(socket)?);
                 Ok(String::new())
             }

@@ -26,6 +26,7 @@ mod flows;
 mod masquerade;
 mod node;
 mod programs;
+mod traffic;
 
 /// A node port of every test.
 const NODE_PORT: u16 = 30_080;

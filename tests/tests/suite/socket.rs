@@ -27,6 +27,7 @@ mod kinds;
 mod migration;
 mod resets;
 mod restart;
+mod traffic;
 mod under_load;
 
 /// How an application dials.

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     lookup::{self, NoBackend},
     maps::count,
+    traffic,
 };
 
 /// Linux' `ECONNREFUSED`: what a reset in answer to a SYN gives, as kube-proxy's reject does.
@@ -88,6 +89,7 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     let used = peers.tick();
     peers.connect(&dialled.became(&backend, &slots, used));
     sock.rewrite::<F>(&backend.addr, backend.port);
+    traffic::dialled(&backend);
     Ok(())
 }
 

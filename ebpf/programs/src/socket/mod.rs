@@ -7,6 +7,7 @@
 mod client;
 mod connect;
 mod context;
+mod ended;
 mod getpeername;
 mod peers;
 mod recvmsg;

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     lookup::{self, Slots},
     maps::count,
+    traffic,
 };
 
 /// IPv4 sockets, and IPv6 sockets that send to a v4-mapped address.
@@ -82,6 +83,7 @@ fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
         backend
     };
     peers.send(&dialled.became(&backend, &slots, now));
+    traffic::dialled(&backend);
     Some((backend.addr, backend.port))
 }
 

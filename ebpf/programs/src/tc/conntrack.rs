@@ -16,6 +16,7 @@ use super::scratch::Opening;
 use crate::{
     lookup,
     maps::{FLOWS, count},
+    traffic,
 };
 
 /// The entry of a packet's flow, with this packet seen. None where there is none that counts: then
@@ -180,6 +181,7 @@ pub(super) fn open(opening: &mut Opening, config: &NodeConfig) -> Result<(), Cou
     match result {
         attempt::DONE => {
             count(Counter::FlowCreated);
+            traffic::opened(opening.backend, opening.key.destination.is_v4());
             Ok(())
         }
         attempt::RACED => Ok(()),

@@ -29,6 +29,7 @@ mod policy;
 mod reject;
 mod scratch;
 mod skb;
+mod traffic;
 mod translate;
 mod uplink;
 

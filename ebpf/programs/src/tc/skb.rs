@@ -157,6 +157,23 @@ impl Skb {
         unsafe { read_volatile(addr_of!((*self.0).gso_size)) }
     }
 
+    /// Octets of the packet, from its Ethernet header on.
+    #[inline(always)]
+    pub(super) fn length(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).len)) }
+    }
+
+    /// How many segments the packet is.
+    #[inline(always)]
+    pub(super) fn segments(self) -> u32 {
+        // SAFETY: as above.
+        match unsafe { read_volatile(addr_of!((*self.0).gso_segs)) } {
+            0 => 1,
+            many => many,
+        }
+    }
+
     /// Cuts the packet after `len` bytes. What is left is one packet, not many segments.
     #[inline(always)]
     pub(super) fn truncate(self, len: u32) -> Option<()> {

@@ -18,6 +18,7 @@ use super::{
     DROP, PASS, conntrack, reject,
     scratch::{Opening, Scratch},
     skb::{Covered, Skb},
+    traffic,
 };
 use crate::{
     lookup::{self, Backend, NoBackend, Unserved, Window},
@@ -189,6 +190,7 @@ pub(super) fn rewrite(skb: Skb, packet: &Packet, flow: &Flow, hop_limit: u8) -> 
     let (source, destination) = (&flow.source, &flow.destination);
     addresses(skb, packet, source, destination, hop_limit)?;
     count(Counter::PacketTranslated);
+    traffic::passed(skb, packet, flow);
     if packet.fragment == Fragment::LATER {
         return Ok(()); // nothing of it is a transport header
     }

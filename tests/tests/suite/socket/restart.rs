@@ -19,7 +19,7 @@ use mizzen_tests::{
 
 use super::{Bench, FAMILIES, Family, ask};
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "connect4",
     "connect6",
     "getpeername4",
@@ -28,6 +28,7 @@ const PROGRAMS: [&str; 8] = [
     "recvmsg6",
     "sendmsg4",
     "sendmsg6",
+    "tcp_state",
 ];
 
 fn link_ids(pins: &Pins) -> Vec<u32> {
@@ -59,8 +60,8 @@ fn r01_an_agent_that_comes_back_writes_nothing_and_interrupts_nothing() {
             assert_eq!(ask(&mut actor, family, vip).unwrap().1, vip, "without an agent");
             datapath = node.open();
             tables = TestTables::new(datapath.maps().unwrap());
-            assert_eq!(attach(&datapath), [Outcome::Replaced; 8]);
-            assert_eq!(attach(&datapath), [Outcome::Unchanged; 8]);
+            assert_eq!(attach(&datapath), [Outcome::Replaced; 9]);
+            assert_eq!(attach(&datapath), [Outcome::Unchanged; 9]);
             assert_eq!(tables.maps.dump().unwrap(), before);
             assert_eq!(tables.maps.calls() + tables.maps.writes(), 0);
             assert_eq!(link_ids(datapath.pins()), ids, "replaced in place");
@@ -116,12 +117,12 @@ fn links_move_with_the_cgroup_that_the_agent_is_given() {
     drop((datapath, tables));
     let moved = Options { cgroup_root: Some(below.clone()), ..options };
     let datapath = node.netns.run(|| Datapath::open(&moved)).unwrap();
-    assert_eq!(attach(&datapath), [Outcome::Attached; 8]);
+    assert_eq!(attach(&datapath), [Outcome::Attached; 9]);
     assert!(ask(&mut actor, Family::V4, vip).is_err(), "the actor is not below");
     drop(datapath);
     fs::remove_dir(below).unwrap();
     // The links' cgroup is gone.
-    assert_eq!(attach(&node.open()), [Outcome::Attached; 8]);
+    assert_eq!(attach(&node.open()), [Outcome::Attached; 9]);
     assert_eq!(ask(&mut actor, Family::V4, vip).unwrap().0, "a");
 }
 
@@ -172,7 +173,7 @@ fn what_an_older_kernel_runs_refuses_and_translates_too() {
     drop(datapath);
     let (options, older) = (node.options(), Features { loops: false, set_retval: false });
     let datapath = node.netns.run(|| Datapath::open_for(&options, older)).unwrap();
-    assert_eq!(attach(&datapath), [Outcome::Replaced; 8]);
+    assert_eq!(attach(&datapath), [Outcome::Replaced; 9]);
 
     let (empty, vip) = ("10.96.0.11:80".parse().unwrap(), "10.96.0.10:80".parse().unwrap());
     let (nothing, set) = (tables.set(), tables.set_of(&[a]));
