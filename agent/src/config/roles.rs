@@ -125,7 +125,7 @@ impl Config {
             port: self.dns_port,
             node_name: self.node_name.clone(),
             peer_port: (self.dns_peer_port != 0).then_some(self.dns_peer_port),
-            upstreams,
+            routes: vec![dns::route::Route::to(upstreams)],
             ..dns::Config::default()
         }
     }

@@ -22,9 +22,7 @@ use super::{
     },
 };
 
-/// How long clients may keep what we say, in seconds: as long as CoreDNS lets them.
-const TTL: u32 = 5;
-/// The same for the version of the specification (specification 2.2).
+/// How long clients may keep the version of the specification, in seconds (specification 2.2).
 const VERSION_TTL: u32 = 28_800;
 /// The version of the specification that the zone follows.
 const VERSION: &str = "1.1.0";
@@ -42,14 +40,30 @@ pub enum Explanation {
     NoReachableAuthority,
     /// Too many questions are under way.
     Overloaded,
+    /// The answer has outlived its time, and upstreams have no new one.
+    Stale,
+    /// The same of "no such name".
+    StaleMissing,
+    /// Upstreams failed a moment ago and are not asked again yet.
+    FailedBefore,
+    /// All upstreams lead back to this resolver.
+    Loop,
+    /// No zone of the configuration has the name.
+    NotServed,
+    /// The name is in no table of hosts, and nobody else may be asked.
+    NotInHosts,
 }
 
 impl Explanation {
     /// The code in the option, as the registry of RFC 8914 has it; 0 is "other".
     pub fn code(self) -> u16 {
         match self {
-            Self::NoUpstream | Self::Overloaded => 0,
+            Self::NoUpstream | Self::Overloaded | Self::Loop | Self::NotInHosts => 0,
+            Self::Stale => 3,
+            Self::FailedBefore => 13,
             Self::NotReady => 14,
+            Self::StaleMissing => 19,
+            Self::NotServed => 20,
             Self::NoReachableAuthority => 22,
         }
     }
@@ -61,6 +75,11 @@ impl Explanation {
             Self::NotReady => "services and endpoints have not been listed yet",
             Self::NoReachableAuthority => "no upstream resolver answered in time",
             Self::Overloaded => "too many questions to upstream resolvers are under way",
+            Self::Stale | Self::StaleMissing => "no upstream resolver has a newer answer",
+            Self::FailedBefore => "upstream resolvers failed a moment ago",
+            Self::Loop => "all upstream resolvers lead back to this one",
+            Self::NotServed => "no server block has the name",
+            Self::NotInHosts => "the name is not in the table of hosts",
         }
     }
 }
@@ -194,11 +213,16 @@ impl Asked<'_> {
 
     /// What lets clients keep a "there is none" (RFC 2308).
     fn negative(&self, reply: &mut Reply) {
-        reply.authorities.push(Record::from_rdata(self.apex_name(), TTL, self.soa()));
+        reply.authorities.push(Record::from_rdata(self.apex_name(), self.ttl(), self.soa()));
+    }
+
+    /// How long clients may keep what we say.
+    fn ttl(&self) -> u32 {
+        self.zone.settings().ttl
     }
 
     fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.owner.clone(), TTL, data)
+        Record::from_rdata(self.owner.clone(), self.ttl(), data)
     }
 
     /// The top of the zone, with the case in which the question has it.
@@ -220,7 +244,7 @@ impl Asked<'_> {
             7200,
             1800,
             86_400,
-            TTL,
+            self.ttl(),
         ))
     }
 
@@ -239,10 +263,11 @@ impl Asked<'_> {
 
     fn name_server(&self, kind: RecordType, owner: &Name, records: &mut Vec<Record>) {
         let addresses: Addresses = self.zone.settings().name_servers.iter().copied().collect();
-        push_addresses(kind, owner, &addresses, 0, records);
+        push_addresses((kind, self.ttl()), owner, &addresses, 0, records);
     }
 
     fn addresses(&self, kind: RecordType, addresses: &Addresses, reply: &mut Reply) {
+        let kind = (kind, self.ttl());
         push_addresses(kind, self.owner, addresses, self.rotation, &mut reply.answers);
     }
 
@@ -291,11 +316,12 @@ impl Asked<'_> {
         if let Own::ClusterIps(addresses) = &names.own
             && !ports.is_empty()
         {
-            push_both(&service, addresses, &mut reply.additionals);
+            push_both(self.ttl(), &service, addresses, &mut reply.additionals);
         }
         for host in hosts_named {
             let owner = below(&[&host.label()], &service);
-            push_both(&owner, &[host.address].into_iter().collect(), &mut reply.additionals);
+            let addresses = [host.address].into_iter().collect();
+            push_both(self.ttl(), &owner, &addresses, &mut reply.additionals);
         }
     }
 
@@ -316,19 +342,19 @@ impl Asked<'_> {
     }
 }
 
-fn push_both(owner: &Name, addresses: &Addresses, records: &mut Vec<Record>) {
-    push_addresses(RecordType::A, owner, addresses, 0, records);
-    push_addresses(RecordType::AAAA, owner, addresses, 0, records);
+fn push_both(ttl: u32, owner: &Name, addresses: &Addresses, records: &mut Vec<Record>) {
+    push_addresses((RecordType::A, ttl), owner, addresses, 0, records);
+    push_addresses((RecordType::AAAA, ttl), owner, addresses, 0, records);
 }
 
 fn push_addresses(
-    kind: RecordType,
+    (kind, ttl): (RecordType, u32),
     owner: &Name,
     addresses: &Addresses,
     rotation: usize,
     records: &mut Vec<Record>,
 ) {
-    let record = |data| Record::from_rdata(owner.clone(), TTL, data);
+    let record = |data| Record::from_rdata(owner.clone(), ttl, data);
     match kind {
         RecordType::A => {
             let data = rotated(&addresses.v4, rotation).map(|address| RData::A(A(address)));

@@ -1,8 +1,9 @@
-//! What upstreams said, kept for as long as they allow and we are told. Knows no clock: the time
-//! comes with each call.
+//! What upstreams said, kept for as long as they allow and we are told, and beyond that for the
+//! time when they are away (RFC 8767). Failures are kept too, beside what is good and never in
+//! its place (RFC 9520). Knows no clock: the time comes with each call.
 //!
-//! Answers are kept as the octets that came, which are small, and bounded by their sum. What is to
-//! expire next is the first to go when there is no room.
+//! Answers are kept as the octets that came, which are small, and bounded by their sum. What
+//! expires first, or has, is the first to go when there is no room.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,38 +13,58 @@ use std::{
 
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RData,
+    rr::{RData, RecordType},
 };
 
-use super::{message::Question, name::LowerName};
+use super::{answer::Explanation, message::Question, name::LowerName};
 
 /// What an entry costs besides its name and octets: the places in the two indexes.
-const OVERHEAD: usize = 200;
+const OVERHEAD: usize = 250;
 
-/// Bounds of the cache.
+/// For how long answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory for all entries together, in octets; zero keeps nothing.
-    pub octets: usize,
-    /// The longest that an answer is kept, and the largest TTL that clients see.
-    pub max_ttl: Duration,
+pub struct Keeping {
+    /// The shortest and the longest that an answer is kept, and the bounds of the TTL that clients
+    /// see. What the upstream forbids to keep (TTL 0) is not kept.
+    pub ttl: (Duration, Duration),
     /// The same for "no such name" and "no such type".
-    pub max_negative_ttl: Duration,
+    pub negative_ttl: (Duration, Duration),
     /// How long an upstream's failure is kept, so that a broken zone is not asked for each time
-    /// (RFC 9520).
+    /// (RFC 9520: one second to five minutes).
     pub failure_ttl: Duration,
+    /// How long an answer may outlive its time while no upstream has a new one; zero: not at all.
+    pub stale: Duration,
+    /// Which answers are asked for anew before their time is up.
+    pub prefetch: Option<Prefetch>,
 }
 
-impl Default for Limits {
+/// When an answer is asked for before its time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// It has been given so often,
+    pub hits: u32,
+    /// with no longer pause than this in between,
+    pub pause: Duration,
+    /// and so many hundredths of its time are left.
+    pub percent: u8,
+}
+
+impl Default for Keeping {
     fn default() -> Self {
+        let seconds = Duration::from_secs;
         Self {
-            octets: 8 << 20,
-            max_ttl: Duration::from_secs(30),
-            max_negative_ttl: Duration::from_secs(30),
-            failure_ttl: Duration::from_secs(5),
+            ttl: (seconds(5), seconds(30)),
+            negative_ttl: (seconds(5), seconds(30)),
+            failure_ttl: seconds(5),
+            stale: seconds(86_400),
+            prefetch: Some(Prefetch { hits: 2, pause: seconds(60), percent: 10 }),
         }
     }
 }
+
+/// For how long an answer that has outlived its time is given without asking again, once asking
+/// has failed (RFC 8767 5: failure recheck timer).
+const RECHECK: Duration = Duration::from_secs(30);
 
 /// What an answer depends on: name, type, and the flags DO and CD. The class is always IN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,10 +73,18 @@ pub struct Key(Arc<[u8]>);
 impl Key {
     /// The key of a question.
     pub fn of(question: &Question) -> Self {
+        Self::with_type(question, question.query.query_type())
+    }
+
+    /// The key of what is true of the name whatever the type: that it does not exist.
+    fn of_name(question: &Question) -> Self {
+        Self::with_type(question, RecordType::ZERO)
+    }
+
+    fn with_type(question: &Question, kind: RecordType) -> Self {
         let name = LowerName::of(question.query.name());
         let flags = u8::from(question.dnssec_ok()) | u8::from(question.checking_disabled) << 1;
-        let kind = u16::from(question.query.query_type()).to_be_bytes();
-        Self([name.wire(), &kind, &[flags]].concat().into())
+        Self([name.wire(), &u16::from(kind).to_be_bytes(), &[flags]].concat().into())
     }
 }
 
@@ -68,53 +97,215 @@ pub struct Hit {
     pub age: Duration,
 }
 
+/// What the cache knows.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// An answer whose time is not up. `refresh`: it is time to ask for the next one; said once.
+    Fresh {
+        /// The answer.
+        hit: Hit,
+        /// Whether to ask again.
+        refresh: bool,
+    },
+    /// An answer that has outlived its time. `ask`: whether it is worth asking again.
+    Stale {
+        /// The answer.
+        hit: Hit,
+        /// Whether to ask again before it is given.
+        ask: bool,
+    },
+    /// It is no use to ask: it failed a moment ago.
+    Failed(Explanation),
+}
+
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
-    limits: Limits,
+    /// Memory for all entries together, in octets; zero keeps nothing.
+    limit: usize,
     entries: HashMap<Key, Entry>,
     by_expiry: BTreeSet<(Instant, Key)>,
     octets: usize,
+    evicted: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Answer(Arc<[u8]>),
+    /// An upstream's own failure.
+    Failure(Arc<[u8]>),
+    /// Nobody answered.
+    Silence(Explanation),
 }
 
 #[derive(Debug)]
 struct Entry {
-    octets: Arc<[u8]>,
+    kept: Kept,
     stored: Instant,
     expires: Instant,
+    /// When even in need it is too old.
+    ends: Instant,
+    prefetch: Option<Prefetch>,
+    hits: u32,
+    last_hit: Instant,
+    /// Somebody was told to ask for the next one.
+    refreshing: bool,
+    /// Until when it is no use to ask for the next one.
+    failed_until: Option<Instant>,
 }
 
 impl Entry {
+    fn new(kept: Kept, now: Instant, lifetime: Duration) -> Self {
+        let expires = now + lifetime;
+        Self {
+            kept,
+            stored: now,
+            expires,
+            ends: expires,
+            prefetch: None,
+            hits: 0,
+            last_hit: now,
+            refreshing: false,
+            failed_until: None,
+        }
+    }
+
     fn cost(&self, key: &Key) -> usize {
-        self.octets.len() + key.0.len() + OVERHEAD
+        let octets = match &self.kept {
+            Kept::Answer(octets) | Kept::Failure(octets) => octets.len(),
+            Kept::Silence(_) => 0,
+        };
+        octets + key.0.len() + OVERHEAD
+    }
+
+    /// Counts a use; whether it is the one after which the next answer is asked for.
+    fn used(&mut self, now: Instant) -> bool {
+        let Some(prefetch) = self.prefetch else { return false };
+        if now.saturating_duration_since(self.last_hit) > prefetch.pause {
+            self.hits = 0;
+        }
+        self.last_hit = now;
+        self.hits = self.hits.saturating_add(1);
+        let (whole, left) = (self.expires - self.stored, self.expires - now);
+        let due = left * 100 <= whole * u32::from(prefetch.percent);
+        let first = due && self.hits >= prefetch.hits && !self.refreshing;
+        self.refreshing |= first;
+        first
     }
 }
 
 impl Cache {
-    /// An empty cache.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: HashMap::new(), by_expiry: BTreeSet::new(), octets: 0 }
+    /// An empty cache of at most so many octets.
+    pub fn new(limit: usize) -> Self {
+        let (entries, by_expiry) = (HashMap::new(), BTreeSet::new());
+        Self { limit, entries, by_expiry, octets: 0, evicted: 0 }
     }
 
-    /// What is kept for `key`, unless it has expired.
-    pub fn get(&self, key: &Key, now: Instant) -> Option<Hit> {
-        let entry = self.entries.get(key).filter(|entry| now < entry.expires)?;
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many entries went because there was no room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// What is known of `question`.
+    pub fn get(&mut self, question: &Question, now: Instant) -> Found {
+        let Some(key) = self.best(question, now) else { return Found::Nothing };
+        let Some(entry) = self.entries.get_mut(&key) else { return Found::Nothing };
         let age = now.saturating_duration_since(entry.stored);
-        Some(Hit { octets: entry.octets.clone(), age })
+        let fresh = now < entry.expires;
+        match &entry.kept {
+            Kept::Silence(explanation) => Found::Failed(*explanation),
+            Kept::Answer(octets) if !fresh => {
+                let hit = Hit { octets: Arc::clone(octets), age };
+                Found::Stale { hit, ask: entry.failed_until.is_none_or(|until| until <= now) }
+            }
+            Kept::Answer(octets) | Kept::Failure(octets) => {
+                let hit = Hit { octets: Arc::clone(octets), age };
+                Found::Fresh { hit, refresh: entry.used(now) }
+            }
+        }
+    }
+
+    /// The entry that answers: one whose time is not up before one whose is, the newer of equals.
+    fn best(&self, question: &Question, now: Instant) -> Option<Key> {
+        let keys = [Key::of(question), Key::of_name(question)];
+        let usable = keys.into_iter().filter_map(|key| {
+            let entry = self.entries.get(&key).filter(|entry| now < entry.ends)?;
+            Some(((now < entry.expires, entry.stored), key))
+        });
+        usable.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, key)| key)
     }
 
     /// Keeps `octets`, which are `message`, where it may be kept.
-    pub fn put(&mut self, key: Key, message: &Message, octets: Vec<u8>, now: Instant) {
-        let Some(lifetime) = lifetime(message, &self.limits) else { return };
-        let entry = Entry { octets: octets.into(), stored: now, expires: now + lifetime };
+    pub fn put(
+        &mut self,
+        question: &Question,
+        message: &Message,
+        octets: &[u8],
+        keeping: &Keeping,
+        now: Instant,
+    ) {
+        let Some(lifetime) = lifetime(message, keeping) else { return };
+        let code = message.metadata.response_code;
+        if code == ResponseCode::ServFail {
+            return self.fail_with(question, Kept::Failure(octets.into()), lifetime, now);
+        }
+        // With an alias before it, only what the alias leads to does not exist (RFC 6604).
+        let of_name = code == ResponseCode::NXDomain && message.answers.is_empty();
+        let (key, other) = (Key::of(question), Key::of_name(question));
+        let (key, other) = if of_name { (other, key) } else { (key, other) };
+        // It has become untrue.
+        self.forget(&other);
+        let mut entry = Entry::new(Kept::Answer(octets.into()), now, lifetime);
+        entry.ends += keeping.stale;
+        entry.prefetch = keeping.prefetch;
+        self.insert(key, entry);
+    }
+
+    /// Notes that nobody answered, and why.
+    pub fn fail(
+        &mut self,
+        question: &Question,
+        explanation: Explanation,
+        keeping: &Keeping,
+        now: Instant,
+    ) {
+        self.fail_with(question, Kept::Silence(explanation), keeping.failure_ttl, now);
+    }
+
+    /// A failure is noted at what is good, and stands alone only where there is nothing good.
+    fn fail_with(&mut self, question: &Question, kept: Kept, lifetime: Duration, now: Instant) {
+        let good = self.best(question, now).and_then(|key| self.entries.get_mut(&key));
+        match good {
+            Some(entry) if matches!(entry.kept, Kept::Answer(_)) => {
+                entry.failed_until = Some(now + RECHECK);
+            }
+            _ if lifetime.is_zero() => {}
+            _ => self.insert(Key::of(question), Entry::new(kept, now, lifetime)),
+        }
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
         let cost = entry.cost(&key);
-        if cost > self.limits.octets {
+        if cost > self.limit {
             return;
         }
         self.forget(&key);
-        while self.octets + cost > self.limits.octets {
+        while self.octets + cost > self.limit {
             let Some((_, first)) = self.by_expiry.first().cloned() else { break };
             self.forget(&first);
+            self.evicted += 1;
         }
         self.octets += cost;
         self.by_expiry.insert((entry.expires, key.clone()));
@@ -130,27 +321,29 @@ impl Cache {
 }
 
 /// For how long an answer may be kept; `None` where it may not (RFC 2308, RFC 9520).
-fn lifetime(message: &Message, limits: &Limits) -> Option<Duration> {
+fn lifetime(message: &Message, keeping: &Keeping) -> Option<Duration> {
     if message.metadata.truncation {
         return None;
     }
     let seconds = |ttl: u32| Duration::from_secs(ttl.into());
-    let lifetime = match message.metadata.response_code {
+    let (said, (least, most)) = match message.metadata.response_code {
         ResponseCode::NoError if !message.answers.is_empty() => {
             let records = message.answers.iter().chain(&message.authorities);
-            records.map(|record| seconds(record.ttl)).min()?.min(limits.max_ttl)
+            (records.map(|record| seconds(record.ttl)).min()?, keeping.ttl)
         }
         ResponseCode::NoError | ResponseCode::NXDomain => {
             let soa = message.authorities.iter().find_map(|record| match &record.data {
                 RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
                 _ => None,
             })?;
-            seconds(soa).min(limits.max_negative_ttl)
+            (seconds(soa), keeping.negative_ttl)
         }
-        ResponseCode::ServFail => limits.failure_ttl,
+        ResponseCode::ServFail => (keeping.failure_ttl, (Duration::ZERO, keeping.failure_ttl)),
         _ => return None,
     };
-    (!lifetime.is_zero()).then_some(lifetime)
+    // Who allows no time at all is heeded; the floor only bounds how often others are asked.
+    let lifetime = said.max(least).min(most);
+    (!said.is_zero() && !lifetime.is_zero()).then_some(lifetime)
 }
 
 #[cfg(test)]

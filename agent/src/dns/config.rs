@@ -1,15 +1,15 @@
 //! What the resolver is told: plain values, filled in from the agent's configuration.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use super::{cache, zone::PodNames};
+use super::{route::Route, zone::PodNames};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The domain below which Services have names, without a dot at the end.
     pub cluster_domain: String,
@@ -27,13 +27,14 @@ pub struct Config {
     pub peer_port: Option<u16>,
     /// Whether names of pods made of their addresses (`10-244-0-7.default.pod`) are answered.
     pub pod_names: PodNames,
-    /// Where names outside the cluster domain are asked for, in order of preference. May be empty:
-    /// such names then fail with an explanation.
-    pub upstreams: Vec<SocketAddr>,
+    /// How long clients may keep names of the cluster, in seconds.
+    pub ttl: u32,
+    /// What is done with names outside the cluster domain. A name that no route has is refused.
+    pub routes: Vec<Route>,
     /// Bounds of the way to the upstreams.
     pub forward: Forwarding,
-    /// Bounds of what is kept of the upstreams' answers.
-    pub cache: cache::Limits,
+    /// Memory for what is kept of the upstreams' answers, in octets.
+    pub cache_octets: usize,
     /// Bounds of connections.
     pub tcp: Tcp,
 }
@@ -54,9 +55,10 @@ impl Default for Config {
             node_name: String::new(),
             peer_port: Some(8053),
             pod_names: PodNames::default(),
-            upstreams: Vec::new(),
+            ttl: 5,
+            routes: vec![Route::default()],
             forward: Forwarding::default(),
-            cache: cache::Limits::default(),
+            cache_octets: 8 << 20,
             tcp: Tcp::default(),
         }
     }

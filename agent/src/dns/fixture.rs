@@ -146,6 +146,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         origin: Name::from_ascii("cluster.local.").unwrap(),
         name_servers: vec!["10.0.0.10".parse().unwrap(), "1234:abcd::a".parse().unwrap()],
+        ttl: 5,
         pods: PodNames::Insecure,
         reverse_falls_through: false,
     }

@@ -14,9 +14,11 @@ pub mod config;
 #[cfg(test)]
 mod fixture;
 pub mod forward;
+pub mod hosts;
 pub mod message;
 pub mod name;
 pub mod peers;
+pub mod route;
 pub mod server;
 pub mod wire;
 pub mod zone;
@@ -24,19 +26,21 @@ pub mod zone;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use hickory_proto::rr::Name;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, served_addresses};
 use self::{
     addresses::AddressError,
+    cache::Cache,
     forward::Forwarder,
     peers::Peers,
+    route::Route,
     server::{
         Resolver,
         listen::{Audience, Connections, Listeners},
@@ -54,6 +58,10 @@ pub const PART: &str = "dns";
 const RETRY: Duration = Duration::from_secs(1);
 /// How often what is in order is looked at: somebody may have removed a route of ours.
 const REVIEW: Duration = Duration::from_secs(15);
+/// How often upstreams are looked at for loops where nothing hints at one.
+const PROBE: Duration = Duration::from_mins(10);
+/// How often at most.
+const PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why the resolver can't run at all. What may pass, such as a port in use, is on the board and is
 /// tried again instead.
@@ -84,7 +92,9 @@ pub async fn run(
         if role.review_is_due() {
             role.reconcile().await;
         }
+        role.probe_if_due();
         board.report(PART, role.state());
+        let next_look = role.next_look();
         tokio::select! {
             () = stop.cancelled() => break,
             changed = snapshots.changed() => if changed.is_err() {
@@ -92,7 +102,8 @@ pub async fn run(
                 stop.cancelled().await;
                 break;
             },
-            () = tokio::time::sleep_until(role.review.into()) => {}
+            Some(_) = role.probes.join_next() => {}
+            () = tokio::time::sleep_until(next_look.into()) => {}
         }
     }
     role.close().await;
@@ -118,25 +129,22 @@ struct Role {
     /// When to look at addresses and sockets again.
     review: Instant,
     /// Upstreams that are ourselves, and are not asked.
-    loops: Vec<SocketAddr>,
+    ourselves: Vec<SocketAddr>,
+    /// Looks for loops, under way.
+    probes: JoinSet<()>,
+    probed: Option<Instant>,
 }
 
 impl Role {
     fn new(config: Config) -> Result<Self, Error> {
-        let (loops, upstreams): (Vec<_>, Vec<_>) =
-            config.upstreams.iter().partition(|upstream| is_ourselves(&config, **upstream));
-        let settings = Settings {
-            origin: origin(&config.cluster_domain)?,
-            name_servers: config.cluster_addresses.clone(),
-            pods: config.pod_names,
-            reverse_falls_through: !upstreams.is_empty(),
-        };
+        let (routes, ourselves) = routes(&config);
+        let settings = settings(&config, &routes)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Serials are compared modulo 2^32 (RFC 1982).
         let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
-        let forwarder = Forwarder::new(upstreams, config.forward, config.cache);
-        let zone = Zone::new(settings, serial);
-        let resolver = Arc::new(Resolver::new(zone, forwarder, config.forward.max_in_flight));
+        let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
+        let forwarder = Arc::new(Forwarder::new(routes, config.forward, cache));
+        let resolver = Arc::new(Resolver::new(Zone::new(settings, serial), forwarder));
         let connections = Connections::new(config.tcp);
         let listeners = Listeners::new(Arc::clone(&resolver), connections);
         Ok(Self {
@@ -146,7 +154,9 @@ impl Role {
             wanted: BTreeMap::new(),
             problems: Vec::new(),
             review: Instant::now(),
-            loops,
+            ourselves,
+            probes: JoinSet::new(),
+            probed: None,
             config,
         })
     }
@@ -179,11 +189,37 @@ impl Role {
         self.review = Instant::now() + pause;
     }
 
+    /// When there may be something to do though nobody said so.
+    fn next_look(&self) -> Instant {
+        let probe = Instant::now() + PROBE_PAUSE;
+        if self.wanted.is_empty() { self.review } else { self.review.min(probe) }
+    }
+
+    /// Looks for upstreams that lead back here: at first, when something hints at it, and now and
+    /// then.
+    fn probe_if_due(&mut self) {
+        let forwarder = self.resolver.forwarder();
+        let since = self.probed.map(|at| at.elapsed());
+        let due = match since {
+            None => true,
+            Some(since) => since >= PROBE || since >= PROBE_PAUSE && forwarder.take_suspicion(),
+        };
+        if due && self.probes.is_empty() {
+            self.probed = Some(Instant::now());
+            self.probes.spawn(forwarder.probe());
+        }
+    }
+
     fn state(&self) -> State {
-        let loops = self.loops.iter().map(|upstream| {
+        let ourselves = self.ourselves.iter().map(|upstream| {
             format!("upstream {upstream} is this resolver itself and is not asked; name another")
         });
-        let wrong: Vec<_> = self.problems.iter().cloned().chain(loops).collect();
+        let loops = self.resolver.forwarder().loops().into_iter().map(|upstream| {
+            format!(
+                "upstream {upstream} leads back to this resolver and is not asked; name another"
+            )
+        });
+        let wrong: Vec<_> = self.problems.iter().cloned().chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();
             let all: Vec<_> = std::iter::once(waits).chain(wrong).collect();
@@ -201,6 +237,33 @@ impl Role {
             tracing::warn!(%error, "addresses of the resolver were not given up");
         }
     }
+}
+
+/// What the zone is told.
+fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
+    Ok(Settings {
+        origin: origin(&config.cluster_domain)?,
+        name_servers: config.cluster_addresses.clone(),
+        ttl: config.ttl,
+        pods: config.pod_names,
+        reverse_falls_through: routes.iter().any(|route| !route.upstreams.is_empty()),
+    })
+}
+
+/// The routes without upstreams that are ourselves, and these.
+fn routes(config: &Config) -> (Vec<Route>, Vec<SocketAddr>) {
+    let mut ourselves = Vec::new();
+    let mut routes = config.routes.clone();
+    for route in &mut routes {
+        route.upstreams.retain(|upstream| {
+            let is = is_ourselves(config, *upstream);
+            if is {
+                ourselves.push(*upstream);
+            }
+            !is
+        });
+    }
+    (routes, ourselves)
 }
 
 /// The zone's name.
@@ -240,13 +303,10 @@ mod tests {
 
     #[test]
     fn dns_66_our_own_addresses_are_no_upstreams() {
-        let config = Config {
-            upstreams: vec!["10.96.0.10:53".parse().unwrap(), "192.0.2.1:53".parse().unwrap()],
-            ..Config::default()
-        };
-        let own: Vec<_> =
-            config.upstreams.iter().map(|upstream| is_ourselves(&config, *upstream)).collect();
-        assert_eq!(own, [true, false]);
+        let upstreams = ["10.96.0.10:53", "192.0.2.1:53"].map(|text| text.parse().unwrap());
+        let config = Config { routes: vec![Route::to(upstreams.to_vec())], ..Config::default() };
+        let (routes, ourselves) = routes(&config);
+        assert_eq!((&routes[0].upstreams[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
     }
 
     #[test]

@@ -1,17 +1,20 @@
-//! The numbered behaviours 52 to 56 of the DNS reference.
+//! The numbered behaviours 52 to 59 of the DNS reference, as far as the cache decides them.
 
 use std::{net::Ipv4Addr, str::FromStr};
 
 use hickory_proto::{
     op::{MessageType, OpCode, Query},
     rr::{
-        Name, Record, RecordType,
-        rdata::{A, SOA},
+        Name, Record,
+        rdata::{A, CNAME, SOA},
     },
 };
+use proptest::prelude::*;
 
 use super::*;
 use crate::dns::message::{ClientEdns, Transport};
+
+const ROOM: usize = 1 << 20;
 
 fn question(name: &str, kind: RecordType) -> Question {
     Question {
@@ -22,6 +25,10 @@ fn question(name: &str, kind: RecordType) -> Question {
         edns: None,
         transport: Transport::Udp,
     }
+}
+
+fn www(kind: RecordType) -> Question {
+    question("www.example.org.", kind)
 }
 
 fn message(code: ResponseCode, answers: &[u32], soa: Option<(u32, u32)>) -> Message {
@@ -39,15 +46,70 @@ fn message(code: ResponseCode, answers: &[u32], soa: Option<(u32, u32)>) -> Mess
     message
 }
 
+fn address() -> Message {
+    message(ResponseCode::NoError, &[10], None)
+}
+
+fn missing() -> Message {
+    message(ResponseCode::NXDomain, &[], Some((10, 10)))
+}
+
+fn failure() -> Message {
+    message(ResponseCode::ServFail, &[], None)
+}
+
 fn seconds(message: &Message) -> Option<u64> {
-    lifetime(message, &Limits::default()).map(|lifetime| lifetime.as_secs())
+    lifetime(message, &Keeping::default()).map(|lifetime| lifetime.as_secs())
+}
+
+/// A cache and its clock, in seconds.
+struct Watched {
+    cache: Cache,
+    start: Instant,
+    keeping: Keeping,
+}
+
+impl Watched {
+    fn new() -> Self {
+        Self { cache: Cache::new(ROOM), start: Instant::now(), keeping: Keeping::default() }
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.start + Duration::from_secs(second)
+    }
+
+    /// Puts `message` in, as octets that begin with `mark`.
+    fn put(&mut self, second: u64, question: &Question, message: &Message, mark: u8) {
+        let now = self.at(second);
+        self.cache.put(question, message, &[mark; 20], &self.keeping, now);
+    }
+
+    /// What is found, as a word and the mark.
+    fn get(&mut self, second: u64, question: &Question) -> (&'static str, u8) {
+        let now = self.at(second);
+        match self.cache.get(question, now) {
+            Found::Nothing => ("nothing", 0),
+            Found::Fresh { hit, refresh: false } => ("fresh", hit.octets[0]),
+            Found::Fresh { hit, refresh: true } => ("refresh", hit.octets[0]),
+            Found::Stale { hit, ask: true } => ("stale, ask", hit.octets[0]),
+            Found::Stale { hit, ask: false } => ("stale", hit.octets[0]),
+            Found::Failed(_) => ("failed", 0),
+        }
+    }
 }
 
 #[test]
 fn dns_52_the_shortest_ttl_counts_and_is_bounded() {
     assert_eq!(seconds(&message(ResponseCode::NoError, &[20, 7], None)), Some(7));
     assert_eq!(seconds(&message(ResponseCode::NoError, &[3600], None)), Some(30));
-    assert_eq!(seconds(&message(ResponseCode::NoError, &[20, 0], None)), None);
+    assert_eq!(seconds(&message(ResponseCode::NoError, &[1], None)), Some(5), "the floor");
+    assert_eq!(seconds(&message(ResponseCode::NoError, &[20, 0], None)), None, "not to be kept");
+    let mut watched = Watched::new();
+    let now = watched.at(0);
+    watched.put(0, &www(RecordType::A), &address(), 1);
+    let found = watched.cache.get(&www(RecordType::A), now + Duration::from_secs(7));
+    let Found::Fresh { hit, .. } = found else { panic!("{found:?}") };
+    assert_eq!(hit.age, Duration::from_secs(7));
 }
 
 #[test]
@@ -58,12 +120,52 @@ fn dns_53_negative_answers() {
         assert_eq!(seconds(&message(code, &[], Some((3600, 3600)))), Some(30));
         assert_eq!(seconds(&message(code, &[], None)), None, "no SOA, no promise");
     }
+    // "No such name" is true of all types, "no such type" of one.
+    let mut watched = Watched::new();
+    watched.put(0, &www(RecordType::A), &missing(), 1);
+    assert_eq!(watched.get(1, &www(RecordType::AAAA)), ("fresh", 1));
+    let other = question("mail.example.org.", RecordType::A);
+    watched.put(0, &other, &message(ResponseCode::NoError, &[], Some((10, 10))), 2);
+    assert_eq!(watched.get(1, &other), ("fresh", 2));
+    assert_eq!(watched.get(1, &question("mail.example.org.", RecordType::AAAA)), ("nothing", 0));
+    // Behind an alias it is the target that is missing: of another type nothing is known.
+    let mut aliased = missing();
+    let target = RData::CNAME(CNAME(Name::from_str("gone.example.org.").unwrap()));
+    aliased.add_answer(Record::from_rdata(Name::from_str("a.example.org.").unwrap(), 9, target));
+    let alias = |kind| question("a.example.org.", kind);
+    watched.put(0, &alias(RecordType::A), &aliased, 3);
+    assert_eq!(watched.get(1, &alias(RecordType::A)), ("fresh", 3));
+    assert_eq!(watched.get(1, &alias(RecordType::CNAME)), ("nothing", 0));
 }
 
 #[test]
-fn dns_54_failures_for_five_seconds_and_refusals_not_at_all() {
-    assert_eq!(seconds(&message(ResponseCode::ServFail, &[], None)), Some(5));
+fn dns_54_failures_are_kept_for_five_seconds_and_refusals_not_at_all() {
+    let mut watched = Watched::new();
+    watched.put(0, &www(RecordType::A), &failure(), 1);
+    assert_eq!(watched.get(4, &www(RecordType::A)), ("fresh", 1));
+    assert_eq!(watched.get(5, &www(RecordType::A)), ("nothing", 0));
+    let now = watched.at(5);
+    let (keeping, question) = (watched.keeping, www(RecordType::AAAA));
+    watched.cache.fail(&question, Explanation::NoReachableAuthority, &keeping, now);
+    assert_eq!(watched.get(9, &question), ("failed", 0));
+    assert_eq!(watched.get(10, &question), ("nothing", 0));
     assert_eq!(seconds(&message(ResponseCode::Refused, &[], None)), None);
+}
+
+#[test]
+fn dns_54_a_failure_takes_nothing_good_away() {
+    let mut watched = Watched::new();
+    let question = www(RecordType::A);
+    watched.put(0, &question, &address(), 1);
+    watched.put(1, &question, &failure(), 9);
+    assert_eq!(watched.get(2, &question), ("fresh", 1));
+    // Nor when it has outlived its time; but then it is not asked for each time.
+    watched.put(12, &question, &failure(), 9);
+    assert_eq!(watched.get(12, &question), ("stale", 1));
+    assert_eq!(watched.get(41, &question), ("stale", 1));
+    assert_eq!(watched.get(42, &question), ("stale, ask", 1));
+    watched.put(43, &question, &address(), 2);
+    assert_eq!(watched.get(43, &question), ("fresh", 2));
 }
 
 #[test]
@@ -91,33 +193,105 @@ fn dns_56_the_key() {
 }
 
 #[test]
-fn entries_expire() {
-    let now = Instant::now();
-    let mut cache = Cache::new(Limits::default());
-    let key = Key::of(&question("example.org.", RecordType::A));
-    assert!(cache.get(&key, now).is_none());
-    cache.put(key.clone(), &message(ResponseCode::NoError, &[10], None), vec![1; 50], now);
-    let later = |seconds| now + Duration::from_secs(seconds);
-    assert_eq!(cache.get(&key, later(9)).unwrap().age, Duration::from_secs(9));
-    assert!(cache.get(&key, later(10)).is_none());
+fn dns_57_a_hot_answer_is_asked_for_once_before_its_time_is_up() {
+    let mut watched = Watched::new();
+    let question = www(RecordType::A);
+    watched.put(0, &question, &address(), 1);
+    assert_eq!(watched.get(8, &question), ("fresh", 1), "there is time");
+    assert_eq!(watched.get(9, &question), ("refresh", 1));
+    assert_eq!(watched.get(9, &question), ("fresh", 1), "once is enough");
+    watched.put(9, &question, &address(), 2);
+    assert_eq!(watched.get(18, &question), ("fresh", 2), "the next one starts over: one use");
+    assert_eq!(watched.get(18, &question), ("refresh", 2));
+    // A pause makes it cold again.
+    watched.keeping.ttl.1 = Duration::from_secs(1000);
+    watched.put(20, &question, &message(ResponseCode::NoError, &[1000], None), 3);
+    assert_eq!(watched.get(900, &question), ("fresh", 3));
+    assert_eq!(watched.get(1010, &question), ("fresh", 3));
+    assert_eq!(watched.get(1011, &question), ("refresh", 3));
+}
+
+#[test]
+fn dns_58_an_answer_may_outlive_its_time() {
+    let mut watched = Watched::new();
+    let question = www(RecordType::A);
+    watched.put(0, &question, &address(), 1);
+    assert_eq!(watched.get(10, &question), ("stale, ask", 1));
+    assert_eq!(watched.get(86_409, &question), ("stale, ask", 1));
+    assert_eq!(watched.get(86_410, &question), ("nothing", 0));
+    // The upstream has the last word: the name is gone.
+    watched.put(0, &question, &address(), 1);
+    watched.put(20, &question, &missing(), 2);
+    assert_eq!(watched.get(21, &question), ("fresh", 2));
+    watched.keeping.stale = Duration::ZERO;
+    watched.put(40, &question, &address(), 3);
+    assert_eq!(watched.get(50, &question), ("nothing", 0), "where it is not wanted");
+}
+
+#[test]
+fn dns_59_a_name_that_came_is_not_hidden_by_its_absence() {
+    let mut watched = Watched::new();
+    watched.put(0, &www(RecordType::A), &missing(), 1);
+    watched.put(11, &www(RecordType::AAAA), &address(), 2);
+    assert_eq!(watched.get(12, &www(RecordType::AAAA)), ("fresh", 2));
+    assert_eq!(watched.get(12, &www(RecordType::A)), ("nothing", 0), "the name exists now");
 }
 
 #[test]
 fn memory_is_bounded_and_what_expires_first_goes_first() {
     let now = Instant::now();
-    let mut cache = Cache::new(Limits { octets: 10_000, ..Limits::default() });
-    let key = |index: u32| Key::of(&question(&format!("n{index}.example.org."), RecordType::A));
-    cache.put(key(0), &message(ResponseCode::NoError, &[30], None), vec![0; 100], now);
+    let mut cache = Cache::new(10_000);
+    let keeping = Keeping::default();
+    let named = |index: u32| question(&format!("n{index}.example.org."), RecordType::A);
+    let long = message(ResponseCode::NoError, &[30], None);
+    cache.put(&named(0), &long, &[0; 100], &keeping, now);
     for index in 1..1000 {
         let short = message(ResponseCode::NoError, &[20], None);
-        cache.put(key(index), &short, vec![0; 100], now);
+        cache.put(&named(index), &short, &[0; 100], &keeping, now);
         assert!(cache.octets <= 10_000);
         assert_eq!(cache.entries.len(), cache.by_expiry.len());
     }
-    assert!(cache.entries.len() > 20);
-    assert!(cache.get(&key(0), now).is_some(), "the one that lasts is still there");
-    cache.put(key(0), &message(ResponseCode::NoError, &[5], None), vec![0; 20_000], now);
-    assert!(cache.get(&key(0), now).is_some(), "what never fits displaces nothing");
+    assert!(cache.len() > 20 && cache.evicted() == 1000 - cache.len() as u64);
+    let kept = |cache: &mut Cache| matches!(cache.get(&named(0), now), Found::Fresh { .. });
+    assert!(kept(&mut cache), "the one that lasts is still there");
+    cache.put(&named(0), &long, &vec![0; 20_000], &keeping, now);
+    assert!(kept(&mut cache), "what never fits displaces nothing");
     let of_all: usize = cache.entries.iter().map(|(key, entry)| entry.cost(key)).sum();
     assert_eq!(cache.octets, of_all);
+}
+
+proptest! {
+    /// Whatever happens in whatever order: bounded, consistent, and no failure in the place of an
+    /// answer whose time is not up.
+    #[test]
+    fn any_history(steps in prop::collection::vec((0..4_u8, 0..3_u8, 0..5_u8, 0..40_u64), 1..80)) {
+        let mut watched = Watched::new();
+        watched.cache = Cache::new(3000);
+        let mut second = 0;
+        for (which, kind, what, pause) in steps {
+            second += pause;
+            let kind = [RecordType::A, RecordType::AAAA, RecordType::TXT][usize::from(kind)];
+            let question = question(&format!("n{which}.example.org."), kind);
+            let before = watched.get(second, &question).0;
+            match what {
+                0 => watched.put(second, &question, &address(), 1),
+                1 => watched.put(second, &question, &missing(), 1),
+                2 => watched.put(second, &question, &failure(), 9),
+                3 => {
+                    let (keeping, now) = (watched.keeping, watched.at(second));
+                    watched.cache.fail(&question, Explanation::NoReachableAuthority, &keeping, now);
+                }
+                _ => {}
+            }
+            let (after, mark) = watched.get(second, &question);
+            if what >= 2 && before.starts_with("stale") {
+                prop_assert!(mark == 1 && after.starts_with("stale"), "{} {}", before, after);
+            }
+            let of_all: usize =
+                watched.cache.entries.iter().map(|(key, entry)| entry.cost(key)).sum();
+            prop_assert_eq!(watched.cache.octets, of_all);
+            prop_assert!(of_all <= 3000);
+            prop_assert_eq!(watched.cache.entries.len(), watched.cache.by_expiry.len());
+        }
+    }
 }

@@ -52,8 +52,13 @@ impl ExchangeError {
     }
 }
 
-/// Asks `upstream`. Takes as long as it takes: the caller has the clock.
-pub async fn ask(upstream: SocketAddr, question: &Question) -> Result<Received, ExchangeError> {
+/// Asks `upstream`, at once by TCP where `by_tcp_alone`. Takes as long as it takes: the caller has the
+/// clock.
+pub async fn ask(
+    upstream: SocketAddr,
+    question: &Question,
+    by_tcp_alone: bool,
+) -> Result<Received, ExchangeError> {
     // A random identifier, from a generator that can't be guessed (RFC 5452).
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
@@ -63,6 +68,9 @@ pub async fn ask(upstream: SocketAddr, question: &Question) -> Result<Received, 
     edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
     query.set_edns(edns);
     let octets = query.to_vec()?;
+    if by_tcp_alone {
+        return by_tcp(upstream, &query, &octets).await;
+    }
     let received = by_udp(upstream, &query, &octets).await?;
     if received.message.metadata.truncation {
         return by_tcp(upstream, &query, &octets).await;

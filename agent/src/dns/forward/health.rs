@@ -12,6 +12,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Health {
     upstreams: Vec<Option<Failing>>,
+    /// Those that lead back to us.
+    looping: Vec<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,14 +25,27 @@ struct Failing {
 impl Health {
     /// So many upstreams, of none of which anything bad is known.
     pub fn new(upstreams: usize) -> Self {
-        Self { upstreams: vec![None; upstreams] }
+        Self { upstreams: vec![None; upstreams], looping: vec![false; upstreams] }
     }
 
-    /// In what order to ask. One whose pause is over comes first again, for this question only:
+    /// Says whether an upstream leads back to us; whether that is news.
+    pub fn set_looping(&mut self, place: usize, looping: bool) -> bool {
+        self.looping.get_mut(place).is_some_and(|was| std::mem::replace(was, looping) != looping)
+    }
+
+    /// Those that lead back to us.
+    pub fn looping(&self) -> Vec<usize> {
+        (0..self.looping.len()).filter(|place| self.looping[*place]).collect()
+    }
+
+    /// In what order to ask; those that lead back to us are not asked. Those that are well begin
+    /// with another one for each `turn`. One whose pause is over comes first again, for this question only:
     /// the next ones pass over it until it has answered, so that a dead upstream delays one
     /// question in each pause and not all of them.
-    pub fn order(&mut self, now: Instant) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.upstreams.len()).collect();
+    pub fn order(&mut self, now: Instant, turn: usize) -> Vec<usize> {
+        let count = self.upstreams.len();
+        let turned = (0..count).map(|place| (place + turn % count) % count);
+        let mut order: Vec<_> = turned.filter(|place| !self.looping[*place]).collect();
         let probed = self
             .upstreams
             .iter()
@@ -38,7 +53,7 @@ impl Health {
         if let Some(failing) = probed.and_then(|place| self.upstreams[place].as_mut()) {
             failing.until = now + failing.pause;
         }
-        // Stable: equals stay in the order of the configuration.
+        // Stable: equals stay in their order.
         order.sort_by_key(|place| {
             let failing = self.upstreams[*place].filter(|_| probed != Some(*place));
             failing.map(|failing| failing.until)
@@ -74,11 +89,11 @@ mod tests {
     fn dns_60_a_failed_upstream_is_asked_last() {
         let now = Instant::now();
         let mut health = Health::new(3);
-        assert_eq!(health.order(now), [0, 1, 2]);
+        assert_eq!(health.order(now, 0), [0, 1, 2]);
         health.failed(0, now);
-        assert_eq!(health.order(now), [1, 2, 0]);
+        assert_eq!(health.order(now, 0), [1, 2, 0]);
         health.failed(2, now + Duration::from_millis(1));
-        assert_eq!(health.order(now), [1, 0, 2]);
+        assert_eq!(health.order(now, 0), [1, 0, 2]);
     }
 
     #[test]
@@ -87,11 +102,11 @@ mod tests {
         let mut health = Health::new(2);
         health.failed(0, now);
         let later = now + FIRST_PAUSE;
-        assert_eq!(health.order(later), [0, 1], "the pause is over");
-        assert_eq!(health.order(later), [1, 0], "one probe at a time");
+        assert_eq!(health.order(later, 0), [0, 1], "the pause is over");
+        assert_eq!(health.order(later, 0), [1, 0], "one probe at a time");
         health.answered(0);
-        assert_eq!(health.order(later), [0, 1]);
-        assert_eq!(health.order(later), [0, 1]);
+        assert_eq!(health.order(later, 0), [0, 1]);
+        assert_eq!(health.order(later, 0), [0, 1]);
     }
 
     #[test]
@@ -101,10 +116,33 @@ mod tests {
         for _ in 0..20 {
             health.failed(0, now);
             now += LONGEST_PAUSE;
-            assert_eq!(health.order(now), [0, 1], "no pause is longer than the longest");
+            assert_eq!(health.order(now, 0), [0, 1], "no pause is longer than the longest");
             now += LONGEST_PAUSE;
         }
         health.failed(0, now);
-        assert_eq!(health.order(now + LONGEST_PAUSE / 2), [1, 0], "but by now it is long");
+        assert_eq!(health.order(now + LONGEST_PAUSE / 2, 0), [1, 0], "but by now it is long");
+    }
+
+    #[test]
+    fn turns_begin_with_another_one() {
+        let now = Instant::now();
+        let mut health = Health::new(3);
+        assert_eq!(health.order(now, 1), [1, 2, 0]);
+        health.failed(1, now);
+        assert_eq!(health.order(now, 1), [2, 0, 1], "the failed one is last in any turn");
+        assert_eq!(health.order(now, usize::MAX).len(), 3);
+        assert_eq!(Health::new(0).order(now, 7), [0; 0]);
+    }
+
+    #[test]
+    fn dns_65_an_upstream_that_leads_back_to_us_is_not_asked() {
+        let now = Instant::now();
+        let mut health = Health::new(2);
+        assert!(health.set_looping(0, true) && !health.set_looping(0, true), "said once");
+        assert_eq!((health.order(now, 0), health.looping()), (vec![1], vec![0]));
+        health.failed(1, now);
+        assert_eq!(health.order(now, 0), [1], "not even when nobody else is left");
+        assert!(health.set_looping(0, false));
+        assert_eq!(health.order(now, 0), [0, 1]);
     }
 }

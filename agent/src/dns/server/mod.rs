@@ -7,12 +7,14 @@ mod udp;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hickory_proto::{op::Query, rr::Name};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hickory_proto::{
+    op::{Query, ResponseCode},
+    rr::Name,
+};
 
 use super::{
-    answer::{Explanation, Outcome, Reply, answer},
-    forward::Forwarder,
+    answer::{Outcome, Reply, answer},
+    forward::{AtOnce, Errand, Forwarder},
     message::{self, Question, Received, Transport},
     peers::Peers,
     zone::Zone,
@@ -23,9 +25,7 @@ use super::{
 pub struct Resolver {
     zone: ArcSwap<Zone>,
     peers: ArcSwap<Peers>,
-    forwarder: Forwarder,
-    /// Questions that wait for upstreams.
-    waiting: Arc<Semaphore>,
+    forwarder: ArcSwap<Forwarder>,
 }
 
 /// A message on its way.
@@ -45,19 +45,29 @@ pub struct Waiting {
     question: Question,
     /// Our part of the answer and the name that it leads to; without one, all is the upstream's.
     alias: Option<(Reply, Question)>,
-    /// Its place among those that may wait.
-    _permit: OwnedSemaphorePermit,
+    /// Who asks for it, also when the configuration has changed meanwhile.
+    forwarder: Arc<Forwarder>,
+    errand: Errand,
 }
 
 impl Resolver {
-    /// A resolver with this zone; `max_waiting` questions may wait for upstreams at once.
-    pub fn new(zone: Zone, forwarder: Forwarder, max_waiting: usize) -> Self {
+    /// A resolver with this zone, that asks by this forwarder.
+    pub fn new(zone: Zone, forwarder: Arc<Forwarder>) -> Self {
         Self {
             zone: ArcSwap::from_pointee(zone),
             peers: ArcSwap::from_pointee(Peers::default()),
-            forwarder,
-            waiting: Arc::new(Semaphore::new(max_waiting)),
+            forwarder: ArcSwap::new(forwarder),
         }
+    }
+
+    /// Asks by `forwarder` from now on. What is under way goes on by the old one.
+    pub fn forward_by(&self, forwarder: Arc<Forwarder>) {
+        self.forwarder.store(forwarder);
+    }
+
+    /// By whom is asked.
+    pub fn forwarder(&self) -> Arc<Forwarder> {
+        self.forwarder.load_full()
     }
 
     /// Answers from `zone` from now on, and at peer ports those in `peers`.
@@ -78,41 +88,48 @@ impl Resolver {
             Received::Refused(octets) => return Begun::Done(octets),
             Received::Question(question) => *question,
         };
+        let forwarder = self.forwarder.load();
+        if forwarder.is_probe(&question) {
+            return Begun::Done(message::write(&question, &Reply::of_code(ResponseCode::Refused)));
+        }
+        if let Some(reply) = forwarder.in_hosts(&question) {
+            return Begun::Done(message::write(&question, &reply));
+        }
         let outcome = answer(&self.zone.load(), &question.query, usize::from(question.id));
         match outcome {
             Outcome::Answer(reply) => Begun::Done(message::write(&question, &reply)),
-            Outcome::Foreign => self.begin_foreign(question, None),
+            Outcome::Foreign => begin_foreign(&forwarder, question, None),
             Outcome::Alias(reply, target) => {
                 let aliased = led_to(&question, target);
-                self.begin_foreign(question, Some((reply, aliased)))
-            }
-        }
-    }
-
-    fn begin_foreign(&self, question: Question, alias: Option<(Reply, Question)>) -> Begun {
-        let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-        let at_once = self.forwarder.at_once(foreign);
-        let permit = match at_once {
-            Some(reply) => Err(reply),
-            None => Arc::clone(&self.waiting)
-                .try_acquire_owned()
-                .map_err(|_| Reply::failure(Explanation::Overloaded)),
-        };
-        match permit {
-            Ok(permit) => Begun::Waits(Box::new(Waiting { question, alias, _permit: permit })),
-            Err(reply) => {
-                let reply = merged(alias.map(|(ours, _)| ours), reply);
-                Begun::Done(message::write(&question, &reply))
+                begin_foreign(&forwarder, question, Some((reply, aliased)))
             }
         }
     }
 
     /// The answer for which an upstream has to be asked.
     pub async fn finish(&self, waiting: Waiting) -> Vec<u8> {
-        let Waiting { question, alias, _permit } = waiting;
+        let Waiting { question, alias, forwarder, errand } = waiting;
         let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-        let reply = self.forwarder.ask(foreign).await;
+        let reply = forwarder.ask(foreign, errand).await;
         message::write(&question, &merged(alias.map(|(ours, _)| ours), reply))
+    }
+}
+
+fn begin_foreign(
+    forwarder: &Arc<Forwarder>,
+    question: Question,
+    alias: Option<(Reply, Question)>,
+) -> Begun {
+    let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
+    match forwarder.at_once(foreign) {
+        AtOnce::Ask(errand) => {
+            let forwarder = Arc::clone(forwarder);
+            Begun::Waits(Box::new(Waiting { question, alias, forwarder, errand }))
+        }
+        AtOnce::Answer(reply) => {
+            let reply = merged(alias.map(|(ours, _)| ours), reply);
+            Begun::Done(message::write(&question, &reply))
+        }
     }
 }
 

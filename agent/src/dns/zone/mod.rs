@@ -36,12 +36,14 @@ pub enum PodNames {
 }
 
 /// What the zone is told, as opposed to what it learns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The cluster domain.
     pub origin: Name,
     /// The addresses of the cluster's DNS Service, for `ns.dns`.
     pub name_servers: Vec<IpAddr>,
+    /// How long clients may keep answers, in seconds.
+    pub ttl: u32,
     /// Whether names of pods are answered.
     pub pods: PodNames,
     /// Whether addresses that we have no name for are the upstreams' to answer.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_agent::{
-    dns::{self, Config},
+    dns::{self, Config, route::Route},
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -182,10 +182,12 @@ impl Drop for Running {
 pub(super) fn config(upstreams: &[&str]) -> Config {
     Config {
         node_name: "node-1".to_owned(),
-        upstreams: upstreams
-            .iter()
-            .map(|upstream| (upstream.parse::<IpAddr>().expect("an address"), 53).into())
-            .collect(),
+        routes: vec![Route::to(
+            upstreams
+                .iter()
+                .map(|upstream| (upstream.parse::<IpAddr>().expect("an address"), 53).into())
+                .collect(),
+        )],
         ..Config::default()
     }
 }

@@ -1,0 +1,137 @@
+//! Names with addresses as in `/etc/hosts`: in the Corefile itself, or in a file beside it. Pure.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use hickory_proto::{
+    op::{Query, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, PTR},
+    },
+};
+
+use super::{
+    answer::{Explanation, Reply},
+    name::LowerName,
+    zone::reverse::{self, Arpa},
+};
+
+/// How many names a table holds; later ones are left out.
+const MAX_NAMES: usize = 65_536;
+
+/// A table of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// Addresses by the lower-case wire form of their name.
+    addresses: HashMap<Box<[u8]>, Vec<IpAddr>>,
+    /// Names by address, as they were written.
+    names: HashMap<IpAddr, Vec<Name>>,
+    /// How long clients may keep it, in seconds.
+    pub ttl: u32,
+    /// Zones in which what is not in the table is looked for elsewhere. Elsewhere it fails.
+    pub fallthrough: Vec<Name>,
+    /// Whether addresses have no names.
+    pub no_reverse: bool,
+}
+
+impl Hosts {
+    /// Adds the lines of `text`: an address and its names; the rest after `#` is ignored, and so is
+    /// what is neither address nor name.
+    pub fn extend(&mut self, text: &str) {
+        for line in text.lines() {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            // A zone behind `%` is of no use to others than this host.
+            let address = words.next().and_then(|word| word.split('%').next()?.parse().ok());
+            let Some(address) = address else { continue };
+            for name in words.filter_map(|word| Name::from_ascii(word).ok()) {
+                self.add(address, name);
+            }
+        }
+    }
+
+    fn add(&mut self, address: IpAddr, mut name: Name) {
+        if self.addresses.len() >= MAX_NAMES {
+            return;
+        }
+        name.set_fqdn(true);
+        let addresses = self.addresses.entry(LowerName::of(&name).wire().into()).or_default();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+        let names = self.names.entry(address).or_default();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+
+    /// The answer, where the table has one or nobody else may.
+    pub fn answer(&self, query: &Query) -> Option<Reply> {
+        let lower = LowerName::of(query.name());
+        let data: Vec<RData> = match (query.query_type(), reverse::parse(&lower)) {
+            (RecordType::PTR, Some(Arpa::Address(address))) if !self.no_reverse => {
+                let names = self.names.get(&address).map_or(&[][..], Vec::as_slice);
+                names.iter().map(|name| RData::PTR(PTR(name.clone()))).collect()
+            }
+            (kind, _) => {
+                let addresses = self.addresses.get(lower.wire());
+                let of_type = |address: &IpAddr| match (kind, address) {
+                    (RecordType::A, IpAddr::V4(address)) => Some(RData::A(A(*address))),
+                    (RecordType::AAAA, IpAddr::V6(address)) => Some(RData::AAAA(AAAA(*address))),
+                    _ => None,
+                };
+                addresses.into_iter().flatten().filter_map(of_type).collect()
+            }
+        };
+        if data.is_empty() && !self.addresses.contains_key(lower.wire()) {
+            let elsewhere = self.fallthrough.iter().any(|zone| zone.zone_of(query.name()));
+            // There is no zone, hence no SOA with which to say that there is no such name.
+            return (!elsewhere).then(|| Reply::failure(Explanation::NotInHosts));
+        }
+        let record = |data| Record::from_rdata(query.name().clone(), self.ttl, data);
+        Some(Reply {
+            code: ResponseCode::NoError,
+            authoritative: true,
+            answers: data.into_iter().map(record).collect(),
+            ..Reply::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(hosts: &Hosts, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        let query = Query::query(Name::from_ascii(name).unwrap(), kind);
+        let reply = hosts.answer(&query)?;
+        Some((reply.code, reply.answers.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn lines_are_addresses_and_names() {
+        let mut hosts = Hosts { ttl: 60, ..Hosts::default() };
+        hosts.extend(
+            "# comment\n192.0.2.7 Node-1 node-1.lab # and more\nfd00::7\tnode-1\nbad line here\n\
+             192.0.2.8\n192.0.2.7 node-1 a..b\nfe80::1%eth0 gateway\n",
+        );
+        hosts.fallthrough = vec![Name::from_ascii("example.org.").unwrap()];
+        let good = |answers: &[&str]| {
+            Some((ResponseCode::NoError, answers.iter().map(ToString::to_string).collect()))
+        };
+        assert_eq!(said(&hosts, "NODE-1.", RecordType::A), good(&["NODE-1. 60 IN A 192.0.2.7"]));
+        assert_eq!(
+            said(&hosts, "node-1.", RecordType::AAAA),
+            good(&["node-1. 60 IN AAAA fd00::7"])
+        );
+        assert_eq!(said(&hosts, "gateway.", RecordType::AAAA).unwrap().1.len(), 1);
+        assert_eq!(said(&hosts, "node-1.", RecordType::TXT), good(&[]), "no such type");
+        let pointers = ["Node-1.", "node-1.lab."]
+            .map(|name| format!("7.2.0.192.in-addr.arpa. 60 IN PTR {name}"));
+        let pointers = pointers.each_ref().map(String::as_str);
+        assert_eq!(said(&hosts, "7.2.0.192.in-addr.arpa.", RecordType::PTR), good(&pointers));
+        assert_eq!(said(&hosts, "www.example.org.", RecordType::A), None, "falls through");
+        let nobody = Some((ResponseCode::ServFail, vec![]));
+        assert_eq!(said(&hosts, "www.example.com.", RecordType::A), nobody);
+    }
+}
