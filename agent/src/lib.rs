@@ -27,6 +27,7 @@ pub mod podnet;
 pub mod reconcile;
 pub mod resets;
 pub mod serve;
+pub mod source_ports;
 pub mod status;
 pub mod supervisor;
 pub mod sweep;

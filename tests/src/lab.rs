@@ -252,11 +252,20 @@ impl LabNode {
 
     /// Writes the node's configuration with these flags.
     pub fn configure(&mut self, flags: u32) {
+        self.write_config(flags, (SNAT_PORT_MIN, SNAT_PORT_MAX));
+    }
+
+    /// Writes the node's configuration with this range of source ports.
+    pub fn source_ports(&mut self, min: u16, max: u16) {
+        self.write_config(0, (min, max));
+    }
+
+    fn write_config(&mut self, flags: u32, (snat_port_min, snat_port_max): (u16, u16)) {
         let config = NodeConfig {
             ipv4: Addr::from(Family::V4.wire(self.wire_number())),
             ipv6: Addr::from(Family::V6.wire(self.wire_number())),
-            snat_port_min: SNAT_PORT_MIN,
-            snat_port_max: SNAT_PORT_MAX,
+            snat_port_min,
+            snat_port_max,
             flags,
             ..NodeConfig::default()
         };

@@ -33,6 +33,7 @@ use crate::{
     reconcile::{Attach, Inputs, Query, Reconciler},
     resets,
     serve::{self, explain::Explainer, health::Health, listen::Listeners},
+    source_ports,
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
     sweep,
@@ -218,6 +219,8 @@ fn start_services(
     tables: &mut Tasks,
 ) -> anyhow::Result<(mpsc::Sender<Query>, Facts)> {
     let (publish, facts) = watch::channel(None);
+    let snat_ports = (config.snat_port_min, config.snat_port_max);
+    shared.board.report(source_ports::PART, source_ports::check(snat_ports));
     intake.spawn("node facts", facts::run(publish, shared.board.clone(), intake.token()));
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
     let known = facts.clone();

@@ -25,6 +25,7 @@ mod endpoints;
 mod flows;
 mod masquerade;
 mod node;
+mod ports;
 mod programs;
 mod traffic;
 

@@ -7,12 +7,12 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     flow_state::{self, state},
     limits::SNAT_PROBES_MAX,
-    nat,
+    nat::{self, Origin},
     node::NodeConfig,
     packet::{Packet, tcp_flags},
 };
 
-use super::scratch::Opening;
+use super::{scratch::Opening, skb::Skb, sockets};
 use crate::{
     lookup,
     maps::{FLOWS, count},
@@ -161,18 +161,19 @@ mod attempt {
 ///
 /// The answers' entry is what allocates the source port: inserting it fails where another flow
 /// has it. Without masquerading the client's own port is tried first; only a flow that collides
-/// with another to the same backend gets a port of the node's range (U14).
+/// with another to the same backend, or with a socket of the node, gets a port of the node's range
+/// (U4, U14).
 #[inline(always)]
-pub(super) fn open(opening: &mut Opening, config: &NodeConfig) -> Result<(), Counter> {
+pub(super) fn open(skb: Skb, opening: &mut Opening, config: &NodeConfig) -> Result<(), Counter> {
     let mut result = attempt::TAKEN;
-    if !opening.masquerade {
+    if !opening.masquerade && !collides(skb, opening) {
         result = insert(opening);
     }
     for _ in 0..RACES_MAX {
         if result != attempt::TAKEN {
             break;
         }
-        match free_source_port(opening, config) {
+        match free_source_port(skb, opening, config) {
             0 => break,
             port => opening.to.source_port = port.to_be_bytes(),
         }
@@ -193,23 +194,38 @@ pub(super) fn open(opening: &mut Opening, config: &NodeConfig) -> Result<(), Cou
 /// How often a free port may be taken away by another processor before the packet is given up.
 const RACES_MAX: u32 = 2;
 
-/// A source port of the node's range that no flow to this backend has, host byte order; 0 where
-/// none was found in as many tries as there may be. Insertion decides whether it still is free.
-#[inline(never)]
-fn free_source_port(opening: &Opening, config: &NodeConfig) -> u16 {
-    // SAFETY: the helper has no preconditions.
-    let start = unsafe { bpf_get_prandom_u32() };
-    let mut answer = FlowKey {
+/// The answers of a flow that is to be opened, as they arrive.
+#[inline(always)]
+fn answers(opening: &Opening) -> FlowKey {
+    FlowKey {
         source: opening.to.destination,
         destination: opening.to.source,
         source_port: opening.to.destination_port,
-        destination_port: [0; 2],
+        destination_port: opening.to.source_port,
         protocol: opening.key.protocol,
         pad: opening.key.pad,
-    };
+    }
+}
+
+/// Whether a socket of the node waits for what would be this flow's answers, were the port kept. A
+/// datagram socket that is connected to none may be the very one that sends: it may talk to the
+/// backend without the service as well.
+#[inline(always)]
+fn collides(skb: Skb, opening: &Opening) -> bool {
+    matches!(opening.facts.origin, Origin::Node) && sockets::take(skb, &answers(opening))
+}
+
+/// A source port of the node's range that no flow to this backend has and no socket of the node,
+/// host byte order; 0 where none was found in as many tries as there may be. Insertion decides
+/// whether it still is free.
+#[inline(never)]
+fn free_source_port(skb: Skb, opening: &Opening, config: &NodeConfig) -> u16 {
+    // SAFETY: the helper has no preconditions.
+    let start = unsafe { bpf_get_prandom_u32() };
+    let mut answer = answers(opening);
     for probe in 0..SNAT_PROBES_MAX {
         answer.destination_port = nat::source_port(config, start, probe);
-        if FLOWS.get_ptr(&answer).is_none() {
+        if FLOWS.get_ptr(&answer).is_none() && !sockets::take(skb, &answer) {
             return u16::from_be_bytes(answer.destination_port);
         }
     }

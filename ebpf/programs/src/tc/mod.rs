@@ -29,6 +29,7 @@ mod policy;
 mod reject;
 mod scratch;
 mod skb;
+mod sockets;
 mod traffic;
 mod translate;
 mod uplink;

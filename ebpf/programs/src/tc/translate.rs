@@ -42,7 +42,7 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     let chosen =
         if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
     match chosen {
-        Ok(()) => enter(opening),
+        Ok(()) => enter(skb, opening),
         // Counted; what is sent again sees the tables whole.
         Err(_) => DROP,
     }
@@ -130,7 +130,7 @@ fn lead_to(opening: &mut Opening, backend: &Backend) {
 
 /// Enters the flow, masqueraded where it has to be, into the table.
 #[inline(never)]
-fn enter(opening: &mut Opening) -> i32 {
+fn enter(skb: Skb, opening: &mut Opening) -> i32 {
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
     };
@@ -154,7 +154,7 @@ fn enter(opening: &mut Opening) -> i32 {
             }
         }
     }
-    match conntrack::open(opening, config) {
+    match conntrack::open(skb, opening, config) {
         Ok(()) => OPENED,
         Err(reason) => {
             count(reason);
