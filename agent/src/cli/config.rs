@@ -30,7 +30,7 @@ impl Source {
 pub enum ConfigCommand {
     /// Print the configuration in force, with the origin of each value
     Show(Box<Source>),
-    /// Say whether the configuration is valid
+    /// Say whether the configuration, and the Corefile that it names, is valid
     Check(Box<Source>),
 }
 
@@ -40,7 +40,12 @@ impl ConfigCommand {
         match self {
             Self::Show(source) => print!("{}", source.resolve()?.show()),
             Self::Check(source) => {
-                source.resolve()?;
+                let dns = source.resolve()?.config.dns();
+                if matches!(dns.source, crate::dns::Source::Corefile(_)) {
+                    for warning in crate::dns::follow::check(&dns).map_err(anyhow::Error::msg)? {
+                        eprintln!("left out: {warning}");
+                    }
+                }
                 println!("the configuration is valid");
             }
         }

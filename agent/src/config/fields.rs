@@ -133,6 +133,9 @@ fields! {
     /// Name server for names outside of the cluster (repeatable), as 192.0.2.53 or
     /// 192.0.2.53:5353; empty: those of /etc/resolv.conf
     dns_upstream: Vec<String> = Vec::new();
+    /// Corefile (as CoreDNS has it) that says how names are answered, in the place of dnsUpstream;
+    /// empty: none
+    corefile: PathBuf = PathBuf::new();
     /// What is logged, as a tracing filter such as `info` or `mizzen_agent::dns=debug`; the
     /// variable RUST_LOG goes first
     log_filter: String = "info".to_owned();

@@ -6,12 +6,7 @@ use std::{
 };
 
 use super::{Config, ConfigError};
-use crate::{
-    datapath, desired, dns,
-    kube::convert::{parse_cidr, parse_ip},
-    model::node::Cidr,
-    podnet,
-};
+use crate::{datapath, desired, dns, kube::convert::parse_cidr, model::node::Cidr, podnet};
 
 /// Where name servers are found when none is configured.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -114,10 +109,12 @@ impl Config {
 
     /// The resolver.
     pub fn dns(&self) -> dns::Config {
-        let mut upstreams = self.named_upstreams().unwrap_or_default();
-        if upstreams.is_empty() {
-            upstreams = name_servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-        }
+        let upstreams = self.named_upstreams().unwrap_or_default();
+        let source = match given(&self.corefile) {
+            Some(path) => dns::Source::Corefile(path),
+            None if upstreams.is_empty() => dns::Source::ResolvConf(RESOLV_CONF.into()),
+            None => dns::Source::Here,
+        };
         dns::Config {
             cluster_domain: self.cluster_domain.clone(),
             cluster_addresses: self.cluster_dns.clone(),
@@ -126,6 +123,7 @@ impl Config {
             node_name: self.node_name.clone(),
             peer_port: (self.dns_peer_port != 0).then_some(self.dns_peer_port),
             routes: vec![dns::route::Route::to(upstreams)],
+            source,
             ..dns::Config::default()
         }
     }
@@ -154,25 +152,19 @@ fn ranges(name: &str, texts: &[String]) -> Result<Vec<Cidr>, ConfigError> {
     texts.iter().map(range).collect()
 }
 
-/// The name servers of a `resolv.conf`, in order.
-fn name_servers(text: &str) -> Vec<SocketAddr> {
-    let server = |line: &str| {
-        let mut words = line.split_whitespace();
-        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
-        parse_ip(address).map(|ip| (ip, NAME_SERVER_PORT).into())
-    };
-    text.lines().filter_map(server).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn name_servers_are_read_from_resolv_conf() {
-        let text = "# nameserver 192.0.2.1\nsearch a b\nnameserver 192.0.2.2\nnameserver ::1 # x\n";
-        let servers: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();
-        assert_eq!(servers, ["192.0.2.2:53", "[::1]:53"]);
+    fn the_file_that_the_resolver_follows() {
+        let source = |config: Config| config.dns().source;
+        let resolv_conf = dns::Source::ResolvConf("/etc/resolv.conf".into());
+        assert_eq!(source(Config::default()), resolv_conf);
+        let named = Config { dns_upstream: vec!["192.0.2.1".into()], ..Config::default() };
+        assert_eq!(source(named.clone()), dns::Source::Here);
+        let corefile = Config { corefile: "/etc/coredns/Corefile".into(), ..named };
+        assert_eq!(source(corefile), dns::Source::Corefile("/etc/coredns/Corefile".into()));
     }
 
     #[test]

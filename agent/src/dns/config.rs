@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -29,8 +30,14 @@ pub struct Config {
     pub pod_names: PodNames,
     /// How long clients may keep names of the cluster, in seconds.
     pub ttl: u32,
+    /// Whether a name below the cluster domain that does not exist is asked of upstreams.
+    pub names_fall_through: bool,
+    /// Whether an address that no Service and no endpoint has is asked of upstreams.
+    pub addresses_fall_through: bool,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
     pub routes: Vec<Route>,
+    /// Which file says more.
+    pub source: Source,
     /// Bounds of the way to the upstreams.
     pub forward: Forwarding,
     /// Memory for what is kept of the upstreams' answers, in octets.
@@ -56,12 +63,27 @@ impl Default for Config {
             peer_port: Some(8053),
             pod_names: PodNames::default(),
             ttl: 5,
+            names_fall_through: false,
+            addresses_fall_through: true,
             routes: vec![Route::default()],
+            source: Source::Here,
             forward: Forwarding::default(),
             cache_octets: 8 << 20,
             tcp: Tcp::default(),
         }
     }
+}
+
+/// A file that is followed: what it says takes the place of what the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// None.
+    #[default]
+    Here,
+    /// A `resolv.conf`, whose name servers are asked for all names that are not the cluster's.
+    ResolvConf(PathBuf),
+    /// A Corefile.
+    Corefile(PathBuf),
 }
 
 /// Bounds of the way to the upstreams. Clients give up after five seconds (glibc, musl), so the

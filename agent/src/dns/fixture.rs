@@ -148,6 +148,7 @@ pub(super) fn settings() -> Settings {
         name_servers: vec!["10.0.0.10".parse().unwrap(), "1234:abcd::a".parse().unwrap()],
         ttl: 5,
         pods: PodNames::Insecure,
+        names_fall_through: false,
         reverse_falls_through: false,
     }
 }

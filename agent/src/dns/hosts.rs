@@ -35,6 +35,11 @@ pub struct Hosts {
 }
 
 impl Hosts {
+    /// An empty table whose names clients may keep for so many seconds.
+    pub fn new(ttl: u32) -> Self {
+        Self { ttl, ..Self::default() }
+    }
+
     /// Adds the lines of `text`: an address and its names; the rest after `#` is ignored, and so is
     /// what is neither address nor name.
     pub fn extend(&mut self, text: &str) {

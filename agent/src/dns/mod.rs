@@ -11,13 +11,16 @@ pub mod addresses;
 pub mod answer;
 pub mod cache;
 pub mod config;
+pub mod corefile;
 #[cfg(test)]
 mod fixture;
+pub mod follow;
 pub mod forward;
 pub mod hosts;
 pub mod message;
 pub mod name;
 pub mod peers;
+pub mod resolv_conf;
 pub mod route;
 pub mod server;
 pub mod wire;
@@ -34,10 +37,11 @@ use hickory_proto::rr::Name;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, served_addresses};
+pub use self::config::{Config, Source, served_addresses};
 use self::{
     addresses::AddressError,
     cache::Cache,
+    follow::Followed,
     forward::Forwarder,
     peers::Peers,
     route::Route,
@@ -58,6 +62,8 @@ pub const PART: &str = "dns";
 const RETRY: Duration = Duration::from_secs(1);
 /// How often what is in order is looked at: somebody may have removed a route of ours.
 const REVIEW: Duration = Duration::from_secs(15);
+/// How often the file beside the configuration is looked at.
+const FOLLOW: Duration = Duration::from_secs(2);
 /// How often upstreams are looked at for loops where nothing hints at one.
 const PROBE: Duration = Duration::from_mins(10);
 /// How often at most.
@@ -89,6 +95,9 @@ pub async fn run(
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         role.follow(snapshot);
+        if role.source_is_due() {
+            role.follow_source().await?;
+        }
         if role.review_is_due() {
             role.reconcile().await;
         }
@@ -118,7 +127,16 @@ pub async fn release() -> Result<(), AddressError> {
 
 /// The running role: what it follows and what it holds.
 struct Role {
+    /// As the agent's configuration has it.
+    given: Config,
+    /// What is in force: with what the file beside it says.
     config: Config,
+    /// When to look at that file again.
+    next_follow: Instant,
+    /// Why what it says is not in force.
+    unusable: Option<String>,
+    warnings: Vec<String>,
+    cache: Arc<Mutex<Cache>>,
     snapshot: Arc<Snapshot>,
     resolver: Arc<Resolver>,
     listeners: Listeners,
@@ -143,7 +161,7 @@ impl Role {
         // Serials are compared modulo 2^32 (RFC 1982).
         let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
-        let forwarder = Arc::new(Forwarder::new(routes, config.forward, cache));
+        let forwarder = Arc::new(Forwarder::new(routes, config.forward, Arc::clone(&cache)));
         let resolver = Arc::new(Resolver::new(Zone::new(settings, serial), forwarder));
         let connections = Connections::new(config.tcp);
         let listeners = Listeners::new(Arc::clone(&resolver), connections);
@@ -157,8 +175,63 @@ impl Role {
             ourselves,
             probes: JoinSet::new(),
             probed: None,
+            given: config.clone(),
             config,
+            next_follow: Instant::now(),
+            unusable: None,
+            warnings: Vec::new(),
+            cache,
         })
+    }
+
+    fn source_is_due(&self) -> bool {
+        self.given.source != Source::Here && self.next_follow <= Instant::now()
+    }
+
+    /// Puts what the file beside the configuration says in force, where that is new.
+    async fn follow_source(&mut self) -> Result<(), Error> {
+        let domain = origin(&self.given.cluster_domain)?;
+        let looked = follow::look(&self.given, &domain).await;
+        self.next_follow = Instant::now() + FOLLOW;
+        match looked {
+            Ok(Followed { config, warnings }) => {
+                if self.warnings != warnings {
+                    for warning in &warnings {
+                        tracing::warn!(warning, "a part of the Corefile is left out");
+                    }
+                }
+                self.warnings = warnings;
+                self.unusable = None;
+                if config != self.config {
+                    self.adopt(config)?;
+                }
+            }
+            Err(why) => {
+                self.unusable = Some(format!("{why}; what was in force before stays in force"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `config` in force.
+    fn adopt(&mut self, config: Config) -> Result<(), Error> {
+        let (routes, ourselves) = routes(&config);
+        let settings = settings(&config, &routes)?;
+        let zone = self.resolver.zone();
+        if settings != *zone.settings() {
+            let zone = Zone::new(settings, zone.serial().wrapping_add(1));
+            let zone = zone.advance(&Snapshot::default(), &self.snapshot);
+            self.resolver.publish(zone, Peers::of(&self.snapshot));
+        }
+        if !same_upstreams(&config, &self.config) {
+            // What others said is not what these say.
+            self.cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
+        }
+        let forwarder = Forwarder::new(routes, config.forward, Arc::clone(&self.cache));
+        self.resolver.forward_by(Arc::new(forwarder));
+        tracing::info!(routes = config.routes.len(), "configuration of names outside changed");
+        (self.ourselves, self.probed, self.config) = (ourselves, None, config);
+        Ok(())
     }
 
     /// Publishes what follows from `snapshot`.
@@ -191,8 +264,11 @@ impl Role {
 
     /// When there may be something to do though nobody said so.
     fn next_look(&self) -> Instant {
-        let probe = Instant::now() + PROBE_PAUSE;
-        if self.wanted.is_empty() { self.review } else { self.review.min(probe) }
+        let mut next = self.review.min(Instant::now() + PROBE_PAUSE);
+        if self.given.source != Source::Here {
+            next = next.min(self.next_follow);
+        }
+        next
     }
 
     /// Looks for upstreams that lead back here: at first, when something hints at it, and now and
@@ -219,7 +295,8 @@ impl Role {
                 "upstream {upstream} leads back to this resolver and is not asked; name another"
             )
         });
-        let wrong: Vec<_> = self.problems.iter().cloned().chain(ourselves).chain(loops).collect();
+        let problems = self.problems.iter().chain(&self.unusable).cloned();
+        let wrong: Vec<_> = problems.chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();
             let all: Vec<_> = std::iter::once(waits).chain(wrong).collect();
@@ -246,8 +323,19 @@ fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
         name_servers: config.cluster_addresses.clone(),
         ttl: config.ttl,
         pods: config.pod_names,
-        reverse_falls_through: routes.iter().any(|route| !route.upstreams.is_empty()),
+        names_fall_through: config.names_fall_through,
+        reverse_falls_through: config.addresses_fall_through
+            && routes.iter().any(|route| !route.upstreams.is_empty()),
     })
+}
+
+/// Whether each name is asked of the same upstreams by both.
+fn same_upstreams(one: &Config, other: &Config) -> bool {
+    let asked = |config: &Config| -> Vec<_> {
+        let routes = config.routes.iter();
+        routes.map(|route| (route.zone.clone(), route.upstreams.clone())).collect()
+    };
+    asked(one) == asked(other)
 }
 
 /// The routes without upstreams that are ourselves, and these.

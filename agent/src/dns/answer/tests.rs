@@ -223,6 +223,15 @@ fn dns_17_dns_38_an_unknown_address_is_the_upstreams_to_answer_where_there_are_a
 }
 
 #[test]
+fn dns_38_no_such_name_falls_through_and_no_such_type_does_not() {
+    let zone = zone_with(Settings { names_fall_through: true, ..settings() });
+    let nope = "nope.testns.svc.cluster.local.";
+    assert!(matches!(outcome(&zone, nope, RecordType::A), Outcome::Foreign));
+    negative(&zone, "svc1.testns.svc.cluster.local.", RecordType::TXT, ResponseCode::NoError);
+    negative(&zone, "testns.svc.cluster.local.", RecordType::A, ResponseCode::NoError);
+}
+
+#[test]
 fn dns_18_pointers_where_there_are_none() {
     nodata("svc1.testns.svc", RecordType::PTR);
     nxdomain("example.org", RecordType::PTR);

@@ -46,6 +46,8 @@ pub struct Settings {
     pub ttl: u32,
     /// Whether names of pods are answered.
     pub pods: PodNames,
+    /// Whether names below the cluster domain that don't exist are the upstreams' to answer.
+    pub names_fall_through: bool,
     /// Whether addresses that we have no name for are the upstreams' to answer.
     pub reverse_falls_through: bool,
 }
@@ -194,6 +196,10 @@ impl Zone {
     pub fn look_up(&self, name: &LowerName) -> Option<Place<'_>> {
         if let Some(labels) = name.labels_below(&self.origin) {
             let found = self.in_cluster(name, labels);
+            let elsewhere = self.settings.names_fall_through && self.synced;
+            if elsewhere && matches!(found, Found::Missing) {
+                return None;
+            }
             let apex_labels = self.origin.label_count();
             return Some(Place { apex_labels, reverse: false, found });
         }

@@ -1,0 +1,148 @@
+//! `forward`: who is asked.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use hickory_proto::rr::Name;
+
+use super::{
+    CorefileError, Directive, Served, Surroundings, Warning, Word, number, single, unknown, zone,
+};
+use crate::dns::{
+    resolv_conf,
+    route::{Policy, Route},
+};
+
+/// The port of an upstream that names none.
+const PORT: u16 = 53;
+/// More than this is no bound.
+const MAX_CONCURRENT: u64 = 10_000;
+
+/// What the directive comes to.
+pub(super) struct Forward {
+    from: Name,
+    pub(super) upstreams: Vec<SocketAddr>,
+    policy: Policy,
+    by_tcp: bool,
+    except: Vec<Name>,
+    pub(super) max_concurrent: Option<usize>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Forward {
+    /// The zone in which it forwards, where the block is for `zone`.
+    pub(super) fn within(&self, zone: &Name) -> Option<Name> {
+        if self.from.zone_of(zone) {
+            return Some(zone.clone());
+        }
+        zone.zone_of(&self.from).then(|| self.from.clone())
+    }
+
+    pub(super) fn route(&self) -> Route {
+        Route {
+            policy: self.policy,
+            by_tcp: self.by_tcp,
+            except: self.except.clone(),
+            ..Route::to(self.upstreams.clone())
+        }
+    }
+}
+
+pub(super) fn read(
+    directive: &Directive,
+    served: &Served,
+    surroundings: &dyn Surroundings,
+) -> Result<Forward, CorefileError> {
+    let [from, to @ ..] = &directive.arguments[..] else {
+        return Err(directive.name.error("forward names a zone and who is asked"));
+    };
+    if to.is_empty() {
+        return Err(from.error("behind the zone stands who is asked"));
+    }
+    let mut this = Forward {
+        from: zone::parse(&from.text).map_err(|why| from.error(why))?,
+        upstreams: Vec::new(),
+        // As CoreDNS has it where nothing is said.
+        policy: Policy::Random,
+        by_tcp: false,
+        except: Vec::new(),
+        max_concurrent: None,
+        warnings: Vec::new(),
+    };
+    for word in to {
+        for upstream in upstreams(word, surroundings)? {
+            if upstream.port() == served.port && served.addresses.contains(&upstream.ip()) {
+                let what = format!("{upstream} is this agent itself: its own names need no asking");
+                this.warnings.push(Warning { at: word.at.clone(), what });
+            } else if !this.upstreams.contains(&upstream) {
+                this.upstreams.push(upstream);
+            }
+        }
+    }
+    for line in &directive.body {
+        match &*line.name.text {
+            "except" => this.except.extend(zone::list(&line.arguments)?),
+            "force_tcp" => this.by_tcp = true,
+            "policy" => this.policy = policy(line)?,
+            "max_concurrent" => {
+                let most = number(single(line)?, 0, u64::MAX)?.min(MAX_CONCURRENT);
+                // 0 is no bound, and there is always one.
+                let most = if most == 0 { MAX_CONCURRENT } else { most };
+                this.max_concurrent = usize::try_from(most).ok();
+            }
+            // UDP comes first anyhow; an upstream's health is known by its answers.
+            "prefer_udp"
+            | "expire"
+            | "max_fails"
+            | "health_check"
+            | "max_connect_attempts"
+            | "max_idle_conns"
+            | "max_age"
+            | "read_timeout"
+            | "failfast_all_unhealthy_upstreams" => {}
+            _ => return Err(unknown(line, directive)),
+        }
+    }
+    Ok(this)
+}
+
+fn policy(line: &Directive) -> Result<Policy, CorefileError> {
+    let word = single(line)?;
+    match &*word.text {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        other => {
+            let why = format!("policy {other:?} must be random, round_robin or sequential");
+            Err(word.error(why))
+        }
+    }
+}
+
+/// Who a word names: an address, with a port perhaps, or those in a file such as
+/// `/etc/resolv.conf`.
+fn upstreams(
+    word: &Word,
+    surroundings: &dyn Surroundings,
+) -> Result<Vec<SocketAddr>, CorefileError> {
+    let text = match word.text.split_once("://") {
+        Some(("dns", rest)) => rest,
+        Some((other, _)) => {
+            let why =
+                format!("{other}:// is not supported yet: upstreams are asked by UDP and TCP");
+            return Err(word.error(why));
+        }
+        None => &word.text,
+    };
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if let Some(address) = bare.map(|ip| (ip, PORT).into()).ok().or_else(|| text.parse().ok()) {
+        return Ok(vec![address]);
+    }
+    let read = |path: &Path| surroundings.read(path).ok();
+    resolv_conf::name_servers(Path::new(text), read).ok_or_else(|| {
+        let why = format!("{text:?} is neither an address nor a file such as /etc/resolv.conf");
+        word.error(why)
+    })
+}

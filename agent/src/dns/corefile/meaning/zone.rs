@@ -1,0 +1,83 @@
+//! Zones as a Corefile writes them: names, or ranges of addresses that mean their reverse names.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::Name;
+
+use super::{CorefileError, Served, Word};
+
+/// A zone of a server block.
+pub(super) struct Key<'a> {
+    pub(super) zone: Name,
+    pub(super) word: &'a Word,
+}
+
+/// The zones that the words before a block's brace name, such as `.:53` and `dns://a.example`.
+pub(super) fn keys<'a>(words: &'a [Word], served: &Served) -> Result<Vec<Key<'a>>, CorefileError> {
+    let mut keys = Vec::new();
+    for word in words {
+        for text in word.text.split(',').filter(|text| !text.is_empty()) {
+            let text = match text.split_once("://") {
+                Some(("dns", rest)) => rest,
+                Some((other, _)) => {
+                    let why = format!("{other}:// is not supported: answers are by UDP and TCP");
+                    return Err(word.error(why));
+                }
+                None => text,
+            };
+            let (zone, port) = match text.rsplit_once(':') {
+                Some((zone, port)) if !zone.contains(':') => (zone, Some(port)),
+                _ => (text, None),
+            };
+            if let Some(port) = port
+                && port.parse() != Ok(served.port)
+            {
+                let why =
+                    format!("port {port}: the agent answers on port {} (dnsPort)", served.port);
+                return Err(word.error(why));
+            }
+            keys.push(Key { zone: parse(zone).map_err(|why| word.error(why))?, word });
+        }
+    }
+    Ok(keys)
+}
+
+/// Whether a zone is in the trees of addresses.
+pub(super) fn is_reverse(zone: &Name) -> bool {
+    let labels: Vec<&[u8]> = zone.iter().rev().take(2).collect();
+    let tree =
+        |name: &str| labels.get(1).is_some_and(|label| label.eq_ignore_ascii_case(name.as_bytes()));
+    labels.first().is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
+        && (tree("in-addr") || tree("ip6"))
+}
+
+/// The zone that `text` names.
+pub(super) fn parse(text: &str) -> Result<Name, String> {
+    if let Some((address, length)) = text.split_once('/') {
+        let range = address.parse().ok().zip(length.parse().ok());
+        let range = range.and_then(|(address, length)| reverse(address, length));
+        return range.ok_or_else(|| {
+            format!("{text:?} is no range that ends where a label does, as /8, /16 and /24 do")
+        });
+    }
+    let mut name =
+        Name::from_ascii(text).map_err(|error| format!("{text:?} is no zone: {error}"))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The name below which the addresses of a range are; `None` where no label ends there.
+fn reverse(address: IpAddr, length: u8) -> Option<Name> {
+    let bits = if address.is_ipv4() { 8 } else { 4 };
+    if length == 0 || !length.is_multiple_of(bits) {
+        return None;
+    }
+    let labels = usize::from(length / bits);
+    (labels <= if address.is_ipv4() { 4 } else { 32 })
+        .then(|| Name::from(address).trim_to(labels + 2))
+}
+
+/// The zones that words name.
+pub(super) fn list(words: &[Word]) -> Result<Vec<Name>, CorefileError> {
+    words.iter().map(|word| parse(&word.text).map_err(|why| word.error(why))).collect()
+}

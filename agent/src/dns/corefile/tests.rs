@@ -1,0 +1,269 @@
+//! Corefiles as clusters have them, and as they should not be.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hickory_proto::rr::{Name, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+use crate::dns::{
+    route::{Policy, Route},
+    zone::PodNames,
+};
+
+/// A machine with these files.
+struct Files(BTreeMap<&'static str, String>);
+
+impl Surroundings for Files {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let text = path.to_str().and_then(|path| self.0.get(path));
+        text.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
+        let fits = |path: &&&str| surroundings::fits(pattern.to_str().unwrap(), path);
+        self.0.keys().filter(fits).map(PathBuf::from).collect()
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        (name == "UPSTREAM").then(|| "192.0.2.9".to_owned())
+    }
+}
+
+const RESOLV_CONF: &str = "nameserver 192.0.2.1\nnameserver 192.0.2.2\n";
+
+fn read_with(text: &str, more: &[(&'static str, &str)]) -> Result<Meaning, CorefileError> {
+    let mut files = BTreeMap::from([
+        ("/Corefile", text.to_owned()),
+        ("/etc/resolv.conf", RESOLV_CONF.to_owned()),
+    ]);
+    files.extend(more.iter().map(|(path, text)| (*path, (*text).to_owned())));
+    let served = Served {
+        domain: name("cluster.local."),
+        port: 53,
+        addresses: vec!["10.96.0.10".parse().unwrap(), "169.254.20.10".parse().unwrap()],
+    };
+    read(Path::new("/Corefile"), &served, &Files(files))
+}
+
+fn meaning(text: &str) -> Meaning {
+    read_with(text, &[]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn error(text: &str) -> String {
+    read_with(text, &[]).expect_err(text).to_string()
+}
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap()
+}
+
+fn at(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| format!("{text}:53").parse().unwrap()).collect()
+}
+
+fn zones(meaning: &Meaning) -> Vec<String> {
+    meaning.routes.iter().map(|route| route.zone.to_string()).collect()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn the_corefile_of_kubeadm() {
+    // Its names come from the index and never through the cache.
+    let text = include_str!("fixtures/kubeadm.Corefile");
+    let meaning = meaning(text);
+    assert_eq!((meaning.pods, meaning.ttl), (Some(PodNames::Insecure), Some(30)));
+    assert!(meaning.addresses_fall_through && !meaning.names_fall_through);
+    assert_eq!(meaning.max_concurrent, Some(1000));
+    let [route] = &meaning.routes[..] else { panic!("{meaning:?}") };
+    assert_eq!((&route.zone, &route.upstreams), (&Name::root(), &at(&["192.0.2.1", "192.0.2.2"])));
+    assert_eq!((route.policy, route.by_tcp), (Policy::Random, false));
+    assert_eq!(route.keeping.ttl, (seconds(5), seconds(30)));
+    let warnings: Vec<_> = meaning.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].starts_with("/Corefile:3:5: health: "), "{warnings:?}");
+}
+
+#[test]
+fn the_corefile_of_k3s() {
+    let hosts = "192.0.2.31 server-1\n";
+    let more = "lab.example:53 {\n  forward . 192.0.2.7\n}\n";
+    let files = [
+        ("/etc/coredns/NodeHosts", hosts),
+        ("/etc/coredns/custom/a.override", "log\n"),
+        ("/etc/coredns/custom/b.server", more),
+    ];
+    let text = include_str!("fixtures/k3s.Corefile");
+    let meaning = read_with(text, &files).unwrap();
+    assert_eq!(zones(&meaning), [".", "lab.example."]);
+    assert_eq!((meaning.pods, meaning.ttl), (Some(PodNames::Insecure), Some(5)));
+    let hosts = meaning.routes[0].hosts.as_ref().unwrap();
+    let query = hickory_proto::op::Query::query(name("server-1."), RecordType::A);
+    let reply = hosts.answer(&query).unwrap();
+    assert_eq!(reply.answers[0].to_string(), "server-1. 60 IN A 192.0.2.31");
+    assert_eq!(hosts.fallthrough, [Name::root()]);
+    assert_eq!(meaning.routes[1].upstreams, at(&["192.0.2.7"]));
+    assert_eq!(meaning.routes[1].keeping.ttl.1, Duration::ZERO, "no cache, nothing kept");
+    let said: Vec<_> = meaning.warnings.iter().map(|warning| &*warning.at.file).collect();
+    assert!(said.contains(&"/etc/coredns/custom/a.override"), "{said:?}");
+    // Neither the folder nor the table has to be there.
+    assert_eq!(zones(&read_with(text, &[]).unwrap()), ["."]);
+}
+
+#[test]
+fn the_corefile_of_nodelocal() {
+    let meaning = meaning(include_str!("fixtures/nodelocal.Corefile"));
+    // What went to cluster DNS is answered here; the agent's own settings of names stay.
+    assert_eq!(zones(&meaning), ["."]);
+    assert_eq!(meaning.routes[0].upstreams, at(&["192.0.2.1", "192.0.2.2"]));
+    assert_eq!((meaning.pods, meaning.ttl), (None, None));
+    let ourselves = "10.96.0.10:53 is this agent itself";
+    let said = meaning.warnings.iter().filter(|warning| warning.what.contains(ourselves));
+    assert_eq!(said.map(|warning| warning.at.line).collect::<Vec<_>>(), [12, 24]);
+}
+
+#[test]
+fn stub_domains_as_blocks_and_as_forwards() {
+    let meaning = meaning(
+        ".:53 {\n forward corp.example 192.0.2.5:5353 [2001:db8::1] {\n  policy sequential\n\
+         \x20 force_tcp\n  except a.corp.example\n }\n forward . {$UPSTREAM}\n cache\n}\n\
+         dns://lab.example., 10.0.0.0/8 {\n forward . dns://192.0.2.6\n}\n",
+    );
+    assert_eq!(zones(&meaning), ["corp.example.", ".", "lab.example.", "10.in-addr.arpa."]);
+    let stub = &meaning.routes[0];
+    let upstreams: Vec<_> = stub.upstreams.iter().map(ToString::to_string).collect();
+    assert_eq!(upstreams, ["192.0.2.5:5353", "[2001:db8::1]:53"]);
+    assert_eq!((stub.policy, stub.by_tcp), (Policy::Sequential, true));
+    assert_eq!(stub.except, [name("a.corp.example.")]);
+    assert_eq!(meaning.routes[1].upstreams, at(&["192.0.2.9"]), "a variable");
+    assert_eq!(meaning.routes[1].keeping.ttl.1, seconds(3600));
+    assert_eq!(meaning.routes[3].upstreams, at(&["192.0.2.6"]));
+}
+
+#[test]
+fn all_that_cache_says() {
+    let text = ". {\n forward . 192.0.2.1\n cache 60 {\n  success 100 40 10\n  denial 100 4\n\
+                \x20 prefetch 3 1m30s 20%\n  serve_stale 2h verify\n  servfail 2s\n }\n}\n";
+    let keeping = meaning(text).routes[0].keeping;
+    assert_eq!(keeping.ttl, (seconds(10), seconds(40)));
+    assert_eq!(keeping.negative_ttl, (seconds(4), seconds(4)), "the floor is not above the roof");
+    let prefetch = keeping.prefetch.unwrap();
+    assert_eq!((prefetch.hits, prefetch.pause, prefetch.percent), (3, seconds(90), 20));
+    assert_eq!((keeping.stale, keeping.failure_ttl), (seconds(7200), seconds(2)));
+    let stale = meaning(". {\n cache {\n  serve_stale\n }\n}\n").routes[0].keeping.stale;
+    assert_eq!(stale, seconds(3600));
+}
+
+#[test]
+fn all_that_kubernetes_says() {
+    let with = |body: &str| meaning(&format!(". {{\n kubernetes cluster.local {{\n{body}\n}}\n}}"));
+    assert_eq!(with("").pods, Some(PodNames::Disabled), "as CoreDNS has it");
+    assert_eq!(with("pods verified").pods, Some(PodNames::Verified));
+    assert!(with("").addresses_fall_through, "addresses are not this block's");
+    assert!(with("fallthrough").names_fall_through);
+    assert!(!with("fallthrough in-addr.arpa").names_fall_through);
+    assert_eq!(with("endpoint https://192.0.2.1").warnings.len(), 1);
+    let kept = meaning("cluster.local in-addr.arpa {\n kubernetes\n}\n");
+    assert!(!kept.addresses_fall_through, "unknown addresses are denied");
+}
+
+#[test]
+fn snippets_and_imports_take_the_place_of_their_name() {
+    let text = "(kept) {\n cache 9\n errors\n}\n. {\n import kept\n forward . 192.0.2.1\n}\n";
+    assert_eq!(meaning(text).routes[0].keeping.ttl.1, seconds(9));
+    let files = [("/more", "forward . 192.0.2.3 {\n policy sequential\n}")];
+    let meaning = read_with(". {\n import more\n}\n", &files).unwrap();
+    assert_eq!(meaning.routes[0].upstreams, at(&["192.0.2.3"]));
+    let endless = read_with(". {\n import /more\n}\n", &[("/more", "import /more\n")]);
+    assert!(endless.unwrap_err().why.contains("levels"));
+}
+
+#[test]
+fn errors_say_where_and_what() {
+    for (text, place, why) in [
+        (". {\n forward . 192.0.2.1\n", "1:1", "has no closing brace"),
+        (". {\n}\n}\n", "3:1", "nothing is open here"),
+        ("{\n}\n", "1:1", "has no zone"),
+        (".", "1:1", "has no opening brace"),
+        (". {\n cache \"30\n}\n", "2:8", "has no end"),
+        (". {\n  template IN A {\n }\n}\n", "2:3", "\"template\" is not supported"),
+        (". {\n rewrite name a b\n}\n", "2:2", "not supported"),
+        (". {\n forward . tls://192.0.2.1\n}\n", "2:12", "tls:// is not supported yet"),
+        (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
+        (". {\n forward .\n}\n", "2:10", "who is asked"),
+        (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
+        (". {\n kubernetes other.local\n}\n", "2:2", "other.local. is not the cluster domain"),
+        (". {\n kubernetes {\n  noendpoints\n }\n}\n", "2:2", ". is not the cluster domain"),
+        (". {\n kubernetes cluster.local {\n  labels a=b\n }\n}\n", "3:3", "not supported in"),
+        (
+            ". {\n kubernetes cluster.local {\n  ttl 3601\n }\n}\n",
+            "3:7",
+            "no number from 0 to 3600",
+        ),
+        (".:5353 {\n}\n", "1:1", "answers on port 53"),
+        ("https://. {\n}\n", "1:1", "https:// is not supported"),
+        ("10.0.0.0/9 {\n}\n", "1:1", "no range that ends where a label does"),
+        ("a. {\n}\nA {\n}\n", "3:1", "has a server block already"),
+        (". {\n cache {\n  prefetch 1 1y\n }\n}\n", "3:14", "no duration"),
+        (". {\n loadbalance weighted\n}\n", "2:2", "not supported"),
+        (". {\n import nothing\n}\n", "2:9", "no file and no snippet"),
+        (". {\n hosts {\n  unknown 1\n }\n}\n", "3:3", "neither an address nor an option"),
+    ] {
+        let error = error(text);
+        assert!(error.starts_with(&format!("/Corefile:{place}: ")), "{text}: {error}");
+        assert!(error.contains(why), "{text}: {error}");
+    }
+    let unreadable = read(
+        Path::new("/nothing"),
+        &Served { domain: Name::root(), port: 53, addresses: vec![] },
+        &Files(BTreeMap::new()),
+    );
+    assert!(unreadable.unwrap_err().why.contains("can't be read"));
+}
+
+#[test]
+fn a_configuration_keeps_what_the_file_does_not_say() {
+    let own = crate::dns::Config { ttl: 7, ..crate::dns::Config::default() };
+    let applied = meaning(". {\n forward . 192.0.2.1\n}\n").applied(&own);
+    assert_eq!((applied.ttl, applied.pod_names), (7, PodNames::Insecure));
+    assert_eq!(applied.forward, own.forward);
+    assert_eq!(applied.routes.len(), 1);
+    assert_eq!(applied.routes[0].upstreams, Route::to(at(&["192.0.2.1"])).upstreams);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever a file holds, it is a meaning or an error that says where.
+    #[test]
+    fn any_text(text in "[ \n\t{}\"#\\\\$%a-z.:/*0-9()é-]{0,200}") {
+        match read_with(&text, &[]) {
+            Ok(_) => {}
+            Err(error) => prop_assert!(error.at.line <= text.lines().count().max(1)),
+        }
+    }
+
+    /// The same for files that are almost right.
+    #[test]
+    fn a_corefile_with_something_gone(which in 0..3_usize, from in 0..900_usize, length in 0..60_usize) {
+        let text = [
+            include_str!("fixtures/kubeadm.Corefile"),
+            include_str!("fixtures/k3s.Corefile"),
+            include_str!("fixtures/nodelocal.Corefile"),
+        ][which];
+        let kept = text.chars().enumerate().filter(|(at, _)| !(from..from + length).contains(at));
+        let text: String = kept.map(|(_, letter)| letter).collect();
+        if let Err(error) = read_with(&text, &[]) {
+            prop_assert!(error.at.line <= text.lines().count().max(1));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The node's own upstreams, as `/etc/resolv.conf` names them. Pure: whoever asks reads the files.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+/// The port of name servers in this file.
+const PORT: u16 = 53;
+/// The stub of systemd-resolved: it listens on the node's loopback for the node alone, and asks
+/// whom the other file names.
+const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+/// Whom it asks.
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The name servers that the file at `path` names, in order and each once; in the place of
+/// systemd-resolved's stub those that it asks. `None` where there is no such file.
+pub fn name_servers(
+    path: &Path,
+    read: impl Fn(&Path) -> Option<String>,
+) -> Option<Vec<SocketAddr>> {
+    let mut all = Vec::new();
+    for server in listed(&read(path)?) {
+        let servers = if server == STUB {
+            listed(&read(Path::new(BEHIND_STUB)).unwrap_or_default())
+        } else {
+            vec![server]
+        };
+        for server in servers.into_iter().filter(|server| *server != STUB) {
+            let server = SocketAddr::new(server, PORT);
+            if !all.contains(&server) {
+                all.push(server);
+            }
+        }
+    }
+    Some(all)
+}
+
+fn listed(text: &str) -> Vec<IpAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
+        address.parse().ok()
+    };
+    text.lines().filter_map(server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(etc: Option<&str>, behind: Option<&str>) -> Option<Vec<String>> {
+        let read = |path: &Path| {
+            let text = if path == Path::new(BEHIND_STUB) { behind } else { etc };
+            text.map(str::to_owned)
+        };
+        let servers = name_servers(Path::new("/etc/resolv.conf"), read)?;
+        Some(servers.iter().map(ToString::to_string).collect())
+    }
+
+    fn are(servers: &[&str]) -> Vec<String> {
+        servers.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn name_servers_in_order() {
+        let text = "# nameserver 192.0.2.1\nsearch a b\nnameserver 192.0.2.2\nnameserver ::1 # x\n\
+                    nameserver 192.0.2.2\n";
+        assert_eq!(servers(Some(text), None), Some(are(&["192.0.2.2:53", "[::1]:53"])));
+        assert_eq!(servers(None, None), None);
+    }
+
+    #[test]
+    fn dns_66_in_the_place_of_the_stub_are_those_that_it_asks() {
+        let stub = "nameserver 127.0.0.53\noptions edns0\n";
+        let behind = "nameserver 192.0.2.7\nnameserver 127.0.0.53\n";
+        assert_eq!(servers(Some(stub), Some(behind)), Some(are(&["192.0.2.7:53"])));
+        assert_eq!(servers(Some(stub), None), Some(are(&[])));
+    }
+}

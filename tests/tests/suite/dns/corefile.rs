@@ -1,0 +1,103 @@
+//! A resolver that follows a Corefile.
+
+use std::{fs, path::Path, time::Duration};
+
+use mizzen_agent::{
+    dns::{Config, Source},
+    status::State,
+};
+use mizzen_tests::wait;
+
+use super::{
+    site::{CLUSTER, OUTSIDE, OUTSIDE_TOO, Running, Site, config, snapshot},
+    upstream::Upstream,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn following(path: &Path) -> Config {
+    Config { source: Source::Corefile(path.to_owned()), ..config(&[]) }
+}
+
+/// A Corefile as kubeadm's clusters have it, with this upstream and these lines.
+fn corefile(upstream: &str, more: &str) -> String {
+    format!(
+        ".:53 {{\n    errors\n    kubernetes cluster.local in-addr.arpa ip6.arpa {{\n        \
+         pods verified\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }}\n    \
+         forward . {upstream}\n    cache 30\n    loop\n    reload\n    {more}\n}}\n"
+    )
+}
+
+#[test]
+fn names_are_answered_as_the_corefile_says() {
+    let site = Site::new();
+    let upstream = Upstream::start(&site.outside, &[OUTSIDE[0].parse().unwrap()]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    let hosts = "hosts {\n 192.0.2.33 table.example\n fallthrough\n }";
+    fs::write(&path, corefile(OUTSIDE[0], hosts)).unwrap();
+    let _running = Running::start(&site, following(&path), snapshot());
+    for address in CLUSTER {
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            let said = ask("+noall +answer web.default.svc.cluster.local A");
+            assert!(said.contains(" 30 IN\tA\t10.96.1.1"), "{said}");
+            assert!(ask("10-244-1-9.default.pod.cluster.local A").contains("NXDOMAIN"));
+            assert_eq!(ask("+short www.example.org A"), "192.0.2.80\n");
+            assert_eq!(ask("+short table.example A"), "192.0.2.33\n");
+            assert_eq!(ask("+short -x 192.0.2.33"), "table.example.\n");
+        }
+    }
+    assert_eq!(upstream.times_asked("table.example."), 0);
+}
+
+#[test]
+fn a_changed_corefile_is_put_in_force_and_a_bad_one_is_not() {
+    let site = Site::new();
+    let addresses = [OUTSIDE[0], OUTSIDE_TOO[0]].map(|address| address.parse().unwrap());
+    let _upstream = Upstream::start(&site.outside, &addresses);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    fs::write(&path, corefile(OUTSIDE[0], "")).unwrap();
+    let running = Running::start(&site, following(&path), snapshot());
+    let ask = |name: &str| site.dig(&format!("@{} +short {name} A", CLUSTER[0]));
+    assert_eq!(ask("www.example.org"), "192.0.2.80\n");
+
+    fs::write(&path, corefile(OUTSIDE[0], "rewrite name a b")).unwrap();
+    let state = running.until("the error", |state| matches!(state, State::Degraded(_)));
+    let State::Degraded(why) = state else { unreachable!() };
+    assert!(why.contains("Corefile:12:5: \"rewrite\" is not supported"), "{why}");
+    assert!(why.contains("stays in force"), "{why}");
+    assert_eq!(ask("www.example.org"), "192.0.2.80\n");
+    assert_eq!(ask("web.default.svc.cluster.local"), "10.96.1.1\n");
+
+    let table = "hosts {\n 192.0.2.34 www.example.org\n fallthrough\n }";
+    fs::write(&path, corefile(OUTSIDE_TOO[0], table)).unwrap();
+    running.until("ready", |state| *state == State::Ready);
+    wait::until("the table", SOON, || match ask("www.example.org") {
+        said if said == "192.0.2.34\n" => Ok(()),
+        said => Err(said),
+    });
+    assert_eq!(ask("ext.interwebs.test"), "192.0.2.80\n");
+    assert_eq!(ask("web.default.svc.cluster.local"), "10.96.1.1\n");
+}
+
+#[test]
+fn dns_66_the_nodes_own_resolv_conf_is_followed() {
+    let site = Site::new();
+    let _upstream = Upstream::start(&site.outside, &OUTSIDE.map(|text| text.parse().unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    // The resolver's own address is among them, as it is where the node itself asks it.
+    fs::write(&path, format!("nameserver {}\n", CLUSTER[0])).unwrap();
+    let follows = Config { source: Source::ResolvConf(path.clone()), ..config(&[]) };
+    let running = Running::begin(&site, follows, snapshot());
+    running.until(
+        "degraded",
+        |state| matches!(state, State::Degraded(why) if why.contains("is this resolver itself")),
+    );
+    let ask = || site.dig(&format!("@{} +short www.example.org A", CLUSTER[0]));
+    fs::write(&path, format!("nameserver {}\n", OUTSIDE[1])).unwrap();
+    running.until("ready", |state| *state == State::Ready);
+    assert_eq!(ask(), "192.0.2.80\n");
+}
