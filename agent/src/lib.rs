@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod arrivals;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod datapath;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::why;
+use super::{check, why};
 use crate::{
     serve::{listen::SOCKET, wire},
     why::{
@@ -26,14 +26,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const EXAMPLES: &str = "\
 Examples:
   mizzen status                    how the agent's parts are
+  mizzen check                     what is wrong with the datapath, and what to do
   mizzen services -o json          every service port, for scripts
   mizzen backends kube-system/kube-dns
   mizzen why default/client default/web:80     where a connection goes, and why
   mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; diff: there are differences;
-backends: the tables are at fault; why: the connection is refused or dropped)";
+Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; check: something fails; diff:
+there are differences; backends: the tables are at fault; why: the connection is refused or dropped)";
 
 /// Looks into the Mizzen agent of this node.
 #[derive(Debug, Parser)]
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
     },
+    /// Whether this node's datapath is healthy, and what to do where it is not
+    Check,
     /// What would be written if the kernel's tables were compared with what they should be
     Diff,
     /// Completions for a shell
@@ -149,6 +152,7 @@ impl Mizzen {
             Command::Services(filter) => (question("/v1/services", &filter.parameters()), services),
             Command::Backends(filter) => (question("/v1/backends", &filter.parameters()), backends),
             Command::Diff => ("/v1/diff".to_owned(), diff),
+            Command::Check => ("/v1/check".to_owned(), check::print),
             Command::Why { source, destination } => {
                 let parameters =
                     [("source", source.to_string()), ("destination", destination.to_string())];

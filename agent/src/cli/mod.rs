@@ -1,5 +1,6 @@
-//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`], `why`).
+//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`], `why`, `check`).
 
+mod check;
 pub mod config;
 pub mod inspect;
 pub mod run;

@@ -32,7 +32,7 @@ use crate::{
     },
     reconcile::{Attach, Inputs, Query, Reconciler},
     resets,
-    serve::{self, explain::Explainer, health::Health, listen::Listeners},
+    serve::{self, check::Checker, explain::Explainer, health::Health, listen::Listeners},
     source_ports,
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
@@ -143,7 +143,7 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
 
     let mut programs: Option<Arc<dyn ProgramCounters>> = None;
     let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
-    let (mut queries, mut explainer) = (None, None);
+    let (mut queries, mut explainer, mut checker) = (None, None, None);
     let mut foreign_pods = None;
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
@@ -151,6 +151,9 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         pods = Arc::new(Announced::new(Arc::new(datapath.pods()?), released));
         foreign_pods = (!config.cni).then(|| datapath.packet_programs());
         let readers = datapath.table_readers();
+        let snat_ports = (config.snat_port_min, config.snat_port_max);
+        let (places, uplinks) = (datapath.places(), config.uplink.clone());
+        checker = Some(Checker { places, uplinks, snat_ports });
         let (asked, known) =
             start_services(config, datapath, &shared, receiver, &mut intake, &mut tables)?;
         let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
@@ -176,6 +179,7 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         config: shown,
         queries,
         explainer,
+        checker,
     };
     serve::start(listeners, facts, &mut front);
     let version = env!("CARGO_PKG_VERSION");

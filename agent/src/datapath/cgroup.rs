@@ -109,6 +109,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// Its id.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Attaches every socket program, or finds it attached; the programs of an earlier agent are
     /// replaced in place. Done again, it mends what was detached by hand.
     pub(super) fn attach(
@@ -129,6 +134,11 @@ impl Cgroup {
         };
         HOOKS.iter().map(attach).collect()
     }
+}
+
+/// The socket programs.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().map(|hook| hook.program)
 }
 
 /// Where the first cgroup2 file system is mounted.

@@ -26,6 +26,7 @@ mod maps;
 mod migrate;
 mod object;
 mod pin;
+mod places;
 mod pod_netns;
 mod pods;
 mod probe;
@@ -55,6 +56,7 @@ pub use self::{
     migrate::MigrateError,
     object::{LoadError, LoadedProgram, Programs},
     pin::{PinError, Pins},
+    places::{Place, Places},
     pods::Pods,
     probe::{Features, Missing, probe},
     reader::{ReadError, TableReader, TableReaders},

@@ -161,13 +161,18 @@ pub(super) fn attach_pod(
     attach(&POD, interface, programs, pins)
 }
 
+/// Whether this kernel has tcx links.
+pub(super) fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE)
+}
+
 fn attach(
     hooks: &[Hook],
     interface: &Interface,
     programs: &Programs,
     pins: &Pins,
 ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
-    let has_tcx = KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE);
+    let has_tcx = has_tcx();
     let mut outcomes = Vec::new();
     for hook in hooks {
         let name = hook.program;

@@ -30,6 +30,16 @@ impl TableMetrics {
         locked(&self.healed).get(what).copied().unwrap_or(0)
     }
 
+    /// How many elements were healed so far.
+    pub fn healed_in_all(&self) -> u64 {
+        locked(&self.healed).values().sum()
+    }
+
+    /// How full tables are, by name.
+    pub fn usage(&self) -> Vec<Usage> {
+        locked(&self.usage).values().copied().collect()
+    }
+
     /// Notes how full tables are, and logs when one comes close to its bound.
     pub fn note(&self, usage: impl IntoIterator<Item = Usage>) {
         let mut known = locked(&self.usage);

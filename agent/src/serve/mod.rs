@@ -5,9 +5,10 @@
 //! |---|---|
 //! | `healthzBindAddress` | `/healthz`, `/livez` |
 //! | `metricsBindAddress` | `/metrics`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff`, `/v1/why`, `/v1/flows` |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check` |
 //! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
+pub mod check;
 pub mod explain;
 pub mod health;
 mod http;
@@ -28,6 +29,7 @@ use crate::{
     status::{Board, State},
     supervisor::Tasks,
 };
+use check::Checker;
 use explain::Explainer;
 use health::Health;
 use http::{Answer, Asked};
@@ -51,6 +53,8 @@ pub struct Facts {
     pub queries: Option<mpsc::Sender<Query>>,
     /// Answers to questions about the live tables; `None` likewise.
     pub explainer: Option<Explainer>,
+    /// Looks at the datapath; `None` likewise.
+    pub checker: Option<Checker>,
 }
 
 /// Answers a path.
@@ -165,6 +169,7 @@ impl Facts {
                 Some(explainer) => explainer.flows(asked).await,
                 None => Self::reply::<()>(None),
             },
+            "/v1/check" => check::check(self).await,
             _ => Answer::not_found(&[
                 "/v1/status",
                 "/v1/services",
@@ -172,6 +177,7 @@ impl Facts {
                 "/v1/diff",
                 "/v1/why",
                 "/v1/flows",
+                "/v1/check",
             ]),
         }
     }
@@ -221,6 +227,7 @@ mod tests {
             config: String::new(),
             queries: None,
             explainer: None,
+            checker: None,
         }
     }
 
@@ -252,6 +259,8 @@ mod tests {
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
             assert!(answer.body.contains("--services=false"), "{}", answer.body);
         }
-        assert_eq!(facts().admin(&Asked::path("/v1/status")).await.status, StatusCode::OK);
+        for path in ["/v1/status", "/v1/check"] {
+            assert_eq!(facts().admin(&Asked::path(path)).await.status, StatusCode::OK, "{path}");
+        }
     }
 }

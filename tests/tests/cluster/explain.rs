@@ -22,6 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("u16_why_tells_a_refusal_by_its_exit_code", why_not),
     ("flows_show_the_connections_of_the_packet_path", flows),
     ("diff_is_empty_while_all_is_well", no_difference),
+    ("check_finds_a_healthy_node_healthy_and_says_what_is_not", check_of_a_node),
     ("f44_latencies_of_changes_are_counted", latencies),
     ("f21_a_node_that_is_about_to_be_removed_fails_healthz", leaving_node),
 ];
@@ -155,6 +156,36 @@ fn flows(world: &World) -> Result<()> {
     let ours = flows.iter().find(|flow| flow["destination"] == dialled.as_str());
     let flow = ours.with_context(|| format!("no flow to {dialled}: {said:#}"))?;
     ensure!(flow["service"] == "default/hello", "{flow:#}");
+    Ok(())
+}
+
+/// Forwarding is switched off on a node for a moment; nothing passes it in this check.
+fn check_of_a_node(world: &World) -> Result<()> {
+    for host in world.layout.node_hosts() {
+        up::wait(&world.layout, "the check to find nothing", || {
+            let (said, code) = mizzen(world, &host.name, &["check"])?;
+            let looked = ["sockets", "packets", "tables", "settings", "ports"];
+            seen(code == 0 && looked.iter().all(|check| said.contains(check)), &said)
+        })?;
+    }
+    let node = &world.layout.node_hosts()[0];
+    let forward = |value: &str| {
+        let write = format!("echo {value} > /proc/sys/net/ipv6/conf/all/forwarding");
+        let place = Place::Host(node.name.clone());
+        exec::capture(&world.layout, &place, &["sh", "-c", &write])
+    };
+    forward("0")?;
+    let found = mizzen(world, &node.name, &["check", "-o", "json"]);
+    forward("1")?;
+    let (said, code) = found?;
+    let report: Value = serde_json::from_str(&said)?;
+    ensure!(code == 3 && report["healthy"] == false && report["node"] == *node.name, "{report:#}");
+    let findings = report["findings"].as_array().context("no findings")?;
+    let failed: Vec<_> = findings.iter().filter(|one| one["verdict"] == "fail").collect();
+    let [failed] = failed[..] else { anyhow::bail!("one failure: {report:#}") };
+    ensure!(failed["check"] == "settings", "{failed:#}");
+    let remedy = failed["remedy"].as_str().unwrap_or_default();
+    ensure!(remedy.contains("sysctl -w net.ipv6.conf.all.forwarding=1"), "{failed:#}");
     Ok(())
 }
 

@@ -278,9 +278,15 @@ fn an_interface_that_appears_is_attached_and_one_that_goes_leaves_no_pin() {
     let pins = || std::fs::read_dir(node.datapath.pins().links()).unwrap().count();
     assert_eq!(attach(), 0);
     let before = pins();
+    let missed = || {
+        let places = node.datapath.places().read().unwrap();
+        let packets = places.into_iter().filter(|place| place.interface.is_some());
+        packets.filter(|place| !place.in_force).count()
+    };
     node.node.netns.ip("link add late0 type veth peer name late1");
     assert_eq!(attach(), 2);
     assert_eq!(pins(), before + 2);
+    assert_eq!(missed(), 0);
     node.node.netns.ip("link del late0");
     until("the pins to go", Duration::from_secs(5), || {
         attach();

@@ -106,6 +106,38 @@ fn r03_what_is_detached_by_hand_is_attached_again() {
     assert_eq!(bench.ask(vip).unwrap().0, "a");
 }
 
+/// The names of the programs that `mizzen check` would miss.
+fn missed(datapath: &Datapath) -> Vec<String> {
+    let places = datapath.places().read().unwrap();
+    assert_eq!(places.len(), PROGRAMS.len(), "{places:?}");
+    places.into_iter().filter(|place| !place.in_force).map(|place| place.program).collect()
+}
+
+#[test]
+fn r03_programs_that_are_not_in_their_places_are_seen() {
+    let bench = Bench::new(Family::V4);
+    let datapath = &bench.datapath;
+    assert!(missed(datapath).is_empty());
+    let pins = datapath.pins();
+    fs::remove_file(pins.link("connect4")).unwrap();
+    check(
+        std::process::Command::new("bpftool")
+            .args(["link", "detach", "pinned"])
+            .arg(pins.link("sendmsg6")),
+    );
+    assert_eq!(missed(datapath), ["sendmsg6", "connect4"]);
+    datapath.attach_sockets().unwrap();
+    assert!(missed(datapath).is_empty());
+
+    // Those of an agent that was here before run, but are not this one's until it attaches.
+    let Bench { node, datapath, tables, .. } = bench;
+    drop((datapath, tables));
+    let next = node.open();
+    assert_eq!(missed(&next).len(), PROGRAMS.len());
+    next.attach_sockets().unwrap();
+    assert!(missed(&next).is_empty());
+}
+
 #[test]
 fn links_move_with_the_cgroup_that_the_agent_is_given() {
     let mut bench = Bench::new(Family::V4);

@@ -1,0 +1,82 @@
+//! `/v1/check`: gathers what [`crate::check`] judges.
+
+use std::{collections::BTreeSet, io};
+
+use tokio::{sync::oneshot, task::spawn_blocking};
+
+use super::{Facts, http::Answer};
+use crate::{
+    check::{DatapathFacts, Facts as Checked, Host, Report, Verdict, judge},
+    datapath::{Interface, Places, find_uplinks},
+    metrics::ProgramCounters,
+    reconcile::Query,
+};
+
+/// Looks at one node's datapath.
+#[derive(Clone, Debug)]
+pub struct Checker {
+    /// Where programs are.
+    pub places: Places,
+    /// The configured uplinks; empty where they are found.
+    pub uplinks: Vec<String>,
+    /// First and last source port of masqueraded flows.
+    pub snat_ports: (u16, u16),
+}
+
+/// What blocks while it is read.
+struct Read {
+    places: io::Result<Vec<crate::datapath::Place>>,
+    uplinks: Result<Vec<Interface>, String>,
+    host: Host,
+}
+
+/// `/v1/check`.
+pub(super) async fn check(facts: &Facts) -> Answer {
+    let (checker, snapshot) = (facts.checker.clone(), facts.health.snapshots.borrow().clone());
+    let node = snapshot.nodes.get(&*facts.node);
+    let addresses = node.map_or_else(Vec::new, |node| node.internal_ips.clone());
+    let read = spawn_blocking(move || {
+        let ipv6 = addresses.iter().any(std::net::IpAddr::is_ipv6);
+        let names = checker.as_ref().map_or(&[][..], |checker| &checker.uplinks);
+        let uplinks = find_uplinks(names, &addresses).map(|found| found.into_iter().collect());
+        let uplinks: Result<Vec<Interface>, String> = uplinks.map_err(|error| error.to_string());
+        let places = checker.map_or_else(|| Ok(Vec::new()), |checker| checker.places.read());
+        Read { host: Host::read(uplinks.as_deref().unwrap_or_default(), ipv6), places, uplinks }
+    });
+    let Ok(Read { places, uplinks, host }) = read.await else {
+        return Answer::text("the agent is stopping").with(hyper::StatusCode::SERVICE_UNAVAILABLE);
+    };
+    let datapath = match &facts.checker {
+        None => None,
+        Some(checker) => Some(DatapathFacts {
+            features: checker.places.features(),
+            packet_links: Places::has_packet_links(),
+            cgroup: checker.places.cgroup().to_owned(),
+            places: places.map_err(|error| error.to_string()),
+            uplinks,
+            differences: differences(facts).await,
+            usage: facts.metrics.tables.usage(),
+            healed: facts.metrics.tables.healed_in_all(),
+            counters: facts.programs.as_deref().map(ProgramCounters::read).unwrap_or_default(),
+            snat_ports: checker.snat_ports,
+            node_ports: node_ports(&snapshot),
+        }),
+    };
+    let findings = judge(&Checked { parts: facts.board.parts(), datapath, host });
+    let healthy = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
+    Answer::json(&Report { node: facts.node.clone(), healthy, findings })
+}
+
+/// How many steps the tables are away from what they should be.
+async fn differences(facts: &Facts) -> Result<usize, String> {
+    let query = |reply: oneshot::Sender<_>| Query::Diff(reply);
+    match facts.ask(query).await {
+        Some(diff) => diff.map(|diff| diff.steps.len()),
+        None => Err("the agent is stopping".to_owned()),
+    }
+}
+
+fn node_ports(snapshot: &crate::model::snapshot::Snapshot) -> BTreeSet<u16> {
+    let ours = snapshot.services.values().filter(|service| !service.foreign_proxy);
+    ours.flat_map(|service| service.ports.iter().filter_map(|port| port.node_port)).collect()
+}
