@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::{
     limits, maps,
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey, SetWord},
-    socket::SocketPeers,
+    socket::{SocketPeer, SocketPeers},
     traffic::{BackendCounts, CHUNK_IDS, CHUNKS, PacketCounts, ServiceCounts},
 };
 
@@ -168,6 +168,8 @@ pub(super) const FLOWS: MapLayout =
     layout::<FlowKey, Flow>(maps::FLOWS, HASH, 0, limits::FLOWS_MAX);
 pub(super) const SOCKET_PEERS: MapLayout =
     layout::<i32, SocketPeers>(maps::SOCKET_PEERS, SK_STORAGE, NO_PREALLOC, 0);
+pub(super) const TCP_PEERS: MapLayout =
+    layout::<i32, SocketPeer>(maps::TCP_PEERS, SK_STORAGE, NO_PREALLOC, 0);
 #[expect(clippy::cast_possible_truncation, reason = "a short list")]
 pub(super) const COUNTERS: MapLayout =
     layout::<u32, u64>(maps::COUNTERS, PERCPU_ARRAY, 0, Counter::ALL.len() as u32);
@@ -205,6 +207,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     NODE_CONFIG,
     FLOWS,
     SOCKET_PEERS,
+    TCP_PEERS,
     COUNTERS,
     BACKEND_COUNTS,
     PACKET_COUNTS,

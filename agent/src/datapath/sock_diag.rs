@@ -3,7 +3,7 @@
 //!
 //! The kernel filters by destination, so that a list costs a walk over its table and a copy of
 //! what matches. Of TCP sockets it gives what
-//! [`SOCKET_PEERS`](mizzen_ebpf_abi::maps::SOCKET_PEERS) says of each (Linux 5.8), by which a
+//! [`TCP_PEERS`](mizzen_ebpf_abi::maps::TCP_PEERS) says of each (Linux 5.8), by which a
 //! connection to a service is told from one that was dialled to the pod itself. A netlink socket belongs to the namespace of the thread that opens it.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use mizzen_ebpf_abi::{addr::protocol, socket::SocketPeers};
+use mizzen_ebpf_abi::{addr::protocol, socket::SocketPeer};
 use nix::{
     errno::Errno,
     sys::{
@@ -89,22 +89,28 @@ pub struct Connected {
     pub id: SocketId,
     /// Its inode.
     pub inode: u64,
-    /// What its translations were; of TCP sockets only, and where there were any.
-    pub peers: Option<SocketPeers>,
+    /// What its connection was translated to; of TCP sockets only, and where it ever was.
+    pub peer: Option<SocketPeer>,
 }
 
 /// What is known of sockets' translations.
 #[derive(Debug)]
-pub struct Translations(OwnedFd);
+pub struct Translations {
+    tcp: OwnedFd,
+    udp: OwnedFd,
+}
 
 impl Translations {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
-        pins.open_map(&layout::SOCKET_PEERS).map(Self)
+        Ok(Self {
+            tcp: pins.open_map(&layout::TCP_PEERS)?,
+            udp: pins.open_map(&layout::SOCKET_PEERS)?,
+        })
     }
 
-    /// The map.
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// The map of UDP sockets'.
+    pub(super) fn udp(&self) -> BorrowedFd<'_> {
+        self.udp.as_fd()
     }
 }
 
@@ -142,7 +148,7 @@ impl SockDiag {
         };
         for family in families {
             let family = u8::try_from(*family).unwrap_or_default();
-            self.send(&dump_request(family, number, to, translations.as_fd()))?;
+            self.send(&dump_request(family, number, to, translations.tcp.as_fd()))?;
             self.read_dump(family, &mut found)?;
         }
         Ok(found)
@@ -342,18 +348,18 @@ fn status(body: &[u8]) -> io::Result<()> {
 fn connected(family: u8, body: &[u8]) -> Option<Connected> {
     let id = *body.get(IDENTITY_AT..)?.first_chunk::<SOCKET_ID>()?;
     let inode = u32::from_ne_bytes(*body.get(INODE_AT..)?.first_chunk()?).into();
-    Some(Connected { id: SocketId { family, id }, inode, peers: translations(body) })
+    Some(Connected { id: SocketId { family, id }, inode, peer: translation(body) })
 }
 
-fn translations(body: &[u8]) -> Option<SocketPeers> {
+fn translation(body: &[u8]) -> Option<SocketPeer> {
     let storages = find(body.get(MESSAGE..)?, INET_DIAG_SK_BPF_STORAGES)?;
     let storage = find(storages, SK_DIAG_BPF_STORAGE)?;
     let value = find(storage, SK_DIAG_BPF_STORAGE_MAP_VALUE)?;
-    if value.len() < size_of::<SocketPeers>() {
+    if value.len() < size_of::<SocketPeer>() {
         return None;
     }
     // SAFETY: as many bytes as the record has, any of which are one; they need not be aligned.
-    Some(unsafe { value.as_ptr().cast::<SocketPeers>().read_unaligned() })
+    Some(unsafe { value.as_ptr().cast::<SocketPeer>().read_unaligned() })
 }
 
 #[cfg(test)]
@@ -411,21 +417,21 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_cut_off_is_no_socket() {
-        let peers = SocketPeers { clock: 7, ..SocketPeers::default() };
+        let peer = SocketPeer { generation: 7, ..SocketPeer::default() };
         // SAFETY: a live record without padding.
-        let value: [u8; size_of::<SocketPeers>()] = unsafe { std::mem::transmute(peers) };
+        let value: [u8; size_of::<SocketPeer>()] = unsafe { std::mem::transmute(peer) };
         let inner = attribute(SK_DIAG_BPF_STORAGE_MAP_VALUE, &value);
         let storage = attribute(SK_DIAG_BPF_STORAGE | NLA_F_NESTED, &inner);
         let mut body = vec![5; MESSAGE];
         body.extend(attribute(8, &[1]));
         body.extend(attribute(INET_DIAG_SK_BPF_STORAGES | NLA_F_NESTED, &storage));
         let found = connected(2, &body).unwrap();
-        assert_eq!((found.peers, found.inode), (Some(peers), 0x0505_0505));
+        assert_eq!((found.peer, found.inode), (Some(peer), 0x0505_0505));
         assert_eq!(found.id, SocketId { family: 2, id: [5; SOCKET_ID] });
         for length in 0..body.len() {
             let found = connected(2, &body[..length]);
             assert_eq!(found.is_some(), length >= MESSAGE, "{length}");
-            assert!(found.is_none_or(|found| found.peers.is_none()), "{length}");
+            assert!(found.is_none_or(|found| found.peer.is_none()), "{length}");
         }
     }
 

@@ -12,17 +12,17 @@ use std::{
     },
 };
 
-use mizzen_ebpf_abi::socket::SocketPeers;
+use mizzen_ebpf_abi::socket::{SocketPeer, SocketPeers};
 
 use super::{sock_diag::Translations, sys};
 
-/// What the sockets with these inodes were translated to, as far as one of the processes has them
-/// and they ever were.
+/// What the connections of the UDP sockets with these inodes were translated to, as far as one of
+/// the processes has them and they ever were.
 pub fn translations_of(
     inodes: &BTreeSet<u64>,
     processes: &[u32],
     translations: &Translations,
-) -> io::Result<BTreeMap<u64, SocketPeers>> {
+) -> io::Result<BTreeMap<u64, SocketPeer>> {
     let mut found = BTreeMap::new();
     let mut left = inodes.clone();
     for process in processes {
@@ -39,8 +39,8 @@ pub fn translations_of(
             let Some(number) = number.filter(|_| left.contains(&inode)) else { continue };
             let Some(socket) = borrow(*process, number, inode)? else { continue };
             left.remove(&inode);
-            let peers = sys::lookup(translations.as_fd(), &socket.as_raw_fd())?;
-            found.extend(peers.map(|peers| (inode, peers)));
+            let peers: Option<SocketPeers> = sys::lookup(translations.udp(), &socket.as_raw_fd())?;
+            found.extend(peers.map(|peers| (inode, peers.connected)));
         }
     }
     Ok(found)

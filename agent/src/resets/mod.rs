@@ -24,7 +24,7 @@ use std::{
     thread,
 };
 
-use mizzen_ebpf_abi::{addr::Addr, socket::SocketPeers};
+use mizzen_ebpf_abi::{addr::Addr, socket::SocketPeer};
 use nix::sched::{CloneFlags, setns};
 
 use namespaces::Namespace;
@@ -180,8 +180,8 @@ impl Part<'_> {
             recall(&mut found, processes, translations)?;
         }
         let deleted = || to.iter().filter_map(|at| resets.get(at)).flatten();
-        let led = |peers: SocketPeers| deleted().any(|reset| was_led(&peers, reset));
-        let found = found.iter().filter(|socket| socket.peers.is_some_and(led));
+        let led = |peer: SocketPeer| deleted().any(|reset| was_led(&peer, reset));
+        let found = found.iter().filter(|socket| socket.peer.is_some_and(led));
         let sockets: Vec<SocketId> = found.map(|socket| socket.id).collect();
         let destroyed = kernel.destroy(protocol, &sockets)? as u64;
         let count = if protocol == Protocol::Udp { &counts.udp } else { &counts.tcp };
@@ -202,14 +202,13 @@ fn recall(
     let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
     let known = translations_of(&inodes, processes, translations)?;
     for socket in sockets {
-        socket.peers = known.get(&socket.inode).copied();
+        socket.peer = known.get(&socket.inode).copied();
     }
     Ok(())
 }
 
 /// Whether a socket's connection was led to a deleted endpoint. Generations wrap.
-fn was_led(peers: &SocketPeers, reset: &Reset) -> bool {
-    let peer = &peers.connected;
+fn was_led(peer: &SocketPeer, reset: &Reset) -> bool {
     let age = reset.generation.wrapping_sub(peer.generation);
     peer.leads_to(&Addr::from(reset.endpoint.ip()), reset.endpoint.port().to_be_bytes())
         && peer.set == reset.set
@@ -218,8 +217,6 @@ fn was_led(peers: &SocketPeers, reset: &Reset) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use mizzen_ebpf_abi::socket::SocketPeer;
-
     use super::*;
 
     fn reset(generation: u32) -> Reset {
@@ -227,28 +224,27 @@ mod tests {
         Reset { set: 3, protocol: Protocol::Tcp, endpoint, generation, backend: None }
     }
 
-    fn peers(set: u32, port: u16, generation: u32) -> SocketPeers {
+    fn peer(set: u32, port: u16, generation: u32) -> SocketPeer {
         let backend = Addr::from_v4([10, 0, 0, 1]);
-        let connected = SocketPeer {
+        SocketPeer {
             backend,
             backend_port: port.to_be_bytes(),
             set,
             generation,
             ..SocketPeer::default()
-        };
-        SocketPeers { connected, ..SocketPeers::default() }
+        }
     }
 
     #[test]
     fn v8_only_what_was_led_to_the_deleted_endpoint_is_destroyed() {
-        assert!(was_led(&peers(3, 8080, 7), &reset(7)));
-        assert!(was_led(&peers(3, 8080, 1), &reset(7)), "in an earlier generation");
-        assert!(was_led(&peers(3, 8080, u32::MAX), &reset(2)), "before it wrapped");
-        assert!(!was_led(&peers(3, 8080, 8), &reset(7)), "whoever has the address now");
-        assert!(!was_led(&peers(4, 8080, 7), &reset(7)), "another service's");
-        assert!(!was_led(&peers(3, 8081, 7), &reset(7)), "another port");
-        let mut direct = peers(3, 8080, 7);
-        direct.connected.forget();
+        assert!(was_led(&peer(3, 8080, 7), &reset(7)));
+        assert!(was_led(&peer(3, 8080, 1), &reset(7)), "in an earlier generation");
+        assert!(was_led(&peer(3, 8080, u32::MAX), &reset(2)), "before it wrapped");
+        assert!(!was_led(&peer(3, 8080, 8), &reset(7)), "whoever has the address now");
+        assert!(!was_led(&peer(4, 8080, 7), &reset(7)), "another service's");
+        assert!(!was_led(&peer(3, 8081, 7), &reset(7)), "another port");
+        let mut direct = peer(3, 8080, 7);
+        direct.forget();
         assert!(!was_led(&direct, &reset(7)), "dialled to the pod itself");
     }
 

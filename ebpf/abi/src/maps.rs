@@ -44,7 +44,7 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const NODE_CONFIG: &str = "NODE_CONFIG";
 /// Hash: [`crate::conntrack::FlowKey`] -> [`crate::conntrack::Flow`].
 pub const FLOWS: &str = "FLOWS";
-/// Socket storage: [`crate::socket::SocketPeers`].
+/// Socket storage of UDP: [`crate::socket::SocketPeers`].
 pub const SOCKET_PEERS: &str = "SOCKET_PEERS";
 /// Per-CPU array of `u64`, indexed by [`crate::counters::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
@@ -55,6 +55,8 @@ pub const BACKEND_COUNTS: &str = "BACKEND_COUNTS";
 pub const PACKET_COUNTS: &str = "PACKET_COUNTS";
 /// Hash: set id -> [`crate::traffic::ServiceCounts`]; the agent's alone.
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
+/// Socket storage of TCP: [`crate::socket::SocketPeer`].
+pub const TCP_PEERS: &str = "TCP_PEERS";
 /// Array-of-maps of one entry, whose update waits for running programs: the barrier that
 /// separates a flip from the reuse of what it unlinked.
 pub const BARRIER: &str = "BARRIER";

@@ -13,7 +13,7 @@ use mizzen_ebpf_abi::{
     limits,
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
-    socket::SocketPeers,
+    socket::{SocketPeer, SocketPeers},
     traffic::{self, BackendCounts, PacketCounts, ServiceCounts},
 };
 
@@ -123,6 +123,10 @@ pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS_MAX as usize }> 
 /// What a socket's translations were.
 #[btf_map]
 pub(crate) static SOCKET_PEERS: SkStorage<SocketPeers> = SkStorage::new();
+
+/// What a TCP socket remembers.
+#[btf_map]
+pub(crate) static TCP_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 
 /// What happened, counted per CPU.
 #[btf_map]

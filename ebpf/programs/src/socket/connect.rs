@@ -55,9 +55,7 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
             REFUSE
         }
         Err(_) => {
-            if let Some(peers) = peers::existing(sock) {
-                peers.connected.forget();
-            }
+            forget(sock, protocol);
             PROCEED
         }
     }
@@ -85,12 +83,30 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
         sock.hash()
     };
     let backend = choose(sock, &slots, hash, dialled.addr.is_v4()).ok_or(Untranslated::Left)?;
-    let peers = peers::created(sock).ok_or(Untranslated::Left)?;
-    let used = peers.tick();
-    peers.connect(&dialled.became(&backend, &slots, used));
+    if protocol == protocol::TCP {
+        let peer = peers::created_connection(sock).ok_or(Untranslated::Left)?;
+        peer.replace_with(&dialled.became(&backend, &slots, 0));
+    } else {
+        let peers = peers::created(sock).ok_or(Untranslated::Left)?;
+        let used = peers.tick();
+        peers.connect(&dialled.became(&backend, &slots, used));
+    }
     sock.rewrite::<F>(&backend.addr, backend.port);
     traffic::dialled(&backend);
     Ok(())
+}
+
+/// What is dialled now is what the peer is.
+#[inline(always)]
+fn forget(sock: &SockAddr, protocol: u8) {
+    let connected = if protocol == protocol::TCP {
+        peers::connection(sock)
+    } else {
+        peers::existing(sock).map(|peers| &mut peers.connected)
+    };
+    if let Some(peer) = connected {
+        peer.forget();
+    }
 }
 
 /// Another port of a service's address is refused (B8, B9); what no service has is no business of

@@ -15,12 +15,12 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use mizzen_ebpf_abi::{
-    socket::SocketPeers,
+    socket::SocketPeer,
     traffic::{Ending, tcp_state},
 };
 
 use crate::{
-    maps::SOCKET_PEERS,
+    maps::TCP_PEERS,
     traffic::{self, Ended},
 };
 
@@ -49,20 +49,20 @@ pub(crate) fn tcp_state(ctx: SockOpsContext) -> u32 {
 
 /// What is remembered of the socket, if it has a connection that was translated.
 #[inline(always)]
-fn translated(ops: *mut bpf_sock_ops) -> Option<&'static mut SocketPeers> {
+fn translated(ops: *mut bpf_sock_ops) -> Option<&'static mut SocketPeer> {
     let socket = field!(ops.__bindgen_anon_2.sk);
     if socket.is_null() {
         return None;
     }
-    let map = (&raw const SOCKET_PEERS).cast_mut().cast();
+    let map = (&raw const TCP_PEERS).cast_mut().cast();
     // SAFETY: the kernel returns null or memory that lives as long as the socket, which lives
     // while the program runs.
-    let peers: Option<&mut SocketPeers> = unsafe {
+    let peer: Option<&mut SocketPeer> = unsafe {
         bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0)
-            .cast::<SocketPeers>()
+            .cast::<SocketPeer>()
             .as_mut()
     };
-    peers.filter(|peers| peers.connected.is_used())
+    peer.filter(|peer| peer.is_used())
 }
 
 /// The SYN is about to leave.
@@ -85,11 +85,10 @@ fn changes(ops: *mut bpf_sock_ops) {
     if new != tcp_state::CLOSE && new != tcp_state::FIN_WAIT2 {
         return;
     }
-    let Some(peers) = translated(ops) else {
+    let Some(peer) = translated(ops) else {
         return;
     };
     let received = field!(ops.bytes_received);
-    let peer = &mut peers.connected;
     if new == tcp_state::FIN_WAIT2 {
         peer.used = received as u32;
         return;

@@ -1,6 +1,7 @@
 //! `getpeername()`: a connected socket's peer is the one that was dialled.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use mizzen_ebpf_abi::{addr::protocol, socket::SocketPeer};
 
 use super::{
     PROCEED,
@@ -22,10 +23,22 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn peer_name<F: Family>(sock: &SockAddr) -> i32 {
-    if let Some(peers) = peers::existing(sock)
-        && let Some(peer) = peers.connection_to(&F::addr(sock), sock.port())
+    let (addr, port) = (F::addr(sock), sock.port());
+    if let Some(peer) = connection(sock)
+        && peer.leads_to(&addr, port)
     {
         sock.rewrite::<F>(&peer.service, peer.service_port);
     }
     PROCEED
+}
+
+/// The socket's connection. A TCP socket older than layout 2 of the maps has it where UDP's are.
+#[inline(always)]
+fn connection(sock: &SockAddr) -> Option<&SocketPeer> {
+    if sock.protocol() == protocol::TCP
+        && let Some(peer) = peers::connection(sock)
+    {
+        return Some(peer);
+    }
+    peers::existing(sock).map(|peers| &peers.connected)
 }

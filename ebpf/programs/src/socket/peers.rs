@@ -8,7 +8,7 @@ use mizzen_ebpf_abi::{
 use super::context::SockAddr;
 use crate::{
     lookup::{Backend, Slots},
-    maps::SOCKET_PEERS,
+    maps::{SOCKET_PEERS, TCP_PEERS},
 };
 
 /// What was dialled.
@@ -20,14 +20,29 @@ pub(super) struct Dialled {
     pub(super) port: [u8; 2],
 }
 
-/// The socket's memory, if it has any.
+/// The connection of a TCP socket, if it is one that was translated once.
+#[inline(always)]
+pub(super) fn connection(sock: &SockAddr) -> Option<&mut SocketPeer> {
+    // SAFETY: the kernel returns null or memory that lives as long as the socket.
+    unsafe { TCP_PEERS.get_ptr_mut(sock.context()).as_mut() }
+}
+
+/// The memory of a TCP socket's connection, zeroed where it is new; none where there is no room
+/// for it.
+#[inline(always)]
+pub(super) fn created_connection(sock: &SockAddr) -> Option<&mut SocketPeer> {
+    // SAFETY: as above.
+    unsafe { TCP_PEERS.get_or_insert_ptr_mut(sock.context(), None).as_mut() }
+}
+
+/// A UDP socket's memory, if it has any.
 #[inline(always)]
 pub(super) fn existing(sock: &SockAddr) -> Option<&mut SocketPeers> {
-    // SAFETY: the kernel returns null or memory that lives as long as the socket.
+    // SAFETY: as above.
     unsafe { SOCKET_PEERS.get_ptr_mut(sock.context()).as_mut() }
 }
 
-/// The socket's memory, zeroed where it is new; none where there is no room for it.
+/// A UDP socket's memory, zeroed where it is new; none where there is no room for it.
 #[inline(always)]
 pub(super) fn created(sock: &SockAddr) -> Option<&mut SocketPeers> {
     // SAFETY: as above.
