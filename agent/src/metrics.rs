@@ -14,7 +14,7 @@ use std::{
 
 use mizzen_ebpf_abi::counters::Counter;
 
-use crate::{arrivals::Arrivals, resets};
+use crate::{arrivals::Arrivals, dns, resets};
 use proxy::ProxyMetrics;
 use tables::TableMetrics;
 
@@ -42,6 +42,8 @@ macro_rules! metrics {
             pub proxy: ProxyMetrics,
             /// Changes on their way to the tables.
             pub arrivals: Arrivals,
+            /// The resolver's.
+            pub dns: Arc<dns::metrics::Metrics>,
             /// Of sockets whose endpoints were deleted.
             pub resets: Arc<resets::Counts>,
         }
@@ -104,6 +106,7 @@ impl Metrics {
         self.write(&mut text);
         self.tables.write(&mut text);
         self.proxy.write(&mut text, &self.arrivals);
+        self.dns.write(&mut text);
         if let Some(programs) = programs {
             let name = "mizzen_datapath_events_total";
             let help = "What the eBPF programs counted since they were first loaded";

@@ -203,7 +203,8 @@ async fn start_pods_and_dns(
     }
     if config.dns {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
-        let role = dns::run(config.dns(), snapshots, board, intake.token());
+        let metrics = shared.metrics.dns.clone();
+        let role = dns::run(config.dns(), snapshots, board, metrics, intake.token());
         intake.spawn("dns", role);
     } else if let Err(error) = dns::release().await {
         tracing::warn!(%error, "addresses of an earlier resolver were not given up");

@@ -18,6 +18,7 @@ pub mod follow;
 pub mod forward;
 pub mod hosts;
 pub mod message;
+pub mod metrics;
 pub mod name;
 pub mod peers;
 pub mod resolv_conf;
@@ -34,6 +35,7 @@ use std::{
 };
 
 use hickory_proto::rr::Name;
+use imbl::ordmap::DiffItem;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +45,7 @@ use self::{
     cache::Cache,
     follow::Followed,
     forward::Forwarder,
+    metrics::Metrics,
     peers::Peers,
     route::Route,
     server::{
@@ -84,14 +87,17 @@ pub enum Error {
 }
 
 /// Serves names until `stop`, from the first moment: before Services are known, names in the
-/// cluster domain fail (SERVFAIL) and foreign ones are answered. Says on `board` how it is.
+/// cluster domain fail (SERVFAIL) and foreign ones are answered. Says on `board` how it is, and
+/// counts in `metrics`.
 pub async fn run(
     config: Config,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     board: Arc<Board>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut role = Role::new(config)?;
+    metrics.serve(&config.cluster_domain);
+    let mut role = Role::new(config, metrics)?;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         role.follow(snapshot);
@@ -137,6 +143,7 @@ struct Role {
     unusable: Option<String>,
     warnings: Vec<String>,
     cache: Arc<Mutex<Cache>>,
+    metrics: Arc<Metrics>,
     snapshot: Arc<Snapshot>,
     resolver: Arc<Resolver>,
     listeners: Listeners,
@@ -154,15 +161,17 @@ struct Role {
 }
 
 impl Role {
-    fn new(config: Config) -> Result<Self, Error> {
+    fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let (routes, ourselves) = routes(&config);
         let settings = settings(&config, &routes)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Serials are compared modulo 2^32 (RFC 1982).
         let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
-        let forwarder = Arc::new(Forwarder::new(routes, config.forward, Arc::clone(&cache)));
-        let resolver = Arc::new(Resolver::new(Zone::new(settings, serial), forwarder));
+        let (cached, counted) = (Arc::clone(&cache), Arc::clone(&metrics));
+        let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
+        let zone = Zone::new(settings, serial);
+        let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics)));
         let connections = Connections::new(config.tcp);
         let listeners = Listeners::new(Arc::clone(&resolver), connections);
         Ok(Self {
@@ -181,6 +190,7 @@ impl Role {
             unusable: None,
             warnings: Vec::new(),
             cache,
+            metrics,
         })
     }
 
@@ -204,10 +214,15 @@ impl Role {
                 self.unusable = None;
                 if config != self.config {
                     self.adopt(config)?;
+                    self.metrics.reloaded(true);
                 }
             }
             Err(why) => {
-                self.unusable = Some(format!("{why}; what was in force before stays in force"));
+                let why = format!("{why}; what was in force before stays in force");
+                if self.unusable.as_ref() != Some(&why) {
+                    self.metrics.reloaded(false);
+                }
+                self.unusable = Some(why);
             }
         }
         Ok(())
@@ -227,7 +242,8 @@ impl Role {
             // What others said is not what these say.
             self.cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         }
-        let forwarder = Forwarder::new(routes, config.forward, Arc::clone(&self.cache));
+        let (cached, counted) = (Arc::clone(&self.cache), Arc::clone(&self.metrics));
+        let forwarder = Forwarder::new(routes, config.forward, cached, counted);
         self.resolver.forward_by(Arc::new(forwarder));
         tracing::info!(routes = config.routes.len(), "configuration of names outside changed");
         (self.ourselves, self.probed, self.config) = (ourselves, None, config);
@@ -236,8 +252,16 @@ impl Role {
 
     /// Publishes what follows from `snapshot`.
     fn follow(&mut self, snapshot: Arc<Snapshot>) {
-        let zone = self.resolver.zone().advance(&self.snapshot, &snapshot);
+        let before = self.resolver.zone();
+        let zone = before.advance(&self.snapshot, &snapshot);
         self.resolver.publish(zone, Peers::of(&snapshot));
+        if before.synced() {
+            let now = SystemTime::now();
+            for trigger in triggers(&self.snapshot, &snapshot) {
+                // Another machine's clock may be ahead of ours.
+                self.metrics.programmed(now.duration_since(trigger).unwrap_or_default());
+            }
+        }
         self.snapshot = snapshot;
     }
 
@@ -314,6 +338,22 @@ impl Role {
             tracing::warn!(%error, "addresses of the resolver were not given up");
         }
     }
+}
+
+/// When the pods changed of which slices of headless Services in `to` tell, and those in `from`
+/// do not.
+fn triggers(from: &Snapshot, to: &Snapshot) -> Vec<SystemTime> {
+    let changed = from.slices.diff(&to.slices).filter_map(|item| match item {
+        DiffItem::Add((key, _), slice) => Some((key, slice, None)),
+        DiffItem::Update { old: (_, old), new: ((key, _), slice) } => {
+            Some((key, slice, old.trigger_time))
+        }
+        DiffItem::Remove(..) => None,
+    });
+    changed
+        .filter(|(key, ..)| to.services.get(*key).is_some_and(|service| service.headless))
+        .filter_map(|(_, slice, before)| slice.trigger_time.filter(|now| Some(*now) != before))
+        .collect()
 }
 
 /// What the zone is told.

@@ -30,6 +30,7 @@ use super::{
     cache::{Cache, Found, Hit, Keeping, Key},
     config::Forwarding,
     message::Question,
+    metrics::{Metrics, Origin, UpstreamCounts},
     name::LowerName,
     route::{Policy, Route, Routes},
 };
@@ -56,13 +57,16 @@ pub struct Forwarder {
     places: Arc<Semaphore>,
     turn: AtomicUsize,
     probes: Probes,
+    metrics: Arc<Metrics>,
+    /// By the places of the routes and of their upstreams.
+    counts: Vec<Vec<Arc<UpstreamCounts>>>,
 }
 
 /// What can be said of a question without waiting.
 #[derive(Debug)]
 pub enum AtOnce {
-    /// The answer.
-    Answer(Reply),
+    /// The answer, and what gives it.
+    Answer(Reply, Origin),
     /// An upstream has to be asked: [`Forwarder::ask`].
     Ask(Errand),
 }
@@ -75,12 +79,22 @@ pub struct Errand {
 }
 
 impl Forwarder {
-    /// A forwarder by these routes that remembers in `cache`.
-    pub fn new(routes: Vec<Route>, limits: Forwarding, cache: Arc<Mutex<Cache>>) -> Self {
+    /// A forwarder by these routes that remembers in `cache` and counts in `metrics`.
+    pub fn new(
+        routes: Vec<Route>,
+        limits: Forwarding,
+        cache: Arc<Mutex<Cache>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let routes = Routes::new(routes);
         let health = routes.iter().map(|route| Mutex::new(Health::new(route.upstreams.len())));
+        let counts = routes.iter().map(|route| {
+            route.upstreams.iter().map(|upstream| metrics.upstream(*upstream)).collect()
+        });
         Self {
             health: health.collect(),
+            counts: counts.collect(),
+            metrics,
             cache,
             flights: Flights::new(limits.max_in_flight),
             places: Arc::new(Semaphore::new(limits.max_in_flight)),
@@ -104,45 +118,51 @@ impl Forwarder {
     pub fn at_once(self: &Arc<Self>, question: &Question) -> AtOnce {
         let name = LowerName::of(question.query.name());
         let Some((place, route)) = self.routes.find(&name) else {
-            return AtOnce::Answer(Reply {
-                explanation: Some(Explanation::NotServed),
-                ..Reply::of_code(ResponseCode::Refused)
-            });
+            let explanation = Some(Explanation::NotServed);
+            let reply = Reply { explanation, ..Reply::of_code(ResponseCode::Refused) };
+            return AtOnce::Answer(reply, Origin::Nobody);
         };
         if !self.routes.asks_for(place, &name) {
-            return AtOnce::Answer(Reply::failure(Explanation::NoUpstream));
+            return AtOnce::Answer(Reply::failure(Explanation::NoUpstream), Origin::Nobody);
         }
         let found = lock(&self.cache).get(question, Instant::now());
-        let stale = match found {
+        let (reply, stale) = match found {
             Found::Fresh { hit, refresh } => {
                 if refresh {
                     // Nobody waits for it; where there is no room it is left.
                     drop(self.depart(question, place));
                 }
-                match remembered(question, &hit, &route.keeping) {
-                    Some(reply) => return AtOnce::Answer(reply),
-                    None => None,
-                }
+                let reply = remembered(question, &hit, &route.keeping);
+                self.metrics.looked_up(reply.as_ref().map(|reply| reply.code), false, refresh);
+                (reply, None)
             }
-            Found::Stale { hit, ask: false } => match outlived(question, &hit) {
-                Some(reply) => return AtOnce::Answer(reply),
-                None => None,
-            },
-            Found::Stale { hit, ask: true } => Some(hit),
-            Found::Failed(_) => return AtOnce::Answer(Reply::failure(Explanation::FailedBefore)),
-            Found::Nothing => None,
+            Found::Stale { hit, ask: false } => {
+                let reply = outlived(question, &hit);
+                self.metrics.looked_up(reply.as_ref().map(|reply| reply.code), true, false);
+                (reply, None)
+            }
+            Found::Failed(_) => (Some(Reply::failure(Explanation::FailedBefore)), None),
+            Found::Stale { hit, ask: true } => (None, Some(hit)),
+            Found::Nothing => {
+                self.metrics.looked_up(None, false, false);
+                (None, None)
+            }
         };
+        if let Some(reply) = reply {
+            return AtOnce::Answer(reply, Origin::Cache);
+        }
         if !question.recursion_desired {
-            return AtOnce::Answer(Reply::of_code(ResponseCode::Refused));
+            return AtOnce::Answer(Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(permit) => AtOnce::Ask(Errand { stale, _place: permit }),
-            Err(_) => AtOnce::Answer(self.overloaded(question, stale.as_ref())),
+            Err(_) => AtOnce::Answer(self.overloaded(question, stale.as_ref()), Origin::Cache),
         }
     }
 
     fn overloaded(&self, question: &Question, stale: Option<&Hit>) -> Reply {
         self.probes.suspect();
+        self.metrics.rejected();
         let stale = stale.and_then(|hit| outlived(question, hit));
         stale.unwrap_or_else(|| Reply::failure(Explanation::Overloaded))
     }
@@ -161,7 +181,10 @@ impl Forwarder {
             Some(stale) => match timeout(CLIENT_RESPONSE, seat.answer()).await {
                 Ok(Ok(message)) if !is_refusal(&message) => Ok(message),
                 // The flight goes on; its answer is for those who come after.
-                _ => return stale,
+                _ => {
+                    self.metrics.looked_up(Some(stale.code), true, false);
+                    return stale;
+                }
             },
         };
         match answer {
@@ -207,10 +230,14 @@ impl Forwarder {
             }
             let until = deadline.min(now + self.limits.attempt);
             let Some(address) = route.upstreams.get(upstream).copied() else { continue };
+            let Some(counts) = self.counts.get(place).and_then(|all| all.get(upstream)) else {
+                continue;
+            };
             let asking = exchange::ask(address, question, route.by_tcp);
             match timeout_at(until.into(), asking).await {
                 Ok(Ok(received)) => {
                     lock(health).answered(upstream);
+                    counts.answered(received.message.metadata.response_code, now.elapsed());
                     if !is_refusal(&received.message) {
                         return Ok(self.remember(question, received, &route.keeping));
                     }
@@ -221,6 +248,7 @@ impl Forwarder {
                     let error = failed.ok().and_then(Result::err).map(|error| error.to_string());
                     tracing::debug!(upstream = %address, error, "upstream gave no answer");
                     lock(health).failed(upstream, Instant::now());
+                    counts.failed();
                     self.probes.suspect();
                 }
             }
@@ -247,7 +275,10 @@ impl Forwarder {
         keeping: &Keeping,
     ) -> Arc<Message> {
         let exchange::Received { message, octets } = received;
-        lock(&self.cache).put(question, &message, &octets, keeping, Instant::now());
+        let mut cache = lock(&self.cache);
+        cache.put(question, &message, &octets, keeping, Instant::now());
+        self.metrics.cache_holds(cache.len(), cache.evicted());
+        drop(cache);
         Arc::new(message)
     }
 

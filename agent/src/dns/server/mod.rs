@@ -4,7 +4,7 @@ pub mod listen;
 mod tcp;
 mod udp;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use hickory_proto::{
@@ -16,6 +16,7 @@ use super::{
     answer::{Outcome, Reply, answer},
     forward::{AtOnce, Errand, Forwarder},
     message::{self, Question, Received, Transport},
+    metrics::{Metrics, Origin, Request},
     peers::Peers,
     zone::Zone,
 };
@@ -26,6 +27,14 @@ pub struct Resolver {
     zone: ArcSwap<Zone>,
     peers: ArcSwap<Peers>,
     forwarder: ArcSwap<Forwarder>,
+    metrics: Arc<Metrics>,
+}
+
+/// A question that is being answered, for the metrics.
+#[derive(Debug)]
+struct Counted {
+    request: Request,
+    since: Instant,
 }
 
 /// A message on its way.
@@ -48,15 +57,17 @@ pub struct Waiting {
     /// Who asks for it, also when the configuration has changed meanwhile.
     forwarder: Arc<Forwarder>,
     errand: Errand,
+    counted: Counted,
 }
 
 impl Resolver {
-    /// A resolver with this zone, that asks by this forwarder.
-    pub fn new(zone: Zone, forwarder: Arc<Forwarder>) -> Self {
+    /// A resolver with this zone, that asks by this forwarder and counts in `metrics`.
+    pub fn new(zone: Zone, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Self {
         Self {
             zone: ArcSwap::from_pointee(zone),
             peers: ArcSwap::from_pointee(Peers::default()),
             forwarder: ArcSwap::new(forwarder),
+            metrics,
         }
     }
 
@@ -81,55 +92,80 @@ impl Resolver {
         self.zone.load_full()
     }
 
-    /// The answer to a message, or what it has to wait for.
-    pub fn begin(&self, octets: &[u8], transport: Transport) -> Begun {
+    /// The answer to a message from `client`, or what it has to wait for.
+    pub fn begin(&self, octets: &[u8], transport: Transport, client: IpAddr) -> Begun {
+        let (since, size) = (Instant::now(), octets.len());
+        let request =
+            Request { transport, ipv6: client.is_ipv6(), kind: None, dnssec_ok: false, size };
         let question = match message::read(octets, transport) {
             Received::Nothing => return Begun::Nothing,
-            Received::Refused(octets) => return Begun::Done(octets),
+            Received::Refused(octets) => {
+                // Of the codes that are said at once only BADVERS has no part in the header.
+                let low = octets.get(3).map_or(0, |octet| octet & 0xf);
+                let code =
+                    if low == 0 { ResponseCode::BADVERS } else { ResponseCode::from(0, low) };
+                let took = since.elapsed();
+                self.metrics.answered(&request, Origin::Nobody, code, octets.len(), took);
+                return Begun::Done(octets);
+            }
             Received::Question(question) => *question,
         };
+        let kind = Some(question.query.query_type());
+        let request = Request { kind, dnssec_ok: question.dnssec_ok(), ..request };
+        self.answer(question, Counted { request, since })
+    }
+
+    fn answer(&self, question: Question, counted: Counted) -> Begun {
         let forwarder = self.forwarder.load();
+        let done =
+            |reply: &Reply, origin| Begun::Done(self.write(&question, reply, origin, &counted));
         if forwarder.is_probe(&question) {
-            return Begun::Done(message::write(&question, &Reply::of_code(ResponseCode::Refused)));
+            return done(&Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
         if let Some(reply) = forwarder.in_hosts(&question) {
-            return Begun::Done(message::write(&question, &reply));
+            return done(&reply, Origin::Hosts);
         }
-        let outcome = answer(&self.zone.load(), &question.query, usize::from(question.id));
-        match outcome {
-            Outcome::Answer(reply) => Begun::Done(message::write(&question, &reply)),
-            Outcome::Foreign => begin_foreign(&forwarder, question, None),
-            Outcome::Alias(reply, target) => {
-                let aliased = led_to(&question, target);
-                begin_foreign(&forwarder, question, Some((reply, aliased)))
+        let rotation = usize::from(question.id);
+        let alias = match answer(&self.zone.load(), &question.query, rotation) {
+            Outcome::Answer(reply) => return done(&reply, Origin::Kubernetes),
+            Outcome::Foreign => None,
+            Outcome::Alias(reply, target) => Some((reply, led_to(&question, target))),
+        };
+        let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
+        match forwarder.at_once(foreign) {
+            AtOnce::Ask(errand) => {
+                let forwarder = Arc::clone(&forwarder);
+                Begun::Waits(Box::new(Waiting { question, alias, forwarder, errand, counted }))
+            }
+            AtOnce::Answer(reply, origin) => {
+                let origin = if alias.is_some() { Origin::Kubernetes } else { origin };
+                done(&merged(alias.map(|(ours, _)| ours), reply), origin)
             }
         }
     }
 
     /// The answer for which an upstream has to be asked.
     pub async fn finish(&self, waiting: Waiting) -> Vec<u8> {
-        let Waiting { question, alias, forwarder, errand } = waiting;
+        let Waiting { question, alias, forwarder, errand, counted } = waiting;
         let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
         let reply = forwarder.ask(foreign, errand).await;
-        message::write(&question, &merged(alias.map(|(ours, _)| ours), reply))
+        let origin = if alias.is_some() { Origin::Kubernetes } else { Origin::Forward };
+        let reply = merged(alias.map(|(ours, _)| ours), reply);
+        self.write(&question, &reply, origin, &counted)
     }
-}
 
-fn begin_foreign(
-    forwarder: &Arc<Forwarder>,
-    question: Question,
-    alias: Option<(Reply, Question)>,
-) -> Begun {
-    let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-    match forwarder.at_once(foreign) {
-        AtOnce::Ask(errand) => {
-            let forwarder = Arc::clone(forwarder);
-            Begun::Waits(Box::new(Waiting { question, alias, forwarder, errand }))
-        }
-        AtOnce::Answer(reply) => {
-            let reply = merged(alias.map(|(ours, _)| ours), reply);
-            Begun::Done(message::write(&question, &reply))
-        }
+    /// The octets of an answer, which is counted.
+    fn write(
+        &self,
+        question: &Question,
+        reply: &Reply,
+        origin: Origin,
+        counted: &Counted,
+    ) -> Vec<u8> {
+        let octets = message::write(question, reply);
+        let took = counted.since.elapsed();
+        self.metrics.answered(&counted.request, origin, reply.code, octets.len(), took);
+        octets
     }
 }
 

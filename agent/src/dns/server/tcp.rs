@@ -118,6 +118,7 @@ async fn converse(
     limits: Tcp,
     stop: CancellationToken,
 ) -> io::Result<()> {
+    let client = stream.peer_addr()?.ip();
     let (mut reader, writer) = stream.into_split();
     let (answers, queue) = mpsc::channel(limits.max_pipelined);
     let writing = tokio::spawn(write_all(writer, queue, limits.transfer));
@@ -135,7 +136,7 @@ async fn converse(
                 Err(error) => break Err(error),
             },
         };
-        match resolver.begin(&octets, Transport::Tcp) {
+        match resolver.begin(&octets, Transport::Tcp, client) {
             Begun::Nothing => {}
             Begun::Done(answer) => {
                 if answers.send(answer).await.is_err() {

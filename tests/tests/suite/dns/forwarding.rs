@@ -328,3 +328,41 @@ fn dns_17_dns_38_unknown_addresses_are_asked_of_the_upstream() {
     assert_eq!(known, "web.default.svc.cluster.local.\n");
     assert_eq!(upstream.times_asked("1.1.96.10.in-addr.arpa."), 0);
 }
+
+#[test]
+fn answers_are_counted_under_the_names_of_coredns() {
+    let site = Site::new();
+    let _upstream = upstream(&site);
+    let running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    for (place, address) in CLUSTER.iter().enumerate() {
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            ask("web.default.svc.cluster.local A");
+            ask("nope.default.svc.cluster.local AAAA");
+            ask("www.example.org A");
+            ask(&format!("{place}.cluster.local TYPE65280"));
+        }
+    }
+    let mut text = String::new();
+    running.metrics.write(&mut text);
+    let zone = |zone: &str| format!("server=\"dns://.:53\",zone=\"{zone}\",view=\"\"");
+    let (ours, others) = (zone("cluster.local."), zone("."));
+    for (family, proto) in [(1, "udp"), (1, "tcp"), (2, "udp"), (2, "tcp")] {
+        for (zone, kind) in [(&ours, "A"), (&ours, "AAAA"), (&ours, "other"), (&others, "A")] {
+            let labels = format!("{zone},proto=\"{proto}\",family=\"{family}\",type=\"{kind}\"");
+            let line = format!("coredns_dns_requests_total{{{labels}}} 1\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+    let responses = |labels: &str| format!("coredns_dns_responses_total{{{labels}");
+    for line in [
+        responses(&format!("{ours},rcode=\"NOERROR\",plugin=\"kubernetes\"}} 4\n")),
+        responses(&format!("{ours},rcode=\"NXDOMAIN\",plugin=\"kubernetes\"}} 8\n")),
+        responses(&format!("{others},rcode=\"NOERROR\",plugin=\"forward\"}} 1\n")),
+        responses(&format!("{others},rcode=\"NOERROR\",plugin=\"cache\"}} 3\n")),
+        "coredns_cache_entries{server=\"dns://.:53\",zones=\".\",view=\"\"} 1\n".to_owned(),
+        format!("to=\"{}:53\",rcode=\"NOERROR\"}} 1\n", OUTSIDE[0]),
+    ] {
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_agent::{
-    dns::{self, Config, route::Route},
+    dns::{self, Config, metrics::Metrics, route::Route},
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -101,6 +101,7 @@ pub(super) fn query_time(said: &str) -> Duration {
 /// A resolver in a thread whose network namespace is the node's.
 pub(super) struct Running {
     pub(super) board: Arc<Board>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -128,23 +129,25 @@ impl Running {
     fn begin_in(node: &Netns, config: Config, snapshot: Snapshot) -> Self {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let board = Arc::new(Board::default());
+        let metrics = Arc::<Metrics>::default();
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let netns = std::fs::File::open(node.path()).expect("the node's namespace");
         let thread = {
             let (board, stop, kill) = (Arc::clone(&board), stop.clone(), kill.clone());
+            let counted = Arc::clone(&metrics);
             std::thread::spawn(move || {
                 nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     tokio::select! {
-                        result = dns::run(config, receiver, board, stop) => result.expect("runs"),
+                        result = dns::run(config, receiver, board, counted, stop) => result.expect("runs"),
                         () = kill.cancelled() => {}
                     }
                 });
             })
         };
-        Self { board, snapshots, stop, kill, thread: Some(thread) }
+        Self { board, metrics, snapshots, stop, kill, thread: Some(thread) }
     }
 
     /// Waits until its state satisfies `check`.

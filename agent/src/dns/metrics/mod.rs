@@ -1,0 +1,474 @@
+//! What the resolver counts, under CoreDNS's names, so that its dashboards and alerts work.
+//!
+//! Labels have few values whatever clients ask: two zones (the cluster's and all others), the types
+//! that CoreDNS names, response codes, and the configured upstreams.
+
+mod buckets;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+
+use self::buckets::{Buckets, SIZES, TIMES, Unit};
+use super::message::Transport;
+
+/// The label `server`, as CoreDNS names the one that answers port 53.
+const SERVER: &str = "server=\"dns://.:53\"";
+/// How many upstreams have metrics of their own; others share one.
+const MAX_UPSTREAMS: usize = 64;
+
+/// Types with a label of their own, as CoreDNS has it; all others are `other`.
+const TYPES: [RecordType; 16] = [
+    RecordType::A,
+    RecordType::AAAA,
+    RecordType::ANY,
+    RecordType::CNAME,
+    RecordType::DNSKEY,
+    RecordType::DS,
+    RecordType::HTTPS,
+    RecordType::MX,
+    RecordType::NS,
+    RecordType::NSEC,
+    RecordType::PTR,
+    RecordType::SOA,
+    RecordType::SRV,
+    RecordType::SVCB,
+    RecordType::TXT,
+    RecordType::HINFO,
+];
+
+/// Response codes with a label of their own, and what CoreDNS calls them.
+const CODES: [(ResponseCode, &str); 7] = [
+    (ResponseCode::NoError, "NOERROR"),
+    (ResponseCode::FormErr, "FORMERR"),
+    (ResponseCode::ServFail, "SERVFAIL"),
+    (ResponseCode::NXDomain, "NXDOMAIN"),
+    (ResponseCode::NotImp, "NOTIMP"),
+    (ResponseCode::Refused, "REFUSED"),
+    (ResponseCode::BADVERS, "BADVERS"),
+];
+
+/// What answered: the plugin of CoreDNS that would have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The index of the cluster's names.
+    Kubernetes,
+    /// A table of hosts.
+    Hosts,
+    /// The cache, or what it says of failures.
+    Cache,
+    /// An upstream.
+    Forward,
+    /// Nobody: it was refused as it came.
+    Nobody,
+}
+
+const ORIGINS: [&str; 5] = ["kubernetes", "hosts", "cache", "forward", ""];
+
+impl Origin {
+    /// Whether the question was about the cluster's names.
+    fn zone(self) -> usize {
+        usize::from(self != Self::Kubernetes)
+    }
+}
+
+/// A question, as far as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How it came.
+    pub transport: Transport,
+    /// Whether over IPv6.
+    pub ipv6: bool,
+    /// The type that it asks for; none where it could not be read.
+    pub kind: Option<RecordType>,
+    /// Whether it asks for signatures.
+    pub dnssec_ok: bool,
+    /// Its octets.
+    pub size: usize,
+}
+
+/// Of each kind of answer that is kept.
+#[derive(Debug, Default)]
+struct CacheCounts {
+    requests: AtomicU64,
+    /// Successes and denials.
+    hits: [AtomicU64; 2],
+    stale: AtomicU64,
+    prefetches: AtomicU64,
+    entries: AtomicU64,
+    evictions: AtomicU64,
+}
+
+/// Of one upstream.
+#[derive(Debug)]
+pub struct UpstreamCounts {
+    /// By response code, and those of other codes.
+    durations: [Buckets<16>; CODES.len() + 1],
+    failures: AtomicU64,
+}
+
+impl UpstreamCounts {
+    fn new() -> Self {
+        let durations = std::array::from_fn(|_| Buckets::new(Unit::Seconds, &TIMES));
+        Self { durations, failures: AtomicU64::new(0) }
+    }
+
+    /// It answered with `code` after `time`.
+    pub fn answered(&self, code: ResponseCode, time: Duration) {
+        self.durations[place_of(code)].observe_time(time);
+    }
+
+    /// It did not answer.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+}
+
+/// The resolver's counters. Shared behind an `Arc`; counting takes no lock.
+#[derive(Debug)]
+pub struct Metrics {
+    /// The cluster domain, with a dot at the end.
+    domain: Mutex<String>,
+    /// By zone, transport, family and type.
+    requests: [[[[AtomicU64; TYPES.len() + 1]; 2]; 2]; 2],
+    /// By zone, code and origin.
+    responses: [[[AtomicU64; ORIGINS.len()]; CODES.len() + 1]; 2],
+    durations: [Buckets<16>; 2],
+    /// By zone and transport.
+    request_sizes: [[Buckets<14>; 2]; 2],
+    response_sizes: [[Buckets<14>; 2]; 2],
+    dnssec_requests: [AtomicU64; 2],
+    cache: CacheCounts,
+    rejected: AtomicU64,
+    reloads: [AtomicU64; 2],
+    programming: Buckets<16>,
+    upstreams: Mutex<BTreeMap<String, Arc<UpstreamCounts>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let sizes =
+            || std::array::from_fn(|_| std::array::from_fn(|_| Buckets::new(Unit::Octets, &SIZES)));
+        Self {
+            domain: Mutex::default(),
+            requests: Default::default(),
+            responses: Default::default(),
+            durations: std::array::from_fn(|_| Buckets::new(Unit::Seconds, &TIMES)),
+            request_sizes: sizes(),
+            response_sizes: sizes(),
+            dnssec_requests: Default::default(),
+            cache: CacheCounts::default(),
+            rejected: AtomicU64::default(),
+            reloads: Default::default(),
+            programming: Buckets::new(Unit::Seconds, &TIMES),
+            upstreams: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Says that the role runs, for this cluster domain. Before, nothing is written.
+    pub fn serve(&self, domain: &str) {
+        let mut held = self.domain.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = format!("{}.", domain.trim_end_matches('.'));
+    }
+
+    /// `request` was answered with so many octets and this code.
+    pub fn answered(
+        &self,
+        request: &Request,
+        origin: Origin,
+        code: ResponseCode,
+        size: usize,
+        time: Duration,
+    ) {
+        let zone = origin.zone();
+        let transport = usize::from(request.transport == Transport::Tcp);
+        let kind = TYPES.iter().position(|kind| Some(*kind) == request.kind);
+        let kind = kind.unwrap_or(TYPES.len());
+        let family = usize::from(request.ipv6);
+        self.requests[zone][transport][family][kind].fetch_add(1, Relaxed);
+        self.responses[zone][place_of(code)][origin as usize].fetch_add(1, Relaxed);
+        self.durations[zone].observe_time(time);
+        self.request_sizes[zone][transport].observe(request.size as u64);
+        self.response_sizes[zone][transport].observe(size as u64);
+        self.dnssec_requests[zone].fetch_add(u64::from(request.dnssec_ok), Relaxed);
+    }
+
+    /// The cache was asked; whether it had an answer, a denial, or nothing.
+    pub fn looked_up(&self, hit: Option<ResponseCode>, stale: bool, prefetch: bool) {
+        let cache = &self.cache;
+        cache.requests.fetch_add(1, Relaxed);
+        if let Some(code) = hit {
+            cache.hits[usize::from(code != ResponseCode::NoError)].fetch_add(1, Relaxed);
+        }
+        cache.stale.fetch_add(u64::from(stale), Relaxed);
+        cache.prefetches.fetch_add(u64::from(prefetch), Relaxed);
+    }
+
+    /// What the cache holds now.
+    pub fn cache_holds(&self, entries: usize, evicted: u64) {
+        self.cache.entries.store(entries as u64, Relaxed);
+        self.cache.evictions.store(evicted, Relaxed);
+    }
+
+    /// A question was not asked because too many are under way.
+    pub fn rejected(&self) {
+        self.rejected.fetch_add(1, Relaxed);
+    }
+
+    /// A changed file was put in force, or could not be used.
+    pub fn reloaded(&self, used: bool) {
+        self.reloads[usize::from(!used)].fetch_add(1, Relaxed);
+    }
+
+    /// So long after the change of a headless Service's pods names follow it.
+    pub fn programmed(&self, time: Duration) {
+        self.programming.observe_time(time);
+    }
+
+    /// The counters of an upstream.
+    pub fn upstream(&self, address: SocketAddr) -> Arc<UpstreamCounts> {
+        let mut all = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut name = address.to_string();
+        if all.len() >= MAX_UPSTREAMS && !all.contains_key(&name) {
+            "other".clone_into(&mut name);
+        }
+        Arc::clone(all.entry(name).or_insert_with(|| Arc::new(UpstreamCounts::new())))
+    }
+
+    /// Everything, in the text format of Prometheus; nothing where the role does not run.
+    pub fn write(&self, text: &mut String) {
+        let domain = self.domain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if domain.is_empty() {
+            return;
+        }
+        let zones =
+            [domain.as_str(), "."].map(|zone| format!("{SERVER},zone=\"{zone}\",view=\"\""));
+        self.write_requests(text, &zones);
+        self.write_responses(text, &zones);
+        self.write_sizes(text, &zones);
+        self.write_cache(text);
+        self.write_upstreams(text);
+        let name = "coredns_kubernetes_dns_programming_duration_seconds";
+        head(text, name, "histogram", "From a change of a headless service's pods to its names");
+        self.programming.write(text, name, "service_kind=\"headless_with_selector\"");
+        let [used, failed] = &self.reloads;
+        for (name, help, count) in [
+            ("coredns_reload_total", "Changed files that were put in force", used),
+            ("coredns_reload_failed_total", "Changed files that could not be used", failed),
+        ] {
+            head(text, name, "counter", help);
+            sample(text, name, "", count);
+        }
+    }
+
+    fn write_requests(&self, text: &mut String, zones: &[String; 2]) {
+        let name = "coredns_dns_requests_total";
+        head(text, name, "counter", "Questions by zone, transport, family and type");
+        let names = TYPES.iter().map(ToString::to_string).chain(["other".to_owned()]);
+        let names: Vec<_> = names.collect();
+        for (zone, by_transport) in zones.iter().zip(&self.requests) {
+            for (proto, by_family) in ["udp", "tcp"].iter().zip(by_transport) {
+                for (family, by_type) in ["1", "2"].iter().zip(by_family) {
+                    for (kind, count) in names.iter().zip(by_type) {
+                        let labels =
+                            format!("{zone},proto=\"{proto}\",family=\"{family}\",type=\"{kind}\"");
+                        sample_if_any(text, name, &labels, count);
+                    }
+                }
+            }
+        }
+        let name = "coredns_dns_do_requests_total";
+        head(text, name, "counter", "Questions with the DO bit");
+        for (zone, count) in zones.iter().zip(&self.dnssec_requests) {
+            sample(text, name, zone, count);
+        }
+    }
+
+    fn write_responses(&self, text: &mut String, zones: &[String; 2]) {
+        let name = "coredns_dns_responses_total";
+        head(text, name, "counter", "Answers by zone, code and what answered");
+        let codes: Vec<_> = CODES.iter().map(|(_, name)| *name).chain(["other"]).collect();
+        for (zone, by_code) in zones.iter().zip(&self.responses) {
+            for (code, by_origin) in codes.iter().zip(by_code) {
+                for (origin, count) in ORIGINS.iter().zip(by_origin) {
+                    let labels = format!("{zone},rcode=\"{code}\",plugin=\"{origin}\"");
+                    sample_if_any(text, name, &labels, count);
+                }
+            }
+        }
+        let name = "coredns_dns_request_duration_seconds";
+        head(text, name, "histogram", "How long questions took");
+        for (zone, durations) in zones.iter().zip(&self.durations) {
+            durations.write(text, name, zone);
+        }
+    }
+
+    fn write_sizes(&self, text: &mut String, zones: &[String; 2]) {
+        for (name, help, sizes) in [
+            ("coredns_dns_request_size_bytes", "Octets of questions", &self.request_sizes),
+            ("coredns_dns_response_size_bytes", "Octets of answers", &self.response_sizes),
+        ] {
+            head(text, name, "histogram", help);
+            for (zone, by_transport) in zones.iter().zip(sizes) {
+                for (proto, sizes) in ["udp", "tcp"].iter().zip(by_transport) {
+                    sizes.write(text, name, &format!("{zone},proto=\"{proto}\""));
+                }
+            }
+        }
+    }
+
+    fn write_cache(&self, text: &mut String) {
+        let cache = &self.cache;
+        let labels = format!("{SERVER},zones=\".\",view=\"\"");
+        let of_type = |kind: &str| format!("{SERVER},type=\"{kind}\",zones=\".\",view=\"\"");
+        let hits = "coredns_cache_hits_total";
+        head(text, hits, "counter", "Answers out of the cache");
+        for (kind, count) in ["success", "denial"].iter().zip(&cache.hits) {
+            sample(text, hits, &of_type(kind), count);
+        }
+        for (name, kind, help, count) in [
+            ("coredns_cache_requests_total", "counter", "Look-ups in the cache", &cache.requests),
+            (
+                "coredns_cache_prefetch_total",
+                "counter",
+                "Answers asked for early",
+                &cache.prefetches,
+            ),
+            (
+                "coredns_cache_served_stale_total",
+                "counter",
+                "Answers beyond their time",
+                &cache.stale,
+            ),
+            ("coredns_cache_evictions_total", "counter", "Entries without room", &cache.evictions),
+            ("coredns_cache_entries", "gauge", "Entries of the cache", &cache.entries),
+        ] {
+            head(text, name, kind, help);
+            sample(text, name, &labels, count);
+        }
+    }
+
+    fn write_upstreams(&self, text: &mut String) {
+        let name = "coredns_forward_max_concurrent_rejects_total";
+        head(text, name, "counter", "Questions not asked because too many were under way");
+        sample(text, name, "", &self.rejected);
+        let all = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = "coredns_proxy_request_duration_seconds";
+        head(text, name, "histogram", "How long upstreams took");
+        let codes: Vec<_> = CODES.iter().map(|(_, name)| *name).chain(["other"]).collect();
+        for (to, counts) in &*all {
+            for (code, durations) in codes.iter().zip(&counts.durations) {
+                if !durations.is_empty() {
+                    let labels = format!("proxy_name=\"forward\",to=\"{to}\",rcode=\"{code}\"");
+                    durations.write(text, name, &labels);
+                }
+            }
+        }
+        let name = "coredns_proxy_healthcheck_failures_total";
+        head(text, name, "counter", "Questions that upstreams did not answer");
+        for (to, counts) in &*all {
+            let labels = format!("proxy_name=\"forward\",to=\"{to}\"");
+            sample(text, name, &labels, &counts.failures);
+        }
+    }
+}
+
+fn place_of(code: ResponseCode) -> usize {
+    CODES.iter().position(|(known, _)| *known == code).unwrap_or(CODES.len())
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String can't fail.
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+fn sample(text: &mut String, name: &str, labels: &str, count: &AtomicU64) {
+    let count = count.load(Relaxed);
+    let _ = if labels.is_empty() {
+        writeln!(text, "{name} {count}")
+    } else {
+        writeln!(text, "{name}{{{labels}}} {count}")
+    };
+}
+
+/// Of many possible labels only those are written that occurred.
+fn sample_if_any(text: &mut String, name: &str, labels: &str, count: &AtomicU64) {
+    if count.load(Relaxed) > 0 {
+        sample(text, name, labels, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_counted_under_the_names_of_coredns() {
+        let metrics = Metrics::default();
+        let mut text = String::new();
+        metrics.write(&mut text);
+        assert_eq!(text, "", "nothing where the role does not run");
+        metrics.serve("cluster.local");
+        let request = Request {
+            transport: Transport::Tcp,
+            ipv6: true,
+            kind: Some(RecordType::AAAA),
+            dnssec_ok: true,
+            size: 40,
+        };
+        let millisecond = Duration::from_millis(1);
+        metrics.answered(&request, Origin::Kubernetes, ResponseCode::NXDomain, 90, millisecond);
+        let odd = Request { kind: Some(RecordType::Unknown(65_280)), ..request };
+        metrics.answered(&odd, Origin::Forward, ResponseCode::NoError, 900, millisecond);
+        metrics.looked_up(Some(ResponseCode::NXDomain), true, false);
+        let upstream = metrics.upstream("192.0.2.1:53".parse().unwrap());
+        upstream.answered(ResponseCode::ServFail, millisecond);
+        metrics.write(&mut text);
+        let zone = |zone: &str| format!("server=\"dns://.:53\",zone=\"{zone}\",view=\"\"");
+        let (ours, others) = (zone("cluster.local."), zone("."));
+        let tcp = "proto=\"tcp\"";
+        for line in [
+            format!("coredns_dns_requests_total{{{ours},{tcp},family=\"2\",type=\"AAAA\"}} 1"),
+            format!("coredns_dns_requests_total{{{others},{tcp},family=\"2\",type=\"other\"}} 1"),
+            format!("coredns_dns_do_requests_total{{{ours}}} 1"),
+            format!(
+                "coredns_dns_responses_total{{{ours},rcode=\"NXDOMAIN\",plugin=\"kubernetes\"}} 1"
+            ),
+            format!("coredns_dns_request_duration_seconds_bucket{{{others},le=\"0.001\"}} 1"),
+            format!("coredns_dns_response_size_bytes_bucket{{{ours},{tcp},le=\"100\"}} 1"),
+            format!("coredns_dns_response_size_bytes_sum{{{others},{tcp}}} 900"),
+            "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",\
+             to=\"192.0.2.1:53\",rcode=\"SERVFAIL\"} 1"
+                .to_owned(),
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
+        }
+        let samples = text.lines().filter(|line| line.contains("coredns_dns_requests_total{"));
+        assert_eq!(samples.count(), 2, "only what occurred");
+    }
+
+    #[test]
+    fn upstreams_beyond_the_bound_share_a_label() {
+        let metrics = Metrics::default();
+        metrics.serve("cluster.local");
+        for port in 1..200 {
+            metrics.upstream(([192, 0, 2, 1], port).into()).failed();
+        }
+        let mut text = String::new();
+        metrics.write(&mut text);
+        let labels = text.matches("coredns_proxy_healthcheck_failures_total{").count();
+        assert_eq!(labels, MAX_UPSTREAMS + 1);
+        assert!(text.contains("to=\"other\"} 135\n"), "{text}");
+    }
+}
