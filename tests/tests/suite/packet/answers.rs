@@ -287,7 +287,7 @@ fn b135_a_hop_limit_that_runs_out_is_reported() {
 
 /// Questions with forged sources are not answered at any rate.
 #[test]
-fn r12_answers_are_limited() {
+fn answers_are_limited() {
     let mut lab = Lab::new([0, 0]);
     for family in FAMILIES {
         for transport in TRANSPORTS {
