@@ -143,7 +143,7 @@ pub struct Lab {
     pub nodes: [LabNode; 2],
     /// The client's namespace.
     pub client: Netns,
-    _wire: Netns,
+    wire: Netns,
 }
 
 impl Lab {
@@ -155,7 +155,7 @@ impl Lab {
         let client = Netns::new("client");
         plug(&wire, &client, CLIENT);
         let nodes = [1, 2].map(|number| LabNode::new(&wire, number, pods[usize::from(number) - 1]));
-        Self { nodes, client, _wire: wire }
+        Self { nodes, client, wire }
     }
 
     /// Sends what the client has for services' addresses to the first node.
@@ -178,6 +178,26 @@ impl Lab {
             let netns = &self.nodes[0].node.netns;
             netns.ip(&format!("{ip}route del default dev lo"));
             netns.ip(&format!("{ip}route add default via {router}"));
+        }
+    }
+
+    /// Lets frames of 9,000 octets through from the client to the pods of the first node.
+    pub fn allow_jumbo_frames(&self) {
+        let node = &self.nodes[0];
+        let links = |netns: &Netns, names: &[String]| {
+            for name in names {
+                netns.ip(&format!("link set {name} mtu 9000"));
+            }
+        };
+        let eth0 = ["eth0".to_owned()];
+        let ports = [CLIENT, node.wire_number()].map(|number| format!("port{number}"));
+        links(&self.wire, &ports);
+        links(&self.wire, &["br0".to_owned()]);
+        links(&self.client, &eth0);
+        links(&node.node.netns, &eth0);
+        for (pod, number) in node.pods.iter().zip(1..) {
+            links(&node.node.netns, &[format!("veth{number}")]);
+            links(&pod.netns, &eth0);
         }
     }
 
@@ -355,7 +375,7 @@ impl LabNode {
 }
 
 /// The link-layer address of an interface.
-fn mac(netns: &Netns, ifname: &str) -> [u8; 6] {
+pub fn mac(netns: &Netns, ifname: &str) -> [u8; 6] {
     let shown = netns.ip(&format!("-o link show {ifname}"));
     let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
     let mut octets = text.expect("a link-layer address").split(':');

@@ -23,6 +23,7 @@ mod affinity;
 mod answers;
 mod endpoints;
 mod flows;
+mod headers;
 mod masquerade;
 mod node;
 mod ports;
