@@ -169,8 +169,41 @@ fn about(scenario: &str) -> Vec<Number> {
     numbered.unwrap_or_default().split_whitespace().map_while(number).collect()
 }
 
+/// The page with every numbered test named in the rows of its numbers. What has no row, and names
+/// that are no test, are left to people.
+fn amend(page: &str, proofs: &Proofs) -> String {
+    let amended = page.split_inclusive('\n').map(|line| {
+        let mut line = line.to_owned();
+        let Some(Row { number, proofs: named, text }) = rows(&line).pop() else { return line };
+        let unnamed = |(name, numbers): &(&String, &Vec<Number>)| {
+            numbers.contains(&number) && !named.contains(*name)
+        };
+        for (name, _) in proofs.iter().filter(unnamed) {
+            match line.rfind('`') {
+                Some(end) => line.insert_str(end + 1, &format!(", `{name}`")),
+                None => line = line.replacen(&text, &format!("`{name}`. {text}"), 1),
+            }
+        }
+        line
+    });
+    amended.collect()
+}
+
+/// Names every numbered test of the checkout at `root` in its table.
+pub fn name_tests(root: &Path) -> io::Result<()> {
+    let page = fs::read_to_string(root.join(TABLE))?;
+    let amended = amend(&page, &proofs(root)?);
+    if amended == page { Ok(()) } else { fs::write(root.join(TABLE), amended) }
+}
+
 /// Every complaint about the table of the checkout at `root`.
 pub fn complaints(root: &Path) -> io::Result<Vec<String>> {
+    let page = fs::read_to_string(root.join(TABLE))?;
+    Ok(compare(&page, &proofs(root)?))
+}
+
+/// The tests and scenarios of the checkout at `root`.
+fn proofs(root: &Path) -> io::Result<Proofs> {
     let mut proofs = Proofs::new();
     for folder in SOURCES {
         collect(&root.join(folder), &mut proofs)?;
@@ -180,8 +213,7 @@ pub fn complaints(root: &Path) -> io::Result<Vec<String>> {
         let text = fs::read_to_string(entry.path())?;
         proofs.insert(entry.file_name().to_string_lossy().into_owned(), about(&text));
     }
-    let page = fs::read_to_string(root.join(TABLE))?;
-    Ok(compare(&page, &proofs))
+    Ok(proofs)
 }
 
 /// Adds the tests of every source in and below a folder.

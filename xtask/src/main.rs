@@ -35,7 +35,7 @@ enum Command {
     /// Run the fault tests at full counts
     Soak(commands::soak::Soak),
     /// Check formatting, lints, documentation and the rules of the tree
-    Lint,
+    Lint(commands::lint::Lint),
     /// Run side-by-side benchmarks and write docs/benchmarks.md
     Bench(commands::bench::Bench),
     /// Generate or answer load (used by the benchmarks inside pods)
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Command::Build(options) => commands::build::run(options),
         Command::Test(options) => commands::test::run(options),
         Command::Soak(options) => commands::soak::run(options),
-        Command::Lint => commands::lint::run(),
+        Command::Lint(options) => commands::lint::run(options),
         Command::Bench(options) => commands::bench::run(options),
         Command::Load(options) => load::run(options),
     };

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use serde_json::Value;
 
 use crate::{checkout, conformance, invoke, product, step::step, toolchain};
@@ -32,8 +33,20 @@ const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "misc", "co
 /// Lines that a Rust file may have.
 const LINES_MAX: usize = 600;
 
+/// Options of `lint`.
+#[derive(Args, Debug)]
+pub struct Lint {
+    /// First mend what can be: formatting, and the tests that docs/conformance.md names
+    #[arg(long)]
+    fix: bool,
+}
+
 /// Runs every check; the first that fails ends it.
-pub fn run() -> Result<()> {
+pub fn run(options: &Lint) -> Result<()> {
+    if options.fix {
+        invoke::run(product::cargo().args(["fmt", "--all"]))?;
+        conformance::name_tests(&checkout())?;
+    }
     step("formatting", || invoke::run(product::cargo().args(["fmt", "--all", "--check"])))?;
     step("lints", || {
         invoke::run(product::cargo().args([

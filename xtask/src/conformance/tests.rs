@@ -81,7 +81,18 @@ fn page_and_tests_name_each_other() {
 }
 
 #[test]
+fn what_a_row_lacks_is_put_where_names_are() {
+    let proofs =
+        ["b01_b02_new", "b01_one", "v1_other"].map(|name| (name.to_owned(), numbers(name)));
+    let page = "| B1 | one | `b01_one`. More: later |\nprose\n| B2 | two | Later: two |\n";
+    let amended = "| B1 | one | `b01_one`, `b01_b02_new`. More: later |\nprose\n\
+                   | B2 | two | `b01_b02_new`. Later: two |\n";
+    assert_eq!(amend(page, &Proofs::from(proofs.clone())), amended);
+    assert_eq!(amend(amended, &Proofs::from(proofs)), amended);
+}
+
+#[test]
 fn the_page_of_this_checkout_is_right() {
     let complaints = complaints(&crate::checkout()).unwrap();
-    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+    assert!(complaints.is_empty(), "`cargo xtask lint --fix`:\n{}", complaints.join("\n"));
 }
