@@ -1,6 +1,6 @@
 //! `mizzen why SRC DST`: what becomes of a connection, and for what reason. Computed from the live
-//! tables by the code that the programs run: [`select`](mizzen_ebpf_abi::select) for the way to a
-//! backend, [`nat::Facts`](mizzen_ebpf_abi::nat::Facts) for policy and masquerading.
+//! tables by the code that the programs run: [`select`] for the way to a backend,
+//! [`nat::Facts`](mizzen_ebpf_abi::nat::Facts) for policy and masquerading.
 //!
 //! ```text
 //! SRC, DST ──question──> names ──resolve (snapshot)──> addresses ──┬─ socket ─┬─> answer

@@ -23,7 +23,7 @@ pub struct Soak {
 /// that `cargo xtask test` gives them.
 pub fn run(options: &Soak) -> Result<()> {
     test::prepare("`cargo xtask soak`")?;
-    note("this takes about an hour; `cargo xtask test` runs a twentieth");
+    note("this takes about twenty minutes; `cargo xtask test` runs a twentieth");
     let filter = options.filter.as_deref().unwrap_or("soak");
     for (name, flags) in
         [("suite", &["--test-threads=1", "--nocapture"][..]), ("cluster", &["--nocapture"][..])]
