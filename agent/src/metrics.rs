@@ -3,6 +3,7 @@
 pub mod histogram;
 pub mod proxy;
 pub mod tables;
+pub mod traffic;
 
 use std::{
     fmt::Write as _,

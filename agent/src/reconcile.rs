@@ -32,6 +32,7 @@ use crate::{
     serve::{rows, wire},
     status::{Board, State},
     supervisor::TaskError,
+    traffic::accounts::Accounts,
 };
 
 mod deletions;
@@ -81,6 +82,8 @@ pub enum Query {
     Diff(oneshot::Sender<Result<wire::Diff, String>>),
     /// What can't be done as asked.
     Warnings(oneshot::Sender<Vec<String>>),
+    /// What service ports and their backends were sent, but for connections that live.
+    Traffic(oneshot::Sender<Result<Accounts, String>>),
     /// Which service ports these sets are of.
     Owners(BTreeSet<u32>, oneshot::Sender<BTreeMap<u32, SetKey>>),
 }
@@ -325,6 +328,7 @@ impl Reconciler {
         match query {
             Query::Services(reply) => drop(reply.send(rows::services(&self.desired))),
             Query::Backends(reply) => drop(reply.send(self.backends())),
+            Query::Traffic(reply) => drop(reply.send(self.traffic())),
             Query::Diff(reply) => drop(reply.send(self.difference())),
             Query::Owners(sets, reply) => {
                 let owners = self.known.as_ref().map(|known| known.owners(&sets));
@@ -354,6 +358,15 @@ impl Reconciler {
     fn backends(&mut self) -> Result<Vec<wire::Frontend>, String> {
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
         Ok(rows::backends(&self.desired, &tables))
+    }
+
+    /// What service ports and their backends were sent, but for connections that live.
+    pub fn traffic(&mut self) -> Result<Accounts, String> {
+        let sets = self.known.as_ref().map(Known::counting).unwrap_or_default();
+        let mut counted = Vec::new();
+        let visited = self.maps.visit_traffic(&mut |one| counted.push(one));
+        visited.map_err(|error| chain(&error))?;
+        Ok(Accounts::new(counted, sets))
     }
 
     fn difference(&mut self) -> Result<wire::Diff, String> {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::{check, why};
+use super::{check, traffic, why};
 use crate::{
     serve::{listen::SOCKET, wire},
     why::{
@@ -29,6 +29,7 @@ Examples:
   mizzen check                     what is wrong with the datapath, and what to do
   mizzen services -o json          every service port, for scripts
   mizzen backends kube-system/kube-dns
+  mizzen backends --traffic default            who was sent how much, former backends summed up
   mizzen why default/client default/web:80     where a connection goes, and why
   mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
   mizzen --state-dir /run/x diff   what the kernel's tables lack
@@ -65,7 +66,13 @@ enum Command {
     /// The services' ports, their policies, what clients dial, and their endpoints
     Services(Filter),
     /// What each frontend leads to, as the kernel's tables have it
-    Backends(Filter),
+    Backends {
+        #[command(flatten)]
+        filter: Filter,
+        /// What each backend was sent by this node, instead
+        #[arg(long)]
+        traffic: bool,
+    },
     /// Where a connection goes and why, by the code and the tables that decide it
     Why {
         /// Who dials: `node`, namespace/name of a pod, an address, or address:port of a connection
@@ -150,7 +157,12 @@ impl Mizzen {
         let (path, print): (_, Print) = match self.command {
             Command::Status => ("/v1/status".to_owned(), status),
             Command::Services(filter) => (question("/v1/services", &filter.parameters()), services),
-            Command::Backends(filter) => (question("/v1/backends", &filter.parameters()), backends),
+            Command::Backends { filter, traffic: false } => {
+                (question("/v1/backends", &filter.parameters()), backends)
+            }
+            Command::Backends { filter, traffic: true } => {
+                (question("/v1/traffic", &filter.parameters()), traffic::print)
+            }
             Command::Diff => ("/v1/diff".to_owned(), diff),
             Command::Check => ("/v1/check".to_owned(), check::print),
             Command::Why { source, destination } => {
@@ -242,11 +254,25 @@ fn services(body: &str) -> anyhow::Result<(String, Outcome)> {
             policies,
             affinity,
             endpoints,
+            service.traffic.connections().to_string(),
+            traffic::octets(service.traffic.sent_bytes()),
+            traffic::octets(service.traffic.received_bytes()),
             service.frontends.join(","),
         ]
     };
-    let heads =
-        ["NAMESPACE", "NAME", "PORT", "TYPE", "INT/EXT", "AFFINITY", "ENDPOINTS", "FRONTENDS"];
+    let heads = [
+        "NAMESPACE",
+        "NAME",
+        "PORT",
+        "TYPE",
+        "INT/EXT",
+        "AFFINITY",
+        "ENDPOINTS",
+        "CONNECTIONS",
+        "SENT",
+        "RECEIVED",
+        "FRONTENDS",
+    ];
     Ok((columns(&heads, services.into_iter().map(row).collect()), Outcome::Ok))
 }
 

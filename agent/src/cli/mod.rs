@@ -4,6 +4,7 @@ mod check;
 pub mod config;
 pub mod inspect;
 pub mod run;
+mod traffic;
 mod why;
 
 use clap::{Parser, Subcommand};

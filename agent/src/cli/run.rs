@@ -32,11 +32,14 @@ use crate::{
     },
     reconcile::{Attach, Inputs, Query, Reconciler},
     resets,
-    serve::{self, check::Checker, explain::Explainer, health::Health, listen::Listeners},
+    serve::{
+        self, check::Checker, explain::Explainer, health::Health, ledger::Ledger, listen::Listeners,
+    },
     source_ports,
     status::Board,
     supervisor::{TaskError, Tasks, supervise},
     sweep,
+    traffic::live::LiveSockets,
 };
 
 /// Threads of the runtime: the agent waits more than it works.
@@ -143,7 +146,7 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
 
     let mut programs: Option<Arc<dyn ProgramCounters>> = None;
     let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
-    let (mut queries, mut explainer, mut checker) = (None, None, None);
+    let (mut queries, mut explainer, mut checker, mut ledger) = (None, None, None, None);
     let mut foreign_pods = None;
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
@@ -154,12 +157,15 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         let snat_ports = (config.snat_port_min, config.snat_port_max);
         let (places, uplinks) = (datapath.places(), config.uplink.clone());
         checker = Some(Checker { places, uplinks, snat_ports });
+        let live = LiveSockets::new(datapath.translations()?, datapath.cgroup_path().to_owned())
+            .context("open this network namespace")?;
         let (asked, known) =
             start_services(config, datapath, &shared, receiver, &mut intake, &mut tables)?;
         let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
         let snapshots = shared.snapshots.clone();
         explainer = Some(Explainer::new(node, state_dir, readers, snapshots, asked.clone()));
         serve::start_service_health(health.clone(), known, config.tables()?, &mut front);
+        ledger = Some(Ledger::new(asked.clone(), live));
         queries = Some(asked);
     }
     if let Some(foreign_pods) = foreign_pods {
@@ -180,6 +186,7 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         queries,
         explainer,
         checker,
+        ledger,
     };
     serve::start(listeners, facts, &mut front);
     let version = env!("CARGO_PKG_VERSION");

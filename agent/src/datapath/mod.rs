@@ -35,6 +35,7 @@ mod sock_diag;
 mod socket_fd;
 mod sys;
 mod tc;
+mod tcp_info;
 mod test_run;
 mod traffic;
 mod uplinks;
@@ -63,6 +64,7 @@ pub use self::{
     sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
     socket_fd::translations_of,
     tc::{Leads, PacketPrograms, TcError},
+    tcp_info::LiveConnection,
     test_run::TestRun,
     uplinks::{Interface, UplinksError, find_uplinks},
 };

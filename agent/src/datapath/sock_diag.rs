@@ -31,37 +31,37 @@ use super::{
 use crate::model::service::Protocol;
 
 /// `nlmsg_type`s.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
 /// `nlmsg_flags`.
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 /// Attributes of a request.
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
-const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
-const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
+pub(super) const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
+pub(super) const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
 /// Attributes of an answer, each inside of the one before.
 const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
 const SK_DIAG_BPF_STORAGE: u16 = 1;
 const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
-const NLA_F_NESTED: u16 = 0x8000;
+pub(super) const NLA_F_NESTED: u16 = 0x8000;
 /// Operations of a filter.
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_D_COND: u8 = 8;
 
 /// States of sockets that have a peer (`enum` in `<net/tcp_states.h>`): a connected UDP socket is
 /// ESTABLISHED. Not those whose socket is gone or not there yet: `TIME_WAIT`, `SYN_RECV`.
-const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+pub(super) const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Bytes of `struct inet_diag_sockid`, and where its cookie begins.
-const SOCKET_ID: usize = 48;
+pub(super) const SOCKET_ID: usize = 48;
 /// Bytes of `struct inet_diag_msg`, and where the socket's identity begins.
-const MESSAGE: usize = 72;
+pub(super) const MESSAGE: usize = 72;
 const IDENTITY_AT: usize = 4;
 /// Where its inode is.
 const INODE_AT: usize = 68;
@@ -108,6 +108,11 @@ impl Translations {
         })
     }
 
+    /// The map of TCP sockets'.
+    pub(super) fn tcp(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+
     /// The map of UDP sockets'.
     pub(super) fn udp(&self) -> BorrowedFd<'_> {
         self.udp.as_fd()
@@ -118,7 +123,7 @@ impl Translations {
 #[derive(Debug)]
 pub struct SockDiag {
     fd: OwnedFd,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl SockDiag {
@@ -196,13 +201,13 @@ impl SockDiag {
         Ok(destroyed)
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let kernel = NetlinkAddr::new(0, 0);
         sendto(self.fd.as_raw_fd(), bytes, &kernel, MsgFlags::empty())?;
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    pub(super) fn receive(&mut self) -> io::Result<usize> {
         loop {
             match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
@@ -222,7 +227,7 @@ fn number(of: Protocol) -> Option<u8> {
 }
 
 /// A message: `struct nlmsghdr`, a body.
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -234,7 +239,7 @@ fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 }
 
 /// An attribute: `struct nlattr`, a value.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4 + value.len());
     bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -248,7 +253,7 @@ fn pad(bytes: &mut Vec<u8>) {
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: u8, protocol: u8, states: u32, id: &[u8; SOCKET_ID]) -> Vec<u8> {
+pub(super) fn request(family: u8, protocol: u8, states: u32, id: &[u8; SOCKET_ID]) -> Vec<u8> {
     let mut bytes = vec![family, protocol, 0, 0];
     bytes.extend(states.to_ne_bytes());
     bytes.extend(id);
@@ -311,7 +316,7 @@ fn host_condition(to: &SocketAddr) -> Vec<u8> {
 }
 
 /// The types and bodies of the messages of a datagram.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
@@ -334,12 +339,12 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// The outcome that ends an answer: a negative `errno` or 0.
-fn status(body: &[u8]) -> io::Result<()> {
+pub(super) fn status(body: &[u8]) -> io::Result<()> {
     let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
     if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
 }
@@ -351,7 +356,7 @@ fn connected(family: u8, body: &[u8]) -> Option<Connected> {
     Some(Connected { id: SocketId { family, id }, inode, peer: translation(body) })
 }
 
-fn translation(body: &[u8]) -> Option<SocketPeer> {
+pub(super) fn translation(body: &[u8]) -> Option<SocketPeer> {
     let storages = find(body.get(MESSAGE..)?, INET_DIAG_SK_BPF_STORAGES)?;
     let storage = find(storages, SK_DIAG_BPF_STORAGE)?;
     let value = find(storage, SK_DIAG_BPF_STORAGE_MAP_VALUE)?;

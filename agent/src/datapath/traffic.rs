@@ -27,7 +27,7 @@ use super::{
     pin::{PinError, Pins},
     sys,
 };
-use crate::traffic::{Counted, Traffic};
+use crate::traffic::{Counted, Tenant, Traffic};
 
 /// 64-bit words of a [`BackendCounts`] behind the one that says whose it is.
 const BACKEND_WORDS: usize = size_of::<BackendCounts>() / 8 - 1;
@@ -206,14 +206,13 @@ impl TrafficTables {
         Ok(())
     }
 
-    /// Shows everything that was counted.
+    /// Shows every id's counters, and those of former backends.
     pub(super) fn visit(&self, visit: &mut dyn FnMut(Counted)) -> io::Result<()> {
         self.visit_records(|chunk, index, set| {
-            let traffic = self.read(chunk, index);
-            if !traffic.is_none() {
-                let (id, v6) = (chunk % (CHUNKS / 2) * CHUNK_IDS + index, chunk >= CHUNKS / 2);
-                visit(Counted { set, backend: Some((id, v6)), traffic });
-            }
+            let (id, ipv6) = (chunk % (CHUNKS / 2) * CHUNK_IDS + index, chunk >= CHUNKS / 2);
+            let (owner, _) = self.owner(chunk, index);
+            let backend = Some(Tenant { id, ipv6, owner });
+            visit(Counted { set, backend, traffic: self.read(chunk, index) });
         });
         visit_hash(self.services.as_fd(), |sets: &[u32], records: &[ServiceCounts]| {
             for (set, record) in sets.iter().zip(records) {

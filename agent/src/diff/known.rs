@@ -26,6 +26,7 @@ use super::{
 use crate::{
     apply::maps::{AddrRange, Growing, Room, SourceRange},
     desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
+    traffic::accounts,
 };
 
 /// The state of the tables.
@@ -156,6 +157,16 @@ impl Known {
     pub fn owners(&self, ids: &BTreeSet<u32>) -> BTreeMap<u32, SetKey> {
         let named = self.sets.iter().filter(|(_, set)| ids.contains(&set.id));
         named.map(|(key, set)| (set.id, key.clone())).collect()
+    }
+
+    /// Every set with its number and its present backends, as counters know them.
+    pub fn counting(&self) -> Vec<accounts::KnownSet> {
+        let counting = |(key, held): (&SetKey, &KnownSet)| {
+            let backend = |(at, held): (&(IpAddr, u16), &KnownBackend)| (held.id, (*at).into());
+            let backends = held.backends.iter().map(backend).collect();
+            accounts::KnownSet { key: key.clone(), set: held.id, backends }
+        };
+        self.sets.iter().map(counting).collect()
     }
 
     /// How many sets the tables hold.

@@ -4,14 +4,15 @@
 //! | where | what |
 //! |---|---|
 //! | `healthzBindAddress` | `/healthz`, `/livez` |
-//! | `metricsBindAddress` | `/metrics`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check` |
+//! | `metricsBindAddress` | `/metrics`, `/metrics/services`, `/metrics/backends`, `/proxyMode`, `/configz`, `/readyz` |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check` |
 //! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
 pub mod check;
 pub mod explain;
 pub mod health;
 mod http;
+pub mod ledger;
 pub mod listen;
 pub mod rows;
 mod service_health;
@@ -24,15 +25,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     desired::{NodeFacts, Settings},
-    metrics::{Metrics, ProgramCounters},
+    metrics::{Metrics, ProgramCounters, traffic},
     reconcile::Query,
     status::{Board, State},
     supervisor::Tasks,
+    traffic::accounts::PortTraffic,
 };
 use check::Checker;
 use explain::Explainer;
 use health::Health;
 use http::{Answer, Asked};
+use ledger::Ledger;
 use listen::Listeners;
 
 /// What the answers are made of.
@@ -55,6 +58,8 @@ pub struct Facts {
     pub explainer: Option<Explainer>,
     /// Looks at the datapath; `None` likewise.
     pub checker: Option<Checker>,
+    /// What services were sent; `None` likewise.
+    pub ledger: Option<Ledger>,
 }
 
 /// Answers a path.
@@ -71,7 +76,8 @@ pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
     let token = tasks.token();
     let health_routes = route(|facts, asked| Box::pin(async move { facts.health(&asked.path) }));
     tasks.spawn("serve health", http::serve_tcp(health, health_routes, token.clone()));
-    let metrics_routes = route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path) }));
+    let metrics_routes =
+        route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path).await }));
     tasks.spawn("serve metrics", http::serve_tcp(metrics, metrics_routes, token.clone()));
     let admin_routes = route(|facts, asked| Box::pin(async move { facts.admin(&asked).await }));
     tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, token));
@@ -108,14 +114,42 @@ impl Facts {
         }
     }
 
-    fn metrics(&self, path: &str) -> Answer {
+    async fn metrics(&self, path: &str) -> Answer {
         match path {
             "/metrics" => Answer::text(self.metrics.render(self.programs.as_deref())),
+            "/metrics/services" => self.traffic_metrics(traffic::services).await,
+            "/metrics/backends" => self.traffic_metrics(traffic::backends).await,
             "/proxyMode" => Answer::text("ebpf"),
             "/configz" => Answer::text(self.config.clone()),
             "/readyz" => self.readiness(),
-            _ => Answer::not_found(&["/metrics", "/proxyMode", "/configz", "/readyz"]),
+            _ => Answer::not_found(&[
+                "/metrics",
+                "/metrics/services",
+                "/metrics/backends",
+                "/proxyMode",
+                "/configz",
+                "/readyz",
+            ]),
         }
+    }
+
+    /// What services were sent, as `text` says it.
+    async fn traffic_metrics(&self, text: fn(&[PortTraffic]) -> String) -> Answer {
+        match self.traffic().await {
+            Some(Ok(ports)) => Answer::text(text(&ports)),
+            other => Self::reply::<()>(other.map(|ports| ports.map(drop))),
+        }
+    }
+
+    async fn traffic(&self) -> Option<Result<Vec<PortTraffic>, String>> {
+        Some(self.ledger.as_ref()?.read().await)
+    }
+
+    /// The rows of services, with what they were sent.
+    async fn services(&self) -> Option<Result<Vec<wire::Service>, String>> {
+        let rows = self.ask(Query::Services).await?;
+        let ports = self.traffic().await?;
+        Some(ports.map(|ports| rows::with_traffic(rows, &ports)))
     }
 
     /// A line for each part; 503 unless all are ready.
@@ -150,7 +184,13 @@ impl Facts {
             "/v1/status" => Answer::json(&self.status().await),
             "/v1/services" => {
                 let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
-                Self::reply(self.ask(Query::Services).await.map(|rows| Ok(only(rows, wanted))))
+                let rows = self.services().await;
+                Self::reply(rows.map(|rows| rows.map(|rows| only(rows, wanted))))
+            }
+            "/v1/traffic" => {
+                let wanted = |row: &wire::PortTraffic| named(asked, &row.namespace, &row.name);
+                let rows = self.traffic().await;
+                Self::reply(rows.map(|rows| rows.map(|rows| only(rows::traffic(&rows), wanted))))
             }
             "/v1/backends" => {
                 let wanted = |row: &wire::Frontend| match row.service.split_once('/') {
@@ -174,6 +214,7 @@ impl Facts {
                 "/v1/status",
                 "/v1/services",
                 "/v1/backends",
+                "/v1/traffic",
                 "/v1/diff",
                 "/v1/why",
                 "/v1/flows",
@@ -228,17 +269,18 @@ mod tests {
             queries: None,
             explainer: None,
             checker: None,
+            ledger: None,
         }
     }
 
-    #[test]
-    fn readiness_names_what_is_missing() {
+    #[tokio::test]
+    async fn readiness_names_what_is_missing() {
         let facts = facts();
-        assert_eq!(facts.metrics("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(facts.metrics("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
         facts.board.report("dns", State::Ready);
-        assert_eq!(facts.metrics("/readyz").status, StatusCode::OK);
+        assert_eq!(facts.metrics("/readyz").await.status, StatusCode::OK);
         facts.board.report("cni", State::Waiting("no podCIDRs".into()));
-        let answer = facts.metrics("/readyz");
+        let answer = facts.metrics("/readyz").await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.body.contains("[-]cni no podCIDRs"), "{}", answer.body);
         assert!(answer.body.contains("[+]dns ok"), "{}", answer.body);
@@ -254,7 +296,9 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_loop_the_reason_is_said() {
-        for path in ["/v1/services", "/v1/backends", "/v1/diff", "/v1/why", "/v1/flows"] {
+        for path in
+            ["/v1/services", "/v1/backends", "/v1/traffic", "/v1/diff", "/v1/why", "/v1/flows"]
+        {
             let answer = facts().admin(&Asked::path(path)).await;
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
             assert!(answer.body.contains("--services=false"), "{}", answer.body);

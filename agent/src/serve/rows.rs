@@ -17,6 +17,10 @@ use crate::{
     desired::{Desired, DesiredSet, SetKey, Slot},
     diff::plan::FrontendName,
     model::service::{Service, TrafficPolicy},
+    traffic::{
+        Traffic,
+        accounts::{BackendTraffic, PortTraffic},
+    },
     why::resolve::kind,
 };
 
@@ -27,6 +31,69 @@ pub fn services(desired: &Desired) -> Vec<wire::Service> {
         service(key, set, snapshot.services.get(&key.service).map(AsRef::as_ref))
     };
     desired.sets().map(row).collect()
+}
+
+/// Enters what ports were sent into their rows.
+pub fn with_traffic(mut rows: Vec<wire::Service>, ports: &[PortTraffic]) -> Vec<wire::Service> {
+    let totals: BTreeMap<_, Traffic> =
+        ports.iter().map(|port| (PortName::of(&port.key), port.total)).collect();
+    for row in &mut rows {
+        let name = PortName {
+            namespace: &row.namespace,
+            name: &row.name,
+            port: &row.port,
+            protocol: row.protocol.clone(),
+            family: if row.family == "IPv6" { "IPv6" } else { "IPv4" },
+        };
+        if let Some(total) = totals.get(&name) {
+            row.traffic = *total;
+        }
+    }
+    rows
+}
+
+/// A row for each port that the tables hold.
+pub fn traffic(ports: &[PortTraffic]) -> Vec<wire::PortTraffic> {
+    let row = |port: &PortTraffic| {
+        let PortName { namespace, name, port: port_name, protocol, family } =
+            PortName::of(&port.key);
+        let backend = |of: &BackendTraffic| wire::BackendTraffic {
+            backend: of.at.to_string(),
+            traffic: of.traffic,
+        };
+        wire::PortTraffic {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            port: port_name.to_owned(),
+            protocol,
+            family: family.to_owned(),
+            traffic: port.total,
+            backends: port.backends.iter().map(backend).collect(),
+        }
+    };
+    ports.iter().map(row).collect()
+}
+
+/// How rows name a port.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct PortName<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    port: &'a str,
+    protocol: String,
+    family: &'static str,
+}
+
+impl<'a> PortName<'a> {
+    fn of(key: &'a SetKey) -> Self {
+        Self {
+            namespace: &key.service.namespace,
+            name: &key.service.name,
+            port: &key.port,
+            protocol: key.protocol.to_string(),
+            family: if key.ipv6 { "IPv6" } else { "IPv4" },
+        }
+    }
 }
 
 fn service(key: &SetKey, set: &DesiredSet, object: Option<&Service>) -> wire::Service {
@@ -62,6 +129,7 @@ fn service(key: &SetKey, set: &DesiredSet, object: Option<&Service>) -> wire::Se
         endpoints: set.slots.len(),
         local: count(backend_flags::LOCAL),
         terminating: count(backend_flags::TERMINATING),
+        traffic: Traffic::default(),
     }
 }
 

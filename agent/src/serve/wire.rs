@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::traffic::Traffic;
+
 /// How one part of the agent is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -68,6 +70,37 @@ pub struct Service {
     pub local: usize,
     /// Those of them that are terminating.
     pub terminating: usize,
+    /// What its backends were sent, former ones included.
+    #[serde(default)]
+    pub traffic: Traffic,
+}
+
+/// What a port of a service in one family was sent: `mizzen backends --traffic`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortTraffic {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The port's name; may be empty.
+    pub port: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// What all its backends were sent, former ones included.
+    pub traffic: Traffic,
+    /// Its backends at present.
+    pub backends: Vec<BackendTraffic>,
+}
+
+/// What one backend was sent while it had its place in the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendTraffic {
+    /// `address:port`.
+    pub backend: String,
+    /// How much.
+    pub traffic: Traffic,
 }
 
 /// What clients dial.

@@ -18,6 +18,7 @@ use super::{EXTERNAL, NODE_PORT, PORT, sane};
 fn counted(node: &mut LabNode) -> Vec<Counted> {
     let mut all = Vec::new();
     node.tables.maps.visit_traffic(&mut |counted| all.push(counted)).unwrap();
+    all.retain(|counted: &Counted| !counted.traffic.is_none());
     all
 }
 
@@ -88,7 +89,10 @@ fn packets_of_a_former_backend_are_not_the_next_ones() {
         client.ask().unwrap();
         let of = |lab: &mut Lab| {
             let all = counted(&mut lab.nodes[0]);
-            let of_id = |counted: &&Counted| counted.backend == Some((id, pods[0].is_ipv6()));
+            let of_id = |counted: &&Counted| {
+                let its = counted.backend.map(|found| (found.id, found.ipv6));
+                its == Some((id, pods[0].is_ipv6()))
+            };
             let mine = all.iter().find(of_id).map(|counted| counted.traffic.packets);
             let mut sum = mizzen_agent::traffic::Traffic::default();
             all.iter().filter(|counted| counted.set == set).for_each(|of| sum += of.traffic);

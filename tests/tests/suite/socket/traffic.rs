@@ -6,7 +6,13 @@ use std::{net::SocketAddr, time::Duration};
 use mizzen_agent::{
     apply::maps::Maps as _,
     datapath::KernelMaps,
-    traffic::{Counted, SocketTraffic, Traffic},
+    desired::SetKey,
+    model::{ObjectKey, service::Protocol},
+    traffic::{
+        Counted, SocketTraffic, Traffic,
+        accounts::{Accounts, KnownSet, PortTraffic},
+        live::LiveSockets,
+    },
 };
 use mizzen_ebpf_abi::{
     addr::protocol::{TCP, UDP},
@@ -15,14 +21,26 @@ use mizzen_ebpf_abi::{
 use mizzen_tests::{
     actor::Socket,
     echo::Echo,
+    netns::Netns,
     tables::{TestTables, Windows},
     wait::until,
 };
 
-use super::{Bench, FAMILIES, each_family};
+use super::{
+    Bench, FAMILIES,
+    agent::{Agent, cluster},
+    ask, each_family,
+};
 
 /// What is counted at present.
 fn counted(maps: &mut KernelMaps) -> Vec<Counted> {
+    let mut all = everything(maps);
+    all.retain(|counted| !counted.traffic.is_none());
+    all
+}
+
+/// The same, with those that were sent nothing.
+fn everything(maps: &mut KernelMaps) -> Vec<Counted> {
     let mut all = Vec::new();
     maps.visit_traffic(&mut |counted| all.push(counted)).unwrap();
     all
@@ -30,7 +48,7 @@ fn counted(maps: &mut KernelMaps) -> Vec<Counted> {
 
 /// What is counted for the backend with this id.
 fn of(maps: &mut KernelMaps, id: u32) -> SocketTraffic {
-    let of = |counted: &Counted| counted.backend.is_some_and(|(found, _)| found == id);
+    let of = |counted: &Counted| counted.backend.is_some_and(|found| found.id == id);
     let found = counted(maps).into_iter().find(of);
     found.map(|found| found.traffic).unwrap_or_default().sockets
 }
@@ -252,7 +270,109 @@ fn backends_with_large_ids_are_counted_too() {
         let all = awaits(bench, id, 0, 1);
         assert_eq!(all.connections, 2);
         assert_eq!(of(&mut bench.tables.maps, 1_024), SocketTraffic::default());
-        let v6 = bench.a.is_ipv6();
-        assert_eq!(counted(&mut bench.tables.maps)[0].backend, Some((id, v6)));
+        let found = counted(&mut bench.tables.maps)[0].backend.unwrap();
+        assert_eq!((found.id, found.ipv6), (id, bench.a.is_ipv6()));
     });
+}
+
+/// What a service was sent that has one backend, live connections included.
+fn account(bench: &mut Bench, set: u32, live: &LiveSockets) -> PortTraffic {
+    let at = port(bench);
+    let service = ObjectKey::new("default", "echo");
+    let protocol = Protocol::Tcp;
+    let key = SetKey { service, port: "".into(), protocol, ipv6: at.is_ipv6() };
+    let sets = vec![KnownSet { key, set, backends: vec![(1, at)] }];
+    let mut accounts = Accounts::new(everything(&mut bench.tables.maps), sets);
+    accounts.add(&live.count().unwrap());
+    accounts.ports.remove(0)
+}
+
+/// Connections of the node's own processes and of a pod's are seen while they live, with the very
+/// figures that are counted when they end.
+#[test]
+fn connections_that_live_are_seen_in_every_namespace_of_the_node() {
+    each_family(|bench| {
+        let at = port(bench);
+        let (set, vip, _server) = echo(bench, at);
+        let pod = Netns::new("pod");
+        let (length, nodad) = if at.is_ipv4() { (32, "") } else { (128, "nodad") };
+        pod.ip("route add default dev lo");
+        pod.ip("-6 route add default dev lo");
+        pod.ip(&format!("addr add {}/{length} dev lo {nodad}", at.ip()));
+        let _inside = Echo::start(&pod, at, "e");
+        let mut inside = bench.node.pod_actor(&pod);
+        let live = {
+            let translations = bench.datapath.translations().unwrap();
+            let cgroup = bench.node.options().cgroup_root.unwrap();
+            bench.node.netns.run(|| LiveSockets::new(translations, cgroup)).unwrap()
+        };
+        assert_eq!(account(bench, set, &live).total, Traffic::default());
+
+        let (of_node, sent, received) = talk(bench, vip);
+        let (direct, ..) = talk(bench, bench.family.dialled(at));
+        let of_pod = inside.open(bench.family.tcp());
+        inside.connect(of_pod, vip).unwrap();
+        inside.send(of_pod, "question");
+        let received = received + inside.receive(of_pod).len() + 1;
+        // What was sent is acknowledged by then, or with the next acknowledgement.
+        let seen = until("both to be seen", Duration::from_secs(5), || {
+            let found = account(bench, set, &live);
+            let sockets = found.total.sockets;
+            let expected = [2, 2, 2 * sent as u64, received as u64];
+            let seen =
+                [sockets.connections, sockets.open, sockets.sent_bytes, sockets.received_bytes];
+            if seen == expected { Ok(found) } else { Err(format!("{sockets:?}")) }
+        });
+        assert_eq!(seen.backends[0].traffic, seen.total);
+        assert!(seen.total.sockets.sent_segments >= 6);
+        assert_eq!(of(&mut bench.tables.maps, 1).sent_bytes, 0, "none of it ended");
+
+        inside.close(of_pod);
+        bench.actor.abort(direct);
+        bench.actor.abort(of_node);
+        awaits(bench, 1, 2 * sent, received);
+        let ended = account(bench, set, &live).total.sockets;
+        assert_eq!((ended.open, ended.connections), (0, 2));
+        assert_eq!(ended.sent_bytes, seen.total.sockets.sent_bytes);
+    });
+}
+
+/// Through the agent's own loop: names, endpoints that come and go, a service that is made anew.
+#[test]
+fn a_services_sum_only_grows_while_there_is_the_service() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let mut agent = Agent::start(&bench.datapath, family);
+        let (a, b) = (bench.a, bench.b);
+        agent.follow(&cluster(family, &[a, b]));
+        let dial = |bench: &mut Bench| ask(&mut bench.actor, family, vip).map(drop).unwrap();
+        (0..20).for_each(|_| dial(&mut bench));
+        let tcp = |agent: &mut Agent| {
+            let accounts = agent.reconciler.traffic().unwrap();
+            let mut ports = accounts.ports.into_iter();
+            let port = ports.find(|of| &*of.key.port == "tcp").unwrap();
+            let each: Vec<_> =
+                port.backends.iter().map(|of| (of.at, of.traffic.sockets.connections)).collect();
+            (port.total.sockets.connections, each)
+        };
+        let (total, each) = tcp(&mut agent);
+        assert_eq!((total, each.iter().map(|(_, n)| n).sum::<u64>()), (20, 20));
+        assert_eq!(each.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [a, b]);
+
+        agent.follow(&cluster(family, &[a]));
+        let (total, left) = tcp(&mut agent);
+        assert_eq!((total, &left[..]), (20, &each[..1]), "b left");
+        agent.follow(&cluster(family, &[a, b]));
+        dial(&mut bench);
+        let (total, back) = tcp(&mut agent);
+        assert_eq!(total, 21);
+        assert!(back[1].1 <= 1, "it came back with an id of its own: {back:?}");
+
+        let mut gone = cluster(family, &[a, b]);
+        gone.services.clear();
+        agent.follow(&gone);
+        agent.follow(&cluster(family, &[a, b]));
+        assert_eq!(tcp(&mut agent), (0, vec![(a, 0), (b, 0)]), "another service of that name");
+    }
 }

@@ -6,7 +6,10 @@
 //! kernel ────> sockets that live ────┘
 //! ```
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::AddAssign};
+pub mod accounts;
+pub mod live;
+
+use std::ops::AddAssign;
 
 use mizzen_ebpf_abi::traffic::{BackendCounts, PacketCounts, ServiceCounts};
 use serde::{Deserialize, Serialize};
@@ -61,6 +64,61 @@ impl Traffic {
     /// Whether there was none.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// All octets to it, of data where they are known by connection, and with headers where they
+    /// are known by packet.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sockets.sent_bytes.wrapping_add(self.packets.sent_bytes)
+    }
+
+    /// All octets from it, likewise.
+    pub fn received_bytes(&self) -> u64 {
+        self.sockets.received_bytes.wrapping_add(self.packets.received_bytes)
+    }
+
+    /// Connections and flows.
+    pub fn connections(&self) -> u64 {
+        self.sockets.connections.wrapping_add(self.packets.flows)
+    }
+
+    /// Raises what only ever grows to what it was before: a connection that ends between two looks
+    /// may be missed by both.
+    pub fn not_below(&mut self, before: Self) {
+        let open = self.sockets.open;
+        for (now, before) in self.counters().into_iter().zip({ before }.counters()) {
+            *now = (*now).max(*before);
+        }
+        self.sockets.open = open;
+    }
+
+    /// What is left without these parts of it.
+    #[must_use]
+    pub fn without(mut self, parts: impl IntoIterator<Item = Self>) -> Self {
+        for mut part in parts {
+            for (left, taken) in self.counters().into_iter().zip(part.counters()) {
+                *left = left.saturating_sub(*taken);
+            }
+        }
+        self
+    }
+
+    fn counters(&mut self) -> [&mut u64; 12] {
+        let Self { sockets: s, packets: p } = self;
+        [
+            &mut s.connections,
+            &mut s.open,
+            &mut s.sent_bytes,
+            &mut s.received_bytes,
+            &mut s.sent_segments,
+            &mut s.received_segments,
+            &mut s.retransmits,
+            &mut p.flows,
+            &mut p.sent_packets,
+            &mut p.sent_bytes,
+            &mut p.received_packets,
+            &mut p.received_bytes,
+        ]
     }
 
     /// In the form in which it is kept for a service; what is open now is not.
@@ -147,28 +205,9 @@ impl From<&PacketCounts> for Traffic {
 }
 
 impl AddAssign for Traffic {
-    fn add_assign(&mut self, other: Self) {
-        let (s, t) = (&mut self.sockets, &other.sockets);
-        for (sum, more) in [
-            (&mut s.connections, t.connections),
-            (&mut s.open, t.open),
-            (&mut s.sent_bytes, t.sent_bytes),
-            (&mut s.received_bytes, t.received_bytes),
-            (&mut s.sent_segments, t.sent_segments),
-            (&mut s.received_segments, t.received_segments),
-            (&mut s.retransmits, t.retransmits),
-        ] {
-            *sum = sum.wrapping_add(more);
-        }
-        let (p, q) = (&mut self.packets, &other.packets);
-        for (sum, more) in [
-            (&mut p.flows, q.flows),
-            (&mut p.sent_packets, q.sent_packets),
-            (&mut p.sent_bytes, q.sent_bytes),
-            (&mut p.received_packets, q.received_packets),
-            (&mut p.received_bytes, q.received_bytes),
-        ] {
-            *sum = sum.wrapping_add(more);
+    fn add_assign(&mut self, mut other: Self) {
+        for (sum, more) in self.counters().into_iter().zip(other.counters()) {
+            *sum = sum.wrapping_add(*more);
         }
     }
 }
@@ -178,34 +217,19 @@ impl AddAssign for Traffic {
 pub struct Counted {
     /// The set.
     pub set: u32,
-    /// The backend's id and whether it is of IPv6; none for what was counted for those whose ids
-    /// others have now.
-    pub backend: Option<(u32, bool)>,
-    /// How much.
+    /// The backend; none for what was counted for those whose ids others have now.
+    pub backend: Option<Tenant>,
+    /// How much; it may be nothing.
     pub traffic: Traffic,
 }
 
-/// What one set was sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SetTraffic {
-    /// By all its backends, former ones included.
-    pub total: Traffic,
-    /// By those that it has now.
-    pub backends: BTreeMap<SocketAddr, Traffic>,
-}
-
-/// Adds up what was counted by set. `name` says which of a set's present backends has an id.
-pub fn by_set(
-    counted: impl IntoIterator<Item = Counted>,
-    name: impl Fn(u32, u32) -> Option<SocketAddr>,
-) -> BTreeMap<u32, SetTraffic> {
-    let mut sets: BTreeMap<u32, SetTraffic> = BTreeMap::new();
-    for Counted { set, backend, traffic } in counted {
-        let of = sets.entry(set).or_default();
-        of.total += traffic;
-        if let Some(at) = backend.and_then(|(id, _)| name(set, id)) {
-            *of.backends.entry(at).or_default() += traffic;
-        }
-    }
-    sets
+/// Who has an id, as its counters know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The backend's id.
+    pub id: u32,
+    /// Whether that is an id of IPv6 backends.
+    pub ipv6: bool,
+    /// [`mizzen_ebpf_abi::traffic::owner`].
+    pub owner: u32,
 }
