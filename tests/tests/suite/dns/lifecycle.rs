@@ -4,7 +4,10 @@ use std::{net::UdpSocket, time::Duration};
 
 use mizzen_agent::{
     dns::addresses::ROUTE_PROTOCOL,
-    model::{ObjectKey, snapshot::Snapshot},
+    model::{
+        ObjectKey,
+        snapshot::{Snapshot, Synced},
+    },
     status::State,
 };
 use mizzen_tests::wait;
@@ -139,6 +142,69 @@ fn dns_68_dns_69_services_come_and_go() {
     assert!(until("10.96.9.9") < Duration::from_secs(3));
     running.publish(without);
     assert!(until("status: NXDOMAIN") < Duration::from_secs(3));
+}
+
+#[test]
+fn dns_70_a_namespace_goes_with_its_last_service() {
+    let site = Site::new();
+    let running = Running::start(&site, config(&[]), snapshot());
+    let ask = |address: &str, name: &str| site.dig(&format!("@{address} {name} A"));
+    for address in CLUSTER {
+        assert!(ask(address, "default.svc.cluster.local").contains("status: NOERROR"));
+    }
+    running.publish(Snapshot { synced: Synced::ALL, ..Snapshot::default() });
+    for address in CLUSTER {
+        for name in ["default.svc.cluster.local", "10-244-1-7.default.pod.cluster.local"] {
+            wait::until("no such name", Duration::from_secs(5), || {
+                let said = ask(address, name);
+                if said.contains("status: NXDOMAIN") { Ok(()) } else { Err(said) }
+            });
+        }
+    }
+}
+
+#[test]
+fn dns_75_what_is_under_way_is_answered_before_the_end() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let running = Running::start(&site, config(&[server]), snapshot());
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| site.dig(&format!("@{address} +short held.example.org A")));
+            wait::until("the question", Duration::from_secs(5), || {
+                match upstream.times_asked("held.example.org.") {
+                    0 => Err("not asked".to_owned()),
+                    _ => Ok(()),
+                }
+            });
+            running.tell_to_stop();
+            upstream.release();
+            assert_eq!(asking.join().unwrap(), "192.0.2.80\n");
+        });
+    }
+}
+
+#[test]
+fn dns_76_the_serial_says_whether_names_changed() {
+    let site = Site::new();
+    let running = Running::start(&site, config(&[]), snapshot());
+    let serial = |address: &str| -> u64 {
+        let said = site.dig(&format!("@{address} +short cluster.local SOA"));
+        said.split_whitespace().nth(2).and_then(|text| text.parse().ok()).expect("a serial")
+    };
+    let before = serial(CLUSTER[0]);
+    // Another node is no name; another Service is.
+    let mut other = snapshot();
+    other.nodes.clear();
+    running.publish(other.clone());
+    add(&mut other, service("new", &["10.96.9.9"]), &[]);
+    assert_eq!(serial(CLUSTER[1]), before);
+    running.publish(other);
+    wait::until("the next serial", Duration::from_secs(5), || match serial(CLUSTER[1]) {
+        now if now == before + 1 => Ok(()),
+        now => Err(format!("{before} {now}")),
+    });
+    assert_eq!(serial(CLUSTER[0]), before + 1);
 }
 
 #[test]

@@ -163,6 +163,11 @@ impl Running {
         self.snapshots.send(Arc::new(snapshot)).expect("it listens");
     }
 
+    /// Tells it to end, and does not wait.
+    pub(super) fn tell_to_stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends it as a signal that can't be caught does: nothing is cleaned up.
     pub(super) fn kill(mut self) {
         self.kill.cancel();

@@ -30,6 +30,8 @@ pub(super) const BIG: usize = 200;
 /// A running upstream; ends when dropped.
 pub(super) struct Upstream {
     stop: Arc<AtomicBool>,
+    /// Whether names that begin with "held" are answered.
+    released: Arc<AtomicBool>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -37,7 +39,12 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Serves UDP and TCP port 53 at `addresses` inside `netns`.
     pub(super) fn start(netns: &Netns, addresses: &[IpAddr]) -> Self {
-        let mut this = Self { stop: Arc::default(), asked: Arc::default(), threads: Vec::new() };
+        let mut this = Self {
+            stop: Arc::default(),
+            released: Arc::default(),
+            asked: Arc::default(),
+            threads: Vec::new(),
+        };
         for address in addresses {
             let at = SocketAddr::new(*address, 53);
             let (udp, tcp) = netns.run(|| {
@@ -46,11 +53,18 @@ impl Upstream {
             udp.set_read_timeout(Some(GLANCE)).unwrap();
             tcp.set_nonblocking(true).unwrap();
             let (stop, asked) = (Arc::clone(&this.stop), Arc::clone(&this.asked));
-            this.threads.push(std::thread::spawn(move || serve_udp(&udp, &stop, &asked)));
+            let released = Arc::clone(&this.released);
+            let serve = move || serve_udp(&udp, &stop, &released, &asked);
+            this.threads.push(std::thread::spawn(serve));
             let (stop, asked) = (Arc::clone(&this.stop), Arc::clone(&this.asked));
             this.threads.push(std::thread::spawn(move || serve_tcp(&tcp, &stop, &asked)));
         }
         this
+    }
+
+    /// Answers what was held back, and all of it from now on.
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
     }
 
     /// How often that name was asked for, by either transport.
@@ -117,9 +131,16 @@ impl Drop for Relay {
 
 type Asked = Mutex<HashMap<String, usize>>;
 
-fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, asked: &Asked) {
+fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked: &Asked) {
     let mut buffer = [0; 4096];
+    let mut held: Vec<(Message, SocketAddr)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
+        if released.load(Ordering::Relaxed) {
+            for (answer, client) in held.drain(..) {
+                // Those who asked in vain have closed their sockets meanwhile.
+                let _refused = socket.send_to(&answer.to_vec().unwrap(), client);
+            }
+        }
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
         let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
         let name = count(&query, asked);
@@ -127,6 +148,10 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, asked: &Asked) {
             continue;
         }
         let mut answer = answer_to(&query, &name);
+        if name.starts_with("held") {
+            held.push((answer, client));
+            continue;
+        }
         if name == "liar.example.org." {
             for forged in forgeries(&answer) {
                 let _refused = socket.send_to(&forged.to_vec().unwrap(), client);
@@ -192,7 +217,10 @@ fn answer_to(query: &Message, name: &str) -> Message {
     let kind = query.queries[0].query_type();
     let v4 = |bits| Record::from_rdata(owner.clone(), 300, RData::A(A(Ipv4Addr::from_bits(bits))));
     match (name, kind) {
-        ("www.example.org." | "ext.interwebs.test." | "liar.example.org.", RecordType::A) => {
+        (
+            "www.example.org." | "held.example.org." | "ext.interwebs.test." | "liar.example.org.",
+            RecordType::A,
+        ) => {
             answer.add_answer(v4(0xc000_0250));
         }
         ("www.example.org.", RecordType::AAAA) => {
