@@ -1,13 +1,15 @@
 //! Keeps the programs' own tables tidy, the flows of the packet path and the clients that keep
 //! their backends: a bounded part every few seconds, so that a full table is looked through in a
-//! minute and an idle node does next to nothing.
+//! minute and an idle node does next to nothing. How full they are is counted on the way.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    datapath::{AffinitySweepError, AffinitySweeper, FlowSweeper, SweepError, Swept},
+    apply::maps::Usage,
+    datapath::{Entries, Sweeper},
+    metrics::Metrics,
     status::{Board, State},
     supervisor::TaskError,
 };
@@ -16,79 +18,60 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(2);
 /// Entries of one part.
 const BUDGET: usize = 16_384;
-/// How full a table may be before an operator should know.
-const PRESSURE_MAX: f64 = 0.9;
+/// How full a table may be before an operator should know, in percent.
+const PRESSURE_MAX: u64 = 90;
 
-/// A table that the programs fill.
-pub trait Sweeper {
+/// A table that the programs fill, for people.
+#[derive(Debug)]
+pub struct Table {
     /// Its part on the board.
-    const PART: &'static str;
-    /// What is swept, for people.
-    const ENTRIES: &'static str;
+    part: &'static str,
+    /// What is swept.
+    entries: &'static str,
     /// What comes of it when it is full, and what to do.
-    const WHEN_FULL: &'static str;
-    /// Why a part of it could not be swept.
-    type Error: Error;
-    /// Sweeps a part, of `budget` entries at least.
-    fn sweep(&mut self, budget: usize) -> Result<Swept, Self::Error>;
-    /// How full it is, from 0 to 1.
-    fn share(&self) -> f64;
+    when_full: &'static str,
 }
 
-impl Sweeper for FlowSweeper {
-    const PART: &'static str = "flows";
-    const ENTRIES: &'static str = "flows";
-    const WHEN_FULL: &'static str = "new connections through node ports will be dropped when it has \
-                                     no room; look for a client that opens very many";
-    type Error = SweepError;
+/// `FLOWS`.
+pub const FLOWS: Table = Table {
+    part: "flows",
+    entries: "flows",
+    when_full: "new connections through node ports will be dropped when it has no room; look for a \
+                client that opens very many",
+};
 
-    fn sweep(&mut self, budget: usize) -> Result<Swept, SweepError> {
-        self.run(budget)
-    }
-
-    fn share(&self) -> f64 {
-        self.pressure()
-    }
-}
-
-impl Sweeper for AffinitySweeper {
-    const PART: &'static str = "affinity";
-    const ENTRIES: &'static str = "clients that keep their backends";
-    const WHEN_FULL: &'static str = "further clients of services with session affinity will not \
-                                     keep their backends when it has no room; shorten the timeout \
-                                     of services that have very many clients";
-    type Error = AffinitySweepError;
-
-    fn sweep(&mut self, budget: usize) -> Result<Swept, AffinitySweepError> {
-        self.run(budget)
-    }
-
-    fn share(&self) -> f64 {
-        self.pressure()
-    }
-}
+/// `AFFINITY`.
+pub const CLIENTS: Table = Table {
+    part: "affinity",
+    entries: "clients that keep their backends",
+    when_full: "further clients of services with session affinity will not keep their backends \
+                when it has no room; shorten the timeout of services that have very many clients",
+};
 
 /// Sweeps until cancelled.
-pub async fn run<S: Sweeper>(
-    mut sweeper: S,
+pub async fn run<E: Entries>(
+    table: Table,
+    mut sweeper: Sweeper<E>,
     board: Arc<Board>,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
     loop {
-        let state = match tokio::task::block_in_place(|| sweeper.sweep(BUDGET)) {
+        let state = match tokio::task::block_in_place(|| sweeper.run(BUDGET)) {
             Ok(swept) => {
-                tracing::trace!(part = S::PART, ?swept, "swept a table");
-                pressure::<S>(sweeper.share())
+                tracing::trace!(part = table.part, ?swept, "swept a table");
+                metrics.tables.note(sweeper.usage());
+                table.pressure(sweeper.usage())
             }
             Err(error) => {
                 let why = error.source().map(ToString::to_string).unwrap_or_default();
                 State::Degraded(format!(
                     "{} that ended are not removed: {error}: {why}; it is tried again",
-                    S::ENTRIES
+                    table.entries
                 ))
             }
         };
-        board.report(S::PART, state);
+        board.report(table.part, state);
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(PAUSE) => {}
@@ -96,16 +79,15 @@ pub async fn run<S: Sweeper>(
     }
 }
 
-fn pressure<S: Sweeper>(share: f64) -> State {
-    if share < PRESSURE_MAX {
-        return State::Ready;
+impl Table {
+    fn pressure(&self, usage: Option<Usage>) -> State {
+        let percent = usage.map_or(0, |usage| u64::from(usage.used) * 100 / u64::from(usage.max));
+        if percent < PRESSURE_MAX {
+            return State::Ready;
+        }
+        let Self { entries, when_full, .. } = self;
+        State::Degraded(format!("the table of {entries} is {percent} % full: {when_full}"))
     }
-    State::Degraded(format!(
-        "the table of {} is {:.0} % full: {}",
-        S::ENTRIES,
-        share * 100.0,
-        S::WHEN_FULL
-    ))
 }
 
 #[cfg(test)]
@@ -114,9 +96,11 @@ mod tests {
 
     #[test]
     fn a_table_that_fills_up_is_reported() {
-        assert_eq!(pressure::<FlowSweeper>(0.5), State::Ready);
-        for state in [pressure::<FlowSweeper>(0.95), pressure::<AffinitySweeper>(0.95)] {
-            let State::Degraded(text) = state else { panic!("it is nearly full") };
+        let usage = |used| Some(Usage { map: "FLOWS", used, now: 1_000, max: 1_000 });
+        assert_eq!(FLOWS.pressure(None), State::Ready);
+        assert_eq!(FLOWS.pressure(usage(899)), State::Ready);
+        for table in [FLOWS, CLIENTS] {
+            let State::Degraded(text) = table.pressure(usage(950)) else { panic!("nearly full") };
             assert!(text.contains("95 % full: "), "{text}");
         }
     }

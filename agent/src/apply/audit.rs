@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mizzen_ebpf_abi::maps;
 
-use super::maps::{Growing, Maps, MapsError};
+use super::maps::{Growing, Maps, MapsError, SourceRange};
 use crate::diff::{Known, known::BackendRecord};
 
 /// How many elements differ from what they should be, by map.
@@ -52,6 +52,7 @@ pub fn audit(known: &Known, maps: &mut dyn Maps) -> Result<Deviations, MapsError
         };
         found.add(table.name(), usize::from(!same));
     }
+    found.add(maps::SOURCE_RANGES, source_ranges(known, maps)?);
     node(known, maps, &mut found)?;
     Ok(found)
 }
@@ -66,6 +67,18 @@ fn frontends(known: &Known, maps: &mut dyn Maps) -> Result<usize, MapsError> {
         differing += usize::from(held != Some(value));
     })?;
     Ok(differing + expected.len().saturating_sub(met))
+}
+
+/// How many source ranges are missing, or nobody's.
+fn source_ranges(known: &Known, maps: &mut dyn Maps) -> Result<usize, MapsError> {
+    let expected = known.source_ranges();
+    let (mut met, mut strange) = (0, 0);
+    maps.visit_source_ranges(&mut |SourceRange { set, range }| {
+        let is_its = expected.get(set).is_some_and(|ranges| ranges.contains(range));
+        *(if is_its { &mut met } else { &mut strange }) += 1;
+    })?;
+    let expected: usize = expected.values().map(|ranges| ranges.len()).sum();
+    Ok(strange + expected.saturating_sub(met))
 }
 
 fn node(known: &Known, maps: &mut dyn Maps, found: &mut Deviations) -> Result<(), MapsError> {

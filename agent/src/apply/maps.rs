@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
-use crate::{diff::expected::Usage, traffic::Counted};
+use crate::traffic::Counted;
 
 /// A range of addresses as the longest-prefix maps key it: over the 16-byte form of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,6 +181,19 @@ impl Default for Capacities {
     }
 }
 
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The map.
+    pub map: &'static str,
+    /// Elements in use.
+    pub used: u32,
+    /// Elements that there is room for at present.
+    pub now: u32,
+    /// Elements that there can be room for.
+    pub max: u32,
+}
+
 /// What tables have room for, and what they may grow to.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -216,6 +229,9 @@ pub trait Maps: Send {
         &mut self,
         visit: &mut dyn FnMut(&FrontendKey, &Frontend),
     ) -> Result<(), MapsError>;
+    /// Calls `visit` with every source range, in any order.
+    fn visit_source_ranges(&mut self, visit: &mut dyn FnMut(&SourceRange))
+    -> Result<(), MapsError>;
     /// The word of a set; 0 beyond the end.
     fn word(&self, set: u32) -> SetWord;
     /// Reads words of slots; zeros beyond the end.
@@ -226,7 +242,7 @@ pub trait Maps: Send {
     fn backend6(&self, id: u32) -> Backend6;
     /// The node's tables.
     fn node_tables(&mut self) -> Result<NodeTables, MapsError>;
-    /// How many entries those maps hold that programs, or other parts of the agent, write too.
+    /// How many entries those maps hold that other parts of the agent write.
     fn others(&mut self) -> Result<Vec<Usage>, MapsError>;
 
     /// How many elements each table has room for at present.

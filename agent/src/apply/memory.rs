@@ -15,9 +15,8 @@ use mizzen_ebpf_abi::{
 };
 
 use super::maps::{
-    AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+    AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables, Usage,
 };
-use crate::diff::expected::Usage;
 
 /// A key of a longest-prefix map over addresses: a length and an address.
 type Prefix = [u32; 5];
@@ -135,6 +134,14 @@ impl Maps for MemoryMaps {
         visit: &mut dyn FnMut(&FrontendKey, &Frontend),
     ) -> Result<(), MapsError> {
         self.tables.frontends.iter().for_each(|(key, value)| visit(key, value));
+        Ok(())
+    }
+
+    fn visit_source_ranges(
+        &mut self,
+        visit: &mut dyn FnMut(&SourceRange),
+    ) -> Result<(), MapsError> {
+        self.tables.source_ranges.iter().for_each(visit);
         Ok(())
     }
 

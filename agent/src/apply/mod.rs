@@ -4,6 +4,7 @@ pub mod audit;
 pub mod lookup;
 pub mod maps;
 pub mod memory;
+pub mod stepwise;
 
 use crate::diff::plan::{Op, Plan};
 use maps::{Maps, MapsError};

@@ -195,7 +195,7 @@ fn altered(datapath: &DatapathFacts) -> Finding {
 
 fn pressure(datapath: &DatapathFacts) -> Vec<Finding> {
     let percent = |used: u32, max: u32| u64::from(used) * 100 / u64::from(max.max(1));
-    let share = |of: &crate::diff::expected::Usage| percent(of.used, of.max);
+    let share = |of: &crate::apply::maps::Usage| percent(of.used, of.max);
     let tight = datapath.usage.iter().filter(|usage| share(usage) >= PRESSURE_WARNING);
     let mut findings: Vec<Finding> = tight
         .map(|usage| {

@@ -22,8 +22,8 @@ pub use host::Host;
 pub use judge::judge;
 
 use crate::{
+    apply::maps::Usage,
     datapath::{Features, Interface, Place},
-    diff::expected::Usage,
     status::State,
 };
 

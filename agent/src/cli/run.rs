@@ -151,7 +151,8 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
     if let Some(datapath) = datapath {
         programs = Some(Arc::new(datapath.counters()?));
         let (released, receiver) = mpsc::channel(RELEASED_MAX);
-        pods = Arc::new(Announced::new(Arc::new(datapath.pods()?), released));
+        pods =
+            Arc::new(Announced::new(Arc::new(datapath.pods()?), released, shared.metrics.clone()));
         foreign_pods = (!config.cni).then(|| datapath.packet_programs());
         let readers = datapath.table_readers();
         let snat_ports = (config.snat_port_min, config.snat_port_max);
@@ -240,8 +241,13 @@ fn start_services(
     let inputs = Inputs { snapshots, facts, queries: receiver, released };
     let maps = Box::new(datapath.maps()?);
     let (flows, clients) = (datapath.flow_sweeper()?, datapath.affinity_sweeper()?);
-    tables.spawn("sweep flows", sweep::run(flows, shared.board.clone(), tables.token()));
-    tables.spawn("sweep affinity", sweep::run(clients, shared.board.clone(), tables.token()));
+    let (board, metrics) = (&shared.board, &shared.metrics);
+    let sweep_flows =
+        sweep::run(sweep::FLOWS, flows, board.clone(), metrics.clone(), tables.token());
+    let sweep_clients =
+        sweep::run(sweep::CLIENTS, clients, board.clone(), metrics.clone(), tables.token());
+    tables.spawn("sweep flows", sweep_flows);
+    tables.spawn("sweep affinity", sweep_clients);
     let (cgroup, counts) = (datapath.cgroup_path().to_owned(), shared.metrics.resets.clone());
     let resets = resets::start(datapath.translations()?, cgroup, counts)
         .context("start the thread that destroys sockets")?;

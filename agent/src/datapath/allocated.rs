@@ -69,8 +69,8 @@ impl AllocatedAddrs {
 
     /// Calls `visit` with the mark of every address that has one.
     pub(super) fn visit(&self, mut visit: impl FnMut(&FrontendKey, &Frontend)) -> io::Result<()> {
-        self.0.visit(|blocks, values| {
-            for (block, bits) in blocks.iter().zip(values) {
+        self.0.visit(|batch| {
+            for (block, bits) in batch.iter() {
                 for octet in (0..=u8::MAX).filter(|octet| bits.holds(*octet)) {
                     let mut addr = *block;
                     addr.octets[15] = octet;

@@ -16,13 +16,12 @@ use super::{
     layout::{GROWING, GrowingLayout, MapLayout},
     mapped::MappedArray,
     pin::{PinError, Pins},
-    sys::{self, BatchError, Cursor},
+    sys::{self, BatchError},
+    walk::{self, Batch},
 };
 
 /// Where in the pinned array the map is.
 const PRESENT: u32 = 0;
-/// Entries that are copied at a time.
-const BATCH: usize = 4096;
 
 /// Puts a first map into every table that has none.
 pub(super) fn begin(pins: &Pins) -> Result<(), PinError> {
@@ -152,10 +151,10 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> GrowingHash<K, V> {
         let larger = sys::create_map(&self.outer.layout.holding(capacity))?;
         let mut copied = 0;
         let mut failed = Ok(());
-        self.visit(|keys, values| {
-            copied += keys.len();
+        self.visit(|batch| {
+            copied += batch.keys.len();
             if failed.is_ok() {
-                failed = sys::update_batch(larger.as_fd(), keys, values);
+                failed = sys::update_batch(larger.as_fd(), batch.keys, batch.values);
             }
         })?;
         failed.map_err(|BatchError { error, .. }| error)?;
@@ -166,30 +165,13 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> GrowingHash<K, V> {
     }
 
     /// Calls `visit` with all entries, some at a time.
-    pub(super) fn visit(&self, visit: impl FnMut(&[K], &[V])) -> io::Result<()> {
-        visit_hash(self.map.as_fd(), visit)
+    pub(super) fn visit(&self, visit: impl FnMut(&Batch<'_, K, V>)) -> io::Result<()> {
+        walk::visit(self.map.as_fd(), visit)
     }
 }
 
 impl<K, V> AsFd for GrowingHash<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
-    }
-}
-
-/// Calls `visit` with all entries of a hash, some at a time.
-pub(super) fn visit_hash<K: aya::Pod + Default, V: aya::Pod + Default>(
-    map: BorrowedFd<'_>,
-    mut visit: impl FnMut(&[K], &[V]),
-) -> io::Result<()> {
-    let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
-    let mut from: Option<Cursor> = None;
-    loop {
-        let read = sys::lookup_batch(map, from.as_ref(), &mut keys, &mut values)?;
-        visit(&keys[..read.count], &values[..read.count]);
-        match read.next {
-            Some(next) => from = Some(next),
-            None => return Ok(()),
-        }
     }
 }

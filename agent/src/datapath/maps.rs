@@ -13,24 +13,23 @@ use std::{
 use aya::Pod;
 use mizzen_ebpf_abi::{
     addr::Addr,
-    affinity::{Affinity, AffinityKey},
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
     service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord},
 };
 
 use super::{
     allocated::AllocatedAddrs,
-    growing::{GrowingArray, GrowingHash, visit_hash},
+    growing::{GrowingArray, GrowingHash},
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     pin::{PinError, Pins},
     sys::{self, BatchError},
     traffic::TrafficTables,
+    walk::{self, Batch},
 };
 use crate::{
     apply::maps::{
-        AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+        AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables, Usage,
     },
-    diff::expected::Usage,
     traffic::Counted,
 };
 
@@ -51,7 +50,6 @@ pub struct KernelMaps {
     source_ranges: OwnedFd,
     endpoints: OwnedFd,
     pod_netns: OwnedFd,
-    affinity: OwnedFd,
     node_config: OwnedFd,
     barrier: OwnedFd,
     inside_barrier: OwnedFd,
@@ -78,7 +76,6 @@ impl KernelMaps {
             source_ranges: pins.open_map(&layout::SOURCE_RANGES)?,
             endpoints: pins.open_map(&layout::ENDPOINTS)?,
             pod_netns: pins.open_map(&layout::POD_NETNS)?,
-            affinity: pins.open_map(&layout::AFFINITY)?,
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
             barrier: pins.open_map(&layout::BARRIER)?,
             inside_barrier,
@@ -125,17 +122,13 @@ impl KernelMaps {
 impl Maps for KernelMaps {
     fn dump(&mut self) -> Result<Tables, MapsError> {
         let NodeTables { addrs, cluster_ranges, config } = self.node_tables()?;
-        let source_ranges: BTreeMap<SourceRangeKey, u32> =
-            read(&self.source_ranges, &layout::SOURCE_RANGES)?;
-        let mut tables = Tables {
-            source_ranges: source_ranges.into_keys().map(SourceRange::from).collect(),
-            node_addrs: addrs,
-            cluster_ranges,
-            node_config: config,
-            ..Tables::default()
-        };
+        let mut tables =
+            Tables { node_addrs: addrs, cluster_ranges, node_config: config, ..Tables::default() };
         self.visit_frontends(&mut |key, value| {
             tables.frontends.insert(*key, *value);
+        })?;
+        self.visit_source_ranges(&mut |range| {
+            tables.source_ranges.insert(*range);
         })?;
         self.sets.array().read_all(|set, words| {
             let word = u64::from(words[1]) << 32 | u64::from(words[0]);
@@ -158,15 +151,38 @@ impl Maps for KernelMaps {
         &mut self,
         visit: &mut dyn FnMut(&FrontendKey, &Frontend),
     ) -> Result<(), MapsError> {
-        let visited = self.frontends.visit(|keys, values| {
-            keys.iter().zip(values).for_each(|(key, value)| visit(key, value));
-        });
+        let visited =
+            self.frontends.visit(|batch| batch.iter().for_each(|(key, value)| visit(key, value)));
         visited.map_err(kernel("read", &layout::FRONTENDS.inner, &"its entries"))?;
         self.allocated.visit(visit).map_err(kernel(
             "read",
             &layout::ALLOCATED.inner,
             &"its entries",
         ))
+    }
+
+    fn visit_source_ranges(
+        &mut self,
+        visit: &mut dyn FnMut(&SourceRange),
+    ) -> Result<(), MapsError> {
+        let map = self.source_ranges.as_fd();
+        let batches = walk::visit(map, |batch: &Batch<'_, SourceRangeKey, u32>| {
+            for key in batch.keys {
+                visit(&SourceRange::from(*key));
+            }
+        });
+        match batches {
+            // Longest-prefix maps can be read in batches since Linux 5.14.
+            Err(error) if error.raw_os_error() == Some(sys::ENOTSUPP) => {
+                let entries: BTreeMap<SourceRangeKey, u32> =
+                    read(&self.source_ranges, &layout::SOURCE_RANGES)?;
+                for key in entries.into_keys() {
+                    visit(&SourceRange::from(key));
+                }
+                Ok(())
+            }
+            batches => batches.map_err(kernel("read", &layout::SOURCE_RANGES, &"its entries")),
+        }
     }
 
     fn word(&self, set: u32) -> SetWord {
@@ -211,7 +227,6 @@ impl Maps for KernelMaps {
         Ok(vec![
             usage::<Addr, Endpoint>(&self.endpoints, &layout::ENDPOINTS)?,
             usage::<u64, PodNetns>(&self.pod_netns, &layout::POD_NETNS)?,
-            usage::<AffinityKey, Affinity>(&self.affinity, &layout::AFFINITY)?,
         ])
     }
 
@@ -477,11 +492,8 @@ fn usage<K: Pod + Default, V: Pod + Default>(
     layout: &MapLayout,
 ) -> Result<Usage, MapsError> {
     let mut used = 0;
-    visit_hash(map.as_fd(), |keys: &[K], _: &[V]| used += keys.len()).map_err(kernel(
-        "count the entries of",
-        layout,
-        &"all",
-    ))?;
+    walk::visit(map.as_fd(), |batch: &Batch<'_, K, V>| used += batch.keys.len())
+        .map_err(kernel("count the entries of", layout, &"all"))?;
     let used = u32::try_from(used).unwrap_or(u32::MAX);
     Ok(Usage { map: layout.name, used, now: layout.entries, max: layout.entries })
 }

@@ -25,12 +25,11 @@ use mizzen_ebpf_abi::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    growing::visit_hash,
     layout::{self, ARRAY, HASH, MMAPABLE, MapLayout, NO_PREALLOC, layout},
     mapped::MappedArray,
     maps::{KernelMaps, record},
     pin::{PinError, Pins},
-    sys,
+    sys, walk,
 };
 use crate::apply::maps::{Growing, Maps as _, MapsError};
 
@@ -167,8 +166,8 @@ impl Older {
     fn copy_frontends(&self, tables: &mut KernelMaps) -> Result<(), MigrateError> {
         let Some(map) = self.open_map(&FRONTENDS)? else { return Ok(()) };
         let mut entries: Vec<(FrontendKey, Frontend)> = Vec::new();
-        visit_hash(map.as_fd(), |keys, values| {
-            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+        walk::visit(map.as_fd(), |batch| {
+            entries.extend(batch.iter().map(|(key, value)| (*key, *value)));
         })
         .map_err(|error| MigrateError::Read(self.map(&FRONTENDS), error))?;
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);

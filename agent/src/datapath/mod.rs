@@ -33,12 +33,14 @@ mod probe;
 mod reader;
 mod sock_diag;
 mod socket_fd;
+mod sweep;
 mod sys;
 mod tc;
 mod tcp_info;
 mod test_run;
 mod traffic;
 mod uplinks;
+mod walk;
 
 use std::{
     io,
@@ -47,10 +49,10 @@ use std::{
 };
 
 pub use self::{
-    affinity::{AffinitySweepError, AffinitySweeper},
+    affinity::Clients,
     cgroup::{AttachError, Cgroup, CgroupError},
     clsact::FilterError,
-    conntrack::{FlowSweeper, SweepError, Swept},
+    conntrack::Flows,
     counters::{Counters, CountersError},
     link::{LinkError, Outcome, id as link_id},
     maps::KernelMaps,
@@ -63,6 +65,7 @@ pub use self::{
     reader::{ReadError, TableReader, TableReaders},
     sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
     socket_fd::translations_of,
+    sweep::{Entries, SweepError, Sweeper, Swept},
     tc::{Leads, PacketPrograms, TcError},
     tcp_info::LiveConnection,
     test_run::TestRun,

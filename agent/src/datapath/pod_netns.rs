@@ -14,16 +14,19 @@ use std::{
 
 use mizzen_ebpf_abi::{
     addr::Addr,
-    limits::POD_NETNS_MAX,
+    maps,
     node::{PodNetns, endpoint_flags, socket_options},
 };
 
 use super::{
     layout,
     pin::{PinError, Pins},
-    sys,
+    sys, walk,
 };
-use crate::podnet::{datapath::PodLink, netns};
+use crate::podnet::{
+    datapath::{PodLink, Survey},
+    netns,
+};
 
 /// The tables of pods' namespaces, for their one writer.
 #[derive(Debug)]
@@ -48,6 +51,52 @@ impl PodNamespaces {
     pub(super) fn put(&self, link: &PodLink, netns: Option<&File>) -> io::Result<u32> {
         let cookie = netns.map(|netns| netns::inside(netns, sys::netns_cookie)).transpose()?;
         self.change(|held| put(held, link, cookie))
+    }
+
+    /// What the tables say of namespaces.
+    pub(super) fn survey(&self) -> io::Result<Survey> {
+        // Not while they are written: the word would not be that of the entries.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = self.options()?;
+        let namespaces = self.read()?.into_iter().collect();
+        Ok(Survey { namespaces, options, ..Survey::default() })
+    }
+
+    fn options(&self) -> io::Result<u32> {
+        Ok(sys::lookup::<u32, u32>(self.options.as_fd(), &0)?.unwrap_or_default())
+    }
+
+    /// Mends what somebody else altered of a pod in the tables, as `seen` has them. Gives the bits
+    /// of [`endpoint_flags`] that it has, and the maps that were altered.
+    pub(super) fn mend(
+        &self,
+        link: &PodLink,
+        netns: Option<&File>,
+        seen: &Survey,
+    ) -> io::Result<(u32, Vec<&'static str>)> {
+        let known = seen.namespace_of(&link.addresses);
+        let flags = flags(link, known.map(|(_, entry)| entry.flags));
+        let wanted = PodNetns { flags, ..entry(&link.addresses) };
+        let mut altered = Vec::new();
+        let cookie = match known {
+            Some((_, entry)) if *entry == wanted => None,
+            Some((cookie, _)) => Some(cookie),
+            None => netns.map(|netns| netns::inside(netns, sys::netns_cookie)).transpose()?,
+        };
+        if cookie.is_some() {
+            altered.push(maps::POD_NETNS);
+        }
+        let held: Vec<_> = seen.namespaces.iter().map(|(of, entry)| (*of, *entry)).collect();
+        let options = options(&held);
+        // Another pod's turn may have mended it.
+        if options != seen.options && self.options()? != options {
+            altered.push(maps::SOCKET_OPTIONS);
+        }
+        if !altered.is_empty() {
+            let put = cookie.map(|cookie| (cookie, wanted)).into_iter().collect();
+            self.change(|_| Plan { put, ..Plan::default() })?;
+        }
+        Ok((flags, altered))
     }
 
     /// Forgets a pod. Success where it is unknown.
@@ -82,18 +131,11 @@ impl PodNamespaces {
     }
 
     fn read(&self) -> io::Result<Vec<(u64, PodNetns)>> {
-        let room = POD_NETNS_MAX as usize;
-        let (mut keys, mut values) = (vec![0_u64; room], vec![PodNetns::default(); room]);
-        let (mut held, mut from) = (Vec::new(), None);
-        loop {
-            let entries = self.entries.as_fd();
-            let read = sys::lookup_batch(entries, from.as_ref(), &mut keys, &mut values)?;
-            held.extend(keys.iter().copied().zip(values.iter().copied()).take(read.count));
-            from = read.next;
-            if from.is_none() {
-                return Ok(held);
-            }
-        }
+        let mut held = Vec::new();
+        walk::visit(self.entries.as_fd(), |batch| {
+            held.extend(batch.iter().map(|(cookie, entry)| (*cookie, *entry)));
+        })?;
+        Ok(held)
     }
 }
 
@@ -108,12 +150,7 @@ struct Plan {
 
 /// Makes a pod's entries what they should be.
 fn put(held: &[(u64, PodNetns)], link: &PodLink, cookie: Option<u64>) -> Plan {
-    let known = of_pod(held, link).next().map_or(0, |(_, entry)| entry.flags);
-    let flags = match link.socket_translation {
-        None => known,
-        Some(true) => 0,
-        Some(false) => endpoint_flags::NO_SOCKET_TRANSLATION,
-    };
+    let flags = flags(link, of_pod(held, link).next().map(|(_, entry)| entry.flags));
     let Some(cookie) = cookie else {
         let stale = of_pod(held, link).filter(|(_, entry)| entry.flags != flags);
         let put = stale.map(|(cookie, entry)| (*cookie, PodNetns { flags, ..*entry })).collect();
@@ -130,6 +167,15 @@ fn put(held: &[(u64, PodNetns)], link: &PodLink, cookie: Option<u64>) -> Plan {
         _ => vec![(cookie, wanted)],
     };
     Plan { remove, put, flags }
+}
+
+/// Bits of [`endpoint_flags`] that a pod has, where it had those.
+fn flags(link: &PodLink, known: Option<u32>) -> u32 {
+    match link.socket_translation {
+        None => known.unwrap_or(0),
+        Some(true) => 0,
+        Some(false) => endpoint_flags::NO_SOCKET_TRANSLATION,
+    }
 }
 
 /// The first address of each family.

@@ -7,17 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::{addr::Addr, node::Endpoint};
+use mizzen_ebpf_abi::{addr::Addr, maps, node::Endpoint};
 
 use super::{
     layout::{self, MapLayout},
+    link::Outcome,
     object::Programs,
     pin::{PinError, Pins},
     pod_netns::PodNamespaces,
     sys, tc,
     uplinks::Interface,
+    walk::{self, Batch},
 };
-use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
+use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink, Survey};
 
 /// Attaches pods to the datapath.
 #[derive(Debug)]
@@ -41,24 +43,10 @@ impl PodDatapath for Pods {
         let flags = self.namespaces.put(link, netns).map_err(|source| {
             failed("make the network namespace known", link, or_full(&layout::POD_NETNS, source))
         })?;
-        let endpoint = Endpoint {
-            ifindex: link.ifindex,
-            identity: 0,
-            flags,
-            pod_mac: link.pod_mac,
-            host_mac: link.host_mac,
-        };
         for address in &link.addresses {
-            sys::update(self.endpoints.as_fd(), &Addr::from(*address), &endpoint).map_err(
-                |source| {
-                    failed("make the address known", link, or_full(&layout::ENDPOINTS, source))
-                },
-            )?;
+            self.put_endpoint(link, Addr::from(*address), &endpoint(link, flags))?;
         }
-        let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
-        tc::attach_pod(&interface, &self.programs, &self.pins)
-            .map_err(|source| failed("attach the packet programs", link, source))?;
-        Ok(())
+        self.attach_programs(link).map(drop)
     }
 
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
@@ -71,6 +59,65 @@ impl PodDatapath for Pods {
         }
         Ok(())
     }
+
+    fn survey(&self) -> Result<Survey, PodDatapathError> {
+        let mut seen = self.namespaces.survey().map_err(unread("read map POD_NETNS"))?;
+        walk::visit(self.endpoints.as_fd(), |batch: &Batch<'_, Addr, Endpoint>| {
+            seen.endpoints.extend(batch.iter().map(|(addr, endpoint)| (*addr, *endpoint)));
+        })
+        .map_err(unread("read map ENDPOINTS"))?;
+        Ok(seen)
+    }
+
+    fn mend(
+        &self,
+        link: &PodLink,
+        netns: Option<&File>,
+        seen: &Survey,
+    ) -> Result<Vec<&'static str>, PodDatapathError> {
+        let (flags, mut mended) = self
+            .namespaces
+            .mend(link, netns, seen)
+            .map_err(|source| failed("make the network namespace known again", link, source))?;
+        for address in link.addresses.iter().map(|address| Addr::from(*address)) {
+            if seen.endpoints.get(&address) != Some(&endpoint(link, flags)) {
+                self.put_endpoint(link, address, &endpoint(link, flags))?;
+                mended.push(maps::ENDPOINTS);
+            }
+        }
+        let attached = self.attach_programs(link)?;
+        let lost = attached.iter().filter(|(_, outcome)| *outcome == Outcome::Attached);
+        mended.extend(lost.map(|_| "program"));
+        Ok(mended)
+    }
+}
+
+impl Pods {
+    fn put_endpoint(
+        &self,
+        link: &PodLink,
+        address: Addr,
+        endpoint: &Endpoint,
+    ) -> Result<(), PodDatapathError> {
+        sys::update(self.endpoints.as_fd(), &address, endpoint).map_err(|source| {
+            failed("make the address known", link, or_full(&layout::ENDPOINTS, source))
+        })
+    }
+
+    fn attach_programs(
+        &self,
+        link: &PodLink,
+    ) -> Result<Vec<(&'static str, Outcome)>, PodDatapathError> {
+        let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
+        tc::attach_pod(&interface, &self.programs, &self.pins)
+            .map_err(|source| failed("attach the packet programs", link, source))
+    }
+}
+
+/// What `ENDPOINTS` says of a pod's address.
+fn endpoint(link: &PodLink, flags: u32) -> Endpoint {
+    let PodLink { ifindex, pod_mac, host_mac, .. } = *link;
+    Endpoint { ifindex, identity: 0, flags, pod_mac, host_mac }
 }
 
 /// What the kernel calls too long a list is a full map.
@@ -82,6 +129,12 @@ fn or_full(layout: &MapLayout, error: io::Error) -> io::Error {
     io::Error::other(format!(
         "map {map} is full with its {capacity} entries, which pods of this node have"
     ))
+}
+
+/// That a table can't be read concerns every pod.
+fn unread(operation: &'static str) -> impl FnOnce(io::Error) -> PodDatapathError {
+    let ifname = "of any name".to_owned();
+    move |source| PodDatapathError { operation, ifname, source: Box::new(source) }
 }
 
 fn failed<E>(operation: &'static str, link: &PodLink, source: E) -> PodDatapathError

@@ -29,15 +29,12 @@ use super::{
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     maps::KernelMaps,
     pin::{PinError, Pins},
-    sys,
+    sys, walk,
 };
 use crate::{
     apply::{lookup::Records, maps::Maps as _},
     why::live::Live,
 };
-
-/// Elements read by one call to the kernel: bounds how long it is busy with it.
-const BATCH: usize = 4_096;
 
 /// Opens the tables for questions.
 #[derive(Clone, Debug)]
@@ -140,26 +137,11 @@ impl TableReader {
         layout: &MapLayout,
         mut visit: impl FnMut(&K, &V) -> ControlFlow<()>,
     ) {
-        let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
-        let mut cursor = None;
-        loop {
-            let read = match sys::lookup_batch(map.as_fd(), cursor.as_ref(), &mut keys, &mut values)
-            {
-                Ok(read) => read,
-                Err(error) => {
-                    self.failed::<()>(layout, error);
-                    return;
-                }
-            };
-            for (key, value) in keys.iter().zip(&values).take(read.count) {
-                if visit(key, value).is_break() {
-                    return;
-                }
-            }
-            cursor = read.next;
-            if cursor.is_none() {
-                return;
-            }
+        let scanned = walk::visit_until(map.as_fd(), |batch| {
+            batch.iter().try_for_each(|(key, value)| visit(key, value))
+        });
+        if let Err(error) = scanned {
+            self.failed::<()>(layout, error);
         }
     }
 }

@@ -197,6 +197,10 @@ pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<()
     batch(Command::MapDeleteBatch, map, keys.as_ptr() as u64, 0, keys.len())
 }
 
+/// What the kernel says of an operation that a kind of map does not have; of its own, and so in no
+/// list of errors.
+pub(super) const ENOTSUPP: i32 = 524;
+
 /// Where a read in batches goes on: the kernel's own mark.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor {

@@ -21,11 +21,11 @@ use mizzen_ebpf_abi::{
 
 use super::{
     counters::cpus,
-    growing::visit_hash,
     layout::{self, MapLayout},
     mapped::MappedArray,
     pin::{PinError, Pins},
     sys,
+    walk::{self, Batch},
 };
 use crate::traffic::{Counted, Tenant, Traffic};
 
@@ -142,8 +142,10 @@ impl TrafficTables {
         let lanes = Lanes::of_machine().map_err(failed(&layout::PACKET_COUNTS))?;
         let services = pins.open_map(&layout::SERVICE_COUNTS)?;
         let mut known = BTreeSet::new();
-        visit_hash(services.as_fd(), |sets: &[u32], _: &[ServiceCounts]| known.extend(sets))
-            .map_err(failed(&layout::SERVICE_COUNTS))?;
+        walk::visit(services.as_fd(), |batch: &Batch<'_, u32, ServiceCounts>| {
+            known.extend(batch.keys);
+        })
+        .map_err(failed(&layout::SERVICE_COUNTS))?;
         let outer = &layout::BACKEND_COUNTS;
         let backends = Chunks::open(pins, outer, layout::BACKEND_CHUNK, ids)?;
         let packets = Chunks::open(pins, &layout::PACKET_COUNTS, lanes.chunk(), ids)?;
@@ -214,8 +216,8 @@ impl TrafficTables {
             let backend = Some(Tenant { id, ipv6, owner });
             visit(Counted { set, backend, traffic: self.read(chunk, index) });
         });
-        visit_hash(self.services.as_fd(), |sets: &[u32], records: &[ServiceCounts]| {
-            for (set, record) in sets.iter().zip(records) {
+        walk::visit(self.services.as_fd(), |batch: &Batch<'_, u32, ServiceCounts>| {
+            for (set, record) in batch.iter() {
                 visit(Counted { set: *set, backend: None, traffic: record.into() });
             }
         })

@@ -66,16 +66,9 @@ mod tests {
     fn endpoint(zones: &str, nodes: &str) -> Endpoint {
         let words = |text: &str| text.split_whitespace().map(Arc::from).collect();
         Endpoint {
-            address: [10, 1, 2, 3].into(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-            hostname: None,
-            zone: None,
             hint_zones: words(zones),
             hint_nodes: words(nodes),
-            pod: None,
+            ..Endpoint::ready_at([10, 1, 2, 3].into())
         }
     }
 

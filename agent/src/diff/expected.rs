@@ -1,7 +1,7 @@
 //! What the tables hold as far as is known, element by element: what [`crate::apply::audit`]
 //! compares with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_ebpf_abi::{
     maps,
@@ -13,22 +13,9 @@ use super::{
     known::{BackendRecord, KnownSet, backend_record},
 };
 use crate::{
-    apply::maps::Growing,
+    apply::maps::{AddrRange, Growing, Usage},
     desired::{Slot, node::DesiredNode},
 };
-
-/// How full a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// The map.
-    pub map: &'static str,
-    /// Elements in use.
-    pub used: u32,
-    /// Elements that there is room for at present.
-    pub now: u32,
-    /// Elements that there can be room for.
-    pub max: u32,
-}
 
 impl Known {
     /// The frontends.
@@ -55,6 +42,12 @@ impl Known {
                 (backend.id, backend_record(set.id, &slot))
             })
         })
+    }
+
+    /// The source ranges of each set that has any, by the set's id.
+    pub fn source_ranges(&self) -> BTreeMap<u32, &BTreeSet<AddrRange>> {
+        let restricted = self.all_sets().filter(|set| !set.source_ranges.is_empty());
+        restricted.map(|set| (set.id, &set.source_ranges)).collect()
     }
 
     /// The node's tables.

@@ -38,6 +38,8 @@ pub struct Known {
     pub(super) strangers: Vec<KnownSet>,
     /// Backends, by family and id, that belong to no set.
     pub(super) strays: Vec<(bool, u32)>,
+    /// Source ranges of what is no set, likewise.
+    pub(super) stray_ranges: Vec<SourceRange>,
     /// The word of every set id that was ever in use: generations go on when an id is used again.
     pub(super) words: BTreeMap<u32, SetWord>,
     pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
@@ -95,6 +97,7 @@ impl Known {
             sets: BTreeMap::new(),
             strangers: Vec::new(),
             strays: Vec::new(),
+            stray_ranges: Vec::new(),
             words: BTreeMap::new(),
             frontends: BTreeMap::new(),
             marks: 0,
@@ -367,6 +370,7 @@ impl Known {
             self.retire(&set, draft);
         }
         draft.freed_backends.append(&mut self.strays);
+        draft.removed_source_ranges.append(&mut self.stray_ranges);
         let named = |key: &SetKey| change.sets.get(key).is_some_and(Option::is_some);
         let unnamed: Vec<SetKey> = self.sets.keys().filter(|key| !named(key)).cloned().collect();
         for key in unnamed {

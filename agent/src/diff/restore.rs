@@ -44,9 +44,10 @@ pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
         sets.insert(id, KnownSet { range, ..KnownSet::new(id, ipv6) });
     }
     for SourceRange { set, range } in &tables.source_ranges {
-        if let Some(set) = sets.get_mut(set) {
-            set.source_ranges.insert(*range);
-            known.source_ranges += 1;
+        known.source_ranges += 1;
+        match sets.get_mut(set) {
+            Some(set) => drop(set.source_ranges.insert(*range)),
+            None => known.stray_ranges.push(SourceRange { set: *set, range: *range }),
         }
     }
     if let Some((last, _)) = tables.sets.last_key_value() {

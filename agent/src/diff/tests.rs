@@ -17,7 +17,7 @@ use super::{
     Known, diff,
     plan::Plan,
     restore::restore,
-    world::{Recording, World, clients, world},
+    world::{Moments, World, clients, recording, world},
 };
 use crate::{
     apply::{
@@ -234,10 +234,10 @@ impl Records for Slow<'_> {
 
 /// A reader that is slow: each of its steps may happen any number of writes after the one before,
 /// but no barrier returns while it is under way.
-fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
-    let states = &recording.states;
+fn assert_readers_are_safe(moments: &Moments, legitimate: &Legitimate) {
+    let states = &moments.states;
     for (first, start) in states.iter().enumerate() {
-        let end = recording.barriers.iter().copied().find(|at| *at > first).unwrap_or(states.len());
+        let end = moments.barriers.iter().copied().find(|at| *at > first).unwrap_or(states.len());
         for (key, sets) in &legitimate.frontends {
             let Some(frontend) = start.frontends.get(key) else {
                 assert!(sets.contains(&None), "{key:?} is missing after {first} writes");
@@ -270,10 +270,10 @@ fn assert_readers_are_safe(recording: &Recording, legitimate: &Legitimate) {
 
 /// Applies a plan with readers at every write.
 fn apply_under_readers(plan: &Plan, maps: &mut MemoryMaps) {
-    let mut recording = Recording::new(maps.clone());
+    let mut recording = recording(maps.clone());
     apply(plan, &mut recording).unwrap();
     let legitimate = legitimate(maps.tables(), recording.maps.tables());
-    assert_readers_are_safe(&recording, &legitimate);
+    assert_readers_are_safe(&recording.witness, &legitimate);
     *maps = recording.maps;
 }
 

@@ -2,19 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use mizzen_ebpf_abi::{
-    addr::Addr,
-    node::{NodeAddr, NodeConfig},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
-};
 use proptest::{prelude::*, sample::Index};
 
 use crate::{
     apply::{
-        maps::{AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables},
+        maps::Tables,
         memory::MemoryMaps,
+        stepwise::{Step, Stepwise, Witness},
     },
-    diff::expected::Usage,
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -145,20 +140,16 @@ impl Spec {
 
     fn slices(&self, service: &ObjectKey) -> Vec<EndpointSlice> {
         let endpoint = |ipv6, &(host, state, node, hint, _): &(u8, u8, u8, u8, u8)| Endpoint {
-            address: ip(ipv6, 244, host),
             ready: state == 0,
             serving: state < 2,
             terminating: state > 0,
             node: Some(format!("node-{node}").into()),
-            hostname: None,
-            zone: None,
-            hint_zones: Vec::new(),
             hint_nodes: hint
                 .checked_sub(1)
                 .map(|n| format!("node-{n}").into())
                 .into_iter()
                 .collect(),
-            pod: None,
+            ..Endpoint::ready_at(ip(ipv6, 244, host))
         };
         let port = |n: u8| EndpointPort {
             name: format!("p{n}").into(),
@@ -276,120 +267,27 @@ impl World {
     }
 }
 
-/// Tables that are written element by element, and keep a copy of every moment.
-pub(super) struct Recording {
-    pub(super) maps: MemoryMaps,
+/// Tables that are written element by element, and a copy of every moment.
+pub(super) type Recording = Stepwise<MemoryMaps, Moments>;
+
+/// The moments of tables.
+pub(super) struct Moments {
     /// The tables before the first write, and after each.
     pub(super) states: Vec<Tables>,
     /// Indices into `states`: a reader of an earlier state is done before the states from there.
     pub(super) barriers: Vec<usize>,
 }
 
-impl Recording {
-    pub(super) fn new(maps: MemoryMaps) -> Self {
-        let states = vec![maps.tables().clone()];
-        Self { maps, states, barriers: Vec::new() }
-    }
-
-    fn each<T>(
-        &mut self,
-        elements: &[T],
-        write: impl Fn(&mut MemoryMaps, &[T]) -> Result<(), MapsError>,
-    ) -> Result<(), MapsError> {
-        for element in elements {
-            write(&mut self.maps, std::slice::from_ref(element))?;
-            self.states.push(self.maps.tables().clone());
-        }
-        Ok(())
-    }
+pub(super) fn recording(maps: MemoryMaps) -> Recording {
+    let witness = Moments { states: vec![maps.tables().clone()], barriers: Vec::new() };
+    Stepwise { maps, witness }
 }
 
-impl Maps for Recording {
-    fn dump(&mut self) -> Result<Tables, MapsError> {
-        self.maps.dump()
-    }
-    fn visit_frontends(
-        &mut self,
-        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
-    ) -> Result<(), MapsError> {
-        self.maps.visit_frontends(visit)
-    }
-    fn word(&self, set: u32) -> SetWord {
-        self.maps.word(set)
-    }
-    fn read_slots(&self, offset: u32, words: &mut [u32]) {
-        self.maps.read_slots(offset, words);
-    }
-    fn backend4(&self, id: u32) -> Backend4 {
-        self.maps.backend4(id)
-    }
-    fn backend6(&self, id: u32) -> Backend6 {
-        self.maps.backend6(id)
-    }
-    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
-        self.maps.node_tables()
-    }
-    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
-        self.maps.others()
-    }
-    fn capacities(&self) -> Capacities {
-        self.maps.capacities()
-    }
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
-        self.maps.grow(table, capacity)
-    }
-    fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
-        self.each(entries, MemoryMaps::put_frontends)
-    }
-    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
-        self.each(keys, MemoryMaps::remove_frontends)
-    }
-    fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError> {
-        let words: Vec<(u32, u32)> = (offset..).zip(words.iter().copied()).collect();
-        self.each(&words, |maps, word| maps.write_slots(word[0].0, &[word[0].1]))
-    }
-    fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
-        self.each(backends, MemoryMaps::write_backends4)
-    }
-    fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
-        self.each(backends, MemoryMaps::write_backends6)
-    }
-    fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
-        self.each(words, MemoryMaps::flip)
-    }
-    fn barrier(&mut self) -> Result<(), MapsError> {
-        self.barriers.push(self.states.len());
-        self.states.push(self.maps.tables().clone());
-        self.maps.barrier()
-    }
-    fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
-        self.maps.put_node_addrs(addrs)
-    }
-    fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
-        self.maps.remove_node_addrs(addrs)
-    }
-    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
-        self.maps.put_cluster_ranges(ranges)
-    }
-    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
-        self.maps.remove_cluster_ranges(ranges)
-    }
-    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
-        self.each(ranges, MemoryMaps::put_source_ranges)
-    }
-    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
-        self.each(ranges, MemoryMaps::remove_source_ranges)
-    }
-    fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
-        self.maps.set_node_config(config)
-    }
-    fn calls(&self) -> u64 {
-        self.maps.calls()
-    }
-    fn writes(&self) -> u64 {
-        self.maps.writes()
-    }
-    fn bytes(&self) -> u64 {
-        self.maps.bytes()
+impl Witness<MemoryMaps> for Moments {
+    fn after(&mut self, step: Step, maps: &MemoryMaps) {
+        if step == Step::Barrier {
+            self.barriers.push(self.states.len());
+        }
+        self.states.push(maps.tables().clone());
     }
 }

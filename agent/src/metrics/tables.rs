@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::diff::expected::Usage;
+use crate::apply::maps::Usage;
 
 /// Share of a table's bound from which an operator should know, in percent.
 const PRESSURE_WARNING: u64 = 80;

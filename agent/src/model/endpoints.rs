@@ -40,6 +40,24 @@ pub struct Endpoint {
     pub pod: Option<ObjectKey>,
 }
 
+impl Endpoint {
+    /// A ready endpoint of which nothing is known but its address.
+    pub fn ready_at(address: IpAddr) -> Self {
+        Self {
+            address,
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            hostname: None,
+            zone: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+            pod: None,
+        }
+    }
+}
+
 /// An EndpointSlice of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {

@@ -1,9 +1,16 @@
 //! What the pod network needs of the datapath when a pod comes or goes. Implemented by
 //! `crate::datapath` where its programs are loaded, and by [`NoDatapath`] where they are not.
 
-use std::{fs::File, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fs::File, net::IpAddr, sync::Arc};
+
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    node::{Endpoint, PodNetns},
+};
 
 use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +30,29 @@ pub struct PodLink {
     pub socket_translation: Option<bool>,
 }
 
-/// Attaches the datapath to pods. Both calls are idempotent.
+/// What the tables say of pods at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Hash `ENDPOINTS`.
+    pub endpoints: BTreeMap<Addr, Endpoint>,
+    /// Hash `POD_NETNS`.
+    pub namespaces: BTreeMap<u64, PodNetns>,
+    /// The word of `SOCKET_OPTIONS`.
+    pub options: u32,
+}
+
+impl Survey {
+    /// The namespace that is known to be that of a pod with one of these addresses.
+    pub fn namespace_of(&self, addresses: &[IpAddr]) -> Option<(u64, &PodNetns)> {
+        let is = |known: &PodNetns| {
+            let mut addresses = addresses.iter().map(|address| Addr::from(*address));
+            addresses.any(|address| address == known.ipv4 || address == known.ipv6)
+        };
+        self.namespaces.iter().find(|(_, known)| is(known)).map(|(cookie, known)| (*cookie, known))
+    }
+}
+
+/// Attaches the datapath to pods. All calls are idempotent.
 pub trait PodDatapath: Send + Sync {
     /// Attaches the packet programs to the host's end, and makes the pod's addresses known, and
     /// that it is the one in `netns`; without, what is known of its namespace stays.
@@ -31,18 +60,41 @@ pub trait PodDatapath: Send + Sync {
     /// Forgets the pod's addresses and namespace; the programs go with the link. Success where it
     /// is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
+
+    /// What the tables say of pods.
+    fn survey(&self) -> Result<Survey, PodDatapathError> {
+        Ok(Survey::default())
+    }
+
+    /// Mends what somebody else altered of a pod that is attached, by the tables as they are in
+    /// `seen`: its addresses, its programs, and what is known of its namespace; where nothing is
+    /// known any more, that it is the one in `netns`. Gives the names of the maps, and `program`.
+    fn mend(
+        &self,
+        _link: &PodLink,
+        _netns: Option<&File>,
+        _seen: &Survey,
+    ) -> Result<Vec<&'static str>, PodDatapathError> {
+        Ok(Vec::new())
+    }
 }
 
-/// A datapath, beside which someone wants to know of the addresses that pods have no more.
+/// A datapath, beside which someone wants to know of the addresses that pods have no more, and what
+/// was mended is counted.
 pub struct Announced {
     datapath: Arc<dyn PodDatapath>,
     released: mpsc::Sender<Vec<IpAddr>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Announced {
     /// Announces what is detached from `datapath`.
-    pub fn new(datapath: Arc<dyn PodDatapath>, released: mpsc::Sender<Vec<IpAddr>>) -> Self {
-        Self { datapath, released }
+    pub fn new(
+        datapath: Arc<dyn PodDatapath>,
+        released: mpsc::Sender<Vec<IpAddr>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { datapath, released, metrics }
     }
 }
 
@@ -57,6 +109,24 @@ impl PodDatapath for Announced {
             tracing::debug!(ifname = link.ifname, "released addresses were not announced");
         }
         self.datapath.detach(link)
+    }
+
+    fn survey(&self) -> Result<Survey, PodDatapathError> {
+        self.datapath.survey()
+    }
+
+    fn mend(
+        &self,
+        link: &PodLink,
+        netns: Option<&File>,
+        seen: &Survey,
+    ) -> Result<Vec<&'static str>, PodDatapathError> {
+        let mended = self.datapath.mend(link, netns, seen)?;
+        for what in &mended {
+            tracing::warn!(ifname = link.ifname, what, "somebody else altered what pods have");
+            self.metrics.tables.healed(what, 1);
+        }
+        Ok(mended)
     }
 }
 

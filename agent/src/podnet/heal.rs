@@ -147,7 +147,7 @@ impl Pods {
         Ok(())
     }
 
-    fn strangers(&self) -> MutexGuard<'_, BTreeMap<String, PodLink>> {
+    pub(super) fn strangers(&self) -> MutexGuard<'_, BTreeMap<String, PodLink>> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@
 //!                                  └─────> datapath                  programs of the pod
 //! snapshot, kernel events ──> keeper ──> ranges, routes (pure) ──> netlink
 //!                               └──────> conflist                    when it can serve
+//! every 5 s ──> review ──────> what the datapath has of each pod    mended where it was altered
 //! ```
 //! Calls are blocking code on threads of their own: each is a few system calls long. Nothing here
 //! needs the API server once the node's ranges are known.
@@ -35,6 +36,7 @@ pub mod del_journal;
 pub mod heal;
 pub mod keeper;
 pub mod opt_out;
+pub mod review;
 pub mod routes;
 
 use std::{
@@ -133,6 +135,7 @@ pub async fn run(
     let listener =
         server::listen(&config.state_dir).map_err(|error| state_dir("listen in", error))?;
     let server = tokio::spawn(server::serve(listener, Arc::clone(&pods), cancel.clone()));
+    let review = tokio::spawn(review::run(Arc::clone(&pods), cancel.clone()));
     let keeper = Arc::new(Keeper::new(config, pods));
     while !cancel.is_cancelled() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -149,7 +152,7 @@ pub async fn run(
         }
     }
     // A panic there has been reported by its own thread.
-    let _ended = server.await;
+    let _ended = (server.await, review.await);
     Ok(())
 }
 
@@ -179,8 +182,8 @@ fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNet
     Ok(pods)
 }
 
-/// Returns when the nodes are others than in `known`, or the pods that asked for something. Services come and go all the time, and are
-/// nothing to us.
+/// Returns when the nodes are others than in `known`, or the pods that asked for something. Services
+/// come and go all the time, and are nothing to us.
 pub(crate) async fn nodes_changed(
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     known: &Snapshot,

@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 /// Which namespace a descriptor or path means: two that name the same one are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NetnsId {
     /// Device of the kernel's namespace file system.
     pub dev: u64,

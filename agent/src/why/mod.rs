@@ -133,13 +133,9 @@ fn kept(live: &impl Live, client: Addr, slots: &Slots, v4: bool) -> Option<Pinne
     }
     let affinity = live.affinity(&AffinityKey { client, set: slots.set })?;
     let now_s = live.now_s();
-    if affinity.is_over(slots.affinity_s, now_s) {
-        return None;
-    }
-    if !lookup::ids(live, slots).any(|id| id == affinity.backend) {
-        return None;
-    }
-    let backend = live.backend(slots.set, affinity.backend, v4)?;
+    let offers = |backend| lookup::ids(live, slots).any(|id| id == backend);
+    let kept = affinity.kept(slots, now_s, offers)?;
+    let backend = live.backend(slots.set, kept.backend, v4)?;
     let left = slots.affinity_s.saturating_sub(now_s.saturating_sub(affinity.seen_s));
     Some(Pinned {
         address: endpoint(backend.addr, backend.port).to_string(),

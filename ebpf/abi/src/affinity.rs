@@ -4,7 +4,7 @@
 //! A client is an address: that of the pod behind a socket, or a packet's source. What it keeps
 //! counts per set, so per service port and family, whichever frontend was dialled (B74).
 
-use crate::{addr::Addr, layout::record};
+use crate::{addr::Addr, layout::record, select::Slots};
 
 record! {
     /// A client of a set.
@@ -30,6 +30,15 @@ record! {
     }
 }
 
+/// A backend that a client keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The backend's id.
+    pub backend: u32,
+    /// Whether it was found in other slots than those in which it was seen before.
+    pub is_new_view: bool,
+}
+
 impl Affinity {
     /// A backend and its view as the word that is read and written at once.
     #[inline(always)]
@@ -42,6 +51,27 @@ impl Affinity {
     #[expect(clippy::cast_possible_truncation, reason = "the halves are what is asked for")]
     pub const fn of_choice(choice: u64) -> (u32, u32) {
         (choice as u32, (choice >> 32) as u32)
+    }
+
+    /// The backend that the client goes on to, of these slots; none where it chooses anew. `offers`
+    /// says whether a backend is among the slots, which costs a search: it is asked where a flip of
+    /// the set came between, since a backend that leaves the window, to terminate perhaps, does so
+    /// by one.
+    #[inline(always)]
+    pub fn kept(
+        &self,
+        slots: &Slots,
+        now_s: u32,
+        offers: impl FnOnce(u32) -> bool,
+    ) -> Option<Kept> {
+        if self.is_over(slots.affinity_s, now_s) {
+            return None;
+        }
+        let is_new_view = self.view != slots.view();
+        if is_new_view && !offers(self.backend) {
+            return None;
+        }
+        Some(Kept { backend: self.backend, is_new_view })
     }
 
     /// Whether the client's last flow is more than `timeout_s` ago.
@@ -64,6 +94,19 @@ mod tests {
         let word = unsafe { *core::ptr::from_ref(&kept).cast::<u64>() };
         assert_eq!(word, Affinity::choice(7, 9));
         assert_eq!(Affinity::of_choice(word), (7, 9));
+    }
+
+    #[test]
+    fn b76_a_backend_is_looked_for_when_the_set_was_flipped() {
+        let slots = Slots { set: 3, generation: 5, first: 40, count: 2, affinity_s: 10 };
+        let kept = Affinity { backend: 7, view: slots.view(), seen_s: 100, ..Affinity::default() };
+        let found = kept.kept(&slots, 105, |_| panic!("nothing changed"));
+        assert_eq!(found, Some(Kept { backend: 7, is_new_view: false }));
+        let flipped = Slots { generation: 6, ..slots };
+        let found = kept.kept(&flipped, 105, |id| id == 7);
+        assert_eq!(found, Some(Kept { backend: 7, is_new_view: true }));
+        assert_eq!(kept.kept(&flipped, 105, |_| false), None, "it left");
+        assert_eq!(kept.kept(&flipped, 111, |_| true), None, "it is over");
     }
 
     #[test]

@@ -60,14 +60,7 @@ impl Cluster {
     }
 
     fn add_node(&mut self, name: &str) {
-        let node = Node {
-            name: name.into(),
-            internal_ips: Vec::new(),
-            pod_cidrs: Vec::new(),
-            zone: None,
-            to_be_deleted: false,
-        };
-        self.snapshot.nodes.insert(name.into(), Arc::new(node));
+        self.snapshot.nodes.insert(name.into(), Arc::new(Node::named(name)));
     }
 
     fn service(&self) -> Service {
@@ -89,16 +82,12 @@ impl Cluster {
     fn set_pods(&mut self, slice: &str, endpoints: &[(u8, State, String)]) {
         for ipv6 in [false, true] {
             let endpoint = |(last, state, pod): &(u8, State, String)| Endpoint {
-                address: address(ipv6, *last),
                 ready: *state == Ready,
                 serving: matches!(state, Ready | Terminating),
                 terminating: matches!(state, Terminating | TerminatingUnready),
                 node: Some(format!("node-{last}").into()),
-                hostname: None,
-                zone: None,
-                hint_zones: Vec::new(),
-                hint_nodes: Vec::new(),
                 pod: Some(ObjectKey::new("default", pod)),
+                ..Endpoint::ready_at(address(ipv6, *last))
             };
             let port =
                 |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };

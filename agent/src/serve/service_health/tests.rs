@@ -22,16 +22,11 @@ const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 fn endpoint(address: &str, node: &str, conditions: [bool; 3]) -> Endpoint {
     let [ready, serving, terminating] = conditions;
     Endpoint {
-        address: address.parse().unwrap(),
         ready,
         serving,
         terminating,
         node: Some(node.into()),
-        hostname: None,
-        zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
-        pod: None,
+        ..Endpoint::ready_at(address.parse().unwrap())
     }
 }
 

@@ -135,16 +135,5 @@ pub(super) fn set_endpoints(snapshot: &mut Snapshot, name: &str, endpoints: &[So
 }
 
 fn endpoint(addr: SocketAddr) -> Endpoint {
-    Endpoint {
-        address: addr.ip(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(NODE.into()),
-        hostname: None,
-        zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
-        pod: None,
-    }
+    Endpoint { node: Some(NODE.into()), ..Endpoint::ready_at(addr.ip()) }
 }

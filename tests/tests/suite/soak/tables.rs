@@ -7,18 +7,13 @@ use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 use mizzen_agent::{
     apply::{
         lookup,
-        maps::{AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables},
+        maps::{Maps as _, MapsError},
+        stepwise::{Step, Stepwise, Witness},
     },
     datapath::{Datapath, KernelMaps},
-    diff::expected::Usage,
     model::snapshot::Snapshot,
 };
-use mizzen_ebpf_abi::{
-    addr::Addr,
-    counters::Counter,
-    node::{NodeAddr, NodeConfig},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
-};
+use mizzen_ebpf_abi::counters::Counter;
 use mizzen_tests::{
     actor::Actor,
     backend::Backend,
@@ -164,7 +159,8 @@ fn r01_an_abort_at_any_write_is_noticed_by_nobody() {
                         .remove(&mizzen_agent::model::ObjectKey::new("default", extra));
                 }
                 snapshot.revision += 1;
-                let aborting = Aborting { maps: bench.datapath.maps().unwrap(), left: write };
+                let maps = bench.datapath.maps().unwrap();
+                let aborting = Stepwise { maps, witness: Dying { left: write } };
                 let whole = Agent::start(Box::new(aborting)).follow(&snapshot);
                 sound(&bench.datapath, &format!("{told}, round {round}, cut off at {write}"));
                 if whole {
@@ -187,115 +183,19 @@ fn sound(datapath: &Datapath, told: &str) {
     }
 }
 
-/// Tables whose writer dies: after `left` element writes every call fails.
-struct Aborting {
-    maps: KernelMaps,
+/// A writer that dies: after so many writes every call fails.
+struct Dying {
     left: u64,
 }
 
-impl Aborting {
-    fn each<T>(
-        &mut self,
-        elements: &[T],
-        write: impl Fn(&mut KernelMaps, &[T]) -> Result<(), MapsError>,
-    ) -> Result<(), MapsError> {
-        for element in elements {
-            self.left = self.left.checked_sub(1).ok_or_else(|| MapsError::Kernel {
-                operation: "write to",
-                map: "any",
-                object: "an element".to_owned(),
-                source: "the writer died".into(),
-            })?;
-            write(&mut self.maps, std::slice::from_ref(element))?;
-        }
+impl Witness<KernelMaps> for Dying {
+    fn before(&mut self, _: Step, _: &KernelMaps) -> Result<(), MapsError> {
+        self.left = self.left.checked_sub(1).ok_or_else(|| MapsError::Kernel {
+            operation: "write to",
+            map: "any",
+            object: "an element".to_owned(),
+            source: "the writer died".into(),
+        })?;
         Ok(())
-    }
-}
-
-impl Maps for Aborting {
-    fn dump(&mut self) -> Result<Tables, MapsError> {
-        self.maps.dump()
-    }
-    fn visit_frontends(
-        &mut self,
-        visit: &mut dyn FnMut(&FrontendKey, &Frontend),
-    ) -> Result<(), MapsError> {
-        self.maps.visit_frontends(visit)
-    }
-    fn word(&self, set: u32) -> SetWord {
-        self.maps.word(set)
-    }
-    fn read_slots(&self, offset: u32, words: &mut [u32]) {
-        self.maps.read_slots(offset, words);
-    }
-    fn backend4(&self, id: u32) -> Backend4 {
-        self.maps.backend4(id)
-    }
-    fn backend6(&self, id: u32) -> Backend6 {
-        self.maps.backend6(id)
-    }
-    fn node_tables(&mut self) -> Result<NodeTables, MapsError> {
-        self.maps.node_tables()
-    }
-    fn others(&mut self) -> Result<Vec<Usage>, MapsError> {
-        self.maps.others()
-    }
-    fn capacities(&self) -> Capacities {
-        self.maps.capacities()
-    }
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
-        self.each(&[()], |maps, _| maps.grow(table, capacity))
-    }
-    fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
-        self.each(entries, KernelMaps::put_frontends)
-    }
-    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), MapsError> {
-        self.each(keys, KernelMaps::remove_frontends)
-    }
-    fn write_slots(&mut self, offset: u32, words: &[u32]) -> Result<(), MapsError> {
-        let words: Vec<(u32, u32)> = (offset..).zip(words.iter().copied()).collect();
-        self.each(&words, |maps, word| maps.write_slots(word[0].0, &[word[0].1]))
-    }
-    fn write_backends4(&mut self, backends: &[(u32, Backend4)]) -> Result<(), MapsError> {
-        self.each(backends, KernelMaps::write_backends4)
-    }
-    fn write_backends6(&mut self, backends: &[(u32, Backend6)]) -> Result<(), MapsError> {
-        self.each(backends, KernelMaps::write_backends6)
-    }
-    fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError> {
-        self.each(words, KernelMaps::flip)
-    }
-    fn barrier(&mut self) -> Result<(), MapsError> {
-        self.each(&[()], |maps, _| maps.barrier())
-    }
-    fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
-        self.each(addrs, KernelMaps::put_node_addrs)
-    }
-    fn remove_node_addrs(&mut self, addrs: &[Addr]) -> Result<(), MapsError> {
-        self.each(addrs, KernelMaps::remove_node_addrs)
-    }
-    fn put_cluster_ranges(&mut self, ranges: &[(AddrRange, u32)]) -> Result<(), MapsError> {
-        self.each(ranges, KernelMaps::put_cluster_ranges)
-    }
-    fn remove_cluster_ranges(&mut self, ranges: &[AddrRange]) -> Result<(), MapsError> {
-        self.each(ranges, KernelMaps::remove_cluster_ranges)
-    }
-    fn put_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
-        self.each(ranges, KernelMaps::put_source_ranges)
-    }
-    fn remove_source_ranges(&mut self, ranges: &[SourceRange]) -> Result<(), MapsError> {
-        self.each(ranges, KernelMaps::remove_source_ranges)
-    }
-    fn set_node_config(&mut self, config: &NodeConfig) -> Result<(), MapsError> {
-        self.each(&[*config], |maps, config| maps.set_node_config(&config[0]))
-    }
-    fn calls(&self) -> u64 {
-        self.maps.calls()
-    }
-    fn writes(&self) -> u64 {
-        self.maps.writes()
-    }
-    fn bytes(&self) -> u64 {
-        self.maps.bytes()
     }
 }

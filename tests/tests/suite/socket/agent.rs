@@ -75,13 +75,7 @@ impl Agent {
 pub(super) fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
     let synced = Synced::ALL;
     let mut snapshot = Snapshot { revision: 1, synced, ..Snapshot::default() };
-    let node = Node {
-        name: NODE.into(),
-        internal_ips: vec![family.node()],
-        pod_cidrs: Vec::new(),
-        zone: None,
-        to_be_deleted: false,
-    };
+    let node = Node { internal_ips: vec![family.node()], ..Node::named(NODE) };
     snapshot.nodes.insert(NODE.into(), Arc::new(node));
     let key = ObjectKey::new("default", "hello");
     snapshot.services.insert(key.clone(), Arc::new(service(&key, family.vip(10))));
@@ -117,18 +111,7 @@ fn port_of_endpoints(protocol: Protocol) -> EndpointPort {
 }
 
 fn endpoint(address: IpAddr) -> Endpoint {
-    Endpoint {
-        address,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(NODE.into()),
-        hostname: None,
-        zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
-        pod: None,
-    }
+    Endpoint { node: Some(NODE.into()), ..Endpoint::ready_at(address) }
 }
 
 #[test]

@@ -249,7 +249,7 @@ fn b72_a_client_that_stays_away_is_swept_and_no_other() {
         });
         let swept = sweeper.run(1000).unwrap();
         assert_eq!((swept.seen, swept.removed, swept.finished), (1, 0, true));
-        assert!(sweeper.pressure() > 0.0 && sweeper.pressure() < 0.001);
+        assert_eq!(sweeper.usage().map(|usage| (usage.map, usage.used)), Some(("AFFINITY", 1)));
         assert_eq!(bed.ask(0, long), kept);
     });
 }

@@ -6,9 +6,10 @@ use std::{fs, sync::Arc, time::Duration};
 use mizzen_agent::{
     apply::{
         lookup,
-        maps::{AddrRange, Maps, Tables},
+        maps::{AddrRange, Maps, SourceRange, Tables},
     },
     datapath::{Datapath, KernelMaps, Outcome},
+    model::ObjectKey,
     reconcile::Attach,
     supervisor::TaskError,
 };
@@ -29,7 +30,7 @@ struct Damage {
     by: fn(&mut KernelMaps, &Tables),
 }
 
-const DAMAGES: [Damage; 15] = [
+const DAMAGES: [Damage; 18] = [
     Damage {
         what: "a frontend removed",
         map: "FRONTENDS",
@@ -138,6 +139,30 @@ const DAMAGES: [Damage; 15] = [
         },
     },
     Damage {
+        what: "a source range removed",
+        map: "SOURCE_RANGES",
+        by: |maps, held| {
+            maps.remove_source_ranges(&[*held.source_ranges.first().unwrap()]).unwrap();
+        },
+    },
+    Damage {
+        what: "a set opened to others",
+        map: "SOURCE_RANGES",
+        by: |maps, held| {
+            let SourceRange { set, .. } = *held.source_ranges.first().unwrap();
+            let range = AddrRange { addr: Addr::from_v4([192, 0, 2, 0]), prefix_len: 120 };
+            maps.put_source_ranges(&[SourceRange { set, range }]).unwrap();
+        },
+    },
+    Damage {
+        what: "a source range of no set",
+        map: "SOURCE_RANGES",
+        by: |maps, held| {
+            let SourceRange { range, .. } = *held.source_ranges.first().unwrap();
+            maps.put_source_ranges(&[SourceRange { set: u32::MAX, range }]).unwrap();
+        },
+    },
+    Damage {
         what: "the node's record cleared",
         map: "NODE_CONFIG",
         by: |maps, _| maps.set_node_config(&NodeConfig::default()).unwrap(),
@@ -176,7 +201,12 @@ fn r04_what_is_altered_in_the_tables_is_mended() {
     for family in [Family::V4, Family::V6] {
         let mut bench = Bench::new(family);
         let vip = SocketAddr::new(family.vip(10), 80);
-        let snapshot = cluster(family, &[bench.a]);
+        let mut snapshot = cluster(family, &[bench.a]);
+        let key = ObjectKey::new("default", "hello");
+        let service = Arc::make_mut(&mut snapshot.services[&key]);
+        service.load_balancer_ips = vec![family.vip(20)];
+        let clients = ["10.0.0.0/8", "198.51.100.0/24", "fd00::/8", "2001:db8::/32"];
+        service.source_ranges = Some(clients.map(|range| range.parse().unwrap()).into());
         Agent::start(&bench.datapath, family).follow(&snapshot);
         for Damage { what, map, by } in &DAMAGES {
             // A loop's first look is at once, the next ones every few seconds.
@@ -198,6 +228,7 @@ fn r04_what_is_altered_in_the_tables_is_mended() {
             assert_eq!(healed.node_addrs, held.node_addrs, "{what}");
             assert_eq!(healed.cluster_ranges, held.cluster_ranges, "{what}");
             assert_eq!(healed.node_config, held.node_config, "{what}");
+            assert_eq!(healed.source_ranges, held.source_ranges, "{what}");
             assert_eq!(bench.ask(vip).unwrap(), ("a".to_owned(), vip), "{what}");
             assert_eq!(Agent::start(&bench.datapath, family).follow(&snapshot), (0, 0), "{what}");
         }

@@ -1,0 +1,147 @@
+//! The sweep of the tables that the programs fill: what is over is removed, a part of the table at
+//! a time, each going on where the last one ended. What is left is counted on the way.
+//!
+//! The programs take what is over for nothing when they meet it; this removes what they never meet
+//! again.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::Pod;
+
+use super::{
+    layout::MapLayout,
+    pin::{PinError, Pins},
+    sys,
+    walk::Walk,
+};
+use crate::apply::maps::Usage;
+
+/// The entries of a table, and when one is over.
+pub trait Entries {
+    /// What the table finds them by.
+    type Key: Pod + Default;
+    /// What it says of them.
+    type Value: Pod + Default;
+    /// The table's name.
+    const TABLE: &'static str;
+
+    /// Whether an entry is over, as far as it tells. `now_s` is in seconds since boot.
+    fn is_over(key: &Self::Key, value: &Self::Value, now_s: u32) -> bool;
+
+    /// The entry without which this one is nothing: they stay or go together.
+    fn partner(_key: &Self::Key, _value: &Self::Value) -> Option<Self::Key> {
+        None
+    }
+}
+
+/// Why a part could not be swept.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} map {table}")]
+pub struct SweepError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// The table.
+    pub table: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries looked at.
+    pub seen: usize,
+    /// Entries removed.
+    pub removed: usize,
+    /// Whether the run reached the end of the table: the next begins anew.
+    pub finished: bool,
+}
+
+/// Removes from a table what is over, a part at a time.
+#[derive(Debug)]
+pub struct Sweeper<E: Entries> {
+    map: OwnedFd,
+    capacity: u32,
+    walk: Walk<E::Key, E::Value>,
+    live: usize,
+    /// How many were live when the table was last swept to its end.
+    live_before: Option<usize>,
+}
+
+impl<E: Entries> Sweeper<E> {
+    pub(super) fn open(pins: &Pins, layout: &MapLayout) -> Result<Self, PinError> {
+        Ok(Self {
+            map: pins.open_map(layout)?,
+            capacity: layout.entries,
+            walk: Walk::new(),
+            live: 0,
+            live_before: None,
+        })
+    }
+
+    /// Looks at `budget` entries at least, or at what is left of the table, and removes those that
+    /// are over. Blocks for the time of its system calls.
+    pub fn run(&mut self, budget: usize) -> Result<Swept, SweepError> {
+        let now_s = sys::boot_seconds().map_err(failed::<E>("ask the time for"))?;
+        let mut swept = Swept::default();
+        while swept.seen < budget && !swept.finished {
+            let batch = self.walk.step(self.map.as_fd()).map_err(failed::<E>("read"))?;
+            swept.finished = batch.is_last;
+            swept.seen += batch.keys.len();
+            for (key, value) in batch.iter() {
+                match remove_if_over::<E>(self.map.as_fd(), key, value, now_s)? {
+                    0 => self.live += 1,
+                    removed => swept.removed += removed,
+                }
+            }
+        }
+        if swept.finished {
+            self.live_before = Some(std::mem::take(&mut self.live));
+        }
+        Ok(swept)
+    }
+
+    /// How full the table was when it was last swept to its end; none before that.
+    pub fn usage(&self) -> Option<Usage> {
+        let used = u32::try_from(self.live_before?).unwrap_or(u32::MAX);
+        Some(Usage { map: E::TABLE, used, now: self.capacity, max: self.capacity })
+    }
+}
+
+/// Removes an entry, with its partner, where both are over. How many that were.
+fn remove_if_over<E: Entries>(
+    map: BorrowedFd<'_>,
+    key: &E::Key,
+    read: &E::Value,
+    now_s: u32,
+) -> Result<usize, SweepError> {
+    if !E::is_over(key, read, now_s) {
+        return Ok(0);
+    }
+    let look_up = |key: &E::Key| -> Result<Option<E::Value>, SweepError> {
+        sys::lookup(map, key).map_err(failed::<E>("look up an entry of"))
+    };
+    // It was read with thousands of others: it may have come to life since, or be another's.
+    let still = look_up(key)?.filter(|value| E::is_over(key, value, now_s));
+    let Some(value) = still else { return Ok(0) };
+    let partner = E::partner(key, &value);
+    if let Some(partner) = &partner
+        && look_up(partner)?.is_some_and(|value| !E::is_over(partner, &value, now_s))
+    {
+        return Ok(0);
+    }
+    let mut removed = 0;
+    for key in [Some(*key), partner].into_iter().flatten() {
+        let was_there = sys::delete(map, &key).map_err(failed::<E>("remove an entry of"))?;
+        removed += usize::from(was_there);
+    }
+    Ok(removed)
+}
+
+fn failed<E: Entries>(operation: &'static str) -> impl Fn(io::Error) -> SweepError {
+    move |source| SweepError { operation, table: E::TABLE, source }
+}
