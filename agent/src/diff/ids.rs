@@ -53,6 +53,14 @@ impl IdSpace {
         self.next = self.next.max(id.saturating_add(1));
     }
 
+    /// Begins where `seed` says, if every id was in use once: then nothing tells which ones were
+    /// freed last, and agents that start again and again would all begin with the same.
+    pub fn begin_at(&mut self, seed: u32) {
+        if self.next >= self.capacity && self.capacity > 1 {
+            self.next = 1 + seed % (self.capacity - 1);
+        }
+    }
+
     /// The id that has been free for longest, as far as known; `None` where all are used. A
     /// sixteenth stays free as long as there can be more, so that no id is used again at once.
     pub fn allocate(&mut self) -> Option<u32> {
@@ -171,6 +179,18 @@ mod tests {
         ids.take(10);
         ids.resume_after(20);
         ids.resume_after(10);
+        ids.begin_at(50);
         assert_eq!(ids.allocate(), Some(21));
+    }
+
+    #[test]
+    fn where_every_id_was_in_use_once_agents_begin_at_different_ones() {
+        let first = |seed| {
+            let mut ids = IdSpace::new(100, 100);
+            ids.resume_after(99);
+            ids.begin_at(seed);
+            ids.allocate()
+        };
+        assert_eq!([first(0), first(41), first(98), first(99)], [1, 42, 99, 1].map(Some));
     }
 }

@@ -54,6 +54,11 @@ pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
         known.set_ids.resume_after(*last);
     }
     restore_backends(tables, &recognised, &mut sets, &mut known);
+    // Every flip that ever was makes it another.
+    let flips = tables.sets.values().map(|word| word.generation());
+    let seed = flips.fold(0, u32::wrapping_add).wrapping_mul(0x9e37_79b1);
+    known.set_ids.begin_at(seed);
+    known.backend_ids.iter_mut().for_each(|ids| ids.begin_at(seed));
     for (id, set) in sets {
         match recognised.get(&id) {
             Some(key) => {
