@@ -55,6 +55,9 @@ counters! {
     Rejected = "rejected",
     /// Dropped: a first fragment whose ports could not be kept for the others.
     DropFragment = "drop_fragment",
+    /// Dropped: a fragment for a service that came before the first of its packet, or whose first
+    /// went to no backend.
+    DropFragmentAhead = "drop_fragment_ahead",
     /// Dropped: no route to the translated destination.
     DropNoRoute = "drop_no_route",
     /// Dropped: the translated packet's time to live or hop limit ran out here. The sender was told

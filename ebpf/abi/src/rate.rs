@@ -3,6 +3,38 @@
 
 use crate::limits::{ANSWERS_BURST, ANSWERS_PER_SECOND};
 
+/// What answers are limited by: a flood of what asks for one kind silences no other.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP resets.
+    Reset,
+    /// Ports that are unreachable.
+    Unreachable,
+    /// Hop limits that ran out.
+    TimeExceeded,
+    /// Packets too big.
+    TooBig,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Reset, Self::Unreachable, Self::TimeExceeded, Self::TooBig];
+}
+
+/// A bucket for each kind.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buckets([Bucket; Kind::ALL.len()]);
+
+impl Buckets {
+    /// Takes a token of this kind's, if there is one at this moment of a monotonic clock.
+    #[inline(always)]
+    pub fn take(&mut self, kind: Kind, now_ns: u64) -> bool {
+        self.0[kind as usize].take(now_ns)
+    }
+}
+
 /// Nanoseconds in which a new token comes.
 const TOKEN_NS: u64 = 1_000_000_000 / ANSWERS_PER_SECOND;
 
@@ -39,6 +71,17 @@ mod tests {
 
     fn taken(bucket: &mut Bucket, now_ns: u64, tries: u64) -> u64 {
         (0..tries).map(|_| u64::from(bucket.take(now_ns))).sum()
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_silences_no_other() {
+        for flooded in Kind::ALL {
+            let mut buckets = Buckets::default();
+            while buckets.take(flooded, HOUR) {}
+            for other in Kind::ALL {
+                assert_eq!(buckets.take(other, HOUR), other != flooded, "{flooded:?} {other:?}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     addr::{Addr, protocol},
     checksum::{Delta, add, finish, sum_words},
     packet::tcp_flags,
+    rate::Kind,
 };
 
 /// Hop limit of packets that the programs originate: Linux' default (RFC 1700's 64).
@@ -80,6 +81,16 @@ impl IcmpError {
     #[inline(always)]
     pub const fn packet_too_big(mtu: u16) -> Self {
         Self(2 << 16 | mtu as u32)
+    }
+
+    /// By which limit its number is bounded.
+    #[inline(always)]
+    pub const fn kind(self) -> Kind {
+        match self.0 >> 16 {
+            0 => Kind::Unreachable,
+            1 => Kind::TimeExceeded,
+            _ => Kind::TooBig,
+        }
     }
 
     /// Type, code, checksum zero, and the word after it.

@@ -23,6 +23,7 @@ mod affinity;
 mod answers;
 mod endpoints;
 mod flows;
+mod fragments;
 mod headers;
 mod masquerade;
 mod node;

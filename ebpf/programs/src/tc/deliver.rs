@@ -103,17 +103,27 @@ pub(super) fn find(skb: Skb, packet: &Packet, leaving: &FlowKey, way: &mut Way) 
 pub(super) fn deliver(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
     match find(skb, packet, &packet.key, way) {
         Found::Way => send(skb, way),
-        Found::Node => PASS,
+        Found::Node => {
+            skb.claim(); // it bears the link-layer address of where it was before
+            PASS
+        }
         Found::Nothing => drop_counted(Counter::DropNoRoute),
         Found::TooBig => drop_counted(Counter::DropPacketTooBig),
     }
+}
+
+/// Whether a packet is larger than its way takes; the MTU is then in `way`.
+#[inline(always)]
+pub(super) fn exceeds(skb: Skb, packet: &Packet, leaving: &FlowKey, way: &mut Way) -> bool {
+    network_length(skb, packet) > FITS_EVERYWHERE
+        && find(skb, packet, leaving, way) == Found::TooBig
 }
 
 /// Sends the packet on where it goes to a pod of this node.
 #[inline(always)]
 pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey, way: &mut Way) -> Option<i32> {
     let endpoint = ENDPOINTS.get_ptr(&leaving.destination)?;
-    // SAFETY: as above. The node's own stack knows its devices' MTUs.
+    // SAFETY: as above. Whether it fits was asked before.
     to_pod(skb, unsafe { &*endpoint }, 0, way);
     Some(send(skb, way))
 }

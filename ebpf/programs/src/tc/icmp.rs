@@ -21,32 +21,62 @@ use crate::maps::{FLOWS, count};
 /// Octets of the ICMP and ICMPv6 headers before what they quote.
 const ICMP_HEADER: u32 = 8;
 
-/// Translates an error that quotes a packet of a known flow, as it left us; anything else passes.
-#[inline(never)]
-pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
+/// The flow of what an error quotes, as it left us, with the error's own as it will leave; none
+/// where it is no such error.
+#[inline(always)]
+fn quoted_flow(skb: Skb, scratch: &mut Scratch) -> Option<*const Flow> {
     let (packet, quoted) = (&scratch.packet, &mut scratch.quoted);
     if !is_icmp_error(packet.is_v4(), packet.icmp_type) || packet.fragment != Fragment::WHOLE {
-        return PASS;
+        return None;
     }
     if !read_quoted(skb, packet, quoted) {
-        return PASS;
+        return None;
     }
     // The error travels against what it quotes: with the answers of that flow.
     let travels = quoted.key.reversed();
-    let Some(flow) = FLOWS.get_ptr(&travels) else {
-        return PASS;
-    };
+    let found = FLOWS.get_ptr(&travels)?;
     // SAFETY: an element of a live map; addresses and flags never change.
-    let flow = unsafe { &*flow };
-    let to_node = flow.flags & flow_flags::TO_NODE != 0;
-    let Some(hop_limit) = hop_limit(packet, to_node) else {
-        return drop_counted(Counter::DropHopLimit);
-    };
+    let flow = unsafe { &*found };
     let from_peer = packet.key.source.is(&travels.source);
     scratch.leaving = FlowKey {
         source: if from_peer { flow.source } else { packet.key.source },
         destination: flow.destination,
         ..packet.key
+    };
+    Some(found)
+}
+
+/// Translates an error of the node's own stack about a packet that a client sent to a backend that
+/// is the node: a port where nobody listens. It is routed already.
+#[inline(never)]
+pub(super) fn of_node(skb: Skb, scratch: &mut Scratch) -> i32 {
+    let Some(flow) = quoted_flow(skb, scratch) else {
+        return PASS;
+    };
+    // SAFETY: as there.
+    let flow = unsafe { &*flow };
+    let redirected = flow.flags & flow_flags::REWRITE_DESTINATION != 0;
+    if flow.flags & flow_flags::ORIGINAL != 0 || redirected && flow.device == 0 {
+        return PASS;
+    }
+    if translate(skb, scratch, flow, scratch.packet.hop_limit()).is_err() {
+        return DROP;
+    }
+    if redirected { node::back(skb) } else { PASS }
+}
+
+/// Translates an error that quotes a packet of a known flow, as it left us; anything else passes.
+#[inline(never)]
+pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
+    let Some(flow) = quoted_flow(skb, scratch) else {
+        return PASS;
+    };
+    // SAFETY: as there.
+    let flow = unsafe { &*flow };
+    let packet = &scratch.packet;
+    let to_node = flow.flags & flow_flags::TO_NODE != 0;
+    let Some(hop_limit) = hop_limit(packet, to_node) else {
+        return drop_counted(Counter::DropHopLimit);
     };
     // No error is made about an error (RFC 1122 section 3.2.2).
     let to_node = to_node
@@ -56,14 +86,20 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
             Found::Nothing => return drop_counted(Counter::DropNoRoute),
             Found::TooBig => return drop_counted(Counter::DropPacketTooBig),
         };
-    let at = packet.checksum_offset();
-    if quoted_packet(skb, quoted, flow, at).is_err()
-        || own_header(skb, packet, &scratch.leaving, hop_limit).is_err()
-    {
+    if translate(skb, scratch, flow, hop_limit).is_err() {
         return DROP;
     }
-    count(Counter::PacketTranslated);
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
+}
+
+/// Rewrites the error and what it quotes.
+#[inline(always)]
+fn translate(skb: Skb, scratch: &Scratch, flow: &Flow, hop_limit: u8) -> Result<(), ()> {
+    let packet = &scratch.packet;
+    quoted_packet(skb, &scratch.quoted, flow, packet.checksum_offset())?;
+    own_header(skb, packet, &scratch.leaving, hop_limit)?;
+    count(Counter::PacketTranslated);
+    Ok(())
 }
 
 #[inline(never)]

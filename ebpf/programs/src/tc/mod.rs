@@ -97,7 +97,7 @@ fn ingress(skb: Skb) -> i32 {
             Found::Way => false,
             Found::Node => true,
             Found::Nothing => return drop_counted(Counter::DropNoRoute),
-            Found::TooBig => return reject::too_big(skb, packet, flow, scratch.way.mtu),
+            Found::TooBig => return too_big(skb, packet, flow, scratch.way.mtu),
         };
     if !fragments::remember(packet) {
         return drop_counted(Counter::DropFragment);
@@ -106,6 +106,24 @@ fn ingress(skb: Skb) -> i32 {
         return DROP;
     }
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
+}
+
+/// A packet of a flow that is larger than its next link takes. One that may be fragmented goes to
+/// the stack, which does that, where nothing but its destination changes: with another source the
+/// stack would refuse it. Others are answered.
+#[inline(always)]
+fn too_big(skb: Skb, packet: &Packet, flow: &Flow, mtu: u16) -> i32 {
+    if flow.flags & flow_flags::REWRITE_SOURCE != 0 || !fragments::may_be_made_of(skb, packet) {
+        return reject::too_big(skb, packet, flow, mtu);
+    }
+    if !fragments::remember(packet) {
+        return drop_counted(Counter::DropFragment);
+    }
+    // The stack takes one off the hop limit itself.
+    match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
+        Ok(()) => PASS,
+        Err(()) => DROP,
+    }
 }
 
 #[inline(always)]
@@ -119,13 +137,15 @@ fn is_icmp(packet: &Packet) -> bool {
 fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
     if scratch.packet.is_echo_request() {
         translate::unserved(skb, &scratch.packet)
+    } else if scratch.packet.fragment == Fragment::LATER {
+        fragments::stray(&scratch.packet)
     } else {
         icmp::related(skb, scratch)
     }
 }
 
 /// A packet that the node itself sends to a pod: the answer of a backend that is the node itself
-/// gets its service's address. It is routed already, and its destination does not change.
+/// gets its service's address, and so does an ICMP error about it. It is routed already, and its destination does not change.
 #[inline(always)]
 fn answer(skb: Skb) -> i32 {
     if skb.is_forwarded() {
@@ -134,6 +154,9 @@ fn answer(skb: Skb) -> i32 {
     let Some(scratch) = parsed(skb) else {
         return PASS;
     };
+    if is_icmp(&scratch.packet) {
+        return icmp::of_node(skb, scratch);
+    }
     let packet = &scratch.packet;
     let Some(flow) = conntrack::track(packet) else {
         return PASS;
@@ -162,7 +185,11 @@ fn parsed(skb: Skb) -> Option<&'static mut Scratch> {
     if (outcome == SHORT || is_icmp(&scratch.packet)) && skb.pull_headers() {
         outcome = read(skb, &mut scratch.packet);
     }
-    (outcome == READ && fragments::recall(&mut scratch.packet)).then_some(scratch)
+    if outcome != READ {
+        return None;
+    }
+    fragments::recall(&mut scratch.packet);
+    Some(scratch)
 }
 
 /// The flow of a packet, opened where it is new; else the verdict on the packet. `device` as for
@@ -173,9 +200,10 @@ fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, 
     if let Some(flow) = conntrack::track(packet) {
         return Ok(flow);
     }
-    if packet.fragment == Fragment::LATER
-        || !flow_state::opens(packet.key.protocol, packet.tcp_flags)
-    {
+    if packet.fragment == Fragment::LATER {
+        return Err(fragments::stray(packet));
+    }
+    if !flow_state::opens(packet.key.protocol, packet.tcp_flags) {
         return Err(PASS);
     }
     let verdict = translate::open(skb, scratch, device);

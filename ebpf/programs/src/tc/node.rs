@@ -14,15 +14,14 @@
 
 use aya_ebpf::{bindings::BPF_F_INGRESS, helpers::generated::bpf_redirect};
 use mizzen_ebpf_abi::{
-    addr::protocol,
     conntrack::flow_flags,
     counters::Counter,
     packet::{Fragment, is_icmp_error},
 };
 
 use super::{
-    DROP, PASS, deliver, drop_counted, flow_of, fragments, icmp, parsed, policy, scratch::Scratch,
-    skb::Skb, translate,
+    DROP, PASS, deliver, drop_counted, flow_of, fragments, icmp, is_icmp, parsed, policy, reject,
+    scratch::Scratch, skb::Skb, translate,
 };
 use crate::maps::FLOWS;
 
@@ -38,8 +37,8 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if scratch.packet.is_echo_request() {
         return translate::unserved(skb, &scratch.packet);
     }
-    if matches!(scratch.packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
-        return PASS; // an error is never answered by one (RFC 1122 section 3.2.2)
+    if is_icmp(&scratch.packet) {
+        return icmp::of_node(skb, scratch);
     }
     let flow = match flow_of(skb, scratch, skb.ifindex()) {
         Ok(flow) => flow,
@@ -55,6 +54,11 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if !policy::allows(packet) {
         return DROP;
     }
+    scratch.leaving = packet.key.rewritten(flow);
+    // Told here, while the packet is as its socket made it.
+    if redirected && deliver::exceeds(skb, packet, &scratch.leaving, &mut scratch.way) {
+        return reject::too_big(skb, packet, flow, scratch.way.mtu);
+    }
     if !fragments::remember(packet) {
         return drop_counted(Counter::DropFragment);
     }
@@ -64,10 +68,15 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if !redirected {
         return PASS; // routed already, to where it goes
     }
-    scratch.leaving = packet.key.rewritten(flow);
     if let Some(verdict) = deliver::to_own_pod(skb, &scratch.leaving, &mut scratch.way) {
         return verdict;
     }
+    back(skb)
+}
+
+/// Lets a packet come in by the device that it leaves by.
+#[inline(always)]
+pub(super) fn back(skb: Skb) -> i32 {
     // SAFETY: the helper takes no pointers.
     unsafe { bpf_redirect(skb.ifindex(), BPF_F_INGRESS.into()) as i32 }
 }
@@ -88,7 +97,7 @@ pub(super) fn admit(skb: Skb, device: u32) -> i32 {
 #[inline(never)]
 pub(super) fn is_back(skb: Skb, scratch: &mut Scratch) -> bool {
     let (packet, quoted) = (&scratch.packet, &mut scratch.quoted);
-    let key = if !matches!(packet.key.protocol, protocol::ICMP | protocol::ICMPV6) {
+    let key = if !is_icmp(packet) {
         packet.key.reversed()
     } else if is_icmp_error(packet.is_v4(), packet.icmp_type)
         && packet.fragment == Fragment::WHOLE
@@ -105,6 +114,10 @@ pub(super) fn is_back(skb: Skb, scratch: &mut Scratch) -> bool {
 /// Sends a packet on that [`is_back`].
 #[inline(always)]
 pub(super) fn forward(skb: Skb, scratch: &mut Scratch) -> i32 {
+    // Under the addresses that it has by now.
+    if !fragments::remember(&scratch.packet) {
+        return drop_counted(Counter::DropFragment);
+    }
     if translate::is_node(scratch.packet.key.destination) {
         skb.claim();
         return PASS;

@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     nat,
     packet::{Bytes, ETHERNET_HEADER, Fragment, Packet},
-    rate::Bucket,
+    rate::{Buckets, Kind},
     reject::{
         IcmpError, Quoted, ResetSums, TCP_HEADER, icmp_v4, icmp_v6, ipv4_turned, ipv6_turned,
         tcp_reset,
@@ -31,7 +31,7 @@ use crate::maps::{NODE_CONFIG, count};
 #[repr(C)]
 struct Answers {
     /// How many more there may be.
-    bucket: Bucket,
+    buckets: Buckets,
     /// What an ICMP error quotes.
     quoted: Quoted,
 }
@@ -125,11 +125,11 @@ fn send_counted(skb: Skb, made: Made) -> i32 {
 
 /// Memory for an answer, if one may be made.
 #[inline(always)]
-fn allowed() -> Option<&'static mut Quoted> {
+fn allowed(kind: Kind) -> Option<&'static mut Quoted> {
     // SAFETY: the memory is this processor's, and a packet program is not interrupted by another.
     let answers = unsafe { &mut *ANSWERS.get_ptr_mut(0)? };
     // SAFETY: the helper has no preconditions.
-    answers.bucket.take(unsafe { bpf_ktime_get_ns() }).then_some(&mut answers.quoted)
+    answers.buckets.take(kind, unsafe { bpf_ktime_get_ns() }).then_some(&mut answers.quoted)
 }
 
 /// Turns a segment into the reset that answers it.
@@ -138,7 +138,7 @@ fn reset(skb: Skb, packet: &Packet) -> Made {
     if packet.fragment != Fragment::WHOLE {
         return Made::Impossible;
     }
-    if allowed().is_none() {
+    if allowed(Kind::Reset).is_none() {
         return Made::Limited;
     }
     let turned = turn_segment(skb, packet) && turn_header(skb, packet);
@@ -187,7 +187,7 @@ fn icmp(skb: Skb, packet: &Packet, from: &Addr, error: IcmpError) -> Made {
     if packet.fragment == Fragment::LATER {
         return Made::Impossible;
     }
-    let Some(quoted) = allowed() else {
+    let Some(quoted) = allowed(error.kind()) else {
         return Made::Limited;
     };
     if turn_datagram(skb, packet, from, error, quoted).is_some() {

@@ -146,7 +146,7 @@ fn v8_a_reset_has_the_number_that_the_client_expects() {
 
 /// Narrows the way from node 1 to the pods of node 2; as for any router, what a route says of the
 /// MTU counts where it is locked.
-fn narrow(lab: &Lab, family: Family, mtu: u16) {
+pub(super) fn narrow(lab: &Lab, family: Family, mtu: u16) {
     let node = &lab.nodes[0].node.netns;
     let via = family.wire(12);
     match family {
@@ -283,6 +283,44 @@ fn b135_a_hop_limit_that_runs_out_is_reported() {
         assert_eq!(attempt.unwrap_err().kind(), ErrorKind::HostUnreachable, "{family:?}");
         ask(&lab.client, Transport::Tcp, to).expect("two hops are enough");
     }
+}
+
+/// Who asks for errors of one kind in a flood takes nothing from those who need another. Limits are
+/// a processor's own.
+#[test]
+fn a_flood_of_one_kind_of_answers_leaves_the_others() {
+    for family in FAMILIES {
+        for flooded in 0..3 {
+            flood(family, flooded);
+        }
+    }
+}
+
+/// Has one of three kinds of answers made as often as it may be: the other two still are.
+fn flood(family: Family, flooded: usize) {
+    use nix::{sched, unistd::Pid};
+    let mut lab = Lab::new([1, 0]);
+    let backend = lab.nodes[0].pods[0].server(family);
+    let [no_tcp, no_udp] = TRANSPORTS.map(|transport| {
+        let vip = cluster_ip(&mut lab.nodes[0], family, transport, &[]);
+        key(transport.number(), (family.pod(1, 2), 40_023), (vip.ip(), vip.port()))
+    });
+    node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+    let through = dialled(&lab, family, Transport::Udp, 40_024);
+    let last_hop = Frame { hop_limit: 1, ..Frame::new(through) };
+    let kinds = [Frame::new(no_tcp), Frame::new(no_udp), last_hop].map(|frame| frame.bytes());
+    let node = &lab.nodes[0];
+    let program = node.datapath.programs().get("tc_uplink_ingress").unwrap();
+    let verdicts: Vec<i32> = node.node.netns.run(|| {
+        let mut here = sched::CpuSet::new();
+        here.set(sched::sched_getcpu().unwrap()).unwrap();
+        sched::sched_setaffinity(Pid::from_raw(0), &here).unwrap();
+        let run = |kind: usize| program.test_run(&kinds[kind], 1).unwrap().verdict;
+        let limit = (0..50_000).find(|_| run(flooded) == SHOT);
+        assert!(limit.is_some(), "{family:?} {flooded}");
+        (0..kinds.len()).filter(|kind| *kind != flooded).map(run).collect()
+    });
+    assert_eq!(verdicts, [REDIRECT; 2], "{family:?} {flooded}");
 }
 
 /// Questions with forged sources are not answered at any rate.

@@ -16,7 +16,9 @@ use mizzen_tests::{
 };
 
 use super::{
-    PORT, cluster_ip,
+    EXTERNAL, NODE_PORT, PORT,
+    answers::narrow,
+    cluster_ip, node_port,
     programs::{SHOT, UNSPEC, run},
     sane,
 };
@@ -157,6 +159,63 @@ fn d18_errors_about_what_the_node_sent_reach_its_sockets() {
                 let refused = ask_in_vain(&lab.nodes[0].node.netns, transport, vip);
                 let case = format!("{family:?} {transport:?} {closed}");
                 assert_eq!(refused, ErrorKind::ConnectionRefused, "{case}");
+            }
+        }
+    }
+}
+
+/// The node's own stack says that nobody listens, about packets that came translated: to clients
+/// outside, to pods, and to the node's own sockets.
+#[test]
+fn b88_errors_of_a_backend_in_the_nodes_own_network_reach_clients() {
+    let mut lab = lab([1, 0]);
+    for family in FAMILIES {
+        let closed = SocketAddr::new(lab.address_of_node(0, family), 9);
+        let transport = Transport::Udp;
+        let vip = cluster_ip(&mut lab.nodes[0], family, transport, &[closed]);
+        node_port(&mut lab.nodes[0], family, transport, &[closed], EXTERNAL);
+        let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let node = &lab.nodes[0];
+        for (who, from, to) in [
+            ("outside", &lab.client, port),
+            ("pod", &node.pods[0].netns, vip),
+            ("node", &node.node.netns, vip),
+        ] {
+            let refused = ask_in_vain(from, transport, to);
+            assert_eq!(refused, ErrorKind::ConnectionRefused, "{family:?} {who}");
+        }
+    }
+}
+
+/// A link behind its own that is narrower: the socket learns it, and everything arrives.
+#[test]
+fn b65_d16_a_narrow_link_on_the_nodes_own_way_to_a_backend() {
+    let mut lab = lab([1, 1]);
+    lab.nodes[0].node.netns.ip("link set veth1 mtu 1300");
+    lab.nodes[0].pods[0].netns.ip("link set eth0 mtu 1300");
+    let mut number = 20;
+    for family in FAMILIES {
+        narrow(&lab, family, 1_300);
+        let own = lab.nodes[0].pods[0].server(family);
+        for backend in [own, lab.nodes[1].pods[0].server(family)] {
+            for transport in TRANSPORTS {
+                let case = format!("{family:?} {transport:?} {backend}");
+                let told = lab.nodes[0].counted(Counter::DropPacketTooBig);
+                // An address of its own for each: the node remembers the MTU of the way to it.
+                number += 1;
+                let set = lab.nodes[0].tables.set_of(&[backend]);
+                let vip = SocketAddr::new(family.service(number), PORT);
+                lab.nodes[0].tables.frontend(vip, transport.number(), set, 0);
+                let client = Client::dial(&lab.nodes[0].node.netns, transport, vip, 0).unwrap();
+                client.ask_with(1_400).expect(&case);
+                if transport == Transport::Tcp {
+                    client.ask_with(60_000).expect(&case);
+                }
+                let told = lab.nodes[0].counted(Counter::DropPacketTooBig) - told;
+                assert!(told < 10, "{case}: told {told} times");
+                // Segments fit a pod that says what its own link takes.
+                let fits = transport == Transport::Tcp && backend == own;
+                assert_eq!(told > 0, !fits, "{case}: told {told} times");
             }
         }
     }
