@@ -75,6 +75,8 @@ enum Question {
     Map(MapType),
     /// For programs at sockets.
     Helper(BpfHelper),
+    /// For programs at packets.
+    PacketHelper(BpfHelper),
 }
 
 const PROGRAM_TYPES: &[(ProgramType, &str, &str)] = &[
@@ -96,12 +98,19 @@ const SOCKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
     (BpfHelper::BPF_FUNC_get_netns_cookie, "get_netns_cookie", "Linux 5.10"),
 ];
 
+const PACKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
+    (BpfHelper::BPF_FUNC_redirect_neigh, "redirect_neigh", "Linux 5.10"),
+    (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "ktime_get_coarse_ns", "Linux 5.11"),
+    (BpfHelper::BPF_FUNC_check_mtu, "check_mtu", "Linux 5.12"),
+];
+
 /// Asks the kernel for everything. Needs no more rights than loading does, and changes nothing.
 pub fn probe() -> Result<Features, Missing> {
     judge(|question| match question {
         Question::Program(kind) => is_program_supported(kind),
         Question::Map(kind) => is_map_supported(kind).map_err(ProgramError::from),
         Question::Helper(helper) => is_helper_supported(ProgramType::CgroupSockAddr, helper),
+        Question::PacketHelper(helper) => is_helper_supported(ProgramType::SchedClassifier, helper),
     })
 }
 
@@ -120,6 +129,11 @@ fn judge(ask: impl Fn(Question) -> Result<bool, ProgramError>) -> Result<Feature
     }
     for &(helper, what, remedy) in SOCKET_HELPERS {
         if !has(what, Question::Helper(helper))? {
+            return Err(Missing::Helper { what, remedy });
+        }
+    }
+    for &(helper, what, remedy) in PACKET_HELPERS {
+        if !has(what, Question::PacketHelper(helper))? {
             return Err(Missing::Helper { what, remedy });
         }
     }
@@ -182,13 +196,19 @@ mod tests {
                 &|asked| matches!(asked, Question::Helper(it) if it as u32 == number),
             );
         }
+        for &(helper, what, remedy) in PACKET_HELPERS {
+            let number = helper as u32;
+            let lacks = |asked| matches!(asked, Question::PacketHelper(it) if it as u32 == number);
+            lack(what, remedy, &lacks);
+        }
         said
     }
 
     #[test]
     fn a_kernel_without_a_needed_feature_is_told_with_the_remedy() {
         let said = lacks();
-        assert_eq!(said.len(), PROGRAM_TYPES.len() + MAP_TYPES.len() + SOCKET_HELPERS.len());
+        let helpers = SOCKET_HELPERS.len() + PACKET_HELPERS.len();
+        assert_eq!(said.len(), PROGRAM_TYPES.len() + MAP_TYPES.len() + helpers);
         for (what, remedy, message) in said {
             assert!(message.contains("this kernel lacks"), "{message}");
             assert!(message.contains(what) && message.contains(remedy), "{message}");

@@ -102,6 +102,24 @@ impl FlowKey {
         self.source_port == flow.source_port && self.destination_port == flow.destination_port
     }
 
+    /// The key of a flow's other entry, by this one's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(&self, flow: &Flow) -> Self {
+        self.rewritten(flow).reversed()
+    }
+
+    /// Whether two keys are the same; `==` for programs (see [`Addr::is_v4`]).
+    #[inline(always)]
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.source_port == other.source_port
+            && self.destination_port == other.destination_port
+            && self.protocol == other.protocol
+            && self.source.is(&other.source)
+            && self.destination.is(&other.destination)
+    }
+
     /// The flow as its packets look after `flow` rewrote them.
     #[inline(always)]
     #[must_use]

@@ -37,4 +37,5 @@ pub mod rewrite;
 pub mod select;
 pub mod service;
 pub mod socket;
+pub mod tracking;
 pub mod traffic;

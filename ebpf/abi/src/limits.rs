@@ -40,6 +40,8 @@ pub const FRAGMENTS_MAX: u32 = 1 << 13;
 pub const SOCKET_PEERS_MAX: usize = 4;
 /// Ports that source NAT tries before it gives up and drops, counted.
 pub const SNAT_PROBES_MAX: u32 = 32;
+/// Ports whose flows are looked at for one that is over where the flow table is full.
+pub const ROOM_PROBES_MAX: u32 = 8;
 /// Packets of their own that the programs send on each processor in a second, of each kind (resets,
 /// and three of ICMP errors).
 pub const ANSWERS_PER_SECOND: u64 = 1_000;

@@ -80,10 +80,10 @@ fn ingress(skb: Skb) -> i32 {
     }
     // SAFETY: the flow is an element of a live map; its addresses and flags never change.
     let flow = unsafe { &*flow };
-    if conntrack::is_gone(packet, flow) {
+    if conntrack::is_gone(skb, packet, flow) {
         let verdict = reject::gone(skb, packet);
         if verdict != DROP {
-            conntrack::reset(&packet.key, flow); // only what was told: else the next segment is
+            conntrack::reset(skb, &packet.key, flow); // only what was told: else the next segment is
         }
         return verdict;
     }
@@ -158,7 +158,7 @@ fn answer(skb: Skb) -> i32 {
         return icmp::of_node(skb, scratch);
     }
     let packet = &scratch.packet;
-    let Some(flow) = conntrack::track(packet) else {
+    let Some(flow) = conntrack::track(skb, packet) else {
         return PASS;
     };
     // SAFETY: as in `ingress`.
@@ -197,7 +197,7 @@ fn parsed(skb: Skb) -> Option<&'static mut Scratch> {
 #[inline(always)]
 fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, i32> {
     let packet = &scratch.packet;
-    if let Some(flow) = conntrack::track(packet) {
+    if let Some(flow) = conntrack::track(skb, packet) {
         return Ok(flow);
     }
     if packet.fragment == Fragment::LATER {

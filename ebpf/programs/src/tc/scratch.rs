@@ -3,12 +3,7 @@
 //! holds, so that all ways through a stage look the same to the next.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use mizzen_ebpf_abi::{
-    conntrack::FlowKey,
-    nat::{Entries, Facts, Translation},
-    packet::Packet,
-    select::Slots,
-};
+use mizzen_ebpf_abi::{conntrack::FlowKey, packet::Packet, tracking::Opening};
 
 use super::deliver::Way;
 
@@ -25,33 +20,6 @@ pub(super) struct Scratch {
     pub(super) way: Way,
     /// The flow that the packet opens.
     pub(super) opening: Opening,
-}
-
-/// A flow that is to be opened.
-#[repr(C)]
-pub(super) struct Opening {
-    /// The first packet's flow.
-    pub(super) key: FlowKey,
-    /// How it leaves. The source port is chosen last.
-    pub(super) to: Translation,
-    /// What masquerading depends on.
-    pub(super) facts: Facts,
-    /// What the backend is chosen from.
-    pub(super) slots: Slots,
-    /// The backend's id.
-    pub(super) backend: u32,
-    /// Of the node's own flow the device by which it leaves; else 0.
-    pub(super) device: u32,
-    /// Whether the source port has to be one of the node's range.
-    pub(super) masquerade: bool,
-    /// When.
-    pub(super) now_s: u32,
-    /// `flow_flags::TO_NODE` or 0.
-    pub(super) flags: u16,
-    /// The first packet's TCP flags.
-    pub(super) tcp_flags: u8,
-    /// What is inserted.
-    pub(super) entries: Entries,
 }
 
 #[btf_map]

@@ -12,11 +12,12 @@ use mizzen_ebpf_abi::{
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
     service::frontend_flags,
+    tracking::Opening,
 };
 
 use super::{
     DROP, PASS, conntrack, reject,
-    scratch::{Opening, Scratch},
+    scratch::Scratch,
     skb::{Covered, Skb},
     traffic,
 };
