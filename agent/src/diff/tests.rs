@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod gone;
+mod numbers;
 mod restricted;
 
 fn settings() -> Settings {

@@ -21,6 +21,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("u16_why_knows_how_clients_outside_are_masqueraded", why_from_outside),
     ("u16_why_tells_a_refusal_by_its_exit_code", why_not),
     ("flows_show_the_connections_of_the_packet_path", flows),
+    ("what_a_service_was_sent_is_told_by_both_paths", traffic_of_a_service),
     ("diff_is_empty_while_all_is_well", no_difference),
     ("check_finds_a_healthy_node_healthy_and_says_what_is_not", check_of_a_node),
     ("f44_latencies_of_changes_are_counted", latencies),
@@ -156,6 +157,45 @@ fn flows(world: &World) -> Result<()> {
     let ours = flows.iter().find(|flow| flow["destination"] == dialled.as_str());
     let flow = ours.with_context(|| format!("no flow to {dialled}: {said:#}"))?;
     ensure!(flow["service"] == "default/hello", "{flow:#}");
+    Ok(())
+}
+
+/// One request by a socket of the node and one by packets that it translates; both are told by
+/// service, by backend, and as metrics.
+fn traffic_of_a_service(world: &World) -> Result<()> {
+    let (cluster_ips, port) = hello(world)?;
+    let node = &world.layout.node_hosts()[0];
+    let of_node = Place::Host(node.name.clone());
+    for cluster_ip in cluster_ips {
+        let host = if cluster_ip.contains(':') { format!("[{cluster_ip}]") } else { cluster_ip };
+        traffic::get(&world.layout, &of_node, &format!("http://{host}/"))?;
+    }
+    for host in [node.ipv4.to_string(), format!("[{}]", node.ipv6)] {
+        let client = Place::Host("client".into());
+        traffic::get(&world.layout, &client, &format!("http://{host}:{port}/"))?;
+    }
+    up::wait(&world.layout, "the traffic of hello to be told", || {
+        let (said, _) = mizzen(world, &node.name, &["services", "default/hello", "-o", "json"])?;
+        let rows: Value = serde_json::from_str(&said)?;
+        let families: Vec<_> =
+            rows.as_array().into_iter().flatten().filter(|row| row["protocol"] == "TCP").collect();
+        let told = |row: &Value, path: &str| row.pointer(path).and_then(Value::as_u64) > Some(0);
+        let paths = ["/traffic/sockets/receivedBytes", "/traffic/packets/receivedBytes"];
+        let all = families.iter().all(|row| paths.iter().all(|path| told(row, path)));
+        seen(families.len() == 2 && all, &said)
+    })?;
+    let (said, code) = mizzen(world, &node.name, &["backends", "--traffic", "default/hello"])?;
+    ensure!(code == 0 && said.contains("RETRANSMITS") && said.contains("default/hello"), "{said}");
+    for (path, name) in [("services", "mizzen_service"), ("backends", "mizzen_backend")] {
+        let url = format!("http://127.0.0.1:10249/metrics/{path}");
+        let text = exec::capture(&world.layout, &of_node, &["curl", "--silent", "--fail", &url])?;
+        let head = format!("{name}_bytes_total{{namespace=\"default\",service=\"hello\",");
+        for way in ["path=\"socket\",direction=\"received\"", "path=\"packet\",direction=\"sent\""]
+        {
+            let found = text.lines().any(|line| line.starts_with(&head) && line.contains(way));
+            ensure!(found, "no {head}…{way} in {text}");
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,11 @@
 //! What sockets send to services is counted for their backends: connections where they are
 //! dialled, octets and segments from the kernel's own counters when they end (issue 3, semantics 6).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use mizzen_agent::{
     apply::maps::Maps as _,
@@ -151,6 +155,27 @@ fn octets_are_those_that_were_sent_whoever_closes_first_and_however() {
         let name = bench.service(11, &[bench.b]);
         assert_eq!(bench.ask(name).unwrap().0, "b");
         awaits(bench, 2, 0, 1);
+    });
+}
+
+/// The kernel lets go of a socket that nobody holds when its FIN is acknowledged, and knows of no
+/// other: here of a server that keeps its side open.
+#[test]
+fn octets_are_right_where_the_server_never_closes() {
+    each_family(|bench| {
+        let at = port(bench);
+        let listener = bench.node.netns.run(|| TcpListener::bind(at).unwrap());
+        let set = bench.tables.set_of(&[at]);
+        let vip = SocketAddr::new(bench.family.vip(10), 80);
+        bench.tables.frontend(vip, TCP, set, 0);
+        let vip = bench.family.dialled(vip);
+        let socket = bench.actor.open(bench.family.tcp());
+        bench.actor.connect(socket, vip).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"answer").unwrap();
+        assert_eq!(bench.actor.receive(socket), "answer");
+        bench.actor.close(socket);
+        awaits(bench, 1, 0, "answer".len());
     });
 }
 
