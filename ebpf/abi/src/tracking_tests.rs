@@ -159,24 +159,23 @@ enum Fate {
 /// The stages of a packet, as the programs go through them. `chosen` is the backend of a new flow.
 fn pass(host: &Host, opening: &mut Opening, packet: &Packet, chosen: Option<usize>) -> Fate {
     let v4 = packet.is_v4();
-    let found = match track(host, packet) {
-        Some(found) => found,
-        None => {
-            if !flow_state::opens(packet.key.protocol, packet.tcp_flags)
-                || ![0, 1].map(|number| service(number, v4)).contains(&packet.key.destination)
-            {
-                return Fate::Untouched;
-            }
-            let Some(chosen) = chosen else { return Fate::Refused };
-            fill(opening, packet, chosen, host.now_s.get());
-            match open(host, opening, &config(v4)) {
-                Opened::DONE => {}
-                Opened::FULL => return Fate::NoRoom,
-                Opened::TAKEN => return Fate::NoPort,
-                other => panic!("{other:?}: there is one processor"),
-            }
-            host.find(&packet.key).unwrap().cast_const()
+    let found = if let Some(found) = track(host, packet) {
+        found
+    } else {
+        if !flow_state::opens(packet.key.protocol, packet.tcp_flags)
+            || ![0, 1].map(|number| service(number, v4)).contains(&packet.key.destination)
+        {
+            return Fate::Untouched;
         }
+        let Some(chosen) = chosen else { return Fate::Refused };
+        fill(opening, packet, chosen, host.now_s.get());
+        match open(host, opening, &config(v4)) {
+            Opened::DONE => {}
+            Opened::FULL => return Fate::NoRoom,
+            Opened::TAKEN => return Fate::NoPort,
+            other => panic!("{other:?}: there is one processor"),
+        }
+        host.find(&packet.key).unwrap().cast_const()
     };
     // SAFETY: an element of the table.
     let flow = unsafe { *found };
