@@ -12,7 +12,7 @@ use aya_ebpf::{
 pub(crate) use mizzen_ebpf_abi::select::{Backend, NoBackend, Slots, Unserved, Window};
 use mizzen_ebpf_abi::{
     addr::Addr,
-    affinity::{Affinity, AffinityKey},
+    affinity::{Affinity, AffinityKey, Kept},
     counters::Counter,
     nat::Origin,
     select::{self, Tables},
@@ -192,19 +192,13 @@ fn kept(key: &AffinityKey, slots: &Slots, now_s: u32, v4: bool) -> Option<Backen
     let held = AFFINITY.get_ptr_mut(key)?;
     // SAFETY: an element of a live map, of which aligned words are read and written; what is read
     // is checked against the tables, so that a reused element does no harm.
-    let read = unsafe { core::ptr::read_volatile(held) };
-    if read.is_over(slots.affinity_s, now_s) {
-        return None;
-    }
+    let mut read = unsafe { core::ptr::read_volatile(held) };
     // SAFETY: as above.
-    let (id, view) = Affinity::of_choice(unsafe { core::ptr::read_volatile(held.cast()) });
-    let is_new = view != slots.view();
-    // A backend that leaves the window, to terminate perhaps, does so by a flip of the set.
-    if is_new && !offers(slots, id) {
-        return None;
-    }
+    let choice = unsafe { core::ptr::read_volatile(held.cast()) };
+    (read.backend, read.view) = Affinity::of_choice(choice);
+    let Kept { backend: id, is_new_view } = read.kept(slots, now_s, |id| offers(slots, id))?;
     let backend = backend(slots.set, id, v4)?;
-    if is_new {
+    if is_new_view {
         // SAFETY: as above.
         unsafe {
             core::ptr::write_volatile(held.cast(), Affinity::choice(id, slots.view()));
