@@ -86,7 +86,7 @@ pub const fn place(id: u32, v4: bool) -> (u32, u32) {
 pub fn owner(set: u32, addr: &Addr, port: [u8; 2]) -> u32 {
     let w = addr.words();
     let port = u32::from(u16::from_be_bytes(port));
-    let fold = w[0].wrapping_mul(0x9e37_79b1)
+    let fold = w[0].wrapping_mul(0x9e37_79b1).rotate_left(17)
         ^ w[1].wrapping_mul(0x85eb_ca77).rotate_left(7)
         ^ w[2].wrapping_mul(0xc2b2_ae3d).rotate_left(13)
         ^ w[3].wrapping_mul(0x27d4_eb2f).rotate_left(19)
