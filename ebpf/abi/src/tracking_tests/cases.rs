@@ -1,0 +1,80 @@
+//! Single cases, each where the pair of the parent is led to by hand.
+
+use super::*;
+
+/// A client outside, whom the node masquerades.
+fn dial(port: u16) -> Step {
+    let (transport, flags) = (protocol::TCP, tcp::SYN);
+    Step::Client { who: OUTSIDE, port, service: 0, transport, flags, turn: 0 }
+}
+
+/// Nobody sweeps: four ports, and as many connections that came to nothing.
+#[test]
+fn d19_ports_of_flows_that_are_over_are_given_again() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 1_000);
+        for port in 1..=5 {
+            pair.take(dial(port));
+        }
+        assert_eq!(pair.model.conversations.len(), 4, "the fifth finds no port");
+        pair.take(Step::Pause(61));
+        pair.take(dial(6));
+        assert!(pair.model.conversations.iter().any(|known| known.dialled.source_port == [0, 6]));
+    }
+}
+
+#[test]
+fn u03_a_full_table_makes_room_of_what_is_over_and_of_nothing_else() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 6);
+        for port in 1..=4 {
+            pair.take(dial(port));
+        }
+        assert_eq!(pair.model.conversations.len(), 3, "the fourth finds no room");
+        // Two that last, one that came to nothing.
+        pair.take(Step::Answer { of: 0, flags: tcp::SYN | tcp::ACK });
+        pair.take(Step::Answer { of: 1, flags: tcp::SYN | tcp::ACK });
+        pair.take(Step::Pause(61));
+        // A pod, whose own flows are no flows of the node's address.
+        let (transport, flags) = (protocol::TCP, tcp::SYN);
+        pair.take(Step::Client { who: 0, port: 9, service: 0, transport, flags, turn: 0 });
+        let ports: Vec<_> =
+            pair.model.conversations.iter().map(|known| known.dialled.source_port).collect();
+        assert_eq!(ports, [[0, 1], [0, 2], [0, 9]]);
+        pair.take(dial(10));
+        assert_eq!(pair.model.conversations.len(), 3, "all of them live");
+    }
+}
+
+/// Looking for room costs, so a flood that fills the table must not have it looked for each time.
+#[test]
+fn u03_room_that_was_looked_for_in_vain_is_not_looked_for_again_at_once() {
+    let mut pair = Pair::new(true, 2);
+    pair.take(dial(1));
+    pair.take(dial(2));
+    assert_eq!(pair.opening.vain_s, pair.host.now_s.get());
+    // Each search begins at a random port: one for the port itself is left.
+    let expected = Host::new(0);
+    expected.random.set(pair.host.random.get());
+    (&expected).random();
+    pair.take(dial(3));
+    assert_eq!(pair.host.random.get(), expected.random.get());
+    pair.take(Step::Pause(61));
+    pair.take(dial(4));
+    assert_eq!(pair.model.conversations.len(), 1);
+    assert_eq!(pair.model.conversations[0].dialled.source_port, [0, 4]);
+}
+
+/// What was found under a key may be another flow's when it is looked at.
+#[test]
+fn an_element_that_was_used_again_costs_no_other_flow() {
+    let mut pair = Pair::new(true, 1_000);
+    pair.take(dial(1));
+    pair.take(dial(2));
+    let [first, second] = [0, 1].map(|index| pair.model.conversations[index]);
+    let other = (&pair.host).find(&second.dialled).unwrap().cast_const();
+    forget(&pair.host, &first.dialled, other);
+    let left = [first.dialled, second.dialled, second.seen.reversed()]
+        .map(|key| pair.host.entry(&key).is_some());
+    assert_eq!(left, [false, true, true]);
+}
