@@ -101,13 +101,18 @@ impl KernelMaps {
 
     /// Gives ids' counters to those that have the ids. Traffic is more important than its
     /// counters: what fails is told, and left.
-    fn count_for(&mut self, backends: impl Iterator<Item = Counting>) {
+    fn count_for(&mut self, backends: impl Iterator<Item = Counting> + Clone) {
         let Some(traffic) = &mut self.traffic else { return };
-        for Counting { id, set, addr, port } in backends.filter(|backend| backend.set != NO_SET) {
-            if let Err(error) = traffic.assign(id, set, &addr, port) {
-                tracing::warn!(%error, id, "traffic to backends is not counted");
-                return;
+        let backends = backends.filter(|backend| backend.set != NO_SET);
+        let ids = backends.clone().map(|backend| (backend.id, backend.addr.is_v4()));
+        let counted = traffic.make_room(ids).and_then(|()| {
+            for Counting { id, set, addr, port } in backends {
+                traffic.assign(id, set, &addr, port)?;
             }
+            Ok(())
+        });
+        if let Err(error) = counted {
+            tracing::warn!(%error, "traffic to backends is not counted");
         }
     }
 

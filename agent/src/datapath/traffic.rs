@@ -24,7 +24,7 @@ use super::{
     layout::{self, MapLayout},
     mapped::MappedArray,
     pin::{PinError, Pins},
-    sys,
+    sys::{self, BatchError},
     walk::{self, Batch},
 };
 use crate::traffic::{Counted, Tenant, Traffic};
@@ -108,15 +108,25 @@ impl Chunks {
         MappedArray::new(map, self.layout.value_size as usize / 4, self.layout.entries)
     }
 
-    /// Makes the chunk where there is none.
-    fn make(&mut self, chunk: u32) -> io::Result<()> {
-        if self.open.contains_key(&chunk) {
-            return Ok(());
+    /// Makes those chunks that there are not, all by one call where the kernel can: for each that
+    /// changes a table of tables it waits until no program runs any more that ran before.
+    fn make(&mut self, chunks: &BTreeSet<u32>) -> io::Result<()> {
+        let missing: Vec<u32> =
+            chunks.iter().copied().filter(|chunk| !self.open.contains_key(chunk)).collect();
+        let maps: Vec<OwnedFd> =
+            missing.iter().map(|_| sys::create_map(&self.layout)).collect::<io::Result<_>>()?;
+        let fds: Vec<u32> = maps.iter().map(|map| map.as_raw_fd().cast_unsigned()).collect();
+        let done = match sys::update_batch(self.outer.as_fd(), &missing, &fds) {
+            Ok(()) => missing.len(),
+            Err(BatchError { done, .. }) => done,
+        };
+        for (chunk, fd) in missing.iter().zip(&fds).skip(done) {
+            sys::update(self.outer.as_fd(), chunk, fd)?;
         }
-        let map = sys::create_map(&self.layout)?;
-        sys::update(self.outer.as_fd(), &chunk, &map.as_raw_fd().cast_unsigned())?;
-        let array = self.mapped(map)?;
-        self.open.insert(chunk, array);
+        for (chunk, map) in missing.into_iter().zip(maps) {
+            let array = self.mapped(map)?;
+            self.open.insert(chunk, array);
+        }
         Ok(())
     }
 }
@@ -158,7 +168,15 @@ impl TrafficTables {
         Ok(tables)
     }
 
-    /// From now on the id is this backend's; nothing happens where it was before.
+    /// Makes room for the counters of ids, each with whether it is one of IPv4's.
+    pub(super) fn make_room(&mut self, ids: impl Iterator<Item = (u32, bool)>) -> io::Result<()> {
+        let chunks: BTreeSet<u32> = ids.map(|(id, v4)| place(id, v4).0).collect();
+        self.backends.make(&chunks)?;
+        self.packets.make(&chunks)
+    }
+
+    /// From now on the id, which there is room for, is this backend's; nothing happens where it was
+    /// before.
     pub(super) fn assign(
         &mut self,
         id: u32,
@@ -167,8 +185,6 @@ impl TrafficTables {
         port: [u8; 2],
     ) -> io::Result<()> {
         let (chunk, index) = place(id, addr.is_v4());
-        self.backends.make(chunk)?;
-        self.packets.make(chunk)?;
         let owner = owner(set, addr, port);
         let held = self.owner(chunk, index);
         if held == (owner, set) {
