@@ -113,6 +113,9 @@ impl Chunks {
     fn make(&mut self, chunks: &BTreeSet<u32>) -> io::Result<()> {
         let missing: Vec<u32> =
             chunks.iter().copied().filter(|chunk| !self.open.contains_key(chunk)).collect();
+        if missing.is_empty() {
+            return Ok(()); // it would wait for nothing too
+        }
         let maps: Vec<OwnedFd> =
             missing.iter().map(|_| sys::create_map(&self.layout)).collect::<io::Result<_>>()?;
         let fds: Vec<u32> = maps.iter().map(|map| map.as_raw_fd().cast_unsigned()).collect();
