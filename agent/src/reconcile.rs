@@ -12,7 +12,11 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -153,19 +157,21 @@ impl Reconciler {
 
     /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
     /// led to the backends.
-    pub async fn run(
-        mut self,
-        mut inputs: Inputs,
-        cancel: CancellationToken,
-    ) -> Result<(), TaskError> {
+    ///
+    /// On a thread of its own: bpf() is short but for the barrier, which waits for every CPU, and to
+    /// make another thread take over the tasks of this one costs more than most changes do.
+    pub async fn run(self, inputs: Inputs, cancel: CancellationToken) -> Result<(), TaskError> {
+        let runtime = Handle::current();
+        let ended = spawn_blocking(move || runtime.block_on(self.serve(inputs, cancel))).await;
+        Ok(ended?)
+    }
+
+    async fn serve(mut self, mut inputs: Inputs, cancel: CancellationToken) {
         loop {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let facts = inputs.facts.borrow_and_update().clone();
-            // bpf() is short but for the barrier, which waits for every CPU.
-            tokio::task::block_in_place(|| {
-                self.follow(&snapshot, facts.as_deref());
-                self.settle(Instant::now());
-            });
+            self.follow(&snapshot, facts.as_deref());
+            self.settle(Instant::now());
             let due = Instant::now() + REVIEW;
             let sooner = [self.trouble.retry(), self.deletions.due()].into_iter().flatten();
             let due = sooner.fold(due, Instant::min);
@@ -178,18 +184,15 @@ impl Reconciler {
                     while let Ok(more) = inputs.released.try_recv() {
                         addresses.extend(more);
                     }
-                    tokio::task::block_in_place(|| self.released(&addresses));
+                    self.released(&addresses);
                 }
-                Some(query) = inputs.queries.recv() => {
-                    tokio::task::block_in_place(|| self.answer(query));
-                }
+                Some(query) = inputs.queries.recv() => self.answer(query),
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         }
-        tokio::task::block_in_place(|| self.hand_over());
-        Ok(())
+        self.hand_over();
     }
 
     /// The resolver has closed its sockets and given up its addresses: packets to them must not
