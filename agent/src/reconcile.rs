@@ -353,7 +353,8 @@ impl Reconciler {
         let name = &self.desired.settings().node_name;
         self.desired.own_node_deleted().then(|| {
             format!(
-                "the Node object {name}, this node's, was deleted: its addresses and node ports                  stay in force until this agent ends; restart the kubelet to have it made again"
+                "the Node object {name}, this node's, was deleted: its addresses and node ports \
+                 stay in force until this agent ends; restart the kubelet to have it made again"
             )
         })
     }

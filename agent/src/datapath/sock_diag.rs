@@ -4,7 +4,8 @@
 //! The kernel filters by destination, so that a list costs a walk over its table and a copy of
 //! what matches. Of TCP sockets it gives what
 //! [`TCP_PEERS`](mizzen_ebpf_abi::maps::TCP_PEERS) says of each (Linux 5.8), by which a
-//! connection to a service is told from one that was dialled to the pod itself. A netlink socket belongs to the namespace of the thread that opens it.
+//! connection to a service is told from one that was dialled to the pod itself. A netlink socket
+//! belongs to the namespace of the thread that opens it.
 
 use std::{
     io,
@@ -33,21 +34,21 @@ use crate::model::service::Protocol;
 /// `nlmsg_type`s.
 pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-pub(super) const NLMSG_ERROR: u16 = 2;
-pub(super) const NLMSG_DONE: u16 = 3;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// `nlmsg_flags`.
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
 /// Attributes of a request.
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
-pub(super) const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
-pub(super) const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
+const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
+const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
 /// Attributes of an answer, each inside of the one before.
 const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
 const SK_DIAG_BPF_STORAGE: u16 = 1;
 const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
-pub(super) const NLA_F_NESTED: u16 = 0x8000;
+const NLA_F_NESTED: u16 = 0x8000;
 /// Operations of a filter.
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_D_COND: u8 = 8;
@@ -108,9 +109,11 @@ impl Translations {
         })
     }
 
-    /// The map of TCP sockets'.
-    pub(super) fn tcp(&self) -> BorrowedFd<'_> {
-        self.tcp.as_fd()
+    /// The attribute that asks for those of TCP sockets.
+    pub(super) fn request(&self) -> Vec<u8> {
+        let map = self.tcp.as_raw_fd().to_ne_bytes();
+        let map = attribute(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &map);
+        attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &map)
     }
 
     /// The map of UDP sockets'.
@@ -123,7 +126,7 @@ impl Translations {
 #[derive(Debug)]
 pub struct SockDiag {
     fd: OwnedFd,
-    pub(super) buffer: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl SockDiag {
@@ -153,19 +156,20 @@ impl SockDiag {
         };
         for family in families {
             let family = u8::try_from(*family).unwrap_or_default();
-            self.send(&dump_request(family, number, to, translations.tcp.as_fd()))?;
-            self.read_dump(family, &mut found)?;
+            self.send(&dump_request(family, number, to, translations))?;
+            self.read_dump(|body| found.extend(connected(family, body)))?;
         }
         Ok(found)
     }
 
-    fn read_dump(&mut self, family: u8, found: &mut Vec<Connected>) -> io::Result<()> {
+    /// Calls `visit` with the body of each socket of the answer to a dump.
+    pub(super) fn read_dump(&mut self, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             let length = self.receive()?;
             for (kind, body) in messages(&self.buffer[..length]) {
                 match kind {
                     NLMSG_ERROR | NLMSG_DONE => return status(body),
-                    SOCK_DIAG_BY_FAMILY => found.extend(connected(family, body)),
+                    SOCK_DIAG_BY_FAMILY => visit(body),
                     _ => {}
                 }
             }
@@ -207,7 +211,7 @@ impl SockDiag {
         Ok(())
     }
 
-    pub(super) fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self) -> io::Result<usize> {
         loop {
             match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
@@ -239,7 +243,7 @@ pub(super) fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 }
 
 /// An attribute: `struct nlattr`, a value.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4 + value.len());
     bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -264,11 +268,10 @@ fn dump_request(
     family: u8,
     protocol: u8,
     to: &[SocketAddr],
-    translations: BorrowedFd<'_>,
+    translations: &Translations,
 ) -> Vec<u8> {
     let mut body = request(family, protocol, CONNECTED, &[0; SOCKET_ID]);
-    let map = attribute(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &translations.as_raw_fd().to_ne_bytes());
-    body.extend(attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &map));
+    body.extend(translations.request());
     body.extend(attribute(INET_DIAG_REQ_BYTECODE, &filter(to)));
     message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &body)
 }
@@ -316,7 +319,7 @@ fn host_condition(to: &SocketAddr) -> Vec<u8> {
 }
 
 /// The types and bodies of the messages of a datagram.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
@@ -344,7 +347,7 @@ pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
 }
 
 /// The outcome that ends an answer: a negative `errno` or 0.
-pub(super) fn status(body: &[u8]) -> io::Result<()> {
+fn status(body: &[u8]) -> io::Result<()> {
     let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
     if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
 }

@@ -1,14 +1,13 @@
 //! TCP connections that live, with the kernel's own counters of each (`struct tcp_info`,
 //! `<linux/tcp.h>`) and what they were translated to.
 
-use std::{io, os::fd::AsRawFd as _};
+use std::io;
 
 use mizzen_ebpf_abi::{addr::protocol, socket::SocketPeer, traffic::Ending};
 
 use super::sock_diag::{
-    CONNECTED, INET_DIAG_REQ_SK_BPF_STORAGES, MESSAGE, NLA_F_NESTED, NLM_F_DUMP, NLMSG_DONE,
-    NLMSG_ERROR, SK_DIAG_BPF_STORAGE_REQ_MAP_FD, SOCK_DIAG_BY_FAMILY, SOCKET_ID, SockDiag,
-    Translations, attribute, find, message, messages, request, status, translation,
+    CONNECTED, MESSAGE, NLM_F_DUMP, SOCK_DIAG_BY_FAMILY, SOCKET_ID, SockDiag, Translations, find,
+    message, request, translation,
 };
 use crate::traffic::SocketTraffic;
 
@@ -43,19 +42,7 @@ impl SockDiag {
     ) -> io::Result<()> {
         for family in [libc::AF_INET, libc::AF_INET6] {
             self.send(&live_request(u8::try_from(family).unwrap_or_default(), translations))?;
-            'answers: loop {
-                let length = self.receive()?;
-                for (kind, body) in messages(&self.buffer[..length]) {
-                    match kind {
-                        NLMSG_ERROR | NLMSG_DONE => {
-                            status(body)?;
-                            break 'answers;
-                        }
-                        SOCK_DIAG_BY_FAMILY => live(body).into_iter().for_each(&mut visit),
-                        _ => {}
-                    }
-                }
-            }
+            self.read_dump(|body| live(body).into_iter().for_each(&mut visit))?;
         }
         Ok(())
     }
@@ -64,9 +51,7 @@ impl SockDiag {
 fn live_request(family: u8, of: &Translations) -> Vec<u8> {
     let mut body = request(family, protocol::TCP, CONNECTED, &[0; SOCKET_ID]);
     body[EXTENSIONS_AT] = 1 << (INET_DIAG_INFO - 1);
-    let map = of.tcp().as_raw_fd().to_ne_bytes();
-    let map = attribute(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &map);
-    body.extend(attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &map));
+    body.extend(of.request());
     message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &body)
 }
 
