@@ -81,8 +81,8 @@ pub struct Opening {
     pub flags: u16,
     /// The first packet's TCP flags.
     pub tcp_flags: u8,
-    /// The second in which room was looked for in vain. The only field that is kept from one opening
-    /// to the next.
+    /// The second in which room was looked for in vain. The only field that is kept from one
+    /// opening to the next.
     pub vain_s: u32,
     /// What is inserted.
     pub entries: Entries,

@@ -116,10 +116,16 @@ fn too_big(skb: Skb, packet: &Packet, flow: &Flow, mtu: u16) -> i32 {
     if flow.flags & flow_flags::REWRITE_SOURCE != 0 || !fragments::may_be_made_of(skb, packet) {
         return reject::too_big(skb, packet, flow, mtu);
     }
+    translate_for_stack(skb, packet, flow)
+}
+
+/// Translates a packet that goes on through the stack, which takes one off the hop limit itself
+/// where it forwards.
+#[inline(always)]
+fn translate_for_stack(skb: Skb, packet: &Packet, flow: &Flow) -> i32 {
     if !fragments::remember(packet) {
         return drop_counted(Counter::DropFragment);
     }
-    // The stack takes one off the hop limit itself.
     match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
         Ok(()) => PASS,
         Err(()) => DROP,
@@ -145,7 +151,8 @@ fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
 }
 
 /// A packet that the node itself sends to a pod: the answer of a backend that is the node itself
-/// gets its service's address, and so does an ICMP error about it. It is routed already, and its destination does not change.
+/// gets its service's address, and so does an ICMP error about it. It is routed already, and its
+/// destination does not change.
 #[inline(always)]
 fn answer(skb: Skb) -> i32 {
     if skb.is_forwarded() {
@@ -166,13 +173,7 @@ fn answer(skb: Skb) -> i32 {
     if flow.flags & (flow_flags::ORIGINAL | flow_flags::REWRITE_DESTINATION) != 0 {
         return PASS;
     }
-    if !fragments::remember(packet) {
-        return drop_counted(Counter::DropFragment);
-    }
-    match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
-        Ok(()) => PASS,
-        Err(()) => DROP,
-    }
+    translate_for_stack(skb, packet, flow)
 }
 
 /// This processor's memory with the packet in it; none where it is no packet that could be of a

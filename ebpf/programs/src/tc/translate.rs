@@ -29,8 +29,8 @@ use crate::{
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 
-/// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack of its own. The
-/// device is that by which a packet of the node itself leaves; else 0.
+/// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack
+/// of its own. The device is that by which a packet of the node itself leaves; else 0.
 #[inline(always)]
 pub(super) fn open(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     let Scratch { packet, opening, .. } = scratch;
