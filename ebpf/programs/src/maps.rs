@@ -120,7 +120,7 @@ pub(crate) static NODE_CONFIG: Array<NodeConfig, 1> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS_MAX as usize }> = HashMap::new();
 
-/// What a socket's translations were.
+/// What a UDP socket remembers.
 #[btf_map]
 pub(crate) static SOCKET_PEERS: SkStorage<SocketPeers> = SkStorage::new();
 
