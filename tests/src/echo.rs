@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -158,6 +158,7 @@ impl Client {
             Transport::Tcp => (Type::STREAM, Protocol::TCP),
             Transport::Udp => (Type::DGRAM, Protocol::UDP),
         };
+        let port = if port == 0 && transport == Transport::Udp { fresh_port() } else { port };
         netns.run(|| {
             let socket = Socket::new(Domain::for_address(server), kind, Some(protocol))?;
             socket.set_reuse_address(true)?;
@@ -212,6 +213,14 @@ impl Client {
         let client = client.parse().map_err(io::Error::other)?;
         Ok(Answer { name: name.to_owned(), client, server: self.server, length })
     }
+}
+
+/// A source port for a datagram that no datagram had before it. The kernel may give out a port that
+/// was closed just now: the packet path would take it for the flow that had it, and be right.
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 32_768;
+    FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % FIRST
 }
 
 /// Dials, asks once and closes.

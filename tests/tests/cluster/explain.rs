@@ -71,7 +71,7 @@ pub(super) fn candidates(answer: &Value) -> Result<BTreeSet<String>> {
 }
 
 /// The pods of hello, each with its node.
-pub(super) fn hello_pods(world: &World) -> Result<Vec<(String, String)>> {
+fn hello_pods(world: &World) -> Result<Vec<(String, String)>> {
     let pods = world.api.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dhello")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(pods["items"]

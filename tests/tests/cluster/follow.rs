@@ -118,14 +118,30 @@ fn distribution_is_followed(world: &World) -> Result<()> {
         Ok::<(), anyhow::Error>(())
     };
     zones(&|number| format!("\"zone-{number}\""))?;
+    for host in world.layout.node_hosts() {
+        world.api.apply(&pod_on(&host.name))?;
+    }
     let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"near"},
-        "spec":{"selector":{"app":"hello"},"ipFamilyPolicy":"RequireDualStack",
+        "spec":{"selector":{"app":"near"},"ipFamilyPolicy":"RequireDualStack",
         "ports":[{"port":80,"targetPort":8080}]}}"#;
     world.api.apply(service)?;
     let outcome = near(world);
     world.api.expect("DELETE", SERVICE, None)?;
+    for host in world.layout.node_hosts() {
+        let path = format!("/api/v1/namespaces/default/pods/near-{}", host.name);
+        world.api.expect("DELETE", &path, None)?;
+    }
     zones(&|_| "null".to_owned())?;
     outcome
+}
+
+/// A server that no scheduler had to place.
+fn pod_on(node: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"near-{node}",
+            "labels":{{"app":"near"}}}},"spec":{{"nodeName":"{node}","containers":[{{"name":"near",
+            "image":"hello","env":[{{"name":"POD_NAME","value":"near-{node}"}}]}}]}}}}"#
+    )
 }
 
 const SERVICE: &str = "/api/v1/namespaces/default/services/near";
@@ -141,12 +157,12 @@ fn near(world: &World) -> Result<()> {
         let body = format!(r#"{{"spec":{{"trafficDistribution":{distribution}}}}}"#);
         let merge = Some(("application/merge-patch+json", &*body));
         world.api.expect("PATCH", SERVICE, merge)?;
-        let pods = super::explain::hello_pods(world)?;
         for host in world.layout.node_hosts() {
-            let on_node = |node: &String| !stays || *node == host.name;
-            let wanted: BTreeSet<String> =
-                pods.iter().filter(|(_, node)| on_node(node)).map(|(pod, _)| pod.clone()).collect();
-            ensure!(!wanted.is_empty() && wanted.len() < pods.len() || !stays, "all on one node");
+            let nodes = world.layout.node_hosts().into_iter().map(|node| node.name);
+            let wanted: BTreeSet<String> = nodes
+                .filter(|node| !stays || *node == host.name)
+                .map(|node| format!("default/near-{node}"))
+                .collect();
             up::wait(&world.layout, "connections to stay near", || {
                 let answers =
                     super::explain::why(world, &host.name, "node", "default/near:80/tcp")?;
