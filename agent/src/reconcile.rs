@@ -20,14 +20,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    apply::{
-        apply,
-        maps::{Capacities, Maps, Room},
-    },
+    apply::maps::{Capacities, Maps, Room},
     desired::{Change, Desired, NodeFacts, SetKey, Settings},
     diff::{
-        Known, diff,
-        plan::{Op, Plan},
+        Known, diff, diff_and_settle,
+        plan::{Op, Plan, Refused},
         restore::restore,
     },
     metrics::Metrics,
@@ -40,10 +37,12 @@ use crate::{
 };
 
 mod deletions;
+mod release;
 mod review;
 mod trouble;
 
 use deletions::Deletions;
+use release::Releases;
 use review::{REVIEW, Review};
 use trouble::{Scope, Trouble};
 
@@ -121,6 +120,7 @@ pub struct Reconciler {
     trouble: Trouble,
     review: Review,
     deletions: Deletions,
+    releases: Releases,
 }
 
 impl Reconciler {
@@ -145,6 +145,7 @@ impl Reconciler {
             trouble: Trouble::default(),
             review: Review::default(),
             deletions: Deletions::default(),
+            releases: Releases::default(),
         }
     }
 
@@ -158,8 +159,8 @@ impl Reconciler {
     /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
     /// led to the backends.
     ///
-    /// On a thread of its own: bpf() is short but for the barrier, which waits for every CPU, and to
-    /// make another thread take over the tasks of this one costs more than most changes do.
+    /// On a thread of its own: to make another thread take over the tasks of this one while it calls
+    /// bpf() costs more than most changes do.
     pub async fn run(self, inputs: Inputs, cancel: CancellationToken) -> Result<(), TaskError> {
         let runtime = Handle::current();
         let ended = spawn_blocking(move || runtime.block_on(self.serve(inputs, cancel))).await;
@@ -172,9 +173,10 @@ impl Reconciler {
             let facts = inputs.facts.borrow_and_update().clone();
             self.follow(&snapshot, facts.as_deref());
             self.settle(Instant::now());
+            self.release(Instant::now());
             let due = Instant::now() + REVIEW;
-            let sooner = [self.trouble.retry(), self.deletions.due()].into_iter().flatten();
-            let due = sooner.fold(due, Instant::min);
+            let sooner = [self.trouble.retry(), self.deletions.due(), self.releases.due()];
+            let due = sooner.into_iter().flatten().fold(due, Instant::min);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
@@ -189,6 +191,7 @@ impl Reconciler {
                 Some(query) = inputs.queries.recv() => self.answer(query),
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
+                outcome = self.releases.barrier() => self.barrier_over(outcome),
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         }
@@ -203,6 +206,8 @@ impl Reconciler {
         if let Err(error) = self.execute(known, change) {
             tracing::warn!(error, "addresses answered here were not handed over");
         }
+        // The next agent knows nothing of sockets to endpoints that were deleted before.
+        self.finish();
     }
 
     /// Brings the tables to what the snapshot and the facts ask for.
@@ -237,9 +242,6 @@ impl Reconciler {
         }
         self.metrics.proxy.set_without_local(&self.desired.without_local_endpoints());
         self.metrics.services.store(snapshot.services.len() as u64, Relaxed);
-        self.metrics.map_calls.store(self.maps.calls(), Relaxed);
-        self.metrics.map_writes.store(self.maps.writes(), Relaxed);
-        self.metrics.map_bytes.store(self.maps.bytes(), Relaxed);
         self.conclude(outcome, scope, started);
     }
 
@@ -289,24 +291,33 @@ impl Reconciler {
     }
 
     /// Makes and applies a plan. What there was no room for comes back as text.
-    fn execute(&mut self, mut known: Known, mut change: Change) -> Result<Vec<String>, String> {
+    fn execute(&mut self, known: Known, change: Change) -> Result<Vec<String>, String> {
+        let (mut known, mut refused) = self.make(known, change)?;
+        if !refused.is_empty() && !known.is_settled() && self.trouble.retry().is_none() {
+            // What plans before gave up may be the room that is lacking.
+            known = self.settle_releases(known)?;
+            let everything = self.desired.everything();
+            (known, refused) = self.make(known, everything)?;
+        }
+        self.metrics.sets.store(known.sets_len() as u64, Relaxed);
+        self.known = Some(known);
+        self.note_healed();
+        Ok(refused.iter().map(ToString::to_string).collect())
+    }
+
+    fn make(
+        &mut self,
+        mut known: Known,
+        mut change: Change,
+    ) -> Result<(Known, Vec<Refused>), String> {
         self.deletions.join(&mut change, &mut known);
         let plan = diff(&change, &mut known);
         if !plan.is_empty() {
             tracing::debug!(steps = plan.ops.len(), flips = flips(&plan), "applying a plan");
             self.metrics.plans.fetch_add(1, Relaxed);
-            if let Err(error) = apply(&plan, &mut *self.maps) {
-                self.metrics.plan_failures.fetch_add(1, Relaxed);
-                self.deletions.take_back(plan.resets);
-                return Err(chain(&error));
-            }
-            self.metrics.set_flips.fetch_add(flips(&plan), Relaxed);
+            self.carry_out(&plan, &known)?;
         }
-        self.deletions.reset(plan.resets);
-        self.metrics.sets.store(known.sets_len() as u64, Relaxed);
-        self.known = Some(known);
-        self.note_healed();
-        Ok(plan.refused.iter().map(ToString::to_string).collect())
+        Ok((known, plan.refused))
     }
 
     /// Says on the board how it went, and when it is tried again.
@@ -378,8 +389,11 @@ impl Reconciler {
             return Err("the cluster is not known yet, see `mizzen status`".to_owned());
         }
         let everything = self.desired.everything();
+        if let Some(known) = self.known.take() {
+            self.known = Some(self.settle_releases(known)?);
+        }
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
-        let plan = diff(&everything, &mut restore(&tables, &everything, self.room()));
+        let plan = diff_and_settle(&everything, &mut restore(&tables, &everything, self.room()));
         Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })
     }
 }

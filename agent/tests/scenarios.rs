@@ -20,7 +20,7 @@ use mizzen_agent::{
         memory::MemoryMaps,
     },
     desired::{Desired, NodeFacts, Settings, WithoutLocalEndpoints},
-    diff::{Known, diff, plan::FrontendName, restore::restore},
+    diff::{Known, diff_and_settle, plan::FrontendName, restore::restore},
     kube::{
         convert,
         state::{Change, ClusterState, Event},
@@ -141,7 +141,7 @@ impl Agent {
     fn take(&mut self, change: Change) {
         self.cluster.apply(change);
         let change = self.desired.update(self.cluster.snapshot(), &NodeFacts::default());
-        let plan = diff(&change, &mut self.known);
+        let plan = diff_and_settle(&change, &mut self.known);
         apply(&plan, &mut self.maps).expect("tables in memory");
     }
 
@@ -152,7 +152,7 @@ impl Agent {
         let tables = self.maps.dump().expect("tables in memory");
         let everything = desired.everything();
         let room = Room { now: self.maps.capacities(), ..Room::default() };
-        let plan = diff(&everything, &mut restore(&tables, &everything, room));
+        let plan = diff_and_settle(&everything, &mut restore(&tables, &everything, room));
         assert!(plan.is_empty(), "a restart writes:\n{plan}");
     }
 

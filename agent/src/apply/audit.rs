@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mizzen_ebpf_abi::maps;
 
-use super::maps::{Growing, Maps, MapsError, SourceRange};
+use super::maps::{Growing, Maps, MapsError};
 use crate::diff::{Known, known::BackendRecord};
 
 /// How many elements differ from what they should be, by map.
@@ -73,12 +73,10 @@ fn frontends(known: &Known, maps: &mut dyn Maps) -> Result<usize, MapsError> {
 fn source_ranges(known: &Known, maps: &mut dyn Maps) -> Result<usize, MapsError> {
     let expected = known.source_ranges();
     let (mut met, mut strange) = (0, 0);
-    maps.visit_source_ranges(&mut |SourceRange { set, range }| {
-        let is_its = expected.get(set).is_some_and(|ranges| ranges.contains(range));
-        *(if is_its { &mut met } else { &mut strange }) += 1;
+    maps.visit_source_ranges(&mut |range| {
+        *(if expected.contains(range) { &mut met } else { &mut strange }) += 1;
     })?;
-    let expected: usize = expected.values().map(|ranges| ranges.len()).sum();
-    Ok(strange + expected.saturating_sub(met))
+    Ok(strange + expected.len().saturating_sub(met))
 }
 
 fn node(known: &Known, maps: &mut dyn Maps, found: &mut Deviations) -> Result<(), MapsError> {

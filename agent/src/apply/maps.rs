@@ -216,6 +216,9 @@ impl Room {
     }
 }
 
+/// Waits for the programs that run when it is called.
+pub type BarrierCall = Box<dyn FnOnce() -> Result<(), MapsError> + Send>;
+
 /// The tables of one node's datapath.
 ///
 /// A batch is applied in its order; when it fails, an unknown first part of it was applied, and
@@ -268,7 +271,11 @@ pub trait Maps: Send {
     fn flip(&mut self, words: &[(u32, SetWord)]) -> Result<(), MapsError>;
     /// Returns when every program that ran at the time of the call is done: what was unlinked
     /// before may be reused after.
-    fn barrier(&mut self) -> Result<(), MapsError>;
+    fn barrier(&mut self) -> Result<(), MapsError> {
+        self.barrier_call()()
+    }
+    /// The call that does so, for another thread to make while the tables are written.
+    fn barrier_call(&mut self) -> BarrierCall;
 
     /// Adds or replaces addresses of this node.
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError>;

@@ -15,7 +15,8 @@ use mizzen_ebpf_abi::{
 };
 
 use super::maps::{
-    AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables, Usage,
+    AddrRange, BarrierCall, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+    Usage,
 };
 
 /// A key of a longest-prefix map over addresses: a length and an address.
@@ -255,9 +256,9 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
-    fn barrier(&mut self) -> Result<(), MapsError> {
+    fn barrier_call(&mut self) -> BarrierCall {
         self.calls += 1;
-        Ok(())
+        Box::new(|| Ok(()))
     }
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {

@@ -8,7 +8,8 @@ use mizzen_ebpf_abi::{
 };
 
 use super::maps::{
-    AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables, Usage,
+    AddrRange, BarrierCall, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables,
+    Usage,
 };
 use crate::traffic::Counted;
 
@@ -124,6 +125,11 @@ impl<M: Maps, W: Witness<M>> Maps for Stepwise<M, W> {
     }
     fn barrier(&mut self) -> Result<(), MapsError> {
         self.step(Step::Barrier, M::barrier)
+    }
+    /// Over when it begins: who runs plans beside a barrier is not seen to wait for it.
+    fn barrier_call(&mut self) -> BarrierCall {
+        let over = self.barrier();
+        Box::new(move || over)
     }
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
         self.each(addrs, M::put_node_addrs)

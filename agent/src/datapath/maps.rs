@@ -8,6 +8,7 @@ use std::{
     fmt::Debug,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::Pod;
@@ -28,7 +29,8 @@ use super::{
 };
 use crate::{
     apply::maps::{
-        AddrRange, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange, Tables, Usage,
+        AddrRange, BarrierCall, Capacities, Growing, Maps, MapsError, NodeTables, SourceRange,
+        Tables, Usage,
     },
     traffic::Counted,
 };
@@ -51,8 +53,7 @@ pub struct KernelMaps {
     endpoints: OwnedFd,
     pod_netns: OwnedFd,
     node_config: OwnedFd,
-    barrier: OwnedFd,
-    inside_barrier: OwnedFd,
+    barrier: Arc<Barrier>,
     /// What backends are counted in, for who writes the tables.
     traffic: Option<TrafficTables>,
     calls: u64,
@@ -60,10 +61,18 @@ pub struct KernelMaps {
     bytes: u64,
 }
 
+/// The array of one map whose update waits for running programs, and what is put into it.
+#[derive(Debug)]
+struct Barrier {
+    outer: OwnedFd,
+    inside: OwnedFd,
+}
+
 impl KernelMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
-        let inside_barrier = sys::create_map(&layout::INSIDE_BARRIER)
+        let inside = sys::create_map(&layout::INSIDE_BARRIER)
             .map_err(|source| PinError::Open(pins.map(layout::BARRIER.name), source))?;
+        let barrier = Arc::new(Barrier { outer: pins.open_map(&layout::BARRIER)?, inside });
         Ok(Self {
             frontends: GrowingHash::open(pins, &layout::FRONTENDS)?,
             allocated: AllocatedAddrs::open(pins)?,
@@ -77,8 +86,7 @@ impl KernelMaps {
             endpoints: pins.open_map(&layout::ENDPOINTS)?,
             pod_netns: pins.open_map(&layout::POD_NETNS)?,
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
-            barrier: pins.open_map(&layout::BARRIER)?,
-            inside_barrier,
+            barrier,
             traffic: None,
             calls: 0,
             writes: 0,
@@ -330,15 +338,17 @@ impl Maps for KernelMaps {
         Ok(())
     }
 
-    fn barrier(&mut self) -> Result<(), MapsError> {
-        let inside = descriptor(&self.inside_barrier);
-        sys::update(self.barrier.as_fd(), &0_u32, &inside).map_err(kernel(
-            "write to",
-            &layout::BARRIER,
-            &"its entry",
-        ))?;
+    fn barrier_call(&mut self) -> BarrierCall {
+        let fds = Arc::clone(&self.barrier);
         self.count::<()>(1, 0);
-        Ok(())
+        Box::new(move || {
+            let inside = descriptor(&fds.inside);
+            sys::update(fds.outer.as_fd(), &0_u32, &inside).map_err(kernel(
+                "write to",
+                &layout::BARRIER,
+                &"its entry",
+            ))
+        })
     }
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {

@@ -15,6 +15,7 @@ use mizzen_ebpf_abi::{
 
 use super::{
     known::{BackendRecord, KnownSet, backend_record, freed_record},
+    limbo::Unlinked,
     plan::{Op, Plan, Refused, Reset},
 };
 use crate::{
@@ -58,13 +59,6 @@ pub(super) struct Draft {
     resets: Vec<Reset>,
 }
 
-/// Records of freed backends by id.
-#[derive(Default)]
-struct Freed {
-    v4: Vec<(u32, Backend4)>,
-    v6: Vec<(u32, Backend6)>,
-}
-
 impl Draft {
     pub(super) fn write_backend(&mut self, id: u32, set: u32, slot: &Slot) {
         match backend_record(set, slot) {
@@ -102,17 +96,14 @@ impl Draft {
         self.gone_backends.contains_key(&(ipv6, id))
     }
 
-    /// The records of backends that are freed, of both families.
-    fn freed_records(&self) -> Freed {
-        let mut records = Freed::default();
+    /// The records of backends that are freed.
+    fn freed_records(&self) -> BTreeMap<(bool, u32), BackendRecord> {
         let known = self.forgotten_backends.iter().filter(|(v6, id)| self.is_gone(*v6, *id));
-        for (ipv6, id) in self.freed_backends.iter().chain(&self.idled_backends).chain(known) {
-            match freed_record(*ipv6, self.gone_backends.get(&(*ipv6, *id)).copied()) {
-                BackendRecord::V4(record) => records.v4.push((*id, record)),
-                BackendRecord::V6(record) => records.v6.push((*id, record)),
-            }
-        }
-        records
+        let freed = self.freed_backends.iter().chain(&self.idled_backends).chain(known);
+        let record = |&(ipv6, id): &(bool, u32)| {
+            ((ipv6, id), freed_record(ipv6, self.gone_backends.get(&(ipv6, id)).copied()))
+        };
+        freed.map(record).collect()
     }
 
     /// What the node's tables lack, and what they have too much; how they are afterwards. Where a
@@ -159,9 +150,9 @@ impl Draft {
             && self.removed_source_ranges.is_empty())
     }
 
-    pub(super) fn into_plan(self) -> Plan {
-        let unlinks = self.unlinks();
-        let freed = self.freed_records();
+    /// The steps to be made at once, and what is released behind a barrier.
+    pub(super) fn into_parts(self) -> (Plan, Unlinked) {
+        let (held, records) = (self.unlinks(), self.freed_records());
         let mut ops = Vec::new();
         let mut push = |wanted: bool, op: Op| {
             if wanted {
@@ -185,21 +176,23 @@ impl Draft {
         push(!self.put_source_ranges.is_empty(), Op::PutSourceRanges(self.put_source_ranges));
         push(!self.put_frontends.is_empty(), Op::PutFrontends(self.put_frontends));
         push(!self.removed_frontends.is_empty(), Op::RemoveFrontends(self.removed_frontends));
-        push(unlinks, Op::Barrier);
-        push(!self.dead_sets.is_empty(), Op::Flip(self.dead_sets));
-        push(!freed.v4.is_empty(), Op::WriteBackends4(freed.v4));
-        push(!freed.v6.is_empty(), Op::WriteBackends6(freed.v6));
-        push(
-            !self.removed_source_ranges.is_empty(),
-            Op::RemoveSourceRanges(self.removed_source_ranges),
-        );
         push(!self.removed_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.removed_node_addrs));
         push(
             !self.removed_cluster_ranges.is_empty(),
             Op::RemoveClusterRanges(self.removed_cluster_ranges),
         );
-        let Self { refused, new_sets, resets, .. } = self;
-        Plan { ops, refused, new_sets, resets }
+        let unlinked = Unlinked {
+            dead_sets: self.dead_sets.into_iter().collect(),
+            records,
+            source_ranges: self.removed_source_ranges.into_iter().collect(),
+            sets: self.freed_sets,
+            backends: [self.freed_backends, self.forgotten_backends].concat(),
+            ranges: self.freed_ranges,
+            resets: self.resets,
+            held,
+        };
+        let Self { refused, new_sets, .. } = self;
+        (Plan { ops, refused, new_sets, resets: Vec::new() }, unlinked)
     }
 }
 

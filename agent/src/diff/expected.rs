@@ -13,7 +13,7 @@ use super::{
     known::{BackendRecord, KnownSet, backend_record},
 };
 use crate::{
-    apply::maps::{AddrRange, Growing, Usage},
+    apply::maps::{Growing, SourceRange, Usage},
     desired::{Slot, node::DesiredNode},
 };
 
@@ -23,9 +23,11 @@ impl Known {
         &self.frontends
     }
 
-    /// The words of all sets that ever had one.
+    /// The words of all sets that ever had one, but for those that are still to be cleared.
     pub fn words(&self) -> impl Iterator<Item = (u32, SetWord)> {
-        self.words.iter().map(|(set, word)| (*set, *word))
+        let dead: BTreeSet<u32> = self.limbo.dead_sets().collect();
+        let words = self.words.iter().map(|(set, word)| (*set, *word));
+        words.filter(move |(set, _)| !dead.contains(set))
     }
 
     /// The live ranges: where each begins, and its words.
@@ -44,10 +46,14 @@ impl Known {
         })
     }
 
-    /// The source ranges of each set that has any, by the set's id.
-    pub fn source_ranges(&self) -> BTreeMap<u32, &BTreeSet<AddrRange>> {
-        let restricted = self.all_sets().filter(|set| !set.source_ranges.is_empty());
-        restricted.map(|set| (set.id, &set.source_ranges)).collect()
+    /// The source ranges, those that are still to be removed included.
+    pub fn source_ranges(&self) -> BTreeSet<SourceRange> {
+        let of_set = |set: &KnownSet| {
+            let id = set.id;
+            set.source_ranges.clone().into_iter().map(move |range| SourceRange { set: id, range })
+        };
+        let held = self.all_sets().flat_map(of_set);
+        held.chain(self.limbo.source_ranges().copied()).collect()
     }
 
     /// The node's tables.

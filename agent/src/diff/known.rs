@@ -21,6 +21,7 @@ use super::{
     draft::Draft,
     extent::Extents,
     ids::IdSpace,
+    limbo::Limbo,
     plan::{Refused, Reset},
 };
 use crate::{
@@ -55,6 +56,8 @@ pub struct Known {
     pub(super) node_for: Arc<DesiredNode>,
     /// What a plan that failed was to reset.
     pub(super) unfinished: Vec<Reset>,
+    /// What plans unlinked and is not released yet.
+    pub(super) limbo: Limbo,
 }
 
 /// A set in the tables.
@@ -111,6 +114,7 @@ impl Known {
             node: Arc::default(),
             node_for: Arc::default(),
             unfinished: Vec::new(),
+            limbo: Limbo::default(),
             room,
         }
     }
@@ -417,22 +421,22 @@ impl Known {
         draft.put_frontends.push((key, value));
     }
 
-    /// Makes what a plan frees available for the next one: never for the same.
-    pub(super) fn release(&mut self, draft: &Draft) {
+    /// Forgets the frontends that a plan removes, and takes what it uses again out of the limbo.
+    pub(super) fn unlink(&mut self, draft: &Draft) {
         for key in &draft.removed_frontends {
             let held = self.frontends.remove(key);
             self.marks -= usize::from(held.is_some() && key.is_guard());
         }
-        for (offset, length) in &draft.freed_ranges {
-            self.slots.free(*offset, *length);
+        for (id, _) in &draft.backends4 {
+            self.limbo.keep_record(false, *id);
         }
-        for (ipv6, id) in draft.freed_backends.iter().chain(&draft.forgotten_backends) {
-            self.backend_ids[usize::from(*ipv6)].free(*id);
+        for (id, _) in &draft.backends6 {
+            self.limbo.keep_record(true, *id);
         }
-        for id in &draft.freed_sets {
-            self.set_ids.free(*id);
+        for range in &draft.put_source_ranges {
+            // It was counted when it was put in, and is again.
+            self.source_ranges -= usize::from(self.limbo.keep_source_range(range));
         }
-        self.source_ranges -= draft.removed_source_ranges.len();
     }
 }
 
@@ -478,6 +482,7 @@ fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
 }
 
 /// The record of a backend.
+#[derive(Clone, Copy, Debug)]
 pub enum BackendRecord {
     /// For `BACKENDS4`.
     V4(Backend4),

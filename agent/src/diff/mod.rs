@@ -4,17 +4,19 @@
 //! ```text
 //! desired::Change ──┐
 //!                   ├──diff──> plan::Plan ──> crate::apply ──> tables
-//! known::Known <────┘
-//!       ^── restore ── a dump of the tables, at start and after a failure
+//! known::Known <────┘                                            │
+//!   ^   └─ limbo ──reap──> plan::Plan  (behind a barrier) ──>────┤
+//!   └── restore ── a dump of the tables, at start and after a failure
 //! ```
 //! Ids and places are chosen here and nowhere else: [`ids`] for sets and backends, [`extent`] for
-//! slot ranges.
+//! slot ranges. What a plan unlinks is released behind a barrier, by a plan of its own: [`limbo`].
 
 mod draft;
 pub mod expected;
 pub mod extent;
 pub mod ids;
 pub mod known;
+pub mod limbo;
 pub mod plan;
 pub mod restore;
 #[cfg(test)]
@@ -23,6 +25,7 @@ mod tests;
 mod world;
 
 pub use known::Known;
+pub use limbo::Awaits;
 pub use plan::{Op, Plan};
 
 use std::sync::Arc;
@@ -30,7 +33,8 @@ use std::sync::Arc;
 use crate::desired::Change;
 
 /// The plan that makes `known` what `change` asks for. `known` becomes the state after the plan:
-/// when the plan is not applied whole, it has to be restored from a dump.
+/// when the plan is not applied whole, it has to be restored from a dump. What the plan unlinks is
+/// in `known`'s limbo afterwards, and is released by another ([`Known::reap`]).
 ///
 /// An unchanged input gives an empty plan, and the size of a plan depends on what changes alone.
 pub fn diff(change: &Change, known: &mut Known) -> Plan {
@@ -56,6 +60,18 @@ pub fn diff(change: &Change, known: &mut Known) -> Plan {
         known.node_for = Arc::clone(&change.node);
     }
     known.make_room(&mut draft);
-    known.release(&draft);
-    draft.into_plan()
+    known.unlink(&draft);
+    let (plan, unlinked) = draft.into_parts();
+    known.limbo.add(unlinked);
+    plan
+}
+
+/// The plan that also waits for running programs and releases what it unlinks, for those who can
+/// wait that long.
+pub fn diff_and_settle(change: &Change, known: &mut Known) -> Plan {
+    let mut plan = diff(change, known);
+    let Plan { ops, resets, .. } = known.settle();
+    plan.ops.extend(ops);
+    plan.resets.extend(resets);
+    plan
 }

@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    Known, diff,
+    Known, diff_and_settle,
     plan::Plan,
     restore::restore,
     world::{Moments, World, clients, recording, world},
@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod gone;
+mod limbo;
 mod numbers;
 mod restricted;
 
@@ -60,7 +61,7 @@ impl Agent {
     }
 
     fn plan(&mut self, change: &Change) -> Plan {
-        diff(change, &mut self.known)
+        diff_and_settle(change, &mut self.known)
     }
 
     fn follow(&mut self, snapshot: &Snapshot) {
@@ -155,10 +156,11 @@ fn admits(tables: &Tables, frontend: &Frontend, client: IpAddr) -> bool {
     select::admits(tables, frontend, &client.into(), &nobody)
 }
 
-fn legitimate(before: &Tables, after: &Tables) -> Legitimate {
+/// What they may meet while the tables go from one of these to the next.
+fn legitimate(stages: &[Tables]) -> Legitimate {
     let (mut contents, mut admitted) = (BTreeSet::new(), BTreeSet::new());
     let mut frontends: BTreeMap<FrontendKey, BTreeSet<Option<u32>>> = BTreeMap::new();
-    for tables in [before, after] {
+    for tables in stages {
         for (key, found) in lookup::everything(tables) {
             let set = tables.frontends[&key].set;
             contents.insert((set, content(&found.expect("a sound table"))));
@@ -166,7 +168,7 @@ fn legitimate(before: &Tables, after: &Tables) -> Legitimate {
                 admitted.insert((set, client, admits(tables, &tables.frontends[&key], client)));
             }
         }
-        for key in before.frontends.keys().chain(after.frontends.keys()) {
+        for key in stages.iter().flat_map(|tables| tables.frontends.keys()) {
             let set = tables.frontends.get(key).map(|frontend| frontend.set);
             frontends.entry(*key).or_default().insert(set);
         }
@@ -234,11 +236,12 @@ impl Records for Slow<'_> {
 }
 
 /// A reader that is slow: each of its steps may happen any number of writes after the one before,
-/// but no barrier returns while it is under way.
+/// but no barrier that begins after it does is over before it.
 fn assert_readers_are_safe(moments: &Moments, legitimate: &Legitimate) {
     let states = &moments.states;
     for (first, start) in states.iter().enumerate() {
-        let end = moments.barriers.iter().copied().find(|at| *at > first).unwrap_or(states.len());
+        let waited = moments.barriers.iter().filter(|(begun, _)| *begun > first);
+        let end = waited.map(|(_, over)| *over).min().unwrap_or(states.len());
         for (key, sets) in &legitimate.frontends {
             let Some(frontend) = start.frontends.get(key) else {
                 assert!(sets.contains(&None), "{key:?} is missing after {first} writes");
@@ -273,7 +276,7 @@ fn assert_readers_are_safe(moments: &Moments, legitimate: &Legitimate) {
 fn apply_under_readers(plan: &Plan, maps: &mut MemoryMaps) {
     let mut recording = recording(maps.clone());
     apply(plan, &mut recording).unwrap();
-    let legitimate = legitimate(maps.tables(), recording.maps.tables());
+    let legitimate = legitimate(&[maps.tables().clone(), recording.maps.tables().clone()]);
     assert_readers_are_safe(&recording.witness, &legitimate);
     *maps = recording.maps;
 }
@@ -395,12 +398,12 @@ fn a_full_table_is_named_and_everything_else_goes_on() {
     let mut desired = Desired::new(settings());
     let mut known = Known::empty(Room::fixed(limits));
     let mut maps = MemoryMaps::new(limits);
-    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    let plan = diff_and_settle(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
     assert!(plan.refused.is_empty());
     apply(&plan, &mut maps).unwrap();
 
     World::add_to(&mut snapshot, &one_service(4));
-    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    let plan = diff_and_settle(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
     assert_eq!(plan.refused.len(), 1);
     let text = plan.refused[0].to_string();
     assert!(text.contains("BACKENDS4 is full with its 4 entries"), "{text}");
@@ -408,7 +411,7 @@ fn a_full_table_is_named_and_everything_else_goes_on() {
     assert!(plan.is_empty(), "the set keeps what it had");
 
     World::add_to(&mut snapshot, &one_service(2));
-    let plan = diff(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+    let plan = diff_and_settle(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
     assert!(plan.refused.is_empty());
     apply(&plan, &mut maps).unwrap();
     let found = lookup::everything(maps.tables());
@@ -435,7 +438,7 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     let mut desired = Desired::new(settings);
     let mut known = Known::empty(Room::fixed(limits));
     let mut maps = MemoryMaps::new(limits);
-    let plan = diff(&desired.update(&snapshot, &facts(&[1, 2, 3, 9])), &mut known);
+    let plan = diff_and_settle(&desired.update(&snapshot, &facts(&[1, 2, 3, 9])), &mut known);
     apply(&plan, &mut maps).unwrap();
     let texts: Vec<_> = plan.refused.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 2, "{texts:?}");
@@ -451,14 +454,14 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
 
     // What goes makes room, for the plan after the one that removes it.
     snapshot.nodes.remove("node-1");
-    let plan = diff(&desired.update(&snapshot, &facts(&[2, 9])), &mut known);
+    let plan = diff_and_settle(&desired.update(&snapshot, &facts(&[2, 9])), &mut known);
     apply(&plan, &mut maps).unwrap();
-    let plan = diff(&desired.everything(), &mut known);
+    let plan = diff_and_settle(&desired.everything(), &mut known);
     apply(&plan, &mut maps).unwrap();
     assert!(plan.refused.is_empty(), "{:?}", plan.refused);
     assert_eq!(held(&maps), ["192.0.2.2", "192.0.2.9"]);
     assert_eq!(maps.tables().cluster_ranges.len(), 1);
-    assert!(diff(&desired.everything(), &mut known).is_empty());
+    assert!(diff_and_settle(&desired.everything(), &mut known).is_empty());
 }
 
 #[test]

@@ -274,8 +274,9 @@ pub(super) type Recording = Stepwise<MemoryMaps, Moments>;
 pub(super) struct Moments {
     /// The tables before the first write, and after each.
     pub(super) states: Vec<Tables>,
-    /// Indices into `states`: a reader of an earlier state is done before the states from there.
-    pub(super) barriers: Vec<usize>,
+    /// Where barriers began and were over, as indices into `states`: a reader of a state before the
+    /// one is done before the states from the other.
+    pub(super) barriers: Vec<(usize, usize)>,
 }
 
 pub(super) fn recording(maps: MemoryMaps) -> Recording {
@@ -286,7 +287,7 @@ pub(super) fn recording(maps: MemoryMaps) -> Recording {
 impl Witness<MemoryMaps> for Moments {
     fn after(&mut self, step: Step, maps: &MemoryMaps) {
         if step == Step::Barrier {
-            self.barriers.push(self.states.len());
+            self.barriers.push((self.states.len(), self.states.len()));
         }
         self.states.push(maps.tables().clone());
     }

@@ -67,7 +67,7 @@ impl Deletions {
 
     /// Has sockets destroyed, now that the tables lead nobody to the endpoints.
     pub(super) fn reset(&self, resets: Vec<Reset>) {
-        if let Some(queue) = &self.resets {
+        if let Some(queue) = self.resets.as_ref().filter(|_| !resets.is_empty()) {
             queue.push(resets);
         }
     }

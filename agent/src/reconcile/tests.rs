@@ -126,6 +126,7 @@ fn what_has_no_room_waits_for_its_turn_while_changes_go_on() {
         state.apply(change);
         let before = bench.reconciler.maps.writes();
         bench.reconciler.follow(state.snapshot(), Some(&facts));
+        bench.reconciler.finish();
         bench.reconciler.maps.writes() - before
     };
     // Ids 1 to 4: one for `web`, and not four for `xyz`.

@@ -12,7 +12,7 @@ use crate::{
 
 /// The cluster of [`one_service`] with the states of its first endpoints given:
 /// `r`eady, `t`erminating, or absent.
-fn cluster(states: &str) -> Snapshot {
+pub(super) fn cluster(states: &str) -> Snapshot {
     let count = u8::try_from(states.len()).unwrap();
     let mut snapshot = one_service(count).snapshot();
     let edit = |slice: &Arc<EndpointSlice>| {

@@ -34,6 +34,7 @@ fn v8_a_deletion_whose_plan_fails_is_taken_along_by_the_next() {
     let mut see = |bench: &mut Bench, conditions| {
         let snapshot = with_second(&mut state, conditions);
         bench.reconciler.follow(&snapshot, Some(&facts));
+        bench.reconciler.finish();
     };
     see(&mut bench, Some("ready: true"));
     see(&mut bench, Some(TERMINATING));
@@ -45,6 +46,7 @@ fn v8_a_deletion_whose_plan_fails_is_taken_along_by_the_next() {
     let now = Instant::now();
     for seconds in 0..4 {
         bench.reconciler.settle(now + Duration::from_secs(seconds));
+        bench.reconciler.finish();
     }
     assert!(bench.reconciler.trouble.has_failed(), "the plan failed");
     assert_eq!(resets.try_iter().count(), 0, "the tables may lead there yet");
@@ -75,6 +77,7 @@ fn v8_a_deletion_does_not_wait_for_what_has_no_room() {
     let now = Instant::now();
     for seconds in 0..4 {
         bench.reconciler.settle(now + Duration::from_secs(seconds));
+        bench.reconciler.finish();
     }
     assert!(bench.reconciler.trouble.retry().is_some(), "a set has no room");
     assert_eq!(resets.try_iter().flatten().count(), 1);
@@ -101,12 +104,14 @@ fn v8_a_repeated_plan_resets_nobody_who_has_the_address_now() {
         maps.fail_after(Some(writes));
         bench.reconciler.maps = Box::new(maps);
         bench.reconciler.released(&[[10, 244, 0, 6].into()].into());
+        bench.reconciler.finish();
         let broken = bench.reconciler.trouble.has_failed();
         if broken {
             let tables = bench.reconciler.maps.dump().unwrap();
             bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
             bench.reconciler.trouble.hasten(Instant::now());
             bench.reconciler.follow(&snapshot, Some(&facts));
+            bench.reconciler.finish();
         }
         assert!(bench.board.ready(), "after {writes} writes");
         let told: Vec<_> = resets.try_iter().flatten().collect();
@@ -160,7 +165,7 @@ async fn v8_the_loop_gives_up_what_left_and_what_was_released() {
     publish.send(with_second(&mut state, None)).unwrap();
     assert_eq!(next(), 1, "it left");
     publish.send(with_second(&mut state, Some("ready: true"))).unwrap();
-    planned(4).await;
+    planned(3).await;
     release.send(vec![[10, 244, 0, 6].into()]).await.unwrap();
     assert_eq!(next(), 1, "its address was released");
     cancel.cancel();

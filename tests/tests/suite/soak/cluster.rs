@@ -62,9 +62,10 @@ impl Agent {
         next
     }
 
-    /// Follows a snapshot; whether all of it is in the tables.
+    /// Follows a snapshot, and releases what that unlinked; whether all of it is in the tables.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> bool {
         self.reconciler.follow(snapshot, Some(&self.facts));
+        self.reconciler.finish();
         self.board.parts().values().all(|state| *state == State::Ready)
     }
 }

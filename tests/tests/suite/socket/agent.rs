@@ -66,6 +66,7 @@ impl Agent {
             || (self.metrics.map_calls.load(Relaxed), self.metrics.map_writes.load(Relaxed));
         let before = count();
         self.reconciler.follow(snapshot, Some(&self.facts));
+        self.reconciler.finish();
         let after = count();
         (after.0 - before.0, after.1 - before.1)
     }

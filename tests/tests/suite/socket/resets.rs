@@ -133,6 +133,7 @@ impl Scene {
         let now = Instant::now();
         for seconds in 0..4 {
             self.agent.reconciler.settle(now + Duration::from_secs(seconds));
+            self.agent.reconciler.finish();
         }
     }
 
@@ -250,6 +251,7 @@ fn v8_a_released_address_ends_connections_at_once() {
         let sockets = scene.dial(["tcp", "udp"], Some(10));
         scene.pod_actor.begin_receive(sockets[1]["tcp"]);
         scene.agent.reconciler.released(&[a.ip()].into());
+        scene.agent.reconciler.finish();
         assert!(is_aborted(&mut scene.pod_actor), "{family:?}");
         scene.await_destroyed(2, 2);
     }
