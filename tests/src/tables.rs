@@ -133,7 +133,7 @@ impl TestTables {
     /// Lets a table grow as far as needed, at once by a good deal.
     fn room(&mut self, table: Growing, needed: u32) {
         if needed > self.maps.capacities().of(table) {
-            self.maps.grow(table, needed.next_power_of_two()).unwrap();
+            self.maps.grow(&[(table, needed.next_power_of_two())]).unwrap();
         }
     }
 

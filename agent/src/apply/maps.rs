@@ -250,10 +250,10 @@ pub trait Maps: Send {
 
     /// How many elements each table has room for at present.
     fn capacities(&self) -> Capacities;
-    /// Gives a table room for at least `capacity` elements; nothing where it has that. Readers
-    /// find what it holds at every moment. Each entry of a hash that is copied counts as a call
-    /// and a write.
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError>;
+    /// Gives each of these tables room for at least so many elements; nothing where it has that.
+    /// Readers find what they hold at every moment. Each entry of a hash that is copied counts as a
+    /// call and a write.
+    fn grow(&mut self, tables: &[(Growing, u32)]) -> Result<(), MapsError>;
 
     /// Adds or replaces frontends.
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError>;

@@ -181,17 +181,19 @@ impl Maps for MemoryMaps {
         self.capacities
     }
 
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
-        if capacity <= self.capacities.of(table) {
-            return Ok(());
-        }
-        if table == Growing::Frontends {
-            for _ in 0..self.tables.frontends.len() {
-                self.count::<(FrontendKey, Frontend)>(table.name(), 1)?;
+    fn grow(&mut self, tables: &[(Growing, u32)]) -> Result<(), MapsError> {
+        for (table, capacity) in tables.iter().copied() {
+            if capacity <= self.capacities.of(table) {
+                continue;
             }
+            if table == Growing::Frontends {
+                for _ in 0..self.tables.frontends.len() {
+                    self.count::<(FrontendKey, Frontend)>(table.name(), 1)?;
+                }
+            }
+            *self.capacities.of_mut(table) = capacity;
+            self.calls += 1;
         }
-        *self.capacities.of_mut(table) = capacity;
-        self.calls += 1;
         Ok(())
     }
 

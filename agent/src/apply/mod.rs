@@ -43,7 +43,7 @@ pub fn apply(plan: &Plan, maps: &mut dyn Maps) -> Result<(), ApplyError> {
 
 fn step(op: &Op, maps: &mut dyn Maps) -> Result<(), MapsError> {
     match op {
-        Op::Grow { table, capacity } => maps.grow(*table, *capacity),
+        Op::Grow(tables) => maps.grow(tables),
         Op::PutNodeAddrs(addrs) => maps.put_node_addrs(addrs),
         Op::PutClusterRanges(ranges) => maps.put_cluster_ranges(ranges),
         Op::PutSourceRanges(ranges) => maps.put_source_ranges(ranges),

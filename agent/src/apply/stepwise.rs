@@ -101,8 +101,8 @@ impl<M: Maps, W: Witness<M>> Maps for Stepwise<M, W> {
     fn capacities(&self) -> Capacities {
         self.maps.capacities()
     }
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
-        self.step(Step::Write, |maps| maps.grow(table, capacity))
+    fn grow(&mut self, tables: &[(Growing, u32)]) -> Result<(), MapsError> {
+        self.each(tables, M::grow)
     }
     fn put_frontends(&mut self, entries: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
         self.each(entries, M::put_frontends)

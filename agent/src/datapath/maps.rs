@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
+    thread::{self, ScopedJoinHandle},
 };
 
 use aya::Pod;
@@ -254,24 +255,42 @@ impl Maps for KernelMaps {
         }
     }
 
-    fn grow(&mut self, table: Growing, capacity: u32) -> Result<(), MapsError> {
-        if capacity <= self.capacities().of(table) {
-            return Ok(());
+    /// Side by side: each table's change waits for running programs, and all wait at once.
+    fn grow(&mut self, tables: &[(Growing, u32)]) -> Result<(), MapsError> {
+        let now = self.capacities();
+        let larger: Vec<_> =
+            tables.iter().copied().filter(|(table, capacity)| *capacity > now.of(*table)).collect();
+        let capacity = |table| larger.iter().find(|(of, _)| *of == table).map(|(_, to)| *to);
+        let Self { frontends, sets, slots, backends4, backends6, .. } = self;
+        let grown: Vec<(Growing, io::Result<usize>)> = thread::scope(|scope| {
+            let hash =
+                capacity(Growing::Frontends).map(|to| scope.spawn(move || frontends.grow(to)));
+            let arrays = [
+                (Growing::Sets, sets),
+                (Growing::Slots, slots),
+                (Growing::Backends4, backends4),
+                (Growing::Backends6, backends6),
+            ];
+            let arrays = arrays.map(|(table, array)| {
+                capacity(table).map(|to| (table, scope.spawn(move || array.grow(to).map(|()| 0))))
+            });
+            let all = hash.map(|hash| (Growing::Frontends, hash)).into_iter();
+            let all: Vec<_> = all.chain(arrays.into_iter().flatten()).collect();
+            let joined = |(table, grown): (Growing, ScopedJoinHandle<'_, io::Result<usize>>)| {
+                let failed = |_| Err(io::Error::other("the thread that made room panicked"));
+                (table, grown.join().unwrap_or_else(failed))
+            };
+            all.into_iter().map(joined).collect()
+        });
+        for (table, copied) in grown {
+            let copied = copied.map_err(|source| MapsError::Kernel {
+                operation: "make room in",
+                map: table.name(),
+                object: format!("{} entries", capacity(table).unwrap_or_default()),
+                source: Box::new(source),
+            })?;
+            self.count::<(FrontendKey, Frontend)>(copied + 1, copied);
         }
-        let copied = match table {
-            Growing::Frontends => self.frontends.grow(capacity),
-            Growing::Sets => self.sets.grow(capacity).map(|()| 0),
-            Growing::Slots => self.slots.grow(capacity).map(|()| 0),
-            Growing::Backends4 => self.backends4.grow(capacity).map(|()| 0),
-            Growing::Backends6 => self.backends6.grow(capacity).map(|()| 0),
-        };
-        let copied = copied.map_err(|source| MapsError::Kernel {
-            operation: "make room in",
-            map: table.name(),
-            object: format!("{capacity} entries"),
-            source: Box::new(source),
-        })?;
-        self.count::<(FrontendKey, Frontend)>(copied + 1, copied);
         Ok(())
     }
 

@@ -147,8 +147,11 @@ impl Older {
         if let Some(array) = self.array(&BACKENDS6)? {
             array.read_all(|id, words| six.push((id, record::<_, 6>(words))));
         }
-        tables.grow(Growing::Backends4, four.last().map_or(0, |(id, _)| id + 1))?;
-        tables.grow(Growing::Backends6, six.last().map_or(0, |(id, _)| id + 1))?;
+        let needed = |last: Option<u32>| last.map_or(0, |id| id + 1);
+        tables.grow(&[
+            (Growing::Backends4, needed(four.last().map(|(id, _)| *id))),
+            (Growing::Backends6, needed(six.last().map(|(id, _)| *id))),
+        ])?;
         tables.write_backends4(&four)?;
         Ok(tables.write_backends6(&six)?)
     }
@@ -159,7 +162,7 @@ impl Older {
         if let Some(array) = self.array(&SETS)? {
             array.read_all(|set, halves| words.push((set, SetWord::new(0, halves[1]))));
         }
-        tables.grow(Growing::Sets, words.last().map_or(0, |(set, _)| set + 1))?;
+        tables.grow(&[(Growing::Sets, words.last().map_or(0, |(set, _)| set + 1))])?;
         Ok(tables.flip(&words)?)
     }
 
@@ -171,7 +174,7 @@ impl Older {
         })
         .map_err(|error| MigrateError::Read(self.map(&FRONTENDS), error))?;
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        tables.grow(Growing::Frontends, count.next_power_of_two())?;
+        tables.grow(&[(Growing::Frontends, count.next_power_of_two())])?;
         Ok(tables.put_frontends(&entries)?)
     }
 

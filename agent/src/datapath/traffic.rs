@@ -10,6 +10,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::atomic::Ordering::Relaxed,
+    thread,
 };
 
 use mizzen_ebpf_abi::{
@@ -174,8 +175,13 @@ impl TrafficTables {
     /// Makes room for the counters of ids, each with whether it is one of IPv4's.
     pub(super) fn make_room(&mut self, ids: impl Iterator<Item = (u32, bool)>) -> io::Result<()> {
         let chunks: BTreeSet<u32> = ids.map(|(id, v4)| place(id, v4).0).collect();
-        self.backends.make(&chunks)?;
-        self.packets.make(&chunks)
+        let Self { backends, packets, .. } = self;
+        // Both wait for running programs, at once.
+        thread::scope(|scope| {
+            let packets = scope.spawn(|| packets.make(&chunks));
+            backends.make(&chunks)?;
+            packets.join().map_err(|_| io::Error::other("the thread that made room panicked"))?
+        })
     }
 
     /// From now on the id, which there is room for, is this backend's; nothing happens where it was

@@ -159,9 +159,7 @@ impl Draft {
                 ops.push(op);
             }
         };
-        for (table, capacity) in self.grown {
-            push(true, Op::Grow { table, capacity });
-        }
+        push(!self.grown.is_empty(), Op::Grow(self.grown));
         push(!self.put_node_addrs.is_empty(), Op::PutNodeAddrs(self.put_node_addrs));
         push(!self.put_cluster_ranges.is_empty(), Op::PutClusterRanges(self.put_cluster_ranges));
         if let Some(config) = self.node_config {

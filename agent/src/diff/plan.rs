@@ -23,13 +23,8 @@ use crate::{
 /// One step: one call of [`crate::apply::maps::Maps`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Gives a table room for so many elements.
-    Grow {
-        /// The table.
-        table: Growing,
-        /// How many.
-        capacity: u32,
-    },
+    /// Gives tables room for so many elements each.
+    Grow(Vec<(Growing, u32)>),
     /// Adds or replaces addresses of the node.
     PutNodeAddrs(Vec<(Addr, NodeAddr)>),
     /// Adds or replaces the cluster's address ranges.
@@ -174,9 +169,9 @@ impl fmt::Display for Plan {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Grow { table, capacity } => {
+            Self::Grow(tables) => tables.iter().try_for_each(|(table, capacity)| {
                 writeln!(f, "grow {} to {capacity} entries", table.name())
-            }
+            }),
             Self::PutNodeAddrs(addrs) => addrs.iter().try_for_each(|(addr, value)| {
                 let NodeAddr { flags, ifindex } = value;
                 writeln!(f, "put node address {addr} interface {ifindex} flags {flags:#x}")

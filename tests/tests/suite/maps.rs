@@ -64,11 +64,9 @@ fn write(maps: &mut dyn Maps) -> Result<(), MapsError> {
     maps.put_frontends(&entries[..1_000])?;
     maps.flip(&[(1, SetWord::new(1, u32::MAX)), (limits::SETS_MIN - 1, SetWord::new(0, 1))])?;
     maps.write_slots(limits::SLOT_WORDS_MIN - 2, &[8, 9])?;
-    for (table, capacity) in LARGER {
-        maps.grow(table, capacity)?;
-        maps.grow(table, capacity)?;
-        maps.grow(table, 7)?;
-    }
+    maps.grow(&LARGER[..2])?;
+    maps.grow(&LARGER)?;
+    maps.grow(&LARGER.map(|(table, _)| (table, 7)))?;
     maps.put_frontends(&entries)?;
     maps.put_frontends(&marks())?;
     let unmarked: Vec<FrontendKey> = marks().into_iter().map(|(key, _)| key).step_by(3).collect();

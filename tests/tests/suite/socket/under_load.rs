@@ -67,7 +67,7 @@ fn r07_tables_grow_under_those_who_read_them() {
             let before = bench.tables.maps.dump().unwrap();
             for table in Growing::ALL {
                 let capacity = bench.tables.maps.capacities().of(table);
-                bench.tables.maps.grow(table, capacity + 1_000 * step).unwrap();
+                bench.tables.maps.grow(&[(table, capacity + 1_000 * step)]).unwrap();
             }
             assert_eq!(bench.tables.maps.dump().unwrap(), before);
             let (set, word) = before.sets.first_key_value().unwrap();
