@@ -34,6 +34,8 @@ struct Mapping {
 
 // SAFETY: shared memory that is accessed by atomic operations only.
 unsafe impl Send for Mapping {}
+// SAFETY: likewise; whoever shares it has atomic access alone.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(fd: &OwnedFd, words: usize) -> io::Result<Self> {

@@ -6,10 +6,10 @@
 //! add to a record only where they find the owner that they know.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     thread,
 };
 
@@ -62,12 +62,19 @@ impl Lanes {
 }
 
 /// Records by chunks of ids.
+///
+/// A chunk that is mapped is memory of this process, all of it: only a few are at a time.
 #[derive(Debug)]
 struct Chunks {
     outer: OwnedFd,
     layout: MapLayout,
-    open: BTreeMap<u32, MappedArray>,
+    open: BTreeMap<u32, OwnedFd>,
+    /// Those that were looked at last, the latest behind the others.
+    mapped: Mutex<VecDeque<(u32, Arc<MappedArray>)>>,
 }
+
+/// How many chunks of a kind are mapped at a time.
+const MAPPED_MAX: usize = 4;
 
 impl Chunks {
     /// Those that there are among the first `ids` of each family.
@@ -78,35 +85,56 @@ impl Chunks {
         ids: [u32; 2],
     ) -> Result<Self, PinError> {
         let fd = pins.open_map(outer)?;
-        let mut chunks = Self { outer: fd, layout, open: BTreeMap::new() };
+        let (open, mapped) = (BTreeMap::new(), Mutex::default());
+        let mut chunks = Self { outer: fd, layout, open, mapped };
         for (family, ids) in ids.into_iter().enumerate() {
             let first = if family == 0 { 0 } else { CHUNKS / 2 };
             for chunk in first..first + ids.div_ceil(CHUNK_IDS) {
                 let found = chunks.find(chunk);
                 let found = found.map_err(|error| PinError::Open(pins.map(outer.name), error))?;
-                if let Some((found, array)) = found {
+                if let Some((found, map)) = found {
                     if found != layout {
                         let (path, found) = (pins.map(outer.name), found.to_string());
                         return Err(PinError::Layout { path, found, expected: layout.to_string() });
                     }
-                    chunks.open.insert(chunk, array);
+                    chunks.open.insert(chunk, map);
                 }
             }
         }
         Ok(chunks)
     }
 
-    fn find(&self, chunk: u32) -> io::Result<Option<(MapLayout, MappedArray)>> {
+    fn find(&self, chunk: u32) -> io::Result<Option<(MapLayout, OwnedFd)>> {
         let Some(id) = sys::lookup::<u32, u32>(self.outer.as_fd(), &chunk)? else {
             return Ok(None);
         };
         let map = sys::map_by_id(id)?;
         let found = MapLayout::of(map.as_fd(), &self.layout)?;
-        Ok(Some((found, self.mapped(map)?)))
+        Ok(Some((found, map)))
     }
 
-    fn mapped(&self, map: OwnedFd) -> io::Result<MappedArray> {
-        MappedArray::new(map, self.layout.value_size as usize / 4, self.layout.entries)
+    /// A chunk's records; none where there is no such chunk, or no memory to map it.
+    fn array(&self, chunk: u32) -> Option<Arc<MappedArray>> {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, array)) = mapped.iter().find(|(of, _)| *of == chunk) {
+            return Some(Arc::clone(array));
+        }
+        let record = self.layout.value_size as usize / 4;
+        let map = self.open.get(&chunk)?.try_clone();
+        let array = map.and_then(|map| MappedArray::new(map, record, self.layout.entries));
+        match array.map(Arc::new) {
+            Ok(array) => {
+                if mapped.len() >= MAPPED_MAX {
+                    mapped.pop_front();
+                }
+                mapped.push_back((chunk, Arc::clone(&array)));
+                Some(array)
+            }
+            Err(error) => {
+                tracing::warn!(%error, chunk, "counters of backends can't be mapped");
+                None
+            }
+        }
     }
 
     /// Makes those chunks that there are not, all by one call where the kernel can: for each that
@@ -128,8 +156,7 @@ impl Chunks {
             sys::update(self.outer.as_fd(), chunk, fd)?;
         }
         for (chunk, map) in missing.into_iter().zip(maps) {
-            let array = self.mapped(map)?;
-            self.open.insert(chunk, array);
+            self.open.insert(chunk, map);
         }
         Ok(())
     }
@@ -250,7 +277,8 @@ impl TrafficTables {
 
     /// Calls `visit` with chunk, place and set of every record that is or was somebody's.
     fn visit_records(&self, mut visit: impl FnMut(u32, u32, u32)) {
-        for (chunk, array) in &self.backends.open {
+        for chunk in self.backends.open.keys() {
+            let Some(array) = self.backends.array(*chunk) else { continue };
             for index in 0..array.capacity() {
                 let (_, set) = halves(array.long(index, 0).load(Relaxed));
                 if set != 0 {
@@ -262,18 +290,18 @@ impl TrafficTables {
 
     /// Whose a record is: the owner, the set.
     fn owner(&self, chunk: u32, index: u32) -> (u32, u32) {
-        let Some(array) = self.backends.open.get(&chunk) else { return (0, 0) };
+        let Some(array) = self.backends.array(chunk) else { return (0, 0) };
         let word = array.long(index, 0).load(Relaxed);
         halves(word)
     }
 
     fn write_owner(&self, chunk: u32, index: u32, owner: u32, set: u32) {
-        if let Some(array) = self.packets.open.get(&chunk) {
+        if let Some(array) = self.packets.array(chunk) {
             for lane in 0..self.lanes {
                 array.long(index * self.lanes + lane, 0).store(owner.into(), Relaxed);
             }
         }
-        if let Some(array) = self.backends.open.get(&chunk) {
+        if let Some(array) = self.backends.array(chunk) {
             array.long(index, 0).store(u64::from(set) << 32 | u64::from(owner), Relaxed);
         }
     }
@@ -290,16 +318,16 @@ impl TrafficTables {
 
     fn sum(&self, chunk: u32, index: u32, of: impl Fn(&MappedArray, u32, usize) -> u64) -> Traffic {
         let mut sum = ServiceCounts::default();
-        if let Some(array) = self.backends.open.get(&chunk) {
+        if let Some(array) = self.backends.array(chunk) {
             const { assert!(BACKEND_WORDS == 7 && PACKET_WORDS == 4) };
             for (word, value) in sum.connections.iter_mut().enumerate() {
-                *value = of(array, index, word + 1);
+                *value = of(&array, index, word + 1);
             }
         }
-        if let Some(array) = self.packets.open.get(&chunk) {
+        if let Some(array) = self.packets.array(chunk) {
             for lane in 0..self.lanes {
                 for (word, value) in sum.packets.iter_mut().enumerate() {
-                    let more = of(array, index * self.lanes + lane, word + 1);
+                    let more = of(&array, index * self.lanes + lane, word + 1);
                     *value = value.wrapping_add(more);
                 }
             }

@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod convert;
+mod names;
 pub mod state;
 pub mod watch;
 

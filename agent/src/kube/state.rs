@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::convert::Modelled;
+use super::{convert::Modelled, names::Names};
 use crate::{
     arrivals::{Arrival, Kind},
     metrics::Metrics,
@@ -139,6 +139,7 @@ pub struct ClusterState {
     /// Which service each slice is filed under: its label may change, and a deletion names the
     /// slice alone.
     filed: BTreeMap<ObjectKey, ObjectKey>,
+    names: Names,
 }
 
 impl ClusterState {
@@ -193,7 +194,8 @@ impl ClusterState {
     }
 
     /// Files a slice under its service, and no longer under another.
-    fn file(&mut self, slice: EndpointSlice) -> bool {
+    fn file(&mut self, mut slice: EndpointSlice) -> bool {
+        self.names.share(&mut slice);
         let service =
             ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.clone() };
         let moved = self.filed.get(&slice.key).is_some_and(|held| *held != service);
