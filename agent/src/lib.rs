@@ -22,6 +22,7 @@ pub mod dns;
 pub mod facts;
 pub mod foreign;
 pub mod kube;
+pub mod local_pods;
 pub mod metrics;
 pub mod model;
 pub mod podnet;

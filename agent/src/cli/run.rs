@@ -24,6 +24,7 @@ use crate::{
     desired::NodeFacts,
     dns, facts, foreign,
     kube::{self, client::ApiServers},
+    local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
     model::snapshot::Snapshot,
     podnet::{
@@ -204,15 +205,17 @@ async fn start_pods_and_dns(
     pods: Arc<dyn PodDatapath>,
     intake: &mut Tasks,
 ) {
+    let local_pods = Arc::<LocalPods>::default();
     if config.cni {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
-        let role = podnet::run(config.podnet(), snapshots, pods, board, intake.token());
+        let (local_pods, stop) = (Arc::clone(&local_pods), intake.token());
+        let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
         intake.spawn("pod network", role);
     }
     if config.dns {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
         let metrics = shared.metrics.dns.clone();
-        let role = dns::run(config.dns(), snapshots, board, metrics, intake.token());
+        let role = dns::run(config.dns(), snapshots, board, metrics, local_pods, intake.token());
         intake.spawn("dns", role);
     } else if let Err(error) = dns::release().await {
         tracing::warn!(%error, "addresses of an earlier resolver were not given up");

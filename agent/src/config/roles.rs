@@ -123,6 +123,7 @@ impl Config {
             node_name: self.node_name.clone(),
             peer_port: (self.dns_peer_port != 0).then_some(self.dns_peer_port),
             routes: vec![dns::route::Route::to(upstreams)],
+            connects_pods: self.cni,
             source,
             ..dns::Config::default()
         }

@@ -52,16 +52,34 @@ pub enum Explanation {
     NotServed,
     /// The name is in no table of hosts, and nobody else may be asked.
     NotInHosts,
+    /// An access rule refuses the question.
+    Blocked,
+    /// An access rule hides the answer.
+    Filtered,
+    /// The configuration makes a name of the question that is none.
+    NoName,
+    /// The configuration's templates make no answer of the question.
+    NoTemplate,
+    /// As the configuration says, by the code that it names.
+    Configured(u16),
 }
 
 impl Explanation {
     /// The code in the option, as the registry of RFC 8914 has it; 0 is "other".
     pub fn code(self) -> u16 {
         match self {
-            Self::NoUpstream | Self::Overloaded | Self::Loop | Self::NotInHosts => 0,
+            Self::NoUpstream
+            | Self::Overloaded
+            | Self::Loop
+            | Self::NotInHosts
+            | Self::NoName
+            | Self::NoTemplate => 0,
+            Self::Configured(code) => code,
             Self::Stale => 3,
             Self::FailedBefore => 13,
             Self::NotReady => 14,
+            Self::Blocked => 15,
+            Self::Filtered => 17,
             Self::StaleMissing => 19,
             Self::NotServed => 20,
             Self::NoReachableAuthority => 22,
@@ -80,6 +98,11 @@ impl Explanation {
             Self::Loop => "all upstream resolvers lead back to this one",
             Self::NotServed => "no server block has the name",
             Self::NotInHosts => "the name is not in the table of hosts",
+            Self::Blocked => "an acl rule refuses the question",
+            Self::Filtered => "an acl rule hides the answer",
+            Self::NoName => "a rewrite rule leads to what is no name",
+            Self::NoTemplate => "no template makes an answer of the question",
+            Self::Configured(_) => "as configured",
         }
     }
 }

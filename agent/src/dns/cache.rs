@@ -49,6 +49,17 @@ pub struct Prefetch {
     pub percent: u8,
 }
 
+impl Keeping {
+    /// Nothing is kept.
+    pub const NOTHING: Self = Self {
+        ttl: (Duration::ZERO, Duration::ZERO),
+        negative_ttl: (Duration::ZERO, Duration::ZERO),
+        failure_ttl: Duration::ZERO,
+        stale: Duration::ZERO,
+        prefetch: None,
+    };
+}
+
 impl Default for Keeping {
     fn default() -> Self {
         let seconds = Duration::from_secs;
@@ -66,25 +77,39 @@ impl Default for Keeping {
 /// has failed (RFC 8767 5: failure recheck timer).
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// What an answer depends on: name, type, and the flags DO and CD. The class is always IN.
+/// A question and the route by which it is asked of others, by its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The question.
+    pub question: &'a Question,
+    /// The place of the route. The steps of a server block may lead a name to others than those
+    /// of its zone, whose answers are not the zone's.
+    pub place: usize,
+}
+
+/// What an answer depends on: name, type, the flags DO and CD, and the route. The class is always
+/// IN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<[u8]>);
 
 impl Key {
     /// The key of a question.
-    pub fn of(question: &Question) -> Self {
-        Self::with_type(question, question.query.query_type())
+    pub fn of(asked: Asked<'_>) -> Self {
+        Self::with_type(asked, asked.question.query.query_type())
     }
 
     /// The key of what is true of the name whatever the type: that it does not exist.
-    fn of_name(question: &Question) -> Self {
-        Self::with_type(question, RecordType::ZERO)
+    fn of_name(asked: Asked<'_>) -> Self {
+        Self::with_type(asked, RecordType::ZERO)
     }
 
-    fn with_type(question: &Question, kind: RecordType) -> Self {
+    fn with_type(asked: Asked<'_>, kind: RecordType) -> Self {
+        let question = asked.question;
         let name = LowerName::of(question.query.name());
         let flags = u8::from(question.dnssec_ok()) | u8::from(question.checking_disabled) << 1;
-        Self([name.wire(), &u16::from(kind).to_be_bytes(), &[flags]].concat().into())
+        // A configuration has fewer routes than this can tell apart.
+        let place = u32::try_from(asked.place).unwrap_or(u32::MAX).to_be_bytes();
+        Self([name.wire(), &u16::from(kind).to_be_bytes(), &place, &[flags]].concat().into())
     }
 }
 
@@ -218,9 +243,9 @@ impl Cache {
         self.evicted
     }
 
-    /// What is known of `question`.
-    pub fn get(&mut self, question: &Question, now: Instant) -> Found {
-        let Some(key) = self.best(question, now) else { return Found::Nothing };
+    /// What is known of a question.
+    pub fn get(&mut self, asked: Asked<'_>, now: Instant) -> Found {
+        let Some(key) = self.best(asked, now) else { return Found::Nothing };
         let Some(entry) = self.entries.get_mut(&key) else { return Found::Nothing };
         let age = now.saturating_duration_since(entry.stored);
         let fresh = now < entry.expires;
@@ -238,8 +263,8 @@ impl Cache {
     }
 
     /// The entry that answers: one whose time is not up before one whose is, the newer of equals.
-    fn best(&self, question: &Question, now: Instant) -> Option<Key> {
-        let keys = [Key::of(question), Key::of_name(question)];
+    fn best(&self, asked: Asked<'_>, now: Instant) -> Option<Key> {
+        let keys = [Key::of(asked), Key::of_name(asked)];
         let usable = keys.into_iter().filter_map(|key| {
             let entry = self.entries.get(&key).filter(|entry| now < entry.ends)?;
             Some(((now < entry.expires, entry.stored), key))
@@ -250,7 +275,7 @@ impl Cache {
     /// Keeps `octets`, which are `message`, where it may be kept.
     pub fn put(
         &mut self,
-        question: &Question,
+        asked: Asked<'_>,
         message: &Message,
         octets: &[u8],
         keeping: &Keeping,
@@ -259,11 +284,11 @@ impl Cache {
         let Some(lifetime) = lifetime(message, keeping) else { return };
         let code = message.metadata.response_code;
         if code == ResponseCode::ServFail {
-            return self.fail_with(question, Kept::Failure(octets.into()), lifetime, now);
+            return self.fail_with(asked, Kept::Failure(octets.into()), lifetime, now);
         }
         // With an alias before it, only what the alias leads to does not exist (RFC 6604).
         let of_name = code == ResponseCode::NXDomain && message.answers.is_empty();
-        let (key, other) = (Key::of(question), Key::of_name(question));
+        let (key, other) = (Key::of(asked), Key::of_name(asked));
         let (key, other) = if of_name { (other, key) } else { (key, other) };
         // It has become untrue.
         self.forget(&other);
@@ -276,23 +301,23 @@ impl Cache {
     /// Notes that nobody answered, and why.
     pub fn fail(
         &mut self,
-        question: &Question,
+        asked: Asked<'_>,
         explanation: Explanation,
         keeping: &Keeping,
         now: Instant,
     ) {
-        self.fail_with(question, Kept::Silence(explanation), keeping.failure_ttl, now);
+        self.fail_with(asked, Kept::Silence(explanation), keeping.failure_ttl, now);
     }
 
     /// A failure is noted at what is good, and stands alone only where there is nothing good.
-    fn fail_with(&mut self, question: &Question, kept: Kept, lifetime: Duration, now: Instant) {
-        let good = self.best(question, now).and_then(|key| self.entries.get_mut(&key));
+    fn fail_with(&mut self, asked: Asked<'_>, kept: Kept, lifetime: Duration, now: Instant) {
+        let good = self.best(asked, now).and_then(|key| self.entries.get_mut(&key));
         match good {
             Some(entry) if matches!(entry.kept, Kept::Answer(_)) => {
                 entry.failed_until = Some(now + RECHECK);
             }
             _ if lifetime.is_zero() => {}
-            _ => self.insert(Key::of(question), Entry::new(kept, now, lifetime)),
+            _ => self.insert(Key::of(asked), Entry::new(kept, now, lifetime)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{route::Route, zone::PodNames};
+use super::{chain::Block, route::Route, zone::PodNames};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -36,6 +36,10 @@ pub struct Config {
     pub addresses_fall_through: bool,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
     pub routes: Vec<Route>,
+    /// The server blocks, which the routes name by their places: steps beside looking names up.
+    pub blocks: Vec<Block>,
+    /// Whether this agent connects the node's pods, and so knows whose address one is.
+    pub connects_pods: bool,
     /// Which file says more.
     pub source: Source,
     /// Bounds of the way to the upstreams.
@@ -66,6 +70,8 @@ impl Default for Config {
             names_fall_through: false,
             addresses_fall_through: true,
             routes: vec![Route::default()],
+            blocks: Vec::new(),
+            connects_pods: true,
             source: Source::Here,
             forward: Forwarding::default(),
             cache_octets: 8 << 20,

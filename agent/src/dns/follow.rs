@@ -8,7 +8,8 @@ use tokio::task::spawn_blocking;
 
 use super::{
     config::{Config, Source, served_addresses},
-    corefile::{self, Machine, Served, Surroundings as _},
+    corefile::{self, Corefile, Machine, Surroundings as _},
+    meaning::{Meaning, Served},
     origin, resolv_conf,
     route::Route,
 };
@@ -50,8 +51,14 @@ fn read(mut config: Config, domain: Name) -> Result<Followed, String> {
 }
 
 fn read_corefile(config: &Config, domain: Name, path: &Path) -> Result<Followed, String> {
-    let served = Served { domain, port: config.port, addresses: served_addresses(config) };
-    let meaning = corefile::read(path, &served, &Machine).map_err(|error| error.to_string())?;
-    let warnings = meaning.warnings.iter().map(ToString::to_string).collect();
-    Ok(Followed { config: meaning.applied(config), warnings })
+    let served = Served {
+        domain,
+        port: config.port,
+        addresses: served_addresses(config),
+        connects_pods: config.connects_pods,
+    };
+    let read = corefile::read(path, &served, &Machine).map_err(|error| error.to_string())?;
+    let Corefile { blocks, warnings } = read;
+    let config = Meaning::of(blocks, &served).applied(config);
+    Ok(Followed { config, warnings: warnings.iter().map(ToString::to_string).collect() })
 }

@@ -10,6 +10,7 @@
 pub mod addresses;
 pub mod answer;
 pub mod cache;
+pub mod chain;
 pub mod config;
 pub mod corefile;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod fixture;
 pub mod follow;
 pub mod forward;
 pub mod hosts;
+pub mod meaning;
 pub mod message;
 pub mod metrics;
 pub mod name;
@@ -47,7 +49,7 @@ use self::{
     forward::Forwarder,
     metrics::Metrics,
     peers::Peers,
-    route::Route,
+    route::{Route, Routes},
     server::{
         Resolver,
         listen::{Audience, Connections, Listeners},
@@ -55,6 +57,7 @@ use self::{
     zone::{Settings, Zone},
 };
 use crate::{
+    local_pods::LocalPods,
     model::snapshot::Snapshot,
     status::{Board, State},
 };
@@ -88,16 +91,17 @@ pub enum Error {
 
 /// Serves names until `stop`, from the first moment: before Services are known, names in the
 /// cluster domain fail (SERVFAIL) and foreign ones are answered. Says on `board` how it is, and
-/// counts in `metrics`.
+/// counts in `metrics`. `local_pods` are the pods whose search lists `autopath` goes through.
 pub async fn run(
     config: Config,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    local_pods: Arc<LocalPods>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     metrics.serve(&config.cluster_domain);
-    let mut role = Role::new(config, metrics)?;
+    let mut role = Role::new(config, metrics, local_pods)?;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         role.follow(snapshot);
@@ -161,7 +165,11 @@ struct Role {
 }
 
 impl Role {
-    fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        local_pods: Arc<LocalPods>,
+    ) -> Result<Self, Error> {
         let (routes, ourselves) = routes(&config);
         let settings = settings(&config, &routes)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -169,9 +177,10 @@ impl Role {
         let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         let (cached, counted) = (Arc::clone(&cache), Arc::clone(&metrics));
+        let routes = Routes::new(routes, &config.blocks);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
         let zone = Zone::new(settings, serial);
-        let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics)));
+        let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         let connections = Connections::new(config.tcp);
         let listeners = Listeners::new(Arc::clone(&resolver), connections);
         Ok(Self {
@@ -243,6 +252,7 @@ impl Role {
             self.cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         }
         let (cached, counted) = (Arc::clone(&self.cache), Arc::clone(&self.metrics));
+        let routes = Routes::new(routes, &config.blocks);
         let forwarder = Forwarder::new(routes, config.forward, cached, counted);
         self.resolver.forward_by(Arc::new(forwarder));
         tracing::info!(routes = config.routes.len(), "configuration of names outside changed");

@@ -5,6 +5,8 @@ use std::{
     path::Path,
 };
 
+use hickory_proto::rr::Name;
+
 /// The port of name servers in this file.
 const PORT: u16 = 53;
 /// The stub of systemd-resolved: it listens on the node's loopback for the node alone, and asks
@@ -34,6 +36,24 @@ pub fn name_servers(
         }
     }
     Some(all)
+}
+
+/// The domains in which names are looked for that this text of a `resolv.conf` names: its last
+/// line `search` or `domain` counts. What is no domain is left out, and so is the root.
+pub fn search_list(text: &str) -> Vec<Name> {
+    let list = |line: &str| {
+        let mut words = line.split_whitespace();
+        ["search", "domain"].contains(&words.next()?).then(|| {
+            let names = words.filter_map(|word| Name::from_ascii(word).ok());
+            names.filter(|name| name.num_labels() > 0).map(absolute).collect()
+        })
+    };
+    text.lines().filter_map(list).next_back().unwrap_or_default()
+}
+
+fn absolute(mut name: Name) -> Name {
+    name.set_fqdn(true);
+    name
 }
 
 fn listed(text: &str) -> Vec<IpAddr> {
@@ -68,6 +88,20 @@ mod tests {
                     nameserver 192.0.2.2\n";
         assert_eq!(servers(Some(text), None), Some(are(&["192.0.2.2:53", "[::1]:53"])));
         assert_eq!(servers(None, None), None);
+    }
+
+    #[test]
+    fn the_last_search_list_counts() {
+        let names = |text: &str| -> Vec<String> {
+            search_list(text).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            names("search a.example b.example.\nnameserver ::1"),
+            ["a.example.", "b.example."]
+        );
+        assert_eq!(names("search a\ndomain c.example\n# search d\n"), ["c.example."]);
+        assert_eq!(names("search . a..b _x.example\n"), ["_x.example."], "27: any label, no root");
+        assert_eq!(names("nameserver ::1\n"), [""; 0]);
     }
 
     #[test]

@@ -1,10 +1,15 @@
-//! What is done with names that are not the cluster's, zone by zone: plain data.
+//! What is done with names, zone by zone: plain data.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
-use super::{cache::Keeping, hosts::Hosts, name::LowerName};
+use super::{
+    cache::Keeping,
+    chain::{Block, Chain},
+    hosts::Hosts,
+    name::LowerName,
+};
 
 /// With which of several upstreams a question begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +28,10 @@ pub enum Policy {
 pub struct Route {
     /// The zone. The longest one that a name is in has it.
     pub zone: Name,
+    /// The server block that it is of, by its place.
+    pub block: usize,
+    /// The names that its upstreams are asked for where the block's steps lead out of the zone.
+    pub from: Name,
     /// Names that are answered without asking anyone.
     pub hosts: Option<Arc<Hosts>>,
     /// Who is asked. With nobody, all names that are not in `hosts` fail.
@@ -42,6 +51,8 @@ impl Default for Route {
     fn default() -> Self {
         Self {
             zone: Name::root(),
+            block: 0,
+            from: Name::root(),
             hosts: None,
             upstreams: Vec::new(),
             policy: Policy::default(),
@@ -59,31 +70,80 @@ impl Route {
     }
 }
 
-/// Routes in the order in which they are looked through: the longest zones first.
+/// Routes and server blocks in the order in which they are looked through: the longest zones
+/// first.
 #[derive(Debug)]
 pub struct Routes {
     all: Vec<Zone>,
+    /// The zones of server blocks, with the blocks' places; empty where no block has a step, so
+    /// that who has none pays for none.
+    blocks: Vec<(LowerName, usize)>,
+    /// By the blocks' places; `None` where there is no step.
+    chains: Vec<Option<Arc<Chain>>>,
 }
 
 #[derive(Debug)]
 struct Zone {
     name: LowerName,
+    from: LowerName,
     except: Vec<LowerName>,
     route: Route,
 }
 
 impl Routes {
-    /// These routes. Of two for one zone the first counts.
-    pub fn new(routes: Vec<Route>) -> Self {
+    /// These routes of these blocks. Of two for one zone the first counts.
+    pub fn new(routes: Vec<Route>, blocks: &[Block]) -> Self {
         let zone = |route: Route| Zone {
             name: LowerName::of(&route.zone),
+            from: LowerName::of(&route.from),
             except: route.except.iter().map(LowerName::of).collect(),
             route,
         };
         let mut all: Vec<_> = routes.into_iter().map(zone).collect();
         // Stable, so that the first of equals stays the first.
         all.sort_by_key(|zone| std::cmp::Reverse(zone.name.label_count()));
-        Self { all }
+        let chain =
+            |block: &Block| (!block.chain.is_empty()).then(|| Arc::new(block.chain.clone()));
+        let chains: Vec<_> = blocks.iter().map(chain).collect();
+        let mut zones: Vec<_> = blocks
+            .iter()
+            .enumerate()
+            .flat_map(|(place, block)| {
+                block.zones.iter().map(move |zone| (LowerName::of(zone), place))
+            })
+            .filter(|_| chains.iter().any(Option::is_some))
+            .collect();
+        zones.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.label_count()));
+        Self { all, blocks: zones, chains }
+    }
+
+    /// The steps of the block that has `name`, and the block's place; `None` where it has none.
+    pub fn steps(&self, name: &Name) -> Option<(usize, Arc<Chain>)> {
+        if self.blocks.is_empty() {
+            return None;
+        }
+        let name = LowerName::of(name);
+        let (_, place) = self.blocks.iter().find(|(zone, _)| name.labels_below(zone).is_some())?;
+        Some((*place, Arc::clone(self.chains.get(*place)?.as_ref()?)))
+    }
+
+    /// The route of a name that the steps of `block` came to, and its place: the block's own where
+    /// it has one for such names.
+    pub fn find_in(&self, block: usize, name: &LowerName) -> Option<(usize, &Route)> {
+        let of_block = |zone: &Zone| {
+            zone.route.block == block
+                && (name.labels_below(&zone.name).is_some()
+                    || name.labels_below(&zone.from).is_some())
+        };
+        match self.all.iter().position(of_block) {
+            Some(found) => Some((found, &self.all[found].route)),
+            None => self.find(name),
+        }
+    }
+
+    /// The route at `place`.
+    pub fn at(&self, place: usize) -> Option<&Route> {
+        self.all.get(place).map(|zone| &zone.route)
     }
 
     /// All of them; what [`find`](Self::find) gives is a place in this order.
@@ -122,12 +182,15 @@ mod tests {
     #[test]
     fn the_longest_zone_has_the_name() {
         let at = |address: &str| vec![address.parse().unwrap()];
-        let routes = Routes::new(vec![
-            Route { except: vec![name("internal.")], ..Route::to(at("192.0.2.1:53")) },
-            Route { zone: name("corp."), ..Route::to(at("192.0.2.2:53")) },
-            Route { zone: name("Lab.corp."), ..Route::to(at("192.0.2.3:53")) },
-            Route { zone: name("lab.corp."), ..Route::default() },
-        ]);
+        let routes = Routes::new(
+            vec![
+                Route { except: vec![name("internal.")], ..Route::to(at("192.0.2.1:53")) },
+                Route { zone: name("corp."), ..Route::to(at("192.0.2.2:53")) },
+                Route { zone: name("Lab.corp."), ..Route::to(at("192.0.2.3:53")) },
+                Route { zone: name("lab.corp."), ..Route::default() },
+            ],
+            &[],
+        );
         let upstream = |text: &str| {
             let lower = LowerName::of(&name(text));
             let (place, route) = routes.find(&lower).unwrap();
@@ -139,7 +202,39 @@ mod tests {
         assert_eq!(upstream("xcorp."), is("1"));
         assert_eq!(upstream("a.lab.corp."), is("3"));
         assert_eq!(upstream("a.internal."), None);
-        let only = Routes::new(vec![Route { zone: name("corp."), ..Route::default() }]);
+        let corp = Route { zone: name("corp."), ..Route::default() };
+        let only = Routes::new(vec![corp], &[]);
         assert!(only.find(&LowerName::of(&name("example.org."))).is_none());
+    }
+
+    #[test]
+    fn steps_lead_to_the_upstreams_of_their_block() {
+        let to = |address: &str| Route::to(vec![address.parse().unwrap()]);
+        let block = |zone: &str, payload| Block {
+            zones: vec![name(zone)],
+            chain: Chain { payload, ..Chain::default() },
+        };
+        let blocks = [block(".", Some(512)), block("corp.", Some(600)), block("lab.corp.", None)];
+        let corp = Route { zone: name("corp."), block: 1, ..to("192.0.2.2:53") };
+        let lab = Route {
+            zone: name("lab.corp."),
+            block: 2,
+            from: name("lab.corp."),
+            ..to("192.0.2.3:53")
+        };
+        let routes = Routes::new(vec![to("192.0.2.1:53"), corp, lab], &blocks);
+        let steps = |text: &str| routes.steps(&name(text)).map(|(place, _)| place);
+        assert_eq!(steps("example.org."), Some(0));
+        assert_eq!(steps("a.CORP."), Some(1));
+        assert_eq!(steps("a.lab.corp."), None, "its block has none");
+        let upstream = |block, text: &str| {
+            let (_, route) = routes.find_in(block, &LowerName::of(&name(text))).unwrap();
+            route.upstreams[0].to_string()
+        };
+        assert_eq!(upstream(1, "example.org."), "192.0.2.2:53", "as the block forwards");
+        assert_eq!(upstream(0, "a.corp."), "192.0.2.1:53");
+        assert_eq!(upstream(2, "example.org."), "192.0.2.1:53", "it forwards its own names only");
+        let none = Routes::new(vec![to("192.0.2.1:53")], &[block(".", None)]);
+        assert!(none.blocks.is_empty(), "nothing to look through");
     }
 }

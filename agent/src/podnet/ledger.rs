@@ -1,6 +1,6 @@
 //! The node's attachments and addresses: memory and journal, changed together.
 
-use std::{collections::BTreeSet, io, net::IpAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use mizzen_cni::wire::{Attachment, Mac, Pod};
 
@@ -10,7 +10,7 @@ use super::{
     link::LinkSpec,
     netns::NetnsId,
 };
-use crate::model::node::Cidr;
+use crate::{local_pods::LocalPods, model::node::Cidr};
 
 /// Why addresses could not be reserved.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,8 @@ pub struct Ledger {
     held: BTreeSet<IpAddr>,
     ipam: Ipam,
     journal: Journal,
+    /// Those who ask whose address one is.
+    local_pods: Arc<LocalPods>,
 }
 
 impl Ledger {
@@ -62,7 +64,16 @@ impl Ledger {
         for address in freed {
             ipam.free(address, now);
         }
-        Ok(Self { state, held: BTreeSet::new(), ipam, journal })
+        Ok(Self { state, held: BTreeSet::new(), ipam, journal, local_pods: Arc::default() })
+    }
+
+    /// Tells `local_pods` from now on which pod has which address, and at once of those that have
+    /// one.
+    pub fn tell(&mut self, local_pods: Arc<LocalPods>) {
+        for entry in self.state.entries.values() {
+            local_pods.add(&entry.addresses, &entry.pod.namespace);
+        }
+        self.local_pods = local_pods;
     }
 
     /// The node's ranges as last known.
@@ -110,6 +121,7 @@ impl Ledger {
         let entry = Entry { network, pod, netns, addresses, mtu, phase, ifindex: 0 };
         let record = Record::Attached { attachment: attachment.clone(), entry: entry.clone() };
         self.write(record).inspect_err(|_| self.free(&entry.addresses, now))?;
+        self.local_pods.add(&entry.addresses, &entry.pod.namespace);
         Ok(entry)
     }
 
@@ -136,6 +148,7 @@ impl Ledger {
         let addresses = entry.addresses.clone();
         self.write(Record::Released { attachment: attachment.clone() })?;
         self.state.freed.clear();
+        self.local_pods.remove(&addresses);
         self.free(&addresses, now);
         Ok(())
     }

@@ -53,6 +53,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    local_pods::LocalPods,
     model::{ObjectKey, snapshot::Snapshot},
     status::{Board, State},
 };
@@ -115,18 +116,21 @@ pub enum PodNetError {
 /// Serves the CNI plugin and keeps the routes to other nodes' pods until `cancel`.
 ///
 /// What can heal (no `podCIDRs` yet, no API server, a busy kernel) is reported on the board under
-/// [`PART`] and tried again; an error is what only an operator can mend.
+/// [`PART`] and tried again; an error is what only an operator can mend. `local_pods` is told whose
+/// addresses are given and taken back, before the pods themselves know.
 pub async fn run(
     config: Config,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     datapath: Arc<dyn PodDatapath>,
     board: Arc<Board>,
+    local_pods: Arc<LocalPods>,
     cancel: CancellationToken,
 ) -> Result<(), PodNetError> {
     board.report(PART, State::Waiting("taking over what is there".into()));
     let monitor = Monitor::start(keeper::matters)?;
     let state_dir = config.state_dir.clone();
     let pods = Arc::new(blocking(move || open(&state_dir, datapath)).await?);
+    pods.ledger().tell(local_pods);
     let state_dir = |operation, source| PodNetError::StateDir {
         operation,
         path: config.state_dir.clone(),

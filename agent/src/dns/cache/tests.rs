@@ -27,6 +27,11 @@ fn question(name: &str, kind: RecordType) -> Question {
     }
 }
 
+/// By the only route.
+fn by_route(question: &Question) -> Asked<'_> {
+    Asked { question, place: 0 }
+}
+
 fn www(kind: RecordType) -> Question {
     question("www.example.org.", kind)
 }
@@ -81,13 +86,13 @@ impl Watched {
     /// Puts `message` in, as octets that begin with `mark`.
     fn put(&mut self, second: u64, question: &Question, message: &Message, mark: u8) {
         let now = self.at(second);
-        self.cache.put(question, message, &[mark; 20], &self.keeping, now);
+        self.cache.put(by_route(question), message, &[mark; 20], &self.keeping, now);
     }
 
     /// What is found, as a word and the mark.
     fn get(&mut self, second: u64, question: &Question) -> (&'static str, u8) {
         let now = self.at(second);
-        match self.cache.get(question, now) {
+        match self.cache.get(by_route(question), now) {
             Found::Nothing => ("nothing", 0),
             Found::Fresh { hit, refresh: false } => ("fresh", hit.octets[0]),
             Found::Fresh { hit, refresh: true } => ("refresh", hit.octets[0]),
@@ -107,7 +112,7 @@ fn dns_52_the_shortest_ttl_counts_and_is_bounded() {
     let mut watched = Watched::new();
     let now = watched.at(0);
     watched.put(0, &www(RecordType::A), &address(), 1);
-    let found = watched.cache.get(&www(RecordType::A), now + Duration::from_secs(7));
+    let found = watched.cache.get(by_route(&www(RecordType::A)), now + Duration::from_secs(7));
     let Found::Fresh { hit, .. } = found else { panic!("{found:?}") };
     assert_eq!(hit.age, Duration::from_secs(7));
 }
@@ -146,7 +151,7 @@ fn dns_54_failures_are_kept_for_five_seconds_and_refusals_not_at_all() {
     assert_eq!(watched.get(5, &www(RecordType::A)), ("nothing", 0));
     let now = watched.at(5);
     let (keeping, question) = (watched.keeping, www(RecordType::AAAA));
-    watched.cache.fail(&question, Explanation::NoReachableAuthority, &keeping, now);
+    watched.cache.fail(by_route(&question), Explanation::NoReachableAuthority, &keeping, now);
     assert_eq!(watched.get(9, &question), ("failed", 0));
     assert_eq!(watched.get(10, &question), ("nothing", 0));
     assert_eq!(seconds(&message(ResponseCode::Refused, &[], None)), None);
@@ -178,7 +183,8 @@ fn dns_55_what_was_cut_is_not_kept() {
 #[test]
 fn dns_56_the_key() {
     let base = question("example.org.", RecordType::A);
-    assert_eq!(Key::of(&base), Key::of(&question("EXAMPLE.org.", RecordType::A)));
+    let key = |question: &Question| Key::of(by_route(question));
+    assert_eq!(key(&base), key(&question("EXAMPLE.org.", RecordType::A)));
     let dnssec_ok = ClientEdns { payload: 1232, dnssec_ok: true };
     for other in [
         question("example.org.", RecordType::AAAA),
@@ -186,10 +192,12 @@ fn dns_56_the_key() {
         Question { checking_disabled: true, ..base.clone() },
         Question { edns: Some(dnssec_ok), ..base.clone() },
     ] {
-        assert_ne!(Key::of(&base), Key::of(&other));
+        assert_ne!(key(&base), key(&other));
     }
     let plain = ClientEdns { payload: 512, dnssec_ok: false };
-    assert_eq!(Key::of(&base), Key::of(&Question { edns: Some(plain), ..base.clone() }));
+    assert_eq!(key(&base), key(&Question { edns: Some(plain), ..base.clone() }));
+    let elsewhere = Key::of(Asked { question: &base, place: 1 });
+    assert_ne!(key(&base), elsewhere, "others may say otherwise");
 }
 
 #[test]
@@ -244,17 +252,18 @@ fn memory_is_bounded_and_what_expires_first_goes_first() {
     let keeping = Keeping::default();
     let named = |index: u32| question(&format!("n{index}.example.org."), RecordType::A);
     let long = message(ResponseCode::NoError, &[30], None);
-    cache.put(&named(0), &long, &[0; 100], &keeping, now);
+    cache.put(by_route(&named(0)), &long, &[0; 100], &keeping, now);
     for index in 1..1000 {
         let short = message(ResponseCode::NoError, &[20], None);
-        cache.put(&named(index), &short, &[0; 100], &keeping, now);
+        cache.put(by_route(&named(index)), &short, &[0; 100], &keeping, now);
         assert!(cache.octets <= 10_000);
         assert_eq!(cache.entries.len(), cache.by_expiry.len());
     }
     assert!(cache.len() > 20 && cache.evicted() == 1000 - cache.len() as u64);
-    let kept = |cache: &mut Cache| matches!(cache.get(&named(0), now), Found::Fresh { .. });
+    let kept =
+        |cache: &mut Cache| matches!(cache.get(by_route(&named(0)), now), Found::Fresh { .. });
     assert!(kept(&mut cache), "the one that lasts is still there");
-    cache.put(&named(0), &long, &vec![0; 20_000], &keeping, now);
+    cache.put(by_route(&named(0)), &long, &vec![0; 20_000], &keeping, now);
     assert!(kept(&mut cache), "what never fits displaces nothing");
     let of_all: usize = cache.entries.iter().map(|(key, entry)| entry.cost(key)).sum();
     assert_eq!(cache.octets, of_all);
@@ -279,7 +288,7 @@ proptest! {
                 2 => watched.put(second, &question, &failure(), 9),
                 3 => {
                     let (keeping, now) = (watched.keeping, watched.at(second));
-                    watched.cache.fail(&question, Explanation::NoReachableAuthority, &keeping, now);
+                    watched.cache.fail(by_route(&question), Explanation::NoReachableAuthority, &keeping, now);
                 }
                 _ => {}
             }

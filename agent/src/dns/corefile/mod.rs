@@ -1,7 +1,8 @@
 //! Corefiles: CoreDNS's configuration, read as ours.
 //!
 //! ```text
-//! text -> lexer (words, where they stand) -> syntax (blocks and directives) -> meaning (our data)
+//! text -> lexer (words, where they stand) -> syntax (blocks and directives)
+//!      -> meaning (server blocks, as the agent's own configuration has them too)
 //! ```
 //! What would make names resolve otherwise than its author meant is an error, with line and
 //! column. What can be left out without harm is a warning, and so is what this agent does by
@@ -16,10 +17,8 @@ mod tests;
 
 use std::{fmt, path::Path, sync::Arc};
 
-pub use self::{
-    meaning::{Meaning, Served},
-    surroundings::{Machine, Surroundings},
-};
+pub use self::surroundings::{Machine, Surroundings};
+use super::meaning::{Served, ServerBlock};
 
 /// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +62,21 @@ impl fmt::Display for Warning {
     }
 }
 
+/// What a Corefile says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Corefile {
+    /// Its server blocks.
+    pub blocks: Vec<ServerBlock>,
+    /// What is left out.
+    pub warnings: Vec<Warning>,
+}
+
 /// Reads the Corefile at `path`. `served` is what of the agent's own configuration it has to fit.
 pub fn read(
     path: &Path,
     served: &Served,
     surroundings: &dyn Surroundings,
-) -> Result<Meaning, CorefileError> {
+) -> Result<Corefile, CorefileError> {
     let file: Arc<str> = path.display().to_string().into();
     let text = surroundings.read(path).map_err(|error| CorefileError {
         at: Position { file: Arc::clone(&file), line: 1, column: 1 },
@@ -76,5 +84,6 @@ pub fn read(
     })?;
     let words = lexer::words(&text, &file, surroundings)?;
     let blocks = syntax::blocks(words, surroundings)?;
-    meaning::of(&blocks, served, surroundings)
+    let (blocks, warnings) = meaning::of(&blocks, served, surroundings)?;
+    Ok(Corefile { blocks, warnings })
 }

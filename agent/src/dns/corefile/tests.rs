@@ -13,9 +13,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dns::{
+    meaning::{Meaning, Served},
     route::{Policy, Route},
     zone::PodNames,
 };
+
+mod steps;
 
 /// A machine with these files.
 struct Files(BTreeMap<&'static str, String>);
@@ -38,7 +41,38 @@ impl Surroundings for Files {
 
 const RESOLV_CONF: &str = "nameserver 192.0.2.1\nnameserver 192.0.2.2\n";
 
-fn read_with(text: &str, more: &[(&'static str, &str)]) -> Result<Meaning, CorefileError> {
+/// What a Corefile comes to, and what of it is left out.
+#[derive(Debug)]
+struct Said {
+    meaning: Meaning,
+    warnings: Vec<Warning>,
+}
+
+impl std::ops::Deref for Said {
+    type Target = Meaning;
+
+    fn deref(&self) -> &Meaning {
+        &self.meaning
+    }
+}
+
+impl Said {
+    fn pods(&self) -> Option<PodNames> {
+        self.kubernetes.map(|kubernetes| kubernetes.pods)
+    }
+
+    fn ttl(&self) -> Option<u32> {
+        self.kubernetes.map(|kubernetes| kubernetes.ttl)
+    }
+
+    /// Whether names of the cluster fall through, and whether addresses do.
+    fn falls_through(&self) -> (bool, bool) {
+        let config = self.applied(&crate::dns::Config::default());
+        (config.names_fall_through, config.addresses_fall_through)
+    }
+}
+
+fn read_with(text: &str, more: &[(&'static str, &str)]) -> Result<Said, CorefileError> {
     let mut files = BTreeMap::from([
         ("/Corefile", text.to_owned()),
         ("/etc/resolv.conf", RESOLV_CONF.to_owned()),
@@ -48,11 +82,13 @@ fn read_with(text: &str, more: &[(&'static str, &str)]) -> Result<Meaning, Coref
         domain: name("cluster.local."),
         port: 53,
         addresses: vec!["10.96.0.10".parse().unwrap(), "169.254.20.10".parse().unwrap()],
+        connects_pods: true,
     };
-    read(Path::new("/Corefile"), &served, &Files(files))
+    let Corefile { blocks, warnings } = read(Path::new("/Corefile"), &served, &Files(files))?;
+    Ok(Said { meaning: Meaning::of(blocks, &served), warnings })
 }
 
-fn meaning(text: &str) -> Meaning {
+fn meaning(text: &str) -> Said {
     read_with(text, &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -81,8 +117,8 @@ fn the_corefile_of_kubeadm() {
     // Its names come from the index and never through the cache.
     let text = include_str!("fixtures/kubeadm.Corefile");
     let meaning = meaning(text);
-    assert_eq!((meaning.pods, meaning.ttl), (Some(PodNames::Insecure), Some(30)));
-    assert!(meaning.addresses_fall_through && !meaning.names_fall_through);
+    assert_eq!((meaning.pods(), meaning.ttl()), (Some(PodNames::Insecure), Some(30)));
+    assert_eq!(meaning.falls_through(), (false, true));
     assert_eq!(meaning.max_concurrent, Some(1000));
     let [route] = &meaning.routes[..] else { panic!("{meaning:?}") };
     assert_eq!((&route.zone, &route.upstreams), (&Name::root(), &at(&["192.0.2.1", "192.0.2.2"])));
@@ -99,13 +135,13 @@ fn the_corefile_of_k3s() {
     let more = "lab.example:53 {\n  forward . 192.0.2.7\n}\n";
     let files = [
         ("/etc/coredns/NodeHosts", hosts),
-        ("/etc/coredns/custom/a.override", "log\n"),
+        ("/etc/coredns/custom/a.override", "pprof\n"),
         ("/etc/coredns/custom/b.server", more),
     ];
     let text = include_str!("fixtures/k3s.Corefile");
     let meaning = read_with(text, &files).unwrap();
     assert_eq!(zones(&meaning), [".", "lab.example."]);
-    assert_eq!((meaning.pods, meaning.ttl), (Some(PodNames::Insecure), Some(5)));
+    assert_eq!((meaning.pods(), meaning.ttl()), (Some(PodNames::Insecure), Some(5)));
     let hosts = meaning.routes[0].hosts.as_ref().unwrap();
     let query = hickory_proto::op::Query::query(name("server-1."), RecordType::A);
     let reply = hosts.answer(&query).unwrap();
@@ -125,7 +161,7 @@ fn the_corefile_of_nodelocal() {
     // What went to cluster DNS is answered here; the agent's own settings of names stay.
     assert_eq!(zones(&meaning), ["."]);
     assert_eq!(meaning.routes[0].upstreams, at(&["192.0.2.1", "192.0.2.2"]));
-    assert_eq!((meaning.pods, meaning.ttl), (None, None));
+    assert_eq!((meaning.pods(), meaning.ttl()), (None, None));
     let ourselves = "10.96.0.10:53 is this agent itself";
     let said = meaning.warnings.iter().filter(|warning| warning.what.contains(ourselves));
     assert_eq!(said.map(|warning| warning.at.line).collect::<Vec<_>>(), [12, 24]);
@@ -166,14 +202,14 @@ fn all_that_cache_says() {
 #[test]
 fn all_that_kubernetes_says() {
     let with = |body: &str| meaning(&format!(". {{\n kubernetes cluster.local {{\n{body}\n}}\n}}"));
-    assert_eq!(with("").pods, Some(PodNames::Disabled), "as CoreDNS has it");
-    assert_eq!(with("pods verified").pods, Some(PodNames::Verified));
-    assert!(with("").addresses_fall_through, "addresses are not this block's");
-    assert!(with("fallthrough").names_fall_through);
-    assert!(!with("fallthrough in-addr.arpa").names_fall_through);
+    assert_eq!(with("").pods(), Some(PodNames::Disabled), "as CoreDNS has it");
+    assert_eq!(with("pods verified").pods(), Some(PodNames::Verified));
+    assert!(with("").falls_through().1, "addresses are not this block's");
+    assert!(with("fallthrough").falls_through().0);
+    assert!(!with("fallthrough in-addr.arpa").falls_through().0);
     assert_eq!(with("endpoint https://192.0.2.1").warnings.len(), 1);
     let kept = meaning("cluster.local in-addr.arpa {\n kubernetes\n}\n");
-    assert!(!kept.addresses_fall_through, "unknown addresses are denied");
+    assert!(!kept.falls_through().1, "unknown addresses are denied");
 }
 
 #[test]
@@ -195,8 +231,7 @@ fn errors_say_where_and_what() {
         ("{\n}\n", "1:1", "has no zone"),
         (".", "1:1", "has no opening brace"),
         (". {\n cache \"30\n}\n", "2:8", "has no end"),
-        (". {\n  template IN A {\n }\n}\n", "2:3", "\"template\" is not supported"),
-        (". {\n rewrite name a b\n}\n", "2:2", "not supported"),
+        (". {\n  route53 a {\n }\n}\n", "2:3", "\"route53\" is not supported"),
         (". {\n forward . tls://192.0.2.1\n}\n", "2:12", "tls:// is not supported yet"),
         (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
         (". {\n forward .\n}\n", "2:10", "who is asked"),
@@ -224,7 +259,7 @@ fn errors_say_where_and_what() {
     }
     let unreadable = read(
         Path::new("/nothing"),
-        &Served { domain: Name::root(), port: 53, addresses: vec![] },
+        &Served { domain: Name::root(), port: 53, addresses: vec![], connects_pods: false },
         &Files(BTreeMap::new()),
     );
     assert!(unreadable.unwrap_err().why.contains("can't be read"));

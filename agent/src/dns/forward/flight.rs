@@ -90,17 +90,21 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::dns::message::{Question, Transport};
+    use crate::dns::{
+        cache::Asked,
+        message::{Question, Transport},
+    };
 
     fn key(name: &str) -> Key {
-        Key::of(&Question {
+        let question = Question {
             id: 1,
             recursion_desired: true,
             checking_disabled: false,
             query: Query::query(Name::from_str(name).unwrap(), RecordType::A),
             edns: None,
             transport: Transport::Udp,
-        })
+        };
+        Key::of(Asked { question: &question, place: 0 })
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use std::{
 
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::Record,
+    rr::{Name, Record},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -27,7 +27,8 @@ use tokio::{
 use self::{flight::Flights, health::Health, probe::Probes};
 use super::{
     answer::{Explanation, Reply},
-    cache::{Cache, Found, Hit, Keeping, Key},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key},
+    chain::Chain,
     config::Forwarding,
     message::Question,
     metrics::{Metrics, Origin, UpstreamCounts},
@@ -74,19 +75,20 @@ pub enum AtOnce {
 /// A place among those who wait for an upstream, and what they get when none answers.
 #[derive(Debug)]
 pub struct Errand {
+    /// The place of the route.
+    place: usize,
     stale: Option<Hit>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Forwarder {
     /// A forwarder by these routes that remembers in `cache` and counts in `metrics`.
     pub fn new(
-        routes: Vec<Route>,
+        routes: Routes,
         limits: Forwarding,
         cache: Arc<Mutex<Cache>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let routes = Routes::new(routes);
         let health = routes.iter().map(|route| Mutex::new(Health::new(route.upstreams.len())));
         let counts = routes.iter().map(|route| {
             route.upstreams.iter().map(|upstream| metrics.upstream(*upstream)).collect()
@@ -105,19 +107,33 @@ impl Forwarder {
         }
     }
 
+    /// The steps of the server block that has `name`, and the block's place, where it has any.
+    pub fn steps(&self, name: &Name) -> Option<(usize, Arc<Chain>)> {
+        self.routes.steps(name)
+    }
+
+    /// The route of a name: by its zone, or where the steps of a block led to it, of that block.
+    fn route(&self, name: &LowerName, block: Option<usize>) -> Option<(usize, &Route)> {
+        match block {
+            None => self.routes.find(name),
+            Some(block) => self.routes.find_in(block, name),
+        }
+    }
+
     /// What a table of hosts says of a name, ours or not: the tables come before all else.
-    pub fn in_hosts(&self, question: &Question) -> Option<Reply> {
+    pub fn in_hosts(&self, question: &Question, block: Option<usize>) -> Option<Reply> {
         if !self.routes.have_hosts() {
             return None;
         }
-        let (_, route) = self.routes.find(&LowerName::of(question.query.name()))?;
+        let (_, route) = self.route(&LowerName::of(question.query.name()), block)?;
         route.hosts.as_ref()?.answer(&question.query)
     }
 
-    /// What can be said without waiting: what is remembered, or why nobody will be asked.
-    pub fn at_once(self: &Arc<Self>, question: &Question) -> AtOnce {
+    /// What can be said without waiting: what is remembered, or why nobody will be asked. `block`
+    /// is the place of the server block whose steps led to the question, if any did.
+    pub fn at_once(self: &Arc<Self>, question: &Question, block: Option<usize>) -> AtOnce {
         let name = LowerName::of(question.query.name());
-        let Some((place, route)) = self.routes.find(&name) else {
+        let Some((place, route)) = self.route(&name, block) else {
             let explanation = Some(Explanation::NotServed);
             let reply = Reply { explanation, ..Reply::of_code(ResponseCode::Refused) };
             return AtOnce::Answer(reply, Origin::Nobody);
@@ -125,7 +141,7 @@ impl Forwarder {
         if !self.routes.asks_for(place, &name) {
             return AtOnce::Answer(Reply::failure(Explanation::NoUpstream), Origin::Nobody);
         }
-        let found = lock(&self.cache).get(question, Instant::now());
+        let found = lock(&self.cache).get(Asked { question, place }, Instant::now());
         let (reply, stale) = match found {
             Found::Fresh { hit, refresh } => {
                 if refresh {
@@ -155,7 +171,7 @@ impl Forwarder {
             return AtOnce::Answer(Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(permit) => AtOnce::Ask(Errand { stale, _place: permit }),
+            Ok(permit) => AtOnce::Ask(Errand { place, stale, _permit: permit }),
             Err(_) => AtOnce::Answer(self.overloaded(question, stale.as_ref()), Origin::Cache),
         }
     }
@@ -169,10 +185,10 @@ impl Forwarder {
 
     /// The upstreams' answer, or where there is none and an old one is remembered, that.
     pub async fn ask(self: &Arc<Self>, question: &Question, errand: Errand) -> Reply {
-        let Some((place, route)) = self.routes.find(&LowerName::of(question.query.name())) else {
+        let Some(route) = self.routes.at(errand.place) else {
             return Reply::failure(Explanation::NoUpstream);
         };
-        let Some(seat) = self.depart(question, place) else {
+        let Some(seat) = self.depart(question, errand.place) else {
             return self.overloaded(question, errand.stale.as_ref());
         };
         let stale = errand.stale.as_ref().and_then(|hit| outlived(question, hit));
@@ -201,13 +217,14 @@ impl Forwarder {
         let ask = || async move {
             let answer = this.ask_upstreams(&asked, place).await;
             if let Err(explanation) = &answer
-                && let Some(route) = this.routes.iter().nth(place)
+                && let Some(route) = this.routes.at(place)
             {
-                lock(&this.cache).fail(&asked, *explanation, &route.keeping, Instant::now());
+                let asked = Asked { question: &asked, place };
+                lock(&this.cache).fail(asked, *explanation, &route.keeping, Instant::now());
             }
             answer
         };
-        self.flights.board(Key::of(question), ask)
+        self.flights.board(Key::of(Asked { question, place }), ask)
     }
 
     /// Tries one upstream after the other until one answers or the time is up.
@@ -239,7 +256,11 @@ impl Forwarder {
                     lock(health).answered(upstream);
                     counts.answered(received.message.metadata.response_code, now.elapsed());
                     if !is_refusal(&received.message) {
-                        return Ok(self.remember(question, received, &route.keeping));
+                        return Ok(self.remember(
+                            Asked { question, place },
+                            received,
+                            &route.keeping,
+                        ));
                     }
                     // Another one may know better; if none does, this is the answer.
                     refusal.get_or_insert(received);
@@ -253,11 +274,12 @@ impl Forwarder {
                 }
             }
         }
-        refusal.map(|received| self.remember(question, received, &route.keeping)).ok_or(silence)
+        let asked = Asked { question, place };
+        refusal.map(|received| self.remember(asked, received, &route.keeping)).ok_or(silence)
     }
 
     fn at(&self, place: usize) -> Option<(&Route, &Mutex<Health>)> {
-        Some((self.routes.iter().nth(place)?, self.health.get(place)?))
+        Some((self.routes.at(place)?, self.health.get(place)?))
     }
 
     fn next_turn(&self, policy: Policy) -> usize {
@@ -270,13 +292,13 @@ impl Forwarder {
 
     fn remember(
         &self,
-        question: &Question,
+        asked: Asked<'_>,
         received: exchange::Received,
         keeping: &Keeping,
     ) -> Arc<Message> {
         let exchange::Received { message, octets } = received;
         let mut cache = lock(&self.cache);
-        cache.put(question, &message, &octets, keeping, Instant::now());
+        cache.put(asked, &message, &octets, keeping, Instant::now());
         self.metrics.cache_holds(cache.len(), cache.evicted());
         drop(cache);
         Arc::new(message)
@@ -320,11 +342,12 @@ fn outlived(question: &Question, hit: &Hit) -> Option<Reply> {
     Some(reply)
 }
 
-/// A record's TTL within the bounds that are kept; what must not be kept stays so.
+/// A record's TTL within the bounds that are kept; what must not be kept stays so, and where
+/// nothing is kept here clients may keep what the upstream allows.
 fn bounded(ttl: u32, message: &Message, keeping: &Keeping) -> u32 {
     let (least, most) = if message.answers.is_empty() { keeping.negative_ttl } else { keeping.ttl };
     let seconds = |bound: Duration| u32::try_from(bound.as_secs()).unwrap_or(u32::MAX);
-    if ttl == 0 { 0 } else { ttl.max(seconds(least)).min(seconds(most)) }
+    if ttl == 0 || most.is_zero() { ttl } else { ttl.max(seconds(least)).min(seconds(most)) }
 }
 
 /// An upstream's answer as the answer to `question`: its owners written as they were asked for,

@@ -4,6 +4,7 @@
 //! that CoreDNS names, response codes, and the configured upstreams.
 
 mod buckets;
+mod chain;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use std::{
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 use self::buckets::{Buckets, SIZES, TIMES, Unit};
+pub use self::chain::ChainCounts;
 use super::message::Transport;
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
@@ -58,7 +60,7 @@ const CODES: [(ResponseCode, &str); 7] = [
 ];
 
 /// What answered: the plugin of CoreDNS that would have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// The index of the cluster's names.
     Kubernetes,
@@ -68,11 +70,21 @@ pub enum Origin {
     Cache,
     /// An upstream.
     Forward,
+    /// A template.
+    Template,
+    /// A search list that was gone through.
+    Autopath,
+    /// An access rule.
+    Acl,
+    /// The translation of addresses.
+    Dns64,
     /// Nobody: it was refused as it came.
+    #[default]
     Nobody,
 }
 
-const ORIGINS: [&str; 5] = ["kubernetes", "hosts", "cache", "forward", ""];
+const ORIGINS: [&str; 9] =
+    ["kubernetes", "hosts", "cache", "forward", "template", "autopath", "acl", "dns64", ""];
 
 impl Origin {
     /// Whether the question was about the cluster's names.
@@ -151,6 +163,8 @@ pub struct Metrics {
     rejected: AtomicU64,
     reloads: [AtomicU64; 2],
     programming: Buckets<16>,
+    /// Of the steps of server blocks.
+    pub chain: ChainCounts,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamCounts>>>,
 }
 
@@ -170,6 +184,7 @@ impl Default for Metrics {
             rejected: AtomicU64::default(),
             reloads: Default::default(),
             programming: Buckets::new(Unit::Seconds, &TIMES),
+            chain: ChainCounts::default(),
             upstreams: Mutex::default(),
         }
     }
@@ -259,6 +274,7 @@ impl Metrics {
         self.write_sizes(text, &zones);
         self.write_cache(text);
         self.write_upstreams(text);
+        self.chain.write(text);
         let name = "coredns_kubernetes_dns_programming_duration_seconds";
         head(text, name, "histogram", "From a change of a headless service's pods to its names");
         self.programming.write(text, name, "service_kind=\"headless_with_selector\"");

@@ -1,25 +1,34 @@
 //! The serving side: sockets, and the way of a message from one to the other.
 
 pub mod listen;
+mod query_log;
 mod tcp;
 mod udp;
+mod walk;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
+use futures::{FutureExt as _, future::BoxFuture};
 use hickory_proto::{
     op::{Query, ResponseCode},
     rr::Name,
 };
 
+use self::{
+    query_log::QueryLog,
+    walk::{Said, Steps, Walk},
+};
 use super::{
     answer::{Outcome, Reply, answer},
+    chain::{Chain, query_log::Entry},
     forward::{AtOnce, Errand, Forwarder},
     message::{self, Question, Received, Transport},
     metrics::{Metrics, Origin, Request},
     peers::Peers,
     zone::Zone,
 };
+use crate::local_pods::LocalPods;
 
 /// What all sockets answer from. One atomic load per question; nobody waits for a change.
 #[derive(Debug)]
@@ -28,6 +37,8 @@ pub struct Resolver {
     peers: ArcSwap<Peers>,
     forwarder: ArcSwap<Forwarder>,
     metrics: Arc<Metrics>,
+    local_pods: Arc<LocalPods>,
+    query_log: QueryLog,
 }
 
 /// A question that is being answered, for the metrics.
@@ -35,6 +46,7 @@ pub struct Resolver {
 struct Counted {
     request: Request,
     since: Instant,
+    client: SocketAddr,
 }
 
 /// A message on its way.
@@ -52,22 +64,55 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Waiting {
     question: Question,
-    /// Our part of the answer and the name that it leads to; without one, all is the upstream's.
-    alias: Option<(Reply, Question)>,
-    /// Who asks for it, also when the configuration has changed meanwhile.
-    forwarder: Arc<Forwarder>,
-    errand: Errand,
     counted: Counted,
+    rest: Rest,
+}
+
+/// What is left to do for an answer.
+#[expect(clippy::large_enum_variant, reason = "it stands in a box already")]
+enum Rest {
+    /// To ask an upstream.
+    Ask {
+        /// Our part of the answer and the name that it leads to; without one, all is the
+        /// upstream's.
+        alias: Option<(Reply, Question)>,
+        /// Who asks for it, also when the configuration has changed meanwhile.
+        forwarder: Arc<Forwarder>,
+        errand: Errand,
+    },
+    /// To go on through the steps of a server block.
+    Walk(BoxFuture<'static, Said>, Arc<Chain>),
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ask { alias, errand, .. } => f
+                .debug_struct("Ask")
+                .field("alias", alias)
+                .field("errand", errand)
+                .finish_non_exhaustive(),
+            Self::Walk(_, chain) => f.debug_tuple("Walk").field(chain).finish(),
+        }
+    }
 }
 
 impl Resolver {
-    /// A resolver with this zone, that asks by this forwarder and counts in `metrics`.
-    pub fn new(zone: Zone, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Self {
+    /// A resolver with this zone, that asks by this forwarder and counts in `metrics`. Needs a
+    /// runtime, for the task that writes the query log.
+    pub fn new(
+        zone: Zone,
+        forwarder: Arc<Forwarder>,
+        metrics: Arc<Metrics>,
+        local_pods: Arc<LocalPods>,
+    ) -> Self {
         Self {
             zone: ArcSwap::from_pointee(zone),
             peers: ArcSwap::from_pointee(Peers::default()),
             forwarder: ArcSwap::new(forwarder),
             metrics,
+            local_pods,
+            query_log: QueryLog::start(),
         }
     }
 
@@ -93,7 +138,7 @@ impl Resolver {
     }
 
     /// The answer to a message from `client`, or what it has to wait for.
-    pub fn begin(&self, octets: &[u8], transport: Transport, client: IpAddr) -> Begun {
+    pub fn begin(&self, octets: &[u8], transport: Transport, client: SocketAddr) -> Begun {
         let (since, size) = (Instant::now(), octets.len());
         let request =
             Request { transport, ipv6: client.is_ipv6(), kind: None, dnssec_ok: false, size };
@@ -112,7 +157,7 @@ impl Resolver {
         };
         let kind = Some(question.query.query_type());
         let request = Request { kind, dnssec_ok: question.dnssec_ok(), ..request };
-        self.answer(question, Counted { request, since })
+        self.answer(question, Counted { request, since, client })
     }
 
     fn answer(&self, question: Question, counted: Counted) -> Begun {
@@ -122,20 +167,20 @@ impl Resolver {
         if forwarder.is_probe(&question) {
             return done(&Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
-        if let Some(reply) = forwarder.in_hosts(&question) {
-            return done(&reply, Origin::Hosts);
+        if let Some((block, chain)) = forwarder.steps(question.query.name()) {
+            let forwarder = Arc::clone(&forwarder);
+            return self.walk(question, counted, forwarder, Steps { chain, block });
         }
-        let rotation = usize::from(question.id);
-        let alias = match answer(&self.zone.load(), &question.query, rotation) {
-            Outcome::Answer(reply) => return done(&reply, Origin::Kubernetes),
-            Outcome::Foreign => None,
-            Outcome::Alias(reply, target) => Some((reply, led_to(&question, target))),
+        let alias = match look_up(&self.zone.load(), &forwarder, &question, None) {
+            LookedUp::Answer(reply, origin) => return done(&reply, origin),
+            LookedUp::Foreign => None,
+            LookedUp::Alias(reply, target) => Some((reply, target)),
         };
         let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-        match forwarder.at_once(foreign) {
+        match forwarder.at_once(foreign, None) {
             AtOnce::Ask(errand) => {
-                let forwarder = Arc::clone(&forwarder);
-                Begun::Waits(Box::new(Waiting { question, alias, forwarder, errand, counted }))
+                let rest = Rest::Ask { alias, forwarder: Arc::clone(&forwarder), errand };
+                Begun::Waits(Box::new(Waiting { question, counted, rest }))
             }
             AtOnce::Answer(reply, origin) => {
                 let origin = if alias.is_some() { Origin::Kubernetes } else { origin };
@@ -144,14 +189,88 @@ impl Resolver {
         }
     }
 
+    /// Goes through the steps of a server block, as far as that is possible without waiting.
+    fn walk(
+        &self,
+        mut question: Question,
+        counted: Counted,
+        forwarder: Arc<Forwarder>,
+        steps: Steps,
+    ) -> Begun {
+        if let (Some(edns), Some(most)) = (&mut question.edns, steps.chain.payload) {
+            edns.payload = edns.payload.min(most);
+        }
+        let walk = Walk {
+            zone: self.zone.load_full(),
+            forwarder,
+            metrics: Arc::clone(&self.metrics),
+            local_pods: Arc::clone(&self.local_pods),
+            client: counted.client.ip(),
+        };
+        let chain = Arc::clone(&steps.chain);
+        let mut way = walk.go(question.clone(), steps).boxed();
+        match (&mut way).now_or_never() {
+            Some(Some((reply, origin))) => {
+                Begun::Done(self.write_logged(&question, &reply, origin, &counted, &chain))
+            }
+            Some(None) => Begun::Nothing,
+            None => {
+                let rest = Rest::Walk(way, chain);
+                Begun::Waits(Box::new(Waiting { question, counted, rest }))
+            }
+        }
+    }
+
     /// The answer for which an upstream has to be asked.
     pub async fn finish(&self, waiting: Waiting) -> Vec<u8> {
-        let Waiting { question, alias, forwarder, errand, counted } = waiting;
-        let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-        let reply = forwarder.ask(foreign, errand).await;
-        let origin = if alias.is_some() { Origin::Kubernetes } else { Origin::Forward };
-        let reply = merged(alias.map(|(ours, _)| ours), reply);
-        self.write(&question, &reply, origin, &counted)
+        let Waiting { question, counted, rest } = waiting;
+        match rest {
+            Rest::Ask { alias, forwarder, errand } => {
+                let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
+                let reply = forwarder.ask(foreign, errand).await;
+                let origin = if alias.is_some() { Origin::Kubernetes } else { Origin::Forward };
+                let reply = merged(alias.map(|(ours, _)| ours), reply);
+                self.write(&question, &reply, origin, &counted)
+            }
+            Rest::Walk(way, chain) => {
+                // Whether a client gets an answer is known before anyone is asked.
+                let refused = || (Reply::of_code(ResponseCode::Refused), Origin::Acl);
+                let (reply, origin) = way.await.unwrap_or_else(refused);
+                self.write_logged(&question, &reply, origin, &counted, &chain)
+            }
+        }
+    }
+
+    /// The octets of an answer, which is counted, and logged where the block says so.
+    fn write_logged(
+        &self,
+        question: &Question,
+        reply: &Reply,
+        origin: Origin,
+        counted: &Counted,
+        chain: &Chain,
+    ) -> Vec<u8> {
+        let octets = self.write(question, reply, origin, counted);
+        let took = counted.since.elapsed();
+        let name = question.query.name();
+        let rule = chain.log.iter().find(|rule| rule.zones.iter().any(|zone| zone.zone_of(name)));
+        if let Some(rule) = rule.filter(|rule| rule.admits(reply, took)) {
+            let entry = Entry {
+                client: counted.client,
+                transport: question.transport,
+                id: question.id,
+                name: name.clone(),
+                kind: question.query.query_type(),
+                edns: question.edns,
+                size: counted.request.size,
+                code: reply.code,
+                flags: octets.get(2..4).and_then(|flags| flags.try_into().ok()).unwrap_or_default(),
+                response_size: octets.len(),
+                took,
+            };
+            self.query_log.note(entry, &rule.format, &self.metrics);
+        }
+        octets
     }
 
     /// The octets of an answer, which is counted.
@@ -166,6 +285,33 @@ impl Resolver {
         let took = counted.since.elapsed();
         self.metrics.answered(&counted.request, origin, reply.code, octets.len(), took);
         octets
+    }
+}
+
+/// What is known of a question without asking upstreams or the cache.
+enum LookedUp {
+    /// The whole answer.
+    Answer(Reply, Origin),
+    /// The name is not ours.
+    Foreign,
+    /// The name is ours and leads to one that is not: the answer so far, and the question for it.
+    Alias(Reply, Question),
+}
+
+/// What the tables of hosts and the index say. `block`: the server block whose steps led here.
+fn look_up(
+    zone: &Zone,
+    forwarder: &Forwarder,
+    question: &Question,
+    block: Option<usize>,
+) -> LookedUp {
+    if let Some(reply) = forwarder.in_hosts(question, block) {
+        return LookedUp::Answer(reply, Origin::Hosts);
+    }
+    match answer(zone, &question.query, usize::from(question.id)) {
+        Outcome::Answer(reply) => LookedUp::Answer(reply, Origin::Kubernetes),
+        Outcome::Foreign => LookedUp::Foreign,
+        Outcome::Alias(reply, target) => LookedUp::Alias(reply, led_to(question, target)),
     }
 }
 

@@ -118,7 +118,7 @@ async fn converse(
     limits: Tcp,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let client = stream.peer_addr()?.ip();
+    let client = stream.peer_addr()?;
     let (mut reader, writer) = stream.into_split();
     let (answers, queue) = mpsc::channel(limits.max_pipelined);
     let writing = tokio::spawn(write_all(writer, queue, limits.transfer));

@@ -42,7 +42,7 @@ pub(super) async fn serve(
         if source.port() == 0 || !audience.admits(&resolver, source.ip()) {
             continue;
         }
-        match resolver.begin(&buffer[..length], Transport::Udp, source.ip()) {
+        match resolver.begin(&buffer[..length], Transport::Udp, source) {
             Begun::Nothing => {}
             Begun::Done(answer) => send(&socket, &answer, source).await,
             Begun::Waits(question) => {

@@ -86,7 +86,14 @@ impl Node {
             // All threads of the runtime are made by this one, and inherit its namespace.
             setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(podnet::run(config, snapshots, datapath, board, stop))
+            runtime.unwrap().block_on(podnet::run(
+                config,
+                snapshots,
+                datapath,
+                board,
+                Arc::default(),
+                stop,
+            ))
         });
         self.agent = Some(Agent { cancel, thread });
     }

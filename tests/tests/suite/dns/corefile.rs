@@ -63,10 +63,10 @@ fn a_changed_corefile_is_put_in_force_and_a_bad_one_is_not() {
     let ask = |name: &str| site.dig(&format!("@{} +short {name} A", CLUSTER[0]));
     assert_eq!(ask("www.example.org"), "192.0.2.80\n");
 
-    fs::write(&path, corefile(OUTSIDE[0], "rewrite name a b")).unwrap();
+    fs::write(&path, corefile(OUTSIDE[0], "route53 a b")).unwrap();
     let state = running.until("the error", |state| matches!(state, State::Degraded(_)));
     let State::Degraded(why) = state else { unreachable!() };
-    assert!(why.contains("Corefile:12:5: \"rewrite\" is not supported"), "{why}");
+    assert!(why.contains("Corefile:12:5: \"route53\" is not supported"), "{why}");
     assert!(why.contains("stays in force"), "{why}");
     assert_eq!(ask("www.example.org"), "192.0.2.80\n");
     assert_eq!(ask("web.default.svc.cluster.local"), "10.96.1.1\n");

@@ -7,5 +7,6 @@ mod lifecycle;
 mod names;
 mod semantics;
 mod site;
+mod steps;
 mod transport;
 mod upstream;

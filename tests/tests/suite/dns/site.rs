@@ -3,13 +3,14 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use mizzen_agent::{
     dns::{self, Config, metrics::Metrics, route::Route},
+    local_pods::LocalPods,
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -103,6 +104,8 @@ pub(super) struct Running {
     pub(super) board: Arc<Board>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) local_pods: Arc<LocalPods>,
+    logged: Logged,
     stop: CancellationToken,
     kill: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -130,24 +133,30 @@ impl Running {
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let board = Arc::new(Board::default());
         let metrics = Arc::<Metrics>::default();
+        let local_pods = Arc::<LocalPods>::default();
+        let logged = Logged::default();
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let netns = std::fs::File::open(node.path()).expect("the node's namespace");
         let thread = {
             let (board, stop, kill) = (Arc::clone(&board), stop.clone(), kill.clone());
-            let counted = Arc::clone(&metrics);
+            let (counted, pods) = (Arc::clone(&metrics), Arc::clone(&local_pods));
+            let log = logged.clone();
             std::thread::spawn(move || {
                 nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                let log =
+                    tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+                let _log = tracing::subscriber::set_default(log.finish());
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     tokio::select! {
-                        result = dns::run(config, receiver, board, counted, stop) => result.expect("runs"),
+                        result = dns::run(config, receiver, board, counted, pods, stop) => result.expect("runs"),
                         () = kill.cancelled() => {}
                     }
                 });
             })
         };
-        Self { board, metrics, snapshots, stop, kill, thread: Some(thread) }
+        Self { board, metrics, snapshots, local_pods, logged, stop, kill, thread: Some(thread) }
     }
 
     /// Waits until its state satisfies `check`.
@@ -156,6 +165,11 @@ impl Running {
             Some(state) if check(state) => Ok(state.clone()),
             state => Err(format!("{state:?}")),
         })
+    }
+
+    /// What it logged.
+    pub(super) fn logged(&self) -> String {
+        String::from_utf8_lossy(&self.logged.0.lock().unwrap()).into_owned()
     }
 
     /// Has it go on from another snapshot.
@@ -172,6 +186,21 @@ impl Running {
     pub(super) fn kill(mut self) {
         self.kill.cancel();
         self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// What is written to a log.
+#[derive(Clone, Debug, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -218,7 +218,11 @@ fn answer_to(query: &Message, name: &str) -> Message {
     let v4 = |bits| Record::from_rdata(owner.clone(), 300, RData::A(A(Ipv4Addr::from_bits(bits))));
     match (name, kind) {
         (
-            "www.example.org." | "held.example.org." | "ext.interwebs.test." | "liar.example.org.",
+            "www.example.org."
+            | "held.example.org."
+            | "ext.interwebs.test."
+            | "liar.example.org."
+            | "v4.example.org.",
             RecordType::A,
         ) => {
             answer.add_answer(v4(0xc000_0250));
@@ -230,6 +234,12 @@ fn answer_to(query: &Message, name: &str) -> Message {
         ("big.example.org.", RecordType::A) => {
             let count = u32::try_from(BIG).unwrap();
             answer.add_answers((0..count).map(|index| v4(0x0a00_0000 + index)));
+        }
+        // It exists and has no other type.
+        ("v4.example.org.", _) => {
+            let zone = Name::from_ascii("example.org.").unwrap();
+            let soa = RData::SOA(SOA::new(zone.clone(), zone.clone(), 1, 2, 3, 4, 60));
+            answer.add_authority(Record::from_rdata(zone, 300, soa));
         }
         ("broken.example.org.", _) => answer.metadata.response_code = ResponseCode::ServFail,
         _ => {

@@ -12,15 +12,6 @@ const MIN_TTL: u64 = 5;
 /// How long `serve_stale` without a time means.
 const STALE: Duration = Duration::from_hours(1);
 
-/// A block without `cache` keeps nothing.
-pub(super) const NOTHING: Keeping = Keeping {
-    ttl: (Duration::ZERO, Duration::ZERO),
-    negative_ttl: (Duration::ZERO, Duration::ZERO),
-    failure_ttl: Duration::ZERO,
-    stale: Duration::ZERO,
-    prefetch: None,
-};
-
 pub(super) fn read(
     directive: &Directive,
     served: &Served,
@@ -78,7 +69,7 @@ fn disable(line: &Directive, served: &Served, keeping: &mut Keeping) -> Result<(
         _ => return Err(what.error("disable names success or denial")),
     };
     if zones.is_empty() {
-        *ttl = NOTHING.ttl;
+        *ttl = Keeping::NOTHING.ttl;
     }
     for (zone, word) in zone::list(zones)?.iter().zip(zones) {
         if !served.domain.zone_of(zone) {

@@ -5,56 +5,21 @@ use std::{
     path::Path,
 };
 
-use hickory_proto::rr::Name;
-
 use super::{
     CorefileError, Directive, Served, Surroundings, Warning, Word, number, single, unknown, zone,
 };
-use crate::dns::{
-    resolv_conf,
-    route::{Policy, Route},
-};
+use crate::dns::{meaning::Forward, resolv_conf, route::Policy};
 
 /// The port of an upstream that names none.
 const PORT: u16 = 53;
 /// More than this is no bound.
 const MAX_CONCURRENT: u64 = 10_000;
 
-/// What the directive comes to.
-pub(super) struct Forward {
-    from: Name,
-    pub(super) upstreams: Vec<SocketAddr>,
-    policy: Policy,
-    by_tcp: bool,
-    except: Vec<Name>,
-    pub(super) max_concurrent: Option<usize>,
-    pub(super) warnings: Vec<Warning>,
-}
-
-impl Forward {
-    /// The zone in which it forwards, where the block is for `zone`.
-    pub(super) fn within(&self, zone: &Name) -> Option<Name> {
-        if self.from.zone_of(zone) {
-            return Some(zone.clone());
-        }
-        zone.zone_of(&self.from).then(|| self.from.clone())
-    }
-
-    pub(super) fn route(&self) -> Route {
-        Route {
-            policy: self.policy,
-            by_tcp: self.by_tcp,
-            except: self.except.clone(),
-            ..Route::to(self.upstreams.clone())
-        }
-    }
-}
-
 pub(super) fn read(
     directive: &Directive,
     served: &Served,
     surroundings: &dyn Surroundings,
-) -> Result<Forward, CorefileError> {
+) -> Result<(Forward, Vec<Warning>), CorefileError> {
     let [from, to @ ..] = &directive.arguments[..] else {
         return Err(directive.name.error("forward names a zone and who is asked"));
     };
@@ -69,13 +34,13 @@ pub(super) fn read(
         by_tcp: false,
         except: Vec::new(),
         max_concurrent: None,
-        warnings: Vec::new(),
     };
+    let mut warnings = Vec::new();
     for word in to {
         for upstream in upstreams(word, surroundings)? {
             if upstream.port() == served.port && served.addresses.contains(&upstream.ip()) {
                 let what = format!("{upstream} is this agent itself: its own names need no asking");
-                this.warnings.push(Warning { at: word.at.clone(), what });
+                warnings.push(Warning { at: word.at.clone(), what });
             } else if !this.upstreams.contains(&upstream) {
                 this.upstreams.push(upstream);
             }
@@ -105,7 +70,7 @@ pub(super) fn read(
             _ => return Err(unknown(line, directive)),
         }
     }
-    Ok(this)
+    Ok((this, warnings))
 }
 
 fn policy(line: &Directive) -> Result<Policy, CorefileError> {

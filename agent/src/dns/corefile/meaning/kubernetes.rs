@@ -2,75 +2,65 @@
 
 use hickory_proto::rr::Name;
 
-use super::{
-    CorefileError, Directive, Served, Warning, number, single, unknown,
-    zone::{self, is_reverse},
+use super::{CorefileError, Directive, Served, Warning, number, single, unknown, zone};
+use crate::dns::{
+    meaning::{Kubernetes, is_reverse},
+    zone::PodNames,
 };
-use crate::dns::zone::PodNames;
 
-/// What the directive comes to.
-pub(super) struct Kubernetes {
-    pub(super) pods: PodNames,
-    pub(super) ttl: u32,
-    pub(super) names_fall_through: bool,
-    pub(super) addresses_fall_through: bool,
-    pub(super) warnings: Vec<Warning>,
-}
-
-impl Kubernetes {
-    pub(super) fn read(
-        directive: &Directive,
-        block: &[Name],
-        served: &Served,
-    ) -> Result<Self, CorefileError> {
-        let mut zones = zone::list(&directive.arguments)?;
-        if zones.is_empty() {
-            zones = block.to_vec();
-        }
-        let foreign = zones.iter().find(|zone| !is_reverse(zone) && **zone != served.domain);
-        if let Some(zone) = foreign {
-            let why = format!(
-                "{zone} is not the cluster domain of this agent, {} (clusterDomain)",
-                served.domain
-            );
-            return Err(directive.name.error(why));
-        }
-        let mut this = Self {
-            // As CoreDNS has it where the directive says nothing.
-            pods: PodNames::Disabled,
-            ttl: 5,
-            names_fall_through: false,
-            addresses_fall_through: true,
-            warnings: Vec::new(),
-        };
-        let mut through = Vec::new();
-        for line in &directive.body {
-            match &*line.name.text {
-                "pods" => this.pods = pods(line)?,
-                "ttl" => {
-                    this.ttl = u32::try_from(number(single(line)?, 0, 3600)?).unwrap_or(this.ttl);
-                }
-                "fallthrough" if line.arguments.is_empty() => through.clone_from(&zones),
-                "fallthrough" => through = zone::list(&line.arguments)?,
-                "endpoint"
-                | "tls"
-                | "kubeconfig"
-                | "apiserver_qps"
-                | "apiserver_burst"
-                | "apiserver_max_inflight"
-                | "startup_timeout" => this.warnings.push(Warning {
-                    at: line.name.at.clone(),
-                    what: format!("{}: the agent's own connection is used", line.name.text),
-                }),
-                _ => return Err(unknown(line, directive)),
-            }
-        }
-        this.names_fall_through = falls_through(&through, &served.domain);
-        // Addresses that nobody has are ours to deny where the whole tree is, and is kept.
-        let mut whole = zones.iter().filter(|zone| zone.num_labels() == 2 && is_reverse(zone));
-        this.addresses_fall_through = whole.all(|zone| falls_through(&through, zone));
-        Ok(this)
+/// `kubernetes [ZONE...] { … }`.
+pub(super) fn read(
+    directive: &Directive,
+    block: &[Name],
+    served: &Served,
+) -> Result<(Kubernetes, Vec<Warning>), CorefileError> {
+    let mut zones = zone::list(&directive.arguments)?;
+    if zones.is_empty() {
+        zones = block.to_vec();
     }
+    let foreign = zones.iter().find(|zone| !is_reverse(zone) && **zone != served.domain);
+    if let Some(zone) = foreign {
+        let why = format!(
+            "{zone} is not the cluster domain of this agent, {} (clusterDomain)",
+            served.domain
+        );
+        return Err(directive.name.error(why));
+    }
+    let mut this = Kubernetes {
+        // As CoreDNS has it where the directive says nothing.
+        pods: PodNames::Disabled,
+        ttl: 5,
+        names_fall_through: false,
+        addresses_fall_through: true,
+    };
+    let mut warnings = Vec::new();
+    let mut through = Vec::new();
+    for line in &directive.body {
+        match &*line.name.text {
+            "pods" => this.pods = pods(line)?,
+            "ttl" => {
+                this.ttl = u32::try_from(number(single(line)?, 0, 3600)?).unwrap_or(this.ttl);
+            }
+            "fallthrough" if line.arguments.is_empty() => through.clone_from(&zones),
+            "fallthrough" => through = zone::list(&line.arguments)?,
+            "endpoint"
+            | "tls"
+            | "kubeconfig"
+            | "apiserver_qps"
+            | "apiserver_burst"
+            | "apiserver_max_inflight"
+            | "startup_timeout" => warnings.push(Warning {
+                at: line.name.at.clone(),
+                what: format!("{}: the agent's own connection is used", line.name.text),
+            }),
+            _ => return Err(unknown(line, directive)),
+        }
+    }
+    this.names_fall_through = falls_through(&through, &served.domain);
+    // Addresses that nobody has are ours to deny where the whole tree is, and is kept.
+    let mut whole = zones.iter().filter(|zone| zone.num_labels() == 2 && is_reverse(zone));
+    this.addresses_fall_through = whole.all(|zone| falls_through(&through, zone));
+    Ok((this, warnings))
 }
 
 fn falls_through(zones: &[Name], zone: &Name) -> bool {

@@ -1,80 +1,31 @@
-//! What a Corefile means for this agent: its server blocks as routes, its directives as settings.
+//! What a Corefile means for this agent: its directives as server blocks.
 
 mod cache;
 mod forward;
 mod hosts;
 mod kubernetes;
+mod rewrite;
+mod steps;
+mod template;
 mod zone;
 
-use std::{net::IpAddr, sync::Arc};
+use hickory_proto::rr::{Name, RecordType};
 
-use hickory_proto::rr::Name;
-
-use self::{forward::Forward, kubernetes::Kubernetes, zone::Key};
+use self::zone::Key;
 use super::{
     CorefileError, Surroundings, Warning,
     lexer::Word,
     syntax::{Block, Directive},
 };
-use crate::dns::{cache::Keeping, config::Config, hosts::Hosts, route::Route, zone::PodNames};
+use crate::dns::meaning::{Served, ServerBlock};
 
-/// What a Corefile has to fit, from the agent's own configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
-    /// The cluster domain.
-    pub domain: Name,
-    /// The port on which the agent answers.
-    pub port: u16,
-    /// The addresses at which it does: who asks there asks us.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// What a Corefile means.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Meaning {
-    /// How names of pods are answered, where the file says it.
-    pub pods: Option<PodNames>,
-    /// How long clients may keep names of the cluster, in seconds, where the file says it.
-    pub ttl: Option<u32>,
-    /// Whether a name of the cluster that does not exist is asked of upstreams.
-    pub names_fall_through: bool,
-    /// The same of addresses that no Service and no endpoint has.
-    pub addresses_fall_through: bool,
-    /// What is done with other names.
-    pub routes: Vec<Route>,
-    /// How many questions to upstreams may be under way, where the file says it.
-    pub max_concurrent: Option<usize>,
-    /// What is left out.
-    pub warnings: Vec<Warning>,
-}
-
-impl Meaning {
-    /// `config` with what the Corefile says in its place.
-    pub fn applied(&self, config: &Config) -> Config {
-        let mut config = config.clone();
-        config.pod_names = self.pods.unwrap_or(config.pod_names);
-        config.ttl = self.ttl.unwrap_or(config.ttl);
-        config.names_fall_through = self.names_fall_through;
-        config.addresses_fall_through = self.addresses_fall_through;
-        config.routes.clone_from(&self.routes);
-        if let Some(max) = self.max_concurrent {
-            config.forward.max_in_flight = max;
-        }
-        config
-    }
-}
-
-/// What these blocks mean.
+/// The server blocks that these are, and what of them is left out.
 pub(super) fn of(
     blocks: &[Block],
     served: &Served,
     surroundings: &dyn Surroundings,
-) -> Result<Meaning, CorefileError> {
-    let mut context = Context {
-        served,
-        surroundings,
-        meaning: Meaning { addresses_fall_through: true, ..Meaning::default() },
-    };
+) -> Result<(Vec<ServerBlock>, Vec<Warning>), CorefileError> {
+    let mut context = Context { served, surroundings, warnings: Vec::new() };
     let mut zones: Vec<(Name, &Word)> = Vec::new();
     for block in blocks {
         for key in zone::keys(&block.keys, served)? {
@@ -85,114 +36,84 @@ pub(super) fn of(
             zones.push((zone, word));
         }
     }
+    let mut all = Vec::new();
     for block in blocks {
         let zones = zone::keys(&block.keys, served)?.into_iter().map(|key| key.zone).collect();
-        context.block(zones, &block.directives)?;
+        let mut written = ServerBlock { zones, ..ServerBlock::default() };
+        for directive in &block.directives {
+            context.directive(directive, &mut written)?;
+        }
+        all.push(written);
     }
-    Ok(context.meaning)
+    Ok((all, context.warnings))
 }
 
 struct Context<'a> {
     served: &'a Served,
     surroundings: &'a dyn Surroundings,
-    meaning: Meaning,
-}
-
-/// What the directives of a block come to.
-#[derive(Default)]
-struct Chain {
-    hosts: Option<Hosts>,
-    keeping: Option<Keeping>,
-    forwards: Vec<Forward>,
+    warnings: Vec<Warning>,
 }
 
 impl Context<'_> {
-    fn block(&mut self, zones: Vec<Name>, directives: &[Directive]) -> Result<(), CorefileError> {
-        let mut chain = Chain::default();
-        for directive in directives {
-            self.directive(&zones, directive, &mut chain)?;
-        }
-        let hosts = chain.hosts.map(Arc::new);
-        let keeping = chain.keeping.unwrap_or(cache::NOTHING);
-        for zone in zones {
-            let mut has_own = false;
-            for forward in &chain.forwards {
-                let Some(from) = forward.within(&zone) else { continue };
-                if forward.upstreams.is_empty() && self.is_ours(&zone) {
-                    // It led to cluster DNS, which is here; what is left is any shorter zone's.
-                    has_own = true;
-                    continue;
-                }
-                has_own |= from == zone;
-                self.meaning.routes.push(Route {
-                    zone: from,
-                    hosts: hosts.clone(),
-                    keeping,
-                    ..forward.route()
-                });
-            }
-            if !has_own && (hosts.is_some() || !self.is_ours(&zone)) {
-                let hosts = hosts.clone();
-                self.meaning.routes.push(Route { zone, hosts, keeping, ..Route::default() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a zone is one that is answered from the index.
-    fn is_ours(&self, zone: &Name) -> bool {
-        self.served.domain.zone_of(zone) || zone::is_reverse(zone)
-    }
-
     fn directive(
         &mut self,
-        zones: &[Name],
         directive: &Directive,
-        chain: &mut Chain,
+        block: &mut ServerBlock,
     ) -> Result<(), CorefileError> {
+        let (served, surroundings) = (self.served, self.surroundings);
         match &*directive.name.text {
             "kubernetes" => {
-                let kubernetes = Kubernetes::read(directive, zones, self.served)?;
-                self.meaning.pods = Some(kubernetes.pods);
-                self.meaning.ttl = Some(kubernetes.ttl);
-                self.meaning.names_fall_through = kubernetes.names_fall_through;
-                self.meaning.addresses_fall_through = kubernetes.addresses_fall_through;
-                self.meaning.warnings.extend(kubernetes.warnings);
+                let (kubernetes, warnings) = kubernetes::read(directive, &block.zones, served)?;
+                block.kubernetes = Some(kubernetes);
+                self.warnings.extend(warnings);
             }
             "forward" => {
-                let forward = forward::read(directive, self.served, self.surroundings)?;
-                self.meaning.warnings.extend(forward.warnings.iter().cloned());
-                self.meaning.max_concurrent =
-                    forward.max_concurrent.or(self.meaning.max_concurrent);
-                chain.forwards.push(forward);
+                let (forward, warnings) = forward::read(directive, served, surroundings)?;
+                block.forwards.push(forward);
+                self.warnings.extend(warnings);
             }
             "cache" => {
-                let (keeping, warnings) = cache::read(directive, self.served)?;
-                chain.keeping = Some(keeping);
-                self.meaning.warnings.extend(warnings);
+                let (keeping, warnings) = cache::read(directive, served)?;
+                block.keeping = Some(keeping);
+                self.warnings.extend(warnings);
             }
-            "hosts" => chain.hosts = Some(hosts::read(directive, zones, self.surroundings)?),
+            "hosts" => block.hosts = Some(hosts::read(directive, &block.zones, surroundings)?),
+            "template" => {
+                let (template, warnings) = template::read(directive, &block.zones)?;
+                block.chain.templates.push(template);
+                self.warnings.extend(warnings);
+            }
+            "autopath" => {
+                let (autopath, warning) =
+                    steps::autopath(directive, &block.zones, served, surroundings)?;
+                block.chain.autopath = Some(autopath);
+                self.warnings.extend(warning);
+            }
+            "acl" => block.chain.access.push(steps::access(directive, &block.zones)?),
+            "bind" => self.warnings.extend(steps::bind(directive, served)),
+            "bufsize" => block.chain.payload = Some(steps::payload(directive)?),
+            "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
+            "log" => block.chain.log.push(steps::log(directive)?),
+            "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),
             // What this agent does by itself, and can't be told to leave.
             "errors" | "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" => {}
             "loadbalance" if directive.arguments.iter().all(|word| word.text == "round_robin") => {}
             other => {
                 let what =
                     left_out(other).ok_or_else(|| directive.name.error(unsupported(other)))?;
-                self.warn(&directive.name, format!("{other}: {what}"));
+                let (at, what) = (directive.name.at.clone(), format!("{other}: {what}"));
+                self.warnings.push(Warning { at, what });
             }
         }
         Ok(())
-    }
-
-    fn warn(&mut self, word: &Word, what: String) {
-        self.meaning.warnings.push(Warning { at: word.at.clone(), what });
     }
 }
 
 fn unsupported(directive: &str) -> String {
     format!(
-        "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, import, \
-         errors, loop, reload and loadbalance"
+        "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
+         template, autopath, dns64, acl, log, bind, bufsize, import, errors, loop, reload and \
+         loadbalance"
     )
 }
 
@@ -201,11 +122,9 @@ fn left_out(directive: &str) -> Option<&'static str> {
     Some(match directive {
         "health" | "ready" => "not served; the agent's own are /livez and /readyz",
         "prometheus" => "served by the agent's own metrics address instead",
-        "bind" => "the agent answers at clusterDns and nodeLocalDns instead",
-        "autopath" => "not done; clients go through their search list by themselves",
-        "bufsize" => "answers by UDP have 1232 octets at most in any case",
-        "log" | "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "root"
-        | "nsid" => "not done",
+        "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "root" | "nsid" => {
+            "not done"
+        }
         _ => return None,
     })
 }
@@ -216,6 +135,12 @@ fn single(directive: &Directive) -> Result<&Word, CorefileError> {
         [word] => Ok(word),
         _ => Err(directive.name.error(format!("{:?} has one argument", directive.name.text))),
     }
+}
+
+/// A type of records, by its name.
+fn record_type(word: &Word) -> Result<RecordType, CorefileError> {
+    let known = word.text.to_ascii_uppercase().parse();
+    known.map_err(|_| word.error(format!("{:?} is no type such as A or SRV", word.text)))
 }
 
 /// A number within bounds.

@@ -42,15 +42,6 @@ pub(super) fn keys<'a>(words: &'a [Word], served: &Served) -> Result<Vec<Key<'a>
     Ok(keys)
 }
 
-/// Whether a zone is in the trees of addresses.
-pub(super) fn is_reverse(zone: &Name) -> bool {
-    let labels: Vec<&[u8]> = zone.iter().rev().take(2).collect();
-    let tree =
-        |name: &str| labels.get(1).is_some_and(|label| label.eq_ignore_ascii_case(name.as_bytes()));
-    labels.first().is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
-        && (tree("in-addr") || tree("ip6"))
-}
-
 /// The zone that `text` names.
 pub(super) fn parse(text: &str) -> Result<Name, String> {
     if let Some((address, length)) = text.split_once('/') {

@@ -1,0 +1,195 @@
+//! The directives that do something beside looking names up: `acl`, `autopath`, `bind`, `bufsize`,
+//! `dns64` and `log`.
+
+use std::{path::Path, sync::Arc};
+
+use hickory_proto::rr::Name;
+
+use super::{
+    CorefileError, Directive, Served, Surroundings, Warning, Word, cache, number, record_type,
+    unknown, zone,
+};
+use crate::{
+    dns::{
+        chain::{
+            acl::{Access, Action, Policy},
+            autopath::{Autopath, Search},
+            dns64::Dns64,
+            query_log::{Class, Format, LogRule},
+        },
+        resolv_conf,
+    },
+    model::node::Cidr,
+};
+
+/// Where the node's own search list is.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What `bufsize` without a number means, in octets.
+const PAYLOAD: u64 = 1232;
+
+/// `acl [ZONE...] { ACTION [type TYPE...] [net RANGE...] }`.
+pub(super) fn access(directive: &Directive, block: &[Name]) -> Result<Access, CorefileError> {
+    let zones = match &directive.arguments[..] {
+        [] => block.to_vec(),
+        words => zone::list(words)?,
+    };
+    let policies = directive.body.iter().map(policy).collect::<Result<_, _>>()?;
+    Ok(Access { zones, policies })
+}
+
+fn policy(line: &Directive) -> Result<Policy, CorefileError> {
+    let action = match &*line.name.text.to_ascii_lowercase() {
+        "allow" => Action::Allow,
+        "block" => Action::Block,
+        "filter" => Action::Filter,
+        "drop" => Action::Drop,
+        other => {
+            return Err(line.name.error(format!("{other:?} must be allow, block, filter or drop")));
+        }
+    };
+    let (mut kinds, mut sources) = (None, None);
+    let mut rest = &line.arguments[..];
+    while let [section, behind @ ..] = rest {
+        let is_section = |word: &Word| ["type", "net"].contains(&&*word.text.to_ascii_lowercase());
+        let end = behind.iter().position(is_section).unwrap_or(behind.len());
+        let (words, behind) = behind.split_at(end);
+        if !is_section(section) || words.is_empty() {
+            return Err(section.error("an action is followed by type TYPES and net RANGES"));
+        }
+        let all = words.iter().any(|word| word.text == "*");
+        let is_net = section.text.eq_ignore_ascii_case("net");
+        if is_net && !all {
+            let ranges = words.iter().map(range).collect::<Result<Vec<_>, _>>()?;
+            sources.get_or_insert_with(Vec::new).extend(ranges);
+        } else if !is_net && !all {
+            let types = words.iter().map(record_type).collect::<Result<Vec<_>, _>>()?;
+            kinds.get_or_insert_with(Vec::new).extend(types);
+        }
+        rest = behind;
+    }
+    Ok(Policy { action, kinds, sources })
+}
+
+/// A range of addresses, or a single one.
+fn range(word: &Word) -> Result<Cidr, CorefileError> {
+    let single = || {
+        let address: std::net::IpAddr = word.text.parse().ok()?;
+        Cidr::holding(address, if address.is_ipv4() { 32 } else { 128 })
+    };
+    word.text.parse().ok().or_else(single).ok_or_else(|| {
+        word.error(format!("{:?} is no range such as 192.0.2.0/24 or 2001:db8::/64", word.text))
+    })
+}
+
+/// `autopath [ZONE...] @kubernetes|FILE`.
+pub(super) fn autopath(
+    directive: &Directive,
+    block: &[Name],
+    served: &Served,
+    surroundings: &dyn Surroundings,
+) -> Result<(Autopath, Option<Warning>), CorefileError> {
+    let [zones @ .., source] = &directive.arguments[..] else {
+        return Err(directive.name.error("autopath names @kubernetes or a file"));
+    };
+    let zones = if zones.is_empty() { block.to_vec() } else { zone::list(zones)? };
+    let listed = |path: &str| {
+        surroundings.read(Path::new(path)).ok().map(|text| resolv_conf::search_list(&text))
+    };
+    let mut warning = None;
+    let search = match source.text.strip_prefix('@') {
+        Some("kubernetes") => {
+            if !served.connects_pods {
+                let what = "autopath: not done, since pods are not connected by this agent \
+                            (--cni=false), which therefore can't tell whose questions they are";
+                warning = Some(Warning { at: source.at.clone(), what: what.to_owned() });
+            }
+            Search::Pods(listed(RESOLV_CONF).unwrap_or_default())
+        }
+        Some(other) => {
+            let why = format!("@{other} has no search list; @kubernetes has, and so have files");
+            return Err(source.error(why));
+        }
+        None => Search::List(listed(&source.text).ok_or_else(|| {
+            source.error(format!("{:?} is neither @kubernetes nor a file", source.text))
+        })?),
+    };
+    Ok((Autopath { zones, search }, warning))
+}
+
+/// `bind ADDRESS...`: what is not ours is not answered at.
+pub(super) fn bind(directive: &Directive, served: &Served) -> Vec<Warning> {
+    let ours =
+        |word: &Word| word.text.parse().is_ok_and(|address| served.addresses.contains(&address));
+    let others = directive.arguments.iter().filter(|word| !ours(word));
+    let warning = |word: &Word| {
+        let what = format!(
+            "bind: {} is not answered at, only clusterDns and nodeLocalDns of the agent's \
+             configuration",
+            word.text
+        );
+        Warning { at: word.at.clone(), what }
+    };
+    others.map(warning).collect()
+}
+
+/// `bufsize [OCTETS]`.
+pub(super) fn payload(directive: &Directive) -> Result<u16, CorefileError> {
+    let octets = match &directive.arguments[..] {
+        [] => PAYLOAD,
+        [word] => number(word, 512, 4096)?,
+        [_, word, ..] => return Err(word.error("bufsize has one number of octets")),
+    };
+    Ok(u16::try_from(octets).unwrap_or(u16::MAX))
+}
+
+/// `dns64 [PREFIX] { prefix PREFIX; translate_all; allow_ipv4 }`.
+pub(super) fn dns64(directive: &Directive) -> Result<Dns64, CorefileError> {
+    let mut dns64 = Dns64::default();
+    match &directive.arguments[..] {
+        [] => {}
+        [prefix] => dns64.set_prefix(&prefix.text).map_err(|why| prefix.error(why))?,
+        [_, word, ..] => return Err(word.error("dns64 has one prefix")),
+    }
+    for line in &directive.body {
+        match (&*line.name.text, &line.arguments[..]) {
+            ("prefix", [prefix]) => {
+                dns64.set_prefix(&prefix.text).map_err(|why| prefix.error(why))?;
+            }
+            ("translate_all", []) => dns64.translate_all = true,
+            ("allow_ipv4", []) => dns64.allow_ipv4 = true,
+            _ => return Err(unknown(line, directive)),
+        }
+    }
+    Ok(dns64)
+}
+
+/// `log [NAME...] [FORMAT] { class CLASS...; minDuration DURATION }`.
+pub(super) fn log(directive: &Directive) -> Result<LogRule, CorefileError> {
+    let (zones, format) = match &directive.arguments[..] {
+        [zones @ .., format] if format.text.contains('{') => {
+            (zones, Format::new(&format.text).map_err(|why| format.error(why))?)
+        }
+        zones => (zones, Format::default()),
+    };
+    let zones = if zones.is_empty() { vec![Name::root()] } else { zone::list(zones)? };
+    let mut rule = LogRule { zones, format: Arc::new(format), classes: Vec::new(), slow: None };
+    for line in &directive.body {
+        match (&*line.name.text, &line.arguments[..]) {
+            ("class", words) if !words.is_empty() => {
+                for word in words {
+                    let class = Class::named(&word.text).ok_or_else(|| {
+                        let why = format!("{:?} must be success, denial, error or all", word.text);
+                        word.error(why)
+                    })?;
+                    rule.classes.push(class);
+                }
+            }
+            ("minDuration", [word]) => rule.slow = Some(cache::duration(word)?),
+            _ => return Err(unknown(line, directive)),
+        }
+    }
+    if rule.classes.is_empty() {
+        rule.classes.push(Class::All);
+    }
+    Ok(rule)
+}

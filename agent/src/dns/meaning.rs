@@ -1,0 +1,183 @@
+//! Server blocks, as a Corefile and the agent's own configuration have them alike, and what they
+//! come to: routes, steps and settings. Pure.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use hickory_proto::rr::Name;
+
+use super::{
+    cache::Keeping,
+    chain::{Block, Chain},
+    config::Config,
+    hosts::Hosts,
+    route::{Policy, Route},
+    zone::PodNames,
+};
+
+/// What server blocks have to fit, from the rest of the agent's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The cluster domain.
+    pub domain: Name,
+    /// The port on which the agent answers.
+    pub port: u16,
+    /// The addresses at which it does: who asks there asks us.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it connects the node's pods.
+    pub connects_pods: bool,
+}
+
+/// A server block as it is written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerBlock {
+    /// The zones that it is for.
+    pub zones: Vec<Name>,
+    /// What it does beside looking names up.
+    pub chain: Chain,
+    /// Names that are answered without asking anyone.
+    pub hosts: Option<Hosts>,
+    /// How names of the cluster are answered.
+    pub kubernetes: Option<Kubernetes>,
+    /// For how long answers are kept; without it they are not.
+    pub keeping: Option<Keeping>,
+    /// Who is asked.
+    pub forwards: Vec<Forward>,
+}
+
+/// How names of the cluster are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Those of pods.
+    pub pods: PodNames,
+    /// How long clients may keep them, in seconds.
+    pub ttl: u32,
+    /// Whether one that does not exist is asked of upstreams.
+    pub names_fall_through: bool,
+    /// The same of addresses that no Service and no endpoint has.
+    pub addresses_fall_through: bool,
+}
+
+/// Who is asked for the names of a zone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// The zone.
+    pub from: Name,
+    /// Who is asked; nobody where all that were named are this agent itself.
+    pub upstreams: Vec<SocketAddr>,
+    /// With whom it begins.
+    pub policy: Policy,
+    /// Whether upstreams are asked by TCP alone.
+    pub by_tcp: bool,
+    /// Zones in it of which nobody is asked.
+    pub except: Vec<Name>,
+    /// How many questions may be under way at once.
+    pub max_concurrent: Option<usize>,
+}
+
+impl Forward {
+    /// The zone in which it forwards, where the block is for `zone`.
+    fn within(&self, zone: &Name) -> Option<Name> {
+        if self.from.zone_of(zone) {
+            return Some(zone.clone());
+        }
+        zone.zone_of(&self.from).then(|| self.from.clone())
+    }
+
+    fn route(&self) -> Route {
+        Route {
+            from: self.from.clone(),
+            policy: self.policy,
+            by_tcp: self.by_tcp,
+            except: self.except.clone(),
+            ..Route::to(self.upstreams.clone())
+        }
+    }
+}
+
+/// What server blocks come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meaning {
+    /// How names of the cluster are answered, where a block says it.
+    pub kubernetes: Option<Kubernetes>,
+    /// What is done with other names.
+    pub routes: Vec<Route>,
+    /// The blocks, which the routes name by their places.
+    pub blocks: Vec<Block>,
+    /// How many questions to upstreams may be under way, where a block says it.
+    pub max_concurrent: Option<usize>,
+}
+
+impl Meaning {
+    /// What `blocks` come to.
+    pub fn of(blocks: Vec<ServerBlock>, served: &Served) -> Self {
+        let mut this = Self::default();
+        for (place, block) in blocks.into_iter().enumerate() {
+            this.kubernetes = block.kubernetes.or(this.kubernetes);
+            for forward in &block.forwards {
+                this.max_concurrent = forward.max_concurrent.or(this.max_concurrent);
+            }
+            this.route(place, &block, served);
+            this.blocks.push(Block { zones: block.zones, chain: block.chain });
+        }
+        this
+    }
+
+    fn route(&mut self, block: usize, written: &ServerBlock, served: &Served) {
+        let hosts = written.hosts.clone().map(Arc::new);
+        let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
+        // Whether a zone is one that is answered from the index.
+        let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
+        for zone in &written.zones {
+            let mut has_own = false;
+            for forward in &written.forwards {
+                let Some(from) = forward.within(zone) else { continue };
+                if forward.upstreams.is_empty() && is_ours(zone) {
+                    // It led to cluster DNS, which is here; what is left is any shorter zone's.
+                    has_own = true;
+                    continue;
+                }
+                has_own |= from == *zone;
+                let route = forward.route();
+                let hosts = hosts.clone();
+                self.routes.push(Route { zone: from, block, hosts, keeping, ..route });
+            }
+            if !has_own && (hosts.is_some() || !is_ours(zone)) {
+                let (zone, hosts) = (zone.clone(), hosts.clone());
+                let from = zone.clone();
+                let route = Route { zone, block, from, hosts, keeping, ..Route::default() };
+                self.routes.push(route);
+            }
+        }
+    }
+
+    /// `config` with what the blocks say in its place.
+    pub fn applied(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        config.names_fall_through = false;
+        config.addresses_fall_through = true;
+        if let Some(kubernetes) = self.kubernetes {
+            config.pod_names = kubernetes.pods;
+            config.ttl = kubernetes.ttl;
+            config.names_fall_through = kubernetes.names_fall_through;
+            config.addresses_fall_through = kubernetes.addresses_fall_through;
+        }
+        config.routes.clone_from(&self.routes);
+        config.blocks.clone_from(&self.blocks);
+        if let Some(max) = self.max_concurrent {
+            config.forward.max_in_flight = max;
+        }
+        config
+    }
+}
+
+/// Whether a zone is in the trees of addresses.
+pub fn is_reverse(zone: &Name) -> bool {
+    let labels: Vec<&[u8]> = zone.iter().rev().take(2).collect();
+    let tree =
+        |name: &str| labels.get(1).is_some_and(|label| label.eq_ignore_ascii_case(name.as_bytes()));
+    labels.first().is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
+        && (tree("in-addr") || tree("ip6"))
+}

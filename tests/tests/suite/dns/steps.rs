@@ -1,0 +1,274 @@
+//! Server blocks that do something beside looking names up: what a foreign client sees of it.
+
+use std::{fs, path::Path, time::Duration};
+
+use mizzen_agent::dns::{Config, Source};
+use mizzen_tests::wait;
+use tempfile::TempDir;
+
+use super::{
+    site::{CLUSTER, OUTSIDE, Running, Site, config, dig, snapshot},
+    upstream::Upstream,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const POD: [&str; 2] = ["10.244.1.7", "fd00:244:0:1::7"];
+const BY: [&str; 2] = ["+notcp", "+tcp"];
+
+/// A site, an upstream outside, and a resolver with this Corefile.
+struct Served {
+    running: Running,
+    upstream: Upstream,
+    site: Site,
+    _folder: TempDir,
+}
+
+fn following(path: &Path) -> Config {
+    Config { source: Source::Corefile(path.to_owned()), ..config(&[]) }
+}
+
+fn serve(corefile: &str) -> Served {
+    let site = Site::new();
+    let upstream = Upstream::start(&site.outside, &[OUTSIDE[0].parse().unwrap()]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    fs::write(&path, corefile).unwrap();
+    let running = Running::start(&site, following(&path), snapshot());
+    Served { running, upstream, site, _folder: folder }
+}
+
+/// One block for all names, with these lines.
+fn block(lines: &str) -> String {
+    let upstream = OUTSIDE[0];
+    format!(". {{\nkubernetes cluster.local\nforward . {upstream}\ncache 30\n{lines}\n}}\n")
+}
+
+/// The lines of `said` with one blank between words.
+fn words(said: &str) -> String {
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    said.lines().map(line).collect()
+}
+
+impl Served {
+    /// What `dig` says in the pod, at each address and by each transport; the same each time. One
+    /// blank stands between words.
+    #[track_caller]
+    fn is(&self, question: &str, expected: &str) {
+        for address in CLUSTER {
+            for by in BY {
+                let said = self.site.dig(&format!("@{address} {by} {question}"));
+                assert_eq!(words(&said), expected, "{by} @{address} {question}");
+            }
+        }
+    }
+
+    /// The same of something that it says among more.
+    #[track_caller]
+    fn says(&self, question: &str, expected: &str) {
+        for address in CLUSTER {
+            for by in BY {
+                let said = self.site.dig(&format!("@{address} {by} {question}"));
+                assert!(said.contains(expected), "{by} @{address} {question}: {said}");
+            }
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.running.metrics.write(&mut text);
+        text
+    }
+}
+
+#[test]
+fn names_are_rewritten_and_answers_brought_back() {
+    let served = serve(&block(
+        "rewrite name exact old.example.com www.example.org\n\
+         rewrite name suffix .corp.example .default.svc.cluster.local answer auto\n\
+         rewrite type MX A",
+    ));
+    served.is("+noall +answer Old.example.com A", "Old.example.com. 30 IN A 192.0.2.80\n");
+    served.is("+short old.example.com AAAA", "2001:db8::50\n");
+    served.is("+noall +answer web.corp.example A", "web.corp.example. 5 IN A 10.96.1.1\n");
+    served.is(
+        "+short _http._tcp.db.corp.example SRV",
+        "0 50 8080 db-0.db.corp.example.\n0 50 8080 db-1.db.corp.example.\n",
+    );
+    served.says("nope.corp.example A", "status: NXDOMAIN");
+    assert_eq!(served.upstream.times_asked("old.example.com."), 0);
+}
+
+#[test]
+fn a_rewritten_name_is_asked_of_the_upstream_of_its_block() {
+    let upstream = OUTSIDE[0];
+    let served = serve(&format!(
+        ". {{\nforward . 192.0.2.200\n}}\n\
+         in.example {{\nrewrite name suffix .in.example .example.org answer auto\nforward . {upstream}\n}}\n"
+    ));
+    served.is("+noall +answer www.in.example A", "www.in.example. 300 IN A 192.0.2.80\n");
+    assert!(served.upstream.times_asked("www.example.org.") > 0);
+}
+
+#[test]
+fn templates_answer_by_the_name() {
+    let served = serve(&block(
+        "template IN A ip.example {\n match ^ip-(?P<a>[0-9]+)-(?P<b>[0-9]+)[.]\n \
+         answer \"{{ .Name }} 60 IN A 10.9.{{ .Group.a }}.{{ .Group.b }}\"\n fallthrough\n}\n\
+         template ANY ANY invalid {\n rcode NXDOMAIN\n \
+         authority \"invalid. 60 IN SOA ns.invalid. hostmaster.invalid. (1 60 60 60 60)\"\n}\n\
+         template IN ANY alias.example {\n answer \"alias.example 60 IN CNAME web.default.svc.cluster.local\"\n}",
+    ));
+    served.is("+noall +answer ip-7-8.ip.example A", "ip-7-8.ip.example. 60 IN A 10.9.7.8\n");
+    served.says("www.ip.example A", "status: NXDOMAIN");
+    assert!(served.upstream.times_asked("www.ip.example.") > 0, "it fell through");
+    served.says("x.invalid MX", "status: NXDOMAIN");
+    assert_eq!(served.upstream.times_asked("x.invalid."), 0);
+    served.is("+short alias.example A", "web.default.svc.cluster.local.\n10.96.1.1\n");
+    served.says("ip-7-800.ip.example A", "(no template makes an answer of the question)");
+}
+
+#[test]
+fn dns64_makes_addresses_for_those_who_ask_over_ipv6() {
+    let served = serve(&block("dns64\nhosts {\n 192.0.2.33 table.example\n fallthrough\n}"));
+    for by in BY {
+        let ask = |address: &str, name: &str| {
+            served.site.dig(&format!("@{address} {by} +short {name} AAAA"))
+        };
+        let [v4, v6] = CLUSTER;
+        assert_eq!(ask(v6, "v4.example.org"), "64:ff9b::c000:250\n");
+        assert_eq!(ask(v6, "table.example"), "64:ff9b::c000:221\n");
+        assert_eq!(ask(v6, "www.example.org"), "2001:db8::50\n", "it has one");
+        assert_eq!(ask(v4, "v4.example.org"), "");
+    }
+    served.says("nope.example.org AAAA", "status: NXDOMAIN");
+    let counted = "coredns_dns64_requests_translated_total{server=\"dns://.:53\"} 4\n";
+    assert!(served.metrics().contains(counted), "{}", served.metrics());
+}
+
+#[test]
+fn access_rules_look_at_the_client() {
+    let [v4, v6] = POD;
+    let served = serve(&block(&format!(
+        "acl blocked.example.org {{\n block type A net {v4} {v6}\n}}\n\
+         acl filtered.example.org {{\n filter net {v4}/32 {v6}/64\n}}\n\
+         acl dropped.example.org {{\n drop\n}}",
+    )));
+    served.says("blocked.example.org A", "EDE: 15 (Blocked)");
+    served.says("blocked.example.org A", "status: REFUSED");
+    served.says("blocked.example.org TXT", "status: NXDOMAIN");
+    served.says("www.filtered.example.org A", "EDE: 17 (Filtered)");
+    served.says("www.filtered.example.org A", "status: NOERROR");
+    let elsewhere = dig(&served.site.node, &format!("@{} blocked.example.org A", CLUSTER[0]));
+    assert!(elsewhere.contains("status: NXDOMAIN"), "{elsewhere}");
+    assert_eq!(served.upstream.times_asked("dropped.example.org."), 0);
+    for address in CLUSTER {
+        let question = format!("@{address} +notcp +time=1 dropped.example.org A");
+        assert!(served.site.dig(&question).contains("timed out"), "{question}");
+    }
+    let metrics = served.metrics();
+    for line in [
+        "coredns_acl_blocked_requests_total{server=\"dns://.:53\"} 8\n",
+        "coredns_acl_filtered_requests_total{server=\"dns://.:53\"} 8\n",
+        "coredns_acl_dropped_requests_total{server=\"dns://.:53\"} 2\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
+}
+
+#[test]
+fn bufsize_bounds_datagrams_below_what_clients_offer() {
+    let served = serve(&block("bufsize 600"));
+    for address in CLUSTER {
+        let question = format!("@{address} +notcp +ignore hdls.default.svc.cluster.local A");
+        let said = served.site.dig(&question);
+        let size = said.lines().find_map(|line| line.strip_prefix(";; MSG SIZE  rcvd: "));
+        let size: usize = size.expect(&said).parse().unwrap();
+        assert!(said.contains(" tc ") && (400..=600).contains(&size), "{said}");
+    }
+}
+
+#[test]
+fn the_query_log_has_a_line_for_each_answer_of_its_class() {
+    let served = serve(&block(
+        "log example.org {\n class denial\n}\nlog cluster.local \"{type} {name} {rcode}\"",
+    ));
+    let [v4, v6] = POD;
+    served.says("nope.example.org A", "NXDOMAIN");
+    served.says("www.example.org A", "NOERROR");
+    served.says("web.default.svc.cluster.local A", "NOERROR");
+    let mut expected = Vec::new();
+    for (pod, proto) in [(v4, "udp"), (v4, "tcp"), (v6, "udp"), (v6, "tcp")] {
+        let pod = if pod.contains(':') { format!("[{pod}]:") } else { format!("{pod}:") };
+        expected.push((pod, format!("\"A IN nope.example.org. {proto} ")));
+    }
+    wait::until("the lines", SOON, || {
+        let logged = served.running.logged();
+        let has = |(pod, question): &(String, String)| {
+            logged.lines().any(|line| {
+                let place = line.find(&**pod).and_then(|at| line[at..].find(&**question));
+                place.is_some() && line.contains(" NXDOMAIN qr,rd,ra ")
+            })
+        };
+        let own = logged.matches(" A web.default.svc.cluster.local. NOERROR\n").count();
+        if expected.iter().all(has) && own == 4 { Ok(()) } else { Err(logged) }
+    });
+    assert!(!served.running.logged().contains("www.example.org."), "another class");
+}
+
+/// As kubelet writes it for pods of `default`.
+const FIRST: &str = "default.svc.cluster.local";
+
+#[test]
+fn dns_67_dns_56_a_pods_search_list_is_gone_through_in_one_answer() {
+    let served = serve(&block("autopath @kubernetes"));
+    let addresses = POD.map(|address| address.parse().unwrap());
+    let at_first = format!("www.example.org.{FIRST} A");
+    served.says(&at_first, "status: NXDOMAIN");
+    served.running.local_pods.add(&addresses, "default");
+    let alias = |kind: &str| {
+        format!(
+            "www.example.org.{FIRST}. 30 IN CNAME www.example.org.\nwww.example.org. 30 IN {kind}\n"
+        )
+    };
+    let answers = |question: &str, expected: &str| {
+        served.is(&format!("+noall +answer {question}"), expected);
+    };
+    answers(&at_first, &alias("A 192.0.2.80"));
+    answers(&format!("www.example.org.{FIRST} AAAA"), &alias("AAAA 2001:db8::50"));
+    // What has no address of that family has the name all the same.
+    answers(
+        &format!("v4.example.org.{FIRST} AAAA"),
+        &format!("v4.example.org.{FIRST}. 30 IN CNAME v4.example.org.\n"),
+    );
+    // The names of Services come first, and by the list's order.
+    answers(&format!("web.{FIRST} A"), &format!("web.{FIRST}. 5 IN A 10.96.1.1\n"));
+    answers(
+        &format!("web.default.{FIRST} A"),
+        &format!(
+            "web.default.{FIRST}. 5 IN CNAME web.default.svc.cluster.local.\nweb.default.svc.cluster.local. 5 IN A 10.96.1.1\n"
+        ),
+    );
+    served.says(&format!("nope.example.org.{FIRST} A"), "status: NXDOMAIN");
+    served.says(&format!("broken.example.org.{FIRST} A"), "status: SERVFAIL");
+    // Nobody else: another namespace's list, the node's own network, and pods that are not here.
+    served.says("www.example.org.other.svc.cluster.local A", "status: NXDOMAIN");
+    let node = dig(&served.site.node, &format!("@{} {at_first}", CLUSTER[0]));
+    assert!(node.contains("status: NXDOMAIN"), "{node}");
+    served.running.local_pods.remove(&addresses);
+    served.running.local_pods.add(&addresses, "other");
+    served.says(&at_first, "status: NXDOMAIN");
+    served.is("+short www.example.org.other.svc.cluster.local A", "www.example.org.\n192.0.2.80\n");
+    let metrics = served.metrics();
+    assert!(!metrics.contains("coredns_autopath_success_total{server=\"dns://.:53\"} 0\n"));
+    assert!(metrics.contains("rcode=\"NOERROR\",plugin=\"autopath\""), "{metrics}");
+}
+
+#[test]
+fn dns_67_a_list_from_a_file_is_everyones() {
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("resolv.conf");
+    fs::write(&list, "search corp.example default.svc.cluster.local\n").unwrap();
+    let served = serve(&block(&format!("autopath {}", list.display())));
+    served.is("+short web.corp.example A", "web.default.svc.cluster.local.\n10.96.1.1\n");
+    served.is("+short www.example.org.corp.example A", "www.example.org.\n192.0.2.80\n");
+}
