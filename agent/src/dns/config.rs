@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{chain::Block, route::Route, zone::PodNames};
+use super::{chain::Block, route::Route, tls, zone::PodNames};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -38,6 +38,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The server blocks, which the routes name by their places: steps beside looking names up.
     pub blocks: Vec<Block>,
+    /// Where clients are answered over TLS too, if anywhere.
+    pub tls: Option<tls::Listener>,
     /// Whether this agent connects the node's pods, and so knows whose address one is.
     pub connects_pods: bool,
     /// Which file says more.
@@ -71,6 +73,7 @@ impl Default for Config {
             addresses_fall_through: true,
             routes: vec![Route::default()],
             blocks: Vec::new(),
+            tls: None,
             connects_pods: true,
             source: Source::Here,
             forward: Forwarding::default(),

@@ -1,10 +1,7 @@
 //! Server blocks, as a Corefile and the agent's own configuration have them alike, and what they
 //! come to: routes, steps and settings. Pure.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
@@ -13,7 +10,8 @@ use super::{
     chain::{Block, Chain},
     config::Config,
     hosts::Hosts,
-    route::{Policy, Route},
+    route::{Policy, Route, Upstream},
+    tls,
     zone::PodNames,
 };
 
@@ -45,6 +43,8 @@ pub struct ServerBlock {
     pub keeping: Option<Keeping>,
     /// Who is asked.
     pub forwards: Vec<Forward>,
+    /// Where it is answered over TLS too.
+    pub tls: Option<tls::Listener>,
 }
 
 /// How names of the cluster are answered.
@@ -66,7 +66,7 @@ pub struct Forward {
     /// The zone.
     pub from: Name,
     /// Who is asked; nobody where all that were named are this agent itself.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<Upstream>,
     /// With whom it begins.
     pub policy: Policy,
     /// Whether upstreams are asked by TCP alone.
@@ -92,7 +92,8 @@ impl Forward {
             policy: self.policy,
             by_tcp: self.by_tcp,
             except: self.except.clone(),
-            ..Route::to(self.upstreams.clone())
+            upstreams: self.upstreams.clone(),
+            ..Route::default()
         }
     }
 }
@@ -108,6 +109,8 @@ pub struct Meaning {
     pub blocks: Vec<Block>,
     /// How many questions to upstreams may be under way, where a block says it.
     pub max_concurrent: Option<usize>,
+    /// Where clients are answered over TLS too, where a block says it.
+    pub tls: Option<tls::Listener>,
 }
 
 impl Meaning {
@@ -116,6 +119,7 @@ impl Meaning {
         let mut this = Self::default();
         for (place, block) in blocks.into_iter().enumerate() {
             this.kubernetes = block.kubernetes.or(this.kubernetes);
+            this.tls = block.tls.clone().or(this.tls);
             for forward in &block.forwards {
                 this.max_concurrent = forward.max_concurrent.or(this.max_concurrent);
             }
@@ -166,6 +170,7 @@ impl Meaning {
         }
         config.routes.clone_from(&self.routes);
         config.blocks.clone_from(&self.blocks);
+        config.tls.clone_from(&self.tls);
         if let Some(max) = self.max_concurrent {
             config.forward.max_in_flight = max;
         }

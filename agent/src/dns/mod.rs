@@ -26,6 +26,7 @@ pub mod peers;
 pub mod resolv_conf;
 pub mod route;
 pub mod server;
+pub mod tls;
 pub mod wire;
 pub mod zone;
 
@@ -53,6 +54,7 @@ use self::{
     server::{
         Resolver,
         listen::{Audience, Connections, Listeners},
+        secure::SecureListeners,
     },
     zone::{Settings, Zone},
 };
@@ -151,6 +153,7 @@ struct Role {
     snapshot: Arc<Snapshot>,
     resolver: Arc<Resolver>,
     listeners: Listeners,
+    secure_listeners: SecureListeners,
     /// The sockets that shall be open.
     wanted: BTreeMap<SocketAddr, Audience>,
     /// What could not be had when last tried.
@@ -182,11 +185,14 @@ impl Role {
         let zone = Zone::new(settings, serial);
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         let connections = Connections::new(config.tcp);
+        let secure_listeners =
+            SecureListeners::new(Arc::clone(&resolver), Arc::clone(&connections));
         let listeners = Listeners::new(Arc::clone(&resolver), connections);
         Ok(Self {
             snapshot: Arc::default(),
             resolver,
             listeners,
+            secure_listeners,
             wanted: BTreeMap::new(),
             problems: Vec::new(),
             review: Instant::now(),
@@ -256,6 +262,9 @@ impl Role {
         let forwarder = Forwarder::new(routes, config.forward, cached, counted);
         self.resolver.forward_by(Arc::new(forwarder));
         tracing::info!(routes = config.routes.len(), "configuration of names outside changed");
+        if config.tls != self.config.tls {
+            self.review = Instant::now();
+        }
         (self.ourselves, self.probed, self.config) = (ourselves, None, config);
         Ok(())
     }
@@ -292,6 +301,11 @@ impl Role {
         }
         let errors = self.listeners.reconcile(&self.wanted);
         self.problems.extend(errors.iter().map(ToString::to_string));
+        let tls = self.config.tls.as_ref();
+        let port = tls.map(|listener| listener.port);
+        let at = |port| addresses.iter().map(move |address| SocketAddr::new(*address, port));
+        let secure = port.into_iter().flat_map(at).collect();
+        self.problems.extend(self.secure_listeners.reconcile(&secure, tls));
         let pause = if self.problems.is_empty() { REVIEW } else { RETRY };
         self.review = Instant::now() + pause;
     }
@@ -343,7 +357,7 @@ impl Role {
     /// fills the tables, which ends after this role, then leads packets to them to the rest of
     /// the cluster.
     async fn close(self) {
-        self.listeners.close().await;
+        tokio::join!(self.listeners.close(), self.secure_listeners.close());
         if let Err(error) = release().await {
             tracing::warn!(%error, "addresses of the resolver were not given up");
         }
@@ -394,9 +408,9 @@ fn routes(config: &Config) -> (Vec<Route>, Vec<SocketAddr>) {
     let mut routes = config.routes.clone();
     for route in &mut routes {
         route.upstreams.retain(|upstream| {
-            let is = is_ourselves(config, *upstream);
+            let is = is_ourselves(config, upstream.address);
             if is {
-                ourselves.push(*upstream);
+                ourselves.push(upstream.address);
             }
             !is
         });
@@ -432,7 +446,9 @@ fn listeners(config: &Config, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Audie
 
 /// Whether a question to `upstream` would come back to us.
 fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
-    upstream.port() == config.port && served_addresses(config).contains(&upstream.ip())
+    let tls = config.tls.as_ref().map(|listener| listener.port);
+    (upstream.port() == config.port || Some(upstream.port()) == tls)
+        && served_addresses(config).contains(&upstream.ip())
 }
 
 #[cfg(test)]
@@ -444,7 +460,8 @@ mod tests {
         let upstreams = ["10.96.0.10:53", "192.0.2.1:53"].map(|text| text.parse().unwrap());
         let config = Config { routes: vec![Route::to(upstreams.to_vec())], ..Config::default() };
         let (routes, ourselves) = routes(&config);
-        assert_eq!((&routes[0].upstreams[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
+        let left: Vec<_> = routes[0].upstreams.iter().map(|upstream| upstream.address).collect();
+        assert_eq!((&left[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     chain::{Block, Chain},
     hosts::Hosts,
     name::LowerName,
+    tls::Peer,
 };
 
 /// With which of several upstreams a question begins.
@@ -23,6 +24,22 @@ pub enum Policy {
     Random,
 }
 
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where.
+    pub address: SocketAddr,
+    /// Over TLS, where that is how.
+    pub tls: Option<Arc<Peer>>,
+}
+
+impl From<SocketAddr> for Upstream {
+    /// In the clear.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
+
 /// What is done with the names of a zone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -35,7 +52,7 @@ pub struct Route {
     /// Names that are answered without asking anyone.
     pub hosts: Option<Arc<Hosts>>,
     /// Who is asked. With nobody, all names that are not in `hosts` fail.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<Upstream>,
     /// With whom it begins.
     pub policy: Policy,
     /// Whether upstreams are asked by TCP alone.
@@ -66,7 +83,7 @@ impl Default for Route {
 impl Route {
     /// The route of all names to these upstreams.
     pub fn to(upstreams: Vec<SocketAddr>) -> Self {
-        Self { upstreams, ..Self::default() }
+        Self { upstreams: upstreams.into_iter().map(Upstream::from).collect(), ..Self::default() }
     }
 }
 
@@ -194,7 +211,7 @@ mod tests {
         let upstream = |text: &str| {
             let lower = LowerName::of(&name(text));
             let (place, route) = routes.find(&lower).unwrap();
-            routes.asks_for(place, &lower).then(|| route.upstreams[0].to_string())
+            routes.asks_for(place, &lower).then(|| route.upstreams[0].address.to_string())
         };
         let is = |text: &str| Some(format!("192.0.2.{text}:53"));
         assert_eq!(upstream("example.org."), is("1"));
@@ -229,7 +246,7 @@ mod tests {
         assert_eq!(steps("a.lab.corp."), None, "its block has none");
         let upstream = |block, text: &str| {
             let (_, route) = routes.find_in(block, &LowerName::of(&name(text))).unwrap();
-            route.upstreams[0].to_string()
+            route.upstreams[0].address.to_string()
         };
         assert_eq!(upstream(1, "example.org."), "192.0.2.2:53", "as the block forwards");
         assert_eq!(upstream(0, "a.corp."), "192.0.2.1:53");

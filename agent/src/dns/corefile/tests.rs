@@ -14,11 +14,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::dns::{
     meaning::{Meaning, Served},
-    route::{Policy, Route},
+    route::{Policy, Upstream},
+    tls::Peer,
     zone::PodNames,
 };
 
 mod steps;
+mod tls;
 
 /// A machine with these files.
 struct Files(BTreeMap<&'static str, String>);
@@ -100,8 +102,9 @@ fn name(text: &str) -> Name {
     Name::from_ascii(text).unwrap()
 }
 
-fn at(texts: &[&str]) -> Vec<SocketAddr> {
-    texts.iter().map(|text| format!("{text}:53").parse().unwrap()).collect()
+fn at(texts: &[&str]) -> Vec<Upstream> {
+    let address = |text: &&str| format!("{text}:53").parse::<SocketAddr>().unwrap().into();
+    texts.iter().map(address).collect()
 }
 
 fn zones(meaning: &Meaning) -> Vec<String> {
@@ -176,13 +179,35 @@ fn stub_domains_as_blocks_and_as_forwards() {
     );
     assert_eq!(zones(&meaning), ["corp.example.", ".", "lab.example.", "10.in-addr.arpa."]);
     let stub = &meaning.routes[0];
-    let upstreams: Vec<_> = stub.upstreams.iter().map(ToString::to_string).collect();
+    let upstreams: Vec<_> =
+        stub.upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
     assert_eq!(upstreams, ["192.0.2.5:5353", "[2001:db8::1]:53"]);
     assert_eq!((stub.policy, stub.by_tcp), (Policy::Sequential, true));
     assert_eq!(stub.except, [name("a.corp.example.")]);
     assert_eq!(meaning.routes[1].upstreams, at(&["192.0.2.9"]), "a variable");
     assert_eq!(meaning.routes[1].keeping.ttl.1, seconds(3600));
     assert_eq!(meaning.routes[3].upstreams, at(&["192.0.2.6"]));
+}
+
+#[test]
+fn upstreams_over_tls() {
+    let said = meaning(
+        ". {\n forward . tls://192.0.2.1 tls://[2001:db8::1]:8853 192.0.2.2 {\n  tls_servername a.example\n }\n \
+         forward b tls://192.0.2.3%c.example:10853 tls://192.0.2.3%d.example {\n  tls\n }\n}\n",
+    );
+    let named = |name: &str| Peer { server_name: Some(name.into()), ..Peer::default() };
+    let expected = [
+        ("192.0.2.1:853", Some(named("a.example"))),
+        ("[2001:db8::1]:8853", Some(named("a.example"))),
+        ("192.0.2.2:53", None),
+        ("192.0.2.3:10853", Some(named("c.example"))),
+        ("192.0.2.3:853", Some(named("d.example"))),
+    ];
+    let upstreams = said.routes.iter().flat_map(|route| &route.upstreams);
+    let upstreams: Vec<_> = upstreams
+        .map(|upstream| (upstream.address.to_string(), upstream.tls.as_deref().cloned()))
+        .collect();
+    assert_eq!(upstreams, expected.map(|(address, tls)| (address.to_owned(), tls)));
 }
 
 #[test]
@@ -232,7 +257,16 @@ fn errors_say_where_and_what() {
         (".", "1:1", "has no opening brace"),
         (". {\n cache \"30\n}\n", "2:8", "has no end"),
         (". {\n  route53 a {\n }\n}\n", "2:3", "\"route53\" is not supported"),
-        (". {\n forward . tls://192.0.2.1\n}\n", "2:12", "tls:// is not supported yet"),
+        (". {\n forward . https://192.0.2.1\n}\n", "2:12", "https:// is not supported"),
+        (". {\n forward . tls://dns.example\n}\n", "2:12", "is no address"),
+        (". {\n forward . tls://192.0.2.1%a_b!\n}\n", "2:12", "is no name"),
+        (". {\n forward . tls://192.0.2.1 {\n  tls /nothing\n }\n}\n", "3:7", "can't be read"),
+        (". {\n forward . 192.0.2.1 {\n  tls /etc/resolv.conf\n }\n}\n", "3:3", "no certificate"),
+        (
+            ". {\n forward . tls://192.0.2.1%a.example {\n  tls_servername b.example\n }\n}\n",
+            "2:12",
+            "do not go together",
+        ),
         (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
         (". {\n forward .\n}\n", "2:10", "who is asked"),
         (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
@@ -246,6 +280,8 @@ fn errors_say_where_and_what() {
         ),
         (".:5353 {\n}\n", "1:1", "answers on port 53"),
         ("https://. {\n}\n", "1:1", "https:// is not supported"),
+        (".:53 tls://.:853 {\n}\n", "1:6", "needs tls CERT KEY"),
+        ("tls://.:70000 {\n}\n", "1:1", "no port"),
         ("10.0.0.0/9 {\n}\n", "1:1", "no range that ends where a label does"),
         ("a. {\n}\nA {\n}\n", "3:1", "has a server block already"),
         (". {\n cache {\n  prefetch 1 1y\n }\n}\n", "3:14", "no duration"),
@@ -272,7 +308,7 @@ fn a_configuration_keeps_what_the_file_does_not_say() {
     assert_eq!((applied.ttl, applied.pod_names), (7, PodNames::Insecure));
     assert_eq!(applied.forward, own.forward);
     assert_eq!(applied.routes.len(), 1);
-    assert_eq!(applied.routes[0].upstreams, Route::to(at(&["192.0.2.1"])).upstreams);
+    assert_eq!(applied.routes[0].upstreams, at(&["192.0.2.1"]));
 }
 
 proptest! {

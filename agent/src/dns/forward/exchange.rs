@@ -1,5 +1,5 @@
 //! One question to one upstream: by UDP from a port of its own with an identifier of its own, and
-//! by TCP where the answer did not fit.
+//! by TCP where the answer did not fit; or over TLS.
 
 use std::{
     io,
@@ -12,6 +12,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
+use super::link::Link;
 use crate::dns::message::{MAX_PAYLOAD, Question};
 
 /// Larger than what we say that we take: some upstreams don't listen.
@@ -44,6 +45,12 @@ pub enum ExchangeError {
     /// The answer by TCP is none to this question.
     #[error("the answer over TCP is not to the question")]
     Mismatch,
+    /// Too many questions wait for the connection to this upstream.
+    #[error("too many questions are under way to this upstream")]
+    Busy,
+    /// The connection was closed, or could not be made, before the answer came.
+    #[error("the connection ended before the answer came")]
+    Closed,
 }
 
 impl ExchangeError {
@@ -52,13 +59,19 @@ impl ExchangeError {
     }
 }
 
-/// Asks `upstream`, at once by TCP where `by_tcp_alone`. Takes as long as it takes: the caller has the
-/// clock.
-pub async fn ask(
-    upstream: SocketAddr,
-    question: &Question,
-    by_tcp_alone: bool,
-) -> Result<Received, ExchangeError> {
+/// The way to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way<'a> {
+    /// By UDP, and by TCP what did not fit.
+    Udp(SocketAddr),
+    /// By TCP alone.
+    Tcp(SocketAddr),
+    /// Over TLS.
+    Tls(&'a Link),
+}
+
+/// Asks an upstream. Takes as long as it takes: the caller has the clock.
+pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, ExchangeError> {
     // A random identifier, from a generator that can't be guessed (RFC 5452).
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
@@ -68,14 +81,17 @@ pub async fn ask(
     edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
     query.set_edns(edns);
     let octets = query.to_vec()?;
-    if by_tcp_alone {
-        return by_tcp(upstream, &query, &octets).await;
+    match way {
+        Way::Tls(link) => link.ask(&query, octets).await,
+        Way::Tcp(upstream) => by_tcp(upstream, &query, &octets).await,
+        Way::Udp(upstream) => {
+            let received = by_udp(upstream, &query, &octets).await?;
+            if received.message.metadata.truncation {
+                return by_tcp(upstream, &query, &octets).await;
+            }
+            Ok(received)
+        }
     }
-    let received = by_udp(upstream, &query, &octets).await?;
-    if received.message.metadata.truncation {
-        return by_tcp(upstream, &query, &octets).await;
-    }
-    Ok(received)
 }
 
 async fn by_udp(
@@ -120,7 +136,7 @@ async fn by_tcp(
 }
 
 /// Reads `octets` where they are an answer to `query`: same identifier, same question.
-fn answer_to(query: &Message, octets: &[u8]) -> Option<Message> {
+pub(super) fn answer_to(query: &Message, octets: &[u8]) -> Option<Message> {
     let id = query.metadata.id.to_be_bytes();
     // Before the parser sees it: a header, our identifier, and one question.
     if octets.len() < 12 || octets[..2] != id || octets[4..6] != [0, 1] {

@@ -4,6 +4,7 @@
 pub mod exchange;
 mod flight;
 pub mod health;
+pub mod link;
 pub mod probe;
 
 use std::{
@@ -24,7 +25,13 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use self::{flight::Flights, health::Health, probe::Probes};
+use self::{
+    exchange::{ExchangeError, Way},
+    flight::Flights,
+    health::Health,
+    link::Link,
+    probe::Probes,
+};
 use super::{
     answer::{Explanation, Reply},
     cache::{Asked, Cache, Found, Hit, Keeping, Key},
@@ -33,7 +40,7 @@ use super::{
     message::Question,
     metrics::{Metrics, Origin, UpstreamCounts},
     name::LowerName,
-    route::{Policy, Route, Routes},
+    route::{Policy, Route, Routes, Upstream},
 };
 
 /// How long a client waits before it is given an answer that has outlived its time, while the next
@@ -61,6 +68,8 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
     /// By the places of the routes and of their upstreams.
     counts: Vec<Vec<Arc<UpstreamCounts>>>,
+    /// The same; of upstreams that are asked over TLS, where it can be used.
+    links: Vec<Vec<Option<Link>>>,
 }
 
 /// What can be said of a question without waiting.
@@ -91,11 +100,16 @@ impl Forwarder {
     ) -> Self {
         let health = routes.iter().map(|route| Mutex::new(Health::new(route.upstreams.len())));
         let counts = routes.iter().map(|route| {
-            route.upstreams.iter().map(|upstream| metrics.upstream(*upstream)).collect()
+            route.upstreams.iter().map(|upstream| metrics.upstream(upstream.address)).collect()
+        });
+        let counts: Vec<Vec<Arc<UpstreamCounts>>> = counts.collect();
+        let links = routes.iter().zip(&counts).map(|(route, counts)| {
+            route.upstreams.iter().zip(counts).map(|(named, counts)| link(named, counts)).collect()
         });
         Self {
             health: health.collect(),
-            counts: counts.collect(),
+            links: links.collect(),
+            counts,
             metrics,
             cache,
             flights: Flights::new(limits.max_in_flight),
@@ -246,11 +260,18 @@ impl Forwarder {
                 break;
             }
             let until = deadline.min(now + self.limits.attempt);
-            let Some(address) = route.upstreams.get(upstream).copied() else { continue };
+            let Some(address) = route.upstreams.get(upstream).map(|named| named.address) else {
+                continue;
+            };
             let Some(counts) = self.counts.get(place).and_then(|all| all.get(upstream)) else {
                 continue;
             };
-            let asking = exchange::ask(address, question, route.by_tcp);
+            let asking = async {
+                match self.way(place, upstream) {
+                    Some(way) => exchange::ask(way, question).await,
+                    None => Err(ExchangeError::Closed),
+                }
+            };
             match timeout_at(until.into(), asking).await {
                 Ok(Ok(received)) => {
                     lock(health).answered(upstream);
@@ -282,6 +303,18 @@ impl Forwarder {
         Some((self.routes.at(place)?, self.health.get(place)?))
     }
 
+    /// How the upstream at these places is asked; `None` where it is asked over TLS and that can't
+    /// be used.
+    fn way(&self, place: usize, upstream: usize) -> Option<Way<'_>> {
+        let route = self.routes.at(place)?;
+        let named = route.upstreams.get(upstream)?;
+        if named.tls.is_some() {
+            return self.links.get(place)?.get(upstream)?.as_ref().map(Way::Tls);
+        }
+        let by = if route.by_tcp { Way::Tcp } else { Way::Udp };
+        Some(by(named.address))
+    }
+
     fn next_turn(&self, policy: Policy) -> usize {
         match policy {
             Policy::Sequential => 0,
@@ -310,13 +343,22 @@ impl Forwarder {
         let mut all: Vec<_> = places
             .flat_map(|(route, health)| {
                 let looping = lock(health).looping();
-                looping.into_iter().filter_map(|place| route.upstreams.get(place).copied())
+                looping.into_iter().filter_map(|place| Some(route.upstreams.get(place)?.address))
             })
             .collect();
         all.sort_unstable();
         all.dedup();
         all
     }
+}
+
+/// The way to an upstream that is asked over TLS. What can't be used was found when the
+/// configuration was read, all but the authorities that the system trusts.
+fn link(upstream: &Upstream, counts: &UpstreamCounts) -> Option<Link> {
+    let peer = upstream.tls.as_ref()?;
+    let made = Link::new(upstream.address, peer, Arc::clone(&counts.links));
+    let upstream = upstream.address;
+    made.inspect_err(|why| tracing::error!(%upstream, why, "upstream can't be asked over TLS")).ok()
 }
 
 /// An answer that is remembered, as one to `question`.

@@ -63,7 +63,10 @@ impl Forwarder {
 
     async fn probe_one(&self, place: usize, upstream: usize) {
         let Some((route, health)) = self.at(place) else { return };
-        let Some(address) = route.upstreams.get(upstream).copied() else { return };
+        let Some(address) = route.upstreams.get(upstream).map(|named| named.address) else {
+            return;
+        };
+        let Some(way) = self.way(place, upstream) else { return };
         let labels = [any_number(), any_number()].map(|number| format!("{number:016x}"));
         let name = Name::from_labels(labels.iter().map(String::as_bytes));
         let Ok(name) = name.and_then(|name| name.append_domain(&route.zone)) else { return };
@@ -78,7 +81,7 @@ impl Forwarder {
             transport: Transport::Udp,
         };
         let until = Instant::now() + self.limits.attempt;
-        let asking = exchange::ask(address, &question, route.by_tcp);
+        let asking = exchange::ask(way, &question);
         // The answer does not matter, nor does whether there is one.
         drop(timeout_at(until.into(), asking).await);
         let came_back = !lock(&self.probes.out).remove(&key);

@@ -21,7 +21,7 @@ use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 use self::buckets::{Buckets, SIZES, TIMES, Unit};
 pub use self::chain::ChainCounts;
-use super::message::Transport;
+use super::{forward::link::LinkCounts, message::Transport};
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
 const SERVER: &str = "server=\"dns://.:53\"";
@@ -126,12 +126,14 @@ pub struct UpstreamCounts {
     /// By response code, and those of other codes.
     durations: [Buckets<16>; CODES.len() + 1],
     failures: AtomicU64,
+    /// Of its connections over TLS.
+    pub links: Arc<LinkCounts>,
 }
 
 impl UpstreamCounts {
     fn new() -> Self {
         let durations = std::array::from_fn(|_| Buckets::new(Unit::Seconds, &TIMES));
-        Self { durations, failures: AtomicU64::new(0) }
+        Self { durations, failures: AtomicU64::new(0), links: Arc::default() }
     }
 
     /// It answered with `code` after `time`.
@@ -396,6 +398,24 @@ impl Metrics {
         for (to, counts) in &*all {
             let labels = format!("proxy_name=\"forward\",to=\"{to}\"");
             sample(text, name, &labels, &counts.failures);
+        }
+        for (name, help, count) in [
+            (
+                "coredns_proxy_conn_cache_hits_total",
+                "Questions over TLS that found a connection",
+                (|counts| &counts.links.found) as fn(&UpstreamCounts) -> &AtomicU64,
+            ),
+            (
+                "coredns_proxy_conn_cache_misses_total",
+                "Questions over TLS that had to make a connection",
+                |counts| &counts.links.made,
+            ),
+        ] {
+            head(text, name, "counter", help);
+            for (to, counts) in &*all {
+                let labels = format!("proxy_name=\"forward\",to=\"{to}\",proto=\"tcp-tls\"");
+                sample_if_any(text, name, &labels, count(counts));
+            }
         }
     }
 }

@@ -128,7 +128,7 @@ impl Listeners {
         let resolver = || Arc::clone(&self.resolver);
         self.tasks.spawn(udp::serve(udp, resolver(), audience, stop.clone()));
         let connections = Arc::clone(&self.connections);
-        self.tasks.spawn(tcp::serve(tcp, resolver(), audience, connections, stop.clone()));
+        self.tasks.spawn(tcp::serve(tcp, resolver(), (audience, None), connections, stop.clone()));
         self.open.insert(address, (audience, stop));
         tracing::debug!(%address, ?audience, "listening");
     }
@@ -151,13 +151,17 @@ fn open(address: SocketAddr) -> Result<(UdpSocket, TcpListener), ListenError> {
             UdpSocket::from_std(socket.into())
         })
         .map_err(|error| ListenError::new("UDP", address, error))?;
-    let tcp = bind(address, Type::STREAM, Protocol::TCP)
+    Ok((udp, open_tcp(address)?))
+}
+
+/// A TCP socket at `address`.
+pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    bind(address, Type::STREAM, Protocol::TCP)
         .and_then(|socket| {
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())
         })
-        .map_err(|error| ListenError::new("TCP", address, error))?;
-    Ok((udp, tcp))
+        .map_err(|error| ListenError::new("TCP", address, error))
 }
 
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {

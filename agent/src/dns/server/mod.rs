@@ -2,6 +2,7 @@
 
 pub mod listen;
 mod query_log;
+pub mod secure;
 mod tcp;
 mod udp;
 mod walk;

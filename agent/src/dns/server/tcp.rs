@@ -4,21 +4,21 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Begun, Resolver, listen::Audience};
+use super::{Begun, Resolver, listen::Audience, secure::Acceptor};
 use crate::dns::{config::Tcp, message::Transport};
 
 /// How long to wait after an error of the listener itself, such as no descriptor being left.
@@ -68,11 +68,11 @@ impl Drop for Counted {
     }
 }
 
-/// Serves `listener` until `stop`.
+/// Serves `listener` until `stop`, over TLS where there is an acceptor for it.
 pub(super) async fn serve(
     listener: TcpListener,
     resolver: Arc<Resolver>,
-    audience: Audience,
+    (audience, acceptor): (Audience, Option<Acceptor>),
     connections: Arc<Connections>,
     stop: CancellationToken,
 ) {
@@ -99,9 +99,24 @@ pub(super) async fn serve(
             continue;
         };
         let (resolver, limits) = (Arc::clone(&resolver), connections.limits);
-        let stop = stop.clone();
+        let (stop, acceptor) = (stop.clone(), acceptor.clone());
         open.spawn(async move {
-            if let Err(error) = converse(stream, resolver, limits, stop).await {
+            let client = Client { resolver, address: source, limits };
+            let ended = match acceptor {
+                None => {
+                    let (reader, writer) = stream.into_split();
+                    converse(reader, writer, client, stop).await
+                }
+                Some(acceptor) => match timeout(limits.transfer, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let (reader, writer) = tokio::io::split(stream);
+                        converse(reader, writer, client, stop).await
+                    }
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                },
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, client = %source, "tcp connection ended");
             }
             drop(counted);
@@ -110,16 +125,26 @@ pub(super) async fn serve(
     while open.join_next().await.is_some() {}
 }
 
+/// Who is answered on a connection, by whom, and within which bounds.
+struct Client {
+    resolver: Arc<Resolver>,
+    address: SocketAddr,
+    limits: Tcp,
+}
+
 /// Reads questions and has them answered until the client closes, is silent for too long, or
 /// `stop`; then waits for what is under way.
-async fn converse(
-    stream: TcpStream,
-    resolver: Arc<Resolver>,
-    limits: Tcp,
+async fn converse<R, W>(
+    mut reader: R,
+    writer: W,
+    client: Client,
     stop: CancellationToken,
-) -> io::Result<()> {
-    let client = stream.peer_addr()?;
-    let (mut reader, writer) = stream.into_split();
+) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let Client { resolver, address, limits } = client;
     let (answers, queue) = mpsc::channel(limits.max_pipelined);
     let writing = tokio::spawn(write_all(writer, queue, limits.transfer));
     let under_way = Arc::new(Semaphore::new(limits.max_pipelined));
@@ -136,7 +161,7 @@ async fn converse(
                 Err(error) => break Err(error),
             },
         };
-        match resolver.begin(&octets, Transport::Tcp, client) {
+        match resolver.begin(&octets, Transport::Tcp, address) {
             Begun::Nothing => {}
             Begun::Done(answer) => {
                 if answers.send(answer).await.is_err() {
@@ -188,9 +213,11 @@ async fn write_all<W: AsyncWrite + Unpin>(
         // Answers are encoded within this bound.
         let Ok(length) = u16::try_from(answer.len()) else { continue };
         let framed = [&length.to_be_bytes()[..], &answer].concat();
-        timeout(limit, writer.write_all(&framed))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let written = async {
+            writer.write_all(&framed).await?;
+            writer.flush().await
+        };
+        timeout(limit, written).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     }
     writer.shutdown().await
 }

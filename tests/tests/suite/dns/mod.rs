@@ -2,6 +2,7 @@
 //! that behaves and one that doesn't. Needs root.
 
 mod corefile;
+mod encrypted;
 mod forwarding;
 mod lifecycle;
 mod names;

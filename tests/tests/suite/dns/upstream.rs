@@ -208,7 +208,7 @@ fn forgeries(answer: &Message) -> [Message; 2] {
     [other_id, other_name]
 }
 
-fn answer_to(query: &Message, name: &str) -> Message {
+pub(super) fn answer_to(query: &Message, name: &str) -> Message {
     let mut answer = query.clone().into_response();
     answer.additionals.clear();
     answer.edns = None;

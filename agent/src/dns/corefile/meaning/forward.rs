@@ -6,9 +6,15 @@ use std::{
 };
 
 use super::{
-    CorefileError, Directive, Served, Surroundings, Warning, Word, number, single, unknown, zone,
+    CorefileError, Directive, Served, Surroundings, Warning, Word, number, single, tls, unknown,
+    zone,
 };
-use crate::dns::{meaning::Forward, resolv_conf, route::Policy};
+use crate::dns::{
+    meaning::Forward,
+    resolv_conf,
+    route::{Policy, Upstream},
+    tls::Peer,
+};
 
 /// The port of an upstream that names none.
 const PORT: u16 = 53;
@@ -36,10 +42,13 @@ pub(super) fn read(
         max_concurrent: None,
     };
     let mut warnings = Vec::new();
+    // What the braces say of TLS counts for all upstreams that are asked over it.
+    let of_tls = tls::peer(directive, surroundings)?;
     for word in to {
-        for upstream in upstreams(word, surroundings)? {
-            if upstream.port() == served.port && served.addresses.contains(&upstream.ip()) {
-                let what = format!("{upstream} is this agent itself: its own names need no asking");
+        for upstream in upstreams(word, &of_tls, surroundings)? {
+            let address = upstream.address;
+            if address.port() == served.port && served.addresses.contains(&address.ip()) {
+                let what = format!("{address} is this agent itself: its own names need no asking");
                 warnings.push(Warning { at: word.at.clone(), what });
             } else if !this.upstreams.contains(&upstream) {
                 this.upstreams.push(upstream);
@@ -57,8 +66,11 @@ pub(super) fn read(
                 let most = if most == 0 { MAX_CONCURRENT } else { most };
                 this.max_concurrent = usize::try_from(most).ok();
             }
-            // UDP comes first anyhow; an upstream's health is known by its answers.
+            // UDP comes first anyhow; an upstream's health is known by its answers; what is said
+            // of TLS was read with the upstreams.
             "prefer_udp"
+            | "tls"
+            | "tls_servername"
             | "expire"
             | "max_fails"
             | "health_check"
@@ -86,28 +98,37 @@ fn policy(line: &Directive) -> Result<Policy, CorefileError> {
     }
 }
 
-/// Who a word names: an address, with a port perhaps, or those in a file such as
-/// `/etc/resolv.conf`.
+/// Who a word names: an address, with a port perhaps and over TLS perhaps, or those in a file such
+/// as `/etc/resolv.conf`.
 fn upstreams(
     word: &Word,
+    of_tls: &Peer,
     surroundings: &dyn Surroundings,
-) -> Result<Vec<SocketAddr>, CorefileError> {
+) -> Result<Vec<Upstream>, CorefileError> {
     let text = match word.text.split_once("://") {
         Some(("dns", rest)) => rest,
+        Some(("tls", rest)) => return Ok(vec![tls::upstream(word, rest, of_tls)?]),
         Some((other, _)) => {
-            let why =
-                format!("{other}:// is not supported yet: upstreams are asked by UDP and TCP");
+            let why = format!(
+                "{other}:// is not supported: upstreams are asked by UDP and TCP, and over TLS"
+            );
             return Err(word.error(why));
         }
         None => &word.text,
     };
-    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if let Some(address) = bare.map(|ip| (ip, PORT).into()).ok().or_else(|| text.parse().ok()) {
-        return Ok(vec![address]);
+    if let Some(address) = address(text, PORT) {
+        return Ok(vec![address.into()]);
     }
     let read = |path: &Path| surroundings.read(path).ok();
-    resolv_conf::name_servers(Path::new(text), read).ok_or_else(|| {
+    let servers = resolv_conf::name_servers(Path::new(text), read).ok_or_else(|| {
         let why = format!("{text:?} is neither an address nor a file such as /etc/resolv.conf");
         word.error(why)
-    })
+    })?;
+    Ok(servers.into_iter().map(Upstream::from).collect())
+}
+
+/// An address, with `port` where it names none.
+pub(super) fn address(text: &str, port: u16) -> Option<SocketAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    bare.map(|ip| (ip, port).into()).ok().or_else(|| text.parse().ok())
 }

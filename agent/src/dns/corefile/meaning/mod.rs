@@ -7,6 +7,7 @@ mod kubernetes;
 mod rewrite;
 mod steps;
 mod template;
+mod tls;
 mod zone;
 
 use hickory_proto::rr::{Name, RecordType};
@@ -28,20 +29,31 @@ pub(super) fn of(
     let mut context = Context { served, surroundings, warnings: Vec::new() };
     let mut zones: Vec<(Name, &Word)> = Vec::new();
     for block in blocks {
-        for key in zone::keys(&block.keys, served)? {
-            let Key { zone, word } = key;
+        let plain = zone::keys(&block.keys, served)?.into_iter().filter(|key| key.tls.is_none());
+        for Key { zone, word, .. } in plain {
             if zones.iter().any(|(other, _)| *other == zone) {
                 return Err(word.error(format!("{zone} has a server block already")));
             }
             zones.push((zone, word));
         }
     }
-    let mut all = Vec::new();
+    let mut all: Vec<ServerBlock> = Vec::new();
     for block in blocks {
-        let zones = zone::keys(&block.keys, served)?.into_iter().map(|key| key.zone).collect();
+        let (secure, plain): (Vec<_>, Vec<_>) =
+            zone::keys(&block.keys, served)?.into_iter().partition(|key| key.tls.is_some());
+        let zones: Vec<_> = plain.into_iter().map(|key| key.zone).collect();
         let mut written = ServerBlock { zones, ..ServerBlock::default() };
         for directive in &block.directives {
             context.directive(directive, &mut written)?;
+        }
+        written.tls = tls::listener(block, &secure, surroundings)?;
+        if let (Some(first), Some(tls)) = (secure.first(), &written.tls) {
+            let others = all.iter().filter_map(|block| block.tls.as_ref());
+            if others.into_iter().any(|other| other != tls) {
+                let why = "all blocks that are answered over TLS have one port and certificate";
+                return Err(first.word.error(why));
+            }
+            tls::check_zones(block, &secure, blocks, served)?;
         }
         all.push(written);
     }
@@ -95,8 +107,9 @@ impl Context<'_> {
             "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
             "log" => block.chain.log.push(steps::log(directive)?),
             "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),
-            // What this agent does by itself, and can't be told to leave.
-            "errors" | "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" => {}
+            // What this agent does by itself, and can't be told to leave; and `tls`, which is read
+            // with the keys of the block.
+            "errors" | "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" | "tls" => {}
             "loadbalance" if directive.arguments.iter().all(|word| word.text == "round_robin") => {}
             other => {
                 let what =
@@ -112,7 +125,7 @@ impl Context<'_> {
 fn unsupported(directive: &str) -> String {
     format!(
         "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
-         template, autopath, dns64, acl, log, bind, bufsize, import, errors, loop, reload and \
+         template, autopath, dns64, acl, log, bind, bufsize, tls, import, errors, loop, reload and \
          loadbalance"
     )
 }
