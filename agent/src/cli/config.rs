@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::config::{ConfigError, Flags, Resolved, resolve};
+use crate::{
+    config::{ConfigError, Flags, Resolved, resolve},
+    dns,
+};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,9 +43,9 @@ impl ConfigCommand {
         match self {
             Self::Show(source) => print!("{}", source.resolve()?.show()),
             Self::Check(source) => {
-                let dns = source.resolve()?.config.dns();
-                if matches!(dns.source, crate::dns::Source::Corefile(_)) {
-                    for warning in crate::dns::follow::check(&dns).map_err(anyhow::Error::msg)? {
+                let role = source.resolve()?.config.dns();
+                if matches!(role.source, dns::Source::Corefile(_) | dns::Source::Blocks(_)) {
+                    for warning in dns::follow::check(&role).map_err(anyhow::Error::msg)? {
                         eprintln!("left out: {warning}");
                     }
                 }

@@ -136,6 +136,9 @@ fields! {
     /// Corefile (as CoreDNS has it) that says how names are answered, in the place of dnsUpstream;
     /// empty: none
     corefile: PathBuf = PathBuf::new();
+    /// Server blocks that say how names are answered, as a Corefile does, in the place of
+    /// dnsUpstream (as a flag: YAML); empty: none
+    dns_blocks: crate::dns::native::Blocks = crate::dns::native::Blocks::default();
     /// What is logged, as a tracing filter such as `info` or `mizzen_agent::dns=debug`; the
     /// variable RUST_LOG goes first
     log_filter: String = "info".to_owned();

@@ -189,6 +189,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_in_a_server_block_is_named_with_its_line() {
+        let unknown = error(&format!("{HEAD}dnsBlocks:\n- zones: [a]\n  forwards: []\n"));
+        assert!(unknown.contains("dnsBlocks[0]") && unknown.contains("forwards"), "{unknown}");
+        assert!(unknown.contains("line 4"), "{unknown}");
+        let meant = error(&format!("{HEAD}dnsBlocks:\n- zones: [a]\n  bufsize: 1\n"));
+        assert!(meant.contains("dnsBlocks[0]: bufsize: 1 is no number"), "{meant}");
+        assert!(meant.contains("line 3"), "the block's: {meant}");
+    }
+
+    #[test]
+    fn server_blocks_are_shown_as_they_would_be_written() {
+        let blocks = "[{\"zones\":[\"a\"],\"forward\":[{\"to\":[\"192.0.2.1\"]}]}]";
+        let flags = Flags {
+            node_name: Some("n".into()),
+            dns_blocks: Some("[{zones: [a], forward: [{to: [192.0.2.1]}]}]".parse().unwrap()),
+            ..Flags::default()
+        };
+        let shown = resolve(None, flags, None).unwrap().show();
+        assert!(shown.contains(&format!("dnsBlocks: {blocks}  # flag\n")), "{shown}");
+        let again = parse(&shown, "shown".into()).unwrap();
+        assert_eq!(again.dns_blocks.unwrap().0.len(), 1);
+    }
+
+    #[test]
     fn a_value_of_the_wrong_type_is_named_with_its_line() {
         let error = error(&format!("{HEAD}services: maybe\n"));
         assert!(error.contains("services") && error.contains("line 2"), "{error}");

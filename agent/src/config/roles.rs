@@ -36,6 +36,10 @@ impl Config {
             return Err(ConfigError::value("log_format", "must be text or json"));
         }
         self.named_upstreams()?;
+        if given(&self.corefile).is_some() && !self.dns_blocks.0.is_empty() {
+            let why = "a Corefile and dnsBlocks both say how names are answered; give one";
+            return Err(ConfigError::value("dns_blocks", why));
+        }
         Ok(())
     }
 
@@ -112,6 +116,7 @@ impl Config {
         let upstreams = self.named_upstreams().unwrap_or_default();
         let source = match given(&self.corefile) {
             Some(path) => dns::Source::Corefile(path),
+            None if !self.dns_blocks.0.is_empty() => dns::Source::Blocks(self.dns_blocks.clone()),
             None if upstreams.is_empty() => dns::Source::ResolvConf(RESOLV_CONF.into()),
             None => dns::Source::Here,
         };
@@ -165,7 +170,12 @@ mod tests {
         let named = Config { dns_upstream: vec!["192.0.2.1".into()], ..Config::default() };
         assert_eq!(source(named.clone()), dns::Source::Here);
         let corefile = Config { corefile: "/etc/coredns/Corefile".into(), ..named };
-        assert_eq!(source(corefile), dns::Source::Corefile("/etc/coredns/Corefile".into()));
+        assert_eq!(source(corefile.clone()), dns::Source::Corefile("/etc/coredns/Corefile".into()));
+        let dns_blocks: dns::native::Blocks = "[{zones: [a]}]".parse().unwrap();
+        let blocks = Config { dns_blocks: dns_blocks.clone(), ..Config::default() };
+        assert_eq!(source(blocks), dns::Source::Blocks(dns_blocks.clone()));
+        let both = Config { dns_blocks, node_name: "n".into(), ..corefile };
+        assert!(both.check().unwrap_err().to_string().contains("--dns-blocks"));
     }
 
     #[test]

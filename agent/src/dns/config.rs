@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{chain::Block, route::Route, tls, zone::PodNames};
+use super::{chain::Block, native::Blocks, route::Route, tls, zone::PodNames};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -93,6 +93,8 @@ pub enum Source {
     ResolvConf(PathBuf),
     /// A Corefile.
     Corefile(PathBuf),
+    /// None, but server blocks of the configuration, which may name files.
+    Blocks(Blocks),
 }
 
 /// Bounds of the way to the upstreams. Clients give up after five seconds (glibc, musl), so the

@@ -1,8 +1,6 @@
 //! The file beside the configuration: read, validated and put in force while the agent runs. A
 //! file that can't be used leaves what was in force.
 
-use std::path::Path;
-
 use hickory_proto::rr::Name;
 use tokio::task::spawn_blocking;
 
@@ -10,7 +8,7 @@ use super::{
     config::{Config, Source, served_addresses},
     corefile::{self, Corefile, Machine, Surroundings as _},
     meaning::{Meaning, Served},
-    origin, resolv_conf,
+    native, origin, resolv_conf,
     route::Route,
 };
 
@@ -46,19 +44,27 @@ fn read(mut config: Config, domain: Name) -> Result<Followed, String> {
             config.routes = vec![Route::to(servers)];
             Ok(Followed { config, warnings: Vec::new() })
         }
-        Source::Corefile(path) => read_corefile(&config, domain, &path),
+        Source::Corefile(path) => {
+            let served = served(&config, domain);
+            let read = corefile::read(&path, &served, &Machine);
+            let Corefile { blocks, warnings } = read.map_err(|error| error.to_string())?;
+            let config = Meaning::of(blocks, &served).applied(&config);
+            Ok(Followed { config, warnings: warnings.iter().map(ToString::to_string).collect() })
+        }
+        Source::Blocks(written) => {
+            let served = served(&config, domain);
+            let (blocks, warnings) = native::read(&written, &served, &Machine)?;
+            Ok(Followed { config: Meaning::of(blocks, &served).applied(&config), warnings })
+        }
     }
 }
 
-fn read_corefile(config: &Config, domain: Name, path: &Path) -> Result<Followed, String> {
-    let served = Served {
+/// What server blocks have to fit.
+fn served(config: &Config, domain: Name) -> Served {
+    Served {
         domain,
         port: config.port,
         addresses: served_addresses(config),
         connects_pods: config.connects_pods,
-    };
-    let read = corefile::read(path, &served, &Machine).map_err(|error| error.to_string())?;
-    let Corefile { blocks, warnings } = read;
-    let config = Meaning::of(blocks, &served).applied(config);
-    Ok(Followed { config, warnings: warnings.iter().map(ToString::to_string).collect() })
+    }
 }

@@ -22,6 +22,8 @@ pub mod meaning;
 pub mod message;
 pub mod metrics;
 pub mod name;
+pub mod native;
+pub mod notation;
 pub mod peers;
 pub mod resolv_conf;
 pub mod route;

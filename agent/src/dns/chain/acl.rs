@@ -48,6 +48,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// The action of that name, in any letters.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Ok(match &*name.to_ascii_lowercase() {
+            "allow" => Self::Allow,
+            "block" => Self::Block,
+            "filter" => Self::Filter,
+            "drop" => Self::Drop,
+            other => return Err(format!("{other:?} must be allow, block, filter or drop")),
+        })
+    }
+
     /// What is said in the place of the answer; nothing where there is one, or none at all.
     pub fn reply(self) -> Option<Reply> {
         let (code, explanation) = match self {

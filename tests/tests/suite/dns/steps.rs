@@ -99,6 +99,31 @@ fn names_are_rewritten_and_answers_brought_back() {
 }
 
 #[test]
+fn the_agents_own_configuration_says_the_same() {
+    let site = Site::new();
+    let _upstream = Upstream::start(&site.outside, &[OUTSIDE[0].parse().unwrap()]);
+    let blocks = format!(
+        "[{{forward: [{{to: [{}]}}], autopath: {{}}, \
+          hosts: {{entries: {{192.0.2.33: [table.example]}}, fallthrough: ['.']}}, \
+          rewrite: [{{name: {{match: suffix, from: .corp.example, \
+          to: .default.svc.cluster.local, answerAuto: true}}}}]}}]",
+        OUTSIDE[0]
+    );
+    let follows = Config { source: Source::Blocks(blocks.parse().unwrap()), ..config(&[]) };
+    let running = Running::start(&site, follows, snapshot());
+    running.local_pods.add(&POD.map(|address| address.parse().unwrap()), "default");
+    for address in CLUSTER {
+        for by in BY {
+            let ask = |name: &str| site.dig(&format!("@{address} {by} +short {name} A"));
+            assert_eq!(ask("table.example"), "192.0.2.33\n");
+            assert_eq!(ask("web.corp.example"), "10.96.1.1\n");
+            let completed = ask(&format!("www.example.org.{FIRST}"));
+            assert_eq!(completed, "www.example.org.\n192.0.2.80\n");
+        }
+    }
+}
+
+#[test]
 fn a_rewritten_name_is_asked_of_the_upstream_of_its_block() {
     let upstream = OUTSIDE[0];
     let served = serve(&format!(

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::{CorefileError, Directive, Served, Warning, Word, number, single, unknown, zone};
-use crate::dns::cache::{Keeping, Prefetch};
+use crate::dns::{
+    cache::{Keeping, Prefetch},
+    notation::{self, LONGEST_FAILURE, MAX_TTL},
+};
 
-/// The longest and the shortest that CoreDNS keeps an answer where nothing else is said, in seconds.
-const MAX_TTL: u64 = 3600;
-const MAX_NEGATIVE_TTL: u64 = 1800;
-const MIN_TTL: u64 = 5;
 /// How long `serve_stale` without a time means.
 const STALE: Duration = Duration::from_hours(1);
 
@@ -16,20 +15,13 @@ pub(super) fn read(
     directive: &Directive,
     served: &Served,
 ) -> Result<(Keeping, Vec<Warning>), CorefileError> {
-    let seconds = Duration::from_secs;
-    let mut keeping = Keeping {
-        ttl: (seconds(MIN_TTL), seconds(MAX_TTL)),
-        negative_ttl: (seconds(MIN_TTL), seconds(MAX_NEGATIVE_TTL)),
-        ..Keeping::default()
+    let (most, zones) = match &directive.arguments[..] {
+        [first, zones @ ..] if first.text.parse::<u64>().is_ok() => {
+            (first.text.parse().ok(), zones)
+        }
+        zones => (None, zones),
     };
-    let mut zones = &directive.arguments[..];
-    if let [first, rest @ ..] = zones
-        && let Ok(most) = first.text.parse()
-    {
-        zones = rest;
-        keeping.ttl.1 = seconds(u64::min(most, MAX_TTL));
-        keeping.negative_ttl.1 = seconds(u64::min(most, MAX_NEGATIVE_TTL));
-    }
+    let mut keeping = notation::keeping(most);
     if let Some(zone) = zones.first() {
         return Err(zone.error("zones of a cache are not supported; give them a server block"));
     }
@@ -46,7 +38,7 @@ pub(super) fn read(
                     warnings.push(Warning { at: line.name.at.clone(), what });
                 }
             }
-            "servfail" => keeping.failure_ttl = duration(single(line)?)?.min(seconds(300)),
+            "servfail" => keeping.failure_ttl = duration(single(line)?)?.min(LONGEST_FAILURE),
             "disable" => disable(line, served, &mut keeping)?,
             _ => return Err(unknown(line, directive)),
         }
@@ -113,34 +105,7 @@ fn prefetch(line: &Directive) -> Result<Option<Prefetch>, CorefileError> {
     Ok((hits > 0).then_some(prefetch))
 }
 
-/// A duration as Go writes it: numbers with units, such as `1m30s`; 0 needs none.
+/// A duration as Go writes it.
 pub(super) fn duration(word: &Word) -> Result<Duration, CorefileError> {
-    let why = || word.error(format!("{:?} is no duration such as 30s, 1m30s or 1h", word.text));
-    if word.text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut whole = Duration::ZERO;
-    let mut rest = &*word.text;
-    while !rest.is_empty() {
-        let digits = rest.find(|next: char| !next.is_ascii_digit()).ok_or_else(why)?;
-        let (count, behind) = rest.split_at(digits);
-        let letters = behind.find(|next: char| next.is_ascii_digit()).unwrap_or(behind.len());
-        let (unit, behind) = behind.split_at(letters);
-        let count: u32 = count.parse().map_err(|_| why())?;
-        let unit = match unit {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_mins(1),
-            "h" => Duration::from_hours(1),
-            _ => return Err(why()),
-        };
-        whole = unit.checked_mul(count).and_then(|part| whole.checked_add(part)).ok_or_else(why)?;
-        rest = behind;
-    }
-    // Times far beyond any use would not fit in a clock.
-    if word.text.is_empty() || whole > Duration::from_hours(24 * 365) {
-        Err(why())
-    } else {
-        Ok(whole)
-    }
+    notation::duration(&word.text).map_err(|why| word.error(why))
 }

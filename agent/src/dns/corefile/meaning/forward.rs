@@ -1,23 +1,10 @@
 //! `forward`: who is asked.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
-
 use super::{
-    CorefileError, Directive, Served, Surroundings, Warning, Word, number, single, tls, unknown,
-    zone,
+    CorefileError, Directive, Served, Surroundings, Warning, number, single, tls, unknown, zone,
 };
-use crate::dns::{
-    meaning::Forward,
-    resolv_conf,
-    route::{Policy, Upstream},
-    tls::Peer,
-};
+use crate::dns::{meaning::Forward, notation, route::Policy};
 
-/// The port of an upstream that names none.
-const PORT: u16 = 53;
 /// More than this is no bound.
 const MAX_CONCURRENT: u64 = 10_000;
 
@@ -33,7 +20,7 @@ pub(super) fn read(
         return Err(from.error("behind the zone stands who is asked"));
     }
     let mut this = Forward {
-        from: zone::parse(&from.text).map_err(|why| from.error(why))?,
+        from: notation::zone(&from.text).map_err(|why| from.error(why))?,
         upstreams: Vec::new(),
         // As CoreDNS has it where nothing is said.
         policy: Policy::Random,
@@ -45,7 +32,8 @@ pub(super) fn read(
     // What the braces say of TLS counts for all upstreams that are asked over it.
     let of_tls = tls::peer(directive, surroundings)?;
     for word in to {
-        for upstream in upstreams(word, &of_tls, surroundings)? {
+        let named = notation::upstreams(&word.text, &of_tls, |path| surroundings.read(path).ok());
+        for upstream in named.map_err(|why| word.error(why))? {
             let address = upstream.address;
             if address.port() == served.port && served.addresses.contains(&address.ip()) {
                 let what = format!("{address} is this agent itself: its own names need no asking");
@@ -87,48 +75,5 @@ pub(super) fn read(
 
 fn policy(line: &Directive) -> Result<Policy, CorefileError> {
     let word = single(line)?;
-    match &*word.text {
-        "random" => Ok(Policy::Random),
-        "round_robin" => Ok(Policy::RoundRobin),
-        "sequential" => Ok(Policy::Sequential),
-        other => {
-            let why = format!("policy {other:?} must be random, round_robin or sequential");
-            Err(word.error(why))
-        }
-    }
-}
-
-/// Who a word names: an address, with a port perhaps and over TLS perhaps, or those in a file such
-/// as `/etc/resolv.conf`.
-fn upstreams(
-    word: &Word,
-    of_tls: &Peer,
-    surroundings: &dyn Surroundings,
-) -> Result<Vec<Upstream>, CorefileError> {
-    let text = match word.text.split_once("://") {
-        Some(("dns", rest)) => rest,
-        Some(("tls", rest)) => return Ok(vec![tls::upstream(word, rest, of_tls)?]),
-        Some((other, _)) => {
-            let why = format!(
-                "{other}:// is not supported: upstreams are asked by UDP and TCP, and over TLS"
-            );
-            return Err(word.error(why));
-        }
-        None => &word.text,
-    };
-    if let Some(address) = address(text, PORT) {
-        return Ok(vec![address.into()]);
-    }
-    let read = |path: &Path| surroundings.read(path).ok();
-    let servers = resolv_conf::name_servers(Path::new(text), read).ok_or_else(|| {
-        let why = format!("{text:?} is neither an address nor a file such as /etc/resolv.conf");
-        word.error(why)
-    })?;
-    Ok(servers.into_iter().map(Upstream::from).collect())
-}
-
-/// An address, with `port` where it names none.
-pub(super) fn address(text: &str, port: u16) -> Option<SocketAddr> {
-    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    bare.map(|ip| (ip, port).into()).ok().or_else(|| text.parse().ok())
+    notation::policy(&word.text).map_err(|why| word.error(why))
 }

@@ -5,6 +5,7 @@ use hickory_proto::rr::Name;
 use super::{CorefileError, Directive, Served, Warning, number, single, unknown, zone};
 use crate::dns::{
     meaning::{Kubernetes, is_reverse},
+    notation,
     zone::PodNames,
 };
 
@@ -69,13 +70,5 @@ fn falls_through(zones: &[Name], zone: &Name) -> bool {
 
 fn pods(line: &Directive) -> Result<PodNames, CorefileError> {
     let mode = single(line)?;
-    match &*mode.text {
-        "disabled" => Ok(PodNames::Disabled),
-        "insecure" => Ok(PodNames::Insecure),
-        "verified" => Ok(PodNames::Verified),
-        other => {
-            let why = format!("pods {other:?} must be disabled, insecure or verified");
-            Err(mode.error(why))
-        }
-    }
+    notation::pods(&mode.text).map_err(|why| mode.error(why))
 }

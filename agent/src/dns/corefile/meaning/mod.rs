@@ -18,7 +18,10 @@ use super::{
     lexer::Word,
     syntax::{Block, Directive},
 };
-use crate::dns::meaning::{Served, ServerBlock};
+use crate::dns::{
+    meaning::{Served, ServerBlock},
+    notation,
+};
 
 /// The server blocks that these are, and what of them is left out.
 pub(super) fn of(
@@ -152,8 +155,7 @@ fn single(directive: &Directive) -> Result<&Word, CorefileError> {
 
 /// A type of records, by its name.
 fn record_type(word: &Word) -> Result<RecordType, CorefileError> {
-    let known = word.text.to_ascii_uppercase().parse();
-    known.map_err(|_| word.error(format!("{:?} is no type such as A or SRV", word.text)))
+    notation::record_type(&word.text).map_err(|why| word.error(why))
 }
 
 /// A number within bounds.

@@ -17,7 +17,7 @@ use crate::{
             dns64::Dns64,
             query_log::{Class, Format, LogRule},
         },
-        resolv_conf,
+        notation, resolv_conf,
     },
     model::node::Cidr,
 };
@@ -38,15 +38,7 @@ pub(super) fn access(directive: &Directive, block: &[Name]) -> Result<Access, Co
 }
 
 fn policy(line: &Directive) -> Result<Policy, CorefileError> {
-    let action = match &*line.name.text.to_ascii_lowercase() {
-        "allow" => Action::Allow,
-        "block" => Action::Block,
-        "filter" => Action::Filter,
-        "drop" => Action::Drop,
-        other => {
-            return Err(line.name.error(format!("{other:?} must be allow, block, filter or drop")));
-        }
-    };
+    let action = Action::named(&line.name.text).map_err(|why| line.name.error(why))?;
     let (mut kinds, mut sources) = (None, None);
     let mut rest = &line.arguments[..];
     while let [section, behind @ ..] = rest {
@@ -70,15 +62,8 @@ fn policy(line: &Directive) -> Result<Policy, CorefileError> {
     Ok(Policy { action, kinds, sources })
 }
 
-/// A range of addresses, or a single one.
 fn range(word: &Word) -> Result<Cidr, CorefileError> {
-    let single = || {
-        let address: std::net::IpAddr = word.text.parse().ok()?;
-        Cidr::holding(address, if address.is_ipv4() { 32 } else { 128 })
-    };
-    word.text.parse().ok().or_else(single).ok_or_else(|| {
-        word.error(format!("{:?} is no range such as 192.0.2.0/24 or 2001:db8::/64", word.text))
-    })
+    notation::range(&word.text).map_err(|why| word.error(why))
 }
 
 /// `autopath [ZONE...] @kubernetes|FILE`.

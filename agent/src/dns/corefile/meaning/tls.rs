@@ -1,16 +1,13 @@
 //! What a Corefile says of TLS: `tls` and `tls_servername` of a `forward`, and `tls` of a server
 //! block.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use super::{
-    Block, CorefileError, Directive, Served, Surroundings, Word, forward, single, unknown,
+    Block, CorefileError, Directive, Served, Surroundings, Word, single, unknown,
     zone::{self, Key},
 };
-use crate::dns::{
-    route::Upstream,
-    tls::{Identity, Listener, PORT, Peer},
-};
+use crate::dns::tls::{Identity, Listener, PORT, Peer};
 
 /// What the braces of a `forward` say.
 pub(super) fn peer(
@@ -48,30 +45,6 @@ pub(super) fn peer(
         }
     }
     Ok(peer)
-}
-
-/// The upstream that `tls://` is followed by: an address, behind `%` the name of its certificate,
-/// and a port.
-pub(super) fn upstream(word: &Word, text: &str, of_all: &Peer) -> Result<Upstream, CorefileError> {
-    let (address, name) = match text.split_once('%') {
-        None => (text.to_owned(), None),
-        // The port stands behind the name.
-        Some((address, name)) => match name.rsplit_once(':') {
-            Some((name, port)) => (format!("{address}:{port}"), Some(name)),
-            None => (address.to_owned(), Some(name)),
-        },
-    };
-    let known = forward::address(&address, PORT);
-    let address = known.ok_or_else(|| word.error(format!("{address:?} is no address")))?;
-    let mut peer = of_all.clone();
-    if let Some(name) = name {
-        if peer.server_name.is_some() {
-            return Err(word.error("the name behind % and tls_servername do not go together"));
-        }
-        peer.server_name = Some(name.to_owned());
-    }
-    peer.check(address.ip()).map_err(|why| word.error(why))?;
-    Ok(Upstream { address, tls: Some(Arc::new(peer)) })
 }
 
 /// Where a block with these keys for TLS is answered over it, and by which certificate: `tls CERT

@@ -1,11 +1,9 @@
 //! Zones as a Corefile writes them: names, or ranges of addresses that mean their reverse names.
 
-use std::net::IpAddr;
-
 use hickory_proto::rr::Name;
 
 use super::{CorefileError, Served, Word};
-use crate::dns::tls;
+use crate::dns::{notation, tls};
 
 /// A zone of a server block.
 pub(super) struct Key<'a> {
@@ -50,39 +48,17 @@ pub(super) fn keys<'a>(words: &'a [Word], served: &Served) -> Result<Vec<Key<'a>
                     format!("port {port}: the agent answers on port {} (dnsPort)", served.port);
                 return Err(word.error(why));
             }
-            keys.push(Key { zone: parse(zone).map_err(|why| word.error(why))?, word, tls });
+            keys.push(Key {
+                zone: notation::zone(zone).map_err(|why| word.error(why))?,
+                word,
+                tls,
+            });
         }
     }
     Ok(keys)
 }
 
-/// The zone that `text` names.
-pub(super) fn parse(text: &str) -> Result<Name, String> {
-    if let Some((address, length)) = text.split_once('/') {
-        let range = address.parse().ok().zip(length.parse().ok());
-        let range = range.and_then(|(address, length)| reverse(address, length));
-        return range.ok_or_else(|| {
-            format!("{text:?} is no range that ends where a label does, as /8, /16 and /24 do")
-        });
-    }
-    let mut name =
-        Name::from_ascii(text).map_err(|error| format!("{text:?} is no zone: {error}"))?;
-    name.set_fqdn(true);
-    Ok(name)
-}
-
-/// The name below which the addresses of a range are; `None` where no label ends there.
-fn reverse(address: IpAddr, length: u8) -> Option<Name> {
-    let bits = if address.is_ipv4() { 8 } else { 4 };
-    if length == 0 || !length.is_multiple_of(bits) {
-        return None;
-    }
-    let labels = usize::from(length / bits);
-    (labels <= if address.is_ipv4() { 4 } else { 32 })
-        .then(|| Name::from(address).trim_to(labels + 2))
-}
-
 /// The zones that words name.
 pub(super) fn list(words: &[Word]) -> Result<Vec<Name>, CorefileError> {
-    words.iter().map(|word| parse(&word.text).map_err(|why| word.error(why))).collect()
+    words.iter().map(|word| notation::zone(&word.text).map_err(|why| word.error(why))).collect()
 }

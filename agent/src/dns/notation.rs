@@ -1,0 +1,191 @@
+//! How zones, times, ranges and upstreams are written, in a Corefile and in the agent's own
+//! configuration alike. What is wrong is said without where: that is for whoever read it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_proto::rr::{Name, RecordType};
+
+use super::{
+    cache::Keeping,
+    resolv_conf,
+    route::{Policy, Upstream},
+    tls::{self, Peer},
+    zone::PodNames,
+};
+use crate::model::node::Cidr;
+
+/// The port of an upstream that names none.
+const PORT: u16 = 53;
+/// The longest and the shortest that CoreDNS keeps an answer where nothing else is said, in seconds.
+pub const MAX_TTL: u64 = 3600;
+const MAX_NEGATIVE_TTL: u64 = 1800;
+const MIN_TTL: u64 = 5;
+/// The longest that a failure is kept (RFC 9520).
+pub const LONGEST_FAILURE: Duration = Duration::from_mins(5);
+
+/// The zone that `text` names: a name, or a range of addresses that means their reverse names.
+pub fn zone(text: &str) -> Result<Name, String> {
+    if let Some((address, length)) = text.split_once('/') {
+        let range = address.parse().ok().zip(length.parse().ok());
+        let range = range.and_then(|(address, length)| reverse(address, length));
+        return range.ok_or_else(|| {
+            format!("{text:?} is no range that ends where a label does, as /8, /16 and /24 do")
+        });
+    }
+    let mut name =
+        Name::from_ascii(text).map_err(|error| format!("{text:?} is no zone: {error}"))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The name below which the addresses of a range are; `None` where no label ends there.
+fn reverse(address: IpAddr, length: u8) -> Option<Name> {
+    let bits = if address.is_ipv4() { 8 } else { 4 };
+    if length == 0 || !length.is_multiple_of(bits) {
+        return None;
+    }
+    let labels = usize::from(length / bits);
+    (labels <= if address.is_ipv4() { 4 } else { 32 })
+        .then(|| Name::from(address).trim_to(labels + 2))
+}
+
+/// A type of records, by its name.
+pub fn record_type(text: &str) -> Result<RecordType, String> {
+    let known = text.to_ascii_uppercase().parse();
+    known.map_err(|_| format!("{text:?} is no type such as A or SRV"))
+}
+
+/// A range of addresses, or a single one.
+pub fn range(text: &str) -> Result<Cidr, String> {
+    let single = || {
+        let address: IpAddr = text.parse().ok()?;
+        Cidr::holding(address, if address.is_ipv4() { 32 } else { 128 })
+    };
+    text.parse()
+        .ok()
+        .or_else(single)
+        .ok_or_else(|| format!("{text:?} is no range such as 192.0.2.0/24 or 2001:db8::/64"))
+}
+
+/// How names of pods are answered.
+pub fn pods(text: &str) -> Result<PodNames, String> {
+    match text {
+        "disabled" => Ok(PodNames::Disabled),
+        "insecure" => Ok(PodNames::Insecure),
+        "verified" => Ok(PodNames::Verified),
+        other => Err(format!("pods {other:?} must be disabled, insecure or verified")),
+    }
+}
+
+/// With whom a question begins.
+pub fn policy(text: &str) -> Result<Policy, String> {
+    match text {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        other => Err(format!("policy {other:?} must be random, round_robin or sequential")),
+    }
+}
+
+/// How long answers are kept where nothing but the longest time is said, in seconds; as CoreDNS
+/// has it.
+pub fn keeping(most: Option<u64>) -> Keeping {
+    let seconds = Duration::from_secs;
+    let bounded = |limit: u64| seconds(most.map_or(limit, |most| most.min(limit)));
+    Keeping {
+        ttl: (seconds(MIN_TTL), bounded(MAX_TTL)),
+        negative_ttl: (seconds(MIN_TTL), bounded(MAX_NEGATIVE_TTL)),
+        ..Keeping::default()
+    }
+}
+
+/// A duration as Go writes it: numbers with units, such as `1m30s`; 0 needs none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let why = || format!("{text:?} is no duration such as 30s, 1m30s or 1h");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut whole = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|next: char| !next.is_ascii_digit()).ok_or_else(why)?;
+        let (count, behind) = rest.split_at(digits);
+        let letters = behind.find(|next: char| next.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(letters);
+        let count: u32 = count.parse().map_err(|_| why())?;
+        let unit = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return Err(why()),
+        };
+        whole = unit.checked_mul(count).and_then(|part| whole.checked_add(part)).ok_or_else(why)?;
+        rest = behind;
+    }
+    // Times far beyond any use would not fit in a clock.
+    if text.is_empty() || whole > Duration::from_hours(24 * 365) { Err(why()) } else { Ok(whole) }
+}
+
+/// Who `text` names: an address, with a port perhaps and over TLS perhaps, or those in a file such
+/// as `/etc/resolv.conf`, which `read` reads.
+pub fn upstreams(
+    text: &str,
+    over_tls: &Peer,
+    read: impl Fn(&Path) -> Option<String>,
+) -> Result<Vec<Upstream>, String> {
+    let text = match text.split_once("://") {
+        Some(("dns", rest)) => rest,
+        Some(("tls", rest)) => return Ok(vec![secure_upstream(rest, over_tls)?]),
+        Some((other, _)) => {
+            return Err(format!(
+                "{other}:// is not supported: upstreams are asked by UDP and TCP, and over TLS"
+            ));
+        }
+        None => text,
+    };
+    if let Some(address) = address(text, PORT) {
+        return Ok(vec![address.into()]);
+    }
+    let servers = resolv_conf::name_servers(Path::new(text), read).ok_or_else(|| {
+        format!("{text:?} is neither an address nor a file such as /etc/resolv.conf")
+    })?;
+    Ok(servers.into_iter().map(Upstream::from).collect())
+}
+
+/// The upstream that `tls://` is followed by: an address, behind `%` the name of its certificate,
+/// and a port.
+fn secure_upstream(text: &str, of_all: &Peer) -> Result<Upstream, String> {
+    let (written, name) = match text.split_once('%') {
+        None => (text.to_owned(), None),
+        // The port stands behind the name.
+        Some((address, name)) => match name.rsplit_once(':') {
+            Some((name, port)) => (format!("{address}:{port}"), Some(name)),
+            None => (address.to_owned(), Some(name)),
+        },
+    };
+    let address =
+        address(&written, tls::PORT).ok_or_else(|| format!("{written:?} is no address"))?;
+    let mut peer = of_all.clone();
+    if let Some(name) = name {
+        if peer.server_name.is_some() {
+            return Err("two names are said for its certificate: the name behind % and that of \
+                        tls do not go together"
+                .to_owned());
+        }
+        peer.server_name = Some(name.to_owned());
+    }
+    peer.check(address.ip())?;
+    Ok(Upstream { address, tls: Some(Arc::new(peer)) })
+}
+
+/// An address, with `port` where it names none.
+fn address(text: &str, port: u16) -> Option<SocketAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    bare.map(|ip| (ip, port).into()).ok().or_else(|| text.parse().ok())
+}
