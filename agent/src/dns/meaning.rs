@@ -9,6 +9,7 @@ use super::{
     cache::Keeping,
     chain::{Block, Chain},
     config::Config,
+    forward::error_log::Errors,
     hosts::Hosts,
     route::{Policy, Route, Upstream},
     tls,
@@ -45,6 +46,8 @@ pub struct ServerBlock {
     pub forwards: Vec<Forward>,
     /// Where it is answered over TLS too.
     pub tls: Option<tls::Listener>,
+    /// What is said of questions that nobody answers.
+    pub errors: Option<Errors>,
 }
 
 /// How names of the cluster are answered.
@@ -131,6 +134,7 @@ impl Meaning {
 
     fn route(&mut self, block: usize, written: &ServerBlock, served: &Served) {
         let hosts = written.hosts.clone().map(Arc::new);
+        let errors = written.errors.clone().map(Arc::new);
         let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
         // Whether a zone is one that is answered from the index.
         let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
@@ -145,8 +149,8 @@ impl Meaning {
                 }
                 has_own |= from == *zone;
                 let route = forward.route();
-                let hosts = hosts.clone();
-                self.routes.push(Route { zone: from, block, hosts, keeping, ..route });
+                let (hosts, errors) = (hosts.clone(), errors.clone());
+                self.routes.push(Route { zone: from, block, hosts, keeping, errors, ..route });
             }
             if !has_own && (hosts.is_some() || !is_ours(zone)) {
                 let (zone, hosts) = (zone.clone(), hosts.clone());

@@ -7,6 +7,7 @@ use hickory_proto::rr::Name;
 use super::{
     cache::Keeping,
     chain::{Block, Chain},
+    forward::error_log::Errors,
     hosts::Hosts,
     name::LowerName,
     tls::Peer,
@@ -61,6 +62,8 @@ pub struct Route {
     pub except: Vec<Name>,
     /// For how long answers are kept.
     pub keeping: Keeping,
+    /// What is said of questions that nobody answers.
+    pub errors: Option<Arc<Errors>>,
 }
 
 impl Default for Route {
@@ -76,6 +79,7 @@ impl Default for Route {
             by_tcp: false,
             except: Vec::new(),
             keeping: Keeping::default(),
+            errors: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Names that are not ours: asked of the upstreams of their zone, once per name at a time, within
 //! the time that clients wait; and what is said when no upstream answers.
 
+pub mod error_log;
 pub mod exchange;
 mod flight;
 pub mod health;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 use self::{
+    error_log::ErrorLog,
     exchange::{ExchangeError, Way},
     flight::Flights,
     health::Health,
@@ -70,6 +72,8 @@ pub struct Forwarder {
     counts: Vec<Vec<Arc<UpstreamCounts>>>,
     /// The same; of upstreams that are asked over TLS, where it can be used.
     links: Vec<Vec<Option<Link>>>,
+    /// Where a block has what fails said.
+    error_log: Option<ErrorLog>,
 }
 
 /// What can be said of a question without waiting.
@@ -103,12 +107,14 @@ impl Forwarder {
             route.upstreams.iter().map(|upstream| metrics.upstream(upstream.address)).collect()
         });
         let counts: Vec<Vec<Arc<UpstreamCounts>>> = counts.collect();
+        let says = routes.iter().any(|route| route.errors.is_some());
         let links = routes.iter().zip(&counts).map(|(route, counts)| {
             route.upstreams.iter().zip(counts).map(|(named, counts)| link(named, counts)).collect()
         });
         Self {
             health: health.collect(),
             links: links.collect(),
+            error_log: says.then(ErrorLog::start),
             counts,
             metrics,
             cache,
@@ -221,7 +227,12 @@ impl Forwarder {
             Ok(message) => {
                 as_reply(question, &message, |ttl| bounded(ttl, &message, &route.keeping))
             }
-            Err(explanation) => Reply::failure(explanation),
+            Err(explanation) => {
+                if let (Some(log), Some(errors)) = (&self.error_log, &route.errors) {
+                    log.note(errors, &question.query, explanation);
+                }
+                Reply::failure(explanation)
+            }
         }
     }
 

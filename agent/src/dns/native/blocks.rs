@@ -83,6 +83,7 @@ impl Reader<'_> {
                 .map(|forward| self.forward(forward))
                 .collect::<Result<_, _>>()?,
             tls: written.tls.as_ref().map(|tls| self.tls(tls)).transpose()?,
+            errors: written.errors.as_ref().map(|errors| errors.meant()).transpose()?,
             ..ServerBlock::default()
         };
         let chain = &mut block.chain;

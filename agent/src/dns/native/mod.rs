@@ -150,6 +150,9 @@ mappings! {
         /// Which answers are logged.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         log: Vec<Checked<Log>>,
+        /// What is said of questions that nobody answers.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        errors: Option<Checked<Errors>>,
         /// What clients take by UDP at most, in octets.
         #[serde(skip_serializing_if = "Option::is_none")]
         bufsize: Option<Checked<Bufsize>>,
@@ -417,6 +420,25 @@ mappings! {
         /// From these sources.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         nets: Vec<String>,
+    }
+
+    /// `errors`.
+    Errors {
+        /// Which are counted for a while and then said together.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        consolidate: Vec<Consolidate>,
+    }
+
+    /// `errors.consolidate`.
+    Consolidate {
+        /// For how long.
+        period: String,
+        /// Those in whose reason this pattern is found.
+        #[serde(rename = "match")]
+        pattern: String,
+        /// `error`, `warning`, `info` or `debug`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
     }
 
     /// `log`.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hickory_proto::rr::Name;
 
 use super::{
-    Acl, Bufsize, Dns64, Log, Meant, Policies, Rewrite, RewriteName, RewriteTtl, Template, zones,
+    Acl, Bufsize, Consolidate, Dns64, Errors, Log, Meant, Policies, Rewrite, RewriteName,
+    RewriteTtl, Template, zones,
 };
 use crate::dns::{
     chain::{
@@ -16,6 +17,7 @@ use crate::dns::{
         template::{self, Text},
         text::{Pattern, Test},
     },
+    forward::error_log,
     notation,
 };
 
@@ -173,6 +175,24 @@ impl Meant for Log {
             classes,
             slow: self.min_duration.as_ref().map(|time| time.meant()).transpose()?,
         })
+    }
+}
+
+impl Meant for Errors {
+    type Meaning = error_log::Errors;
+    const FIELD: &'static str = "errors";
+
+    fn meant(&self) -> Result<error_log::Errors, String> {
+        let rule = |written: &Consolidate| {
+            let level = written.level.as_deref().map(error_log::Level::named).transpose()?;
+            Ok(error_log::Consolidated {
+                period: notation::duration(&written.period)?,
+                pattern: Pattern::new(&written.pattern)?,
+                level: level.unwrap_or_default(),
+            })
+        };
+        let consolidated = self.consolidate.iter().map(rule).collect::<Result<_, String>>()?;
+        Ok(error_log::Errors { consolidated })
     }
 }
 

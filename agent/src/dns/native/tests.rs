@@ -108,6 +108,9 @@ const COREFILE: &str = r#"
         class denial error
         minDuration 1s
     }
+    errors {
+        consolidate 5m timeout$ info
+    }
     bufsize 700
     tls /cert /key
 }
@@ -174,6 +177,8 @@ const YAML: &str = r#"
     - {action: allow}
   log:
   - {zones: [example.org], format: "{common} x", classes: [denial, error], minDuration: 1s}
+  errors:
+    consolidate: [{period: 5m, match: timeout$, level: info}]
   bufsize: 700
   tls: {port: 8853, certFile: /cert, keyFile: /key}
 "#;

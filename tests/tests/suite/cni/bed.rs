@@ -16,6 +16,7 @@ use std::{
 };
 
 use mizzen_agent::{
+    local_pods::LocalPods,
     model::{node::Node as ModelNode, snapshot::Snapshot},
     podnet::{
         self, PART,
@@ -38,6 +39,8 @@ pub(super) struct Node {
     pub(super) folder: tempfile::TempDir,
     pub(super) board: Arc<Board>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What the agent that was started last says of its pods.
+    pub(super) local_pods: Arc<LocalPods>,
     agent: Option<Agent>,
 }
 
@@ -52,8 +55,8 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let netns = Netns::new(name);
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
-        let board = Arc::default();
-        Self { name: name.into(), netns, folder, board, snapshots, agent: None }
+        let (board, local_pods) = Default::default();
+        Self { name: name.into(), netns, folder, board, snapshots, local_pods, agent: None }
     }
 
     /// A node of its own with ranges and a running agent that is ready.
@@ -80,20 +83,17 @@ impl Node {
         };
         let netns = std::fs::File::open(self.netns.path()).unwrap();
         let (snapshots, board) = (self.snapshots.subscribe(), Arc::clone(&self.board));
+        self.local_pods = Arc::default();
+        let local_pods = Arc::clone(&self.local_pods);
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let thread = std::thread::spawn(move || {
             // All threads of the runtime are made by this one, and inherit its namespace.
             setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(podnet::run(
-                config,
-                snapshots,
-                datapath,
-                board,
-                Arc::default(),
-                stop,
-            ))
+            runtime
+                .unwrap()
+                .block_on(podnet::run(config, snapshots, datapath, board, local_pods, stop))
         });
         self.agent = Some(Agent { cancel, thread });
     }

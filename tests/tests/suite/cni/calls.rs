@@ -45,6 +45,28 @@ fn cni_17_add_makes_the_interface_and_repeats_its_answer() {
     assert!(pod.netns().ip("-o addr show dev eth0").contains(&pod.addresses[0].to_string()));
 }
 
+/// Autopath asks whose address one is: the answer is there with the address and goes with it.
+#[test]
+fn dns_67_whose_an_address_is_is_known_before_the_pod_runs() {
+    let mut node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    assert_eq!(pod.addresses.len(), 2);
+    let said = |node: &Node, pod: &Pod| -> Vec<Option<String>> {
+        let known = pod.addresses.iter().map(|address| node.local_pods.namespace_of(*address));
+        known.map(|namespace| namespace.map(|name| name.to_string())).collect()
+    };
+    let own = vec![Some("default".to_owned()); 2];
+    assert_eq!(said(&node, &pod), own);
+    // The next agent has it from the journal.
+    node.stop();
+    node.start();
+    node.wait_ready();
+    assert_eq!(said(&node, &pod), own);
+    node.call("DEL", &pod).expect_success();
+    assert_eq!(said(&node, &pod), [None, None]);
+}
+
 #[test]
 fn cni_17_an_interface_of_somebody_else_is_an_error() {
     let node = Node::alone();

@@ -240,6 +240,31 @@ fn the_query_log_has_a_line_for_each_answer_of_its_class() {
     assert!(!served.running.logged().contains("www.example.org."), "another class");
 }
 
+#[test]
+fn questions_that_nobody_answers_are_said_or_counted() {
+    let served = serve(&block(
+        "errors {\n consolidate 1s \"too many.*\" warning\n consolidate 1s \".* i/o timeout$\" info\n}",
+    ));
+    for address in CLUSTER {
+        let said = served.site.dig(&format!("@{address} silent.example.org A"));
+        assert!(said.contains("SERVFAIL"), "{said}");
+    }
+    wait::until("the lines", SOON, || {
+        let logged = served.running.logged();
+        let line =
+            "INFO mizzen_agent::dns::errors: 1 errors like '.* i/o timeout$' occurred in last 1s";
+        if logged.contains(line) { Ok(()) } else { Err(logged) }
+    });
+    let served = serve(&block("errors"));
+    served.site.dig(&format!("@{} silent.example.org A", CLUSTER[1]));
+    wait::until("the line", SOON, || {
+        let logged = served.running.logged();
+        let line = "ERROR mizzen_agent::dns::errors: 2 silent.example.org. A: no upstream resolver \
+                    answered in time: i/o timeout";
+        if logged.contains(line) { Ok(()) } else { Err(logged) }
+    });
+}
+
 /// As kubelet writes it for pods of `default`.
 const FIRST: &str = "default.svc.cluster.local";
 

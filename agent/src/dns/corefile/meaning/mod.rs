@@ -108,11 +108,12 @@ impl Context<'_> {
             "bind" => self.warnings.extend(steps::bind(directive, served)),
             "bufsize" => block.chain.payload = Some(steps::payload(directive)?),
             "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
+            "errors" => block.errors = Some(steps::errors(directive)?),
             "log" => block.chain.log.push(steps::log(directive)?),
             "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),
             // What this agent does by itself, and can't be told to leave; and `tls`, which is read
             // with the keys of the block.
-            "errors" | "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" | "tls" => {}
+            "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" | "tls" => {}
             "loadbalance" if directive.arguments.iter().all(|word| word.text == "round_robin") => {}
             other => {
                 let what =

@@ -1,5 +1,5 @@
 //! The directives that do something beside looking names up: `acl`, `autopath`, `bind`, `bufsize`,
-//! `dns64` and `log`.
+//! `dns64`, `errors` and `log`.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,9 @@ use crate::{
             autopath::{Autopath, Search},
             dns64::Dns64,
             query_log::{Class, Format, LogRule},
+            text::Pattern,
         },
+        forward::error_log::{Consolidated, Errors, Level},
         notation, resolv_conf,
     },
     model::node::Cidr,
@@ -146,6 +148,33 @@ pub(super) fn dns64(directive: &Directive) -> Result<Dns64, CorefileError> {
         }
     }
     Ok(dns64)
+}
+
+/// `errors { consolidate DURATION PATTERN [LEVEL] }`.
+pub(super) fn errors(directive: &Directive) -> Result<Errors, CorefileError> {
+    let mut errors = Errors::default();
+    for line in &directive.body {
+        match (&*line.name.text, &line.arguments[..]) {
+            ("consolidate", [period, pattern, level @ ..]) if level.len() < 2 => {
+                let level = level
+                    .first()
+                    .map(|word| Level::named(&word.text).map_err(|why| word.error(why)));
+                errors.consolidated.push(Consolidated {
+                    period: cache::duration(period)?,
+                    pattern: Pattern::new(&pattern.text).map_err(|why| pattern.error(why))?,
+                    level: level.transpose()?.unwrap_or_default(),
+                });
+            }
+            ("consolidate", _) => {
+                let why = "consolidate has a duration, a pattern and perhaps a level";
+                return Err(line.name.error(why));
+            }
+            // What panics here is said with its stack in any case.
+            ("stacktrace" | "panicRecoveryStacktrace", []) => {}
+            _ => return Err(unknown(line, directive)),
+        }
+    }
+    Ok(errors)
 }
 
 /// `log [NAME...] [FORMAT] { class CLASS...; minDuration DURATION }`.

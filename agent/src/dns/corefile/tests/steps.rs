@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 use super::*;
-use crate::dns::chain::{
-    Chain,
-    acl::Action,
-    autopath::Search,
-    dns64::Dns64,
-    query_log::{Class, Format},
-    rewrite::{self, Change},
-    template,
+use crate::dns::{
+    chain::{
+        Chain,
+        acl::Action,
+        autopath::Search,
+        dns64::Dns64,
+        query_log::{Class, Format},
+        rewrite::{self, Change},
+        template,
+    },
+    forward::error_log::Level,
 };
 
 fn chain(lines: &str) -> Chain {
@@ -114,6 +117,26 @@ fn the_others() {
 }
 
 #[test]
+fn errors_that_are_said_together() {
+    let said = meaning(
+        ". {\nforward . 192.0.2.1\nerrors {\n consolidate 5m \".* i/o timeout$\" warning\n \
+         consolidate 30s \"^Failed to .+\"\n}\n}\na {\nforward . 192.0.2.1\n}\n",
+    );
+    let errors = said.routes[0].errors.as_ref().unwrap();
+    let rules: Vec<_> = errors
+        .consolidated
+        .iter()
+        .map(|rule| (rule.period, rule.pattern.as_str(), rule.level))
+        .collect();
+    let expected = [
+        (seconds(300), ".* i/o timeout$", Level::Warning),
+        (seconds(30), "^Failed to .+", Level::Error),
+    ];
+    assert_eq!(rules, expected);
+    assert_eq!(said.routes[1].errors, None);
+}
+
+#[test]
 fn dns_67_autopath_of_the_cluster_and_of_a_file() {
     let files = [("/etc/resolv.conf", "search corp.example\n"), ("/lists/mine", "search a b.\n")];
     let autopath = |lines: &str| {
@@ -165,6 +188,9 @@ fn errors_of_steps_say_where_and_what() {
         ("dns64 {\n suffix 1\n}", "3:2", "not supported in"),
         ("log . \"{local}\"", "2:7", "not supported in a log line"),
         ("log {\n class some\n}", "3:8", "must be success"),
+        ("errors {\n consolidate 5m\n}", "3:2", "a duration, a pattern"),
+        ("errors {\n consolidate 5m ( error\n}", "3:17", "no pattern"),
+        ("errors {\n consolidate 5m x loud\n}", "3:19", "must be error"),
         ("bufsize 100", "2:9", "no number from 512"),
         ("autopath", "2:1", "names @kubernetes"),
         ("autopath @etcd", "2:10", "has no search list"),
