@@ -189,3 +189,31 @@ fn address(text: &str, port: u16) -> Option<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     bare.map(|ip| (ip, port).into()).ok().or_else(|| text.parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn times() {
+        let seconds = |text: &str| duration(text).map(|time| time.as_millis());
+        assert_eq!(seconds("1m30s"), Ok(90_000));
+        assert_eq!(seconds("100ms"), Ok(100));
+        assert_eq!(seconds("0"), Ok(0));
+        for bad in ["", "1", "s", "1y", "9999999999s", "5000000h", "-1s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        /// Any text is something or an error.
+        #[test]
+        fn any_text(text in "[a-z0-9.:/%\\[\\]é -]{0,40}", tls in any::<bool>()) {
+            let text = if tls { format!("tls://{text}") } else { text };
+            let _any = (zone(&text), range(&text), duration(&text), record_type(&text));
+            let _any = upstreams(&text, &Peer::default(), |_| None);
+        }
+    }
+}

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::dns::{
     corefile::{self, Surroundings},
@@ -50,71 +52,7 @@ fn files(corefile: &str) -> Files {
     ]))
 }
 
-const COREFILE: &str = r#"
-.:53 tls://.:8853 {
-    kubernetes cluster.local in-addr.arpa ip6.arpa {
-        pods verified
-        ttl 30
-        fallthrough in-addr.arpa ip6.arpa
-    }
-    forward corp.example tls://192.0.2.9%dns.example 192.0.2.10:5353 10.96.0.10 {
-        policy sequential
-        force_tcp
-        except a.corp.example
-        max_concurrent 100
-        tls /cert
-    }
-    forward . /etc/resolv.conf
-    cache {
-        success 1 40 10
-        denial 1 20 2
-        prefetch 3 1m30s 20%
-        serve_stale 2h
-        servfail 2s
-    }
-    hosts /hosts {
-        192.0.2.33 a.example b.example
-        ttl 60
-        no_reverse
-        fallthrough
-    }
-    rewrite continue name suffix .a.example .b.example answer auto
-    rewrite name regex (.*)\.c\.example {1}.d.example answer name (.*)\.d\.example {1}.c.example answer value x y
-    rewrite type ANY HINFO
-    rewrite ttl prefix x 15-30
-    template IN A ip.example {
-        match ^ip-(?P<a>[0-9]+)
-        answer "{{ .Name }} 60 IN A 10.0.0.{{ .Group.a }}"
-        fallthrough
-    }
-    template IN ANY {
-        match ^never$
-        rcode NXDOMAIN
-        authority "invalid. 60 IN SOA ns.invalid. hostmaster.invalid. 1 60 60 60 60"
-        additional "ns.invalid. 60 IN A 192.0.2.1"
-        ederror 21
-        fallthrough
-    }
-    autopath @kubernetes
-    dns64 64:1337::/96 {
-        translate_all
-        allow_ipv4
-    }
-    acl {
-        block type A AAAA net 192.0.2.0/24 2001:db8::1
-        allow
-    }
-    log example.org "{common} x" {
-        class denial error
-        minDuration 1s
-    }
-    errors {
-        consolidate 5m timeout$ info
-    }
-    bufsize 700
-    tls /cert /key
-}
-"#;
+const COREFILE: &str = include_str!("../corefile/fixtures/everything.Corefile");
 
 const YAML: &str = r#"
 - zones: ["."]
@@ -264,5 +202,21 @@ fn errors_name_the_field_and_the_line() {
         for place in places {
             assert!(error.contains(place), "{yaml}: {error}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever stands there, it is blocks or an error.
+    #[test]
+    fn blocks_with_something_gone(from in 0..2600_usize, length in 0..80_usize) {
+        let kept = YAML.chars().enumerate().filter(|(at, _)| !(from..from + length).contains(at));
+        let _any = meaning(&kept.map(|(_, letter)| letter).collect::<String>(), &files(""));
+    }
+
+    #[test]
+    fn blocks_of_any_text(text in "[a-z0-9:{}, \n.-]{0,80}") {
+        let _any = text.parse::<Blocks>();
     }
 }
