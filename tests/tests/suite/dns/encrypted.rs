@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -80,6 +80,8 @@ impl Secure {
         let (connections, questions) =
             (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let stop = CancellationToken::new();
+        // Whether a connection was cut already.
+        let cut = Arc::<AtomicBool>::default();
         let (made, asked, ends) = (connections.clone(), questions.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -87,15 +89,16 @@ impl Secure {
                 for listener in listeners {
                     let listener = TcpListener::from_std(listener).unwrap();
                     let (acceptor, made, asked) = (acceptor.clone(), made.clone(), asked.clone());
+                    let cut = cut.clone();
                     tokio::spawn(async move {
                         while let Ok((stream, _)) = listener.accept().await {
                             let (acceptor, asked) = (acceptor.clone(), asked.clone());
-                            let made = made.clone();
+                            let (made, cut) = (made.clone(), cut.clone());
                             tokio::spawn(async move {
                                 // Clients that don't trust us leave here.
                                 let Ok(stream) = acceptor.accept(stream).await else { return };
                                 made.fetch_add(1, Ordering::Relaxed);
-                                let _left = converse(stream, &asked).await;
+                                let _left = converse(stream, &asked, &cut).await;
                             });
                         }
                     });
@@ -118,7 +121,11 @@ impl Drop for Secure {
     }
 }
 
-async fn converse(mut stream: TlsStream<TcpStream>, asked: &AtomicUsize) -> std::io::Result<()> {
+async fn converse(
+    mut stream: TlsStream<TcpStream>,
+    asked: &AtomicUsize,
+    cut: &AtomicBool,
+) -> std::io::Result<()> {
     let mut together = Vec::new();
     loop {
         let length = stream.read_u16().await?;
@@ -130,7 +137,15 @@ async fn converse(mut stream: TlsStream<TcpStream>, asked: &AtomicUsize) -> std:
         if name.starts_with("silent") {
             continue;
         }
-        let known = if name.starts_with("together") { "www.example.org." } else { &name };
+        if name.starts_with("cut") && !cut.swap(true, Ordering::Relaxed) {
+            // Without a word, as one does that restarts.
+            return Ok(());
+        }
+        let known = if name.starts_with("together") || name.starts_with("cut") {
+            "www.example.org."
+        } else {
+            &name
+        };
         let answer = answer_to(&query, known).to_vec().map_err(std::io::Error::other)?;
         if name.starts_with("together") {
             together.push(answer);
@@ -203,11 +218,17 @@ fn an_upstream_is_asked_over_one_connection() {
         assert_eq!(ask("+short ext.interwebs.test A"), "192.0.2.80\n");
         assert_eq!(ask("+short v4.example.org A"), "192.0.2.80\n");
         assert_eq!(served.secure.counted().0, 2);
+        // It cuts the connection with a question on it, which goes by another; nobody failed.
+        assert_eq!(ask("+short cut.example.org A"), "192.0.2.80\n");
+        assert_eq!(served.secure.counted().0, 3);
         let mut text = String::new();
         served.running.metrics.write(&mut text);
         let labels = format!("proxy_name=\"forward\",to=\"{address}:853\",proto=\"tcp-tls\"");
-        let misses = format!("coredns_proxy_conn_cache_misses_total{{{labels}}} 2\n");
+        let misses = format!("coredns_proxy_conn_cache_misses_total{{{labels}}} 3\n");
         assert!(text.contains(&misses), "{text}");
+        let to = format!("proxy_name=\"forward\",to=\"{address}:853\"");
+        let failures = format!("coredns_proxy_healthcheck_failures_total{{{to}}} 0\n");
+        assert!(text.contains(&failures), "{text}");
     }
 }
 

@@ -83,7 +83,8 @@ impl Served {
 #[test]
 fn names_are_rewritten_and_answers_brought_back() {
     let served = serve(&block(
-        "rewrite name exact old.example.com www.example.org\n\
+        "bind 10.96.0.10 169.254.20.10\n\
+         rewrite name exact old.example.com www.example.org\n\
          rewrite name suffix .corp.example .default.svc.cluster.local answer auto\n\
          rewrite type MX A",
     ));

@@ -112,6 +112,18 @@ fn fields_numbers_and_what_is_left_out() {
         said(&[hex], "ip0a7b7b7b.example.", RecordType::A),
         ["ip0a7b7b7b.example. 60 IN A 10.123.123.123"]
     );
+    let octet = template(
+        "example.",
+        RecordType::TXT,
+        &["^(?P<x>[a-f0-9]+)[.]"],
+        &["{{ .Name }} TXT {{ parseInt .Group.x 16 8 }}"],
+    );
+    assert_eq!(
+        said(&[octet.clone()], "ff.example.", RecordType::TXT),
+        ["ff.example. 3600 IN TXT 255"]
+    );
+    let reply = ask(&[octet], "100.example.", RecordType::TXT).unwrap();
+    assert_eq!(reply.code, ResponseCode::ServFail, "it has more bits");
     let fields = template(
         "Example.",
         RecordType::TXT,
