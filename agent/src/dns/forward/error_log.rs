@@ -117,11 +117,11 @@ impl Counts {
     fn count(&mut self, errors: &Errors, reason: &str, now: Instant) -> bool {
         let fits = |rule: &&Consolidated| rule.pattern.is_in(reason);
         let Some(rule) = errors.consolidated.iter().find(fits) else { return false };
-        match self.0.iter_mut().find(|count| count.rule == *rule) {
-            Some(count) => count.failures += 1,
-            None => {
-                self.0.push(Count { rule: rule.clone(), failures: 1, until: now + rule.period })
-            }
+        let known = self.0.iter_mut().find(|count| count.rule == *rule);
+        if let Some(count) = known {
+            count.failures += 1;
+        } else {
+            self.0.push(Count { rule: rule.clone(), failures: 1, until: now + rule.period });
         }
         true
     }

@@ -119,7 +119,7 @@ fn fields_numbers_and_what_is_left_out() {
         &["{{ .Name }} TXT {{ parseInt .Group.x 16 8 }}"],
     );
     assert_eq!(
-        said(&[octet.clone()], "ff.example.", RecordType::TXT),
+        said(std::slice::from_ref(&octet), "ff.example.", RecordType::TXT),
         ["ff.example. 3600 IN TXT 255"]
     );
     let reply = ask(&[octet], "100.example.", RecordType::TXT).unwrap();
