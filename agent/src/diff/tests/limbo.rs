@@ -122,11 +122,11 @@ proptest! {
 #[test]
 fn d03_what_comes_back_from_the_limbo_stays() {
     let states = |agent: &mut Agent, states: &str| {
-        let change = agent.desired.update(&super::gone::cluster(states), &NodeFacts::default());
+        let change = agent.desired.update(&gone::cluster(states), &NodeFacts::default());
         let plan = diff(&change, &mut agent.known);
         apply(&plan, &mut agent.maps).unwrap();
     };
-    let mut agent = Agent::start(MemoryMaps::default(), &super::gone::cluster("rr"));
+    let mut agent = Agent::start(MemoryMaps::default(), &gone::cluster("rr"));
     let _ = agent.resync();
     let before = agent.maps.tables().backends4.clone();
     states(&mut agent, "tr");
