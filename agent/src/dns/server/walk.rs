@@ -108,21 +108,17 @@ impl Walk {
 
     /// Goes through the client's search list where this is the first name of it.
     async fn completed(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
-        let Some(path) = self.path(question.query.name(), &steps.chain) else {
-            return self.single(question, steps, depth).await;
-        };
-        let mut first = None;
-        for (place, name) in path.into_iter().enumerate() {
+        let first = self.single(question, steps, depth).await;
+        if !matches!(&first, Some((reply, _)) if is_missing(reply)) {
+            return first;
+        }
+        for name in self.path(question.query.name(), &steps.chain).unwrap_or_default() {
             let asked = led_to(question, name);
-            let said = self.single(&asked, steps, depth).await;
-            if place == 0 && !matches!(&said, Some((reply, _)) if is_missing(reply)) {
-                return said;
-            }
-            match said {
+            match self.single(&asked, steps, depth).await {
                 Some((reply, _)) if !is_missing(&reply) => {
                     return Some(self.aliased(question, asked.query.name(), reply));
                 }
-                said => first = first.or(said),
+                _ => {}
             }
         }
         // Nothing has any of the names: the client hears it of the one that it asked for, and
@@ -146,7 +142,7 @@ impl Walk {
         (reply, Origin::Autopath)
     }
 
-    /// The names that the client would ask for one after the other.
+    /// The names that the client would ask for next, one after the other.
     fn path(&self, name: &Name, chain: &Chain) -> Option<Vec<Name>> {
         let autopath = chain.autopath.as_ref()?;
         if !autopath.zones.iter().any(|zone| zone.zone_of(name)) {
