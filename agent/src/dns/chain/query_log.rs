@@ -259,25 +259,27 @@ fn code(code: ResponseCode) -> String {
     }
 }
 
+/// An entry for tests.
+#[cfg(test)]
+pub(in crate::dns) fn entry() -> Entry {
+    Entry {
+        client: "[::1]:50759".parse().unwrap(),
+        transport: Transport::Udp,
+        id: 29_008,
+        name: Name::from_ascii("Example.org.").unwrap(),
+        kind: RecordType::A,
+        edns: Some(ClientEdns { payload: 4096, dnssec_ok: false }),
+        size: 41,
+        code: ResponseCode::NoError,
+        flags: [0x81, 0xa0],
+        response_size: 68,
+        took: Duration::from_nanos(37_990_251),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry() -> Entry {
-        Entry {
-            client: "[::1]:50759".parse().unwrap(),
-            transport: Transport::Udp,
-            id: 29_008,
-            name: Name::from_ascii("Example.org.").unwrap(),
-            kind: RecordType::A,
-            edns: Some(ClientEdns { payload: 4096, dnssec_ok: false }),
-            size: 41,
-            code: ResponseCode::NoError,
-            flags: [0x81, 0xa0],
-            response_size: 68,
-            took: Duration::from_nanos(37_990_251),
-        }
-    }
 
     #[test]
     fn the_common_form_is_that_of_coredns() {

@@ -48,3 +48,23 @@ async fn write(mut queue: mpsc::Receiver<(Entry, Arc<Format>)>) {
         tokio::task::yield_now().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::chain::query_log::entry;
+
+    #[tokio::test]
+    async fn lines_without_room_are_counted_and_hold_up_nothing() {
+        let (log, format, metrics) = (QueryLog::start(), Arc::default(), Metrics::default());
+        metrics.serve("cluster.local");
+        // The task that writes does not run before we wait for something.
+        for _ in 0..WAITING + 7 {
+            log.note(entry(), &format, &metrics);
+        }
+        let mut text = String::new();
+        metrics.write(&mut text);
+        let counted = "mizzen_dns_query_log_dropped_total{server=\"dns://.:53\"} 7\n";
+        assert!(text.contains(counted), "{text}");
+    }
+}
