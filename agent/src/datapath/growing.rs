@@ -10,6 +10,7 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    thread::{self, ScopedJoinHandle},
 };
 
 use super::{
@@ -113,6 +114,32 @@ impl GrowingArray {
         self.array = larger;
         Ok(())
     }
+}
+
+/// Makes room in tables, named by `Name`, all at once: each change waits for running programs. Gives
+/// for each how many entries were copied.
+pub(super) fn side_by_side<'a, Name, K, V>(
+    hash: Option<(Name, &'a mut GrowingHash<K, V>, u32)>,
+    arrays: impl Iterator<Item = (Name, &'a mut GrowingArray, u32)>,
+) -> Vec<(Name, io::Result<usize>)>
+where
+    K: aya::Pod + Default + Send,
+    V: aya::Pod + Default + Send,
+{
+    thread::scope(|scope| {
+        let mut growing: Vec<(Name, ScopedJoinHandle<'_, io::Result<usize>>)> = Vec::new();
+        if let Some((name, table, to)) = hash {
+            growing.push((name, scope.spawn(move || table.grow(to))));
+        }
+        for (name, table, to) in arrays {
+            growing.push((name, scope.spawn(move || table.grow(to).map(|()| 0))));
+        }
+        let joined = |(name, grown): (Name, ScopedJoinHandle<'_, io::Result<usize>>)| {
+            let failed = |_| Err(io::Error::other("the thread that made room panicked"));
+            (name, grown.join().unwrap_or_else(failed))
+        };
+        growing.into_iter().map(joined).collect()
+    })
 }
 
 /// Words of one record of an array.

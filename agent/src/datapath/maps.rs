@@ -9,7 +9,6 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
-    thread::{self, ScopedJoinHandle},
 };
 
 use aya::Pod;
@@ -21,7 +20,8 @@ use mizzen_ebpf_abi::{
 
 use super::{
     allocated::AllocatedAddrs,
-    growing::{GrowingArray, GrowingHash},
+    barrier::Barrier,
+    growing::{self, GrowingArray, GrowingHash},
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     pin::{PinError, Pins},
     sys::{self, BatchError},
@@ -62,18 +62,8 @@ pub struct KernelMaps {
     bytes: u64,
 }
 
-/// The array of one map whose update waits for running programs, and what is put into it.
-#[derive(Debug)]
-struct Barrier {
-    outer: OwnedFd,
-    inside: OwnedFd,
-}
-
 impl KernelMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {
-        let inside = sys::create_map(&layout::INSIDE_BARRIER)
-            .map_err(|source| PinError::Open(pins.map(layout::BARRIER.name), source))?;
-        let barrier = Arc::new(Barrier { outer: pins.open_map(&layout::BARRIER)?, inside });
         Ok(Self {
             frontends: GrowingHash::open(pins, &layout::FRONTENDS)?,
             allocated: AllocatedAddrs::open(pins)?,
@@ -87,7 +77,7 @@ impl KernelMaps {
             endpoints: pins.open_map(&layout::ENDPOINTS)?,
             pod_netns: pins.open_map(&layout::POD_NETNS)?,
             node_config: pins.open_map(&layout::NODE_CONFIG)?,
-            barrier,
+            barrier: Barrier::open(pins)?,
             traffic: None,
             calls: 0,
             writes: 0,
@@ -262,26 +252,15 @@ impl Maps for KernelMaps {
             tables.iter().copied().filter(|(table, capacity)| *capacity > now.of(*table)).collect();
         let capacity = |table| larger.iter().find(|(of, _)| *of == table).map(|(_, to)| *to);
         let Self { frontends, sets, slots, backends4, backends6, .. } = self;
-        let grown: Vec<(Growing, io::Result<usize>)> = thread::scope(|scope| {
-            let hash =
-                capacity(Growing::Frontends).map(|to| scope.spawn(move || frontends.grow(to)));
-            let arrays = [
-                (Growing::Sets, sets),
-                (Growing::Slots, slots),
-                (Growing::Backends4, backends4),
-                (Growing::Backends6, backends6),
-            ];
-            let arrays = arrays.map(|(table, array)| {
-                capacity(table).map(|to| (table, scope.spawn(move || array.grow(to).map(|()| 0))))
-            });
-            let all = hash.map(|hash| (Growing::Frontends, hash)).into_iter();
-            let all: Vec<_> = all.chain(arrays.into_iter().flatten()).collect();
-            let joined = |(table, grown): (Growing, ScopedJoinHandle<'_, io::Result<usize>>)| {
-                let failed = |_| Err(io::Error::other("the thread that made room panicked"));
-                (table, grown.join().unwrap_or_else(failed))
-            };
-            all.into_iter().map(joined).collect()
-        });
+        let arrays = [
+            (Growing::Sets, sets),
+            (Growing::Slots, slots),
+            (Growing::Backends4, backends4),
+            (Growing::Backends6, backends6),
+        ];
+        let arrays = arrays.into_iter().filter_map(|(of, array)| Some((of, array, capacity(of)?)));
+        let hash = capacity(Growing::Frontends).map(|to| (Growing::Frontends, frontends, to));
+        let grown = growing::side_by_side(hash, arrays);
         for (table, copied) in grown {
             let copied = copied.map_err(|source| MapsError::Kernel {
                 operation: "make room in",
@@ -358,16 +337,8 @@ impl Maps for KernelMaps {
     }
 
     fn barrier_call(&mut self) -> BarrierCall {
-        let fds = Arc::clone(&self.barrier);
         self.count::<()>(1, 0);
-        Box::new(move || {
-            let inside = descriptor(&fds.inside);
-            sys::update(fds.outer.as_fd(), &0_u32, &inside).map_err(kernel(
-                "write to",
-                &layout::BARRIER,
-                &"its entry",
-            ))
-        })
+        self.barrier.call()
     }
 
     fn put_node_addrs(&mut self, addrs: &[(Addr, NodeAddr)]) -> Result<(), MapsError> {
@@ -476,7 +447,7 @@ fn endpoint6((id, backend): (u32, Backend6)) -> Counting {
 }
 
 /// A refusal in words: the map, and the element in question.
-fn kernel<E: Debug>(
+pub(super) fn kernel<E: Debug>(
     operation: &'static str,
     layout: &MapLayout,
     element: &E,
@@ -588,11 +559,6 @@ pub(super) fn record<R: Pod + Default, const N: usize>(words: &[u32]) -> R {
     let Some(words) = words.first_chunk::<N>() else { return R::default() };
     // SAFETY: of that size and alignment, and any bytes are an `R`.
     unsafe { *words.as_ptr().cast() }
-}
-
-fn descriptor(fd: &OwnedFd) -> u32 {
-    use std::os::fd::AsRawFd as _;
-    fd.as_raw_fd().cast_unsigned()
 }
 
 impl From<AddrRange> for PrefixKey {

@@ -14,6 +14,7 @@
 
 mod affinity;
 mod allocated;
+mod barrier;
 mod cgroup;
 mod clsact;
 mod conntrack;

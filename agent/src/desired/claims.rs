@@ -22,7 +22,9 @@ pub struct Claimant {
 /// All claims to all frontends.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    by_frontend: BTreeMap<FrontendKey, BTreeMap<Claimant, u32>>,
+    /// In the order of the claimants. Nearly always there is one, for which a tree would take the
+    /// memory of eleven.
+    by_frontend: BTreeMap<FrontendKey, Vec<(Claimant, u32)>>,
     contested: BTreeSet<FrontendKey>,
 }
 
@@ -30,7 +32,13 @@ impl Claims {
     /// Enters that `claimant` asks for `frontend` with `flags`.
     pub fn enter(&mut self, frontend: FrontendKey, claimant: Claimant, flags: u32) {
         let claimants = self.by_frontend.entry(frontend).or_default();
-        claimants.insert(claimant, flags);
+        match place(claimants, &claimant) {
+            Ok(at) => claimants[at].1 = flags,
+            Err(at) => {
+                claimants.reserve_exact(1);
+                claimants.insert(at, (claimant, flags));
+            }
+        }
         if claimants.len() > 1 {
             self.contested.insert(frontend);
         }
@@ -39,7 +47,9 @@ impl Claims {
     /// Withdraws a claim.
     pub fn withdraw(&mut self, frontend: &FrontendKey, claimant: &Claimant) {
         if let Some(claimants) = self.by_frontend.get_mut(frontend) {
-            claimants.remove(claimant);
+            if let Ok(at) = place(claimants, claimant) {
+                claimants.remove(at);
+            }
             if claimants.len() < 2 {
                 self.contested.remove(frontend);
             }
@@ -69,4 +79,9 @@ impl Claims {
     pub fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
         self.by_frontend.keys()
     }
+}
+
+/// Where a claimant is, or would be.
+fn place(claimants: &[(Claimant, u32)], claimant: &Claimant) -> Result<usize, usize> {
+    claimants.binary_search_by(|(other, _)| other.cmp(claimant))
 }

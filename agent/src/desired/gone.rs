@@ -17,7 +17,7 @@ use std::{
 
 use imbl::ordmap::DiffItem;
 
-use super::{DesiredSet, SetKey};
+use super::{DesiredSet, SetKey, Sets, set_of};
 use crate::model::{ObjectKey, snapshot::Snapshot};
 
 /// Addresses of endpoints by service.
@@ -224,15 +224,10 @@ impl Departures {
 
     /// Keeps the endpoints that left and are not given up yet in a service's sets, idle: what they
     /// had stays theirs.
-    pub fn keep_idle(
-        &self,
-        service: &ObjectKey,
-        before: &BTreeMap<SetKey, Arc<DesiredSet>>,
-        sets: &mut BTreeMap<SetKey, Arc<DesiredSet>>,
-    ) {
+    pub fn keep_idle(&self, service: &ObjectKey, before: &Sets, sets: &mut Sets) {
         let Some(left) = self.left.get(service) else { return };
         for (key, set) in sets {
-            let had = before.get(key).into_iter().flat_map(|set| set.endpoints());
+            let had = set_of(before, key).into_iter().flat_map(|set| set.endpoints());
             let waiting: Vec<_> = had.filter(|(address, _)| left.contains_key(address)).collect();
             if !waiting.is_empty() {
                 Arc::make_mut(set).idle.extend(waiting);
@@ -264,8 +259,8 @@ fn presences(service: &ObjectKey, snapshot: &Snapshot) -> BTreeMap<IpAddr, Prese
 }
 
 /// What a service's sets had at these addresses.
-pub fn of_sets(sets: &BTreeMap<SetKey, Arc<DesiredSet>>, addresses: &BTreeSet<IpAddr>) -> Deleted {
-    let of_set = |(key, set): (&SetKey, &Arc<DesiredSet>)| {
+pub fn of_sets(sets: &Sets, addresses: &BTreeSet<IpAddr>) -> Deleted {
+    let of_set = |(key, set): &(SetKey, Arc<DesiredSet>)| {
         let dead: BTreeSet<_> =
             set.endpoints().filter(|(address, _)| addresses.contains(address)).collect();
         (!dead.is_empty()).then(|| (key.clone(), dead))

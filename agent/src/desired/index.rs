@@ -10,11 +10,12 @@ use std::{
 use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL, range_flags};
 
 use super::{
-    DesiredSet, NodeFacts, SetKey, Settings, Warning,
+    DesiredSet, NodeFacts, SetKey, Sets, Settings, Warning,
     claims::{Claimant, Claims},
     gone::{self, Deleted, Departures},
     node::{DesiredNode, desired_node},
     service::desired_sets,
+    set_of,
     topology::Place,
 };
 use crate::model::{ObjectKey, snapshot::Snapshot};
@@ -48,7 +49,7 @@ impl Change {
 struct Served {
     /// When it was created, in seconds since 1970.
     created_s: i64,
-    sets: BTreeMap<SetKey, Arc<DesiredSet>>,
+    sets: Sets,
 }
 
 /// The desired state, built up from snapshots.
@@ -201,7 +202,8 @@ impl Desired {
 
     /// The sets of every service.
     pub fn sets(&self) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
-        self.services.values().flat_map(|service| &service.sets)
+        let sets = self.services.values().flat_map(|service| &service.sets);
+        sets.map(|(key, set)| (key, set))
     }
 
     /// How many sets a traffic policy Local leaves without an endpoint on this node.
@@ -228,7 +230,7 @@ impl Desired {
         dead: &BTreeSet<IpAddr>,
         touched: &mut Touched,
     ) {
-        let before = self.services.get(service).map_or_else(BTreeMap::new, |of| of.sets.clone());
+        let before = self.services.get(service).map_or_else(Sets::default, |of| of.sets.clone());
         self.replace(service, snapshot, touched);
         if let Some(served) = self.services.get_mut(service) {
             self.departures.keep_idle(service, &before, &mut served.sets);
@@ -263,7 +265,10 @@ impl Desired {
             self.without_local.count(key, set, u64::wrapping_add);
             touched.sets.insert(key.clone());
         }
-        let sets = sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
+        // In their order, and of several with one key the last.
+        let sets: BTreeMap<_, _> =
+            sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
+        let sets = sets.into_iter().collect();
         self.services.insert(service.clone(), Served { created_s, sets });
     }
 
@@ -293,7 +298,7 @@ impl Desired {
             frontends.insert(frontend, winner.map(|(set, flags)| (set.clone(), flags)));
         }
         let sets = touched.sets.into_iter().map(|key| {
-            let set = self.services.get(&key.service).and_then(|service| service.sets.get(&key));
+            let set = self.services.get(&key.service).and_then(|of| set_of(&of.sets, &key));
             let wins = |set: &&Arc<DesiredSet>| {
                 let winners = set.frontends.iter().filter_map(|(f, _)| self.claims.winner(f));
                 winners.into_iter().any(|(winner, _)| *winner == key)

@@ -95,6 +95,16 @@ impl DesiredSet {
     }
 }
 
+/// The sets of a service, in the order of their keys. Most services have one or two, for which a tree
+/// would take the memory of eleven.
+pub(crate) type Sets = Box<[(SetKey, Arc<DesiredSet>)]>;
+
+/// The set with this key.
+fn set_of<'a>(sets: &'a Sets, key: &SetKey) -> Option<&'a Arc<DesiredSet>> {
+    let at = sets.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+    Some(&sets[at].1)
+}
+
 /// Which addresses of the node take node ports (kube-proxy's `nodePortAddresses`).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum NodePortAddresses {

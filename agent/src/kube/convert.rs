@@ -184,6 +184,8 @@ fn keep_good<'a, T: 'a, U>(
             Err(why) => warnings.push(format!("{field}[{index}] is left out: {why}")),
         }
     }
+    // It is kept for as long as the object is there.
+    good.shrink_to_fit();
     good
 }
 
