@@ -69,6 +69,15 @@ pub const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "sysctl", package: "procps" },
 ];
 
+/// What those of DNS need: a load generator, a foreign client, and control over which CPU runs
+/// what. The other servers are not installed, see `bench::dns::packages`.
+pub const DNS_BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "dnsperf", package: "dnsperf" },
+    Tool { program: "dig", package: "bind9-dnsutils" },
+    Tool { program: "taskset", package: "util-linux" },
+    Tool { program: "chrt", package: "util-linux" },
+];
+
 /// Makes sure that the programs are there.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<_> = tools

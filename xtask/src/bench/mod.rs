@@ -5,10 +5,12 @@
 //!                            └──> rules (nftables, iptables) ──┘         │
 //!  sockets, scale, packet, update, … ──> turns ──> statistics ──> Figure ┴─> report, plot
 //! ```
+//! That is `services`; `dns` has contenders of its own and shares the rest.
 
 pub mod catalogue;
 pub mod conntrack;
 pub mod contender;
+pub mod dns;
 pub mod frame;
 pub mod interrupt;
 pub mod kube_proxy;
@@ -19,6 +21,7 @@ pub mod packet;
 pub mod plot;
 pub mod programs;
 pub mod report;
+pub mod results;
 pub mod rules;
 pub mod scale;
 pub mod scrape;
@@ -31,15 +34,56 @@ pub mod update;
 pub mod whole;
 pub mod world;
 
+use anyhow::Result;
 use serde::Serialize;
 
+pub use results::{Options, Results};
 use turns::Summary;
+
+/// What is compared: each has figures of its own, and a section of `docs/benchmarks.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Area {
+    /// Service load balancing
+    Services,
+    /// Cluster DNS
+    Dns,
+}
+
+impl Area {
+    /// In the order of their sections.
+    pub const ALL: [Self; 2] = [Self::Services, Self::Dns];
+
+    /// The title of its section.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Services => "Services",
+            Self::Dns => "Cluster DNS",
+        }
+    }
+
+    /// Every name that `--only` can begin with.
+    pub fn names(self) -> Vec<&'static str> {
+        match self {
+            Self::Services => services::names(),
+            Self::Dns => dns::NAMES.to_vec(),
+        }
+    }
+
+    /// Measures what is wanted on clusters of its own, and removes them.
+    pub fn measure(self, options: &Options) -> Result<Results> {
+        match self {
+            Self::Services => services::measure(options),
+            Self::Dns => dns::measure(options),
+        }
+    }
+}
 
 /// One measured figure, as `--json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    /// The area: `services`.
-    pub area: &'static str,
+    /// The area.
+    pub area: Area,
     /// The name, as the issues' tables have it.
     pub name: String,
     /// The median.
@@ -69,7 +113,7 @@ pub struct Bar {
 }
 
 impl Figure {
-    /// A figure of the services.
+    /// A figure; [`Results`] notes whose it is when it takes it along.
     pub fn of(
         name: impl Into<String>,
         summary: Summary,
@@ -79,7 +123,7 @@ impl Figure {
     ) -> Self {
         let (name, contender) = (name.into(), contender.into());
         let Summary { value, spread } = summary;
-        Self { area: "services", name, value, unit, contender, rounds, spread, bar: None }
+        Self { area: Area::Services, name, value, unit, contender, rounds, spread, bar: None }
     }
 
     /// A ratio.

@@ -17,6 +17,11 @@ const COLOURS: &[(&str, &str)] = &[
     ("bare", "#555555"),
     ("direct", "#999999"),
     ("plain", "#555555"),
+    ("unbound", "#555555"),
+    ("dnsmasq", "#e69f00"),
+    ("named", "#cc79a7"),
+    ("knot", "#56b4e9"),
+    ("coredns", "#d55e00"),
 ];
 
 /// A text that grows by elements.

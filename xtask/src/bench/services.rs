@@ -3,22 +3,20 @@
 use anyhow::Result;
 
 use super::{
-    Figure,
+    Area, Figure,
     catalogue::{RULES_MAX, SIZES},
     conntrack,
     contender::{Bare, Rules, Seat},
-    interrupt,
     kube_proxy::{KUBE_PROXY, KubeProxy},
     mizzen::{self, Mizzen},
     packet, programs,
-    scale::{self, Point},
-    sockets, update, whole,
+    results::{Options, Results},
+    scale, sockets, update, whole,
     world::{self, World},
 };
 use crate::{
     cluster::{Layout, process},
     invoke,
-    product::Profile,
     step::step,
 };
 
@@ -26,54 +24,6 @@ use crate::{
 const SINGLE: &[&str] = &[packet::NAME, conntrack::NAME, update::CALLS, programs::NS];
 /// The names of the figures over the number of services.
 const SCALE: &[&str] = &["scale-flatness", "vs-nft-connect-rate", "direct-beside-services"];
-
-/// What is to be measured, and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How often contenders take turns.
-    pub rounds: u32,
-    /// Names of figures, or how they begin; empty: all.
-    pub only: Vec<String>,
-    /// Which build of the product.
-    pub profile: Profile,
-}
-
-/// What a run gave.
-#[derive(Debug, Default)]
-pub struct Results {
-    /// The figures.
-    pub figures: Vec<Figure>,
-    /// Latency of connections over the number of services.
-    pub points: Vec<Point>,
-    /// What could not be measured, and why.
-    pub failures: Vec<String>,
-}
-
-impl Results {
-    /// Takes a group of figures along. That it fails costs no other group anything; an interrupted
-    /// run ends.
-    fn take(&mut self, group: &str, measure: impl FnOnce() -> Result<Vec<Figure>>) -> Result<()> {
-        match step(group, measure) {
-            Ok(figures) => self.figures.extend(figures),
-            Err(error) => {
-                interrupt::check()?;
-                self.failures.push(format!("{group}: {error:#}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Options {
-    /// Whether a figure is wanted.
-    pub fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
-    }
-
-    fn wants_any<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> bool {
-        names.into_iter().any(|name| self.wants(name))
-    }
-}
 
 /// Every name that `--only` can begin with.
 pub fn names() -> Vec<&'static str> {
@@ -84,7 +34,7 @@ pub fn names() -> Vec<&'static str> {
 /// Measures what is wanted on clusters of its own, and removes them.
 pub fn measure(options: &Options) -> Result<Results> {
     let layout = world::layout(options.profile);
-    let mut results = Results::default();
+    let mut results = Results::of(Area::Services);
     if options.wants_any(names().into_iter().filter(|name| !whole::NAMES.contains(name))) {
         world::within(&layout, |layout| side_by_side(layout, options, &mut results))?;
     }
@@ -192,21 +142,4 @@ fn of_changes(world: &World, live: &Seat, options: &Options, size: u32) -> Resul
         figures.extend(update::large(world, live, options.rounds, wanted)?);
     }
     Ok(figures)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_chosen_by_how_they_begin() {
-        let options = |only: &[&str]| Options {
-            rounds: 1,
-            only: only.iter().map(|&name| name.to_owned()).collect(),
-            profile: Profile::Release,
-        };
-        assert!(names().into_iter().all(|name| options(&[]).wants(name)));
-        assert!(options(&["socket-"]).wants("socket-rr"));
-        assert!(!options(&["socket-rr"]).wants("socket-throughput"));
-    }
 }

@@ -142,6 +142,7 @@ pub fn other_cpu() -> usize {
     last.min(CPU + 1)
 }
 
-fn ip(line: &str) -> Result<()> {
+/// Runs `ip` with these arguments.
+pub fn ip(line: &str) -> Result<()> {
     invoke::capture(&mut invoke::command("ip", line.split(' '))).map(drop)
 }

@@ -106,7 +106,8 @@ impl World {
         Ok(Seat { label, size, triple })
     }
 
-    fn next_host(&mut self) -> Result<Host> {
+    /// Makes one more host.
+    pub fn next_host(&mut self) -> Result<Host> {
         if self.layout.nodes == NODES_MAX {
             bail!("there are no more than {NODES_MAX} triples");
         }

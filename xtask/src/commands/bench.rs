@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: side-by-side benchmarks on a cluster of its own.
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::{
-    bench::{self, Figure, services},
+    bench::{self, Area, Figure, Options},
     checkout,
     product::{self, Profile},
     step::note,
@@ -35,37 +35,35 @@ pub struct Bench {
     built: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Area {
-    /// Service load balancing
-    Services,
-}
-
 /// Measures, prints the figures, and writes docs/benchmarks.md after a run of everything.
 pub fn run(options: &Bench) -> Result<()> {
     toolchain::require_root("`cargo xtask bench`")?;
     bench::interrupt::listen()?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
-    toolchain::ensure_tools(toolchain::BENCH_TOOLS)?;
+    toolchain::ensure_tools(match options.area {
+        Area::Services => toolchain::BENCH_TOOLS,
+        Area::Dns => toolchain::DNS_BENCH_TOOLS,
+    })?;
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
     if !options.built {
         product::build(profile)?;
     }
-    let Area::Services = options.area;
-    let wanted = services::Options { rounds: options.rounds, only: options.only.clone(), profile };
-    let unknown = wanted
-        .only
-        .iter()
-        .find(|only| !services::names().iter().any(|name| name.starts_with(only.as_str())));
+    let area = options.area;
+    let wanted = Options { rounds: options.rounds, only: options.only.clone(), profile };
+    let names = area.names();
+    let unknown = wanted.only.iter().find(|only| {
+        let begins = |name: &&str| name.starts_with(only.as_str());
+        !names.iter().any(begins)
+    });
     if let Some(unknown) = unknown {
-        bail!("no figure begins with {unknown}; there are {}", services::names().join(", "));
+        bail!("no figure begins with {unknown}; there are {}", names.join(", "));
     }
-    let results = services::measure(&wanted)?;
+    let results = area.measure(&wanted)?;
     print(&results.figures, options.json)?;
     let whole = options.only.is_empty() && !options.debug;
     let docs = if whole { checkout().join("docs") } else { target_dir().join("bench") };
     std::fs::create_dir_all(&docs)?;
-    let page = bench::report::write(&results, &docs)?;
+    let page = bench::report::write(area, &results, &docs)?;
     note(&format!("{} is written", page.display()));
     if !results.failures.is_empty() {
         bail!("not everything could be measured:\n  {}", results.failures.join("\n  "));

@@ -1,0 +1,152 @@
+//! `p50-under-churn`, `p99-under-churn`: latency while a thousand endpoints change a second.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::{
+    check, compare,
+    load::{self, Pace},
+    objects,
+    pair::{self, At},
+    questions,
+    seat::Seat,
+};
+use crate::{
+    bench::{Figure, triple, turns, world::World},
+    cluster::{
+        bulk::{self, Request},
+        process, up,
+    },
+    invoke,
+    load::Measured,
+};
+
+/// Median latency under churn over the quiet one's.
+pub const P50: &str = "p50-under-churn";
+/// The latency that one question of a hundred exceeds, the same way.
+pub const P99: &str = "p99-under-churn";
+
+const PER_SECOND: u32 = 1_000;
+/// The least that counts as that.
+const PER_SECOND_MIN: f64 = 900.0;
+/// One sends no more than one at a time.
+const SENDERS: u32 = 20;
+const QUERIES_PER_SECOND: u32 = 5_000;
+/// Load begins so long after the changes and ends so long before their end.
+const MARGIN: f64 = 0.5;
+const SECONDS: f64 = 3.0;
+
+/// Whether endpoints change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Quiet,
+    Churn,
+}
+
+/// Both figures, with as many services as there are.
+pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
+    let control_plane = process::running(&world.layout, up::CONTROL_PLANE);
+    give_way(&control_plane.context("no API server runs")?.pid.to_string())?;
+    let data = questions::data(questions::services().map(|(name, _)| name));
+    let mut changes = Changes { world, turn: 0, rates: Vec::new() };
+    let turns = [Turn::Quiet, Turn::Quiet, Turn::Churn];
+    let taken = turns::quiet(P99, &turns, rounds, compare::p99_of, |turn| match turn {
+        Turn::Quiet => load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS),
+        Turn::Churn => changes
+            .during(seat, || load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS)),
+    })?;
+    let rate = turns::Summary::of(&changes.rates).value;
+    let contender = format!("mizzen at {rate:.0} changes/s / quiet, {} services", world.services);
+    let figure = |name: &str, quantity, bound| {
+        let noise = taken.noise(quantity).spread;
+        let ratio = taken.to_reference(2, quantity);
+        Figure::ratio(name, ratio, contender.clone(), rounds).at_most(bound, noise)
+    };
+    let mut figures = vec![figure(P50, compare::p50_of, 1.2), figure(P99, compare::p99_of, 2.0)];
+    for (at, label) in [(0, "mizzen, quiet"), (2, "mizzen under churn")] {
+        for (name, quantity) in
+            [("p50-at-5000", compare::p50_of as turns::Quantity), ("p99-at-5000", compare::p99_of)]
+        {
+            figures.push(Figure::of(name, taken.plain(at, quantity), "us", label, rounds));
+        }
+    }
+    // What is beyond the questions' own cost is that of the changes.
+    let cpu = |measured: &Measured| measured.cpu_us * f64::from(QUERIES_PER_SECOND);
+    let of_changes = taken.over(|round| (cpu(&round[2]) - cpu(&round[0])) / rate);
+    figures.push(Figure::of("cpu-per-change", of_changes, "us", contender.clone(), rounds));
+    Ok(figures)
+}
+
+/// Changes of endpoints: each turn adds one to every service, or takes it away again.
+struct Changes<'a> {
+    world: &'a World,
+    turn: u32,
+    rates: Vec<f64>,
+}
+
+impl Changes<'_> {
+    /// Runs `load` while endpoints change.
+    fn during(&mut self, seat: &Seat, load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
+        self.turn += 1;
+        let endpoints = objects::ENDPOINTS + self.turn % 2;
+        let seconds = SECONDS + 2.0 * MARGIN;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few")]
+        let count = (f64::from(PER_SECOND) * seconds) as u32;
+        let numbers = (0..count).map(|number| number % self.world.services);
+        let requests: Vec<Request> =
+            numbers.map(|number| objects::replace_endpoints(number, endpoints)).collect();
+        let world = self.world;
+        let (measured, took) = thread::scope(|scope| -> Result<_> {
+            let sending = scope.spawn(|| send(world, &requests));
+            thread::sleep(Duration::from_secs_f64(MARGIN));
+            let measured = load();
+            let took = sending.join().map_err(|_| anyhow!("the sender panicked"))??;
+            Ok((measured?, took))
+        })?;
+        let rate = f64::from(count) / took.as_secs_f64();
+        ensure!(rate >= PER_SECOND_MIN, "the API server took {rate:.0} changes a second");
+        self.rates.push(rate);
+        followed(seat, count.min(self.world.services) - 1, endpoints)?;
+        Ok(measured)
+    }
+}
+
+/// Sends changes at their pace, giving way to everything that is measured.
+fn send(world: &World, requests: &[Request]) -> Result<Duration> {
+    give_way(&nix::unistd::gettid().to_string())?;
+    let start = Instant::now();
+    bulk::send_paced(&world.api, &world.layout.dir, requests, PER_SECOND, SENDERS)?;
+    Ok(start.elapsed())
+}
+
+/// Has a process, or a thread and its children, run on the client's CPU, and there only when
+/// nobody else wants to.
+fn give_way(id: &str) -> Result<()> {
+    let cpu = triple::other_cpu().to_string();
+    let pin = ["--all-tasks", "--pid", "--cpu-list", &cpu, id];
+    let single = ["--pid", "--cpu-list", &cpu, id];
+    let of_thread = id == nix::unistd::gettid().to_string();
+    let args: &[&str] = if of_thread { &single } else { &pin };
+    invoke::capture(&mut invoke::command("taskset", args))?;
+    let idle = ["--all-tasks", "--idle", "--pid", "0", id];
+    let args = if of_thread { &idle[1..] } else { &idle[..] };
+    invoke::capture(&mut invoke::command("chrt", args)).map(drop)
+}
+
+/// Waits until names say what was changed last: a turn's changes are not another's.
+fn followed(seat: &Seat, number: u32, endpoints: u32) -> Result<()> {
+    let address = objects::endpoint(number, objects::ENDPOINTS).to_string();
+    pair::wait(&seat.pair, "the last change to be in the names", || {
+        let server = format!("@{}", pair::ADDRESS);
+        let said = seat.pair.capture(At::Client, &["dig", &server, "+short", "-x", &address])?;
+        let there = said.contains(&questions::name(number));
+        let expected = endpoints > objects::ENDPOINTS;
+        let reason = || format!("{address} has the names {said:?}");
+        Ok(if there == expected { Ok(()) } else { Err(reason()) })
+    })?;
+    check::answers(seat)
+}
