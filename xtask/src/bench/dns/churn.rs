@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 
 use super::{
     check, compare,
@@ -31,10 +31,11 @@ pub const P50: &str = "p50-under-churn";
 pub const P99: &str = "p99-under-churn";
 
 const PER_SECOND: u32 = 1_000;
-/// The least that counts as that.
+/// With less than this the figures are taken and judged by no bar: something else kept the API
+/// server from its work.
 const PER_SECOND_MIN: f64 = 900.0;
 /// One sends no more than one at a time.
-const SENDERS: u32 = 20;
+const SENDERS: u32 = 40;
 const QUERIES_PER_SECOND: u32 = 5_000;
 /// Load begins so long after the changes and ends so long before their end.
 const MARGIN: f64 = 0.5;
@@ -49,8 +50,15 @@ enum Turn {
 
 /// Both figures, with as many services as there are.
 pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
-    let control_plane = process::running(&world.layout, up::CONTROL_PLANE);
-    give_way(&control_plane.context("no API server runs")?.pid.to_string())?;
+    let api_server = process::running(&world.layout, up::CONTROL_PLANE);
+    let api_server = api_server.context("no API server runs")?.pid.to_string();
+    give_way(&api_server)?;
+    let figures = take(world, seat, rounds);
+    take_part(&api_server)?;
+    figures
+}
+
+fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     let data = questions::data(questions::services().map(|(name, _)| name));
     let mut changes = Changes { world, turn: 0, rates: Vec::new() };
     let turns = [Turn::Quiet, Turn::Quiet, Turn::Churn];
@@ -64,7 +72,8 @@ pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     let figure = |name: &str, quantity, bound| {
         let noise = taken.noise(quantity).spread;
         let ratio = taken.to_reference(2, quantity);
-        Figure::ratio(name, ratio, contender.clone(), rounds).at_most(bound, noise)
+        let figure = Figure::ratio(name, ratio, contender.clone(), rounds);
+        if rate < PER_SECOND_MIN { figure } else { figure.at_most(bound, noise) }
     };
     let mut figures = vec![figure(P50, compare::p50_of, 1.2), figure(P99, compare::p99_of, 2.0)];
     for (at, label) in [(0, "mizzen, quiet"), (2, "mizzen under churn")] {
@@ -108,7 +117,6 @@ impl Changes<'_> {
             Ok((measured?, took))
         })?;
         let rate = f64::from(count) / took.as_secs_f64();
-        ensure!(rate >= PER_SECOND_MIN, "the API server took {rate:.0} changes a second");
         self.rates.push(rate);
         followed(seat, count.min(self.world.services) - 1, endpoints)?;
         Ok(measured)
@@ -123,18 +131,27 @@ fn send(world: &World, requests: &[Request]) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Has a process, or a thread and its children, run on the client's CPU, and there only when
-/// nobody else wants to.
+/// Has a process, or a thread and the children that it will have, run on the client's CPU, and
+/// there only when nobody else wants to.
 fn give_way(id: &str) -> Result<()> {
     let cpu = triple::other_cpu().to_string();
-    let pin = ["--all-tasks", "--pid", "--cpu-list", &cpu, id];
-    let single = ["--pid", "--cpu-list", &cpu, id];
-    let of_thread = id == nix::unistd::gettid().to_string();
-    let args: &[&str] = if of_thread { &single } else { &pin };
-    invoke::capture(&mut invoke::command("taskset", args))?;
-    let idle = ["--all-tasks", "--idle", "--pid", "0", id];
-    let args = if of_thread { &idle[1..] } else { &idle[..] };
-    invoke::capture(&mut invoke::command("chrt", args)).map(drop)
+    // Of a thread of ours these are its own; of another process, those of all its threads.
+    let all = if id == nix::unistd::gettid().to_string() { &[][..] } else { &["--all-tasks"] };
+    for line in
+        [&["taskset", "--pid", "--cpu-list", &cpu, id][..], &["chrt", "--idle", "--pid", "0", id]]
+    {
+        let args = all.iter().chain(&line[1..]);
+        invoke::capture(&mut invoke::command(line[0], args))?;
+    }
+    Ok(())
+}
+
+/// Has a process run as others do again.
+fn take_part(id: &str) -> Result<()> {
+    let last = thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
+    let all = format!("0-{last}");
+    invoke::capture(&mut invoke::command("taskset", ["-a", "-p", "-c", &all, id]))?;
+    invoke::capture(&mut invoke::command("chrt", ["-a", "--other", "-p", "0", id])).map(drop)
 }
 
 /// Waits until names say what was changed last: a turn's changes are not another's.

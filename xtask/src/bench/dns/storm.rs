@@ -47,7 +47,7 @@ pub fn measure(seats: &[Seat], rounds: u32) -> Result<Vec<Figure>> {
         let packets = Figure::once(PACKETS, fewer, "ratio", contender.clone());
         let ratio = taken.to_reference(at, rate_of);
         let rate = Figure::ratio(THROUGHPUT, ratio, contender, rounds);
-        figures.push(if ours { packets.at_most(1.0 / 3.0, 0.0) } else { packets });
+        figures.push(if ours { packets.at_most(0.333, 0.0) } else { packets });
         figures.push(if ours { rate.at_least(3.0, noise) } else { rate });
     }
     let contender = format!("{reference} / {reference}");
