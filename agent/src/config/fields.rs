@@ -130,6 +130,8 @@ fields! {
     dns_port: u16 = crate::dns::Config::default().port;
     /// Port at the node's address for other nodes' pods whose resolver is away; 0: none
     dns_peer_port: u16 = crate::dns::Config::default().peer_port.unwrap_or_default();
+    /// Threads that answer cluster DNS by UDP; 0: one for each CPU, four at most
+    dns_threads: u8 = 0;
     /// Name server for names outside of the cluster (repeatable), as 192.0.2.53 or
     /// 192.0.2.53:5353; empty: those of /etc/resolv.conf
     dns_upstream: Vec<String> = Vec::new();

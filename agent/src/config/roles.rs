@@ -130,6 +130,10 @@ impl Config {
             routes: vec![dns::route::Route::to(upstreams)],
             connects_pods: self.cni,
             source,
+            threads: match self.dns_threads {
+                0 => dns::config::default_threads(),
+                threads => threads.into(),
+            },
             ..dns::Config::default()
         }
     }

@@ -17,8 +17,9 @@ use super::{
     name::LowerName,
     zone::{
         Found, Place, Zone,
+        hosts::Host,
         reverse::Pointer,
-        service::{Addresses, Host, Own, Port, ServiceNames, Targets},
+        service::{Addresses, Own, Port, ServiceNames, Targets},
     },
 };
 
@@ -26,6 +27,12 @@ use super::{
 const VERSION_TTL: u32 = 28_800;
 /// The version of the specification that the zone follows.
 const VERSION: &str = "1.1.0";
+/// Names in the zone's SOA record, as labels below its top: the server,
+pub(super) const SOA_SERVER: [&str; 2] = ["ns", "dns"];
+/// and who is responsible.
+pub(super) const SOA_HOST: &str = "hostmaster";
+/// Refresh, retry and expiry in the SOA record, in seconds: nobody copies the zone.
+pub(super) const SOA_TIMES: [u32; 3] = [7200, 1800, 86_400];
 /// How many ExternalNames are followed; more are a loop or as good as one.
 const MAX_ALIASES: usize = 10;
 
@@ -216,10 +223,7 @@ impl Asked<'_> {
             Found::Ports(names, ports) if kind == RecordType::SRV => {
                 self.services(names, ports, reply);
             }
-            Found::Hosts(hosts) => {
-                let addresses = hosts.iter().map(|host| host.address).collect();
-                self.addresses(kind, &addresses, reply);
-            }
+            Found::Hosts(addresses) => self.addresses(kind, addresses, reply),
             Found::Pod(address) => self.addresses(kind, &[*address].into_iter().collect(), reply),
             Found::Pointers(pointers) if kind == RecordType::PTR => {
                 let names = pointers.iter().filter_map(|pointer| self.pointed_to(pointer));
@@ -260,13 +264,14 @@ impl Asked<'_> {
         } else {
             self.apex_name()
         };
+        let [refresh, retry, expire] = SOA_TIMES.map(u32::cast_signed);
         RData::SOA(SOA::new(
-            below(&["ns", "dns"], &origin),
-            below(&["hostmaster"], &origin),
+            below(&SOA_SERVER, &origin),
+            below(&[SOA_HOST], &origin),
             self.zone.serial(),
-            7200,
-            1800,
-            86_400,
+            refresh,
+            retry,
+            expire,
             self.ttl(),
         ))
     }
@@ -275,7 +280,7 @@ impl Asked<'_> {
         match kind {
             RecordType::SOA => reply.answers.push(self.record(self.soa())),
             RecordType::NS if !self.place.reverse => {
-                let server = below(&["ns", "dns"], &self.apex_name());
+                let server = below(&SOA_SERVER, &self.apex_name());
                 reply.answers.push(self.record(RData::NS(NS(server.clone()))));
                 self.name_server(RecordType::A, &server, &mut reply.additionals);
                 self.name_server(RecordType::AAAA, &server, &mut reply.additionals);

@@ -50,6 +50,16 @@ pub struct Config {
     pub cache_octets: usize,
     /// Bounds of connections.
     pub tcp: Tcp,
+    /// Threads that answer datagrams, each with sockets of its own.
+    pub threads: usize,
+}
+
+/// Threads where nothing is said: each answers a hundred thousand questions a second.
+const THREADS_MAX: usize = 4;
+
+/// One thread for each CPU that this process may run on, up to a bound.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX)
 }
 
 impl Default for Config {
@@ -79,6 +89,7 @@ impl Default for Config {
             forward: Forwarding::default(),
             cache_octets: 8 << 20,
             tcp: Tcp::default(),
+            threads: default_threads(),
         }
     }
 }

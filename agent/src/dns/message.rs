@@ -66,18 +66,18 @@ pub struct ClientEdns {
 }
 
 impl Question {
-    /// The number of octets that the answer may have.
-    fn limit(&self) -> u16 {
-        match (self.transport, self.edns) {
-            (Transport::Tcp, _) => u16::MAX,
-            (Transport::Udp, None) => PLAIN_PAYLOAD,
-            (Transport::Udp, Some(edns)) => edns.payload.clamp(PLAIN_PAYLOAD, MAX_PAYLOAD),
-        }
-    }
-
     /// Whether the client wants signatures.
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+}
+
+/// The number of octets that an answer may have.
+pub(super) fn limit(edns: Option<ClientEdns>, transport: Transport) -> u16 {
+    match (transport, edns) {
+        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Udp, None) => PLAIN_PAYLOAD,
+        (Transport::Udp, Some(edns)) => edns.payload.clamp(PLAIN_PAYLOAD, MAX_PAYLOAD),
     }
 }
 
@@ -147,7 +147,9 @@ fn bare(header: &[u8; HEADER], code: ResponseCode) -> Vec<u8> {
 /// beside the answer, which is a courtesy, then the answer itself, with TC set.
 pub fn write(question: &Question, reply: &Reply) -> Vec<u8> {
     let opt = question.edns.map_or_else(Vec::new, |client| opt(client, reply));
-    let mut writer = Writer::new(usize::from(question.limit()).saturating_sub(opt.len()));
+    let mut writer = Writer::new(
+        usize::from(limit(question.edns, question.transport)).saturating_sub(opt.len()),
+    );
     writer.question(&question.query);
     let mut fits = true;
     let mut section = |records: &[Record]| {

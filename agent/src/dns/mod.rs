@@ -13,6 +13,7 @@ pub mod cache;
 pub mod chain;
 pub mod config;
 pub mod corefile;
+pub mod direct;
 #[cfg(test)]
 mod fixture;
 pub mod follow;
@@ -189,7 +190,7 @@ impl Role {
         let connections = Connections::new(config.tcp);
         let secure_listeners =
             SecureListeners::new(Arc::clone(&resolver), Arc::clone(&connections));
-        let listeners = Listeners::new(Arc::clone(&resolver), connections);
+        let listeners = Listeners::new(Arc::clone(&resolver), connections, config.threads);
         Ok(Self {
             snapshot: Arc::default(),
             resolver,
@@ -253,7 +254,7 @@ impl Role {
         if settings != *zone.settings() {
             let zone = Zone::new(settings, zone.serial().wrapping_add(1));
             let zone = zone.advance(&Snapshot::default(), &self.snapshot);
-            self.resolver.publish(zone, Peers::of(&self.snapshot));
+            self.resolver.publish(zone);
         }
         if !same_upstreams(&config, &self.config) {
             // What others said is not what these say.
@@ -274,8 +275,10 @@ impl Role {
     /// Publishes what follows from `snapshot`.
     fn follow(&mut self, snapshot: Arc<Snapshot>) {
         let before = self.resolver.zone();
-        let zone = before.advance(&self.snapshot, &snapshot);
-        self.resolver.publish(zone, Peers::of(&snapshot));
+        self.resolver.publish(before.advance(&self.snapshot, &snapshot));
+        if !self.snapshot.nodes.ptr_eq(&snapshot.nodes) {
+            self.resolver.admit(Peers::of(&snapshot));
+        }
         if before.synced() {
             let now = SystemTime::now();
             for trigger in triggers(&self.snapshot, &snapshot) {

@@ -6,6 +6,8 @@ use hickory_proto::rr::Name;
 const MAX_OCTETS: usize = 255;
 /// What fits into that with labels of one octet each.
 const MAX_LABELS: usize = 127;
+/// The longest label in octets (RFC 1035 2.3.4).
+const MAX_LABEL: usize = 63;
 
 /// A name in lower-case wire format. Only ASCII letters have a case (RFC 4343).
 #[derive(Clone)]
@@ -26,6 +28,26 @@ impl LowerName {
         this
     }
 
+    /// The lower-case form of the name at the start of `octets`, and how many octets it has there;
+    /// `None` where that is no whole name written out, label by label.
+    pub fn read(octets: &[u8]) -> Option<(Self, usize)> {
+        let mut this = Self { octets: [0; MAX_OCTETS], starts: [0; MAX_LABELS + 1], labels: 0 };
+        let mut at = 0;
+        loop {
+            let length = usize::from(*octets.get(at)?);
+            if length == 0 {
+                return Some((this, at + 1));
+            }
+            // The two upper bits mark pointers, and what no RFC has given a meaning.
+            let end = at + 1 + length;
+            if length > MAX_LABEL || end >= MAX_OCTETS || this.labels == MAX_LABELS {
+                return None;
+            }
+            this.push(octets.get(at + 1..end)?);
+            at = end;
+        }
+    }
+
     /// Appends a label. `Name` admits no more than fits; what would not is left out.
     fn push(&mut self, label: &[u8]) {
         let start = usize::from(self.starts[self.labels]);
@@ -40,6 +62,11 @@ impl LowerName {
         }
         self.labels += 1;
         self.starts[self.labels] = next;
+    }
+
+    /// Where the label with that number begins: its length octet's place in the name.
+    pub fn start_of(&self, index: usize) -> usize {
+        self.starts.get(index).map_or(0, |start| usize::from(*start))
     }
 
     /// How many labels it has, the root not counted.
@@ -98,7 +125,7 @@ impl std::fmt::Debug for LowerName {
 pub fn wire_labels(labels: &[&str]) -> Option<Box<[u8]>> {
     let mut octets = Vec::with_capacity(labels.iter().map(|label| label.len() + 1).sum());
     for label in labels {
-        if label.is_empty() || label.len() > 63 {
+        if label.is_empty() || label.len() > MAX_LABEL {
             return None;
         }
         octets.push(u8::try_from(label.len()).ok()?);
@@ -143,6 +170,27 @@ mod tests {
         let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)];
         let long = LowerName::of(&Name::from_labels(long).unwrap());
         assert_eq!((long.label_count(), long.wire().len()), (4, MAX_OCTETS));
+    }
+
+    #[test]
+    fn names_are_read_where_they_are_written_out() {
+        let (name, octets) = LowerName::read(b"\x03Web\x07cluster\x00rest").unwrap();
+        assert_eq!((name.wire(), octets), (&b"\x03web\x07cluster\x00"[..], 13));
+        assert_eq!((name.start_of(1), name.start_of(2)), (4, 12));
+        for none in [&b""[..], b"\x03web", b"\x03we", b"\x03web\xc0\x0c", b"\x40"] {
+            assert!(LowerName::read(none).is_none(), "{none:?}");
+        }
+        let many = |labels: usize| [&b"\x01a".repeat(labels)[..], b"\0"].concat();
+        assert_eq!(LowerName::read(&many(127)).map(|(_, octets)| octets), Some(255));
+        assert!(LowerName::read(&many(128)).is_none());
+        let long = |last: usize| {
+            let label = |length: usize| {
+                [&[u8::try_from(length).unwrap()], &vec![b'a'; length][..]].concat()
+            };
+            [label(63), label(63), label(63), label(last), vec![0]].concat()
+        };
+        assert_eq!(LowerName::read(&long(61)).map(|(_, octets)| octets), Some(255));
+        assert!(LowerName::read(&long(62)).is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use hickory_proto::rr::Name;
 use super::{
     cache::Keeping,
     chain::{Block, Chain},
+    direct::Scope,
     forward::error_log::Errors,
     hosts::Hosts,
     name::LowerName,
@@ -148,6 +149,24 @@ impl Routes {
         Some((*place, Arc::clone(self.chains.get(*place)?.as_ref()?)))
     }
 
+    /// What of the index's answers nobody here has a word in: completing search lists concerns
+    /// names that don't exist, tables of hosts and other steps may concern any.
+    pub fn direct(&self) -> Scope {
+        if self.have_hosts() {
+            return Scope::Nothing;
+        }
+        let only_completes =
+            |chain: &Arc<Chain>| Chain { autopath: None, ..(**chain).clone() }.is_empty();
+        let mut chains = self.chains.iter().flatten();
+        if self.chains.iter().all(Option::is_none) {
+            Scope::All
+        } else if chains.all(only_completes) {
+            Scope::Existing
+        } else {
+            Scope::Nothing
+        }
+    }
+
     /// The route of a name that the steps of `block` came to, and its place: the block's own where
     /// it has one for such names.
     pub fn find_in(&self, block: usize, name: &LowerName) -> Option<(usize, &Route)> {
@@ -226,6 +245,26 @@ mod tests {
         let corp = Route { zone: name("corp."), ..Route::default() };
         let only = Routes::new(vec![corp], &[]);
         assert!(only.find(&LowerName::of(&name("example.org."))).is_none());
+    }
+
+    #[test]
+    fn who_has_a_word_before_the_index_is_asked() {
+        use crate::dns::chain::autopath::{Autopath, Search};
+        let scope = |route: Route, chains: &[Chain]| {
+            let block = |chain: &Chain| Block { zones: vec![name(".")], chain: chain.clone() };
+            Routes::new(vec![route], &chains.iter().map(block).collect::<Vec<_>>()).direct()
+        };
+        let autopath =
+            Autopath { zones: vec![name("cluster.local.")], search: Search::List(vec![]) };
+        let (none, completes) =
+            (Chain::default(), Chain { autopath: Some(autopath), ..Chain::default() });
+        let bounded = Chain { payload: Some(512), ..completes.clone() };
+        assert_eq!(scope(Route::default(), &[]), Scope::All);
+        assert_eq!(scope(Route::default(), &[none.clone()]), Scope::All);
+        assert_eq!(scope(Route::default(), &[none.clone(), completes.clone()]), Scope::Existing);
+        assert_eq!(scope(Route::default(), &[completes, none, bounded]), Scope::Nothing);
+        let hosts = Route { hosts: Some(Arc::new(Hosts::new(5))), ..Route::default() };
+        assert_eq!(scope(hosts, &[]), Scope::Nothing);
     }
 
     #[test]

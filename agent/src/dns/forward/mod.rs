@@ -39,6 +39,7 @@ use super::{
     cache::{Asked, Cache, Found, Hit, Keeping, Key},
     chain::Chain,
     config::Forwarding,
+    direct,
     message::Question,
     metrics::{Metrics, Origin, UpstreamCounts},
     name::LowerName,
@@ -67,6 +68,7 @@ pub struct Forwarder {
     places: Arc<Semaphore>,
     turn: AtomicUsize,
     probes: Probes,
+    direct: direct::Scope,
     metrics: Arc<Metrics>,
     /// By the places of the routes and of their upstreams.
     counts: Vec<Vec<Arc<UpstreamCounts>>>,
@@ -122,6 +124,7 @@ impl Forwarder {
             places: Arc::new(Semaphore::new(limits.max_in_flight)),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
+            direct: routes.direct(),
             routes,
             limits,
         }
@@ -138,6 +141,11 @@ impl Forwarder {
             None => self.routes.find(name),
             Some(block) => self.routes.find_in(block, name),
         }
+    }
+
+    /// What the index may answer before anybody else is asked.
+    pub fn direct(&self) -> direct::Scope {
+        self.direct
     }
 
     /// What a table of hosts says of a name, ours or not: the tables come before all else.

@@ -245,7 +245,7 @@ proptest! {
         let message = if edns { with_edns(message, payload, false) } else { message };
         let question = question(&message, Transport::Udp);
         let (size, message) = written(&question, &reply(addresses));
-        prop_assert!(size <= usize::from(question.limit()));
+        prop_assert!(size <= usize::from(limit(question.edns, question.transport)));
         let all = message.answers.len() == addresses as usize;
         prop_assert_eq!(all, !message.metadata.truncation);
     }

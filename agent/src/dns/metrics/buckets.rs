@@ -55,6 +55,15 @@ impl<const N: usize> Buckets<N> {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds what was observed elsewhere.
+    pub(super) fn add(&self, other: &Self) {
+        let ours = self.counts.iter().chain([&self.beyond, &self.sum]);
+        let theirs = other.counts.iter().chain([&other.beyond, &other.sum]);
+        for (ours, theirs) in ours.zip(theirs) {
+            ours.fetch_add(theirs.load(Relaxed), Relaxed);
+        }
+    }
+
     /// Whether nothing was observed.
     pub(super) fn is_empty(&self) -> bool {
         self.counts.iter().chain([&self.beyond]).all(|count| count.load(Relaxed) == 0)

@@ -3,6 +3,7 @@
 //! Labels have few values whatever clients ask: two zones (the cluster's and all others), the types
 //! that CoreDNS names, response codes, and the configured upstreams.
 
+mod answers;
 mod buckets;
 mod chain;
 
@@ -19,8 +20,11 @@ use std::{
 
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 
-use self::buckets::{Buckets, SIZES, TIMES, Unit};
-pub use self::chain::ChainCounts;
+pub use self::{answers::count_apart, chain::ChainCounts};
+use self::{
+    answers::{APART, Answers, PLACE},
+    buckets::{Buckets, TIMES, Unit},
+};
 use super::{forward::link::LinkCounts, message::Transport};
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
@@ -152,15 +156,8 @@ impl UpstreamCounts {
 pub struct Metrics {
     /// The cluster domain, with a dot at the end.
     domain: Mutex<String>,
-    /// By zone, transport, family and type.
-    requests: [[[[AtomicU64; TYPES.len() + 1]; 2]; 2]; 2],
-    /// By zone, code and origin.
-    responses: [[[AtomicU64; ORIGINS.len()]; CODES.len() + 1]; 2],
-    durations: [Buckets<16>; 2],
-    /// By zone and transport.
-    request_sizes: [[Buckets<14>; 2]; 2],
-    response_sizes: [[Buckets<14>; 2]; 2],
-    dnssec_requests: [AtomicU64; 2],
+    /// Of questions and answers, by the threads that count apart; the last are all others'.
+    answers: [Answers; APART + 1],
     cache: CacheCounts,
     rejected: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -172,16 +169,9 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let sizes =
-            || std::array::from_fn(|_| std::array::from_fn(|_| Buckets::new(Unit::Octets, &SIZES)));
         Self {
             domain: Mutex::default(),
-            requests: Default::default(),
-            responses: Default::default(),
-            durations: std::array::from_fn(|_| Buckets::new(Unit::Seconds, &TIMES)),
-            request_sizes: sizes(),
-            response_sizes: sizes(),
-            dnssec_requests: Default::default(),
+            answers: std::array::from_fn(|_| Answers::new()),
             cache: CacheCounts::default(),
             rejected: AtomicU64::default(),
             reloads: Default::default(),
@@ -208,17 +198,7 @@ impl Metrics {
         size: usize,
         time: Duration,
     ) {
-        let zone = origin.zone();
-        let transport = usize::from(request.transport == Transport::Tcp);
-        let kind = TYPES.iter().position(|kind| Some(*kind) == request.kind);
-        let kind = kind.unwrap_or(TYPES.len());
-        let family = usize::from(request.ipv6);
-        self.requests[zone][transport][family][kind].fetch_add(1, Relaxed);
-        self.responses[zone][place_of(code)][origin as usize].fetch_add(1, Relaxed);
-        self.durations[zone].observe_time(time);
-        self.request_sizes[zone][transport].observe(request.size as u64);
-        self.response_sizes[zone][transport].observe(size as u64);
-        self.dnssec_requests[zone].fetch_add(u64::from(request.dnssec_ok), Relaxed);
+        self.answers[PLACE.get()].count(request, origin, code, size, time);
     }
 
     /// The cache was asked; whether it had an answer, a denial, or nothing.
@@ -271,9 +251,9 @@ impl Metrics {
         }
         let zones =
             [domain.as_str(), "."].map(|zone| format!("{SERVER},zone=\"{zone}\",view=\"\""));
-        self.write_requests(text, &zones);
-        self.write_responses(text, &zones);
-        self.write_sizes(text, &zones);
+        let answers = Answers::new();
+        self.answers.iter().for_each(|counted| answers.add(counted));
+        answers.write(text, &zones);
         self.write_cache(text);
         self.write_upstreams(text);
         self.chain.write(text);
@@ -287,62 +267,6 @@ impl Metrics {
         ] {
             head(text, name, "counter", help);
             sample(text, name, "", count);
-        }
-    }
-
-    fn write_requests(&self, text: &mut String, zones: &[String; 2]) {
-        let name = "coredns_dns_requests_total";
-        head(text, name, "counter", "Questions by zone, transport, family and type");
-        let names = TYPES.iter().map(ToString::to_string).chain(["other".to_owned()]);
-        let names: Vec<_> = names.collect();
-        for (zone, by_transport) in zones.iter().zip(&self.requests) {
-            for (proto, by_family) in ["udp", "tcp"].iter().zip(by_transport) {
-                for (family, by_type) in ["1", "2"].iter().zip(by_family) {
-                    for (kind, count) in names.iter().zip(by_type) {
-                        let labels =
-                            format!("{zone},proto=\"{proto}\",family=\"{family}\",type=\"{kind}\"");
-                        sample_if_any(text, name, &labels, count);
-                    }
-                }
-            }
-        }
-        let name = "coredns_dns_do_requests_total";
-        head(text, name, "counter", "Questions with the DO bit");
-        for (zone, count) in zones.iter().zip(&self.dnssec_requests) {
-            sample(text, name, zone, count);
-        }
-    }
-
-    fn write_responses(&self, text: &mut String, zones: &[String; 2]) {
-        let name = "coredns_dns_responses_total";
-        head(text, name, "counter", "Answers by zone, code and what answered");
-        let codes: Vec<_> = CODES.iter().map(|(_, name)| *name).chain(["other"]).collect();
-        for (zone, by_code) in zones.iter().zip(&self.responses) {
-            for (code, by_origin) in codes.iter().zip(by_code) {
-                for (origin, count) in ORIGINS.iter().zip(by_origin) {
-                    let labels = format!("{zone},rcode=\"{code}\",plugin=\"{origin}\"");
-                    sample_if_any(text, name, &labels, count);
-                }
-            }
-        }
-        let name = "coredns_dns_request_duration_seconds";
-        head(text, name, "histogram", "How long questions took");
-        for (zone, durations) in zones.iter().zip(&self.durations) {
-            durations.write(text, name, zone);
-        }
-    }
-
-    fn write_sizes(&self, text: &mut String, zones: &[String; 2]) {
-        for (name, help, sizes) in [
-            ("coredns_dns_request_size_bytes", "Octets of questions", &self.request_sizes),
-            ("coredns_dns_response_size_bytes", "Octets of answers", &self.response_sizes),
-        ] {
-            head(text, name, "histogram", help);
-            for (zone, by_transport) in zones.iter().zip(sizes) {
-                for (proto, sizes) in ["udp", "tcp"].iter().zip(by_transport) {
-                    sizes.write(text, name, &format!("{zone},proto=\"{proto}\""));
-                }
-            }
         }
     }
 
@@ -492,6 +416,49 @@ mod tests {
         }
         let samples = text.lines().filter(|line| line.contains("coredns_dns_requests_total{"));
         assert_eq!(samples.count(), 2, "only what occurred");
+    }
+
+    #[test]
+    fn threads_count_apart_and_are_added_up() {
+        let metrics = Metrics::default();
+        metrics.serve("cluster.local");
+        let request = Request {
+            transport: Transport::Udp,
+            ipv6: false,
+            kind: Some(RecordType::A),
+            dnssec_ok: true,
+            size: 40,
+        };
+        let answered = || {
+            let time = Duration::from_millis(1);
+            metrics.answered(&request, Origin::Kubernetes, ResponseCode::NoError, 90, time);
+        };
+        answered();
+        std::thread::scope(|scope| {
+            for number in [0, 1, 1, 99] {
+                scope.spawn(move || {
+                    count_apart(number);
+                    answered();
+                });
+            }
+        });
+        let mut text = String::new();
+        metrics.write(&mut text);
+        let labels = "server=\"dns://.:53\",zone=\"cluster.local.\",view=\"\"";
+        for line in [
+            format!(
+                "coredns_dns_requests_total{{{labels},proto=\"udp\",family=\"1\",type=\"A\"}} 5"
+            ),
+            format!(
+                "coredns_dns_responses_total{{{labels},rcode=\"NOERROR\",plugin=\"kubernetes\"}} 5"
+            ),
+            format!("coredns_dns_do_requests_total{{{labels}}} 5"),
+            format!("coredns_dns_request_duration_seconds_count{{{labels}}} 5"),
+            format!("coredns_dns_request_size_bytes_sum{{{labels},proto=\"udp\"}} 200"),
+            format!("coredns_dns_response_size_bytes_sum{{{labels},proto=\"udp\"}} 450"),
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, UdpSocket},
+    runtime::Handle,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use super::tcp::Connections;
-use super::{Resolver, tcp, udp};
+use super::{Resolver, tcp, udp, workers::Workers};
 
 /// Room for questions that come while others are answered.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -84,6 +85,13 @@ impl ListenError {
     }
 }
 
+/// What is open at an address.
+struct Opened {
+    /// One for each thread that answers datagrams; the kernel divides clients among them.
+    udp: Vec<Socket>,
+    tcp: TcpListener,
+}
+
 /// The open sockets: UDP and TCP at each address.
 #[derive(Debug)]
 pub struct Listeners {
@@ -91,12 +99,15 @@ pub struct Listeners {
     connections: Arc<Connections>,
     open: BTreeMap<SocketAddr, (Audience, CancellationToken)>,
     tasks: JoinSet<()>,
+    /// Behind the tasks, which end first.
+    workers: Workers,
 }
 
 impl Listeners {
-    /// None yet; all that will be open answers from `resolver`.
-    pub fn new(resolver: Arc<Resolver>, connections: Arc<Connections>) -> Self {
-        Self { resolver, connections, open: BTreeMap::new(), tasks: JoinSet::new() }
+    /// None yet; all that will be open answers from `resolver`, datagrams by so many threads.
+    pub fn new(resolver: Arc<Resolver>, connections: Arc<Connections>, threads: usize) -> Self {
+        let (open, tasks) = (BTreeMap::new(), JoinSet::new());
+        Self { resolver, connections, open, tasks, workers: Workers::start(threads) }
     }
 
     /// Opens what is missing and closes what is no longer wanted. What can't be opened is said,
@@ -115,22 +126,45 @@ impl Listeners {
             if self.open.contains_key(address) {
                 continue;
             }
-            match open(*address) {
-                Ok((udp, tcp)) => self.serve(*address, *audience, udp, tcp),
-                Err(error) => errors.push(error),
-            }
+            let opened = open(*address, self.workers.handles().len())
+                .and_then(|opened| self.serve(*address, *audience, opened));
+            errors.extend(opened.err());
         }
         errors
     }
 
-    fn serve(&mut self, address: SocketAddr, audience: Audience, udp: UdpSocket, tcp: TcpListener) {
+    fn serve(
+        &mut self,
+        address: SocketAddr,
+        audience: Audience,
+        opened: Opened,
+    ) -> Result<(), ListenError> {
         let stop = CancellationToken::new();
-        let resolver = || Arc::clone(&self.resolver);
-        self.tasks.spawn(udp::serve(udp, resolver(), audience, stop.clone()));
-        let connections = Arc::clone(&self.connections);
-        self.tasks.spawn(tcp::serve(tcp, resolver(), (audience, None), connections, stop.clone()));
+        for (socket, worker) in opened.udp.into_iter().zip(self.workers.handles()) {
+            let registered = {
+                let _within = worker.enter();
+                UdpSocket::from_std(socket.into())
+            };
+            let served = udp::Served {
+                socket: registered.map_err(|error| ListenError::new("UDP", address, error))?,
+                ipv6: address.is_ipv6(),
+                resolver: Arc::clone(&self.resolver),
+                audience,
+                elsewhere: Handle::current(),
+            };
+            self.tasks.spawn_on(udp::serve(served, stop.clone()), &worker);
+        }
+        let (resolver, connections) = (Arc::clone(&self.resolver), Arc::clone(&self.connections));
+        self.tasks.spawn(tcp::serve(
+            opened.tcp,
+            resolver,
+            (audience, None),
+            connections,
+            stop.clone(),
+        ));
         self.open.insert(address, (audience, stop));
         tracing::debug!(%address, ?audience, "listening");
+        Ok(())
     }
 
     /// Closes all; returns when what is under way has been answered.
@@ -140,18 +174,6 @@ impl Listeners {
         }
         while self.tasks.join_next().await.is_some() {}
     }
-}
-
-/// Both sockets at `address`, or neither.
-fn open(address: SocketAddr) -> Result<(UdpSocket, TcpListener), ListenError> {
-    let udp = bind(address, Type::DGRAM, Protocol::UDP)
-        .and_then(|socket| {
-            // As much as the system admits; with less it still works.
-            let _smaller = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-            UdpSocket::from_std(socket.into())
-        })
-        .map_err(|error| ListenError::new("UDP", address, error))?;
-    Ok((udp, open_tcp(address)?))
 }
 
 /// A TCP socket at `address`.
@@ -164,7 +186,41 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> 
         .map_err(|error| ListenError::new("TCP", address, error))
 }
 
+/// All sockets at `address`, or none.
+fn open(address: SocketAddr, threads: usize) -> Result<Opened, ListenError> {
+    let udp = datagrams(address, threads);
+    let udp = udp.map_err(|error| ListenError::new("UDP", address, error))?;
+    Ok(Opened { udp, tcp: open_tcp(address)? })
+}
+
+/// So many sockets for datagrams to `address`, which share its port. The first asks for it alone:
+/// another server that holds it, and would share it, is an error too.
+fn datagrams(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
+    let first = bind(address, Type::DGRAM, Protocol::UDP)?;
+    let mut all = vec![first];
+    for _ in 1..count {
+        for socket in &all {
+            socket.set_reuse_port(true)?;
+        }
+        let next = unbound(address, Type::DGRAM, Protocol::UDP)?;
+        next.set_reuse_port(true)?;
+        next.bind(&address.into())?;
+        all.push(next);
+    }
+    for socket in &all {
+        // As much as the system admits; with less it still works.
+        let _smaller = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
+    Ok(all)
+}
+
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = unbound(address, kind, protocol)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     match address {
@@ -180,6 +236,31 @@ fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
         // Connections of the process before us may still be closing.
         socket.set_reuse_address(true)?;
     }
-    socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_share_a_port_that_nobody_else_has() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A port that is free, and then is another's that would share it.
+            let other = unbound(address.parse().unwrap(), Type::DGRAM, Protocol::UDP).unwrap();
+            other.set_reuse_port(true).unwrap();
+            other.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
+            let taken = other.local_addr().unwrap().as_socket().unwrap();
+            let error = open(taken, 2).err().expect("an error");
+            assert!(matches!(error, ListenError::InUse { transport: "UDP", .. }), "{error}");
+            drop(other);
+            let ours = datagrams(taken, 3).unwrap();
+            assert_eq!(ours.len(), 3);
+            assert!(
+                ours.iter()
+                    .all(|socket| { socket.local_addr().unwrap().as_socket() == Some(taken) })
+            );
+            assert!(bind(taken, Type::DGRAM, Protocol::UDP).is_err());
+        }
+    }
 }

@@ -1,13 +1,20 @@
 //! The serving side: sockets, and the way of a message from one to the other.
 
+mod batch;
 pub mod listen;
 mod query_log;
 pub mod secure;
 mod tcp;
 mod udp;
 mod walk;
+mod workers;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use futures::{FutureExt as _, future::BoxFuture};
@@ -23,6 +30,7 @@ use self::{
 use super::{
     answer::{Outcome, Reply, answer},
     chain::{Chain, query_log::Entry},
+    direct,
     forward::{AtOnce, Errand, Forwarder},
     message::{self, Question, Received, Transport},
     metrics::{Metrics, Origin, Request},
@@ -127,15 +135,44 @@ impl Resolver {
         self.forwarder.load_full()
     }
 
-    /// Answers from `zone` from now on, and at peer ports those in `peers`.
-    pub fn publish(&self, zone: Zone, peers: Peers) {
+    /// Answers from `zone` from now on.
+    pub fn publish(&self, zone: Zone) {
         self.zone.store(Arc::new(zone));
+    }
+
+    /// Answers those in `peers` at peer ports from now on.
+    pub fn admit(&self, peers: Peers) {
         self.peers.store(Arc::new(peers));
     }
 
     /// The zone from which answers are given.
     pub fn zone(&self) -> Arc<Zone> {
         self.zone.load_full()
+    }
+
+    /// Writes the answer to a datagram that `client` sent, and that came at `since`, where the
+    /// index has it and it is plain: no more than a look and a copy. Whether it did.
+    pub(super) fn answer_directly(
+        &self,
+        octets: &[u8],
+        client: IpAddr,
+        since: Instant,
+        answer: &mut Vec<u8>,
+    ) -> bool {
+        let scope = self.forwarder.load().direct();
+        let Some(said) = direct::answer(&self.zone.load(), octets, scope, answer) else {
+            return false;
+        };
+        let request = Request {
+            transport: Transport::Udp,
+            ipv6: client.is_ipv6(),
+            kind: Some(said.kind),
+            dnssec_ok: said.dnssec_ok,
+            size: octets.len(),
+        };
+        let took = since.elapsed();
+        self.metrics.answered(&request, Origin::Kubernetes, said.code, answer.len(), took);
+        true
     }
 
     /// The answer to a message from `client`, or what it has to wait for.

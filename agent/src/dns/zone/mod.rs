@@ -5,7 +5,9 @@
 //! Service, what stands left of that is looked up among the Service's own names. The key of a
 //! Service is a slice of the query's lower-case wire form, so that a look-up allocates nothing.
 
+pub mod blocks;
 pub mod dashed;
+pub mod hosts;
 pub mod pods;
 pub mod reverse;
 pub mod service;
@@ -18,7 +20,7 @@ use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 use self::{
     pods::Pods,
     reverse::{Arpa, Pointer, Pointers},
-    service::{Host, Port, ServiceNames},
+    service::{Addresses, Port, ServiceNames},
 };
 use super::name::{LowerName, wire_labels};
 use crate::model::{ObjectKey, snapshot::Snapshot};
@@ -62,7 +64,7 @@ pub struct Zone {
     /// How many Services each namespace has, by its label.
     namespaces: OrdMap<Box<[u8]>, u32>,
     /// Services by the wire form of their name and namespace.
-    services: HashMap<Box<[u8]>, Arc<ServiceNames>>,
+    services: HashMap<Arc<[u8]>, Arc<ServiceNames>>,
     pointers: Pointers,
     /// Empty unless names of pods are verified.
     pods: Pods,
@@ -85,12 +87,12 @@ pub enum Found<'z> {
     Service(&'z ServiceNames),
     /// `_port._protocol` of a Service.
     Ports(&'z ServiceNames, &'z [Port]),
-    /// An endpoint of a Service.
-    Hosts(&'z [Host]),
+    /// Endpoints of a Service.
+    Hosts(Addresses),
     /// A pod's address as a name.
     Pod(IpAddr),
     /// An address in a reverse tree that has names.
-    Pointers(&'z [Pointer]),
+    Pointers(Vec<Pointer>),
 }
 
 /// Where a name stands, and what stands there.
@@ -164,11 +166,14 @@ impl Zone {
         else {
             return false;
         };
-        let old = self.services.get(&wire[..]).cloned();
+        let (wire, old) = match self.services.get_key_value(&wire[..]) {
+            Some((wire, old)) => (Arc::clone(wire), Some(Arc::clone(old))),
+            None => (wire.into(), None),
+        };
         if old.as_deref() == names.as_ref() {
             return false;
         }
-        self.pointers.replace(key, old.as_deref(), names.as_ref());
+        self.pointers.replace(&wire, old.as_deref(), names.as_ref());
         match (&old, names) {
             (_, Some(names)) => {
                 self.services.insert(wire, Arc::new(names));
@@ -204,13 +209,16 @@ impl Zone {
             return Some(Place { apex_labels, reverse: false, found });
         }
         let found = match reverse::parse(name)? {
-            Arpa::Address(address) => match self.pointers.of(address) {
-                [] => Found::Missing,
-                pointers => Found::Pointers(pointers),
-            },
+            Arpa::Address(address) => {
+                let names_of = |key: &[u8]| self.services.get(key).map(Arc::as_ref);
+                match self.pointers.of(address, names_of) {
+                    pointers if pointers.is_empty() => Found::Missing,
+                    pointers => Found::Pointers(pointers),
+                }
+            }
             _ if self.settings.reverse_falls_through => return None,
             Arpa::Prefix(_) if name.label_count() == 2 => Found::Apex,
-            Arpa::Prefix(range) if self.pointers.any_in(range.clone()) => Found::Empty,
+            Arpa::Prefix(range) if self.pointers.any_in(&range) => Found::Empty,
             Arpa::Prefix(_) | Arpa::Nothing => Found::Missing,
         };
         if matches!(found, Found::Missing) && self.settings.reverse_falls_through && self.synced {

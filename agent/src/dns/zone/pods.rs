@@ -1,52 +1,33 @@
 //! Which addresses are pods', and of which namespace, as far as EndpointSlices tell: the pods that
 //! are behind Services. No pod has to be watched for it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
-
+use super::blocks::Blocks;
 use crate::model::{ObjectKey, snapshot::Snapshot};
 
 /// The pods behind Services.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
-    /// Namespaces of the pods with an address, each with the number of Services that name it: more
-    /// than one namespace only while a freed address is given out again.
-    by_address: OrdMap<IpAddr, Arc<BTreeMap<Arc<str>, u32>>>,
+    /// Namespaces of the pods with an address, once for each Service that names it: more than one
+    /// namespace only while a freed address is given out again.
+    by_address: Blocks<Arc<str>>,
 }
 
 impl Pods {
     /// Whether a pod of that namespace, a label in lower case, has `address`.
     pub fn has(&self, address: IpAddr, namespace: &[u8]) -> bool {
-        let namespaces = self.by_address.get(&address);
-        namespaces.is_some_and(|all| all.keys().any(|name| name.as_bytes() == namespace))
+        self.by_address.of(address).any(|name| name.as_bytes() == namespace)
     }
 
     /// Follows what the slices of `service` say in `to` where they said what they say in `from`.
     pub fn advance(&mut self, service: &ObjectKey, from: &Snapshot, to: &Snapshot) {
         let (old, new) = (pods(service, from), pods(service, to));
         for (address, namespace) in old.difference(&new) {
-            self.remove(*address, namespace);
+            self.by_address.remove(*address, namespace);
         }
         for (address, namespace) in new.difference(&old) {
-            let all = self.by_address.entry(*address).or_default();
-            *Arc::make_mut(all).entry(Arc::clone(namespace)).or_insert(0) += 1;
-        }
-    }
-
-    fn remove(&mut self, address: IpAddr, namespace: &str) {
-        let Some(all) = self.by_address.get_mut(&address) else { return };
-        let all = Arc::make_mut(all);
-        match all.get_mut(namespace) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(all.remove(namespace)),
-        }
-        if all.is_empty() {
-            self.by_address.remove(&address);
+            self.by_address.add(*address, Arc::clone(namespace));
         }
     }
 }
@@ -87,11 +68,15 @@ mod tests {
             for key in &keys {
                 pods.advance(key, from, to);
             }
-            (pods.has(address, b"ns"), pods.has(address, b"other"), pods.by_address.len())
+            (
+                pods.has(address, b"ns"),
+                pods.has(address, b"other"),
+                pods.by_address.of(address).count(),
+            )
         };
-        assert_eq!(follow(&none, &two), (true, false, 1));
+        assert_eq!(follow(&none, &two), (true, false, 2));
         assert_eq!(follow(&two, &one), (true, false, 1));
-        assert_eq!(follow(&one, &with(&["a"], "172.0.0.10")), (false, false, 1));
+        assert_eq!(follow(&one, &with(&["a"], "172.0.0.10")), (false, false, 0));
         assert_eq!(follow(&with(&["a"], "172.0.0.10"), &none), (false, false, 0));
     }
 }

@@ -7,9 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdMap;
-
-use super::service::{Addresses, Host, Own, ServiceNames};
+use super::{
+    blocks::Blocks,
+    hosts::Host,
+    service::{Addresses, Own, ServiceNames},
+};
 use crate::{dns::name::LowerName, model::ObjectKey};
 
 /// One name that an address has.
@@ -21,26 +23,35 @@ pub struct Pointer {
     pub service: ObjectKey,
 }
 
-/// The names of addresses.
+/// Which Services have names at an address, by the keys that they have in the index. What the
+/// names are, the Services themselves say.
 #[derive(Clone, Debug, Default)]
 pub struct Pointers {
-    by_address: OrdMap<IpAddr, Arc<[Pointer]>>,
+    by_address: Blocks<Arc<[u8]>>,
 }
 
 impl Pointers {
     /// The names of `address`: those of Services, or where none has it those of endpoints.
-    pub fn of(&self, address: IpAddr) -> &[Pointer] {
-        let Some(all) = self.by_address.get(&address) else { return &[] };
+    pub fn of<'z>(
+        &self,
+        address: IpAddr,
+        names_of: impl Fn(&[u8]) -> Option<&'z ServiceNames>,
+    ) -> Vec<Pointer> {
+        let services = self.by_address.of(address).filter_map(|key| names_of(key));
+        let mut all: Vec<_> = services.flat_map(|names| names.pointers(address)).collect();
+        all.sort_unstable();
+        all.dedup();
         // Services sort first, because they have no host.
         match all.partition_point(|pointer| pointer.host.is_none()) {
-            0 => all,
-            services => &all[..services],
+            0 => {}
+            services => all.truncate(services),
         }
+        all
     }
 
     /// Whether any address in that range has a name.
-    pub fn any_in(&self, range: RangeInclusive<IpAddr>) -> bool {
-        self.by_address.range(range).next().is_some()
+    pub fn any_in(&self, range: &RangeInclusive<IpAddr>) -> bool {
+        self.by_address.any_in(range)
     }
 
     /// Whether no address has a name.
@@ -48,58 +59,50 @@ impl Pointers {
         self.by_address.is_empty()
     }
 
-    /// Has the addresses in `new` point to `service` where those in `old` did. Touches only what
-    /// differs, so that one endpoint of thousands costs one entry.
+    /// Has the addresses in `new` point to the Service with that key where those in `old` did.
+    /// Touches only what differs, so that one endpoint of thousands costs one entry.
     pub fn replace(
         &mut self,
-        service: &ObjectKey,
+        key: &Arc<[u8]>,
         old: Option<&ServiceNames>,
         new: Option<&ServiceNames>,
     ) {
-        let old = old.map_or_else(BTreeSet::new, |names| pointers(service, names));
-        let new = new.map_or_else(BTreeSet::new, |names| pointers(service, names));
-        for (address, pointer) in old.difference(&new) {
-            self.remove(*address, pointer);
+        let addresses = |names: Option<&ServiceNames>| -> BTreeSet<IpAddr> {
+            names.map(ServiceNames::pointing).into_iter().flatten().collect()
+        };
+        let (old, new) = (addresses(old), addresses(new));
+        for address in old.difference(&new) {
+            self.by_address.remove(*address, key);
         }
-        for (address, pointer) in new.difference(&old) {
-            self.add(*address, pointer);
-        }
-    }
-
-    fn add(&mut self, address: IpAddr, pointer: &Pointer) {
-        let mut all = self.by_address.get(&address).map_or_else(Vec::new, |all| all.to_vec());
-        if let Err(place) = all.binary_search(pointer) {
-            all.insert(place, pointer.clone());
-            self.by_address.insert(address, all.into());
-        }
-    }
-
-    fn remove(&mut self, address: IpAddr, pointer: &Pointer) {
-        let Some(all) = self.by_address.get(&address) else { return };
-        let left: Vec<_> = all.iter().filter(|other| *other != pointer).cloned().collect();
-        if left.is_empty() {
-            self.by_address.remove(&address);
-        } else {
-            self.by_address.insert(address, left.into());
+        for address in new.difference(&old) {
+            self.by_address.add(*address, Arc::clone(key));
         }
     }
 }
 
-fn pointers(service: &ObjectKey, names: &ServiceNames) -> BTreeSet<(IpAddr, Pointer)> {
-    let own = match &names.own {
-        Own::ClusterIps(addresses) => Some(addresses),
-        // A headless Service's addresses are its endpoints', which have names of their own.
-        Own::Endpoints(_) | Own::Alias(_) => None,
-    };
-    let of_service = own
-        .into_iter()
-        .flat_map(Addresses::iter)
-        .map(|address| (address, Pointer { host: None, service: service.clone() }));
-    let of_hosts = names
-        .hosts
-        .iter()
-        .map(|host| (host.address, Pointer { host: Some(host.clone()), service: service.clone() }));
-    of_service.chain(of_hosts).collect()
+impl ServiceNames {
+    /// The addresses that only this Service has as its own. A headless Service's are its
+    /// endpoints', which have names of their own.
+    fn own_addresses(&self) -> Option<&Addresses> {
+        match &self.own {
+            Own::ClusterIps(addresses) => Some(addresses),
+            Own::Endpoints(_) | Own::Alias(_) => None,
+        }
+    }
+
+    /// All addresses that have names here.
+    fn pointing(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.own_addresses().into_iter().flat_map(Addresses::iter);
+        own.chain(self.hosts.iter().map(|host| host.address))
+    }
+
+    /// The names that `address` has here.
+    fn pointers(&self, address: IpAddr) -> impl Iterator<Item = Pointer> {
+        let own = self.own_addresses().is_some_and(|all| all.contains(address));
+        let hosts = self.hosts.at(address).map(Some);
+        let all = own.then_some(None).into_iter().chain(hosts);
+        all.map(|host| Pointer { host, service: self.key.clone() })
+    }
 }
 
 /// What a name under the reverse trees stands for.

@@ -10,11 +10,12 @@ use hickory_proto::rr::Name;
 
 use super::{
     Found,
-    dashed::{self, dashed},
+    hosts::{Host, Hosts},
 };
 use crate::{
     dns::name::LowerName,
     model::{
+        ObjectKey,
         endpoints::{Endpoint, EndpointSlice},
         service::{Protocol, Service},
     },
@@ -23,12 +24,14 @@ use crate::{
 /// Everything that is named after one Service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServiceNames {
+    /// Whose names these are.
+    pub key: ObjectKey,
     /// What the Service's own name holds.
     pub own: Own,
     /// Its ports, ordered by protocol, name and number.
     pub ports: Box<[Port]>,
-    /// Its ready endpoints, ordered by hostname and address; those without a hostname first.
-    pub hosts: Box<[Host]>,
+    /// Its ready endpoints.
+    pub hosts: Hosts,
 }
 
 /// What the Service's own name holds.
@@ -39,7 +42,7 @@ pub enum Own {
     /// It is headless: the addresses of its ready endpoints.
     Endpoints(Addresses),
     /// The name that an ExternalName Service stands for.
-    Alias(Name),
+    Alias(Box<Name>),
 }
 
 /// Addresses by family, each family in order.
@@ -60,6 +63,29 @@ impl Addresses {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The one at that place: IPv4 first.
+    pub fn get(&self, place: usize) -> Option<IpAddr> {
+        match place.checked_sub(self.v4.len()) {
+            Some(place) => self.v6.get(place).copied().map(IpAddr::V6),
+            None => self.v4.get(place).copied().map(IpAddr::V4),
+        }
+    }
+
+    /// The place of one, where each family is in order.
+    pub fn place_of(&self, address: IpAddr) -> Option<usize> {
+        match address {
+            IpAddr::V4(address) => self.v4.binary_search(&address).ok(),
+            IpAddr::V6(address) => {
+                self.v6.binary_search(&address).ok().map(|place| self.v4.len() + place)
+            }
+        }
+    }
+
+    /// Whether it is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.iter().any(|other| other == address)
     }
 
     /// All of them.
@@ -104,22 +130,6 @@ pub enum Targets {
     Hosts(Box<[u32]>),
 }
 
-/// A ready endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Host {
-    /// Its label, where the endpoint names one; otherwise its address is its label.
-    pub hostname: Option<Arc<str>>,
-    /// Its address.
-    pub address: IpAddr,
-}
-
-impl Host {
-    /// Its label below the Service's name.
-    pub fn label(&self) -> String {
-        self.hostname.as_deref().map_or_else(|| dashed(self.address), str::to_owned)
-    }
-}
-
 impl ServiceNames {
     /// The addresses at the Service's own name; an alias has none.
     pub fn addresses(&self) -> Option<&Addresses> {
@@ -135,25 +145,25 @@ impl ServiceNames {
         service: &Service,
         slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     ) -> Option<Self> {
+        let key = service.key.clone();
         if let Some(target) = &service.external_name {
             let mut target = Name::from_ascii(&**target).ok()?;
             target.set_fqdn(true);
-            return Some(Self { own: Own::Alias(target), ports: [].into(), hosts: [].into() });
+            let own = Own::Alias(Box::new(target));
+            return Some(Self { key, own, ports: [].into(), hosts: Hosts::default() });
         }
         let slices: Vec<_> = slices.map(|slice| &**slice).collect();
-        let hosts: BTreeSet<Host> =
-            slices.iter().flat_map(|slice| ready(slice)).map(host).collect();
-        let hosts: Box<[Host]> = hosts.into_iter().collect();
+        let hosts: Hosts = slices.iter().flat_map(|slice| ready(slice)).map(host).collect();
         if !service.headless {
             let own = Own::ClusterIps(service.cluster_ips.iter().copied().collect());
-            return Some(Self { own, ports: service_ports(service), hosts });
+            return Some(Self { key, own, ports: service_ports(service), hosts });
         }
         if hosts.is_empty() {
             return None;
         }
         let addresses: BTreeSet<IpAddr> = hosts.iter().map(|host| host.address).collect();
         let own = Own::Endpoints(addresses.into_iter().collect());
-        Some(Self { own, ports: endpoint_ports(&slices, &hosts), hosts })
+        Some(Self { key, own, ports: endpoint_ports(&slices, &hosts), hosts })
     }
 
     /// What stands at the name whose first `labels` labels are left of the Service's.
@@ -163,7 +173,7 @@ impl ServiceNames {
             1 => match protocol_of(name.label(0)) {
                 Some(protocol) if self.has_named_port(protocol) => Found::Empty,
                 Some(_) => Found::Missing,
-                None => found_hosts(self.hosts_named(name.label(0))),
+                None => found_hosts(self.hosts.labelled(name.label(0))),
             },
             2 => match protocol_of(name.label(1)) {
                 Some(protocol) => found_ports(self, self.ports_named(name.label(0), protocol)),
@@ -187,29 +197,9 @@ impl ServiceNames {
         let count = self.ports[from..].partition_point(|port| key(port).is_eq());
         &self.ports[from..from + count]
     }
-
-    /// The endpoints with that label.
-    fn hosts_named(&self, label: &[u8]) -> &[Host] {
-        let named = self.hosts.partition_point(|host| {
-            host.hostname.as_deref().is_none_or(|hostname| hostname.as_bytes() < label)
-        });
-        let rest = &self.hosts[named..];
-        let count = rest.partition_point(|host| {
-            host.hostname.as_deref().is_some_and(|hostname| hostname.as_bytes() == label)
-        });
-        if count > 0 {
-            return &rest[..count];
-        }
-        let Some(address) = dashed::parse(label) else { return &[] };
-        let wanted = Host { hostname: None, address };
-        match self.hosts.binary_search(&wanted) {
-            Ok(place) if dashed(address).as_bytes() == label => &self.hosts[place..=place],
-            _ => &[],
-        }
-    }
 }
 
-fn found_hosts(hosts: &[Host]) -> Found<'_> {
+fn found_hosts<'z>(hosts: Addresses) -> Found<'z> {
     if hosts.is_empty() { Found::Missing } else { Found::Hosts(hosts) }
 }
 
@@ -250,11 +240,11 @@ fn service_ports(service: &Service) -> Box<[Port]> {
 
 /// The ports of a headless Service are its endpoints' ports, and only those endpoints' whose slice
 /// names them.
-fn endpoint_ports(slices: &[&EndpointSlice], hosts: &[Host]) -> Box<[Port]> {
+fn endpoint_ports(slices: &[&EndpointSlice], hosts: &Hosts) -> Box<[Port]> {
     let mut ports: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for slice in slices {
         let places: Vec<u32> = ready(slice)
-            .filter_map(|endpoint| hosts.binary_search(&host(endpoint)).ok())
+            .filter_map(|endpoint| hosts.place_of(&host(endpoint)))
             .filter_map(|place| u32::try_from(place).ok())
             .collect();
         if places.is_empty() {
