@@ -98,14 +98,15 @@ fn write(folder: &Path, files: Vec<File>) -> Result<()> {
     Ok(())
 }
 
-/// Answers names of the cluster, completes search paths where it can, and forwards and keeps what
-/// others say: what kubeadm's clusters have.
-fn corefile() -> String {
+/// What kubeadm's clusters have, and search paths completed. By a list: the client is no pod that
+/// the agent connected, whose namespace it would know.
+fn corefile(search: &Path) -> String {
+    let search = search.display();
     let domain = questions::DOMAIN;
     let ttl = questions::TTL;
     format!(
-        ".:53 {{\n  errors\n  kubernetes {domain} in-addr.arpa ip6.arpa {{\n    pods verified\n    \
-         ttl {ttl}\n    fallthrough in-addr.arpa ip6.arpa\n  }}\n  autopath @kubernetes\n  forward \
+        ".:53 {{\n  errors\n  kubernetes {domain} in-addr.arpa ip6.arpa {{\n    pods insecure\n    \
+         ttl {ttl}\n    fallthrough in-addr.arpa ip6.arpa\n  }}\n  autopath {search}\n  forward \
          . {CLIENT}:{UPSTREAM_PORT}\n  cache 30\n}}\n"
     )
 }
@@ -113,7 +114,9 @@ fn corefile() -> String {
 fn start_agent(pair: &Pair) -> Result<process::Started> {
     let (layout, node) = (&pair.layout, &pair.host.name);
     let folder = pair.folder()?;
-    write(&folder, vec![("Corefile", corefile())])?;
+    let search = folder.join("search");
+    let list = format!("search {}\n", questions::SEARCH.join(" "));
+    write(&folder, vec![("search", list), ("Corefile", corefile(&search))])?;
     let mut argv = vec![layout.binary("mizzen-agent").display().to_string(), "run".into()];
     argv.extend(["--services=false", "--cni=false", "--node-name", node].map(str::to_owned));
     for (flag, value) in [
