@@ -260,7 +260,7 @@ mod tests {
             (Chain::default(), Chain { autopath: Some(autopath), ..Chain::default() });
         let bounded = Chain { payload: Some(512), ..completes.clone() };
         assert_eq!(scope(Route::default(), &[]), Scope::All);
-        assert_eq!(scope(Route::default(), &[none.clone()]), Scope::All);
+        assert_eq!(scope(Route::default(), std::slice::from_ref(&none)), Scope::All);
         assert_eq!(scope(Route::default(), &[none.clone(), completes.clone()]), Scope::Existing);
         assert_eq!(scope(Route::default(), &[completes, none, bounded]), Scope::Nothing);
         let hosts = Route { hosts: Some(Arc::new(Hosts::new(5))), ..Route::default() };
