@@ -276,9 +276,10 @@ impl Reconciler {
     /// Reads the tables, recognises what is its own, and brings them to what is desired.
     fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
         let everything = self.desired.everything();
-        if self.trouble.has_failed() {
-            // A plan was broken off: whoever still reads what it unlinked is waited for.
+        if self.trouble.has_failed() || self.releases.forgotten {
+            // Whoever still reads what plans unlinked, one that was broken off too, is waited for.
             self.maps.barrier().map_err(|error| chain(&error))?;
+            self.releases.forgotten = false;
         }
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
         let known = restore(&tables, &everything, self.room());
@@ -389,9 +390,7 @@ impl Reconciler {
             return Err("the cluster is not known yet, see `mizzen status`".to_owned());
         }
         let everything = self.desired.everything();
-        if let Some(known) = self.known.take() {
-            self.known = Some(self.settle_releases(known)?);
-        }
+        self.finish(); // what is still to be released is no difference
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
         let plan = diff_and_settle(&everything, &mut restore(&tables, &everything, self.room()));
         Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })

@@ -61,7 +61,7 @@ impl Deletions {
             let endpoints = resets.len() - UNFINISHED_MAX;
             tracing::warn!(endpoints, "connections to deleted endpoints are left to time out");
         }
-        self.unfinished = resets;
+        self.unfinished.extend(resets);
         self.unfinished.truncate(UNFINISHED_MAX);
     }
 

@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_millis(50);
 pub(super) struct Releases {
     barrier: Option<JoinHandle<Result<(), MapsError>>>,
     due: Option<Instant>,
+    /// Whether what plans unlinked was forgotten before it was released.
+    pub(super) forgotten: bool,
 }
 
 impl Releases {
@@ -122,6 +124,14 @@ impl Reconciler {
         self.metrics.set_flips.fetch_add(flips(plan), Relaxed);
         self.deletions.reset(plan.resets.clone());
         Ok(())
+    }
+
+    /// Has the tables be unknown: the next plan begins anew, from a dump.
+    pub(super) fn forget(&mut self) {
+        let Some(known) = self.known.take() else { return };
+        let forgotten = !known.is_settled();
+        self.releases = Releases { forgotten, ..Releases::default() };
+        self.deletions.take_back(known.resets().copied().collect());
     }
 
     /// Takes note that a plan was broken off, or a barrier: the next one begins anew, from a dump,

@@ -36,12 +36,12 @@ impl Reconciler {
                     tracing::warn!(map, elements, "somebody else altered a table");
                 }
                 self.review.altered = Some(deviations);
-                self.known = None;
+                self.forget();
                 self.trouble.hasten(now);
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the tables could not be looked at");
-                self.known = None;
+                self.forget();
                 self.trouble.hasten(now);
             }
         }

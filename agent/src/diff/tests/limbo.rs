@@ -140,3 +140,27 @@ fn d03_what_comes_back_from_the_limbo_stays() {
     apply(&plan, &mut agent.maps).unwrap();
     assert_exact(&agent);
 }
+
+/// Likewise a source range that is asked for again.
+#[test]
+fn b56_a_source_range_that_is_back_from_the_limbo_stays() {
+    use super::restricted::{admitted, cluster};
+    let mut agent = Agent::start(MemoryMaps::default(), &cluster(1, Some(&["10.0.0.0/8"])));
+    let _ = agent.resync();
+    for (revision, range) in [(2, "172.16.0.0/12"), (3, "10.0.0.0/8")] {
+        let next = Snapshot { revision, ..cluster(1, Some(&[range])) };
+        let change = agent.desired.update(&next, &NodeFacts::default());
+        let plan = diff(&change, &mut agent.known);
+        apply(&plan, &mut agent.maps).unwrap();
+        if revision == 2 {
+            agent.known.begin();
+        }
+    }
+    let plan = agent.known.reap();
+    apply(&plan, &mut agent.maps).unwrap();
+    assert_eq!(admitted(&agent, 1, "10.0.0.1"), Some(true), "it was asked for again");
+    let plan = agent.known.settle();
+    apply(&plan, &mut agent.maps).unwrap();
+    assert_eq!(admitted(&agent, 1, "172.16.0.1"), Some(false));
+    assert_exact(&agent);
+}

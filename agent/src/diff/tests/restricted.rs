@@ -4,7 +4,7 @@ use super::*;
 use crate::{diff::plan::Op, model::ObjectKey};
 
 /// `default/only` with a load balancer address and these ranges.
-fn cluster(address: u8, ranges: Option<&[&str]>) -> Snapshot {
+pub(super) fn cluster(address: u8, ranges: Option<&[&str]>) -> Snapshot {
     let mut snapshot = one_service(1).snapshot();
     let key = ObjectKey::new("default", "only");
     let service = Arc::make_mut(&mut snapshot.services[&key]);
@@ -23,7 +23,7 @@ fn agent(snapshot: &Snapshot) -> Agent {
 }
 
 /// Whether a client may use the load balancer address; `None` where it is not served.
-fn admitted(agent: &Agent, address: u8, client: &str) -> Option<bool> {
+pub(super) fn admitted(agent: &Agent, address: u8, client: &str) -> Option<bool> {
     let tables = agent.maps.tables();
     let addr = IpAddr::from([192, 0, 2, address]);
     let frontend = tables.frontends.get(&FrontendKey::new(addr.into(), 80, 6))?;

@@ -59,6 +59,33 @@ fn v8_a_deletion_whose_plan_fails_is_taken_along_by_the_next() {
     assert_eq!(told, ["10.244.0.6:8080"]);
 }
 
+/// What somebody else altered makes the tables unknown, in the middle of what waits for a barrier.
+#[test]
+fn v8_a_deletion_that_waits_for_a_barrier_outlives_tables_that_are_altered() {
+    let (queue, resets) = resets::Queue::new(Arc::default());
+    let mut bench = bench(MemoryMaps::default());
+    bench.reconciler = bench.reconciler.resetting(queue);
+    bench.reconciler.desired =
+        Desired::new(Settings { node_name: "n".into(), ..Settings::default() });
+    let facts = NodeFacts::default();
+    let snapshot = with_second(&mut cluster(), Some("ready: true"));
+    bench.reconciler.follow(&snapshot, Some(&facts));
+    bench.reconciler.released(&[[10, 244, 0, 6].into()].into());
+    assert_eq!(resets.try_iter().count(), 0, "programs may still lead there");
+    let mut tables = bench.reconciler.maps.dump().unwrap();
+    tables.frontends.clear();
+    bench.reconciler.maps = Box::new(MemoryMaps::with_tables(tables));
+
+    bench.reconciler.review(Instant::now() + REVIEW);
+    assert!(bench.reconciler.known.is_none(), "somebody altered them");
+    assert!(bench.reconciler.releases.forgotten, "somebody may read what was unlinked");
+    bench.reconciler.follow(&snapshot, Some(&facts));
+    assert!(!bench.reconciler.releases.forgotten, "who did was waited for");
+    bench.reconciler.finish();
+    assert_eq!(resets.try_iter().flatten().count(), 1);
+    assert!(bench.reconciler.difference().unwrap().steps.is_empty());
+}
+
 #[test]
 fn v8_a_deletion_does_not_wait_for_what_has_no_room() {
     let (queue, resets) = resets::Queue::new(Arc::default());
