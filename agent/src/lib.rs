@@ -21,6 +21,7 @@ pub mod diff;
 pub mod dns;
 pub mod facts;
 pub mod foreign;
+pub mod handover;
 pub mod kube;
 pub mod local_pods;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 pub mod histogram;
 pub mod proxy;
+pub mod staleness;
 pub mod tables;
 pub mod traffic;
 
@@ -11,12 +12,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use mizzen_ebpf_abi::counters::Counter;
 
 use crate::{arrivals::Arrivals, dns, resets};
 use proxy::ProxyMetrics;
+use staleness::Staleness;
 use tables::TableMetrics;
 
 /// What the eBPF programs counted, read when asked for.
@@ -45,6 +48,8 @@ macro_rules! metrics {
             pub arrivals: Arrivals,
             /// The resolver's.
             pub dns: Arc<dns::metrics::Metrics>,
+            /// How old what watches told is.
+            pub staleness: Arc<Staleness>,
             /// Of sockets whose endpoints were deleted.
             pub resets: Arc<resets::Counts>,
         }
@@ -107,6 +112,7 @@ impl Metrics {
         self.write(&mut text);
         self.tables.write(&mut text);
         self.proxy.write(&mut text, &self.arrivals);
+        self.staleness.write(&mut text, Instant::now());
         self.dns.write(&mut text);
         if let Some(programs) = programs {
             let name = "mizzen_datapath_events_total";

@@ -156,8 +156,7 @@ impl Reconciler {
         self
     }
 
-    /// Runs until cancelled. The datapath stays in force; only what this agent answered itself is
-    /// led to the backends.
+    /// Runs until cancelled. The datapath stays in force.
     ///
     /// On a thread of its own: to make another thread take over the tasks of this one while it calls
     /// bpf() costs more than most changes do.
@@ -194,17 +193,6 @@ impl Reconciler {
                 outcome = self.releases.barrier() => self.barrier_over(outcome),
                 () = tokio::time::sleep_until(due.into()) => {}
             }
-        }
-        self.hand_over();
-    }
-
-    /// The resolver has closed its sockets and given up its addresses: packets to them must not
-    /// leave the node by its default route, unanswered. (A killed agent's addresses stay.)
-    fn hand_over(&mut self) {
-        let Some(known) = self.known.take() else { return };
-        let change = self.desired.hand_over();
-        if let Err(error) = self.execute(known, change) {
-            tracing::warn!(error, "addresses answered here were not handed over");
         }
         // The next agent knows nothing of sockets to endpoints that were deleted before.
         self.finish();

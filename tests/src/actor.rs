@@ -193,6 +193,23 @@ impl Actor {
         self.say(&format!("load {kind} {to} {name}")).unwrap();
     }
 
+    /// Asks the DNS server for the A records of a name again and again, until [`Self::stop`]: see
+    /// [`crate::names`] for the kinds, and what a retry is.
+    pub fn load_of_names(&mut self, kind: &str, server: SocketAddr, name: &str, retries: u32) {
+        self.say(&format!("names {kind} {server} {name} {retries}")).unwrap();
+    }
+
+    /// Asks once.
+    pub fn ask_name(
+        &mut self,
+        kind: &str,
+        server: SocketAddr,
+        name: &str,
+        retries: u32,
+    ) -> io::Result<()> {
+        self.say(&format!("name {kind} {server} {name} {retries}")).map(drop)
+    }
+
     /// Ends the load.
     pub fn stop(&mut self) -> Load {
         let answer = self.say("stop").unwrap();

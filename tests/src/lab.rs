@@ -208,13 +208,13 @@ impl Lab {
 }
 
 /// Sets a kernel setting of a namespace.
-fn set(netns: &Netns, key: &str, value: &str) {
+pub fn set(netns: &Netns, key: &str, value: &str) {
     let path = PathBuf::from("/proc/sys/net").join(key);
     netns.run(|| fs::write(path, value)).expect("a kernel setting");
 }
 
 /// Connects a namespace to the wire as `eth0`.
-fn plug(wire: &Netns, host: &Netns, number: u8) {
+pub fn plug(wire: &Netns, host: &Netns, number: u8) {
     // Interfaces that come have IPv6 addresses at once, without asking whether others have them.
     set(host, "ipv6/conf/default/accept_dad", "0");
     let port = format!("port{number}");

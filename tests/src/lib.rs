@@ -12,6 +12,7 @@ pub mod actor;
 pub mod backend;
 pub mod echo;
 pub mod lab;
+pub mod names;
 pub mod netns;
 pub mod node;
 pub mod soak;

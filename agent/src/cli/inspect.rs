@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::{check, traffic, why};
+use super::{check, names, traffic, why};
 use crate::{
     serve::{listen::SOCKET, wire},
     why::{
@@ -32,10 +32,13 @@ Examples:
   mizzen backends --traffic default            who was sent how much, former backends summed up
   mizzen why default/client default/web:80     where a connection goes, and why
   mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
+  mizzen dns web --from default/client         what a pod gets for a name, step by step, and why
+  mizzen dns www.example.org --type AAAA       the same for a full name
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; check: something fails; diff:
-there are differences; backends: the tables are at fault; why: the connection is refused or dropped)";
+there are differences; backends: the tables are at fault; why: the connection is refused or dropped;
+dns: there is no such name or record)";
 
 /// Looks into the Mizzen agent of this node.
 #[derive(Debug, Parser)]
@@ -87,6 +90,17 @@ enum Command {
         /// How many at most
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
+    },
+    /// How this node's resolver answers a name, and why
+    Dns {
+        /// The name, or an address for its name
+        name: String,
+        /// The pod that asks, whose search list is gone through; else the name is a full one
+        #[arg(long, value_name = "[NAMESPACE/]POD")]
+        from: Option<String>,
+        /// The type of record [default: A, of an address PTR]
+        #[arg(long = "type", value_name = "TYPE", value_parser = names::record_type)]
+        kind: Option<String>,
     },
     /// Whether this node's datapath is healthy, and what to do where it is not
     Check,
@@ -164,6 +178,11 @@ impl Mizzen {
                 (question("/v1/traffic", &filter.parameters()), traffic::print)
             }
             Command::Diff => ("/v1/diff".to_owned(), diff),
+            Command::Dns { name, from, kind } => {
+                let given = [("name", Some(name)), ("from", from), ("type", kind)];
+                let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
+                (question("/v1/dns", &given.collect::<Vec<_>>()), names::print)
+            }
             Command::Check => ("/v1/check".to_owned(), check::print),
             Command::Why { source, destination } => {
                 let parameters =
@@ -408,7 +427,11 @@ mod tests {
 
     #[test]
     fn a_malformed_question_is_a_usage_error() {
-        for arguments in [["why", "node", "10.0.0.1"], ["why", "a b", "default/web"]] {
+        for arguments in [
+            ["why", "node", "10.0.0.1"],
+            ["why", "a b", "default/web"],
+            ["dns", "web", "--type=BOGUS"],
+        ] {
             let line = std::iter::once("mizzen").chain(arguments);
             assert_eq!(Mizzen::try_parse_from(line).unwrap_err().exit_code(), 2, "{arguments:?}");
         }

@@ -3,6 +3,7 @@
 mod check;
 pub mod config;
 pub mod inspect;
+mod names;
 pub mod run;
 mod traffic;
 mod why;

@@ -2,27 +2,41 @@
 //!
 //! ```text
 //! configuration -> rights -> listeners -> API client -> eBPF loaded (nothing attached)
-//!   -> stage "intake": watches, node facts, pod network, DNS
+//!   -> stage "intake": watches, node facts, DNS, pod network
 //!   -> stage "tables": the loop that fills them, and attaches when they are filled
 //!   -> stage "serve":  health, metrics, agent.sock
 //! ```
 //! They stop in the same order on SIGTERM or SIGINT. The datapath stays attached.
+//!
+//! Where another agent runs, watches and DNS come first; when they work, that agent leaves, and all
+//! else follows ([`crate::handover`]).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
 };
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, Resolved},
-    datapath::{Datapath, Outcome, find_uplinks},
+    datapath::{Datapath, OpenError, Outcome, find_uplinks},
     desired::NodeFacts,
-    dns, facts, foreign,
+    dns::{
+        self,
+        succession::{Inherited, OpenSockets, Succession},
+        vitals::Vitals,
+    },
+    facts, foreign,
+    handover::{self, Departure, Giver, Identity, Opening, Predecessor},
     kube::{self, client::ApiServers},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
@@ -34,7 +48,13 @@ use crate::{
     reconcile::{Attach, Inputs, Query, Reconciler},
     resets,
     serve::{
-        self, check::Checker, explain::Explainer, health::Health, ledger::Ledger, listen::Listeners,
+        self,
+        check::Checker,
+        explain::Explainer,
+        health::Health,
+        ledger::Ledger,
+        listen::{ListenError, Listeners},
+        names::Names,
     },
     source_ports,
     status::Board,
@@ -49,6 +69,14 @@ const WORKER_THREADS: usize = 2;
 const QUERIES_MAX: usize = 16;
 /// Pods that were disconnected and that the loop has not heard of yet.
 const RELEASED_MAX: usize = 256;
+/// How long threads that still do something may take at the end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long the listeners and the tables of an agent that has left may be in use.
+const LEFT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// The variable that every container of a pod has.
+const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Shown below the flags.
 pub const EXAMPLES: &str = "\
@@ -69,7 +97,18 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve_node(&config, shown))
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let relieved = serve_node(&config, shown, &mut signals).await?;
+        if relieved && std::env::var_os(IN_A_POD).is_some() {
+            // A container that ends is started again, and would take everything back.
+            tracing::info!("another agent goes on; waiting to be told to stop");
+            signals.told_to_stop().await;
+        }
+        Ok(())
+    });
+    runtime.shutdown_timeout(SHUTDOWN);
+    outcome
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
@@ -122,62 +161,53 @@ struct Shared {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Filled by the pod network, asked by the resolver.
+    local_pods: Arc<LocalPods>,
+    departure: Departure,
 }
 
-async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
-    let listeners = Listeners::open(config).await?;
-    let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
-    let datapath = config.services.then(|| Datapath::open(&config.datapath())).transpose()?;
+/// The tasks, in the order in which they stop.
+struct Stages {
+    intake: Tasks,
+    tables: Tasks,
+    front: Tasks,
+}
 
-    let (mut intake, mut tables, mut front) =
-        (Tasks::new("intake"), Tasks::new("tables"), Tasks::new("serve"));
-    let board: Arc<Board> = Arc::default();
-    let metrics: Arc<Metrics> = Arc::default();
-    // Pods are asked for their wishes where this agent connects them.
-    let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
-    let snapshots = kube::start(&servers, pods_of, &board, &metrics, &mut intake);
-    let shared = Shared { board, metrics, snapshots };
+/// What an agent has that is the node's, alone or after another one.
+struct Begun {
+    own: Own,
+    shared: Shared,
+    vitals: Arc<Vitals>,
+    names: Option<Names>,
+    /// Where agents that come after it ask.
+    successors: mpsc::Sender<handover::Asking>,
+}
 
+/// Whether another agent goes on at the end.
+async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> anyhow::Result<bool> {
+    let mut stages = Stages {
+        intake: Tasks::new("intake"),
+        tables: Tasks::new("tables"),
+        front: Tasks::new("serve"),
+    };
+    let begun = tokio::select! {
+        begun = begin(config, &mut stages.intake) => begun?,
+        () = signals.told_to_stop() => return Ok(false),
+    };
+    let Begun { own: Own { listeners, datapath }, shared, vitals, names, successors } = begun;
     let health = Health {
         node: config.node_name.as_str().into(),
         board: shared.board.clone(),
         metrics: shared.metrics.clone(),
         snapshots: shared.snapshots.clone(),
     };
-
-    let mut programs: Option<Arc<dyn ProgramCounters>> = None;
-    let mut pods: Arc<dyn PodDatapath> = Arc::new(NoDatapath);
-    let (mut queries, mut explainer, mut checker, mut ledger) = (None, None, None, None);
-    let mut foreign_pods = None;
-    if let Some(datapath) = datapath {
-        programs = Some(Arc::new(datapath.counters()?));
-        let (released, receiver) = mpsc::channel(RELEASED_MAX);
-        pods =
-            Arc::new(Announced::new(Arc::new(datapath.pods()?), released, shared.metrics.clone()));
-        foreign_pods = (!config.cni).then(|| datapath.packet_programs());
-        let readers = datapath.table_readers();
-        let snat_ports = (config.snat_port_min, config.snat_port_max);
-        let (places, uplinks) = (datapath.places(), config.uplink.clone());
-        checker = Some(Checker { places, uplinks, snat_ports });
-        let live = LiveSockets::new(datapath.translations()?, datapath.cgroup_path().to_owned())
-            .context("open this network namespace")?;
-        let (asked, known) =
-            start_services(config, datapath, &shared, receiver, &mut intake, &mut tables)?;
-        let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
-        let snapshots = shared.snapshots.clone();
-        explainer = Some(Explainer::new(node, state_dir, readers, snapshots, asked.clone()));
-        serve::start_service_health(health.clone(), known, config.tables()?, &mut front);
-        ledger = Some(Ledger::new(asked.clone(), live));
-        queries = Some(asked);
-    }
-    if let Some(foreign_pods) = foreign_pods {
-        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
-        let pod_devices = config.pod_device.clone();
-        let place = foreign::Config { node_name: config.node_name.clone(), pod_devices };
-        let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
-        intake.spawn("foreign pods", task);
-    }
-    start_pods_and_dns(config, &shared, pods, &mut intake).await;
+    let services = match datapath {
+        Some(datapath) => start_datapath(config, datapath, &shared, &health, &mut stages)?,
+        None => Services::default(),
+    };
+    let Services { programs, pods, queries, explainer, checker, ledger } = services;
+    let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
+    start_pods(config, &shared, pods, &mut stages.intake);
     let facts = serve::Facts {
         node: config.node_name.clone(),
         board: shared.board.clone(),
@@ -189,36 +219,241 @@ async fn serve_node(config: &Config, shown: String) -> anyhow::Result<()> {
         explainer,
         checker,
         ledger,
+        names,
     };
-    serve::start(listeners, facts, &mut front);
+    serve::start(listeners, facts, successors, &mut stages.front);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = config.node_name, "started");
-    supervise(vec![intake, tables, front], told_to_stop()?).await?;
+    let stop = async {
+        tokio::select! {
+            () = told_and_lame(signals, &vitals) => {}
+            () = shared.departure.relieved() => {}
+        }
+    };
+    let Stages { intake, tables, front } = stages;
+    supervise(vec![intake, tables, front], stop).await?;
     tracing::info!("stopped; the datapath stays in force");
-    Ok(())
+    Ok(shared.departure.is_relieved())
 }
 
-/// Starts the roles that need no tables.
-async fn start_pods_and_dns(
+/// Takes what is the node's: first of all where nobody has it, else when watches and DNS work and
+/// the agent that has it has left.
+async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
+    let (identity, departure) = (Identity::of(config), Departure::default());
+    let before = handover::meet(&config.state_dir, &identity).await?;
+    let alone = if before.is_none() { Some(Own::open(config).await?) } else { None };
+    let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
+    let board: Arc<Board> = Arc::default();
+    let metrics: Arc<Metrics> = Arc::default();
+    // Pods are asked for their wishes where this agent connects them.
+    let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
+    let snapshots = kube::start(&servers, pods_of, &board, &metrics, intake);
+    let local_pods = Arc::default();
+    let departing = departure.clone();
+    let shared = Shared { board, metrics, snapshots, local_pods, departure: departing };
+
+    let (sockets, vitals) = (Arc::<OpenSockets>::default(), Arc::<Vitals>::default());
+    let resolver = Arc::default();
+    let names = config.dns.then(|| Names {
+        node: config.node_name.clone(),
+        state_dir: config.state_dir.clone(),
+        domain: config.cluster_domain.clone(),
+        resolver: Arc::clone(&resolver),
+        snapshots: shared.snapshots.clone(),
+    });
+    let succession = Succession {
+        others_answer: alone.as_ref().is_some_and(|own| own.others_answer(config)),
+        sockets: Arc::clone(&sockets),
+        vitals: Arc::clone(&vitals),
+        resolver,
+        departure: departure.clone(),
+        ..Succession::default()
+    };
+    if let Some(before) = before {
+        relieve(config, &shared, before, succession, intake).await?;
+    } else {
+        start_dns(config, &shared, succession, intake).await;
+    }
+    let own = match alone {
+        Some(own) => own,
+        None => Own::wait(config).await?,
+    };
+    let giver = Giver { identity, sockets, departure };
+    let (successors, asking) = mpsc::channel(1);
+    intake.spawn("hand-over", giver.run(asking, intake.token()));
+    Ok(Begun { own, shared, vitals, names, successors })
+}
+
+/// What there is where this agent balances services.
+#[derive(Default)]
+struct Services {
+    programs: Option<Arc<dyn ProgramCounters>>,
+    pods: Option<Arc<dyn PodDatapath>>,
+    queries: Option<mpsc::Sender<Query>>,
+    explainer: Option<Explainer>,
+    checker: Option<Checker>,
+    ledger: Option<Ledger>,
+}
+
+fn start_datapath(
+    config: &Config,
+    datapath: Datapath,
+    shared: &Shared,
+    health: &Health,
+    stages: &mut Stages,
+) -> anyhow::Result<Services> {
+    let programs: Arc<dyn ProgramCounters> = Arc::new(datapath.counters()?);
+    let (released, receiver) = mpsc::channel(RELEASED_MAX);
+    let pods = Announced::new(Arc::new(datapath.pods()?), released, shared.metrics.clone());
+    let foreign_pods = (!config.cni).then(|| datapath.packet_programs());
+    let readers = datapath.table_readers();
+    let snat_ports = (config.snat_port_min, config.snat_port_max);
+    let (places, uplinks) = (datapath.places(), config.uplink.clone());
+    let checker = Checker { places, uplinks, snat_ports };
+    let live = LiveSockets::new(datapath.translations()?, datapath.cgroup_path().to_owned())
+        .context("open this network namespace")?;
+    let Stages { intake, tables, front } = stages;
+    let (asked, known) = start_services(config, datapath, shared, receiver, intake, tables)?;
+    let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
+    let snapshots = shared.snapshots.clone();
+    let explainer = Explainer::new(node, state_dir, readers, snapshots, asked.clone());
+    serve::start_service_health(health.clone(), known, config.tables()?, front);
+    if let Some(foreign_pods) = foreign_pods {
+        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let pod_devices = config.pod_device.clone();
+        let place = foreign::Config { node_name: config.node_name.clone(), pod_devices };
+        let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
+        intake.spawn("foreign pods", task);
+    }
+    Ok(Services {
+        programs: Some(programs),
+        pods: Some(Arc::new(pods)),
+        ledger: Some(Ledger::new(asked.clone(), live)),
+        queries: Some(asked),
+        explainer: Some(explainer),
+        checker: Some(checker),
+    })
+}
+
+/// Done when the process is told to stop and its lameduck is over, or it is told again.
+async fn told_and_lame(signals: &mut Signals, vitals: &Vitals) {
+    signals.told_to_stop().await;
+    let lameduck = vitals.stop();
+    tracing::info!(?lameduck, "told to stop");
+    tokio::select! {
+        () = tokio::time::sleep(lameduck) => {}
+        () = signals.told_to_stop() => {}
+    }
+}
+
+/// What one agent of a node has at a time.
+struct Own {
+    listeners: Listeners,
+    datapath: Option<Datapath>,
+}
+
+impl Own {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let listeners = Listeners::open(config).await?;
+        let datapath = config.services.then(|| Datapath::open(&config.datapath())).transpose()?;
+        Ok(Self { listeners, datapath })
+    }
+
+    /// Whether the tables lead clients of cluster DNS to other nodes while this one is silent.
+    fn others_answer(&self, config: &Config) -> bool {
+        let Some(datapath) = &self.datapath else { return false };
+        let addresses = config.cluster_dns.iter().map(|ip| (*ip, config.dns_port).into());
+        let led = datapath.table_readers().lead_elsewhere(&addresses.collect::<Vec<_>>());
+        led.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the tables don't tell whether other nodes answer cluster DNS");
+            false
+        })
+    }
+
+    /// As [`Self::open`], when the agent before has let go.
+    async fn wait(config: &Config) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + LEFT;
+        let in_use = |error: &anyhow::Error| {
+            error.downcast_ref::<ListenError>().is_some_and(ListenError::is_in_use)
+                || error.downcast_ref::<OpenError>().is_some_and(OpenError::is_busy)
+        };
+        loop {
+            match Self::open(config).await {
+                Err(error) if in_use(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// Has DNS served by this agent instead of the one before, and that one leave.
+async fn relieve(
     config: &Config,
     shared: &Shared,
-    pods: Arc<dyn PodDatapath>,
+    mut before: Predecessor,
+    succession: Succession,
+    intake: &mut Tasks,
+) -> anyhow::Result<()> {
+    if config.services {
+        // What can't work is said while the other still does.
+        Datapath::check(&config.datapath())?;
+    }
+    let (pid, version) = (before.pid, before.version.clone());
+    tracing::info!(pid, version, "another agent runs; taking over from it");
+    let begin = CancellationToken::new();
+    let (serves, serving) = oneshot::channel();
+    let (connections, passed) = dns::succession::connections();
+    let opening = Opening { begin: begin.clone(), serving, connections };
+    let sockets = std::mem::take(&mut before.sockets);
+    let succession = Succession {
+        inherited: Inherited::new(sockets),
+        begin: Some(begin),
+        serving: Some(serves),
+        connections: Some(passed),
+        ..succession
+    };
+    let mut snapshots = shared.snapshots.clone();
+    start_dns(config, shared, succession, intake).await;
+    let ready = async move {
+        // It is never closed while the watches run.
+        let _known = snapshots.wait_for(|snapshot| snapshot.synced.all()).await;
+    };
+    Ok(before.relieve(ready, opening).await?)
+}
+
+/// Starts the resolver, or gives up what an earlier one held.
+async fn start_dns(
+    config: &Config,
+    shared: &Shared,
+    mut succession: Succession,
     intake: &mut Tasks,
 ) {
-    let local_pods = Arc::<LocalPods>::default();
-    if config.cni {
-        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
-        let (local_pods, stop) = (Arc::clone(&local_pods), intake.token());
-        let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
-        intake.spawn("pod network", role);
-    }
     if config.dns {
         let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
-        let metrics = shared.metrics.dns.clone();
-        let role = dns::run(config.dns(), snapshots, board, metrics, local_pods, intake.token());
+        let (metrics, pods) = (shared.metrics.dns.clone(), Arc::clone(&shared.local_pods));
+        let (dns, token) = (config.dns(), intake.token());
+        let role = dns::run_between(dns, snapshots, board, metrics, pods, succession, token);
         intake.spawn("dns", role);
-    } else if let Err(error) = dns::release().await {
+        return;
+    }
+    if let Some(serves) = succession.serving.take() {
+        // There is nothing to serve, and so nothing to wait for.
+        let _told = serves.send(());
+    }
+    if let Err(error) = dns::release().await {
         tracing::warn!(%error, "addresses of an earlier resolver were not given up");
+    }
+}
+
+/// Starts the pod network.
+fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, intake: &mut Tasks) {
+    if config.cni {
+        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let (local_pods, stop) = (Arc::clone(&shared.local_pods), intake.token());
+        let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
+        intake.spawn("pod network", role);
     }
 }
 
@@ -286,16 +521,27 @@ impl Attach for AttachDatapath {
     }
 }
 
-/// Done when the process is told to stop.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    Ok(async move {
+/// What tells the process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    /// Done when the process is told to stop.
+    async fn told_to_stop(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -132,6 +132,15 @@ fields! {
     dns_peer_port: u16 = crate::dns::Config::default().peer_port.unwrap_or_default();
     /// Threads that answer cluster DNS by UDP; 0: one for each CPU, four at most
     dns_threads: u8 = 0;
+    /// Port of the resolver's /health at nodeLocalDns; 0: none
+    dns_health_port: u16 = 8080;
+    /// Port of the resolver's /ready at nodeLocalDns; 0: none
+    dns_ready_port: u16 = 8181;
+    /// Port of the resolver's /metrics at nodeLocalDns; 0: none
+    dns_metrics_port: u16 = 9153;
+    /// Seconds for which everything goes on when the agent is told to stop, while /ready says no;
+    /// 60 at most
+    dns_lameduck_seconds: u16 = 0;
     /// Name server for names outside of the cluster (repeatable), as 192.0.2.53 or
     /// 192.0.2.53:5353; empty: those of /etc/resolv.conf
     dns_upstream: Vec<String> = Vec::new();

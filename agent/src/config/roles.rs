@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Config, ConfigError};
@@ -36,6 +37,9 @@ impl Config {
             return Err(ConfigError::value("log_format", "must be text or json"));
         }
         self.named_upstreams()?;
+        if self.dns_lameduck_seconds > 60 {
+            return Err(ConfigError::value("dns_lameduck_seconds", "must be 60 at most"));
+        }
         if given(&self.corefile).is_some() && !self.dns_blocks.0.is_empty() {
             let why = "a Corefile and dnsBlocks both say how names are answered; give one";
             return Err(ConfigError::value("dns_blocks", why));
@@ -89,6 +93,7 @@ impl Config {
             pod_detection: self.pod_detection()?,
             service_cidrs: ranges("service_cidrs", &self.service_cidrs)?,
             prefer_local: served.into_iter().map(|ip| (ip, dns.port).into()).collect(),
+            own_resolver_port: dns.peer_port.filter(|_| self.dns),
             masquerade_all: self.masquerade_all,
             snat_ports: (self.snat_port_min, self.snat_port_max),
         })
@@ -120,7 +125,18 @@ impl Config {
             None if upstreams.is_empty() => dns::Source::ResolvConf(RESOLV_CONF.into()),
             None => dns::Source::Here,
         };
+        let at = |port: u16| {
+            let addresses = self.node_local_dns.iter().filter(|_| port != 0);
+            addresses.map(|ip| (*ip, port).into()).collect()
+        };
+        let vitals = dns::vitals::Places {
+            health: at(self.dns_health_port),
+            ready: at(self.dns_ready_port),
+            metrics: at(self.dns_metrics_port),
+        };
         dns::Config {
+            vitals,
+            lameduck: Duration::from_secs(self.dns_lameduck_seconds.into()),
             cluster_domain: self.cluster_domain.clone(),
             cluster_addresses: self.cluster_dns.clone(),
             node_local_addresses: self.node_local_dns.clone(),
@@ -200,6 +216,7 @@ mod tests {
             Config { snat_port_min: 30_000, ..good.clone() },
             Config { log_format: "xml".into(), ..good.clone() },
             Config { dns_upstream: vec!["dns.example".into()], ..good.clone() },
+            Config { dns_lameduck_seconds: 61, ..good.clone() },
         ];
         let flags = [
             "node-port-addresses",
@@ -211,6 +228,7 @@ mod tests {
             "snat-port-min",
             "log-format",
             "dns-upstream",
+            "dns-lameduck-seconds",
         ];
         assert_eq!(bad.len(), flags.len());
         for (config, flag) in bad.iter().zip(flags) {

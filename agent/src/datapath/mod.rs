@@ -113,6 +113,13 @@ pub enum OpenError {
     Netns(#[source] io::Error),
 }
 
+impl OpenError {
+    /// Whether another agent has the node's tables, and may soon have left them.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Pin(PinError::Busy(_)))
+    }
+}
+
 /// One node's datapath. There is one at a time: it holds the lock of the node's pins.
 #[derive(Debug)]
 pub struct Datapath {
@@ -123,6 +130,15 @@ pub struct Datapath {
 }
 
 impl Datapath {
+    /// Looks, without touching anything, for what [`Self::open`] would fail of: how an agent finds
+    /// out before it has the one before it leave.
+    pub fn check(options: &Options) -> Result<(), OpenError> {
+        probe()?;
+        Cgroup::open(options.cgroup_root.as_deref())?;
+        sys::netns_cookie().map_err(OpenError::Netns)?;
+        Ok(pin::refuse_newer(&options.bpffs)?)
+    }
+
     /// Loads the programs with the maps pinned by an earlier agent, or new ones. Attaches nothing
     /// and writes to no map.
     ///

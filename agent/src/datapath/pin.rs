@@ -153,7 +153,7 @@ impl Pins {
 }
 
 /// What a newer agent left is not for this one: its programs and its maps belong together.
-fn refuse_newer(bpffs: &Path) -> Result<(), PinError> {
+pub(super) fn refuse_newer(bpffs: &Path) -> Result<(), PinError> {
     let Ok(entries) = fs::read_dir(bpffs) else { return Ok(()) };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().and_then(|name| name.to_str());

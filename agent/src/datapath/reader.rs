@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     io,
+    net::SocketAddr,
     ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
@@ -14,12 +15,12 @@ use std::{
 
 use aya::Pod;
 use mizzen_ebpf_abi::{
-    addr::Addr,
+    addr::{Addr, protocol},
     affinity::{Affinity, AffinityKey},
     conntrack::{Flow, FlowKey},
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
-    select,
-    service::{Frontend, FrontendKey, SetWord},
+    select::{self, Window},
+    service::{Frontend, FrontendKey, SetWord, frontend_flags},
 };
 
 use super::{
@@ -29,6 +30,7 @@ use super::{
     layout::{self, MapLayout, PrefixKey, SourceRangeKey},
     maps::KernelMaps,
     pin::{PinError, Pins},
+    sock_diag::SockDiag,
     sys, walk,
 };
 use crate::{
@@ -67,6 +69,20 @@ pub enum ReadError {
 }
 
 impl TableReaders {
+    /// Whether the node's clients of a listener at one of these addresses, UDP, are led to other
+    /// nodes' while that is away.
+    pub fn lead_elsewhere(&self, listeners: &[SocketAddr]) -> Result<bool, ReadError> {
+        self.ask(|tables| {
+            listeners.iter().any(|at| {
+                let (addr, port) = (Addr::from(at.ip()), at.port().to_be_bytes());
+                select::frontend(tables, addr, port, protocol::UDP).is_some_and(|frontend| {
+                    frontend.flags & frontend_flags::PREFER_LOCAL != 0
+                        && select::slots(tables, &frontend, Window::nearby(&frontend)).is_ok()
+                })
+            })
+        })
+    }
+
     /// What `question` makes of the tables as they are while it runs. Blocks for the time of its
     /// system calls.
     pub fn ask<T>(&self, question: impl FnOnce(&TableReader) -> T) -> Result<T, ReadError> {
@@ -231,6 +247,16 @@ impl Live for TableReader {
 
     fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>) {
         self.scan(&self.flows, &layout::FLOWS, visit);
+    }
+
+    fn listens(&self, addr: &Addr, port: u16, protocol: u8) -> bool {
+        let at = SocketAddr::new((*addr).into(), port);
+        SockDiag::open().and_then(|mut sockets| sockets.listens(at, protocol)).unwrap_or_else(
+            |source| {
+                self.failure.borrow_mut().get_or_insert(("of listening sockets", source));
+                false
+            },
+        )
     }
 
     fn now_s(&self) -> u32 {

@@ -57,6 +57,10 @@ const INET_DIAG_BC_D_COND: u8 = 8;
 /// ESTABLISHED. Not those whose socket is gone or not there yet: `TIME_WAIT`, `SYN_RECV`.
 pub(super) const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
+/// Those that anybody reaches: LISTEN of TCP, CLOSE of UDP.
+const LISTENING: u32 = 1 << 10;
+const UNCONNECTED: u32 = 1 << 7;
+
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Bytes of `struct inet_diag_sockid`, and where its cookie begins.
@@ -158,6 +162,33 @@ impl SockDiag {
             let family = u8::try_from(*family).unwrap_or_default();
             self.send(&dump_request(family, number, to, translations))?;
             self.read_dump(|body| found.extend(connected(family, body)))?;
+        }
+        Ok(found)
+    }
+
+    /// Whether a socket takes what comes to `at` from anyone.
+    pub fn listens(&mut self, at: SocketAddr, protocol: u8) -> io::Result<bool> {
+        let state = if protocol == protocol::TCP { LISTENING } else { UNCONNECTED };
+        let (mut found, mut octets) = (false, [0; 16]);
+        let families: &[i32] = match at.ip() {
+            IpAddr::V4(ip) => {
+                octets[..4].copy_from_slice(&ip.octets());
+                &[libc::AF_INET, libc::AF_INET6]
+            }
+            IpAddr::V6(ip) => {
+                octets = ip.octets();
+                &[libc::AF_INET6]
+            }
+        };
+        for family in families {
+            let family = u8::try_from(*family).unwrap_or_default();
+            let body = request(family, protocol, state, &[0; SOCKET_ID]);
+            self.send(&message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body))?;
+            self.read_dump(|body| {
+                let Some(id) = body.get(IDENTITY_AT..IDENTITY_AT + SOCKET_ID) else { return };
+                let any = id[4..20].iter().all(|octet| *octet == 0);
+                found |= id[..2] == at.port().to_be_bytes() && (any || id[4..20] == octets);
+            })?;
         }
         Ok(found)
     }

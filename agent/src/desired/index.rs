@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::{FrontendKey, frontend_flags::PREFER_LOCAL, range_flags};
+use mizzen_ebpf_abi::service::{FrontendKey, range_flags};
 
 use super::{
     DesiredSet, NodeFacts, SetKey, Sets, Settings, Warning,
@@ -124,24 +124,6 @@ impl Desired {
     /// Whether this node's own object was deleted: what it said counts on.
     pub fn own_node_deleted(&self) -> bool {
         self.own_node_deleted
-    }
-
-    /// Has no listener of this node come before the backends any more: the agent and its resolver
-    /// end. What that changes.
-    pub fn hand_over(&mut self) -> Change {
-        self.settings.prefer_local.clear();
-        let preferring: Vec<ObjectKey> = self
-            .sets()
-            .filter(|(_, set)| set.frontends.iter().any(|(_, flags)| flags & PREFER_LOCAL != 0))
-            .map(|(key, _)| key.service.clone())
-            .collect();
-        let (mut touched, snapshot) = (Touched::default(), self.seen.clone());
-        let foreign = self.foreign.values().flatten().copied();
-        self.node = Arc::new(desired_node(&snapshot, &self.facts, &self.settings, foreign));
-        for service in preferring {
-            self.replace(&service, &snapshot, &mut touched);
-        }
-        self.resolve(touched)
     }
 
     /// Takes note that this node's pods have these addresses no more; what that changes.

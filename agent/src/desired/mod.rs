@@ -144,6 +144,9 @@ pub struct Settings {
     /// Service addresses and ports for which the listener on this node comes first (cluster DNS,
     /// where this agent serves it).
     pub prefer_local: BTreeSet<SocketAddr>,
+    /// The port at which that listener is an endpoint of the service, too: on this node it is none,
+    /// because it is away when endpoints are asked.
+    pub own_resolver_port: Option<u16>,
     /// Masquerade every translated packet.
     pub masquerade_all: bool,
     /// First and last source port of source NAT.

@@ -49,7 +49,13 @@ pub fn desired_sets(
                 warnings.extend((!ipv6).then(|| second_port(service, port)));
                 continue;
             }
-            let endpoints = usable(slices, ipv6, port);
+            let mut endpoints = usable(slices, ipv6, port);
+            if prefers_local(service, port, settings) {
+                endpoints.retain(|(endpoint, number, _)| {
+                    endpoint.node.as_deref() != Some(place.node)
+                        || Some(*number) != settings.own_resolver_port
+                });
+            }
             let candidates = categorize(service, &endpoints, place);
             let (slots, windows) =
                 arrange(candidates, service.internal_policy, service.external_policy);
@@ -76,6 +82,12 @@ pub fn desired_sets(
         }
     }
     (sets, warnings)
+}
+
+/// Whether a listener of this node comes before the endpoints of a service's port.
+fn prefers_local(service: &Service, port: &ServicePort, settings: &Settings) -> bool {
+    let mut addresses = service.cluster_ips.iter().map(|ip| (*ip, port.port).into());
+    addresses.any(|address| settings.prefer_local.contains(&address))
 }
 
 /// A port that can't be told from one before it.

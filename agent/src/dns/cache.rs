@@ -16,7 +16,7 @@ use hickory_proto::{
     rr::{RData, RecordType},
 };
 
-use super::{answer::Explanation, message::Question, name::LowerName};
+use super::{answer::Explanation, forward::knows, message::Question, name::LowerName};
 
 /// What an entry costs besides its name and octets: the places in the two indexes.
 const OVERHEAD: usize = 250;
@@ -260,6 +260,16 @@ impl Cache {
                 Found::Fresh { hit, refresh: entry.used(now) }
             }
         }
+    }
+
+    /// What is remembered of what is asked, without using it.
+    pub fn peek(&self, asked: Asked<'_>, now: Instant) -> Option<knows::Kept> {
+        let entry = self.entries.get(&self.best(asked, now)?)?;
+        Some(knows::Kept {
+            age: now.saturating_duration_since(entry.stored),
+            left: entry.expires.saturating_duration_since(now),
+            failure: !matches!(entry.kept, Kept::Answer(_)),
+        })
     }
 
     /// The entry that answers: one whose time is not up before one whose is, the newer of equals.

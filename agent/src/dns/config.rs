@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{chain::Block, native::Blocks, route::Route, tls, zone::PodNames};
+use super::{chain::Block, native::Blocks, route::Route, tls, vitals::Places, zone::PodNames};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -46,6 +46,10 @@ pub struct Config {
     pub source: Source,
     /// Bounds of the way to the upstreams.
     pub forward: Forwarding,
+    /// Where it is told how the resolver is.
+    pub vitals: Places,
+    /// How long it serves on when the agent is told to stop, and says that it is not ready.
+    pub lameduck: Duration,
     /// Memory for what is kept of the upstreams' answers, in octets.
     pub cache_octets: usize,
     /// Bounds of connections.
@@ -87,6 +91,8 @@ impl Default for Config {
             connects_pods: true,
             source: Source::Here,
             forward: Forwarding::default(),
+            vitals: Places::default(),
+            lameduck: Duration::ZERO,
             cache_octets: 8 << 20,
             tcp: Tcp::default(),
             threads: default_threads(),

@@ -13,6 +13,7 @@ use super::{
     hosts::Hosts,
     route::{Policy, Route, Upstream},
     tls,
+    vitals::Told,
     zone::PodNames,
 };
 
@@ -48,6 +49,8 @@ pub struct ServerBlock {
     pub tls: Option<tls::Listener>,
     /// What is said of questions that nobody answers.
     pub errors: Option<Errors>,
+    /// Where the resolver tells how it is.
+    pub told: Told,
 }
 
 /// How names of the cluster are answered.
@@ -114,6 +117,8 @@ pub struct Meaning {
     pub max_concurrent: Option<usize>,
     /// Where clients are answered over TLS too, where a block says it.
     pub tls: Option<tls::Listener>,
+    /// Where the resolver tells how it is, where a block says it.
+    pub told: Told,
 }
 
 impl Meaning {
@@ -127,6 +132,7 @@ impl Meaning {
                 this.max_concurrent = forward.max_concurrent.or(this.max_concurrent);
             }
             this.route(place, &block, served);
+            this.told.extend(block.told);
             this.blocks.push(Block { zones: block.zones, chain: block.chain });
         }
         this
@@ -175,6 +181,7 @@ impl Meaning {
         config.routes.clone_from(&self.routes);
         config.blocks.clone_from(&self.blocks);
         config.tls.clone_from(&self.tls);
+        self.told.apply(&mut config);
         if let Some(max) = self.max_concurrent {
             config.forward.max_in_flight = max;
         }

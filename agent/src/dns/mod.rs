@@ -14,6 +14,7 @@ pub mod chain;
 pub mod config;
 pub mod corefile;
 pub mod direct;
+pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod follow;
@@ -29,7 +30,9 @@ pub mod peers;
 pub mod resolv_conf;
 pub mod route;
 pub mod server;
+pub mod succession;
 pub mod tls;
+pub mod vitals;
 pub mod wire;
 pub mod zone;
 
@@ -42,7 +45,10 @@ use std::{
 
 use hickory_proto::rr::Name;
 use imbl::ordmap::DiffItem;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, Source, served_addresses};
@@ -59,9 +65,12 @@ use self::{
         listen::{Audience, Connections, Listeners},
         secure::SecureListeners,
     },
+    succession::Succession,
+    vitals::{Servers, Vitals},
     zone::{Settings, Zone},
 };
 use crate::{
+    handover::Departure,
     local_pods::LocalPods,
     model::snapshot::Snapshot,
     status::{Board, State},
@@ -75,6 +84,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const REVIEW: Duration = Duration::from_secs(15);
 /// How often the file beside the configuration is looked at.
 const FOLLOW: Duration = Duration::from_secs(2);
+/// How long the cluster DNS addresses are left to other nodes while Services are not known: longer
+/// than any list takes. Who can't learn them still knows all other names.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 /// How often upstreams are looked at for loops where nothing hints at one.
 const PROBE: Duration = Duration::from_mins(10);
 /// How often at most.
@@ -99,21 +111,39 @@ pub enum Error {
 /// counts in `metrics`. `local_pods` are the pods whose search lists `autopath` goes through.
 pub async fn run(
     config: Config,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
     local_pods: Arc<LocalPods>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let succession = Succession::default();
+    run_between(config, snapshots, board, metrics, local_pods, succession, stop).await
+}
+
+/// As [`run`], where another agent is there before this one, or may be after it.
+pub async fn run_between(
+    config: Config,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    local_pods: Arc<LocalPods>,
+    mut succession: Succession,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     metrics.serve(&config.cluster_domain);
-    let mut role = Role::new(config, metrics, local_pods)?;
+    let begin = succession.begin.take();
+    let mut connections = succession.connections.take();
+    let mut role = Role::new(config, metrics, local_pods, succession)?;
     loop {
+        // Before the snapshot, which then is no older than the word.
+        let begun = begin.as_ref().is_none_or(CancellationToken::is_cancelled);
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         role.follow(snapshot);
         if role.source_is_due() {
             role.follow_source().await?;
         }
-        if role.review_is_due() {
+        if begun && role.review_is_due() {
             role.reconcile().await;
         }
         role.probe_if_due();
@@ -127,11 +157,27 @@ pub async fn run(
                 break;
             },
             Some(_) = role.probes.join_next() => {}
+            () = cancelled(begin.as_ref()), if !begun => {}
+            Some(connection) = next(&mut connections) => role.listeners.serve_on(connection),
             () = tokio::time::sleep_until(next_look.into()) => {}
         }
     }
     role.close().await;
     Ok(())
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next<T>(queue: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match queue {
+        Some(queue) => queue.recv().await,
+        None => None,
+    }
 }
 
 /// For an agent whose DNS role is off: gives up the addresses that a predecessor held and, being
@@ -157,6 +203,10 @@ struct Role {
     resolver: Arc<Resolver>,
     listeners: Listeners,
     secure_listeners: SecureListeners,
+    vitals: Arc<Vitals>,
+    servers: Servers,
+    /// Until when other nodes answer at the cluster DNS addresses, unless Services are known.
+    left_until: Option<Instant>,
     /// The sockets that shall be open.
     wanted: BTreeMap<SocketAddr, Audience>,
     /// What could not be had when last tried.
@@ -168,6 +218,9 @@ struct Role {
     /// Looks for loops, under way.
     probes: JoinSet<()>,
     probed: Option<Instant>,
+    /// Who waits for this role to serve.
+    serving: Option<oneshot::Sender<()>>,
+    departure: Departure,
 }
 
 impl Role {
@@ -175,6 +228,7 @@ impl Role {
         config: Config,
         metrics: Arc<Metrics>,
         local_pods: Arc<LocalPods>,
+        succession: Succession,
     ) -> Result<Self, Error> {
         let (routes, ourselves) = routes(&config);
         let settings = settings(&config, &routes)?;
@@ -187,15 +241,26 @@ impl Role {
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
         let zone = Zone::new(settings, serial);
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
-        let connections = Connections::new(config.tcp);
-        let secure_listeners =
-            SecureListeners::new(Arc::clone(&resolver), Arc::clone(&connections));
-        let listeners = Listeners::new(Arc::clone(&resolver), connections, config.threads);
+        // Nobody has set it before.
+        let _first = succession.resolver.set(Arc::clone(&resolver));
+        let left_until = succession.others_answer.then(|| Instant::now() + LEFT_TO_OTHERS);
+        let Succession { inherited, serving, sockets, departure, vitals, .. } = succession;
+        vitals.set_lameduck(config.lameduck);
+        let (told, counted) = (Arc::clone(&vitals), Arc::clone(&metrics));
+        let servers = Servers::new(told, counted, Arc::clone(&sockets));
+        let connections = Connections::new(config.tcp, departure.clone());
+        let (resolving, counting) = (Arc::clone(&resolver), Arc::clone(&connections));
+        let secure_listeners = SecureListeners::new(resolving, counting, Arc::clone(&sockets));
+        let (resolving, threads) = (Arc::clone(&resolver), config.threads);
+        let listeners = Listeners::new(resolving, connections, threads, inherited, sockets);
         Ok(Self {
             snapshot: Arc::default(),
             resolver,
             listeners,
             secure_listeners,
+            vitals,
+            servers,
+            left_until,
             wanted: BTreeMap::new(),
             problems: Vec::new(),
             review: Instant::now(),
@@ -209,6 +274,8 @@ impl Role {
             warnings: Vec::new(),
             cache,
             metrics,
+            serving,
+            departure,
         })
     }
 
@@ -265,7 +332,8 @@ impl Role {
         let forwarder = Forwarder::new(routes, config.forward, cached, counted);
         self.resolver.forward_by(Arc::new(forwarder));
         tracing::info!(routes = config.routes.len(), "configuration of names outside changed");
-        if config.tls != self.config.tls {
+        self.vitals.set_lameduck(config.lameduck);
+        if config.vitals != self.config.vitals || config.tls != self.config.tls {
             self.review = Instant::now();
         }
         (self.ourselves, self.probed, self.config) = (ourselves, None, config);
@@ -275,7 +343,11 @@ impl Role {
     /// Publishes what follows from `snapshot`.
     fn follow(&mut self, snapshot: Arc<Snapshot>) {
         let before = self.resolver.zone();
-        self.resolver.publish(before.advance(&self.snapshot, &snapshot));
+        let zone = before.advance(&self.snapshot, &snapshot);
+        if zone.synced() {
+            self.vitals.synced();
+        }
+        self.resolver.publish(zone);
         if !self.snapshot.nodes.ptr_eq(&snapshot.nodes) {
             self.resolver.admit(Peers::of(&snapshot));
         }
@@ -291,7 +363,13 @@ impl Role {
 
     /// Whether other sockets are wanted, or it is time to see whether all is still there.
     fn review_is_due(&mut self) -> bool {
-        let wanted = listeners(&self.config, &self.snapshot);
+        let mut wanted = listeners(&self.config, &self.snapshot);
+        if self.resolver.zone().synced() || self.left_until <= Some(Instant::now()) {
+            self.left_until = None;
+        } else {
+            let left = |address: &SocketAddr| self.config.cluster_addresses.contains(&address.ip());
+            wanted.retain(|address, _| !left(address));
+        }
         let differs = wanted != self.wanted;
         self.wanted = wanted;
         differs || self.review <= Instant::now()
@@ -306,18 +384,31 @@ impl Role {
         }
         let errors = self.listeners.reconcile(&self.wanted);
         self.problems.extend(errors.iter().map(ToString::to_string));
+        let inherited = &mut self.listeners.inherited;
+        let errors = self.servers.reconcile(&self.config.vitals, inherited);
+        self.problems.extend(errors.iter().map(ToString::to_string));
         let tls = self.config.tls.as_ref();
         let port = tls.map(|listener| listener.port);
         let at = |port| addresses.iter().map(move |address| SocketAddr::new(*address, port));
         let secure = port.into_iter().flat_map(at).collect();
-        self.problems.extend(self.secure_listeners.reconcile(&secure, tls));
+        self.problems.extend(self.secure_listeners.reconcile(&secure, tls, inherited));
         let pause = if self.problems.is_empty() { REVIEW } else { RETRY };
         self.review = Instant::now() + pause;
+        if self.resolver.zone().synced() {
+            self.listeners.drop_inherited();
+        }
+        if !self.listeners.is_empty()
+            && let Some(serving) = self.serving.take()
+        {
+            // Who asked may have given up.
+            let _told = serving.send(());
+        }
     }
 
     /// When there may be something to do though nobody said so.
     fn next_look(&self) -> Instant {
         let mut next = self.review.min(Instant::now() + PROBE_PAUSE);
+        next = self.left_until.map_or(next, |until| next.min(until));
         if self.given.source != Source::Here {
             next = next.min(self.next_follow);
         }
@@ -361,8 +452,14 @@ impl Role {
     /// Answers what is under way, closes the sockets, and gives the addresses up. The loop that
     /// fills the tables, which ends after this role, then leads packets to them to the rest of
     /// the cluster.
+    ///
+    /// Where another agent goes on by the same sockets, the addresses are its own.
     async fn close(self) {
         tokio::join!(self.listeners.close(), self.secure_listeners.close());
+        self.servers.close().await;
+        if self.departure.has_successor() {
+            return;
+        }
         if let Err(error) = release().await {
             tracing::warn!(%error, "addresses of the resolver were not given up");
         }

@@ -1,6 +1,6 @@
 //! What is done with names, zone by zone: plain data.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
@@ -33,6 +33,14 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Over TLS, where that is how.
     pub tls: Option<Arc<Peer>>,
+}
+
+impl fmt::Display for Upstream {
+    /// As in a Corefile, with the port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls.is_some() { "tls://" } else { "" })?;
+        self.address.fmt(f)
+    }
 }
 
 impl From<SocketAddr> for Upstream {

@@ -46,6 +46,7 @@ pub fn start(
         servers: servers.clone(),
         changes: changes.clone(),
         board: board.clone(),
+        staleness: metrics.staleness.clone(),
         cancel: tasks.token(),
     };
     let services = spawn(&watch::SERVICES, tasks);

@@ -4,7 +4,11 @@
 //! can't be reached is never a reason to stop: it is reported, retried with back-off, and what was
 //! known stays in force.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use kube::{
@@ -22,6 +26,7 @@ use super::{
     state::{Arrived, Change, Event},
 };
 use crate::{
+    metrics::staleness::Staleness,
     model::ObjectKey,
     status::{Board, State},
     supervisor::TaskError,
@@ -83,6 +88,8 @@ pub struct Watch {
     pub changes: mpsc::Sender<Arrived>,
     /// Where it says how it is.
     pub board: Arc<Board>,
+    /// Where it says since when it fails.
+    pub staleness: Arc<Staleness>,
     /// When it ends.
     pub cancel: CancellationToken,
 }
@@ -248,12 +255,14 @@ impl Watch {
 
     fn works<T>(&self, progress: &mut Progress<T>) {
         progress.failures = 0;
+        self.staleness.works(self.kind.plural);
         self.board.report(self.kind.part, State::Ready);
     }
 
     /// Takes note of an error, and waits before the next attempt.
     async fn failed<T>(&self, url: &str, error: &watcher::Error, progress: &mut Progress<T>) {
         progress.failures += 1;
+        self.staleness.fails(self.kind.plural, Instant::now());
         tracing::debug!(kind = self.kind.plural, url, error = %innermost(error), "watch failed");
         // A connection that ends once is everyday life: it is begun again, and nobody need know.
         if !progress.synced || progress.failures > 1 {

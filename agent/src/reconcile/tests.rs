@@ -1,7 +1,5 @@
 //! The loop's decisions, step by step, on tables in memory.
 
-use mizzen_ebpf_abi::service::frontend_flags;
-
 use super::*;
 use crate::{
     apply::memory::MemoryMaps,
@@ -198,29 +196,8 @@ fn the_answers_tell_services_backends_and_differences() {
     );
 }
 
-#[test]
-fn an_agent_that_ends_leads_what_it_answered_itself_to_the_backends() {
-    let flags = |bench: &mut Bench| -> Vec<u32> {
-        let tables = bench.reconciler.maps.dump().unwrap();
-        let dialled = tables.frontends.iter().filter(|(key, _)| !key.is_guard());
-        dialled.map(|(_, frontend)| frontend.flags).collect()
-    };
-    let mut bench = bench(MemoryMaps::default());
-    let prefer_local = ["10.96.0.7:80".parse().unwrap()].into();
-    bench.reconciler.desired = Desired::new(Settings { prefer_local, ..Settings::default() });
-    let snapshot = cluster().snapshot().clone();
-    bench.reconciler.follow(&snapshot, Some(&NodeFacts::default()));
-    assert_eq!(flags(&mut bench), [frontend_flags::PREFER_LOCAL]);
-    let before = bench.reconciler.maps.writes();
-    bench.reconciler.hand_over();
-    assert_eq!(flags(&mut bench), [0]);
-    assert_eq!(bench.reconciler.maps.writes() - before, 1);
-    bench.reconciler.hand_over();
-    assert_eq!(bench.reconciler.maps.writes() - before, 1, "once");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_loop_hands_over_when_it_is_told_to_end() {
+async fn the_loop_leaves_the_tables_as_they_are_when_it_is_told_to_end() {
     let Bench { mut reconciler, board, metrics, .. } = bench(MemoryMaps::default());
     let prefer_local = ["10.96.0.7:80".parse().unwrap()].into();
     reconciler.desired = Desired::new(Settings { prefer_local, ..Settings::default() });
@@ -234,8 +211,7 @@ async fn the_loop_hands_over_when_it_is_told_to_end() {
     while !board.ready() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(metrics.plans.load(Relaxed), 1);
     cancel.cancel();
     running.await.unwrap().unwrap();
-    assert_eq!(metrics.plans.load(Relaxed), 2, "the last plan");
+    assert_eq!(metrics.plans.load(Relaxed), 1, "the first plan is the last");
 }

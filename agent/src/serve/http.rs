@@ -8,8 +8,8 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, servi
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,9 +29,9 @@ const HEAD_MAX: usize = 16 * 1024;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// The path.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The query, still encoded.
     query: String,
 }
@@ -52,37 +52,37 @@ impl Asked {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     content_type: &'static str,
     headers: Vec<(&'static str, String)>,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn text(body: impl Into<String>) -> Self {
+    pub(crate) fn text(body: impl Into<String>) -> Self {
         let content_type = "text/plain; charset=utf-8";
         Self { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
     }
 
-    pub(super) fn json(value: &impl serde::Serialize) -> Self {
+    pub(crate) fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_string(value) {
             Ok(body) => Self { content_type: "application/json", ..Self::text(body) },
             Err(error) => Self::text(error.to_string()).with(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
-    pub(super) fn with(self, status: StatusCode) -> Self {
+    pub(crate) fn with(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }
 
     /// With one more header; nothing where its value can't be one.
-    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub(super) fn not_found(paths: &[&str]) -> Self {
+    pub(crate) fn not_found(paths: &[&str]) -> Self {
         let body = format!("not here; there is {}\n", paths.join(", "));
         Self::text(body).with(StatusCode::NOT_FOUND)
     }
@@ -101,6 +101,48 @@ impl Answer {
     }
 }
 
+/// Connections that are switched from HTTP to another protocol (RFC 9110 7.8), one at a time.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    path: &'static str,
+    protocol: &'static str,
+    place: Arc<Semaphore>,
+    streams: mpsc::Sender<(UnixStream, OwnedSemaphorePermit)>,
+}
+
+impl Switch {
+    /// Those that ask at `path` for `protocol` go to `streams`.
+    pub(super) fn new(
+        path: &'static str,
+        protocol: &'static str,
+        streams: mpsc::Sender<(UnixStream, OwnedSemaphorePermit)>,
+    ) -> Self {
+        Self { path, protocol, place: Arc::new(Semaphore::new(1)), streams }
+    }
+
+    /// The answer to a request for another protocol; `None` where it is none.
+    fn answer(&self, request: &mut Request<Incoming>) -> Option<Answer> {
+        let protocol = request.headers().get(header::UPGRADE)?.to_str().ok()?;
+        if request.uri().path() != self.path || !protocol.eq_ignore_ascii_case(self.protocol) {
+            return None;
+        }
+        let Ok(place) = Arc::clone(&self.place).try_acquire_owned() else {
+            let why = "another agent has asked for it before, and is not ready yet";
+            return Some(Answer::text(why).with(StatusCode::CONFLICT));
+        };
+        let (upgrade, streams) = (hyper::upgrade::on(request), self.streams.clone());
+        tokio::spawn(async move {
+            // Who asked may be gone, and so may who attends.
+            let Ok(upgraded) = upgrade.await else { return };
+            if let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() {
+                let _gone = streams.send((parts.io.into_inner(), place)).await;
+            }
+        });
+        let switching = Answer::text("").with(StatusCode::SWITCHING_PROTOCOLS);
+        Some(switching.header("connection", "upgrade").header("upgrade", self.protocol))
+    }
+}
+
 /// Serves a TCP listener until cancelled.
 pub(super) async fn serve_tcp<R, F>(
     listener: TcpListener,
@@ -115,7 +157,7 @@ where
 }
 
 /// As [`serve_tcp`], with a number of connections that several listeners share.
-pub(super) async fn serve_shared<R, F>(
+pub(crate) async fn serve_shared<R, F>(
     listener: TcpListener,
     routes: R,
     connections: Arc<Semaphore>,
@@ -126,7 +168,7 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     let accept = || async { listener.accept().await.map(|(stream, _)| Some(stream)) };
-    serve(accept, routes, connections, cancel).await
+    serve(accept, routes, None, connections, cancel).await
 }
 
 /// Serves a Unix socket until cancelled. Only root, and the user that the agent runs as, are let
@@ -134,6 +176,7 @@ where
 pub(super) async fn serve_unix<R, F>(
     listener: UnixListener,
     routes: R,
+    switch: Switch,
     cancel: CancellationToken,
 ) -> Result<(), TaskError>
 where
@@ -150,13 +193,15 @@ where
         tracing::warn!(uid, "turned away from agent.sock");
         Ok(None)
     };
-    serve(accept, routes, Arc::new(Semaphore::new(CONNECTIONS_MAX)), cancel).await
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    serve(accept, routes, Some(switch), connections, cancel).await
 }
 
 /// Accepts while there is room; one connection more waits here, the others in the kernel's queue.
 async fn serve<A, AF, S, R, F>(
     accept: A,
     routes: R,
+    switch: Option<Switch>,
     connections: Arc<Semaphore>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError>
@@ -179,10 +224,11 @@ where
                     () = cancel.cancelled() => break,
                     permit = Arc::clone(&connections).acquire_owned() => permit?,
                 };
-                let (routes, cancel) = (routes.clone(), cancel.clone());
+                let (routes, switch) = (routes.clone(), switch.clone());
+                let cancel = cancel.clone();
                 tracker.spawn(async move {
                     let _permit = permit;
-                    connection(stream, routes, cancel).await;
+                    connection(stream, routes, switch, cancel).await;
                 });
             }
             Ok(None) => {}
@@ -197,22 +243,28 @@ where
     Ok(())
 }
 
-async fn connection<S, R, F>(stream: S, routes: R, cancel: CancellationToken)
-where
+async fn connection<S, R, F>(
+    stream: S,
+    routes: R,
+    switch: Option<Switch>,
+    cancel: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     R: Fn(Asked) -> F,
     F: Future<Output = Answer>,
 {
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let get = request.method() == Method::GET;
-        let answer = get.then(|| {
+        let switched = switch.as_ref().filter(|_| get).and_then(|it| it.answer(&mut request));
+        let answer = (get && switched.is_none()).then(|| {
             let query = request.uri().query().unwrap_or_default().to_owned();
             routes(Asked { path: request.uri().path().to_owned(), query })
         });
         async move {
-            let answer = match answer {
-                Some(answer) => answer.await,
-                None => Answer::text("GET only\n").with(StatusCode::METHOD_NOT_ALLOWED),
+            let answer = match (answer, switched) {
+                (_, Some(switched)) => switched,
+                (Some(answer), None) => answer.await,
+                (None, None) => Answer::text("GET only\n").with(StatusCode::METHOD_NOT_ALLOWED),
             };
             Ok::<_, Infallible>(answer.into_response())
         }
@@ -221,7 +273,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::select! {
         () = cancel.cancelled() => {}
         ended = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {

@@ -70,6 +70,13 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    /// Whether somebody is there who may soon have left.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::PortInUse { .. } | Self::SocketInUse { .. })
+    }
+}
+
 impl Listeners {
     /// Opens all of them.
     pub async fn open(config: &Config) -> Result<Self, ListenError> {

@@ -5,15 +5,16 @@
 //! |---|---|
 //! | `healthzBindAddress` | `/healthz`, `/livez` |
 //! | `metricsBindAddress` | `/metrics`, `/metrics/services`, `/metrics/backends`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check` |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check`, `/v1/dns`, and the hand-over to the next agent |
 //! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
 pub mod check;
 pub mod explain;
 pub mod health;
-mod http;
+pub(crate) mod http;
 pub mod ledger;
 pub mod listen;
+pub mod names;
 pub mod rows;
 mod service_health;
 pub mod wire;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     desired::{NodeFacts, Settings},
+    handover,
     metrics::{Metrics, ProgramCounters, traffic},
     reconcile::Query,
     status::{Board, State},
@@ -37,6 +39,7 @@ use health::Health;
 use http::{Answer, Asked};
 use ledger::Ledger;
 use listen::Listeners;
+use names::Names;
 
 /// What the answers are made of.
 pub struct Facts {
@@ -60,13 +63,21 @@ pub struct Facts {
     pub checker: Option<Checker>,
     /// What services were sent; `None` likewise.
     pub ledger: Option<Ledger>,
+    /// Explains names; `None` where the DNS role is off.
+    pub names: Option<Names>,
 }
 
 /// Answers a path.
 type Route = fn(Arc<Facts>, Asked) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Starts a server on each listener.
-pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
+/// Agents that ask for this one's place go to `successors`.
+pub fn start(
+    listeners: Listeners,
+    facts: Facts,
+    successors: mpsc::Sender<handover::Asking>,
+    tasks: &mut Tasks,
+) {
     let facts = Arc::new(facts);
     let route = |answer: Route| {
         let facts = Arc::clone(&facts);
@@ -80,7 +91,8 @@ pub fn start(listeners: Listeners, facts: Facts, tasks: &mut Tasks) {
         route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path).await }));
     tasks.spawn("serve metrics", http::serve_tcp(metrics, metrics_routes, token.clone()));
     let admin_routes = route(|facts, asked| Box::pin(async move { facts.admin(&asked).await }));
-    tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, token));
+    let switch = http::Switch::new(handover::PATH, handover::PROTOCOL, successors);
+    tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, switch, token));
 }
 
 /// Whether a row of this namespace and name is asked for.
@@ -210,6 +222,11 @@ impl Facts {
                 None => Self::reply::<()>(None),
             },
             "/v1/check" => check::check(self).await,
+            "/v1/dns" => match &self.names {
+                Some(names) => names.dns(asked).await,
+                None => Answer::text("the DNS role is off in this agent (--dns=false)")
+                    .with(StatusCode::SERVICE_UNAVAILABLE),
+            },
             _ => Answer::not_found(&[
                 "/v1/status",
                 "/v1/services",
@@ -219,6 +236,7 @@ impl Facts {
                 "/v1/why",
                 "/v1/flows",
                 "/v1/check",
+                "/v1/dns",
             ]),
         }
     }
@@ -270,6 +288,7 @@ mod tests {
             explainer: None,
             checker: None,
             ledger: None,
+            names: None,
         }
     }
 

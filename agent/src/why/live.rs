@@ -26,6 +26,8 @@ pub trait Live: Records {
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
     /// Shows every entry of that table until `visit` has seen enough.
     fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>);
+    /// Whether a socket of the node takes what comes to this address and port from anyone.
+    fn listens(&self, addr: &Addr, port: u16, protocol: u8) -> bool;
     /// Seconds since boot, without suspend: the clock of flows and affinities.
     fn now_s(&self) -> u32;
 }

@@ -34,7 +34,9 @@ pub(super) fn explain(
         return existing_flow(&key, &flow);
     }
     let Some(frontend) = frontend else { return unserved(live, dialled) };
-    if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
+    if frontend.flags & frontend_flags::PREFER_LOCAL != 0
+        && live.listens(&dialled.addr, dialled.port, dialled.protocol)
+    {
         return at_packet(Outcome::Local, "a listener of this node answers for the address");
     }
     if !select::admits(live, frontend, &client.addr, &dialled.addr) {

@@ -29,7 +29,15 @@ pub(super) fn explain(
     }
     let Some(frontend) = frontend else { return unserved(live, dialled) };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
-        return left(Outcome::Local, "a listener of this node answers for the address");
+        if live.listens(&dialled.addr, dialled.port, dialled.protocol) {
+            return left(Outcome::Local, "a listener of this node answers for the address");
+        }
+        if origin != Origin::Node {
+            return left(
+                Outcome::Untouched,
+                "while the node's own listener is away, the pod's packets are led to others",
+            );
+        }
     }
     // Where pods can't be told from others they are bound by the external policy (B47).
     let blind = live.node_config().flags & node_config_flags::NO_POD_DETECTION != 0;

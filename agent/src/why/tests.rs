@@ -18,10 +18,7 @@ use mizzen_ebpf_abi::{
     service::{Frontend, FrontendKey, SetWord, frontend_flags},
 };
 
-use super::{
-    resolve::{Case, Names, ResolveError, cases},
-    *,
-};
+use super::*;
 use crate::{
     apply::{
         apply,
@@ -38,6 +35,8 @@ use crate::{
     model::{ObjectKey, snapshot::Snapshot},
 };
 
+mod names;
+
 const NOW_S: u32 = 1_000;
 const NODE: &str = "192.0.2.1";
 const NODE_V6: &str = "2001:db8::1";
@@ -53,6 +52,7 @@ struct Memory {
     pods: Vec<PodNetns>,
     affinity: BTreeMap<AffinityKey, Affinity>,
     flows: BTreeMap<FlowKey, Flow>,
+    listeners: BTreeSet<FrontendKey>,
 }
 
 impl select::Tables for Memory {
@@ -108,6 +108,11 @@ impl Live for Memory {
             }
         }
     }
+
+    fn listens(&self, addr: &Addr, port: u16, protocol: u8) -> bool {
+        self.listeners.contains(&FrontendKey::new(*addr, port, protocol))
+    }
+
     fn now_s(&self) -> u32 {
         NOW_S
     }
@@ -231,7 +236,13 @@ fn memory(masquerade_all: bool) -> Memory {
     }
     let pod = |v4| PodNetns { ipv4: ip(v4).into(), ..PodNetns::default() };
     let (affinity, flows) = (BTreeMap::new(), BTreeMap::new());
-    Memory { tables, pods: vec![pod(BACKEND), pod(POD)], affinity, flows }
+    Memory {
+        tables,
+        pods: vec![pod(BACKEND), pod(POD)],
+        affinity,
+        flows,
+        listeners: BTreeSet::new(),
+    }
 }
 
 /// What becomes of a connection; `here` by the address.
@@ -493,8 +504,20 @@ fn what_the_node_answers_itself_is_no_ones_backend() {
     let key = FrontendKey::new(ip("10.96.0.7").into(), 80, protocol::TCP);
     let set = live.tables.frontends[&key].set;
     live.tables.frontends.insert(key, Frontend::new(&key, set, frontend_flags::PREFER_LOCAL));
+    // Its listener is away: the node's sockets and the pods' packets go to the endpoints.
     let explained = tcp(&live, POD, "10.96.0.7:80");
-    assert_eq!((explained.decides, explained.socket.outcome), (PathName::Socket, Outcome::Local));
+    assert_eq!(explained.socket.outcome, Outcome::Untouched);
+    assert_eq!(
+        (explained.decides, explained.packet.outcome),
+        (PathName::Packet, Outcome::Balanced)
+    );
+    assert_eq!(tcp(&live, NODE, "10.96.0.7:80").socket.outcome, Outcome::Balanced);
+    live.listeners.insert(key);
+    for client in [POD, NODE] {
+        let explained = tcp(&live, client, "10.96.0.7:80");
+        let decided = (explained.decides, explained.socket.outcome);
+        assert_eq!(decided, (PathName::Socket, Outcome::Local));
+    }
     assert_eq!(tcp(&live, OUTSIDE, "10.96.0.7:80").packet.outcome, Outcome::Local);
 }
 
@@ -547,43 +570,4 @@ fn tables_at_fault_are_called_so() {
     let explained = tcp(&live, POD, "10.96.0.7:80");
     assert_eq!(explained.socket.outcome, Outcome::Faulty);
     assert!(explained.packet.reason.contains("mizzen diff"), "{}", explained.packet.reason);
-}
-
-/// The cases of a question, as `client > destination`.
-fn ask(source: &str, destination: &str) -> Result<Vec<String>, ResolveError> {
-    let (live, snapshot) = (memory(false), snapshot());
-    let pods = [(ObjectKey::new("default", "client"), vec![ip(POD), ip("fd00:244::9")])].into();
-    let names = Names { node: "a", snapshot: &snapshot, pods: &pods };
-    let cases = cases(&live, &names, &source.parse().unwrap(), &destination.parse().unwrap())?;
-    let text = |case: &Case| {
-        let Case { client, dialled, .. } = case;
-        let here = if client.here { "" } else { " elsewhere" };
-        let at = SocketAddr::from((IpAddr::from(dialled.addr), dialled.port));
-        format!("{}{here} > {at}/{}", client.addr, dialled.protocol)
-    };
-    Ok(cases.iter().map(text).collect())
-}
-
-#[test]
-fn names_lead_to_addresses() {
-    let asked = |source, destination| ask(source, destination).unwrap();
-    let both = ["10.244.0.9 > 10.96.0.7:80/6", "fd00:244::9 elsewhere > [fd00:96::7]:80/6"];
-    assert_eq!(asked("default/client", "default/web"), both, "TCP goes first");
-    assert_eq!(asked("default/client", "default/web:http"), both);
-    assert_eq!(asked(OUTSIDE, "default/web:53"), ["198.51.100.7 elsewhere > 10.96.0.7:53/17"]);
-    assert_eq!(asked("node", "default/web:80")[0], "192.0.2.1 > 10.96.0.7:80/6");
-    assert_eq!(asked("default/web-1", "default/web:80"), ["10.244.1.5 elsewhere > 10.96.0.7:80/6"]);
-    assert_eq!(asked("10.244.0.77", "192.0.2.1:30080/udp"), ["10.244.0.77 > 192.0.2.1:30080/17"]);
-}
-
-#[test]
-fn names_that_lead_nowhere_are_told_with_the_remedy() {
-    let refused = |source, destination| ask(source, destination).unwrap_err().to_string();
-    assert!(refused("default/nobody", "default/web").contains("give its address"));
-    assert!(refused(POD, "default/nothing").contains("no service default/nothing"));
-    assert!(refused(POD, "default/headless").contains("its endpoints"));
-    assert!(refused(POD, "default/alias").contains("another name"));
-    assert!(refused(POD, "default/web:99").contains("http:80/TCP, dns:53/UDP"));
-    assert!(refused(POD, "default/web:http/udp").contains("no such port"));
-    assert!(refused(POD, "[fd00:96::7]:80").contains("family"));
 }

@@ -10,6 +10,7 @@
 mod lookup;
 mod maps;
 mod socket;
+mod sockets;
 mod tc;
 mod traffic;
 

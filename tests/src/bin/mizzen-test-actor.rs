@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use mizzen_tests::names::Client;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// How long anything may take before it counts as lost.
@@ -22,6 +23,8 @@ const CONNECT: Duration = Duration::from_millis(700);
 
 /// The pause between questions of a load that checks who answers: about a thousand a second.
 const STEADY: Duration = Duration::from_micros(500);
+/// The pause between questions of a client of DNS.
+const LEISURE: Duration = Duration::from_millis(3);
 
 fn main() {
     let mut actor = Actor::default();
@@ -91,6 +94,15 @@ impl Actor {
             ["receive", socket] => receive(self.socket(socket)?),
             ["load", kind, to] => self.start_load(kind, to, ""),
             ["load", kind, to, name] => self.start_load(kind, to, name),
+            ["names", kind, to, name, retries] => {
+                let client = Client::new(kind, parse(to)?, name, parse(retries)?);
+                self.load = Some(Load::names(client));
+                Ok(String::new())
+            }
+            ["name", kind, to, name, retries] => {
+                let client = Client::new(kind, parse(to)?, name, parse(retries)?);
+                client.ask(1, &mut None).map(|()| String::new())
+            }
             ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
             _ => Err(usage(&words.join(" "))),
         }
@@ -170,16 +182,33 @@ struct Load {
 
 impl Load {
     fn start(kind: String, to: SocketAddr, answerer: String) -> Self {
+        let pause = if answerer.is_empty() { Duration::ZERO } else { STEADY };
+        Self::repeat(pause, move || exchange(&kind, to, &answerer))
+    }
+
+    /// A client of DNS that asks about three hundred times a second.
+    fn names(client: Client) -> Self {
+        let (mut id, mut line) = (0_u16, None);
+        Self::repeat(LEISURE, move || {
+            id = id.wrapping_add(16);
+            client.ask(id, &mut line)
+        })
+    }
+
+    fn repeat(
+        pause: Duration,
+        mut exchange: impl FnMut() -> io::Result<()> + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let (mut done, mut failed, mut first) = (0, 0, String::new());
             while !stopped.load(Ordering::Relaxed) {
-                match exchange(&kind, to, &answerer) {
+                match exchange() {
                     Ok(()) => {
                         done += 1;
-                        if !answerer.is_empty() {
-                            std::thread::sleep(STEADY);
+                        if !pause.is_zero() {
+                            std::thread::sleep(pause);
                         }
                     }
                     Err(error) => {

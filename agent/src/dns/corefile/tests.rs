@@ -1,7 +1,7 @@
 //! Corefiles as clusters have them, and as they should not be.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,9 +13,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dns::{
+    config::Config,
     meaning::{Meaning, Served},
     route::{Policy, Upstream},
     tls::Peer,
+    vitals::Places,
     zone::PodNames,
 };
 
@@ -69,7 +71,7 @@ impl Said {
 
     /// Whether names of the cluster fall through, and whether addresses do.
     fn falls_through(&self) -> (bool, bool) {
-        let config = self.applied(&crate::dns::Config::default());
+        let config = self.applied(&Config::default());
         (config.names_fall_through, config.addresses_fall_through)
     }
 }
@@ -128,8 +130,33 @@ fn the_corefile_of_kubeadm() {
     assert_eq!((route.policy, route.by_tcp), (Policy::Random, false));
     assert_eq!(route.keeping.ttl, (seconds(5), seconds(30)));
     let warnings: Vec<_> = meaning.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 3, "{warnings:?}");
-    assert!(warnings[0].starts_with("/Corefile:3:5: health: "), "{warnings:?}");
+    assert_eq!(warnings, [""; 0]);
+    let config = meaning.applied(&Config::default());
+    assert_eq!(config.lameduck, seconds(5));
+    let own = |port| -> BTreeSet<SocketAddr> {
+        let addresses = Config::default().node_local_addresses;
+        addresses.into_iter().map(|ip| (ip, port).into()).collect()
+    };
+    let Places { health, ready, metrics } = config.vitals;
+    assert_eq!((health, ready, metrics), (own(8080), own(8181), own(9153)));
+}
+
+#[test]
+fn the_addresses_at_which_it_is_told_how_the_resolver_is() {
+    let text = ".:53 {\n health 169.254.20.10:8088 {\n  lameduck 1m\n }\n ready localhost:1\n \
+                prometheus 0.0.0.0:9253\n}\nlab:53 {\n prometheus [::1]:9254\n}\n";
+    let before = Config { lameduck: seconds(9), ..Config::default() };
+    let config = meaning(text).applied(&before);
+    let at = |texts: &[&str]| -> BTreeSet<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    let Places { health, ready, metrics } = config.vitals;
+    assert_eq!(health, at(&["169.254.20.10:8088"]));
+    assert_eq!(ready, at(&["127.0.0.1:1"]));
+    assert_eq!(metrics, at(&["169.254.20.10:9253", "[fd00:20::10]:9253", "[::1]:9254"]));
+    assert_eq!(config.lameduck, seconds(60));
+    let kept = meaning(". {\n forward . 192.0.2.1\n}\n").applied(&before);
+    assert_eq!((kept.vitals, kept.lameduck), (before.vitals, seconds(9)));
 }
 
 #[test]
@@ -283,6 +310,11 @@ fn errors_say_where_and_what() {
         (".:53 tls://.:853 {\n}\n", "1:6", "needs tls CERT KEY"),
         ("tls://.:70000 {\n}\n", "1:1", "no port"),
         ("10.0.0.0/9 {\n}\n", "1:1", "no range that ends where a label does"),
+        (". {\n health 8080\n}\n", "2:9", "no address such as"),
+        (". {\n health :0\n}\n", "2:9", "no address such as"),
+        (". {\n ready a b\n}\n", "2:2", "one address at most"),
+        (". {\n health {\n  lameduck 61s\n }\n}\n", "3:3", "60 s at most"),
+        (". {\n prometheus {\n  x\n }\n}\n", "3:3", "not supported in"),
         ("a. {\n}\nA {\n}\n", "3:1", "has a server block already"),
         (". {\n cache {\n  prefetch 1 1y\n }\n}\n", "3:14", "no duration"),
         (". {\n loadbalance weighted\n}\n", "2:2", "not supported"),
@@ -303,7 +335,7 @@ fn errors_say_where_and_what() {
 
 #[test]
 fn a_configuration_keeps_what_the_file_does_not_say() {
-    let own = crate::dns::Config { ttl: 7, ..crate::dns::Config::default() };
+    let own = Config { ttl: 7, ..Config::default() };
     let applied = meaning(". {\n forward . 192.0.2.1\n}\n").applied(&own);
     assert_eq!((applied.ttl, applied.pod_names), (7, PodNames::Insecure));
     assert_eq!(applied.forward, own.forward);

@@ -5,6 +5,7 @@ pub mod error_log;
 pub mod exchange;
 mod flight;
 pub mod health;
+pub mod knows;
 pub mod link;
 pub mod probe;
 

@@ -4,19 +4,26 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use super::tcp::Connections;
-use super::{Resolver, tcp, udp, workers::Workers};
+use super::{
+    Resolver,
+    tcp::{self, Client},
+    udp,
+    workers::Workers,
+};
+use crate::dns::succession::{Inherited, OpenSockets};
 
 /// Room for questions that come while others are answered.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -87,7 +94,7 @@ impl ListenError {
 
 /// What is open at an address.
 struct Opened {
-    /// One for each thread that answers datagrams; the kernel divides clients among them.
+    /// One for each thread that answers datagrams, or more; the kernel divides clients among them.
     udp: Vec<Socket>,
     tcp: TcpListener,
 }
@@ -101,13 +108,35 @@ pub struct Listeners {
     tasks: JoinSet<()>,
     /// Behind the tasks, which end first.
     workers: Workers,
+    /// What another process left us.
+    pub(in crate::dns) inherited: Inherited,
+    /// What we can leave to another.
+    shown: Arc<OpenSockets>,
 }
 
 impl Listeners {
-    /// None yet; all that will be open answers from `resolver`, datagrams by so many threads.
-    pub fn new(resolver: Arc<Resolver>, connections: Arc<Connections>, threads: usize) -> Self {
+    /// None yet; all that will be open answers from `resolver`, datagrams by so many threads. Those
+    /// in `inherited` are taken before others are opened, and all are shown in `shown`.
+    pub fn new(
+        resolver: Arc<Resolver>,
+        connections: Arc<Connections>,
+        threads: usize,
+        inherited: Inherited,
+        shown: Arc<OpenSockets>,
+    ) -> Self {
         let (open, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { resolver, connections, open, tasks, workers: Workers::start(threads) }
+        let workers = Workers::start(threads);
+        Self { resolver, connections, open, tasks, workers, inherited, shown }
+    }
+
+    /// How many addresses are served.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Opens what is missing and closes what is no longer wanted. What can't be opened is said,
@@ -117,6 +146,7 @@ impl Listeners {
             let keep = wanted.get(address) == Some(audience);
             if !keep {
                 stop.cancel();
+                self.shown.forget(address);
             }
             keep
         });
@@ -126,7 +156,7 @@ impl Listeners {
             if self.open.contains_key(address) {
                 continue;
             }
-            let opened = open(*address, self.workers.handles().len())
+            let opened = open(*address, self.workers.handles().len(), &mut self.inherited)
                 .and_then(|opened| self.serve(*address, *audience, opened));
             errors.extend(opened.err());
         }
@@ -137,48 +167,95 @@ impl Listeners {
         &mut self,
         address: SocketAddr,
         audience: Audience,
-        opened: Opened,
+        Opened { udp, tcp }: Opened,
     ) -> Result<(), ListenError> {
+        let workers = self.workers.handles();
+        let sockets = udp.iter().map(|socket| socket as &dyn AsFd);
+        self.shown.note(address, sockets.chain([&tcp as &dyn AsFd]));
+        // However many there are all are read: the kernel divides clients among them.
+        let registered = udp.into_iter().zip(workers.iter().cycle()).map(|(socket, worker)| {
+            let _within = worker.enter();
+            Ok((UdpSocket::from_std(socket.into())?, worker))
+        });
+        let registered = registered.collect::<io::Result<Vec<_>>>().map_err(|error| {
+            self.shown.forget(&address);
+            ListenError::new("UDP", address, error)
+        })?;
         let stop = CancellationToken::new();
-        for (socket, worker) in opened.udp.into_iter().zip(self.workers.handles()) {
-            let registered = {
-                let _within = worker.enter();
-                UdpSocket::from_std(socket.into())
-            };
+        for (socket, worker) in registered {
             let served = udp::Served {
-                socket: registered.map_err(|error| ListenError::new("UDP", address, error))?,
+                socket,
                 ipv6: address.is_ipv6(),
                 resolver: Arc::clone(&self.resolver),
                 audience,
                 elsewhere: Handle::current(),
             };
-            self.tasks.spawn_on(udp::serve(served, stop.clone()), &worker);
+            self.tasks.spawn_on(udp::serve(served, stop.clone()), worker);
         }
         let (resolver, connections) = (Arc::clone(&self.resolver), Arc::clone(&self.connections));
-        self.tasks.spawn(tcp::serve(
-            opened.tcp,
-            resolver,
-            (audience, None),
-            connections,
-            stop.clone(),
-        ));
+        let way = (audience, None);
+        self.tasks.spawn(tcp::serve(tcp, resolver, way, connections, stop.clone()));
         self.open.insert(address, (audience, stop));
         tracing::debug!(%address, ?audience, "listening");
         Ok(())
     }
 
+    /// Serves on a connection that another process accepted, where this one listens too.
+    pub fn serve_on(&mut self, connection: OwnedFd) {
+        let stream = TcpStream::from_std(connection.into());
+        let found = stream.and_then(|stream| {
+            let ends = (stream.local_addr()?, stream.peer_addr()?);
+            Ok((stream, ends))
+        });
+        let (stream, (local, peer)) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "a connection ended while it was passed on");
+                return;
+            }
+        };
+        let Some((audience, stop)) = self.open.get(&local) else { return };
+        if audience.admits(&self.resolver, peer.ip())
+            && let Some(counted) = self.connections.count(peer.ip())
+        {
+            let client = Client { resolver: Arc::clone(&self.resolver), address: peer, counted };
+            self.tasks.spawn(tcp::serve_one(stream, client, None, stop.clone()));
+        }
+    }
+
+    /// Closes what was inherited and is not served.
+    pub fn drop_inherited(&mut self) {
+        self.inherited = Inherited::default();
+    }
+
     /// Closes all; returns when what is under way has been answered.
     pub async fn close(mut self) {
-        for (_, stop) in self.open.values() {
+        for (address, (_, stop)) in &self.open {
             stop.cancel();
+            self.shown.forget(address);
         }
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// A TCP socket at `address`.
-pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    bind(address, Type::STREAM, Protocol::TCP)
+/// All sockets at `address`, or none.
+fn open(
+    address: SocketAddr,
+    threads: usize,
+    inherited: &mut Inherited,
+) -> Result<Opened, ListenError> {
+    let udp = datagrams(address, threads, inherited.take(address, false));
+    let udp = udp.map_err(|error| ListenError::new("UDP", address, error))?;
+    Ok(Opened { udp, tcp: tcp_listener(address, inherited)? })
+}
+
+/// A listener at `address`: the one that another process left, or a new one.
+pub(in crate::dns) fn tcp_listener(
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> Result<TcpListener, ListenError> {
+    let left = inherited.take(address, true).pop().map(Ok);
+    left.unwrap_or_else(|| bind(address, Type::STREAM, Protocol::TCP))
         .and_then(|socket| {
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())
@@ -186,19 +263,15 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> 
         .map_err(|error| ListenError::new("TCP", address, error))
 }
 
-/// All sockets at `address`, or none.
-fn open(address: SocketAddr, threads: usize) -> Result<Opened, ListenError> {
-    let udp = datagrams(address, threads);
-    let udp = udp.map_err(|error| ListenError::new("UDP", address, error))?;
-    Ok(Opened { udp, tcp: open_tcp(address)? })
-}
-
-/// So many sockets for datagrams to `address`, which share its port. The first asks for it alone:
-/// another server that holds it, and would share it, is an error too.
-fn datagrams(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
-    let first = bind(address, Type::DGRAM, Protocol::UDP)?;
-    let mut all = vec![first];
-    for _ in 1..count {
+/// At least so many sockets for datagrams to `address`, which share its port: all that another
+/// process left, in whose queues questions may be, and more beside them. Without any the first asks
+/// for the port alone: another server that holds it, and would share it, is an error too.
+fn datagrams(address: SocketAddr, count: usize, left: Vec<Socket>) -> io::Result<Vec<Socket>> {
+    let mut all = left;
+    if all.is_empty() {
+        all.push(bind(address, Type::DGRAM, Protocol::UDP)?);
+    }
+    while all.len() < count {
         for socket in &all {
             socket.set_reuse_port(true)?;
         }
@@ -251,16 +324,35 @@ mod tests {
             other.set_reuse_port(true).unwrap();
             other.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
             let taken = other.local_addr().unwrap().as_socket().unwrap();
-            let error = open(taken, 2).err().expect("an error");
+            let error = open(taken, 2, &mut Inherited::default()).err().expect("an error");
             assert!(matches!(error, ListenError::InUse { transport: "UDP", .. }), "{error}");
             drop(other);
-            let ours = datagrams(taken, 3).unwrap();
+            let ours = datagrams(taken, 3, Vec::new()).unwrap();
             assert_eq!(ours.len(), 3);
             assert!(
                 ours.iter()
                     .all(|socket| { socket.local_addr().unwrap().as_socket() == Some(taken) })
             );
             assert!(bind(taken, Type::DGRAM, Protocol::UDP).is_err());
+        }
+    }
+
+    #[test]
+    fn what_another_process_left_is_used_whole() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let first = bind(address.parse().unwrap(), Type::DGRAM, Protocol::UDP).unwrap();
+            let taken = first.local_addr().unwrap().as_socket().unwrap();
+            // One of an agent that has no threads for it, more for this one, fewer for the next.
+            for (count, expected) in [(3, 3), (1, 3), (4, 4)] {
+                let before = datagrams(taken, 3, vec![first.try_clone().unwrap()]).unwrap();
+                let numbers = |all: &[Socket]| -> Vec<_> {
+                    all.iter().map(|socket| socket.cookie().unwrap()).collect()
+                };
+                let numbers_before = numbers(&before);
+                let ours = datagrams(taken, count, before).unwrap();
+                assert_eq!(ours.len(), expected);
+                assert!(numbers(&ours).starts_with(&numbers_before));
+            }
         }
     }
 }

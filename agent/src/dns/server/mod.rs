@@ -5,6 +5,7 @@ pub mod listen;
 mod query_log;
 pub mod secure;
 mod tcp;
+pub mod trail;
 mod udp;
 mod walk;
 mod workers;
@@ -25,6 +26,7 @@ use hickory_proto::{
 
 use self::{
     query_log::QueryLog,
+    trail::Trail,
     walk::{Said, Steps, Walk},
 };
 use super::{
@@ -56,6 +58,7 @@ struct Counted {
     request: Request,
     since: Instant,
     client: SocketAddr,
+    trail: Trail,
 }
 
 /// A message on its way.
@@ -177,6 +180,17 @@ impl Resolver {
 
     /// The answer to a message from `client`, or what it has to wait for.
     pub fn begin(&self, octets: &[u8], transport: Transport, client: SocketAddr) -> Begun {
+        self.begin_on(octets, transport, client, Trail::default())
+    }
+
+    /// As [`begin`](Self::begin); what the question meets is noted on `trail`.
+    pub fn begin_on(
+        &self,
+        octets: &[u8],
+        transport: Transport,
+        client: SocketAddr,
+        trail: Trail,
+    ) -> Begun {
         let (since, size) = (Instant::now(), octets.len());
         let request =
             Request { transport, ipv6: client.is_ipv6(), kind: None, dnssec_ok: false, size };
@@ -195,7 +209,7 @@ impl Resolver {
         };
         let kind = Some(question.query.query_type());
         let request = Request { kind, dnssec_ok: question.dnssec_ok(), ..request };
-        self.answer(question, Counted { request, since, client })
+        self.answer(question, Counted { request, since, client, trail })
     }
 
     fn answer(&self, question: Question, counted: Counted) -> Begun {
@@ -209,12 +223,17 @@ impl Resolver {
             let forwarder = Arc::clone(&forwarder);
             return self.walk(question, counted, forwarder, Steps { chain, block });
         }
+        let trail = &counted.trail;
+        trail.look_up(&forwarder, &question, None);
         let alias = match look_up(&self.zone.load(), &forwarder, &question, None) {
             LookedUp::Answer(reply, origin) => return done(&reply, origin),
             LookedUp::Foreign => None,
             LookedUp::Alias(reply, target) => Some((reply, target)),
         };
         let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
+        if alias.is_some() {
+            trail.look_up(&forwarder, foreign, None);
+        }
         match forwarder.at_once(foreign, None) {
             AtOnce::Ask(errand) => {
                 let rest = Rest::Ask { alias, forwarder: Arc::clone(&forwarder), errand };
@@ -244,6 +263,7 @@ impl Resolver {
             metrics: Arc::clone(&self.metrics),
             local_pods: Arc::clone(&self.local_pods),
             client: counted.client.ip(),
+            trail: counted.trail.clone(),
         };
         let chain = Arc::clone(&steps.chain);
         let mut way = walk.go(question.clone(), steps).boxed();

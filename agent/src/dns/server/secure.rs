@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::fd::AsFd,
     sync::Arc,
 };
 
@@ -15,10 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Resolver,
-    listen::{Audience, open_tcp},
+    listen::{Audience, tcp_listener},
     tcp::{self, Connections},
 };
-use crate::dns::tls::Listener;
+use crate::dns::{
+    succession::{Inherited, OpenSockets},
+    tls::Listener,
+};
 
 /// Makes connections secure, by the configuration of the moment.
 #[derive(Clone, Debug)]
@@ -40,11 +44,17 @@ pub struct SecureListeners {
     acceptor: Option<Acceptor>,
     said: Option<Listener>,
     tasks: JoinSet<()>,
+    /// What we can leave to another process: where clients come, not those who are there.
+    shown: Arc<OpenSockets>,
 }
 
 impl SecureListeners {
-    /// None yet; all that will be open answers from `resolver`.
-    pub fn new(resolver: Arc<Resolver>, connections: Arc<Connections>) -> Self {
+    /// None yet; all that will be open answers from `resolver`, and is shown in `shown`.
+    pub fn new(
+        resolver: Arc<Resolver>,
+        connections: Arc<Connections>,
+        shown: Arc<OpenSockets>,
+    ) -> Self {
         Self {
             resolver,
             connections,
@@ -52,15 +62,18 @@ impl SecureListeners {
             acceptor: None,
             said: None,
             tasks: JoinSet::new(),
+            shown,
         }
     }
 
-    /// Has what `listener` says in force at these addresses, nothing where there is none. What
-    /// can't be had is said, and is tried again with the next call.
+    /// Has what `listener` says in force at these addresses, nothing where there is none. Sockets
+    /// in `inherited` are taken before others are opened. What can't be had is said, and is tried
+    /// again with the next call.
     pub fn reconcile(
         &mut self,
         addresses: &BTreeSet<SocketAddr>,
         listener: Option<&Listener>,
+        inherited: &mut Inherited,
     ) -> Vec<String> {
         let mut problems = Vec::new();
         if self.said.as_ref() != listener {
@@ -78,6 +91,7 @@ impl SecureListeners {
             let keep = wanted(address);
             if !keep {
                 stop.cancel();
+                self.shown.forget(address);
             }
             keep
         });
@@ -87,9 +101,10 @@ impl SecureListeners {
             if self.open.contains_key(address) {
                 continue;
             }
-            match open_tcp(*address) {
+            match tcp_listener(*address, inherited) {
                 Ok(socket) => {
                     let stop = CancellationToken::new();
+                    self.shown.note(*address, [&socket as &dyn AsFd]);
                     let (resolver, connections) =
                         (Arc::clone(&self.resolver), Arc::clone(&self.connections));
                     let way = (Audience::Everyone, Some(acceptor.clone()));
@@ -113,8 +128,9 @@ impl SecureListeners {
 
     /// Closes all; returns when what is under way has been answered.
     pub async fn close(mut self) {
-        for stop in self.open.values() {
+        for (address, stop) in &self.open {
             stop.cancel();
+            self.shown.forget(address);
         }
         while self.tasks.join_next().await.is_some() {}
     }

@@ -10,8 +10,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::timeout,
@@ -19,7 +22,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Begun, Resolver, listen::Audience, secure::Acceptor};
-use crate::dns::{config::Tcp, message::Transport};
+use crate::{
+    dns::{config::Tcp, message::Transport},
+    handover::Departure,
+};
 
 /// How long to wait after an error of the listener itself, such as no descriptor being left.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -28,24 +34,26 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Connections {
     limits: Tcp,
+    /// Who goes on with connections that are at rest when this process ends.
+    departure: Departure,
     by_source: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// A connection that is counted until this is dropped.
 #[derive(Debug)]
-struct Counted {
+pub(super) struct Counted {
     connections: Arc<Connections>,
     source: IpAddr,
 }
 
 impl Connections {
     /// None yet.
-    pub fn new(limits: Tcp) -> Arc<Self> {
-        Arc::new(Self { limits, by_source: Mutex::default() })
+    pub fn new(limits: Tcp, departure: Departure) -> Arc<Self> {
+        Arc::new(Self { limits, departure, by_source: Mutex::default() })
     }
 
     /// Counts one more from `source`, unless there are too many.
-    fn count(self: &Arc<Self>, source: IpAddr) -> Option<Counted> {
+    pub(super) fn count(self: &Arc<Self>, source: IpAddr) -> Option<Counted> {
         let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = by_source.values().sum();
         let of_source = by_source.get(&source).copied().unwrap_or(0);
@@ -98,78 +106,133 @@ pub(super) async fn serve(
             tracing::debug!(client = %source, "too many tcp connections");
             continue;
         };
-        let (resolver, limits) = (Arc::clone(&resolver), connections.limits);
-        let (stop, acceptor) = (stop.clone(), acceptor.clone());
-        open.spawn(async move {
-            let client = Client { resolver, address: source, limits };
-            let ended = match acceptor {
-                None => {
-                    let (reader, writer) = stream.into_split();
-                    converse(reader, writer, client, stop).await
-                }
-                Some(acceptor) => match timeout(limits.transfer, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let (reader, writer) = tokio::io::split(stream);
-                        converse(reader, writer, client, stop).await
-                    }
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
-                },
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, client = %source, "tcp connection ended");
-            }
-            drop(counted);
-        });
+        let client = Client { resolver: Arc::clone(&resolver), address: source, counted };
+        open.spawn(serve_one(stream, client, acceptor.clone(), stop.clone()));
     }
+    // Who comes now is not to wait for those who are there.
+    drop(listener);
     while open.join_next().await.is_some() {}
 }
 
-/// Who is answered on a connection, by whom, and within which bounds.
-struct Client {
-    resolver: Arc<Resolver>,
-    address: SocketAddr,
-    limits: Tcp,
+/// Who is answered on a connection, by whom, and what counts it until its end.
+pub(super) struct Client {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) address: SocketAddr,
+    pub(super) counted: Counted,
+}
+
+/// Serves a connection, over TLS where there is an acceptor for it. One that is at rest when this
+/// process ends is passed on to another that goes on, where there is one; a TLS one is not, whose
+/// keys are ours.
+pub(super) async fn serve_one(
+    stream: TcpStream,
+    client: Client,
+    acceptor: Option<Acceptor>,
+    stop: CancellationToken,
+) {
+    let ended = match acceptor {
+        None => plain(stream, &client, stop).await,
+        Some(acceptor) => secure(stream, &client, &acceptor, stop).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, client = %client.address, "tcp connection ended");
+    }
+}
+
+async fn plain(stream: TcpStream, client: &Client, stop: CancellationToken) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let Some((reader, mut writer)) = converse(reader, writer, client, stop).await? else {
+        return Ok(());
+    };
+    let departure = &client.counted.connections.departure;
+    if departure.has_successor() {
+        let stream = reader.reunite(writer).map_err(io::Error::other)?;
+        return departure.pass_on(&stream).await;
+    }
+    writer.shutdown().await
+}
+
+async fn secure(
+    stream: TcpStream,
+    client: &Client,
+    acceptor: &Acceptor,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let limit = client.counted.connections.limits.transfer;
+    let stream = timeout(limit, acceptor.accept(stream)).await;
+    let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let (reader, writer) = tokio::io::split(stream);
+    match converse(BufReader::new(reader), writer, client, stop).await? {
+        Some((_, mut writer)) => writer.shutdown().await,
+        None => Ok(()),
+    }
+}
+
+/// What a client sends.
+trait Incoming: AsyncRead + Unpin {
+    /// Waits for more, takes nothing, and says whether there is any: false at the end. Where this
+    /// is given up nothing is lost.
+    fn more(&mut self) -> impl Future<Output = io::Result<bool>> + Send;
+}
+
+impl Incoming for OwnedReadHalf {
+    /// What was not taken stays in the kernel, for another process too.
+    async fn more(&mut self) -> io::Result<bool> {
+        Ok(self.peek(&mut [0]).await? > 0)
+    }
+}
+
+impl<R: AsyncRead + Unpin + Send> Incoming for BufReader<R> {
+    async fn more(&mut self) -> io::Result<bool> {
+        Ok(!self.fill_buf().await?.is_empty())
+    }
 }
 
 /// Reads questions and has them answered until the client closes, is silent for too long, or
-/// `stop`; then waits for what is under way.
+/// `stop`; then waits for what is under way. Gives the connection back where it was `stop`, between
+/// two messages: what the client says after that is another process' to answer, where there is one.
 async fn converse<R, W>(
     mut reader: R,
     writer: W,
-    client: Client,
+    client: &Client,
     stop: CancellationToken,
-) -> io::Result<()>
+) -> io::Result<Option<(R, W)>>
 where
-    R: AsyncRead + Unpin,
+    R: Incoming,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let Client { resolver, address, limits } = client;
+    let (Client { resolver, address, .. }, limits) = (client, client.counted.connections.limits);
     let (answers, queue) = mpsc::channel(limits.max_pipelined);
     let writing = tokio::spawn(write_all(writer, queue, limits.transfer));
     let under_way = Arc::new(Semaphore::new(limits.max_pipelined));
-    let read = loop {
+    // Whether it was `stop`.
+    let stopped = loop {
         // Who asks faster than is answered waits here, and so does its window.
-        let Ok(place) = Arc::clone(&under_way).acquire_owned().await else { break Ok(()) };
-        let octets = tokio::select! {
-            () = stop.cancelled() => break Ok(()),
+        let Ok(place) = Arc::clone(&under_way).acquire_owned().await else { break Ok(false) };
+        tokio::select! {
+            () = stop.cancelled() => break Ok(true),
             // The client no longer takes answers.
-            () = answers.closed() => break Ok(()),
-            read = read_message(&mut reader, &limits) => match read {
-                Ok(Some(octets)) => octets,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+            () = answers.closed() => break Ok(false),
+            more = timeout(limits.idle, reader.more()) => match more {
+                Ok(Ok(false)) | Err(_) => break Ok(false),
+                Ok(Ok(true)) => {}
+                Ok(Err(error)) => break Err(error),
             },
+        }
+        let octets = match read_message(&mut reader, &limits).await {
+            Ok(Some(octets)) => octets,
+            Ok(None) => break Ok(false),
+            Err(error) => break Err(error),
         };
-        match resolver.begin(&octets, Transport::Tcp, address) {
+        match resolver.begin(&octets, Transport::Tcp, *address) {
             Begun::Nothing => {}
             Begun::Done(answer) => {
                 if answers.send(answer).await.is_err() {
-                    break Ok(());
+                    break Ok(false);
                 }
             }
             Begun::Waits(question) => {
-                let (answers, resolver) = (answers.clone(), Arc::clone(&resolver));
+                let (answers, resolver) = (answers.clone(), Arc::clone(resolver));
                 tokio::spawn(async move {
                     let answer = resolver.finish(*question).await;
                     let _client_left = answers.send(answer).await;
@@ -179,8 +242,12 @@ where
         }
     };
     drop(answers);
-    let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    read.and(written)
+    let mut writer = writing.await.map_err(io::Error::other)??;
+    if stopped? {
+        return Ok(Some((reader, writer)));
+    }
+    writer.shutdown().await?;
+    Ok(None)
 }
 
 /// The next message; `None` where the client closed or was silent for too long between messages.
@@ -203,12 +270,12 @@ async fn read_message<R: AsyncRead + Unpin>(
     timeout(limits.transfer, rest).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Writes answers as they come, each in one piece with its length.
+/// Writes answers as they come, each in one piece with its length; gives back by what it wrote.
 async fn write_all<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut answers: mpsc::Receiver<Vec<u8>>,
     limit: Duration,
-) -> io::Result<()> {
+) -> io::Result<W> {
     while let Some(answer) = answers.recv().await {
         // Answers are encoded within this bound.
         let Ok(length) = u16::try_from(answer.len()) else { continue };
@@ -219,5 +286,5 @@ async fn write_all<W: AsyncWrite + Unpin>(
         };
         timeout(limit, written).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     }
-    writer.shutdown().await
+    Ok(writer)
 }

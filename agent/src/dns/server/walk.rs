@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 use tokio::time::timeout;
 
-use super::{AtOnce, LookedUp, led_to, look_up, merged};
+use super::{AtOnce, LookedUp, led_to, look_up, merged, trail::Trail};
 use crate::{
     dns::{
         answer::{Explanation, Reply},
@@ -43,6 +43,7 @@ pub(super) struct Walk {
     pub(super) metrics: Arc<Metrics>,
     pub(super) local_pods: Arc<LocalPods>,
     pub(super) client: IpAddr,
+    pub(super) trail: Trail,
 }
 
 /// The steps of a server block, and its place.
@@ -84,6 +85,7 @@ impl Walk {
         match v4.and_then(|(v4, _)| dns64.synthesized(&said.0, v4)) {
             Some(reply) => {
                 self.metrics.chain.translated();
+                self.trail.step("dns64", question.query.name(), || "made of A records".to_owned());
                 Some((reply, Origin::Dns64))
             }
             None => Some(said),
@@ -94,6 +96,7 @@ impl Walk {
         match rewrite::rewritten(&steps.chain.rewrites, &question.query) {
             Ok(None) => self.completed(question, steps, depth).await,
             Ok(Some(rewritten)) => {
+                self.trail.rewritten(&question.query, &rewritten.query);
                 let asked = Question { query: rewritten.query, ..question.clone() };
                 let (mut reply, origin) = self.completed(&asked, steps, depth).await?;
                 rewrite::undone(&mut reply, &rewritten.undo, question.query.name());
@@ -101,6 +104,7 @@ impl Walk {
             }
             Err(error) => {
                 tracing::debug!(%error, "question not rewritten");
+                self.trail.step("rewrite", question.query.name(), || error.to_string());
                 Some((Reply::failure(Explanation::NoName), Origin::Nobody))
             }
         }
@@ -130,6 +134,8 @@ impl Walk {
     /// one and not as "no such name": then a client's questions for other types, which may not
     /// fail, agree with it.
     fn aliased(&self, question: &Question, name: &Name, mut reply: Reply) -> (Reply, Origin) {
+        let what = || format!("{name}, further on in the search list, is answered");
+        self.trail.step("autopath", question.query.name(), what);
         if reply.code == ResponseCode::NoError {
             let ttl = reply.answers.first().or(reply.authorities.first());
             let ttl = ttl.map_or(ALIAS_TTL, |record| record.ttl);
@@ -163,6 +169,7 @@ impl Walk {
         if !chain.access.is_empty() {
             let action = acl::verdict(&chain.access, &question.query, self.client);
             self.metrics.chain.judged(action);
+            self.trail.judged(question.query.name(), action);
             match action.reply() {
                 Some(reply) => return Some((reply, Origin::Acl)),
                 None if action == acl::Action::Drop => return None,
@@ -170,6 +177,8 @@ impl Walk {
             }
         }
         if let Some(reply) = template::answer(&chain.templates, &question.query, self.client) {
+            let name = question.query.name();
+            self.trail.step("template", name, || "the answer is written".to_owned());
             return Some((self.followed(question, reply, depth).await, Origin::Template));
         }
         Some(self.look_up(question, Some(steps.block), depth).await)
@@ -204,6 +213,7 @@ impl Walk {
         block: Option<usize>,
         depth: usize,
     ) -> (Reply, Origin) {
+        self.trail.look_up(&self.forwarder, question, block);
         match look_up(&self.zone, &self.forwarder, question, block) {
             LookedUp::Answer(reply, origin) => (reply, origin),
             LookedUp::Alias(ours, target) => {

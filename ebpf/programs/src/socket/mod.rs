@@ -20,7 +20,10 @@ use mizzen_ebpf_abi::{
 };
 
 use self::{context::SockAddr, peers::Dialled};
-use crate::lookup::{self, Backend, NoBackend, Slots};
+use crate::{
+    lookup::{self, Backend, NoBackend, Slots},
+    sockets,
+};
 
 /// Return value: go on, with the address as it is now.
 const PROCEED: i32 = 1;
@@ -53,16 +56,23 @@ fn service(sock: &SockAddr, dialled: &Dialled, protocol: u8) -> Result<Frontend,
     let Some(frontend) = lookup::frontend(addr, dialled.port, protocol) else {
         return Err(Unserved::Unknown);
     };
-    if answered_here(&frontend) || client::opted_out(sock) || !admits(&frontend, sock, &addr) {
+    if answered_here(&frontend, sock, dialled, protocol)
+        || client::opted_out(sock)
+        || !admits(&frontend, sock, &addr)
+    {
         return Err(Unserved::Left);
     }
     Ok(frontend)
 }
 
-/// Whether the node itself answers for the frontend, which the agent says while it does.
+/// Whether the node itself answers for the frontend, as it does while it has a listener. A pod's
+/// sockets are left alone in any case: their packets find out one by one, so that a socket that
+/// stays connected never leads to who was there when it was.
 #[inline(always)]
-fn answered_here(frontend: &Frontend) -> bool {
+fn answered_here(frontend: &Frontend, sock: &SockAddr, dialled: &Dialled, protocol: u8) -> bool {
     frontend.flags & frontend_flags::PREFER_LOCAL != 0
+        && (!client::is_node(sock)
+            || sockets::listen(sock.as_ptr(), &dialled.addr, dialled.port, protocol))
 }
 
 /// Whether the socket's client is known to be one that may use the frontend.

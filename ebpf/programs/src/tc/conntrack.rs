@@ -10,11 +10,11 @@ use mizzen_ebpf_abi::{
     tracking::{self, FlowTable, Opened, Opening, Refusal},
 };
 
-use super::{skb::Skb, sockets};
+use super::skb::Skb;
 use crate::{
     lookup,
     maps::{FLOWS, count},
-    traffic,
+    sockets, traffic,
 };
 
 /// The map, and the packet by whose device the node is known.
@@ -57,7 +57,7 @@ impl FlowTable for Flows {
 
     #[inline(always)]
     fn is_a_sockets(self, packet: &FlowKey) -> bool {
-        sockets::take(self.0, packet)
+        sockets::take(self.0.as_ptr(), packet)
     }
 
     #[inline(always)]

@@ -29,7 +29,6 @@ mod policy;
 mod reject;
 mod scratch;
 mod skb;
-mod sockets;
 mod traffic;
 mod translate;
 mod uplink;

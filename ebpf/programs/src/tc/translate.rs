@@ -24,6 +24,7 @@ use super::{
 use crate::{
     lookup::{self, Backend, NoBackend, Unserved, Window},
     maps::{NODE_ADDRS, NODE_CONFIG, count},
+    sockets,
 };
 
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
@@ -57,7 +58,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     else {
         return unserved(skb, packet);
     };
-    if frontend.flags & frontend_flags::PREFER_LOCAL != 0 {
+    if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present
     }
     if !lookup::admits(&frontend, &key.source, &key.destination) {

@@ -3,11 +3,16 @@
 
 mod corefile;
 mod encrypted;
+mod explain;
+mod field;
 mod forwarding;
 mod lifecycle;
 mod names;
 mod semantics;
 mod site;
+mod soak;
 mod steps;
 mod transport;
+mod upgrade;
 mod upstream;
+mod vitals;

@@ -8,6 +8,7 @@ mod rewrite;
 mod steps;
 mod template;
 mod tls;
+mod vitals;
 mod zone;
 
 use hickory_proto::rr::{Name, RecordType};
@@ -75,6 +76,9 @@ impl Context<'_> {
         directive: &Directive,
         block: &mut ServerBlock,
     ) -> Result<(), CorefileError> {
+        if vitals::read(&mut block.told, directive, &mut self.warnings)? {
+            return Ok(());
+        }
         let (served, surroundings) = (self.served, self.surroundings);
         match &*directive.name.text {
             "kubernetes" => {
@@ -129,16 +133,14 @@ impl Context<'_> {
 fn unsupported(directive: &str) -> String {
     format!(
         "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
-         template, autopath, dns64, acl, log, bind, bufsize, tls, import, errors, loop, reload and \
-         loadbalance"
+         template, autopath, dns64, acl, log, bind, bufsize, tls, health, ready, prometheus, \
+         import, errors, loop, reload and loadbalance"
     )
 }
 
 /// What can be left out without another answer to any question, and what there is instead.
 fn left_out(directive: &str) -> Option<&'static str> {
     Some(match directive {
-        "health" | "ready" => "not served; the agent's own are /livez and /readyz",
-        "prometheus" => "served by the agent's own metrics address instead",
         "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "root" | "nsid" => {
             "not done"
         }

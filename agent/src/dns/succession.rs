@@ -1,0 +1,110 @@
+//! What passes from one agent's resolver to the next one's: listening sockets, connections at rest,
+//! and when each of the two is to answer.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use socket2::{Socket, Type};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{server::Resolver, vitals::Vitals};
+use crate::handover::Departure;
+
+/// Connections that wait to be passed on, or to be served on.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How the role begins and ends where another agent is there before or after it.
+#[derive(Debug, Default)]
+pub struct Succession {
+    /// What the agent before this one gave; the role opens what is not among it.
+    pub inherited: Inherited,
+    /// When to begin; at once where there is nobody before it.
+    pub begin: Option<CancellationToken>,
+    /// Whether other nodes answer at the cluster DNS addresses until this role does: it then learns
+    /// the cluster first.
+    pub others_answer: bool,
+    /// Told when it serves.
+    pub serving: Option<oneshot::Sender<()>>,
+    /// Connections that the agent before this one lets go of.
+    pub connections: Option<mpsc::Receiver<OwnedFd>>,
+    /// What this one has, for who comes after it.
+    pub sockets: Arc<OpenSockets>,
+    /// Whether somebody does.
+    pub departure: Departure,
+    /// How the role is, for who asks.
+    pub vitals: Arc<Vitals>,
+    /// The resolver, for who explains names.
+    pub resolver: Arc<OnceLock<Arc<Resolver>>>,
+}
+
+/// Listening sockets of another process.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: BTreeMap<(SocketAddr, bool), Vec<Socket>>,
+}
+
+impl Inherited {
+    /// These: each says itself where it listens, and by which protocol.
+    pub fn new(sockets: Vec<OwnedFd>) -> Self {
+        let mut this = Self::default();
+        for socket in sockets.into_iter().map(Socket::from) {
+            if let Some(place) = place(&socket) {
+                this.sockets.entry(place).or_default().push(socket);
+            }
+        }
+        this
+    }
+
+    /// Takes the sockets at `address`: of connections, or of datagrams.
+    pub fn take(&mut self, address: SocketAddr, connections: bool) -> Vec<Socket> {
+        self.sockets.remove(&(address, connections)).unwrap_or_default()
+    }
+}
+
+fn place(socket: &Socket) -> Option<(SocketAddr, bool)> {
+    let address = socket.local_addr().ok()?.as_socket()?;
+    Some((address, socket.r#type().ok()? == Type::STREAM))
+}
+
+/// The open listening sockets, a second descriptor of each.
+#[derive(Debug, Default)]
+pub struct OpenSockets {
+    sockets: Mutex<BTreeMap<SocketAddr, Vec<OwnedFd>>>,
+}
+
+impl OpenSockets {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<OwnedFd>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes `sockets` at `address`. A socket that can't be noted is served all the same, and is not
+    /// passed on.
+    pub fn note<'a>(&self, address: SocketAddr, sockets: impl IntoIterator<Item = &'a dyn AsFd>) {
+        let doubles = sockets.into_iter().map(|socket| socket.as_fd().try_clone_to_owned());
+        match doubles.collect::<io::Result<Vec<_>>>() {
+            Ok(doubles) => drop(self.lock().insert(address, doubles)),
+            Err(error) => tracing::warn!(%error, %address, "sockets can't be handed over"),
+        }
+    }
+
+    /// Forgets those at `address`, which closes them when nobody serves them.
+    pub fn forget(&self, address: &SocketAddr) {
+        self.lock().remove(address);
+    }
+
+    /// All of them, once more.
+    pub fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        self.lock().values().flatten().map(OwnedFd::try_clone).collect()
+    }
+}
+
+/// A way for connections, bounded.
+pub fn connections() -> (mpsc::Sender<OwnedFd>, mpsc::Receiver<OwnedFd>) {
+    mpsc::channel(CONNECTIONS_MAX)
+}

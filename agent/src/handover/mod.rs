@@ -1,0 +1,108 @@
+//! From one agent to the next: the new one asks the running one by `agent.sock` for its listening
+//! DNS sockets, serves by them, and then has it leave. Questions that wait in the sockets' queues
+//! meanwhile are the new one's to answer.
+//!
+//! ```text
+//! new agent                                   running agent
+//!   GET /v1/handover, Upgrade          -->    (HTTP, root alone)
+//!   Hello: versions, node, bpffs       -->    the same node, nobody else being served?
+//!                                      <--    Offer, then Sockets with the descriptors; or Refusal
+//!   learns the cluster, serves
+//!   Serving                            -->    stops, answers what is under way, gives up nothing
+//!                                      <--    Connection: each TCP connection that is at rest
+//!                                      <--    closes, as its last deed
+//!   takes the lock of the tables
+//! ```
+//! Until `Serving` nothing has changed: a new agent that ends before leaves the old one as it was.
+//! A running agent that is told to stop meanwhile says `Leaving`, and one that dies closes: then the
+//! new one serves at once. There never are two writers of the tables, because the lock of the pins
+//! is taken as by any other agent, when the old one has let go of it.
+
+mod channel;
+mod give;
+mod message;
+mod take;
+
+use std::{
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use self::{channel::Channel, message::Message};
+pub use self::{
+    give::{Asking, Giver},
+    take::{HandoverError, Opening, Predecessor, meet},
+};
+use crate::config::Config;
+
+/// Where it is asked for.
+pub(crate) const PATH: &str = "/v1/handover";
+/// What the connection is switched to.
+pub(crate) const PROTOCOL: &str = "mizzen-handover";
+/// The version of the protocol.
+const VERSION: u32 = 1;
+
+/// Which node an agent is of: only agents of the same one take over from each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The Node object's name.
+    pub node: String,
+    /// The folder of its pins.
+    pub bpffs: PathBuf,
+}
+
+impl Identity {
+    /// That of an agent with this configuration.
+    pub fn of(config: &Config) -> Self {
+        Self { node: config.node_name.clone(), bpffs: config.bpffs.clone() }
+    }
+}
+
+/// How this agent ends: alone, or with another one that goes on. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Departure {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    relieved: CancellationToken,
+    /// The line to who goes on, from the moment in which it has the sockets. It is closed when the
+    /// last clone goes, which is when all has ended.
+    successor: Mutex<Option<Arc<Channel>>>,
+}
+
+impl Departure {
+    /// Whether another agent has the sockets: what it goes on with is not given up.
+    pub fn has_successor(&self) -> bool {
+        self.successor().is_some()
+    }
+
+    /// Done when another agent serves, and this one is to leave.
+    pub async fn relieved(&self) {
+        self.inner.relieved.cancelled().await;
+    }
+
+    /// Whether another agent serves.
+    pub fn is_relieved(&self) -> bool {
+        self.inner.relieved.is_cancelled()
+    }
+
+    /// Passes a client's connection on, of which nothing was read that is not answered.
+    pub async fn pass_on(&self, connection: &impl AsFd) -> io::Result<()> {
+        let Some(channel) = self.successor() else { return Ok(()) };
+        channel.send(&Message::Connection, &[connection.as_fd()]).await
+    }
+
+    fn successor(&self) -> Option<Arc<Channel>> {
+        self.inner.successor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_successor(&self, successor: Option<Arc<Channel>>) {
+        *self.inner.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+    }
+}

@@ -1,0 +1,186 @@
+//! The new agent's side.
+
+use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Identity, PATH, PROTOCOL, VERSION, channel::Channel, message::Message};
+use crate::serve::listen::SOCKET;
+
+/// How long the running agent may take for each answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long this agent may take from the sockets to the first question.
+const OPENING: Duration = Duration::from_secs(10);
+/// How long the other may take to leave: its tasks have five seconds a stage.
+const LEAVING: Duration = Duration::from_secs(30);
+/// Octets of the head of an HTTP answer, and of what says why there is no hand-over.
+const HEAD_MAX: usize = 4096;
+
+/// Why nothing is taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// The running agent does not give its place.
+    #[error(
+        "another agent runs on this node and does not hand over: {why}; stop it first, or set --state-dir"
+    )]
+    Refused {
+        /// Its reason.
+        why: String,
+    },
+    /// The talk broke off.
+    #[error("another agent runs on this node, and the hand-over failed; it goes on: stop it first")]
+    Broken(#[source] io::Error),
+    /// This agent's resolver did not begin.
+    #[error("the resolver did not begin to serve in time; the other agent goes on")]
+    NotServing,
+    /// The other does not end.
+    #[error("the agent with pid {pid} does not leave though this one serves: end it")]
+    Stays {
+        /// Its process.
+        pid: u32,
+    },
+}
+
+/// The agent before this one, which runs on until [`Predecessor::relieve`].
+#[derive(Debug)]
+pub struct Predecessor {
+    channel: Channel,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Its listening sockets.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// What tells this agent's resolver when to begin, and is told when it does.
+#[derive(Debug)]
+pub struct Opening {
+    /// Cancelled when it shall begin.
+    pub begin: CancellationToken,
+    /// Told when it serves.
+    pub serving: oneshot::Receiver<()>,
+    /// Connections of clients, as the other lets go of them.
+    pub connections: mpsc::Sender<OwnedFd>,
+}
+
+/// Asks the agent that serves `state_dir` for its place; `None` where there is none.
+pub async fn meet(
+    state_dir: &Path,
+    identity: &Identity,
+) -> Result<Option<Predecessor>, HandoverError> {
+    let Ok(stream) = UnixStream::connect(state_dir.join(SOCKET)).await else { return Ok(None) };
+    let talk = async {
+        let channel = Channel::new(switch(stream).await?);
+        introduce(&channel, identity).await?;
+        accept(channel).await
+    };
+    let late = |_| HandoverError::Broken(io::ErrorKind::TimedOut.into());
+    timeout(ANSWER, talk).await.map_err(late)?.map(Some)
+}
+
+/// Has the connection switched from HTTP to the protocol of the hand-over.
+async fn switch(mut stream: UnixStream) -> Result<UnixStream, HandoverError> {
+    let request = format!(
+        "GET {PATH} HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.map_err(HandoverError::Broken)?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_MAX {
+        // One by one: what follows the head is not HTTP.
+        head.push(stream.read_u8().await.map_err(HandoverError::Broken)?);
+    }
+    if head.starts_with(b"HTTP/1.1 101 ") {
+        return Ok(stream);
+    }
+    let why = if head.starts_with(b"HTTP/1.1 404 ") {
+        "it is of a version that does not know of it".to_owned()
+    } else {
+        let mut body = Vec::new();
+        let mut stream = stream.take(HEAD_MAX as u64);
+        let rest = stream.read_to_end(&mut body);
+        let _as_far_as_it_came = timeout(Duration::from_secs(1), rest).await;
+        String::from_utf8_lossy(&body).trim().to_owned()
+    };
+    Err(HandoverError::Refused { why })
+}
+
+async fn introduce(channel: &Channel, identity: &Identity) -> Result<(), HandoverError> {
+    let hello = Message::Hello {
+        versions: vec![VERSION],
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: identity.node.clone(),
+        bpffs: identity.bpffs.clone(),
+    };
+    channel.send(&hello, &[]).await.map_err(HandoverError::Broken)
+}
+
+async fn accept(channel: Channel) -> Result<Predecessor, HandoverError> {
+    let (pid, version, count) = match hear(&channel).await? {
+        (Message::Offer { pid, agent, sockets, .. }, _) => (pid, agent, sockets),
+        (Message::Refusal { why }, _) => return Err(HandoverError::Refused { why }),
+        (other, _) => return Err(unexpected(&other)),
+    };
+    let mut sockets = Vec::new();
+    while sockets.len() < count {
+        match hear(&channel).await? {
+            (Message::Sockets { .. }, mut part) => sockets.append(&mut part),
+            (other, _) => return Err(unexpected(&other)),
+        }
+    }
+    Ok(Predecessor { channel, pid, version, sockets })
+}
+
+async fn hear(channel: &Channel) -> Result<(Message, Vec<OwnedFd>), HandoverError> {
+    let heard = channel.receive().await.map_err(HandoverError::Broken)?;
+    heard.ok_or_else(|| HandoverError::Broken(io::ErrorKind::UnexpectedEof.into()))
+}
+
+fn unexpected(message: &Message) -> HandoverError {
+    HandoverError::Broken(io::Error::other(format!("{message:?} was not expected")))
+}
+
+impl Predecessor {
+    /// Has this agent serve as soon as it is `ready`, or the other stops before that; then has the
+    /// other leave, and returns when it is gone.
+    pub async fn relieve(
+        self,
+        ready: impl Future<Output = ()>,
+        opening: Opening,
+    ) -> Result<(), HandoverError> {
+        let Opening { begin, serving, connections } = opening;
+        tokio::select! {
+            () = ready => {}
+            said = self.channel.receive() => {
+                let said = said.ok().flatten().map(|(message, _)| message);
+                tracing::warn!(pid = self.pid, ?said, "the other agent stops; this one begins early");
+            }
+        }
+        begin.cancel();
+        match timeout(OPENING, serving).await {
+            Ok(Ok(())) => {}
+            _ => return Err(HandoverError::NotServing),
+        }
+        tracing::info!(pid = self.pid, "this agent serves by the sockets of the one before");
+        // Gone already, perhaps.
+        let _told = self.channel.send(&Message::Serving, &[]).await;
+        let gone = async {
+            while let Ok(Some((message, descriptors))) = self.channel.receive().await {
+                if message == Message::Connection {
+                    for connection in descriptors {
+                        let _no_resolver = connections.send(connection).await;
+                    }
+                }
+            }
+        };
+        let pid = self.pid;
+        timeout(LEAVING, gone).await.map_err(|_| HandoverError::Stays { pid })
+    }
+}

@@ -1,0 +1,113 @@
+//! From one agent to the next, where something comes between.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+};
+
+use mizzen_tests::lab::{FAMILIES, Family};
+use nix::sys::signal::Signal;
+
+use super::{
+    field::{Field, Host, NAME, dns},
+    site::dig,
+};
+
+/// Where no API server is.
+const NOWHERE: [&str; 2] = ["--api-server", "https://172.30.0.99:6443"];
+
+fn answers(host: &Host, family: Family, by: &str) -> String {
+    dig(&host.pod, &format!("@{} {by} {NAME}", dns(family).ip()))
+}
+
+fn all_answered(host: &Host) {
+    for family in FAMILIES {
+        for by in ["+notcp", "+tcp"] {
+            let said = answers(host, family, by);
+            assert!(said.contains("status: NOERROR") && said.contains("ANSWER: 1"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_hand_over_that_comes_to_nothing_leaves_the_running_agent_as_it_was() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let mut agent = field.agent(host, &[]);
+
+    let mut other = field.begin(host, &["--cluster-domain", "other", "--bpffs", "/nowhere"]);
+    assert!(!other.ended().success());
+    let why = "does not hand over: it is the agent of node node-1 with pins in";
+    assert!(other.log().contains(why), "{}", other.log());
+    all_answered(host);
+
+    for said in ["", "\0\0\0\x02{}", "GET / HTTP/1.1\r\n\r\n", "\u{7f}\u{7f}\u{7f}\u{7f}"] {
+        let mut stream = UnixStream::connect(host.state().join("agent.sock")).unwrap();
+        let request = "GET /v1/handover HTTP/1.1\r\nHost: agent\r\nConnection: upgrade\r\nUpgrade: \
+                       mizzen-handover\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 101", "{said:?}");
+        stream.write_all(said.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // It closes at last, so that the next one finds its place free.
+        let _closed = stream.read_to_end(&mut Vec::new());
+        all_answered(host);
+    }
+
+    // It has the sockets, can't learn the cluster, and is killed.
+    let waits = field.begin(host, &NOWHERE);
+    agent.until_logged("another agent has the sockets");
+    let mut third = field.begin(host, &[]);
+    assert!(!third.ended().success());
+    assert!(third.log().contains("another agent has asked for it before"), "{}", third.log());
+    all_answered(host);
+    drop(waits);
+    agent.until_logged("a hand-over came to nothing; this agent goes on error=the agent with pid");
+    all_answered(host);
+
+    let next = field.agent_after(host, &mut agent);
+    all_answered(host);
+    drop(next);
+}
+
+#[test]
+fn an_agent_that_stops_while_another_waits_gives_nothing_up() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut agent = field.agent(host, &[]);
+        let waits = field.begin(host, &NOWHERE);
+        agent.until_logged("another agent has the sockets");
+        agent.signal(signal);
+        agent.ended();
+        waits.until_logged("this agent serves by the sockets of the one before");
+        for family in FAMILIES {
+            for by in ["+notcp", "+tcp"] {
+                // It knows no Service yet, and says so.
+                let said = answers(host, family, by);
+                assert!(said.contains("EDE: 14 (Not Ready)"), "{signal}: {said}");
+            }
+        }
+        drop(waits);
+    }
+}
+
+#[test]
+fn an_agent_that_can_not_hand_over_is_named() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let listener = UnixListener::bind(host.state().join("agent.sock")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _request = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+        });
+        let mut agent = field.begin(host, &[]);
+        assert!(!agent.ended().success());
+        let why = "does not hand over: it is of a version that does not know of it; stop it first";
+        assert!(agent.log().contains(why), "{}", agent.log());
+    });
+}
