@@ -137,6 +137,11 @@ impl Chunks {
         }
     }
 
+    /// Whether some of these chunks are not there.
+    fn lacks(&self, chunks: &BTreeSet<u32>) -> bool {
+        chunks.iter().any(|chunk| !self.open.contains_key(chunk))
+    }
+
     /// Makes those chunks that there are not, all by one call where the kernel can: for each that
     /// changes a table of tables it waits until no program runs any more that ran before.
     fn make(&mut self, chunks: &BTreeSet<u32>) -> io::Result<()> {
@@ -203,6 +208,9 @@ impl TrafficTables {
     pub(super) fn make_room(&mut self, ids: impl Iterator<Item = (u32, bool)>) -> io::Result<()> {
         let chunks: BTreeSet<u32> = ids.map(|(id, v4)| place(id, v4).0).collect();
         let Self { backends, packets, .. } = self;
+        if !backends.lacks(&chunks) && !packets.lacks(&chunks) {
+            return Ok(()); // as with nearly every change: no thread is worth it
+        }
         // Both wait for running programs, at once.
         thread::scope(|scope| {
             let packets = scope.spawn(|| packets.make(&chunks));
