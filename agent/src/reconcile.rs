@@ -188,9 +188,10 @@ impl Reconciler {
                     self.released(&addresses);
                 }
                 Some(query) = inputs.queries.recv() => self.answer(query),
+                // Before changes, which may come without end while their leavings pile up.
+                outcome = self.releases.barrier() => self.barrier_over(outcome),
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
-                outcome = self.releases.barrier() => self.barrier_over(outcome),
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! The order makes every moment of its execution a consistent one for those who read meanwhile:
 //! what is new is written where nobody looks yet, then what points to it is changed by one atomic
-//! store or one hash entry each, then programs that still hold the old are waited for, and only
-//! then what nothing points to is released.
+//! store or one hash entry each. What nothing points to then is released by a later plan, when
+//! programs that still hold it were waited for ([`super::limbo`]).
 
 use std::{fmt, net::SocketAddr};
 

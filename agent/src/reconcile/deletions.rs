@@ -57,11 +57,11 @@ impl Deletions {
 
     /// Takes back what a plan was to reset that failed.
     pub(super) fn take_back(&mut self, resets: Vec<Reset>) {
-        if resets.len() > UNFINISHED_MAX {
-            let endpoints = resets.len() - UNFINISHED_MAX;
+        self.unfinished.extend(resets);
+        if self.unfinished.len() > UNFINISHED_MAX {
+            let endpoints = self.unfinished.len() - UNFINISHED_MAX;
             tracing::warn!(endpoints, "connections to deleted endpoints are left to time out");
         }
-        self.unfinished.extend(resets);
         self.unfinished.truncate(UNFINISHED_MAX);
     }
 
