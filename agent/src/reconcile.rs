@@ -12,11 +12,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,7 +28,7 @@ use crate::{
     resets,
     serve::{rows, wire},
     status::{Board, State},
-    supervisor::TaskError,
+    supervisor::{TaskError, on_own_thread},
     traffic::accounts::Accounts,
 };
 
@@ -158,12 +154,9 @@ impl Reconciler {
 
     /// Runs until cancelled. The datapath stays in force.
     ///
-    /// On a thread of its own: to make another thread take over the tasks of this one while it calls
-    /// bpf() costs more than most changes do.
+    /// On a thread of its own: bpf() may block, and waits of this loop wake no other thread.
     pub async fn run(self, inputs: Inputs, cancel: CancellationToken) -> Result<(), TaskError> {
-        let runtime = Handle::current();
-        let ended = spawn_blocking(move || runtime.block_on(self.serve(inputs, cancel))).await;
-        Ok(ended?)
+        on_own_thread("services", move || self.serve(inputs, cancel)).await
     }
 
     async fn serve(mut self, mut inputs: Inputs, cancel: CancellationToken) {

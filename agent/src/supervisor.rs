@@ -4,9 +4,12 @@
 //! down in the same order: a half-alive agent would hide its trouble. The datapath stays attached
 //! in any case.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{collections::HashMap, future::Future, thread, time::Duration};
 
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    sync::oneshot,
+    task::{Id, JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long the tasks of a stage may take to end.
@@ -40,6 +43,22 @@ impl Tasks {
     pub fn new(stage: &'static str) -> Self {
         let (token, set) = (CancellationToken::new(), JoinSet::new());
         Self { stage, token, set, names: HashMap::new() }
+    }
+
+    /// No tasks yet, of a stage's task that consists of several.
+    pub fn within(stage: &'static str, token: CancellationToken) -> Self {
+        Self { token, ..Self::new(stage) }
+    }
+
+    /// Runs them: until the stage is to stop and all have, or until one ends by itself.
+    pub async fn run(mut self) -> Result<(), TaskEnded> {
+        while !self.set.is_empty() {
+            let ended = self.ended().await;
+            if !self.token.is_cancelled() {
+                return Err(ended);
+            }
+        }
+        Ok(())
     }
 
     /// Cancelled when the stage is to stop.
@@ -93,6 +112,28 @@ impl Tasks {
     }
 }
 
+/// Runs a future on a thread of its own, whose runtime serves nobody else: to make one of several
+/// threads go on with a task costs more than most of what the agent has to do, and whatever blocks
+/// there holds up nobody.
+pub async fn on_own_thread<T, F>(
+    name: &'static str,
+    begin: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, TaskError>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let output = runtime.block_on(async { begin().await });
+        runtime.shutdown_background();
+        // Who waited for it may have gone.
+        let _unheard = end.send(output);
+    })?;
+    ended.await.map_err(|_| "its thread panicked".into())
+}
+
 /// Runs stages until `stop` is done or a task ends, then stops them in the order given.
 pub async fn supervise(
     mut stages: Vec<Tasks>,
@@ -136,6 +177,35 @@ mod tests {
         let stages = vec![stage("intake", &log), stage("apply", &log), stage("serve", &log)];
         supervise(stages, async {}).await.unwrap();
         assert_eq!(*log.lock().unwrap(), ["intake", "apply", "serve"]);
+    }
+
+    #[tokio::test]
+    async fn tasks_on_a_thread_of_their_own_belong_to_the_stage() {
+        let begin = |token: CancellationToken, fails: bool| {
+            on_own_thread("own", move || async move {
+                let mut own = Tasks::within("own", token.clone());
+                own.spawn("waits", async move {
+                    token.cancelled().await;
+                    Ok::<_, TaskError>(())
+                });
+                if fails {
+                    own.spawn("fails", async { Err::<(), TaskError>("no API".into()) });
+                }
+                own.run().await
+            })
+        };
+        let token = CancellationToken::new();
+        let ended = begin(token.clone(), true).await.unwrap().unwrap_err();
+        assert_eq!((ended.task, ended.source.to_string().as_str()), ("fails", "no API"));
+        let running = tokio::spawn(begin(token.clone(), false));
+        token.cancel();
+        running.await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_an_error() {
+        let outcome = on_own_thread("own", || async { panic!("gone") }).await;
+        assert_eq!(outcome.map(|(): ()| ()).unwrap_err().to_string(), "its thread panicked");
     }
 
     #[tokio::test]

@@ -9,9 +9,6 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
-use k8s_openapi::api::{
-    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
-};
 use mizzen_agent::{
     apply::{
         apply,
@@ -22,7 +19,7 @@ use mizzen_agent::{
     desired::{Desired, NodeFacts, Settings, WithoutLocalEndpoints},
     diff::{Known, diff_and_settle, plan::FrontendName, restore::restore},
     kube::{
-        convert,
+        seen::{Modelled, Seen},
         state::{Change, ClusterState, Event},
     },
     model::ObjectKey,
@@ -31,7 +28,7 @@ use mizzen_ebpf_abi::{
     node::{cluster_range_flags, node_addr_flags},
     service::{Frontend, frontend_flags, range_flags},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
 
 #[derive(Deserialize)]
@@ -66,30 +63,23 @@ struct Step {
     warnings: Option<Vec<String>>,
 }
 
-fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
-    serde_yaml_ng::from_value(object.clone()).expect("an object of its kind")
+/// An object, which must be one that the API knows, as the agent reads it.
+fn parse<T: Modelled>(object: &Value) -> T
+where
+    T::Kind: DeserializeOwned + Serialize,
+{
+    let object: T::Kind = serde_yaml_ng::from_value(object.clone()).expect("an object of its kind");
+    let text = serde_json::to_string(&object).expect("an object can be written");
+    let seen: Seen<T> = serde_json::from_str(&text).expect("the agent can read it");
+    seen.value.expect("an object that concerns the agent")
 }
 
 fn change_of(object: &Value) -> Change {
-    let kind = object["kind"].as_str().expect("an object has a kind");
-    let used = "an object that concerns the agent";
-    match kind {
-        "Service" => {
-            let (value, _) = convert::service(&parse::<core::Service>(object));
-            Change::Services(Event::Apply(value.expect(used)))
-        }
-        "EndpointSlice" => {
-            let (value, _) = convert::endpoint_slice(&parse::<discovery::EndpointSlice>(object));
-            Change::Slices(Event::Apply(value.expect(used)))
-        }
-        "Node" => {
-            let (value, _) = convert::node(&parse::<core::Node>(object));
-            Change::Nodes(Event::Apply(value.expect(used)))
-        }
-        "ServiceCIDR" => {
-            let (value, _) = convert::service_cidr(&parse::<networking::ServiceCIDR>(object));
-            Change::ServiceCidrs(Event::Apply(value.expect(used)))
-        }
+    match object["kind"].as_str().expect("an object has a kind") {
+        "Service" => Change::Services(Event::Apply(parse(object))),
+        "EndpointSlice" => Change::Slices(Event::Apply(parse(object))),
+        "Node" => Change::Nodes(Event::Apply(parse(object))),
+        "ServiceCIDR" => Change::ServiceCidrs(Event::Apply(parse(object))),
         other => panic!("scenarios have no {other}"),
     }
 }

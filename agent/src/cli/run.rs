@@ -247,7 +247,7 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let metrics: Arc<Metrics> = Arc::default();
     // Pods are asked for their wishes where this agent connects them.
     let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
-    let snapshots = kube::start(&servers, pods_of, &board, &metrics, intake);
+    let snapshots = kube::start(servers, pods_of, &board, &metrics, intake);
     let local_pods = Arc::default();
     let departing = departure.clone();
     let shared = Shared { board, metrics, snapshots, local_pods, departure: departing };

@@ -52,8 +52,8 @@ impl Topology {
     fn hints(self, endpoint: &Endpoint) -> &[Arc<str>] {
         match self {
             Self::Ignored => &[],
-            Self::SameNode => &endpoint.hint_nodes,
-            Self::SameZone => &endpoint.hint_zones,
+            Self::SameNode => endpoint.hint_nodes(),
+            Self::SameZone => endpoint.hint_zones(),
         }
     }
 }
@@ -61,15 +61,13 @@ impl Topology {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::endpoints::Hints;
 
     /// An endpoint with hints for zones and for nodes, each with blanks between.
     fn endpoint(zones: &str, nodes: &str) -> Endpoint {
         let words = |text: &str| text.split_whitespace().map(Arc::from).collect();
-        Endpoint {
-            hint_zones: words(zones),
-            hint_nodes: words(nodes),
-            ..Endpoint::ready_at([10, 1, 2, 3].into())
-        }
+        let hints = Hints { zones: words(zones), nodes: words(nodes) };
+        Endpoint { hints: Some(Box::new(hints)), ..Endpoint::ready_at([10, 1, 2, 3].into()) }
     }
 
     /// Which endpoints, by number, a node `here` in `zone` uses.

@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints},
         node::Cidr,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
@@ -144,11 +144,10 @@ impl Spec {
             serving: state < 2,
             terminating: state > 0,
             node: Some(format!("node-{node}").into()),
-            hint_nodes: hint
-                .checked_sub(1)
-                .map(|n| format!("node-{n}").into())
-                .into_iter()
-                .collect(),
+            hints: hint.checked_sub(1).map(|n| {
+                let nodes = vec![format!("node-{n}").into()];
+                Box::new(Hints { zones: Vec::new(), nodes })
+            }),
             ..Endpoint::ready_at(ip(ipv6, 244, host))
         };
         let port = |n: u8| EndpointPort {

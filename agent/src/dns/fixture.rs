@@ -57,8 +57,7 @@ pub(super) fn slice(
         node: None,
         hostname: Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from),
         zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hints: None,
         pod: None,
     });
     let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {

@@ -17,15 +17,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// one that says nothing for longer has gone without a word, and what the agent knows grows old.
 const READ_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// The API servers of the cluster: at least one.
+/// The API servers of the cluster, at least one, and how to reach them.
 #[derive(Clone)]
 pub struct ApiServers {
-    clients: Vec<(String, Client)>,
+    configs: Vec<(String, Config)>,
 }
 
+/// Clients of the servers. What they do is done by the runtime that made them.
+#[derive(Clone)]
+pub struct Clients(Vec<(String, Client)>);
+
 impl ApiServers {
-    /// Clients for the servers. Nothing is sent yet: a server that does not answer is no error
-    /// here.
+    /// The servers. Nothing is sent yet: one that does not answer is no error here; one that no
+    /// client can be made for is.
     pub async fn new(kubeconfig: Option<&Path>, urls: &[String]) -> Result<Self, ClientError> {
         let base = match kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
@@ -33,36 +37,45 @@ impl ApiServers {
         };
         let named: Vec<String> =
             if urls.is_empty() { vec![base.cluster_url.to_string()] } else { urls.to_vec() };
-        let mut clients = Vec::new();
+        let mut configs = Vec::new();
         for url in named {
             let mut config = base.clone();
             config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
             config.connect_timeout = Some(CONNECT_TIMEOUT);
             config.read_timeout = Some(READ_TIMEOUT);
             config.reset_reader_on_write = true;
-            let client = Client::try_from(config).map_err(|source| ClientError::Client {
-                url: url.clone(),
-                source: source.into(),
-            })?;
-            clients.push((url, client));
+            configs.push((url, config));
         }
-        Ok(Self { clients })
+        let servers = Self { configs };
+        servers.clients()?;
+        Ok(servers)
     }
 
+    /// Clients that are served by the runtime of the caller.
+    pub fn clients(&self) -> Result<Clients, ClientError> {
+        let client = |(url, config): &(String, Config)| match Client::try_from(config.clone()) {
+            Ok(client) => Ok((url.clone(), client)),
+            Err(source) => Err(ClientError::Client { url: url.clone(), source: source.into() }),
+        };
+        self.configs.iter().map(client).collect::<Result<_, _>>().map(Clients)
+    }
+}
+
+impl Clients {
     /// The server to use after `failures` failures in a row: each in turn.
     pub fn pick(&self, failures: usize) -> (&str, Client) {
-        let (url, client) = &self.clients[failures % self.clients.len()];
+        let (url, client) = &self.0[failures % self.0.len()];
         (url, client.clone())
     }
 
     /// Whether there is another server to turn to.
     pub fn several(&self) -> bool {
-        self.clients.len() > 1
+        self.0.len() > 1
     }
 
     /// The address that comes first.
     pub fn first_url(&self) -> &str {
-        &self.clients[0].0
+        &self.0[0].0
     }
 }
 

@@ -9,17 +9,13 @@ use std::{
     time::SystemTime,
 };
 
-use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::Timestamp,
-};
+use k8s_openapi::jiff::Timestamp;
 
 pub use self::service::{service, service_cidr};
-use super::state::Event;
+use super::objects::{self, Meta, Text};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints},
     node::{Cidr, Node},
     pod::OptedOutPod,
     service::Protocol,
@@ -39,32 +35,20 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Fields that were left out, and why.
 pub type Warnings = Vec<String>;
 
-/// A value of the model with the key that deletions name.
-pub trait Modelled: Sized {
-    /// What identifies the object among its kind.
-    type Key;
-    /// The event as a change of the snapshot.
-    fn change(event: Event<Self, Self::Key>) -> super::state::Change;
-}
-
 /// The key of an object with a namespace.
-pub fn object_key(meta: &ObjectMeta) -> ObjectKey {
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    ObjectKey::new(namespace, meta.name.as_deref().unwrap_or_default())
+pub fn object_key(meta: &Meta<'_>) -> ObjectKey {
+    ObjectKey::new(text(meta.namespace.as_ref()), text(meta.name.as_ref()))
 }
 
-fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    meta.labels.as_ref()?.get(name).map(String::as_str)
-}
-
-fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    meta.annotations.as_ref()?.get(name).map(String::as_str)
+/// A text, or an empty one where there is none.
+fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
+    text.map_or("", |text| text)
 }
 
 /// A pod whose sockets are left alone; none of all others.
-pub fn opted_out_pod(object: &core::Pod) -> (Option<OptedOutPod>, Warnings) {
+pub fn opted_out_pod(object: &objects::Pod<'_>) -> (Option<OptedOutPod>, Warnings) {
     let key = || object_key(&object.metadata);
-    match annotation(&object.metadata, SOCKET_TRANSLATION_ANNOTATION) {
+    match object.metadata.annotation(SOCKET_TRANSLATION_ANNOTATION) {
         None | Some("true") => (None, Vec::new()),
         Some("false") => (Some(OptedOutPod { key: key() }), Vec::new()),
         Some(other) => {
@@ -78,29 +62,30 @@ pub fn opted_out_pod(object: &core::Pod) -> (Option<OptedOutPod>, Warnings) {
 }
 
 /// An EndpointSlice; none where it belongs to no service or names hosts instead of addresses.
-pub fn endpoint_slice(object: &discovery::EndpointSlice) -> (Option<EndpointSlice>, Warnings) {
+pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSlice>, Warnings) {
     let mut warnings = Vec::new();
-    let ipv6 = match object.address_type.as_str() {
+    let ipv6 = match &*object.address_type {
         "IPv4" => false,
         "IPv6" => true,
         _ => return (None, warnings),
     };
-    let Some(service) = label(&object.metadata, SERVICE_NAME_LABEL) else {
+    let Some(service) = object.metadata.label(SERVICE_NAME_LABEL) else {
         return (None, warnings);
     };
-    let port = |port: &discovery::EndpointPort| -> Result<EndpointPort, String> {
+    let port = |port: &objects::EndpointPort<'_>| -> Result<EndpointPort, String> {
         Ok(EndpointPort {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: text(port.name.as_ref()).into(),
             protocol: protocol(port.protocol.as_deref())?,
             port: port_number(port.port.ok_or("no port number")?)?,
         })
     };
     let ports = keep_good(object.ports.iter().flatten(), "ports", port, &mut warnings);
     let key = object_key(&object.metadata);
+    let mut repeats = Repeats { namespace: Arc::clone(&key.namespace), ..Repeats::default() };
     let endpoints = keep_good(
-        &object.endpoints,
+        object.endpoints.iter().flatten(),
         "endpoints",
-        |of| endpoint(of, ipv6, &key.namespace),
+        |of| endpoint(of, ipv6, &mut repeats),
         &mut warnings,
     );
     let trigger_time = trigger_time(&object.metadata);
@@ -110,62 +95,86 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> (Option<EndpointSlic
 }
 
 /// The time in a slice's annotation; a time that can't be read measures nothing, and harms nobody.
-fn trigger_time(meta: &ObjectMeta) -> Option<SystemTime> {
-    let text = meta.annotations.as_ref()?.get(TRIGGER_TIME_ANNOTATION)?;
+fn trigger_time(meta: &Meta<'_>) -> Option<SystemTime> {
+    let text = meta.annotation(TRIGGER_TIME_ANNOTATION)?;
     text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
+/// Names that mostly are those of the endpoint before.
+#[derive(Default)]
+struct Repeats {
+    namespace: Arc<str>,
+    node: Arc<str>,
+    zone: Arc<str>,
+}
 
-fn endpoint(object: &discovery::Endpoint, ipv6: bool, namespace: &str) -> Result<Endpoint, String> {
+/// The name, shared where it is the last one.
+fn shared(last: &mut Arc<str>, name: &str) -> Arc<str> {
+    if **last != *name {
+        *last = name.into();
+    }
+    Arc::clone(last)
+}
+
+fn endpoint(
+    object: &objects::Endpoint<'_>,
+    ipv6: bool,
+    last: &mut Repeats,
+) -> Result<Endpoint, String> {
     let text = object.addresses.first().ok_or("no address")?;
-    let address = parse_ip(text).ok_or_else(|| format!("{text:?} is no IP address"))?;
+    let address = parse_ip(text).ok_or_else(|| format!("{:?} is no IP address", &**text))?;
     if address.is_ipv6() != ipv6 {
         return Err(format!("{address} is of another family than the slice"));
     }
-    let conditions = object.conditions.clone().unwrap_or_default();
+    let conditions = object.conditions.unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
-    let arc = |text: &String| Arc::from(text.as_str());
-    let hints = object.hints.as_ref();
     let target = object.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
     let pod = target.and_then(|target| {
-        let namespace = target.namespace.as_deref().unwrap_or(namespace);
-        Some(ObjectKey::new(namespace, target.name.as_deref()?))
+        let name = Arc::from(target.name.as_deref()?);
+        let namespace = match target.namespace.as_deref() {
+            Some(namespace) => shared(&mut last.namespace, namespace),
+            None => Arc::clone(&last.namespace),
+        };
+        Some(ObjectKey { namespace, name })
     });
     Ok(Endpoint {
         address,
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
-        node: object.node_name.as_ref().map(arc),
-        hostname: object.hostname.as_ref().map(arc),
-        zone: object.zone.as_ref().map(arc),
-        hint_zones: hints
-            .and_then(|hints| hints.for_zones.as_ref())
-            .map_or_else(Vec::new, |zones| zones.iter().map(|zone| arc(&zone.name)).collect()),
-        hint_nodes: hints
-            .and_then(|hints| hints.for_nodes.as_ref())
-            .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| arc(&node.name)).collect()),
+        node: object.node_name.as_deref().map(|node| shared(&mut last.node, node)),
+        hostname: object.hostname.as_deref().map(Arc::from),
+        zone: object.zone.as_deref().map(|zone| shared(&mut last.zone, zone)),
+        hints: object.hints.as_ref().and_then(hints),
         pod,
     })
 }
 
+fn hints(object: &objects::EndpointHints<'_>) -> Option<Box<Hints>> {
+    let names = |of: &Option<Vec<objects::Hint<'_>>>| {
+        of.iter().flatten().map(|hint| Arc::from(&*hint.name)).collect()
+    };
+    let hints = Hints { zones: names(&object.for_zones), nodes: names(&object.for_nodes) };
+    (hints != Hints::default()).then(|| Box::new(hints))
+}
+
 /// A Node.
-pub fn node(object: &core::Node) -> (Option<Node>, Warnings) {
+pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
     let mut warnings = Vec::new();
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let internal = addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.as_str());
+    let internal = addresses.filter(|a| *a.type_ == *"InternalIP").map(|a| &*a.address);
     let spec = object.spec.as_ref();
-    let cidrs = spec.and_then(|spec| {
-        spec.pod_cidrs.clone().or_else(|| spec.pod_cidr.clone().map(|cidr| vec![cidr]))
-    });
+    // The list where there is one; else the field that came before it.
+    let list = spec.and_then(|spec| spec.pod_cidrs.as_deref());
+    let single = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| list.is_none());
+    let cidrs = list.into_iter().flatten().chain(single);
+    let taints = spec.into_iter().flat_map(|spec| spec.taints.iter().flatten());
     let value = Node {
-        name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        name: text(object.metadata.name.as_ref()).into(),
         internal_ips: parse_ips(internal, "status.addresses", &mut warnings),
-        pod_cidrs: keep_good(cidrs.iter().flatten(), "spec.podCIDRs", range, &mut warnings),
-        zone: label(&object.metadata, ZONE_LABEL).map(Arc::from),
+        pod_cidrs: keep_good(cidrs, "spec.podCIDRs", range, &mut warnings),
+        zone: object.metadata.label(ZONE_LABEL).map(Arc::from),
         to_be_deleted: object.metadata.deletion_timestamp.is_some()
-            || spec.is_some_and(|spec| {
-                spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED_TAINT)
-            }),
+            || taints.into_iter().any(|taint| *taint.key == *TO_BE_DELETED_TAINT),
     };
     (Some(value), warnings)
 }
@@ -174,7 +183,7 @@ pub fn node(object: &core::Node) -> (Option<Node>, Warnings) {
 fn keep_good<'a, T: 'a, U>(
     items: impl IntoIterator<Item = &'a T>,
     field: &str,
-    convert: impl Fn(&T) -> Result<U, String>,
+    mut convert: impl FnMut(&T) -> Result<U, String>,
     warnings: &mut Warnings,
 ) -> Vec<U> {
     let mut good = Vec::new();

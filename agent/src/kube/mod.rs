@@ -14,54 +14,81 @@
 pub mod client;
 pub mod convert;
 mod names;
+pub mod objects;
+pub mod seen;
 pub mod state;
 pub mod watch;
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as channel};
+use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Metrics, model::snapshot::Snapshot, status::Board, supervisor::Tasks};
+use crate::{
+    metrics::Metrics,
+    model::{
+        endpoints::EndpointSlice,
+        node::Node,
+        pod::OptedOutPod,
+        service::{Service, ServiceCidr},
+        snapshot::Snapshot,
+    },
+    status::Board,
+    supervisor::{TaskError, Tasks, on_own_thread},
+};
 use client::ApiServers;
 
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
 
-/// Starts the watches and the task that owns the snapshot; its changes arrive at the receiver, and
-/// when they did is noted in `metrics`.
+/// Starts the watches and the task that owns the snapshot, all on one thread; its changes arrive at
+/// the receiver, and when they did is noted in `metrics`.
 /// Pods are watched where the name of the node that they are on is given.
 pub fn start(
-    servers: &ApiServers,
+    servers: ApiServers,
     pods_of: Option<&str>,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
     tasks: &mut Tasks,
 ) -> channel::Receiver<Arc<Snapshot>> {
-    let (changes, receiver) = mpsc::channel(CHANGES_MAX);
     let (publish, snapshots) = channel::channel(Arc::new(Snapshot::default()));
-    let cancel = tasks.token();
-    let spawn = |kind: &'static watch::Kind, tasks: &mut Tasks| watch::Watch {
+    let pods = pods_of.map(|node| format!("spec.nodeName={node}"));
+    let (board, metrics, token) = (Arc::clone(board), Arc::clone(metrics), tasks.token());
+    tasks.spawn("cluster", async {
+        let follow = || follow(servers, pods, board, metrics, publish, token);
+        on_own_thread("cluster", follow).await?
+    });
+    snapshots
+}
+
+async fn follow(
+    servers: ApiServers,
+    pods: Option<String>,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    publish: channel::Sender<Arc<Snapshot>>,
+    token: CancellationToken,
+) -> Result<(), TaskError> {
+    let (changes, receiver) = mpsc::channel(CHANGES_MAX);
+    let servers = servers.clients()?;
+    let watch = |kind: &'static watch::Kind| watch::Watch {
         kind,
         fields: None,
         servers: servers.clone(),
         changes: changes.clone(),
         board: board.clone(),
         staleness: metrics.staleness.clone(),
-        cancel: tasks.token(),
+        cancel: token.clone(),
     };
-    let services = spawn(&watch::SERVICES, tasks);
-    tasks.spawn("watch services", services.run(convert::service));
-    let slices = spawn(&watch::ENDPOINT_SLICES, tasks);
-    tasks.spawn("watch endpointslices", slices.run(convert::endpoint_slice));
-    let nodes = spawn(&watch::NODES, tasks);
-    tasks.spawn("watch nodes", nodes.run(convert::node));
-    let service_cidrs = spawn(&watch::SERVICE_CIDRS, tasks);
-    tasks.spawn("watch servicecidrs", service_cidrs.run(convert::service_cidr));
-    if let Some(node) = pods_of {
-        let mut pods = spawn(&watch::PODS, tasks);
-        pods.fields = Some(format!("spec.nodeName={node}"));
-        tasks.spawn("watch pods", pods.run(convert::opted_out_pod));
+    let mut own = Tasks::within("cluster", token.clone());
+    own.spawn("watch services", watch(&watch::SERVICES).run::<Service>());
+    own.spawn("watch endpointslices", watch(&watch::ENDPOINT_SLICES).run::<EndpointSlice>());
+    own.spawn("watch nodes", watch(&watch::NODES).run::<Node>());
+    own.spawn("watch servicecidrs", watch(&watch::SERVICE_CIDRS).run::<ServiceCidr>());
+    if pods.is_some() {
+        let own_pods = watch::Watch { fields: pods, ..watch(&watch::PODS) };
+        own.spawn("watch pods", own_pods.run::<OptedOutPod>());
     }
-    tasks.spawn("cluster state", state::run(receiver, publish, metrics.clone(), cancel));
-    snapshots
+    own.spawn("cluster state", state::run(receiver, publish, metrics.clone(), token.clone()));
+    Ok(own.run().await?)
 }

@@ -26,7 +26,8 @@ impl Names {
         }
         for endpoint in &mut slice.endpoints {
             let names = [&mut endpoint.node, &mut endpoint.zone].into_iter().flatten();
-            let hints = endpoint.hint_zones.iter_mut().chain(&mut endpoint.hint_nodes);
+            let hints = endpoint.hints.iter_mut();
+            let hints = hints.flat_map(|hints| hints.zones.iter_mut().chain(&mut hints.nodes));
             let pod = endpoint.pod.iter_mut().map(|pod| &mut pod.namespace);
             names.chain(hints).chain(pod).for_each(|name| self.one(name));
         }

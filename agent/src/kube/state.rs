@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{convert::Modelled, names::Names};
+use super::names::Names;
 use crate::{
     arrivals::{Arrival, Kind},
     metrics::Metrics,
@@ -94,41 +94,6 @@ impl Arrived {
 impl<T, K> Event<T, K> {
     fn is_list(&self) -> bool {
         matches!(self, Self::Replace(_))
-    }
-}
-
-impl Modelled for Service {
-    type Key = ObjectKey;
-    fn change(event: Event<Self, ObjectKey>) -> Change {
-        Change::Services(event)
-    }
-}
-
-impl Modelled for EndpointSlice {
-    type Key = ObjectKey;
-    fn change(event: Event<Self, ObjectKey>) -> Change {
-        Change::Slices(event)
-    }
-}
-
-impl Modelled for Node {
-    type Key = Arc<str>;
-    fn change(event: Event<Self, Arc<str>>) -> Change {
-        Change::Nodes(event)
-    }
-}
-
-impl Modelled for ServiceCidr {
-    type Key = Arc<str>;
-    fn change(event: Event<Self, Arc<str>>) -> Change {
-        Change::ServiceCidrs(event)
-    }
-}
-
-impl Modelled for OptedOutPod {
-    type Key = ObjectKey;
-    fn change(event: Event<Self, ObjectKey>) -> Change {
-        Change::Pods(event)
     }
 }
 
@@ -276,6 +241,7 @@ pub async fn run(
         }
         changed
     };
+    let mut gathered = tokio::time::Instant::now();
     loop {
         let first = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
@@ -283,13 +249,16 @@ pub async fn run(
         };
         let Some(first) = first else { return Ok(()) };
         let mut changed = take(first, &mut state);
+        if changed {
+            tokio::time::sleep_until(gathered).await;
+        }
         for _ in 0..GATHERED_MAX {
             let Ok(next) = changes.try_recv() else { break };
             changed |= take(next, &mut state);
         }
         if changed {
             publish.send_replace(Arc::new(state.snapshot().clone()));
-            tokio::time::sleep(GATHER).await;
+            gathered = tokio::time::Instant::now() + GATHER;
         }
     }
 }

@@ -5,24 +5,22 @@
 //! known stays in force.
 
 use std::{
-    fmt::Debug,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use kube::{
-    Api, Client, Resource,
+    Api, Client,
     core::Status,
     runtime::watcher::{self, Event as WatchEvent},
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::ApiServers,
-    convert::{Modelled, Warnings, object_key},
+    client::Clients,
+    seen::{FromMeta as _, Modelled, Seen},
     state::{Arrived, Change, Event},
 };
 use crate::{
@@ -83,7 +81,7 @@ pub struct Watch {
     /// Which of them, as a field selector; else all.
     pub fields: Option<String>,
     /// Where.
-    pub servers: ApiServers,
+    pub servers: Clients,
     /// Where its changes go.
     pub changes: mpsc::Sender<Arrived>,
     /// Where it says how it is.
@@ -92,24 +90,6 @@ pub struct Watch {
     pub staleness: Arc<Staleness>,
     /// When it ends.
     pub cancel: CancellationToken,
-}
-
-/// The key that a deletion names, from the object's metadata.
-pub trait FromMeta {
-    /// The key.
-    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self;
-}
-
-impl FromMeta for ObjectKey {
-    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
-        object_key(meta)
-    }
-}
-
-impl FromMeta for Arc<str> {
-    fn from_meta(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
-        meta.name.as_deref().unwrap_or_default().into()
-    }
 }
 
 /// What goes on between two errors.
@@ -122,14 +102,8 @@ struct Progress<T> {
 }
 
 impl Watch {
-    /// Watches until cancelled. `convert` gives the value of an object, or none where the agent
-    /// has no use for it.
-    pub async fn run<K, T>(self, convert: fn(&K) -> (Option<T>, Warnings)) -> Result<(), TaskError>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        T: Modelled + Send + 'static,
-        T::Key: FromMeta,
-    {
+    /// Watches until cancelled.
+    pub async fn run<T: Modelled>(self) -> Result<(), TaskError> {
         let waiting =
             format!("{} are being listed from {}", self.kind.plural, self.servers.first_url());
         self.board.report(self.kind.part, State::Waiting(waiting));
@@ -140,7 +114,7 @@ impl Watch {
         let mut progress = Progress { listed: None, synced: false, absent: false, failures: 0 };
         loop {
             let (url, client) = self.servers.pick(progress.failures);
-            let api: Api<K> = Api::all(client.clone());
+            let api: Api<Seen<T>> = Api::all(client.clone());
             let mut events = watcher::watcher(api, config.clone()).boxed();
             let switch = self.servers.pick(progress.failures + 1).0 != url;
             loop {
@@ -155,7 +129,7 @@ impl Watch {
                 };
                 match event {
                     Some(Ok(event)) => {
-                        let Some(change) = self.take(event, convert, &mut progress) else {
+                        let Some(change) = self.take(event, &mut progress) else {
                             continue;
                         };
                         if self.changes.send(change.into()).await.is_err() {
@@ -184,33 +158,26 @@ impl Watch {
     }
 
     /// An event as a change, where it makes one.
-    fn take<K, T>(
+    fn take<T: Modelled>(
         &self,
-        event: WatchEvent<K>,
-        convert: fn(&K) -> (Option<T>, Warnings),
+        event: WatchEvent<Seen<T>>,
         progress: &mut Progress<T>,
-    ) -> Option<Change>
-    where
-        K: Resource<DynamicType = ()>,
-        T: Modelled,
-        T::Key: FromMeta,
-    {
-        let key = |object: &K| T::Key::from_meta(object.meta());
-        let value = |object: &K| {
-            let (value, warnings) = convert(object);
-            for warning in warnings {
-                let name = object_key(object.meta());
+    ) -> Option<Change> {
+        let key = |seen: &Seen<T>| T::Key::from_meta(&seen.meta);
+        let value = |seen: &mut Seen<T>| {
+            for warning in seen.warnings.drain(..) {
+                let name = ObjectKey::from_meta(&seen.meta);
                 tracing::warn!(kind = self.kind.plural, object = %name, warning, "field left out");
             }
-            value
+            seen.value.take()
         };
         let event = match event {
             WatchEvent::Init => {
                 progress.listed = Some(Vec::new());
                 return None;
             }
-            WatchEvent::InitApply(object) => {
-                progress.listed.get_or_insert_default().extend(value(&object));
+            WatchEvent::InitApply(mut seen) => {
+                progress.listed.get_or_insert_default().extend(value(&mut seen));
                 return None;
             }
             WatchEvent::InitDone => {
@@ -218,10 +185,10 @@ impl Watch {
                 Event::Replace(progress.listed.take().unwrap_or_default())
             }
             // An object of no use to the agent may have been of use before.
-            WatchEvent::Apply(object) => {
-                value(&object).map_or_else(|| Event::Delete(key(&object)), Event::Apply)
+            WatchEvent::Apply(mut seen) => {
+                value(&mut seen).map_or_else(|| Event::Delete(key(&seen)), Event::Apply)
             }
-            WatchEvent::Delete(object) => Event::Delete(key(&object)),
+            WatchEvent::Delete(seen) => Event::Delete(key(&seen)),
         };
         self.works(progress);
         Some(T::change(event))

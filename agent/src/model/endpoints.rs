@@ -15,7 +15,16 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// One endpoint of a slice.
+/// Whom an endpoint is meant for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `hints.forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub nodes: Vec<Arc<str>>,
+}
+
+/// One endpoint of a slice. There are as many as pods in the cluster: each octet counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address (the first of the slice's list; consumers use no other).
@@ -32,10 +41,8 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// `zone`.
     pub zone: Option<Arc<str>>,
-    /// `hints.forZones`.
-    pub hint_zones: Vec<Arc<str>>,
-    /// `hints.forNodes`.
-    pub hint_nodes: Vec<Arc<str>>,
+    /// `hints`, which few have and which would otherwise be a third of each.
+    pub hints: Option<Box<Hints>>,
     /// Namespace and name of the pod behind it.
     pub pod: Option<ObjectKey>,
 }
@@ -51,10 +58,19 @@ impl Endpoint {
             node: None,
             hostname: None,
             zone: None,
-            hint_zones: Vec::new(),
-            hint_nodes: Vec::new(),
+            hints: None,
             pod: None,
         }
+    }
+
+    /// The zones that it is meant for.
+    pub fn hint_zones(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// The nodes that it is meant for.
+    pub fn hint_nodes(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 }
 

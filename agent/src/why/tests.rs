@@ -179,7 +179,7 @@ fn snapshot() -> Snapshot {
             "metadata": {"name": service.name, "namespace": "default"},
             "spec": serde_json::to_value(service.spec).unwrap(),
         }));
-        convert::service(&serde_json::from_value(object).unwrap()).0.unwrap()
+        convert::service(&serde_json::from_str(&object.to_string()).unwrap()).0.unwrap()
     });
     state.apply(Change::Services(Event::Replace(services.collect())));
     let slices: Vec<SliceText> = serde_yaml_ng::from_str(SLICES).unwrap();
@@ -192,7 +192,7 @@ fn snapshot() -> Snapshot {
             "ports": serde_json::to_value(slice.ports).unwrap(),
             "endpoints": serde_json::to_value(slice.endpoints).unwrap(),
         }));
-        convert::endpoint_slice(&serde_json::from_value(object).unwrap()).0.unwrap()
+        convert::endpoint_slice(&serde_json::from_str(&object.to_string()).unwrap()).0.unwrap()
     });
     state.apply(Change::Slices(Event::Replace(slices.collect())));
     let nodes =
@@ -204,7 +204,7 @@ fn snapshot() -> Snapshot {
             .collect();
         let object = object(serde_json::json!({"metadata": {"name": name},
             "spec": {"podCIDRs": [cidr]}, "status": {"addresses": addresses}}));
-        convert::node(&serde_json::from_value(object).unwrap()).0.unwrap()
+        convert::node(&serde_json::from_str(&object.to_string()).unwrap()).0.unwrap()
     });
     state.apply(Change::Nodes(Event::Replace(nodes.into())));
     state.apply(Change::ServiceCidrs(Event::Replace(Vec::new())));

@@ -58,7 +58,7 @@ impl Agent {
         let servers = ApiServers::new(Some(&kubeconfig), urls).await.unwrap();
         let (board, mut tasks): (Arc<Board>, _) = (Arc::default(), Tasks::new("watches"));
         let snapshots =
-            watches::start(&servers, Some("node-1"), &board, &Arc::default(), &mut tasks);
+            watches::start(servers, Some("node-1"), &board, &Arc::default(), &mut tasks);
         Self { snapshots, board, tasks }
     }
 
@@ -86,7 +86,7 @@ impl Agent {
 
 async fn services(kubeconfig: &Path) -> Api<Service> {
     let servers = ApiServers::new(Some(kubeconfig), &[]).await.unwrap();
-    Api::default_namespaced(servers.pick(0).1)
+    Api::default_namespaced(servers.clients().unwrap().pick(0).1)
 }
 
 fn web() -> Service {

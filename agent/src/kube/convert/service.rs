@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{core::v1 as core, networking::v1 as networking},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Warnings, annotation, keep_good, label, object_key, parse_ips, port_number, protocol, range,
+    Warnings, keep_good, object_key,
+    objects::{self, Meta, ServiceSpec},
+    parse_ips, port_number, protocol, range, text,
 };
 use crate::model::{
     node::Cidr,
@@ -32,21 +31,21 @@ const RESET_ON_DELETE_ANNOTATION: &str = "mizzen.dev/reset-on-delete";
 /// Keeps a service away from proxies, whatever its address.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// A Service.
-pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
+pub fn service(object: &objects::Service<'_>) -> (Option<Service>, Warnings) {
     let mut warnings = Vec::new();
     let meta = &object.metadata;
-    let spec = object.spec.clone().unwrap_or_default();
+    let none = ServiceSpec::default();
+    let spec = object.spec.as_ref().unwrap_or(&none);
     let external_name = (spec.type_.as_deref() == Some("ExternalName"))
-        .then(|| Arc::from(spec.external_name.as_deref().unwrap_or_default()));
-    let cluster_ips =
-        spec.cluster_ips.clone().or_else(|| spec.cluster_ip.clone().map(|ip| vec![ip]));
-    let cluster_ips = cluster_ips.unwrap_or_default();
-    let headless = cluster_ips.iter().any(|ip| ip == "None");
+        .then(|| Arc::from(text(spec.external_name.as_ref())));
+    // The list where there is one; else the field that came before it.
+    let single = spec.cluster_ip.as_ref().filter(|_| spec.cluster_ips.is_none());
+    let cluster_ips = || spec.cluster_ips.iter().flatten().chain(single).map(|ip| &**ip);
+    let headless = cluster_ips().any(|ip| ip == "None");
     // An ExternalName service may have kept an address that it no longer owns (reference B121).
     let addressed = !headless && external_name.is_none();
-    let cluster_ips: Vec<&str> =
-        cluster_ips.iter().map(String::as_str).filter(|ip| addressed && !ip.is_empty()).collect();
-    let external_ips = spec.external_ips.iter().flatten().map(String::as_str);
+    let cluster_ips = cluster_ips().filter(|ip| addressed && !ip.is_empty());
+    let external_ips = spec.external_ips.iter().flatten().map(|ip| &**ip);
     let ingress = object.status.iter().filter_map(|status| status.load_balancer.as_ref());
     let load_balancer_ips = ingress
         .flat_map(|balancer| balancer.ingress.iter().flatten())
@@ -54,29 +53,35 @@ pub fn service(object: &core::Service) -> (Option<Service>, Warnings) {
         .filter_map(|ingress| ingress.ip.as_deref());
     let value = Service {
         key: object_key(meta),
-        created_s: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        created_s: created_s(meta),
         cluster_ips: parse_ips(cluster_ips, "spec.clusterIPs", &mut warnings),
         headless,
         external_name,
         external_ips: parse_ips(external_ips, "spec.externalIPs", &mut warnings),
         load_balancer_ips: parse_ips(load_balancer_ips, "status.loadBalancer", &mut warnings),
-        source_ranges: source_ranges(meta, &spec, &mut warnings),
-        ports: service_ports(&spec, &mut warnings),
+        source_ranges: source_ranges(meta, spec, &mut warnings),
+        ports: service_ports(spec, &mut warnings),
         internal_policy: policy(spec.internal_traffic_policy.as_deref()),
         external_policy: policy(spec.external_traffic_policy.as_deref()),
-        affinity_s: affinity(&spec, &mut warnings),
-        topology: asks_for_topology(meta, &spec),
-        health_check_node_port: health_check_node_port(&spec, &mut warnings),
+        affinity_s: affinity(spec, &mut warnings),
+        topology: asks_for_topology(meta, spec),
+        health_check_node_port: health_check_node_port(spec, &mut warnings),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        reset_on_delete: annotation(meta, RESET_ON_DELETE_ANNOTATION) != Some("false"),
-        foreign_proxy: label(meta, PROXY_NAME_LABEL).is_some()
-            || label(meta, HEADLESS_LABEL).is_some(),
+        reset_on_delete: meta.annotation(RESET_ON_DELETE_ANNOTATION) != Some("false"),
+        foreign_proxy: meta.label(PROXY_NAME_LABEL).is_some()
+            || meta.label(HEADLESS_LABEL).is_some(),
     };
     (Some(value), warnings)
 }
 
+/// When it was created, in seconds since 1970; 0 where it does not say.
+fn created_s(meta: &Meta<'_>) -> i64 {
+    let time = meta.creation_timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    time.map_or(0, Timestamp::as_second)
+}
+
 /// Seconds for which a client keeps its backend.
-fn affinity(spec: &core::ServiceSpec, warnings: &mut Warnings) -> u32 {
+fn affinity(spec: &ServiceSpec<'_>, warnings: &mut Warnings) -> u32 {
     if spec.session_affinity.as_deref() != Some("ClientIP") {
         return 0;
     }
@@ -99,15 +104,15 @@ fn affinity(spec: &core::ServiceSpec, warnings: &mut Warnings) -> u32 {
 /// Who may use the load balancer addresses; `None` is everyone. Where nothing of what is named can
 /// be read, nobody may: a restriction that is misspelt is not taken for none.
 fn source_ranges(
-    meta: &ObjectMeta,
-    spec: &core::ServiceSpec,
+    meta: &Meta<'_>,
+    spec: &ServiceSpec<'_>,
     warnings: &mut Warnings,
 ) -> Option<Vec<Cidr>> {
-    let field = spec.load_balancer_source_ranges.iter().flatten().map(String::as_str);
+    let field = spec.load_balancer_source_ranges.iter().flatten().map(|text| &**text);
     let mut texts: Vec<&str> = field.collect();
     let mut name = "spec.loadBalancerSourceRanges";
     if texts.is_empty() {
-        let annotation = annotation(meta, SOURCE_RANGES_ANNOTATION)?;
+        let annotation = meta.annotation(SOURCE_RANGES_ANNOTATION)?;
         texts = annotation.split(',').filter(|text| !text.trim().is_empty()).collect();
         name = SOURCE_RANGES_ANNOTATION;
     }
@@ -119,15 +124,16 @@ fn source_ranges(
 
 /// Whether the service asks for topology, so that the hints of its endpoints count (reference
 /// B90).
-fn asks_for_topology(meta: &ObjectMeta, spec: &core::ServiceSpec) -> bool {
-    let mode = annotation(meta, TOPOLOGY_HINTS_ANNOTATION)
-        .or_else(|| annotation(meta, TOPOLOGY_MODE_ANNOTATION));
+fn asks_for_topology(meta: &Meta<'_>, spec: &ServiceSpec<'_>) -> bool {
+    let mode = meta
+        .annotation(TOPOLOGY_HINTS_ANNOTATION)
+        .or_else(|| meta.annotation(TOPOLOGY_MODE_ANNOTATION));
     matches!(mode, Some("auto" | "Auto"))
         || spec.traffic_distribution.as_ref().is_some_and(|preference| !preference.is_empty())
 }
 
 /// The port of the health check, which only a load balancer that tells nodes apart asks for.
-fn health_check_node_port(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Option<u16> {
+fn health_check_node_port(spec: &ServiceSpec<'_>, warnings: &mut Warnings) -> Option<u16> {
     let local = policy(spec.external_traffic_policy.as_deref()) == TrafficPolicy::Local;
     if spec.type_.as_deref() != Some("LoadBalancer") || !local {
         return None;
@@ -140,10 +146,10 @@ fn health_check_node_port(spec: &core::ServiceSpec, warnings: &mut Warnings) -> 
     good.ok()
 }
 
-fn service_ports(spec: &core::ServiceSpec, warnings: &mut Warnings) -> Vec<ServicePort> {
-    let convert = |port: &core::ServicePort| -> Result<ServicePort, String> {
+fn service_ports(spec: &ServiceSpec<'_>, warnings: &mut Warnings) -> Vec<ServicePort> {
+    let convert = |port: &objects::ServicePort<'_>| -> Result<ServicePort, String> {
         Ok(ServicePort {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: text(port.name.as_ref()).into(),
             protocol: protocol(port.protocol.as_deref())?,
             port: port_number(port.port)?,
             node_port: port.node_port.filter(|n| *n != 0).map(port_number).transpose()?,
@@ -157,11 +163,11 @@ fn policy(text: Option<&str>) -> TrafficPolicy {
 }
 
 /// A range of cluster IPs.
-pub fn service_cidr(object: &networking::ServiceCIDR) -> (Option<ServiceCidr>, Warnings) {
+pub fn service_cidr(object: &objects::ServiceCidr<'_>) -> (Option<ServiceCidr>, Warnings) {
     let mut warnings = Vec::new();
     let cidrs = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
     let value = ServiceCidr {
-        name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        name: text(object.metadata.name.as_ref()).into(),
         cidrs: keep_good(cidrs, "spec.cidrs", range, &mut warnings),
     };
     (Some(value), warnings)

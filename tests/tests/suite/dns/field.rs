@@ -193,7 +193,7 @@ async fn serve(data_dir: PathBuf, listen: SocketAddr) -> (ControlPlane, Client) 
     };
     let server = ControlPlane::start(args, CancellationToken::new()).await.unwrap();
     let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
-    let client = servers.pick(0).1;
+    let client = servers.clients().unwrap().pick(0).1;
     (server, client)
 }
 

@@ -291,8 +291,7 @@ fn endpoint(address: &str, hostname: &str) -> Endpoint {
         node: None,
         hostname: (!hostname.is_empty()).then(|| hostname.into()),
         zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hints: None,
         pod: None,
     }
 }

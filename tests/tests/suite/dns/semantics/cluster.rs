@@ -182,8 +182,7 @@ fn endpoint(address: &str, hostname: &str) -> Endpoint {
         node: None,
         hostname: (!matches!(hostname, "" | "!")).then(|| hostname.into()),
         zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hints: None,
         pod: Some(ObjectKey::new("testns", &format!("pod-{address}"))),
     }
 }
