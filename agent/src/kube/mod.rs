@@ -19,9 +19,12 @@ pub mod seen;
 pub mod state;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch as channel};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,6 +43,9 @@ use client::ApiServers;
 
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
+
+/// How long those who care for few changes let the others pass by after one.
+const CALM: Duration = Duration::from_millis(50);
 
 /// Starts the watches and the task that owns the snapshot, all on one thread; its changes arrive at
 /// the receiver, and when they did is noted in `metrics`.
@@ -91,4 +97,21 @@ async fn follow(
     }
     own.spawn("cluster state", state::run(receiver, publish, metrics.clone(), token.clone()));
     Ok(own.run().await?)
+}
+
+/// Returns when a snapshot is other than what is known, or soon after. Most changes are of endpoints,
+/// a thousand a second of them: whoever waits for other ones is not woken for each. Never, where no
+/// more snapshots come.
+pub async fn until_other(
+    snapshots: &mut channel::Receiver<Arc<Snapshot>>,
+    is_other: impl Fn(&Snapshot) -> bool,
+) {
+    while !is_other(&snapshots.borrow_and_update()) {
+        if snapshots.changed().await.is_err() {
+            pending::<()>().await;
+        }
+        if !is_other(&snapshots.borrow()) {
+            sleep(CALM).await;
+        }
+    }
 }

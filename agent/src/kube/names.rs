@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::model::endpoints::EndpointSlice;
+use crate::model::{endpoints::EndpointSlice, service::Service};
 
 /// Names below which nothing is looked through for those that nobody has any more.
 const FEW: usize = 1024;
@@ -30,6 +30,15 @@ impl Names {
             let hints = hints.flat_map(|hints| hints.zones.iter_mut().chain(&mut hints.nodes));
             let pod = endpoint.pod.iter_mut().map(|pod| &mut pod.namespace);
             names.chain(hints).chain(pod).for_each(|name| self.one(name));
+        }
+        self.forget();
+    }
+
+    /// As [`Self::share`], for a service.
+    pub(super) fn share_service(&mut self, service: &mut Service) {
+        self.one(&mut service.key.namespace);
+        for port in &mut service.ports {
+            self.one(&mut port.name);
         }
         self.forget();
     }

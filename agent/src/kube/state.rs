@@ -118,7 +118,14 @@ impl ClusterState {
         let Snapshot { services, nodes, service_cidrs, opted_out_pods, synced, .. } =
             &mut self.snapshot;
         let changed = match change {
-            Change::Services(event) => {
+            Change::Services(mut event) => {
+                match &mut event {
+                    Event::Apply(service) => self.names.share_service(service),
+                    Event::Replace(all) => {
+                        all.iter_mut().for_each(|service| self.names.share_service(service));
+                    }
+                    Event::Delete(_) => {}
+                }
                 apply(services, &mut synced.services, event, |service| service.key.clone())
             }
             Change::Slices(event) => self.apply_slices(event),

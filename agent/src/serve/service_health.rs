@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     desired::{NodeFacts, Settings, node::desired_node},
+    kube::until_other,
     model::{ObjectKey, snapshot::Snapshot},
     status::State,
     supervisor::TaskError,
@@ -227,14 +228,12 @@ pub(super) async fn run(
 
 /// Returns when services or nodes are others than in `seen`: endpoints are looked at when asked.
 async fn concerned(snapshots: &mut watch::Receiver<Arc<Snapshot>>, seen: &Snapshot) {
-    let news = |new: &Arc<Snapshot>| {
+    let other = |new: &Snapshot| {
         new.synced != seen.synced
             || !new.services.ptr_eq(&seen.services)
             || !new.nodes.ptr_eq(&seen.nodes)
     };
-    if snapshots.wait_for(news).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    until_other(snapshots, other).await;
 }
 
 fn state(troubles: &[String]) -> State {
