@@ -6,16 +6,31 @@
 
 use std::{path::Path, time::Duration};
 
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use kube::{
     Client, Config,
+    client::ConfigExt as _,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tower::{BoxError, ServiceBuilder, timeout::TimeoutLayer};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may be silent. API servers send a bookmark on every watch each minute:
-/// one that says nothing for longer has gone without a word, and what the agent knows grows old.
-const READ_TIMEOUT: Duration = Duration::from_secs(150);
+/// How long the API server may take to begin its answer, as long as it itself works on a request.
+/// How a list goes on is seen to in [`super::watch`].
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that says nothing for so long is probed by the kernel; without an answer to
+/// [`PROBES`] it is over. A server that vanished is noticed within 30 seconds, and where nothing
+/// changes the agent is not even woken: a time limit on each read, which the client has to offer,
+/// woke it a second time for each change.
+const SILENCE: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+/// How long what was sent may stay unconfirmed.
+const UNCONFIRMED: Duration = Duration::from_secs(30);
 
 /// The API servers of the cluster, at least one, and how to reach them.
 #[derive(Clone)]
@@ -41,9 +56,6 @@ impl ApiServers {
         for url in named {
             let mut config = base.clone();
             config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
-            config.connect_timeout = Some(CONNECT_TIMEOUT);
-            config.read_timeout = Some(READ_TIMEOUT);
-            config.reset_reader_on_write = true;
             configs.push((url, config));
         }
         let servers = Self { configs };
@@ -53,9 +65,15 @@ impl ApiServers {
 
     /// Clients that are served by the runtime of the caller.
     pub fn clients(&self) -> Result<Clients, ClientError> {
-        let client = |(url, config): &(String, Config)| match Client::try_from(config.clone()) {
-            Ok(client) => Ok((url.clone(), client)),
-            Err(source) => Err(ClientError::Client { url: url.clone(), source: source.into() }),
+        let client = |(url, config): &(String, Config)| {
+            if let Some(proxy) = &config.proxy_url {
+                let (url, proxy) = (url.clone(), proxy.to_string());
+                return Err(ClientError::Proxy { url, proxy });
+            }
+            match client(config) {
+                Ok(client) => Ok((url.clone(), client)),
+                Err(source) => Err(ClientError::Client { url: url.clone(), source: source.into() }),
+            }
         };
         self.configs.iter().map(client).collect::<Result<_, _>>().map(Clients)
     }
@@ -77,6 +95,27 @@ impl Clients {
     pub fn first_url(&self) -> &str {
         &self.0[0].0
     }
+}
+
+/// The client that `kube` makes by default, but for how it knows that a server is gone.
+fn client(config: &Config) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(SILENCE));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_keepalive_retries(Some(PROBES));
+    tcp.set_tcp_user_timeout(Some(UNCONFIRMED));
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(ANSWER_TIMEOUT))
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<Config, ClientError> {
@@ -110,6 +149,17 @@ pub enum ClientError {
     Url {
         /// What was given.
         url: String,
+    },
+    /// The environment or the kubeconfig sends the agent through a proxy.
+    #[error(
+        "the API server {url} would be reached through the proxy {proxy}, which the agent does not \
+         do: name the server in NO_PROXY, or remove proxy-url from the kubeconfig"
+    )]
+    Proxy {
+        /// The server.
+        url: String,
+        /// The proxy.
+        proxy: String,
     },
     /// TLS or credentials can't be set up.
     #[error("set up a client for the API server {url}")]

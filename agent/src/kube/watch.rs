@@ -5,6 +5,7 @@
 //! known stays in force.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// A watch that was begun again and says nothing for so long works: refusals come at once.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long a list may say nothing.
+const LIST_SILENCE: Duration = Duration::from_secs(60);
 /// How often an API server that does not have an optional kind is asked for it again.
 const ABSENT_RETRY: Duration = Duration::from_mins(1);
 /// How long the API server may take to answer when it is asked whether it is there.
@@ -107,10 +110,8 @@ impl Watch {
         let waiting =
             format!("{} are being listed from {}", self.kind.plural, self.servers.first_url());
         self.board.report(self.kind.part, State::Waiting(waiting));
-        let selected = self.fields.as_deref();
-        let config = selected.map_or_else(watcher::Config::default, |fields| {
-            watcher::Config::default().fields(fields)
-        });
+        let config =
+            watcher::Config { field_selector: self.fields.clone(), ..watcher::Config::default() };
         let mut progress = Progress { listed: None, synced: false, absent: false, failures: 0 };
         loop {
             let (url, client) = self.servers.pick(progress.failures);
@@ -119,9 +120,15 @@ impl Watch {
             let switch = self.servers.pick(progress.failures + 1).0 != url;
             loop {
                 let failing = progress.synced && progress.failures > 0;
+                let mut stuck = false;
                 let event = tokio::select! {
+                    biased;
                     () = self.cancel.cancelled() => return Ok(()),
                     event = events.next() => event,
+                    () = tokio::time::sleep(LIST_SILENCE), if progress.listed.is_some() => {
+                        stuck = true;
+                        Some(Err(silence()))
+                    }
                     () = tokio::time::sleep(QUIET), if failing => {
                         self.works(&mut progress);
                         continue;
@@ -147,7 +154,7 @@ impl Watch {
                         if status_of(&error).is_none() && !self.servers.several() {
                             self.until_reachable(url, &client, &error, &mut progress).await;
                         }
-                        if switch {
+                        if switch || stuck {
                             break;
                         }
                     }
@@ -291,6 +298,12 @@ fn status_of(error: &watcher::Error) -> Option<&Status> {
         | WatchFailed(kube::Error::Api(status)) => Some(status),
         InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,
     }
+}
+
+/// A list that does not go on. What was listed of it is forgotten with it.
+fn silence() -> watcher::Error {
+    let error = io::Error::new(io::ErrorKind::TimedOut, "it does not go on with a list");
+    watcher::Error::InitialListFailed(kube::Error::Service(error.into()))
 }
 
 /// Cause and remedy.

@@ -18,7 +18,7 @@ use crate::{
 
 /// How long what was unlinked is gathered before a barrier begins: one serves all of it. Ids and
 /// places are free so much later, and nobody waits for them.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(200);
 
 /// The barrier that is under way, and when the next is due.
 #[derive(Debug, Default)]
