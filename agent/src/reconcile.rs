@@ -28,7 +28,7 @@ use crate::{
     resets,
     serve::{rows, wire},
     status::{Board, State},
-    supervisor::{TaskError, on_own_thread},
+    supervisor::TaskError,
     traffic::accounts::Accounts,
 };
 
@@ -154,12 +154,12 @@ impl Reconciler {
 
     /// Runs until cancelled. The datapath stays in force.
     ///
-    /// On a thread of its own: bpf() may block, and waits of this loop wake no other thread.
-    pub async fn run(self, inputs: Inputs, cancel: CancellationToken) -> Result<(), TaskError> {
-        on_own_thread("services", move || self.serve(inputs, cancel)).await
-    }
-
-    async fn serve(mut self, mut inputs: Inputs, cancel: CancellationToken) {
+    /// It blocks its thread while it calls bpf().
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        cancel: CancellationToken,
+    ) -> Result<(), TaskError> {
         loop {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let facts = inputs.facts.borrow_and_update().clone();
@@ -190,6 +190,7 @@ impl Reconciler {
         }
         // The next agent knows nothing of sockets to endpoints that were deleted before.
         self.finish();
+        Ok(())
     }
 
     /// Brings the tables to what the snapshot and the facts ask for.

@@ -4,9 +4,10 @@
 //! down in the same order: a half-alive agent would hide its trouble. The datapath stays attached
 //! in any case.
 
-use std::{collections::HashMap, future::Future, thread, time::Duration};
+use std::{collections::HashMap, future::Future, io, thread, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     sync::oneshot,
     task::{Id, JoinError, JoinSet},
 };
@@ -45,22 +46,6 @@ impl Tasks {
         Self { stage, token, set, names: HashMap::new() }
     }
 
-    /// No tasks yet, of a stage's task that consists of several.
-    pub fn within(stage: &'static str, token: CancellationToken) -> Self {
-        Self { token, ..Self::new(stage) }
-    }
-
-    /// Runs them: until the stage is to stop and all have, or until one ends by itself.
-    pub async fn run(mut self) -> Result<(), TaskEnded> {
-        while !self.set.is_empty() {
-            let ended = self.ended().await;
-            if !self.token.is_cancelled() {
-                return Err(ended);
-            }
-        }
-        Ok(())
-    }
-
     /// Cancelled when the stage is to stop.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
@@ -74,6 +59,15 @@ impl Tasks {
     {
         let handle = self.set.spawn(async move { task.await.map_err(Into::into) });
         self.names.insert(handle.id(), name);
+    }
+
+    /// Starts a task as [`Tasks::spawn`] does, on a thread.
+    pub fn spawn_on<F, E>(&mut self, thread: &Thread, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
+        thread.enter(|| self.spawn(name, task));
     }
 
     /// The next task that ends; never where there is none.
@@ -112,26 +106,33 @@ impl Tasks {
     }
 }
 
-/// Runs a future on a thread of its own, whose runtime serves nobody else: to make one of several
-/// threads go on with a task costs more than most of what the agent has to do, and whatever blocks
-/// there holds up nobody.
-pub async fn on_own_thread<T, F>(
-    name: &'static str,
-    begin: impl FnOnce() -> F + Send + 'static,
-) -> Result<T, TaskError>
-where
-    T: Send + 'static,
-    F: Future<Output = T>,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (end, ended) = oneshot::channel();
-    thread::Builder::new().name(name.into()).spawn(move || {
-        let output = runtime.block_on(async { begin().await });
-        runtime.shutdown_background();
-        // Who waited for it may have gone.
-        let _unheard = end.send(output);
-    })?;
-    ended.await.map_err(|_| "its thread panicked".into())
+/// A thread with a runtime of its own, for tasks that have work for each other all the time: to make
+/// another thread go on with what this one found costs more than most of that work. It ends when
+/// it is dropped, whatever its tasks do.
+#[derive(Debug)]
+pub struct Thread {
+    handle: Handle,
+    _ends: oneshot::Sender<()>,
+}
+
+impl Thread {
+    /// Starts one, without tasks.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (ends, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _dropped = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, _ends: ends })
+    }
+
+    /// Calls something that starts tasks by itself, and has it start them here.
+    pub fn enter<T>(&self, call: impl FnOnce() -> T) -> T {
+        let _entered = self.handle.enter();
+        call()
+    }
 }
 
 /// Runs stages until `stop` is done or a task ends, then stops them in the order given.
@@ -180,32 +181,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tasks_on_a_thread_of_their_own_belong_to_the_stage() {
-        let begin = |token: CancellationToken, fails: bool| {
-            on_own_thread("own", move || async move {
-                let mut own = Tasks::within("own", token.clone());
-                own.spawn("waits", async move {
-                    token.cancelled().await;
-                    Ok::<_, TaskError>(())
-                });
-                if fails {
-                    own.spawn("fails", async { Err::<(), TaskError>("no API".into()) });
-                }
-                own.run().await
-            })
-        };
-        let token = CancellationToken::new();
-        let ended = begin(token.clone(), true).await.unwrap().unwrap_err();
-        assert_eq!((ended.task, ended.source.to_string().as_str()), ("fails", "no API"));
-        let running = tokio::spawn(begin(token.clone(), false));
-        token.cancel();
-        running.await.unwrap().unwrap().unwrap();
+    async fn tasks_of_a_thread_run_there_and_end_with_their_stage() {
+        let thread = Thread::start("a-thread").unwrap();
+        let mut tasks = Tasks::new("intake");
+        let (token, (tell, told)) = (tasks.token(), oneshot::channel());
+        tasks.spawn_on(&thread, "watch", async move {
+            tell.send(thread::current().name().map(str::to_owned)).unwrap();
+            token.cancelled().await;
+            Ok::<(), TaskError>(())
+        });
+        let stop = async { assert_eq!(told.await.unwrap().as_deref(), Some("a-thread")) };
+        supervise(vec![tasks], stop).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_thread_that_panics_is_an_error() {
-        let outcome = on_own_thread("own", || async { panic!("gone") }).await;
-        assert_eq!(outcome.map(|(): ()| ()).unwrap_err().to_string(), "its thread panicked");
+    async fn a_task_that_panics_on_a_thread_is_named_too() {
+        let thread = Thread::start("a-thread").unwrap();
+        let mut tasks = Tasks::new("intake");
+        tasks.spawn_on::<_, TaskError>(&thread, "watch", async { panic!("gone") });
+        let ended = supervise(vec![tasks], std::future::pending()).await.unwrap_err();
+        assert_eq!(ended.task, "watch");
+        assert!(ended.source.to_string().contains("panic"), "{}", ended.source);
     }
 
     #[tokio::test]

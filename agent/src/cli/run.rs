@@ -58,7 +58,7 @@ use crate::{
     },
     source_ports,
     status::Board,
-    supervisor::{TaskError, Tasks, supervise},
+    supervisor::{TaskError, Tasks, Thread, supervise},
     sweep,
     traffic::live::LiveSockets,
 };
@@ -164,6 +164,8 @@ struct Shared {
     /// Filled by the pod network, asked by the resolver.
     local_pods: Arc<LocalPods>,
     departure: Departure,
+    /// The thread of watches and tables. It ends with this.
+    follower: Thread,
 }
 
 /// The tasks, in the order in which they stop.
@@ -247,10 +249,13 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let metrics: Arc<Metrics> = Arc::default();
     // Pods are asked for their wishes where this agent connects them.
     let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
-    let snapshots = kube::start(servers, pods_of, &board, &metrics, intake);
+    let follower =
+        Thread::start("follower").context("start the thread that follows the cluster")?;
+    let on = (&mut *intake, &follower);
+    let snapshots = kube::start(&servers, pods_of, &board, &metrics, on)?;
     let local_pods = Arc::default();
     let departing = departure.clone();
-    let shared = Shared { board, metrics, snapshots, local_pods, departure: departing };
+    let shared = Shared { board, metrics, snapshots, local_pods, departure: departing, follower };
 
     let (sockets, vitals) = (Arc::<OpenSockets>::default(), Arc::<Vitals>::default());
     let resolver = Arc::default();
@@ -497,7 +502,8 @@ fn start_services(
         shared.metrics.clone(),
     );
     let reconciler = reconciler.resetting(resets);
-    tables.spawn("reconcile", reconciler.run(inputs, tables.token()));
+    let follow = reconciler.run(inputs, tables.token());
+    tables.spawn_on(&shared.follower, "reconcile", follow);
     Ok((queries, known))
 }
 

@@ -25,7 +25,6 @@ use tokio::{
     sync::{mpsc, watch as channel},
     time::sleep,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
@@ -37,9 +36,9 @@ use crate::{
         snapshot::Snapshot,
     },
     status::Board,
-    supervisor::{TaskError, Tasks, on_own_thread},
+    supervisor::{Tasks, Thread},
 };
-use client::ApiServers;
+use client::{ApiServers, ClientError};
 
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
@@ -51,32 +50,15 @@ const CALM: Duration = Duration::from_millis(50);
 /// the receiver, and when they did is noted in `metrics`.
 /// Pods are watched where the name of the node that they are on is given.
 pub fn start(
-    servers: ApiServers,
+    servers: &ApiServers,
     pods_of: Option<&str>,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
-    tasks: &mut Tasks,
-) -> channel::Receiver<Arc<Snapshot>> {
-    let (publish, snapshots) = channel::channel(Arc::new(Snapshot::default()));
-    let pods = pods_of.map(|node| format!("spec.nodeName={node}"));
-    let (board, metrics, token) = (Arc::clone(board), Arc::clone(metrics), tasks.token());
-    tasks.spawn("cluster", async {
-        let follow = || follow(servers, pods, board, metrics, publish, token);
-        on_own_thread("cluster", follow).await?
-    });
-    snapshots
-}
-
-async fn follow(
-    servers: ApiServers,
-    pods: Option<String>,
-    board: Arc<Board>,
-    metrics: Arc<Metrics>,
-    publish: channel::Sender<Arc<Snapshot>>,
-    token: CancellationToken,
-) -> Result<(), TaskError> {
+    (tasks, thread): (&mut Tasks, &Thread),
+) -> Result<channel::Receiver<Arc<Snapshot>>, ClientError> {
     let (changes, receiver) = mpsc::channel(CHANGES_MAX);
-    let servers = servers.clients()?;
+    let (publish, snapshots) = channel::channel(Arc::new(Snapshot::default()));
+    let (servers, token) = (thread.enter(|| servers.clients())?, tasks.token());
     let watch = |kind: &'static watch::Kind| watch::Watch {
         kind,
         fields: None,
@@ -86,17 +68,20 @@ async fn follow(
         staleness: metrics.staleness.clone(),
         cancel: token.clone(),
     };
-    let mut own = Tasks::within("cluster", token.clone());
-    own.spawn("watch services", watch(&watch::SERVICES).run::<Service>());
-    own.spawn("watch endpointslices", watch(&watch::ENDPOINT_SLICES).run::<EndpointSlice>());
-    own.spawn("watch nodes", watch(&watch::NODES).run::<Node>());
-    own.spawn("watch servicecidrs", watch(&watch::SERVICE_CIDRS).run::<ServiceCidr>());
-    if pods.is_some() {
-        let own_pods = watch::Watch { fields: pods, ..watch(&watch::PODS) };
-        own.spawn("watch pods", own_pods.run::<OptedOutPod>());
+    let slices = watch(&watch::ENDPOINT_SLICES).run::<EndpointSlice>();
+    tasks.spawn_on(thread, "watch services", watch(&watch::SERVICES).run::<Service>());
+    tasks.spawn_on(thread, "watch endpointslices", slices);
+    tasks.spawn_on(thread, "watch nodes", watch(&watch::NODES).run::<Node>());
+    let service_cidrs = watch(&watch::SERVICE_CIDRS).run::<ServiceCidr>();
+    tasks.spawn_on(thread, "watch servicecidrs", service_cidrs);
+    if let Some(node) = pods_of {
+        let fields = Some(format!("spec.nodeName={node}"));
+        let pods = watch::Watch { fields, ..watch(&watch::PODS) };
+        tasks.spawn_on(thread, "watch pods", pods.run::<OptedOutPod>());
     }
-    own.spawn("cluster state", state::run(receiver, publish, metrics.clone(), token.clone()));
-    Ok(own.run().await?)
+    let state = state::run(receiver, publish, metrics.clone(), token.clone());
+    tasks.spawn_on(thread, "cluster state", state);
+    Ok(snapshots)
 }
 
 /// Returns when a snapshot is other than what is known, or soon after. Most changes are of endpoints,

@@ -14,7 +14,7 @@ use mizzen_agent::{
     kube::{self as watches, client::ApiServers},
     model::{ObjectKey, snapshot::Snapshot},
     status::{Board, State},
-    supervisor::{Tasks, supervise},
+    supervisor::{Tasks, Thread, supervise},
 };
 use mizzen_control_plane::serve::{Args, ControlPlane};
 use tokio::sync::watch;
@@ -46,6 +46,7 @@ pub(crate) struct Agent {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     board: Arc<Board>,
     tasks: Tasks,
+    _thread: Thread,
 }
 
 impl Agent {
@@ -57,9 +58,15 @@ impl Agent {
     pub(crate) async fn through(kubeconfig: PathBuf, urls: &[String]) -> Self {
         let servers = ApiServers::new(Some(&kubeconfig), urls).await.unwrap();
         let (board, mut tasks): (Arc<Board>, _) = (Arc::default(), Tasks::new("watches"));
-        let snapshots =
-            watches::start(servers, Some("node-1"), &board, &Arc::default(), &mut tasks);
-        Self { snapshots, board, tasks }
+        let thread = Thread::start("cluster").unwrap();
+        let snapshots = watches::start(
+            &servers,
+            Some("node-1"),
+            &board,
+            &Arc::default(),
+            (&mut tasks, &thread),
+        );
+        Self { snapshots: snapshots.unwrap(), board, tasks, _thread: thread }
     }
 
     pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) {
