@@ -37,10 +37,9 @@ use crate::{
     },
     facts, foreign,
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
-    kube::{self, client::ApiServers},
+    kube::{self, Snapshots, client::ApiServers},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
-    model::snapshot::Snapshot,
     podnet::{
         self,
         datapath::{Announced, NoDatapath, PodDatapath},
@@ -160,7 +159,7 @@ fn raise_descriptor_limit() {
 struct Shared {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: Snapshots,
     /// Filled by the pod network, asked by the resolver.
     local_pods: Arc<LocalPods>,
     departure: Departure,
@@ -201,7 +200,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         node: config.node_name.as_str().into(),
         board: shared.board.clone(),
         metrics: shared.metrics.clone(),
-        snapshots: shared.snapshots.clone(),
+        snapshots: shared.snapshots.all.clone(),
     };
     let services = match datapath {
         Some(datapath) => start_datapath(config, datapath, &shared, &health, &mut stages)?,
@@ -264,7 +263,7 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
         state_dir: config.state_dir.clone(),
         domain: config.cluster_domain.clone(),
         resolver: Arc::clone(&resolver),
-        snapshots: shared.snapshots.clone(),
+        snapshots: shared.snapshots.all.clone(),
     });
     let succession = Succession {
         others_answer: alone.as_ref().is_some_and(|own| own.others_answer(config)),
@@ -320,11 +319,12 @@ fn start_datapath(
     let Stages { intake, tables, front } = stages;
     let (asked, known) = start_services(config, datapath, shared, receiver, intake, tables)?;
     let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
-    let snapshots = shared.snapshots.clone();
+    let snapshots = shared.snapshots.all.clone();
     let explainer = Explainer::new(node, state_dir, readers, snapshots, asked.clone());
-    serve::start_service_health(health.clone(), known, config.tables()?, front);
+    let calm = shared.snapshots.calm.clone();
+    serve::start_service_health(health.clone(), calm, known, config.tables()?, front);
     if let Some(foreign_pods) = foreign_pods {
-        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
         let pod_devices = config.pod_device.clone();
         let place = foreign::Config { node_name: config.node_name.clone(), pod_devices };
         let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
@@ -419,7 +419,7 @@ async fn relieve(
         connections: Some(passed),
         ..succession
     };
-    let mut snapshots = shared.snapshots.clone();
+    let mut snapshots = shared.snapshots.all.clone();
     start_dns(config, shared, succession, intake).await;
     let ready = async move {
         // It is never closed while the watches run.
@@ -436,7 +436,7 @@ async fn start_dns(
     intake: &mut Tasks,
 ) {
     if config.dns {
-        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let (snapshots, board) = (shared.snapshots.all.clone(), shared.board.clone());
         let (metrics, pods) = (shared.metrics.dns.clone(), Arc::clone(&shared.local_pods));
         let (dns, token) = (config.dns(), intake.token());
         let role = dns::run_between(dns, snapshots, board, metrics, pods, succession, token);
@@ -455,7 +455,7 @@ async fn start_dns(
 /// Starts the pod network.
 fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, intake: &mut Tasks) {
     if config.cni {
-        let (snapshots, board) = (shared.snapshots.clone(), shared.board.clone());
+        let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
         let (local_pods, stop) = (Arc::clone(&shared.local_pods), intake.token());
         let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
         intake.spawn("pod network", role);
@@ -480,7 +480,7 @@ fn start_services(
     intake.spawn("node facts", facts::run(publish, shared.board.clone(), intake.token()));
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
     let known = facts.clone();
-    let snapshots = shared.snapshots.clone();
+    let snapshots = shared.snapshots.all.clone();
     let inputs = Inputs { snapshots, facts, queries: receiver, released };
     let maps = Box::new(datapath.maps()?);
     let (flows, clients) = (datapath.flow_sweeper()?, datapath.affinity_sweeper()?);

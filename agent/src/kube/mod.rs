@@ -19,12 +19,9 @@ pub mod seen;
 pub mod state;
 pub mod watch;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{
-    sync::{mpsc, watch as channel},
-    time::sleep,
-};
+use tokio::sync::{mpsc, watch as channel};
 
 use crate::{
     metrics::Metrics,
@@ -43,8 +40,15 @@ use client::{ApiServers, ClientError};
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
 
-/// How long those who care for few changes let the others pass by after one.
-const CALM: Duration = Duration::from_millis(50);
+/// The way to the snapshots. The latest counts; what was published between is gone.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    /// Each of them.
+    pub all: channel::Receiver<Arc<Snapshot>>,
+    /// Only those in which something other than EndpointSlices changed: these change a thousand
+    /// times a second where the rest rests, and whoever waits for a node is not woken for each.
+    pub calm: channel::Receiver<Arc<Snapshot>>,
+}
 
 /// Starts the watches and the task that owns the snapshot, all on one thread; its changes arrive at
 /// the receiver, and when they did is noted in `metrics`.
@@ -55,9 +59,11 @@ pub fn start(
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
     (tasks, thread): (&mut Tasks, &Thread),
-) -> Result<channel::Receiver<Arc<Snapshot>>, ClientError> {
+) -> Result<Snapshots, ClientError> {
     let (changes, receiver) = mpsc::channel(CHANGES_MAX);
-    let (publish, snapshots) = channel::channel(Arc::new(Snapshot::default()));
+    let (all, every) = channel::channel(Arc::new(Snapshot::default()));
+    let (calm, calmer) = channel::channel(Arc::new(Snapshot::default()));
+    let publish = state::Publish { all, calm };
     let (servers, token) = (thread.enter(|| servers.clients())?, tasks.token());
     let watch = |kind: &'static watch::Kind| watch::Watch {
         kind,
@@ -81,22 +87,5 @@ pub fn start(
     }
     let state = state::run(receiver, publish, metrics.clone(), token.clone());
     tasks.spawn_on(thread, "cluster state", state);
-    Ok(snapshots)
-}
-
-/// Returns when a snapshot is other than what is known, or soon after. Most changes are of endpoints,
-/// a thousand a second of them: whoever waits for other ones is not woken for each. Never, where no
-/// more snapshots come.
-pub async fn until_other(
-    snapshots: &mut channel::Receiver<Arc<Snapshot>>,
-    is_other: impl Fn(&Snapshot) -> bool,
-) {
-    while !is_other(&snapshots.borrow_and_update()) {
-        if snapshots.changed().await.is_err() {
-            pending::<()>().await;
-        }
-        if !is_other(&snapshots.borrow()) {
-            sleep(CALM).await;
-        }
-    }
+    Ok(Snapshots { all: every, calm: calmer })
 }

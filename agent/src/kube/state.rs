@@ -232,10 +232,29 @@ fn replace<K: Ord + Clone, T: PartialEq>(
     changed
 }
 
+/// Where snapshots go: to all, and to those who don't wait for EndpointSlices.
+#[derive(Debug)]
+pub struct Publish {
+    pub(super) all: watch::Sender<Arc<Snapshot>>,
+    pub(super) calm: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Publish {
+    fn publish(&self, snapshot: &Snapshot) {
+        let snapshot = Arc::new(snapshot.clone());
+        self.all.send_replace(Arc::clone(&snapshot));
+        self.calm.send_if_modified(|known| {
+            let differs = !known.same_but_for_slices(&snapshot);
+            *known = snapshot;
+            differs
+        });
+    }
+}
+
 /// Publishes snapshots until told to stop or until no watch is left.
 pub async fn run(
     mut changes: mpsc::Receiver<Arrived>,
-    publish: watch::Sender<Arc<Snapshot>>,
+    publish: Publish,
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
@@ -264,7 +283,7 @@ pub async fn run(
             changed |= take(next, &mut state);
         }
         if changed {
-            publish.send_replace(Arc::new(state.snapshot().clone()));
+            publish.publish(state.snapshot());
             gathered = tokio::time::Instant::now() + GATHER;
         }
     }
@@ -329,8 +348,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_change_goes_at_once_and_what_follows_goes_together() {
         let (changes, receiver) = mpsc::channel(16);
-        let (publish, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let (all, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let (calm, calmer) = watch::channel(Arc::new(Snapshot::default()));
         let cancel = CancellationToken::new();
+        let publish = Publish { all, calm };
         let task = tokio::spawn(run(receiver, publish, Arc::default(), cancel.clone()));
         let send = |name: &'static str| {
             changes.send(Change::Slices(Event::Apply(slice(name, "a"))).into())
@@ -345,6 +366,11 @@ mod tests {
         snapshots.changed().await.unwrap();
         assert_eq!(snapshots.borrow().slices.len(), 4);
         assert!(start.elapsed() <= 2 * GATHER);
+        assert!(!calmer.has_changed().unwrap(), "slices concern few");
+        assert_eq!(calmer.borrow().slices.len(), 4);
+        changes.send(Change::Nodes(Event::Replace(Vec::new())).into()).await.unwrap();
+        snapshots.changed().await.unwrap();
+        assert!(calmer.has_changed().unwrap());
         cancel.cancel();
         task.await.unwrap().unwrap();
     }

@@ -60,6 +60,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether nothing differs but EndpointSlices; told by identity, as of snapshots that follow one
+    /// another.
+    pub fn same_but_for_slices(&self, other: &Self) -> bool {
+        self.synced == other.synced
+            && self.services.ptr_eq(&other.services)
+            && self.nodes.ptr_eq(&other.nodes)
+            && self.service_cidrs.ptr_eq(&other.service_cidrs)
+            && self.opted_out_pods.ptr_eq(&other.opted_out_pods)
+    }
+
     /// The slices of a service, in the order of their names.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         let first = (service.clone(), Arc::from(""));

@@ -53,7 +53,6 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kube::until_other,
     local_pods::LocalPods,
     model::{ObjectKey, snapshot::Snapshot},
     status::{Board, State},
@@ -193,13 +192,19 @@ pub(crate) async fn nodes_changed(
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     known: &Snapshot,
 ) {
-    let other = |new: &Snapshot| {
-        new.synced.nodes != known.synced.nodes
-            || new.synced.pods != known.synced.pods
-            || !new.nodes.ptr_eq(&known.nodes)
-            || !new.opted_out_pods.ptr_eq(&known.opted_out_pods)
-    };
-    until_other(snapshots, other).await;
+    let closed = snapshots
+        .wait_for(|new| {
+            new.synced.nodes != known.synced.nodes
+                || new.synced.pods != known.synced.pods
+                || !new.nodes.ptr_eq(&known.nodes)
+                || !new.opted_out_pods.ptr_eq(&known.opted_out_pods)
+        })
+        .await
+        .is_err();
+    // No more snapshots will come: wait for something else.
+    if closed {
+        pending::<()>().await;
+    }
 }
 
 /// Runs `body` on a thread where it may block. A panic goes on in the caller.

@@ -28,6 +28,7 @@ use crate::{
     desired::{NodeFacts, Settings},
     handover,
     metrics::{Metrics, ProgramCounters, traffic},
+    model::snapshot::Snapshot,
     reconcile::Query,
     status::{Board, State},
     supervisor::Tasks,
@@ -109,11 +110,12 @@ fn only<T>(mut rows: Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
 /// Opens and closes the ports of `healthCheckNodePort` as services ask for them.
 pub fn start_service_health(
     health: Health,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     settings: Settings,
     tasks: &mut Tasks,
 ) {
-    let task = service_health::run(health, facts, settings, tasks.token());
+    let task = service_health::run(health, snapshots, facts, settings, tasks.token());
     tasks.spawn("serve health check node ports", task);
 }
 

@@ -29,7 +29,6 @@ use super::{
 };
 use crate::{
     desired::{NodeFacts, Settings, node::desired_node},
-    kube::until_other,
     model::{ObjectKey, snapshot::Snapshot},
     status::State,
     supervisor::TaskError,
@@ -191,11 +190,11 @@ fn trouble(at: SocketAddr, service: &ObjectKey, error: &io::Error) -> String {
 /// Keeps the ports open that services ask for, until cancelled.
 pub(super) async fn run(
     health: Health,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     settings: Settings,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
-    let mut snapshots = health.snapshots.clone();
     let board = Arc::clone(&health.board);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut ports = Ports { health, open: BTreeMap::new(), connections, cancel: cancel.clone() };
@@ -228,12 +227,14 @@ pub(super) async fn run(
 
 /// Returns when services or nodes are others than in `seen`: endpoints are looked at when asked.
 async fn concerned(snapshots: &mut watch::Receiver<Arc<Snapshot>>, seen: &Snapshot) {
-    let other = |new: &Snapshot| {
+    let news = |new: &Arc<Snapshot>| {
         new.synced != seen.synced
             || !new.services.ptr_eq(&seen.services)
             || !new.nodes.ptr_eq(&seen.nodes)
     };
-    until_other(snapshots, other).await;
+    if snapshots.wait_for(news).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn state(troubles: &[String]) -> State {

@@ -66,7 +66,7 @@ impl Agent {
             &Arc::default(),
             (&mut tasks, &thread),
         );
-        Self { snapshots: snapshots.unwrap(), board, tasks, _thread: thread }
+        Self { snapshots: snapshots.unwrap().all, board, tasks, _thread: thread }
     }
 
     pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) {

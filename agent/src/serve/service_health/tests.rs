@@ -105,7 +105,13 @@ impl Bench {
         let (board, metrics) = (Arc::default(), Arc::default());
         let health = Health { node: "n".into(), board, metrics, snapshots };
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(run(health.clone(), known, settings(), cancel.clone()));
+        let task = tokio::spawn(run(
+            health.clone(),
+            health.snapshots.clone(),
+            known,
+            settings(),
+            cancel.clone(),
+        ));
         Self { publish, health, cancel, task, _facts: facts }
     }
 
