@@ -22,6 +22,7 @@ pub mod dns;
 pub mod facts;
 pub mod foreign;
 pub mod handover;
+mod heap;
 pub mod kube;
 pub mod local_pods;
 pub mod metrics;

@@ -4,16 +4,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::BitOrAssign,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::names::Names;
 use crate::{
     arrivals::{Arrival, Kind},
+    heap,
     metrics::Metrics,
     model::{
         ObjectKey,
@@ -30,6 +35,10 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(1);
 /// Changes that one publication gathers at most.
 const GATHERED_MAX: usize = 4096;
+
+/// How long after a list the memory that nobody needs any more is given back: by then everyone has
+/// taken in what it brought.
+const DIGESTED: Duration = Duration::from_secs(1);
 
 /// What became of objects of one kind.
 #[derive(Clone, Debug)]
@@ -60,14 +69,14 @@ pub enum Change {
 /// A change with the time of its arrival.
 #[derive(Clone, Debug)]
 pub struct Arrived {
-    at: Instant,
+    at: std::time::Instant,
     change: Change,
 }
 
 impl From<Change> for Arrived {
     /// A change that arrives now.
     fn from(change: Change) -> Self {
-        Self { at: Instant::now(), change }
+        Self { at: std::time::Instant::now(), change }
     }
 }
 
@@ -265,27 +274,51 @@ pub async fn run(
         if changed {
             metrics.arrivals.note(Arrival { revision: state.snapshot().revision, ..arrival });
         }
-        changed
+        Taken { changed, listed: arrival.listed }
     };
-    let mut gathered = tokio::time::Instant::now();
+    let (mut gathered, mut digested) = (Instant::now(), None);
     loop {
         let first = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             first = changes.recv() => first,
+            () = sleep_until(digested.unwrap_or(gathered)), if digested.is_some() => {
+                digested = None;
+                heap::give_back();
+                continue;
+            }
         };
         let Some(first) = first else { return Ok(()) };
-        let mut changed = take(first, &mut state);
-        if changed {
-            tokio::time::sleep_until(gathered).await;
+        let mut taken = take(first, &mut state);
+        if taken.changed {
+            sleep_until(gathered).await;
         }
         for _ in 0..GATHERED_MAX {
             let Ok(next) = changes.try_recv() else { break };
-            changed |= take(next, &mut state);
+            taken |= take(next, &mut state);
         }
-        if changed {
+        if taken.changed {
             publish.publish(state.snapshot());
-            gathered = tokio::time::Instant::now() + GATHER;
+            gathered = Instant::now() + GATHER;
         }
+        if taken.listed {
+            digested = Some(Instant::now() + DIGESTED);
+        }
+    }
+}
+
+/// What there was among changes.
+#[derive(Clone, Copy)]
+struct Taken {
+    /// Something new.
+    changed: bool,
+    /// A whole list.
+    listed: bool,
+}
+
+impl BitOrAssign for Taken {
+    fn bitor_assign(&mut self, other: Self) {
+        self.changed |= other.changed;
+        self.listed |= other.listed;
     }
 }
 
@@ -356,7 +389,7 @@ mod tests {
         let send = |name: &'static str| {
             changes.send(Change::Slices(Event::Apply(slice(name, "a"))).into())
         };
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         send("w").await.unwrap();
         snapshots.changed().await.unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);

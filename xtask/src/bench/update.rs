@@ -11,7 +11,9 @@ use super::{
 };
 use crate::cluster::{
     bulk::{self, Pace, Request},
-    cgroup, up,
+    cgroup,
+    process::Started,
+    up,
 };
 
 /// The figures that are taken at [`SIZES`].
@@ -177,6 +179,20 @@ fn start_anew(seat: &Seat) -> Result<scrape::Metrics> {
     })
 }
 
+/// What an agent holds that has given back what it needed for its lists: when that does not change
+/// any more.
+fn resident_at_rest(agent: &Started, seat: &Seat) -> Result<u64> {
+    const LOOK: Duration = Duration::from_secs(2);
+    let mut last = agent.resident_bytes()?;
+    up::wait(&seat.triple.layout, "the agent's memory to be at rest", || {
+        interrupt::check()?;
+        std::thread::sleep(LOOK);
+        let before = std::mem::replace(&mut last, agent.resident_bytes()?);
+        Ok(if last == before { Ok(()) } else { Err(format!("{last} octets, {before} before")) })
+    })?;
+    Ok(last)
+}
+
 /// Ten endpoints for each service, a new agent, and what both kinds of memory then hold.
 fn memory(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
     let requests: Vec<Request> = (1..LARGE)
@@ -188,7 +204,7 @@ fn memory(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
     settled(&seat.triple)?;
     let agent = mizzen::running(&seat.triple)?;
     #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
-    let resident = agent.resident_bytes()? as f64 / MIB;
+    let resident = resident_at_rest(&agent, seat)? as f64 / MIB;
     let tables = maps::of_agent(&agent, &seat.triple)?;
     let of = |kind: maps::Kind| -> f64 {
         tables.iter().filter(|table| table.kind() == kind).map(|table| table.bytes).sum::<f64>()
