@@ -203,7 +203,11 @@ impl Reconciler {
         let started = Instant::now();
         self.review(started);
         let had_node = !self.desired.own_node_deleted();
-        let mut change = self.desired.update(snapshot, facts);
+        let mut change = if self.known.is_some() {
+            self.desired.update(snapshot, facts)
+        } else {
+            self.desired.renew(snapshot, facts)
+        };
         if had_node && self.desired.own_node_deleted() {
             tracing::warn!("the Node object of this node was deleted; what it said counts on");
         }
@@ -216,7 +220,7 @@ impl Reconciler {
                 (self.execute(known, self.desired.everything()), Scope::Everything)
             }
             Some(known) => (self.execute(known, change), Scope::Change),
-            None => (self.execute_from_dump(), Scope::Everything),
+            None => (self.execute_from_dump(change), Scope::Everything),
         };
         let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
         if outcome.is_ok() {
@@ -257,8 +261,7 @@ impl Reconciler {
     }
 
     /// Reads the tables, recognises what is its own, and brings them to what is desired.
-    fn execute_from_dump(&mut self) -> Result<Vec<String>, String> {
-        let everything = self.desired.everything();
+    fn execute_from_dump(&mut self, everything: Change) -> Result<Vec<String>, String> {
         if self.trouble.has_failed() || self.releases.forgotten {
             // Whoever still reads what plans unlinked, one that was broken off too, is waited for.
             self.maps.barrier().map_err(|error| chain(&error))?;

@@ -75,9 +75,12 @@ impl Claims {
         self.contested.iter()
     }
 
-    /// Every frontend that someone asks for.
-    pub fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
-        self.by_frontend.keys()
+    /// Every frontend that someone asks for, in their order, and who has it with its flags.
+    pub fn winners(&self) -> impl Iterator<Item = (&FrontendKey, (&SetKey, u32))> {
+        self.by_frontend.iter().filter_map(|(frontend, claimants)| {
+            let (winner, flags) = claimants.first()?;
+            Some((frontend, (&winner.set, *flags)))
+        })
     }
 }
 

@@ -80,6 +80,17 @@ impl Desired {
     /// Takes in a newer snapshot and the node's facts, and says what that changes. The work is
     /// proportional to the difference to the snapshot before.
     pub fn update(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
+        let touched = self.take_in(snapshot, facts);
+        self.resolve(touched)
+    }
+
+    /// As [`Self::update`], for who knows nothing of what was before: everything.
+    pub fn renew(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
+        let deleted = self.take_in(snapshot, facts).deleted;
+        Change { deleted, ..self.everything() }
+    }
+
+    fn take_in(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Touched {
         let snapshot = &*self.keep_own_node(snapshot);
         let mut touched = Touched::default();
         self.departures.follow_nodes(&self.seen, snapshot);
@@ -105,7 +116,7 @@ impl Desired {
             self.facts = facts.clone();
         }
         self.seen = snapshot.clone();
-        self.resolve(touched)
+        touched
     }
 
     /// The snapshot, with this node's own object as it was seen last where that was deleted: the
@@ -155,12 +166,21 @@ impl Desired {
 
     /// All of it, as one change.
     pub fn everything(&self) -> Change {
-        let touched = Touched {
-            sets: self.sets().map(|(key, _)| key.clone()).collect(),
-            frontends: self.claims.frontends().copied().collect(),
-            ..Touched::default()
-        };
-        Change { complete: true, ..self.resolve(touched) }
+        let frontends = self.claims.winners();
+        let frontends = frontends.map(|(frontend, (set, flags))| {
+            (*frontend, Some((set.clone(), flags)))
+        });
+        let sets = self.sets().map(|(key, set)| {
+            let set = Some(set).filter(|set| self.is_reachable(key, set));
+            (key.clone(), set.cloned())
+        });
+        Change {
+            complete: true,
+            sets: sets.collect(),
+            frontends: frontends.collect(),
+            node: self.node.clone(),
+            deleted: Deleted::default(),
+        }
     }
 
     /// What is wrong with the objects of the cluster, by service.
@@ -270,6 +290,12 @@ impl Desired {
         }
     }
 
+    /// Whether a frontend leads to a set.
+    fn is_reachable(&self, key: &SetKey, set: &DesiredSet) -> bool {
+        let mut winners = set.frontends.iter().filter_map(|(f, _)| self.claims.winner(f));
+        winners.any(|(winner, _)| winner == key)
+    }
+
     /// What the touched sets and frontends are now. A set that lost or won a frontend to another
     /// service is touched as well: without a frontend it does not exist.
     fn resolve(&self, mut touched: Touched) -> Change {
@@ -281,11 +307,7 @@ impl Desired {
         }
         let sets = touched.sets.into_iter().map(|key| {
             let set = self.services.get(&key.service).and_then(|of| set_of(&of.sets, &key));
-            let wins = |set: &&Arc<DesiredSet>| {
-                let winners = set.frontends.iter().filter_map(|(f, _)| self.claims.winner(f));
-                winners.into_iter().any(|(winner, _)| *winner == key)
-            };
-            let set = set.filter(wins).cloned();
+            let set = set.filter(|set| self.is_reachable(&key, set)).cloned();
             (key, set)
         });
         let (sets, node) = (sets.collect(), self.node.clone());
