@@ -49,18 +49,18 @@ pub struct Departures {
 #[derive(Clone, Debug)]
 struct Left {
     round: u64,
-    pods: BTreeSet<ObjectKey>,
+    pods: BTreeSet<Box<str>>,
 }
 
 /// What the slices of a service say of an address.
 #[derive(Debug, Default)]
-struct Presence {
+struct Presence<'a> {
     /// Whether any of them says that it is terminating.
     terminating: bool,
     /// The pods that are named for it; those in the node's network share its address.
-    pods: BTreeSet<ObjectKey>,
+    pods: BTreeSet<&'a str>,
     /// The nodes that it is on: one.
-    nodes: BTreeSet<Arc<str>>,
+    nodes: BTreeSet<&'a str>,
 }
 
 impl Departures {
@@ -93,7 +93,8 @@ impl Departures {
             if dead {
                 deleted.insert(address);
             } else if is.is_none() && (was.terminating || self.is_absent(&was.nodes)) {
-                let left = Left { round: self.round, pods: was.pods };
+                let pods = was.pods.into_iter().map(Box::from).collect();
+                let left = Left { round: self.round, pods };
                 self.left.entry(service.clone()).or_default().insert(address, left);
             }
         }
@@ -105,13 +106,13 @@ impl Departures {
     fn returned(
         &mut self,
         service: &ObjectKey,
-        now: &BTreeMap<IpAddr, Presence>,
+        now: &BTreeMap<IpAddr, Presence<'_>>,
     ) -> BTreeSet<IpAddr> {
         let mut deleted = BTreeSet::new();
         let Some(left) = self.left.get_mut(service) else { return deleted };
         left.retain(|address, left| {
             let Some(is) = now.get(address) else { return true };
-            let same = !left.pods.is_disjoint(&is.pods);
+            let same = left.pods.iter().any(|pod| is.pods.contains(&**pod));
             if !is.terminating && !same {
                 deleted.insert(*address);
             }
@@ -124,8 +125,8 @@ impl Departures {
     }
 
     /// Whether the object of one of these nodes is deleted.
-    fn is_absent(&self, nodes: &BTreeSet<Arc<str>>) -> bool {
-        nodes.iter().any(|node| self.absent.contains_key(node))
+    fn is_absent(&self, nodes: &BTreeSet<&str>) -> bool {
+        nodes.iter().any(|node| self.absent.contains_key(*node))
     }
 
     /// Whether there are endpoints that left, or nodes, and they are not given up yet: then
@@ -243,17 +244,17 @@ fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
 }
 
 /// Whether an address was one pod's and is another's. Of what names no pod nothing is known.
-fn another_pod(before: &BTreeSet<ObjectKey>, after: &BTreeSet<ObjectKey>) -> bool {
+fn another_pod(before: &BTreeSet<&str>, after: &BTreeSet<&str>) -> bool {
     !before.is_empty() && !after.is_empty() && before.is_disjoint(after)
 }
 
-fn presences(service: &ObjectKey, snapshot: &Snapshot) -> BTreeMap<IpAddr, Presence> {
-    let mut presences: BTreeMap<IpAddr, Presence> = BTreeMap::new();
+fn presences<'a>(service: &ObjectKey, snapshot: &'a Snapshot) -> BTreeMap<IpAddr, Presence<'a>> {
+    let mut presences: BTreeMap<IpAddr, Presence<'a>> = BTreeMap::new();
     for endpoint in snapshot.slices_of(service).flat_map(|slice| &slice.endpoints) {
         let presence = presences.entry(endpoint.address).or_default();
         presence.terminating |= endpoint.terminating;
-        presence.pods.extend(endpoint.pod.clone());
-        presence.nodes.extend(endpoint.node.clone());
+        presence.pods.extend(endpoint.pod.as_deref());
+        presence.nodes.extend(endpoint.node.as_deref());
     }
     presences
 }

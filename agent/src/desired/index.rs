@@ -167,9 +167,8 @@ impl Desired {
     /// All of it, as one change.
     pub fn everything(&self) -> Change {
         let frontends = self.claims.winners();
-        let frontends = frontends.map(|(frontend, (set, flags))| {
-            (*frontend, Some((set.clone(), flags)))
-        });
+        let frontends =
+            frontends.map(|(frontend, (set, flags))| (*frontend, Some((set.clone(), flags))));
         let sets = self.sets().map(|(key, set)| {
             let set = Some(set).filter(|set| self.is_reachable(key, set));
             (key.clone(), set.cloned())

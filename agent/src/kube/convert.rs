@@ -81,11 +81,11 @@ pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSl
     };
     let ports = keep_good(object.ports.iter().flatten(), "ports", port, &mut warnings);
     let key = object_key(&object.metadata);
-    let mut repeats = Repeats { namespace: Arc::clone(&key.namespace), ..Repeats::default() };
+    let mut repeats = Repeats::default();
     let endpoints = keep_good(
         object.endpoints.iter().flatten(),
         "endpoints",
-        |of| endpoint(of, ipv6, &mut repeats),
+        |of| endpoint(of, ipv6, &key.namespace, &mut repeats),
         &mut warnings,
     );
     let trigger_time = trigger_time(&object.metadata);
@@ -102,7 +102,6 @@ fn trigger_time(meta: &Meta<'_>) -> Option<SystemTime> {
 /// Names that mostly are those of the endpoint before.
 #[derive(Default)]
 struct Repeats {
-    namespace: Arc<str>,
     node: Arc<str>,
     zone: Arc<str>,
 }
@@ -118,6 +117,7 @@ fn shared(last: &mut Arc<str>, name: &str) -> Arc<str> {
 fn endpoint(
     object: &objects::Endpoint<'_>,
     ipv6: bool,
+    namespace: &str,
     last: &mut Repeats,
 ) -> Result<Endpoint, String> {
     let text = object.addresses.first().ok_or("no address")?;
@@ -127,15 +127,13 @@ fn endpoint(
     }
     let conditions = object.conditions.unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
-    let target = object.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
-    let pod = target.and_then(|target| {
-        let name = Arc::from(target.name.as_deref()?);
-        let namespace = match target.namespace.as_deref() {
-            Some(namespace) => shared(&mut last.namespace, namespace),
-            None => Arc::clone(&last.namespace),
-        };
-        Some(ObjectKey { namespace, name })
-    });
+    // A pod of another namespace would be nobody's whom the service may select.
+    let is_pod = |target: &&objects::ObjectReference<'_>| {
+        target.kind.as_deref() == Some("Pod")
+            && target.namespace.as_deref().is_none_or(|of| of == namespace)
+    };
+    let target = object.target_ref.as_ref().filter(is_pod);
+    let pod = target.and_then(|target| target.name.as_deref()).map(Box::from);
     Ok(Endpoint {
         address,
         ready,

@@ -28,8 +28,7 @@ impl Names {
             let names = [&mut endpoint.node, &mut endpoint.zone].into_iter().flatten();
             let hints = endpoint.hints.iter_mut();
             let hints = hints.flat_map(|hints| hints.zones.iter_mut().chain(&mut hints.nodes));
-            let pod = endpoint.pod.iter_mut().map(|pod| &mut pod.namespace);
-            names.chain(hints).chain(pod).for_each(|name| self.one(name));
+            names.chain(hints).for_each(|name| self.one(name));
         }
         self.forget();
     }
@@ -37,6 +36,7 @@ impl Names {
     /// As [`Self::share`], for a service.
     pub(super) fn share_service(&mut self, service: &mut Service) {
         self.one(&mut service.key.namespace);
+        self.one(&mut service.key.name);
         for port in &mut service.ports {
             self.one(&mut port.name);
         }
@@ -68,7 +68,6 @@ mod tests {
     fn slice(node: &str) -> EndpointSlice {
         let at = |last| Endpoint {
             node: Some(node.into()),
-            pod: Some(ObjectKey::new("default", "a-pod")),
             ..Endpoint::ready_at([10, 244, 0, last].into())
         };
         EndpointSlice {
@@ -91,8 +90,7 @@ mod tests {
         let node = |of: &EndpointSlice, at: usize| of.endpoints[at].node.clone().unwrap();
         assert!(Arc::ptr_eq(&node(&one, 0), &node(&one, 1)));
         assert!(Arc::ptr_eq(&node(&one, 0), &node(&other, 0)));
-        let pod = one.endpoints[0].pod.as_ref().unwrap();
-        assert!(Arc::ptr_eq(&pod.namespace, &other.key.namespace));
+        assert!(Arc::ptr_eq(&one.key.namespace, &other.key.namespace));
     }
 
     #[test]

@@ -167,7 +167,7 @@ mod tests {
         let seen: Seen<EndpointSlice> = seen(text);
         let slice = seen.value.unwrap();
         assert_eq!((&*slice.service, slice.endpoints.len()), ("a-1", 1));
-        assert_eq!(slice.endpoints[0].pod, Some(ObjectKey::new("b", "p")), "in its namespace");
+        assert!(slice.is_pod(&slice.endpoints[0], &ObjectKey::new("b", "p")));
         assert_eq!(ObjectKey::from_meta(&seen.meta), ObjectKey::new("b", "s"));
         assert_eq!(seen.meta.resource_version.as_deref(), Some("7"));
     }

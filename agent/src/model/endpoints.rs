@@ -43,8 +43,8 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// `hints`, which few have and which would otherwise be a third of each.
     pub hints: Option<Box<Hints>>,
-    /// Namespace and name of the pod behind it.
-    pub pod: Option<ObjectKey>,
+    /// Name of the pod behind it, which is in the namespace of its slice.
+    pub pod: Option<Box<str>>,
 }
 
 impl Endpoint {
@@ -91,4 +91,11 @@ pub struct EndpointSlice {
     /// `endpoints.kubernetes.io/last-change-trigger-time`, where the network programming latency
     /// begins.
     pub trigger_time: Option<SystemTime>,
+}
+
+impl EndpointSlice {
+    /// Whether an endpoint of it is this pod.
+    pub fn is_pod(&self, endpoint: &Endpoint, pod: &ObjectKey) -> bool {
+        self.key.namespace == pod.namespace && endpoint.pod.as_deref() == Some(&pod.name)
+    }
 }

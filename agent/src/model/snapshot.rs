@@ -1,6 +1,6 @@
 //! One consistent view of the cluster, cheap to copy and never changed once published.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -68,6 +68,14 @@ impl Snapshot {
             && self.nodes.ptr_eq(&other.nodes)
             && self.service_cidrs.ptr_eq(&other.service_cidrs)
             && self.opted_out_pods.ptr_eq(&other.opted_out_pods)
+    }
+
+    /// The addresses by which services know a pod.
+    pub fn addresses_of(&self, pod: &ObjectKey) -> impl Iterator<Item = IpAddr> {
+        let endpoints = self.slices.values().flat_map(move |slice| {
+            slice.endpoints.iter().filter(move |endpoint| slice.is_pod(endpoint, pod))
+        });
+        endpoints.map(|endpoint| endpoint.address)
     }
 
     /// The slices of a service, in the order of their names.

@@ -99,15 +99,8 @@ impl Names {
         let pod = ObjectKey::new(namespace, name);
         let snapshot = self.snapshots.borrow();
         let here = podnet::pods_in(&self.state_dir).remove(&pod).unwrap_or_default();
-        let of_slices = snapshot
-            .slices
-            .iter()
-            .filter(|((service, _), _)| service.namespace.as_ref() == namespace);
-        let mut named = of_slices.flat_map(|(_, slice)| &slice.endpoints).filter_map(|endpoint| {
-            let is = endpoint.pod.as_ref().is_some_and(|of| *of.name == *name);
-            is.then_some(endpoint.address)
-        });
-        let address = here.first().copied().or_else(|| named.next()).ok_or_else(|| {
+        let address = here.first().copied().or_else(|| snapshot.addresses_of(&pod).next());
+        let address = address.ok_or_else(|| {
             format!("{pod} is no pod of this node, and no Service of its namespace has it")
         })?;
         Ok((Some(pod), address))

@@ -80,7 +80,7 @@ fn local_ready_endpoints(snapshot: &Snapshot, service: &ObjectKey, node: &str) -
 /// What makes an endpoint one.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Endpoint<'a> {
-    Pod(&'a ObjectKey),
+    Pod(&'a str),
     Address(IpAddr),
 }
 

@@ -142,11 +142,7 @@ fn clients(
 
 /// The addresses by which services know a pod.
 fn endpoints_of(names: &Names<'_>, pod: &ObjectKey) -> Vec<IpAddr> {
-    let endpoints = names.snapshot.slices.values().flat_map(|slice| &slice.endpoints);
-    let mut addrs: Vec<_> = endpoints
-        .filter(|endpoint| endpoint.pod.as_ref() == Some(pod))
-        .map(|endpoint| endpoint.address)
-        .collect();
+    let mut addrs: Vec<_> = names.snapshot.addresses_of(pod).collect();
     addrs.sort();
     addrs.dedup();
     addrs
@@ -309,14 +305,15 @@ pub fn kind(service: &Service, addr: IpAddr, flags: u32) -> &'static str {
 }
 
 fn name_pods(snapshot: &Snapshot, owner: &SetKey, path: &mut answer::Path) {
-    let endpoints: BTreeMap<IpAddr, &ObjectKey> = snapshot
+    let namespace = &owner.service.namespace;
+    let endpoints: BTreeMap<IpAddr, &str> = snapshot
         .slices_of(&owner.service)
         .flat_map(|slice| &slice.endpoints)
-        .filter_map(|endpoint| Some((endpoint.address, endpoint.pod.as_ref()?)))
+        .filter_map(|endpoint| Some((endpoint.address, endpoint.pod.as_deref()?)))
         .collect();
     let pod = |at: &str| {
         let at = at.parse::<SocketAddr>().ok()?;
-        endpoints.get(&at.ip()).map(ToString::to_string)
+        endpoints.get(&at.ip()).map(|name| format!("{namespace}/{name}"))
     };
     for candidate in &mut path.candidates {
         candidate.pod = pod(&candidate.address);

@@ -86,7 +86,7 @@ impl Cluster {
                 serving: matches!(state, Ready | Terminating),
                 terminating: matches!(state, Terminating | TerminatingUnready),
                 node: Some(format!("node-{last}").into()),
-                pod: Some(ObjectKey::new("default", pod)),
+                pod: Some(pod.as_str().into()),
                 ..Endpoint::ready_at(address(ipv6, *last))
             };
             let port =

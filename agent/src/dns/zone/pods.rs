@@ -35,9 +35,8 @@ impl Pods {
 /// Addresses and namespaces of the pods behind `service`, ready or not.
 fn pods(service: &ObjectKey, snapshot: &Snapshot) -> BTreeSet<(IpAddr, Arc<str>)> {
     let endpoints = snapshot.slices_of(service).flat_map(|slice| &slice.endpoints);
-    endpoints
-        .filter_map(|endpoint| Some((endpoint.address, endpoint.pod.as_ref()?.namespace.clone())))
-        .collect()
+    let of_pods = endpoints.filter(|endpoint| endpoint.pod.is_some());
+    of_pods.map(|endpoint| (endpoint.address, service.namespace.clone())).collect()
 }
 
 #[cfg(test)]
@@ -51,7 +50,7 @@ mod tests {
             let service = service("ns", name, &["10.0.0.1"], &[HTTP]);
             let mut slice = slice(&service, "a", &[(address, "")], &[HTTP]);
             slice.endpoints[0].ready = false;
-            slice.endpoints[0].pod = Some(ObjectKey::new("ns", "pod-0"));
+            slice.endpoints[0].pod = Some("pod-0".into());
             add(&mut all, service, vec![slice]);
         }
         all

@@ -231,10 +231,8 @@ async fn f20_a_port_that_others_have_is_named_and_taken_when_it_is_free() {
 
 #[test]
 fn a_pod_with_two_addresses_is_one_endpoint() {
-    let pod = |address: &str| Endpoint {
-        pod: Some(ObjectKey::new("a", "web-0")),
-        ..endpoint(address, "n", READY)
-    };
+    let pod =
+        |address: &str| Endpoint { pod: Some("web-0".into()), ..endpoint(address, "n", READY) };
     let snapshot = cluster(Some(1), vec![pod("10.0.0.1"), pod("fd00::1")]);
     assert_eq!(local_ready_endpoints(&snapshot, &ObjectKey::new("a", "web"), "n"), 1);
 }

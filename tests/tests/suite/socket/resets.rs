@@ -109,7 +109,7 @@ impl Scene {
         let (key, mut slice) = (key.clone(), EndpointSlice::clone(slice));
         for (endpoint, (_, terminating, pod)) in slice.endpoints.iter_mut().zip(endpoints) {
             let (ready, terminating) = (!terminating, *terminating);
-            let pod = Some(ObjectKey::new("default", pod));
+            let pod = Some((*pod).into());
             *endpoint = Endpoint { ready, terminating, pod, ..endpoint.clone() };
         }
         let quiet = ObjectKey::new("default", "quiet");

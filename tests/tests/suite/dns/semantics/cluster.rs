@@ -183,7 +183,7 @@ fn endpoint(address: &str, hostname: &str) -> Endpoint {
         hostname: (!matches!(hostname, "" | "!")).then(|| hostname.into()),
         zone: None,
         hints: None,
-        pod: Some(ObjectKey::new("testns", &format!("pod-{address}"))),
+        pod: Some(format!("pod-{address}").into()),
     }
 }
 
