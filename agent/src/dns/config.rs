@@ -122,8 +122,11 @@ pub struct Forwarding {
     pub attempt: Duration,
     /// How long all tries may take together.
     pub total: Duration,
-    /// Questions to upstreams under way at once; one more fails with an explanation.
+    /// Questions to upstreams under way at once. As many more wait for their turn, the newest of
+    /// which is next; the oldest fails with an explanation when there are more.
     pub max_in_flight: usize,
+    /// How long one may wait for its turn, as a part of [`total`](Self::total).
+    pub patience: Duration,
 }
 
 impl Default for Forwarding {
@@ -134,6 +137,7 @@ impl Default for Forwarding {
             // Each has a socket. With the connections below this stays under the 1,024
             // descriptors that many service managers admit to a process.
             max_in_flight: 400,
+            patience: Duration::from_secs(1),
         }
     }
 }

@@ -1,27 +1,36 @@
-//! Questions under way: one for each name, however many ask, and no more than may be. A flight
-//! goes on when those who wait for it have left: its answer is remembered.
+//! Questions under way: one for each name, however many ask, and no more than may be; as many wait
+//! to begin. A flight goes on when those who wait for it have left: its answer is remembered.
 
 use std::{
     collections::HashMap,
     future::Future,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
-use super::{Answer, lock};
+use super::{
+    Answer,
+    berths::{Berths, Turn},
+    lock,
+};
 use crate::dns::{answer::Explanation, cache::Key};
 
 /// The questions under way.
 #[derive(Debug)]
 pub(super) struct Flights {
-    limit: usize,
-    under_way: Mutex<HashMap<Key, watch::Receiver<Option<Answer>>>>,
+    berths: Arc<Berths>,
+    /// Those that wait to begin, too.
+    under_way: Mutex<HashMap<Key, Told>>,
 }
 
 /// A seat in a flight.
 #[derive(Debug)]
-pub(super) struct Seat(watch::Receiver<Option<Answer>>);
+pub(super) struct Seat(Told);
+
+/// By which a flight's answer is told.
+type Told = watch::Receiver<Option<Answer>>;
 
 /// Takes a flight off the list when it ends, however it does.
 struct Landing {
@@ -36,35 +45,57 @@ impl Drop for Landing {
 }
 
 impl Flights {
-    /// None yet; at most `limit` at once.
-    pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, under_way: Mutex::default() })
+    /// None yet; at most `limit` at once, and as many that wait for so long to begin.
+    pub(super) fn new(limit: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { berths: Berths::new(limit, patience), under_way: Mutex::default() })
     }
 
-    /// A seat in the flight of `key`, which begins with `ask` where there is none; `None` where
-    /// there are too many.
-    pub(super) fn board<F>(self: &Arc<Self>, key: Key, ask: impl FnOnce() -> F) -> Option<Seat>
+    /// A seat in the flight of `key`, which begins with `ask` where there is none: at once, or when
+    /// it has its turn. For those that find none the answer is [`Explanation::Overloaded`].
+    pub(super) fn board<F>(self: &Arc<Self>, key: Key, ask: impl FnOnce() -> F) -> Seat
     where
         F: Future<Output = Answer> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
         if let Some(told) = under_way.get(&key) {
-            return Some(Seat(told.clone()));
+            return Seat(told.clone());
         }
-        if under_way.len() >= self.limit {
-            return None;
+        let turn = self.berths.turn();
+        Seat(self.begin(&mut under_way, key, turn, ask()))
+    }
+
+    /// Has a flight of `key` begin where there is none, and one may begin at once.
+    pub(super) fn begin_if_free<F>(self: &Arc<Self>, key: Key, ask: impl FnOnce() -> F)
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let mut under_way = lock(&self.under_way);
+        if !under_way.contains_key(&key)
+            && let Some(turn) = self.berths.free()
+        {
+            self.begin(&mut under_way, key, turn, ask());
         }
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        under_way: &mut HashMap<Key, Told>,
+        key: Key,
+        turn: Turn,
+        ask: impl Future<Output = Answer> + Send + 'static,
+    ) -> Told {
         let (tell, told) = watch::channel(None);
         under_way.insert(key.clone(), told.clone());
-        drop(under_way);
         let landing = Landing { flights: Arc::clone(self), key };
-        let ask = ask();
         tokio::spawn(async move {
-            let answer = ask.await;
+            let answer = match turn.come().await {
+                Some(_berth) => ask.await,
+                None => Err(Explanation::Overloaded),
+            };
             drop(landing);
             tell.send_replace(Some(answer));
         });
-        Some(Seat(told))
+        told
     }
 }
 
@@ -109,25 +140,54 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_ask_the_same_share_a_flight() {
-        let flights = Flights::new(2);
+        let flights = Flights::new(1, Duration::from_secs(9));
         let (tell, told) = oneshot::channel();
-        let first = flights.board(key("a."), || async { told.await.unwrap() }).unwrap();
-        let second = flights.board(key("A."), || async { panic!("one is enough") }).unwrap();
-        let forever = || std::future::pending::<Answer>();
-        assert!(flights.board(key("b."), forever).is_some());
-        assert!(flights.board(key("c."), forever).is_none(), "one too many");
+        let first = flights.board(key("a."), || async { told.await.unwrap() });
+        let never = || async { panic!("one is enough") };
+        let second = flights.board(key("A."), never);
+        flights.begin_if_free(key("a."), never);
+        flights.begin_if_free(key("b."), never);
+        assert_eq!(lock(&flights.under_way).len(), 1, "there is no room for what nobody waits for");
         // It goes on without the first, and then is over.
         drop(first);
         tell.send(Err(Explanation::NoReachableAuthority)).unwrap();
-        assert!(second.answer().await.is_err());
-        assert!(flights.board(key("c."), forever).is_some(), "there is room again");
+        assert_eq!(second.answer().await.unwrap_err(), Explanation::NoReachableAuthority);
+        assert!(lock(&flights.under_way).is_empty());
+    }
+
+    #[tokio::test]
+    async fn flights_wait_for_their_turn_and_the_oldest_makes_room() {
+        let flights = Flights::new(1, Duration::from_secs(9));
+        let (order, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, told) = oneshot::channel();
+        let first = flights.board(key("a."), || async { told.await.unwrap() });
+        let board = |name: &'static str| {
+            let order = order.clone();
+            flights.board(key(name), move || async move {
+                order.send(name).unwrap();
+                Err(Explanation::Loop)
+            })
+        };
+        let (second, same) = (board("b."), board("b."));
+        let third = board("c.");
+        for made_room in [second, same] {
+            assert_eq!(made_room.answer().await.unwrap_err(), Explanation::Overloaded);
+        }
+        tell.send(Err(Explanation::NoReachableAuthority)).unwrap();
+        assert!(first.answer().await.is_err());
+        assert_eq!(third.answer().await.unwrap_err(), Explanation::Loop);
+        assert_eq!(begun.recv().await, Some("c."));
+        assert!(begun.try_recv().is_err(), "the second never began");
+        assert!(lock(&flights.under_way).is_empty());
     }
 
     #[tokio::test]
     async fn a_flight_that_fails_to_end_well_ends() {
-        let flights = Flights::new(1);
-        let seat = flights.board(key("a."), || async { panic!("a defect") }).unwrap();
+        let flights = Flights::new(1, Duration::from_secs(9));
+        let seat = flights.board(key("a."), || async { panic!("a defect") });
         assert!(seat.answer().await.is_err());
         assert!(lock(&flights.under_way).is_empty());
+        let next = flights.board(key("a."), || async { Err(Explanation::Loop) });
+        assert_eq!(next.answer().await.unwrap_err(), Explanation::Loop, "its place is free");
     }
 }

@@ -1,6 +1,7 @@
 //! Names that are not ours: asked of the upstreams of their zone, once per name at a time, within
 //! the time that clients wait; and what is said when no upstream answers.
 
+mod berths;
 pub mod error_log;
 pub mod exchange;
 mod flight;
@@ -18,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt as _, future::BoxFuture};
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{Name, Record},
@@ -52,6 +54,9 @@ use super::{
 const CLIENT_RESPONSE: Duration = Duration::from_millis(1800);
 /// The TTL of an answer that has outlived its time, in seconds (RFC 8767 4).
 const STALE_TTL: u32 = 30;
+/// How many may wait for each question that may be under way: for that question, for one that has to
+/// wait itself, or to hear that newer ones had its place.
+const WAITING_PER_FLIGHT: usize = 8;
 
 /// What asking came to; shared by all who asked for the same.
 type Answer = Result<Arc<Message>, Explanation>;
@@ -97,6 +102,12 @@ pub struct Errand {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What is asked of upstreams, and how.
+struct Flight<A> {
+    key: Key,
+    ask: A,
+}
+
 impl Forwarder {
     /// A forwarder by these routes that remembers in `cache` and counts in `metrics`.
     pub fn new(
@@ -121,8 +132,8 @@ impl Forwarder {
             counts,
             metrics,
             cache,
-            flights: Flights::new(limits.max_in_flight),
-            places: Arc::new(Semaphore::new(limits.max_in_flight)),
+            flights: Flights::new(limits.max_in_flight, limits.patience),
+            places: Arc::new(Semaphore::new(limits.max_in_flight * WAITING_PER_FLIGHT)),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
             direct: routes.direct(),
@@ -175,7 +186,8 @@ impl Forwarder {
             Found::Fresh { hit, refresh } => {
                 if refresh {
                     // Nobody waits for it; where there is no room it is left.
-                    drop(self.depart(question, place));
+                    let Flight { key, ask } = self.flight(question, place);
+                    self.flights.begin_if_free(key, ask);
                 }
                 let reply = remembered(question, &hit, &route.keeping);
                 self.metrics.looked_up(reply.as_ref().map(|reply| reply.code), false, refresh);
@@ -217,14 +229,14 @@ impl Forwarder {
         let Some(route) = self.routes.at(errand.place) else {
             return Reply::failure(Explanation::NoUpstream);
         };
-        let Some(seat) = self.depart(question, errand.place) else {
-            return self.overloaded(question, errand.stale.as_ref());
-        };
+        let Flight { key, ask } = self.flight(question, errand.place);
+        let seat = self.flights.board(key, ask);
         let stale = errand.stale.as_ref().and_then(|hit| outlived(question, hit));
         let answer = match stale {
             None => seat.answer().await,
             Some(stale) => match timeout(CLIENT_RESPONSE, seat.answer()).await {
                 Ok(Ok(message)) if !is_refusal(&message) => Ok(message),
+                Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.
                 _ => {
                     self.metrics.looked_up(Some(stale.code), true, false);
@@ -236,6 +248,7 @@ impl Forwarder {
             Ok(message) => {
                 as_reply(question, &message, |ttl| bounded(ttl, &message, &route.keeping))
             }
+            Err(Explanation::Overloaded) => self.overloaded(question, errand.stale.as_ref()),
             Err(explanation) => {
                 if let (Some(log), Some(errors)) = (&self.error_log, &route.errors) {
                     log.note(errors, &question.query, explanation);
@@ -245,27 +258,35 @@ impl Forwarder {
         }
     }
 
-    /// A seat in the flight that asks; `None` where there are too many.
-    fn depart(self: &Arc<Self>, question: &Question, place: usize) -> Option<flight::Seat> {
+    /// The flight that asks.
+    fn flight(
+        self: &Arc<Self>,
+        question: &Question,
+        place: usize,
+    ) -> Flight<impl FnOnce() -> BoxFuture<'static, Answer> + use<>> {
         let (this, asked) = (Arc::clone(self), question.clone());
-        let ask = || async move {
-            let answer = this.ask_upstreams(&asked, place).await;
-            if let Err(explanation) = &answer
-                && let Some(route) = this.routes.at(place)
-            {
-                let asked = Asked { question: &asked, place };
-                lock(&this.cache).fail(asked, *explanation, &route.keeping, Instant::now());
+        // Waiting for a turn is a part of the time that there is.
+        let deadline = Instant::now() + self.limits.total;
+        let ask = move || {
+            async move {
+                let answer = this.ask_upstreams(&asked, place, deadline).await;
+                if let Err(explanation) = &answer
+                    && let Some(route) = this.routes.at(place)
+                {
+                    let asked = Asked { question: &asked, place };
+                    lock(&this.cache).fail(asked, *explanation, &route.keeping, Instant::now());
+                }
+                answer
             }
-            answer
+            .boxed()
         };
-        self.flights.board(Key::of(Asked { question, place }), ask)
+        Flight { key: Key::of(Asked { question, place }), ask }
     }
 
     /// Tries one upstream after the other until one answers or the time is up.
-    async fn ask_upstreams(&self, question: &Question, place: usize) -> Answer {
+    async fn ask_upstreams(&self, question: &Question, place: usize, deadline: Instant) -> Answer {
         let silence = Explanation::NoReachableAuthority;
         let (route, health) = self.at(place).ok_or(silence)?;
-        let deadline = Instant::now() + self.limits.total;
         let order = lock(health).order(Instant::now(), self.next_turn(route.policy));
         if order.is_empty() {
             return Err(Explanation::Loop);

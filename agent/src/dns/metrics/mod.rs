@@ -97,6 +97,20 @@ impl Origin {
     }
 }
 
+/// Why a datagram got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// Newer ones had its place.
+    Full,
+    /// It had waited too long.
+    Late,
+    /// The kernel had no room for it.
+    Socket,
+}
+
+/// What the reasons are called.
+const SHED: [&str; 3] = ["full", "late", "socket"];
+
 /// A question, as far as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -160,6 +174,8 @@ pub struct Metrics {
     answers: [Answers; APART + 1],
     cache: CacheCounts,
     rejected: AtomicU64,
+    /// Datagrams, by reason.
+    shed: [AtomicU64; SHED.len()],
     reloads: [AtomicU64; 2],
     programming: Buckets<16>,
     /// Of the steps of server blocks.
@@ -174,6 +190,7 @@ impl Default for Metrics {
             answers: std::array::from_fn(|_| Answers::new()),
             cache: CacheCounts::default(),
             rejected: AtomicU64::default(),
+            shed: Default::default(),
             reloads: Default::default(),
             programming: Buckets::new(Unit::Seconds, &TIMES),
             chain: ChainCounts::default(),
@@ -223,6 +240,16 @@ impl Metrics {
         self.rejected.fetch_add(1, Relaxed);
     }
 
+    /// So many datagrams were let go.
+    pub fn shed(&self, why: Shed, count: u64) {
+        self.shed[why as usize].fetch_add(count, Relaxed);
+    }
+
+    /// How many datagrams were let go for this reason.
+    pub fn count_of_shed(&self, why: Shed) -> u64 {
+        self.shed[why as usize].load(Relaxed)
+    }
+
     /// A changed file was put in force, or could not be used.
     pub fn reloaded(&self, used: bool) {
         self.reloads[usize::from(!used)].fetch_add(1, Relaxed);
@@ -254,6 +281,11 @@ impl Metrics {
         let answers = Answers::new();
         self.answers.iter().for_each(|counted| answers.add(counted));
         answers.write(text, &zones);
+        let name = "coredns_shed_dropped_total";
+        head(text, name, "counter", "Datagrams let go without an answer");
+        for (reason, count) in SHED.iter().zip(&self.shed) {
+            sample(text, name, &format!("reason=\"{reason}\""), count);
+        }
         self.write_cache(text);
         self.write_upstreams(text);
         self.chain.write(text);

@@ -6,13 +6,19 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
+    time::Instant,
 };
 
 use nix::{
+    cmsg_space,
     errno::Errno,
-    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
+        sendmmsg,
+    },
 };
 
+use super::backlog::{Backlog, Datagram};
 use crate::dns::message::MAX_PAYLOAD;
 
 /// How many are taken together at most.
@@ -31,11 +37,19 @@ pub(super) struct Batch {
     takes: [MultiHeaders<SockaddrStorage>; 2],
     gives: MultiHeaders<SockaddrStorage>,
     questions: Vec<u8>,
-    /// Length and source of each question.
-    arrived: Vec<(usize, SocketAddr)>,
+    arrived: Vec<Arrived>,
     /// Memory for answers, of which the first few are in use: one for each place in `to`.
     answers: Vec<Vec<u8>>,
     to: Vec<Option<SockaddrStorage>>,
+}
+
+/// A question in the memory for them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    length: usize,
+    pub(super) source: SocketAddr,
+    /// When it was taken from the socket.
+    pub(super) since: Instant,
 }
 
 /// An answer for which the socket had no room, and whose it is.
@@ -58,36 +72,95 @@ impl Batch {
         BATCH.with_borrow_mut(work)
     }
 
-    /// Takes what has arrived at a socket of IPv6, or of IPv4, and says how many.
+    /// Takes what has arrived at a socket of IPv6, or of IPv4, in the place of what is here, and says
+    /// how many.
     pub(super) fn take(&mut self, socket: &impl AsRawFd, ipv6: bool) -> io::Result<usize> {
+        self.receive(socket, Some(usize::from(ipv6)))?;
+        Ok(self.arrived.len())
+    }
+
+    /// As [`take`](Self::take); also how many the socket had no room for until the last of these
+    /// came, where it is asked to count them and ever had none (`SO_RXQ_OVFL`).
+    pub(super) fn take_counted(
+        &mut self,
+        socket: &impl AsRawFd,
+    ) -> io::Result<(usize, Option<u32>)> {
+        let lost = self.receive(socket, None)?;
+        Ok((self.arrived.len(), lost))
+    }
+
+    fn receive(&mut self, socket: &impl AsRawFd, family: Option<usize>) -> io::Result<Option<u32>> {
         let mut memory = self.questions.chunks_exact_mut(DATAGRAM);
         let mut slices: [[IoSliceMut<'_>; 1]; MANY] =
             std::array::from_fn(|_| [IoSliceMut::new(memory.next().unwrap_or_default())]);
         self.arrived.clear();
         let flags = MsgFlags::MSG_DONTWAIT;
-        let takes = &mut self.takes[usize::from(ipv6)];
+        let mut counting;
+        let takes = if let Some(takes) = family.and_then(|family| self.takes.get_mut(family)) {
+            takes
+        } else {
+            // New ones: as with addresses the system takes what it wrote for the room that there is.
+            counting = MultiHeaders::preallocate(MANY, Some(cmsg_space!(u32)));
+            &mut counting
+        };
         let taken = recvmmsg(socket.as_raw_fd(), takes, &mut slices, flags, None)?;
         // To one without an address, as to port 0, nothing can be sent.
         let nobody = SocketAddr::from(([0; 4], 0));
-        self.arrived.extend(taken.map(|message| {
-            (message.bytes, message.address.as_ref().and_then(address).unwrap_or(nobody))
-        }));
-        Ok(self.arrived.len())
+        let since = Instant::now();
+        let mut lost = None;
+        for message in taken {
+            let source = message.address.as_ref().and_then(address).unwrap_or(nobody);
+            self.arrived.push(Arrived { length: message.bytes.min(DATAGRAM), source, since });
+            for beside in message.cmsgs().into_iter().flatten() {
+                if let ControlMessageOwned::RxqOvfl(count) = beside {
+                    lost = Some(count);
+                }
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Has all that is here wait.
+    pub(super) fn put_off(&mut self, backlog: &mut Backlog) {
+        for (place, Arrived { length, source, since }) in self.arrived.drain(..).enumerate() {
+            let octets = self.questions[place * DATAGRAM..][..length].to_vec();
+            backlog.push(Datagram { octets, source, since });
+        }
+    }
+
+    /// Has those that waited come after what is here, the newest first, as far as there is room.
+    pub(super) fn catch_up(&mut self, backlog: &mut Backlog, now: Instant) {
+        while self.arrived.len() < MANY
+            && let Some(Datagram { octets, source, since }) = backlog.pop(now)
+        {
+            let length = octets.len();
+            self.questions[self.arrived.len() * DATAGRAM..][..length].copy_from_slice(&octets);
+            self.arrived.push(Arrived { length, source, since });
+        }
+    }
+
+    /// Forgets what is here.
+    pub(super) fn clear(&mut self) {
+        self.arrived.clear();
+    }
+
+    /// How many are here.
+    pub(super) fn len(&self) -> usize {
+        self.arrived.len()
     }
 
     /// Has `write` write the answer to one of them, unless it says that there is none.
     pub(super) fn answer(
         &mut self,
         place: usize,
-        write: impl FnOnce(&[u8], SocketAddr, &mut Vec<u8>) -> bool,
+        write: impl FnOnce(&[u8], Arrived, &mut Vec<u8>) -> bool,
     ) -> bool {
-        let (length, source) = self.arrived[place];
-        let start = place * DATAGRAM;
-        let question = &self.questions[start..start + length.min(DATAGRAM)];
+        let arrived = self.arrived[place];
+        let question = &self.questions[place * DATAGRAM..][..arrived.length];
         let Some(memory) = self.answers.get_mut(self.to.len()) else { return false };
-        let written = write(question, source, memory);
+        let written = write(question, arrived, memory);
         if written {
-            self.to.push(Some(source.into()));
+            self.to.push(Some(arrived.source.into()));
         }
         written
     }
@@ -161,8 +234,8 @@ mod tests {
                         let count = batch.take(ours, ipv6).unwrap();
                         assert!(count <= MANY);
                         for place in 0..count {
-                            assert!(batch.answer(place, |question, source, answer| {
-                                assert_eq!(source, theirs.local_addr().unwrap());
+                            assert!(batch.answer(place, |question, arrived, answer| {
+                                assert_eq!(arrived.source, theirs.local_addr().unwrap());
                                 answer.clear();
                                 answer.extend(question);
                                 true
@@ -181,5 +254,48 @@ mod tests {
         }
         let nothing = Batch::with(|batch| batch.take(&pairs[0].0, false)).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_waited_comes_behind_what_has_just_come_newest_first() {
+        for address in ["127.0.0.1", "::1"] {
+            let (ours, theirs) = pair(address);
+            let mut backlog = Backlog::default();
+            let many = u8::try_from(MANY).unwrap();
+            (0..many + 2).for_each(|number| assert_eq!(theirs.send(&[number]).unwrap(), 1));
+            Batch::with(|batch| {
+                assert_eq!(batch.take(&ours, address == "::1").unwrap(), MANY);
+                batch.put_off(&mut backlog);
+                assert_eq!((batch.len(), batch.take_counted(&ours).unwrap()), (0, (2, None)));
+                batch.catch_up(&mut backlog, Instant::now());
+                let mut order = Vec::new();
+                for place in 0..batch.len() {
+                    batch.answer(place, |question, arrived, _| {
+                        assert_eq!(arrived.source, theirs.local_addr().unwrap());
+                        order.push(question[0]);
+                        false
+                    });
+                }
+                let expected = [many, many + 1].into_iter().chain((2..many).rev());
+                assert_eq!(order, expected.collect::<Vec<_>>());
+                assert!(!backlog.is_empty(), "two have no room");
+            });
+        }
+    }
+
+    #[test]
+    fn the_socket_says_for_how_many_it_had_no_room() {
+        use nix::sys::socket::{setsockopt, sockopt::RxqOvfl};
+        for address in ["127.0.0.1", "::1"] {
+            let (ours, theirs) = pair(address);
+            setsockopt(&ours, RxqOvfl, &1).unwrap();
+            socket2::SockRef::from(&ours).set_recv_buffer_size(4096).unwrap();
+            (0..100).for_each(|_| assert_eq!(theirs.send(&[1]).unwrap(), 1));
+            let took = Batch::with(|batch| batch.take_counted(&ours).unwrap().0);
+            assert!(took < 100);
+            assert_eq!(theirs.send(&[2]).unwrap(), 1);
+            let (count, lost) = Batch::with(|batch| batch.take_counted(&ours)).unwrap();
+            assert_eq!((count, lost), (1, Some(100 - u32::try_from(took).unwrap())));
+        }
     }
 }

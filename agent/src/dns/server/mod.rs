@@ -1,5 +1,6 @@
 //! The serving side: sockets, and the way of a message from one to the other.
 
+mod backlog;
 mod batch;
 pub mod listen;
 mod query_log;
@@ -35,7 +36,7 @@ use super::{
     direct,
     forward::{AtOnce, Errand, Forwarder},
     message::{self, Question, Received, Transport},
-    metrics::{Metrics, Origin, Request},
+    metrics::{Metrics, Origin, Request, Shed},
     peers::Peers,
     zone::Zone,
 };
@@ -178,9 +179,14 @@ impl Resolver {
         true
     }
 
+    /// Counts datagrams that were let go without an answer.
+    pub(super) fn shed(&self, why: Shed, count: u64) {
+        self.metrics.shed(why, count);
+    }
+
     /// The answer to a message from `client`, or what it has to wait for.
     pub fn begin(&self, octets: &[u8], transport: Transport, client: SocketAddr) -> Begun {
-        self.begin_on(octets, transport, client, Trail::default())
+        self.begin_since(Instant::now(), octets, transport, (client, Trail::default()))
     }
 
     /// As [`begin`](Self::begin); what the question meets is noted on `trail`.
@@ -191,7 +197,18 @@ impl Resolver {
         client: SocketAddr,
         trail: Trail,
     ) -> Begun {
-        let (since, size) = (Instant::now(), octets.len());
+        self.begin_since(Instant::now(), octets, transport, (client, trail))
+    }
+
+    /// As [`begin_on`](Self::begin_on), of a message that came at `since`.
+    fn begin_since(
+        &self,
+        since: Instant,
+        octets: &[u8],
+        transport: Transport,
+        (client, trail): (SocketAddr, Trail),
+    ) -> Begun {
+        let size = octets.len();
         let request =
             Request { transport, ipv6: client.is_ipv6(), kind: None, dnssec_ok: false, size };
         let question = match message::read(octets, transport) {

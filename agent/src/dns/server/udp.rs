@@ -1,4 +1,12 @@
 //! Questions by UDP. A socket stands at one address, so that answers come from where was asked.
+//!
+//! As long as answers keep up with questions, each batch that the socket has is answered as it
+//! came. A full one says that more may wait: then a few more are taken, the last of which is
+//! answered first, and those before it wait in a bounded [`Backlog`] from which the newest is taken
+//! next. No more are taken in a turn than [`TAKEN`] times what is answered in it: what comes faster
+//! still is left to the kernel, which lets go of what the socket has no room for. So neither memory
+//! nor the time in which who is answered is answered depend on how many ask, and taking does not
+//! crowd out answering.
 
 use std::{
     io,
@@ -13,13 +21,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Begun, Resolver,
-    batch::{Batch, Left, MANY},
+    backlog::{Backlog, LetGo},
+    batch::{Arrived, Batch, Left, MANY},
     listen::Audience,
+    trail::Trail,
 };
-use crate::dns::message::Transport;
+use crate::dns::{message::Transport, metrics::Shed};
 
 /// How long to wait after an error of the socket itself, lest a lasting one burn the processor.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Batches that are taken in a turn, in which one is answered.
+const TAKEN: usize = 4;
 
 /// A socket, and who is answered by it.
 pub(super) struct Served {
@@ -31,19 +43,36 @@ pub(super) struct Served {
     pub(super) elsewhere: Handle,
 }
 
+/// What waits: for its turn, and for upstreams.
+#[derive(Default)]
+struct Waiting {
+    backlog: Backlog,
+    /// How many the socket had no room for, as it said last.
+    lost: u32,
+    /// Bounded by the resolver: who finds no place among these is told so at once.
+    upstreams: TaskTracker,
+}
+
 /// Serves until `stop`; what waits for upstreams is answered before it returns.
 pub(super) async fn serve(served: Served, stop: CancellationToken) {
     let served = Arc::new(served);
-    // Bounded by the resolver: who finds no place among the waiting is told so at once.
-    let waiting = TaskTracker::new();
+    let mut waiting = Waiting::default();
     let mut stopped = pin!(stop.cancelled());
-    loop {
-        let ready = tokio::select! {
-            () = &mut stopped => break,
-            ready = served.socket.readable() => ready,
+    while !stop.is_cancelled() {
+        if waiting.backlog.is_empty() {
+            let ready = tokio::select! {
+                () = &mut stopped => break,
+                ready = served.socket.readable() => ready,
+            };
+            if let Err(error) = ready {
+                failed(&error).await;
+                continue;
+            }
+        }
+        let take = |batch: &mut Batch, waiting: &mut Waiting| {
+            served.socket.try_io(Interest::READABLE, || served.take(batch, waiting))
         };
-        let turn = || Batch::with(|batch| served.turn(batch, &waiting));
-        match ready.and_then(|()| served.socket.try_io(Interest::READABLE, turn)) {
+        match Batch::with(|batch| served.turn(batch, &mut waiting, take)) {
             Ok(left) => {
                 for (answer, to) in left {
                     served.send(&answer, to).await;
@@ -51,26 +80,68 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
                 // Other sockets of this thread have their turn.
                 tokio::task::yield_now().await;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                tracing::debug!(%error, "udp socket failed to receive");
-                tokio::time::sleep(PAUSE).await;
-            }
+            Err(error) => failed(&error).await,
         }
     }
-    waiting.close();
-    waiting.wait().await;
+    waiting.upstreams.close();
+    waiting.upstreams.wait().await;
+}
+
+async fn failed(error: &io::Error) {
+    tracing::debug!(%error, "udp socket failed to receive");
+    tokio::time::sleep(PAUSE).await;
 }
 
 impl Served {
-    /// Answers what has arrived; gives what could not be sent yet. What takes no more than a look
-    /// goes first.
-    fn turn(self: &Arc<Self>, batch: &mut Batch, waiting: &TaskTracker) -> io::Result<Vec<Left>> {
-        let count = batch.take(&self.socket, self.ipv6)?;
-        let since = Instant::now();
+    /// Takes what there is by `take`, and answers a batch; gives what could not be sent yet.
+    fn turn(
+        self: &Arc<Self>,
+        batch: &mut Batch,
+        waiting: &mut Waiting,
+        take: impl FnOnce(&mut Batch, &mut Waiting) -> io::Result<()>,
+    ) -> io::Result<Vec<Left>> {
+        batch.clear();
+        match take(batch, waiting) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        if !waiting.backlog.is_empty() {
+            batch.catch_up(&mut waiting.backlog, Instant::now());
+            let LetGo { full, late } = waiting.backlog.take_let_go();
+            for (why, count) in [(Shed::Full, full), (Shed::Late, late)] {
+                if count > 0 {
+                    self.resolver.shed(why, count);
+                }
+            }
+        }
+        Ok(self.answer(batch, &waiting.upstreams))
+    }
+
+    /// Has the batch hold the newest of what has arrived, and the others wait.
+    fn take(&self, batch: &mut Batch, waiting: &mut Waiting) -> io::Result<()> {
+        let mut count = batch.take(&self.socket, self.ipv6)?;
+        for _ in 1..TAKEN {
+            if count < MANY {
+                break;
+            }
+            batch.put_off(&mut waiting.backlog);
+            let lost;
+            (count, lost) = batch.take_counted(&self.socket)?;
+            if let Some(lost) = lost {
+                let more = lost.wrapping_sub(std::mem::replace(&mut waiting.lost, lost));
+                self.resolver.shed(Shed::Socket, more.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers what is in the batch; gives what could not be sent yet. What takes no more than a
+    /// look goes first.
+    fn answer(self: &Arc<Self>, batch: &mut Batch, upstreams: &TaskTracker) -> Vec<Left> {
+        let count = batch.len();
         let mut others = [false; MANY];
         for (place, other) in others.iter_mut().enumerate().take(count) {
-            batch.answer(place, |question, source, answer| {
+            batch.answer(place, |question, Arrived { source, since, .. }, answer| {
                 // To port 0 nothing can be sent.
                 let admitted =
                     source.port() != 0 && self.audience.admits(&self.resolver, source.ip());
@@ -83,24 +154,25 @@ impl Served {
         let mut left = batch.give(&self.socket);
         if others.contains(&true) {
             for place in (0..count).filter(|place| others[*place]) {
-                batch.answer(place, |question, source, answer| {
-                    self.begin(question, source, answer, waiting)
+                batch.answer(place, |question, arrived, answer| {
+                    self.begin(question, arrived, answer, upstreams)
                 });
             }
             left.extend(batch.give(&self.socket));
         }
-        Ok(left)
+        left
     }
 
     /// Writes the answer to `question`, or has it wait for an upstream.
     fn begin(
         self: &Arc<Self>,
         question: &[u8],
-        source: SocketAddr,
+        Arrived { source, since, .. }: Arrived,
         answer: &mut Vec<u8>,
-        waiting: &TaskTracker,
+        upstreams: &TaskTracker,
     ) -> bool {
-        match self.resolver.begin(question, Transport::Udp, source) {
+        let by_whom = (source, Trail::default());
+        match self.resolver.begin_since(since, question, Transport::Udp, by_whom) {
             Begun::Nothing => false,
             Begun::Done(octets) => {
                 answer.clear();
@@ -113,7 +185,7 @@ impl Served {
                     let answer = this.resolver.finish(*question).await;
                     this.send(&answer, source).await;
                 };
-                waiting.spawn_on(answering, &self.elsewhere);
+                upstreams.spawn_on(answering, &self.elsewhere);
                 false
             }
         }
@@ -122,6 +194,119 @@ impl Served {
     async fn send(&self, answer: &[u8], to: SocketAddr) {
         if let Err(error) = self.socket.send_to(answer, to).await {
             tracing::debug!(%error, client = %to, "udp answer not sent");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket as Std, sync::Mutex, time::Duration};
+
+    use nix::sys::socket::{setsockopt, sockopt::RxqOvfl};
+
+    use super::*;
+    use crate::{
+        dns::{
+            cache::Cache, config::Forwarding, fixture, forward::Forwarder, metrics::Metrics,
+            route::Routes,
+        },
+        local_pods::LocalPods,
+    };
+
+    /// A socket of ours, and a client's that is connected to it.
+    fn pair(address: &str) -> (Arc<Served>, Std, Arc<Metrics>) {
+        let metrics = Arc::<Metrics>::default();
+        let cache = Arc::new(Mutex::new(Cache::new(0)));
+        let routes = Routes::new(Vec::new(), &[]);
+        let forwarder = Forwarder::new(routes, Forwarding::default(), cache, Arc::clone(&metrics));
+        let zone = fixture::zone_with(fixture::settings());
+        let pods = Arc::<LocalPods>::default();
+        let resolver = Resolver::new(zone, Arc::new(forwarder), Arc::clone(&metrics), pods);
+        let socket = Std::bind((address, 0)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        setsockopt(&socket, RxqOvfl, &1).unwrap();
+        let client = Std::bind((address, 0)).unwrap();
+        client.connect(socket.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let served = Served {
+            socket: UdpSocket::from_std(socket).unwrap(),
+            ipv6: address == "::1",
+            resolver: Arc::new(resolver),
+            audience: Audience::Everyone,
+            elsewhere: Handle::current(),
+        };
+        (Arc::new(served), client, metrics)
+    }
+
+    /// A question for the number, which fits its identifier.
+    fn ask(client: &Std, number: u16) {
+        let mut question = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        question[..2].copy_from_slice(&number.to_be_bytes());
+        for label in ["svc1", "testns", "svc", "cluster", "local", ""] {
+            question.push(u8::try_from(label.len()).unwrap());
+            question.extend_from_slice(label.as_bytes());
+        }
+        question.extend_from_slice(&[0, 1, 0, 1]);
+        assert_eq!(client.send(&question).unwrap(), question.len());
+    }
+
+    /// Lets `served` have a turn; which questions it answered.
+    fn turn(served: &Arc<Served>, client: &Std, waiting: &mut Waiting) -> Vec<u16> {
+        let (answered, left) = Batch::with(|batch| {
+            let take = |batch: &mut Batch, waiting: &mut Waiting| served.take(batch, waiting);
+            let left = served.turn(batch, waiting, take).unwrap();
+            (batch.len(), left.len())
+        });
+        assert_eq!(left, 0);
+        let mut answer = [0; 512];
+        let answers = (0..answered).map(|_| {
+            assert!(client.recv(&mut answer).unwrap() > 12);
+            assert_eq!(answer[7], 1, "an address");
+            u16::from_be_bytes([answer[0], answer[1]])
+        });
+        answers.collect()
+    }
+
+    #[tokio::test]
+    async fn at_five_times_what_is_answered_the_newest_are_and_all_others_are_counted() {
+        const ROUNDS: u16 = 40;
+        let many = u16::try_from(MANY).unwrap();
+        let taken = many * u16::try_from(TAKEN).unwrap();
+        for address in ["127.0.0.1", "::1"] {
+            let (served, client, metrics) = pair(address);
+            let mut waiting = Waiting::default();
+            let mut answered = Vec::new();
+            for round in 0..ROUNDS {
+                let first = round * 5 * many;
+                (first..first + 5 * many).for_each(|number| ask(&client, number));
+                let now = turn(&served, &client, &mut waiting);
+                assert_eq!(now.len(), MANY, "taking crowds out no answer");
+                if round == 0 {
+                    assert_eq!(now, (taken - many..taken).collect::<Vec<_>>());
+                }
+                let newest_before = answered.iter().max().copied().unwrap_or(0);
+                assert!(now.iter().all(|number| *number >= newest_before), "{now:?}");
+                answered.extend(now);
+            }
+            // What still waits is answered as soon as no more comes, the newest first.
+            let rest: Vec<_> = std::iter::from_fn(|| {
+                let now = turn(&served, &client, &mut waiting);
+                (!now.is_empty()).then_some(now)
+            })
+            .flatten()
+            .collect();
+            assert!(rest.len() >= crate::dns::server::backlog::MOST, "{}", rest.len());
+            assert!(rest[rest.len() - MANY..].iter().all(|number| rest[0] > *number), "{rest:?}");
+            answered.extend(rest);
+            // The socket tells for how many it had no room with what comes next.
+            (0..2 * many).for_each(|number| ask(&client, number));
+            let last: usize = (0..3).map(|_| turn(&served, &client, &mut waiting).len()).sum();
+            let asked = usize::from(5 * many * ROUNDS + 2 * many);
+            let reasons = [Shed::Full, Shed::Late, Shed::Socket];
+            let [full, late, socket] = reasons.map(|why| metrics.count_of_shed(why));
+            assert!(full > 0 && socket > 0, "{full} {late} {socket}");
+            let shed = usize::try_from(full + late + socket).unwrap();
+            assert_eq!(answered.len() + last + shed, asked, "{full} {late} {socket}");
         }
     }
 }

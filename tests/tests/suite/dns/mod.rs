@@ -8,6 +8,7 @@ mod field;
 mod forwarding;
 mod lifecycle;
 mod names;
+mod overload;
 mod semantics;
 mod site;
 mod soak;

@@ -1,0 +1,145 @@
+//! More questions than can be answered: the newest are, and none waits for long.
+
+use std::{collections::BTreeSet, net::UdpSocket, time::Duration};
+
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query, ResponseCode},
+    rr::{Name, RecordType},
+};
+use mizzen_agent::dns::metrics::Shed;
+use mizzen_tests::{netns::Netns, wait};
+
+use super::{
+    site::{CLUSTER, OUTSIDE, Running, Site, config, snapshot},
+    upstream::Upstream,
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A client's socket that is connected to `server`.
+fn client(netns: &Netns, server: &str) -> UdpSocket {
+    let any = if server.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+    netns.run(|| {
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect((server, 53)).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    })
+}
+
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+/// The next answer's identifier and code.
+fn answer(socket: &UdpSocket) -> std::io::Result<(u16, u16)> {
+    let mut octets = [0; 1500];
+    let length = socket.recv(&mut octets)?;
+    let message = Message::from_vec(&octets[..length]).unwrap();
+    Ok((message.metadata.id, message.metadata.response_code.into()))
+}
+
+/// Far more than one thread answers, and more than may wait.
+#[test]
+fn a_flood_of_questions_is_shed_and_counted() {
+    const ASKED: u16 = 60_000;
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.threads = 1;
+    for server in CLUSTER {
+        let running = Running::start(&site, config.clone(), snapshot());
+        let shed = || -> u64 {
+            let reasons = [Shed::Full, Shed::Late, Shed::Socket];
+            reasons.map(|why| running.metrics.count_of_shed(why)).iter().sum()
+        };
+        let socket = client(&site.pod, server);
+        socket2::SockRef::from(&socket).set_recv_buffer_size(64 << 20).unwrap();
+        let listener = socket.try_clone().unwrap();
+        let mut asked = question(0, "web.default.svc.cluster.local.");
+        let (answered, sent) = std::thread::scope(|scope| {
+            let end = ASKED;
+            let answered = scope.spawn(move || {
+                let mut answered = Vec::new();
+                while let Ok((id, code)) = answer(&listener) {
+                    assert_eq!(code, 0);
+                    if id == end {
+                        break;
+                    }
+                    answered.push(id);
+                }
+                answered
+            });
+            let mut sent = 0;
+            for id in 0..ASKED {
+                asked[..2].copy_from_slice(&id.to_be_bytes());
+                sent += u64::from(socket.send(&asked).is_ok());
+            }
+            // When all is over, which is when nothing of it waits, one is answered as ever.
+            asked[..2].copy_from_slice(&end.to_be_bytes());
+            while !answered.is_finished() {
+                let _asked_again = socket.send(&asked);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            (answered.join().unwrap(), sent)
+        });
+        let distinct: BTreeSet<_> = answered.iter().collect();
+        assert_eq!(distinct.len(), answered.len(), "none is answered twice");
+        assert!(shed() > 0, "{} of {sent}", answered.len());
+        assert!(answered.len() as u64 + shed() <= sent, "{} + {}", answered.len(), shed());
+        let backwards = answered.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert!(backwards > 0, "the newest first");
+    }
+}
+
+/// Five times as many names as may be asked for at once.
+#[test]
+fn questions_for_upstreams_wait_in_a_bounded_room_the_newest_first() {
+    const AT_ONCE: u16 = 4;
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.forward.max_in_flight = AT_ONCE.into();
+    // As long as the upstream makes them wait.
+    config.forward.patience = Duration::from_mins(1);
+    config.forward.attempt = Duration::from_mins(1);
+    config.forward.total = Duration::from_mins(1);
+    for (server, address) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[address.parse().unwrap()]);
+        let to = super::site::config(&[address]);
+        let config = mizzen_agent::dns::Config { routes: to.routes, ..config.clone() };
+        let running = Running::start(&site, config, snapshot());
+        let socket = client(&site.pod, server);
+        let name = |id| format!("held-{id}.example.org.");
+        for id in 0..5 * AT_ONCE {
+            socket.send(&question(id, &name(id))).unwrap();
+        }
+        // Those that are too many hear so at once: all but those under way and the newest.
+        let refused: BTreeSet<_> = (0..3 * AT_ONCE).map(|_| answer(&socket).unwrap()).collect();
+        let failed = |id| (id, ResponseCode::ServFail.into());
+        assert_eq!(refused, (AT_ONCE..4 * AT_ONCE).map(failed).collect());
+        wait::until("the questions", LIMIT, || {
+            let asked = (0..AT_ONCE).filter(|id| upstream.times_asked(&name(*id)) == 1).count();
+            if asked == usize::from(AT_ONCE) { Ok(()) } else { Err(format!("{asked}")) }
+        });
+        // Who asks for what is asked for already takes no place of its own.
+        socket.send(&question(99, &name(0))).unwrap();
+        socket.send(&question(98, &name(4 * AT_ONCE))).unwrap();
+        let mut text = String::new();
+        running.metrics.write(&mut text);
+        let rejected = format!("max_concurrent_rejects_total {}\n", 3 * AT_ONCE);
+        assert!(text.contains(&rejected), "{text}");
+        upstream.release();
+        let answered: BTreeSet<_> =
+            (0..2 * AT_ONCE + 2).map(|_| answer(&socket).unwrap()).collect();
+        let there = (0..AT_ONCE).chain(4 * AT_ONCE..5 * AT_ONCE).chain([98, 99]);
+        assert_eq!(answered, there.map(|id| (id, ResponseCode::NXDomain.into())).collect());
+        for id in AT_ONCE..4 * AT_ONCE {
+            assert_eq!(upstream.times_asked(&name(id)), 0, "let go before anybody was asked");
+        }
+        // What failed for want of room is not remembered as a failure of the name.
+        socket.send(&question(7, &name(AT_ONCE))).unwrap();
+        assert_eq!(answer(&socket).unwrap(), (7, ResponseCode::NXDomain.into()));
+    }
+}
