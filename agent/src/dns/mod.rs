@@ -27,11 +27,13 @@ pub mod name;
 pub mod native;
 pub mod notation;
 pub mod peers;
+pub mod release;
 pub mod resolv_conf;
 pub mod route;
 pub mod server;
 pub mod succession;
 pub mod tls;
+pub mod untracked;
 pub mod vitals;
 pub mod wire;
 pub mod zone;
@@ -51,9 +53,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, Source, served_addresses};
 use self::{
-    addresses::AddressError,
     cache::Cache,
     follow::Followed,
     forward::Forwarder,
@@ -66,8 +66,13 @@ use self::{
         secure::SecureListeners,
     },
     succession::Succession,
+    untracked::Untracked,
     vitals::{Servers, Vitals},
     zone::{Settings, Zone},
+};
+pub use self::{
+    config::{Config, Source, served_addresses},
+    release::release,
 };
 use crate::{
     handover::Departure,
@@ -178,12 +183,6 @@ async fn next<T>(queue: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
         Some(queue) => queue.recv().await,
         None => None,
     }
-}
-
-/// For an agent whose DNS role is off: gives up the addresses that a predecessor held and, being
-/// killed, could not give up itself. Touches nothing else.
-pub async fn release() -> Result<(), AddressError> {
-    addresses::hold(&BTreeSet::new()).await
 }
 
 /// The running role: what it follows and what it holds.
@@ -382,13 +381,17 @@ impl Role {
         if let Err(error) = addresses::hold(&addresses).await {
             self.problems.push(error.to_string());
         }
+        let tls = self.config.tls.as_ref();
+        let port = tls.map(|listener| listener.port);
+        let untracked = Untracked::new(addresses.clone(), self.config.port, port);
+        if let Err(error) = untracked::hold(untracked).await {
+            self.problems.push(error.to_string());
+        }
         let errors = self.listeners.reconcile(&self.wanted);
         self.problems.extend(errors.iter().map(ToString::to_string));
         let inherited = &mut self.listeners.inherited;
         let errors = self.servers.reconcile(&self.config.vitals, inherited);
         self.problems.extend(errors.iter().map(ToString::to_string));
-        let tls = self.config.tls.as_ref();
-        let port = tls.map(|listener| listener.port);
         let at = |port| addresses.iter().map(move |address| SocketAddr::new(*address, port));
         let secure = port.into_iter().flat_map(at).collect();
         self.problems.extend(self.secure_listeners.reconcile(&secure, tls, inherited));
@@ -461,7 +464,7 @@ impl Role {
             return;
         }
         if let Err(error) = release().await {
-            tracing::warn!(%error, "addresses of the resolver were not given up");
+            tracing::warn!(%error, "what the resolver held was not given up");
         }
     }
 }

@@ -14,6 +14,7 @@ mod site;
 mod soak;
 mod steps;
 mod transport;
+mod untracked;
 mod upgrade;
 mod upstream;
 mod vitals;

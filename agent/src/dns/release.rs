@@ -1,0 +1,26 @@
+//! Gives up what the node holds for its resolver.
+
+use std::collections::BTreeSet;
+
+use super::{
+    addresses::{self, AddressError},
+    untracked::{self, Untracked, UntrackedError},
+};
+
+/// What was not given up.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// An address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The rules that keep connection tracking away.
+    #[error(transparent)]
+    Untracked(#[from] UntrackedError),
+}
+
+/// Gives up the addresses and the rules of a resolver that ends, or that a predecessor of an agent
+/// without the role held and, being killed, could not give up itself. Touches nothing else.
+pub async fn release() -> Result<(), ReleaseError> {
+    addresses::hold(&BTreeSet::new()).await?;
+    Ok(untracked::hold(Untracked::default()).await?)
+}
