@@ -21,6 +21,7 @@ pub mod exec;
 pub mod layout;
 pub mod network;
 pub mod process;
+pub mod resolvers;
 pub mod traffic;
 pub mod up;
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Layout, api::Api, cgroup, layout::Host, network, process};
+use super::{Layout, api::Api, cgroup, layout::Host, network, process, resolvers};
 use crate::{checkout, step::step};
 
 /// How long any part may take until it serves.
@@ -46,6 +46,7 @@ pub fn up(layout: &Layout) -> Result<Api> {
     step("waiting for the nodes to be ready", || {
         wait(layout, "every node to be Ready", || nodes_ready(layout, &api))
     })?;
+    step("leading cluster DNS to the nodes", || resolvers::apply(layout, &api))?;
     Ok(api)
 }
 
