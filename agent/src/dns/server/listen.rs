@@ -189,6 +189,7 @@ impl Listeners {
                 ipv6: address.is_ipv6(),
                 resolver: Arc::clone(&self.resolver),
                 audience,
+                connections: Arc::clone(&self.connections),
                 elsewhere: Handle::current(),
             };
             self.tasks.spawn_on(udp::serve(served, stop.clone()), worker);

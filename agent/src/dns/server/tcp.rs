@@ -52,6 +52,11 @@ impl Connections {
         Arc::new(Self { limits, departure, by_source: Mutex::default() })
     }
 
+    /// Whether another process goes on with the sockets.
+    pub(super) fn has_successor(&self) -> bool {
+        self.departure.has_successor()
+    }
+
     /// Counts one more from `source`, unless there are too many.
     pub(super) fn count(self: &Arc<Self>, source: IpAddr) -> Option<Counted> {
         let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);

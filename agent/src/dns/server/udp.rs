@@ -23,7 +23,7 @@ use super::{
     Begun, Resolver,
     backlog::{Backlog, LetGo},
     batch::{Arrived, Batch, Left, MANY},
-    listen::Audience,
+    listen::{Audience, Connections},
     trail::Trail,
 };
 use crate::dns::{message::Transport, metrics::Shed};
@@ -32,6 +32,8 @@ use crate::dns::{message::Transport, metrics::Shed};
 const PAUSE: Duration = Duration::from_millis(20);
 /// Batches that are taken in a turn, in which one is answered.
 const TAKEN: usize = 4;
+/// The port to which a socket is connected from which no more questions shall come (RFC 863).
+const DISCARD: u16 = 9;
 
 /// A socket, and who is answered by it.
 pub(super) struct Served {
@@ -39,6 +41,8 @@ pub(super) struct Served {
     pub(super) ipv6: bool,
     pub(super) resolver: Arc<Resolver>,
     pub(super) audience: Audience,
+    /// Says whether another process goes on with the socket.
+    pub(super) connections: Arc<Connections>,
     /// Where questions wait for upstreams.
     pub(super) elsewhere: Handle,
 }
@@ -53,7 +57,8 @@ struct Waiting {
     upstreams: TaskTracker,
 }
 
-/// Serves until `stop`; what waits for upstreams is answered before it returns.
+/// Serves until `stop`; what has come by then, and what waits for upstreams, is answered before it
+/// returns. Who asks later asks somebody else.
 pub(super) async fn serve(served: Served, stop: CancellationToken) {
     let served = Arc::new(served);
     let mut waiting = Waiting::default();
@@ -83,8 +88,36 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
             Err(error) => failed(&error).await,
         }
     }
+    finish(&served, &mut waiting).await;
+    // Each has a time within which it is answered, upstreams or not.
     waiting.upstreams.close();
     waiting.upstreams.wait().await;
+}
+
+/// Answers what has come. What comes from now on is not for this socket, which is open as long as
+/// upstreams take: another process reads it, or there is no socket for it and clients are led
+/// elsewhere, or refused, at once.
+async fn finish(served: &Arc<Served>, waiting: &mut Waiting) {
+    let alone = !served.connections.has_successor() && served.turn_away().await;
+    loop {
+        let take = |batch: &mut Batch, waiting: &mut Waiting| {
+            if alone { served.take(batch, waiting) } else { Ok(()) }
+        };
+        let turn = Batch::with(|batch| {
+            let left = served.turn(batch, waiting, take)?;
+            io::Result::Ok((batch.len(), left))
+        });
+        match turn {
+            Ok((0, _)) => return,
+            Ok((_, left)) => {
+                for (answer, to) in left {
+                    served.send(&answer, to).await;
+                }
+                tokio::task::yield_now().await;
+            }
+            Err(error) => return failed(&error).await,
+        }
+    }
 }
 
 async fn failed(error: &io::Error) {
@@ -93,6 +126,26 @@ async fn failed(error: &io::Error) {
 }
 
 impl Served {
+    /// Has the kernel find no socket here for those who ask from now on, while answers still can be
+    /// sent from its address: a socket that is connected takes only what its peer sends. Whether it
+    /// does.
+    async fn turn_away(&self) -> bool {
+        let connected = async {
+            let itself = self.socket.local_addr()?.ip();
+            self.socket.connect((itself, DISCARD)).await
+        };
+        match connected.await {
+            Ok(()) => {
+                tracing::debug!(address = ?self.socket.local_addr(), "clients are turned away");
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "udp socket still takes questions that nobody answers");
+                false
+            }
+        }
+    }
+
     /// Takes what there is by `take`, and answers a batch; gives what could not be sent yet.
     fn turn(
         self: &Arc<Self>,
@@ -207,9 +260,14 @@ mod tests {
     use super::*;
     use crate::{
         dns::{
-            cache::Cache, config::Forwarding, fixture, forward::Forwarder, metrics::Metrics,
+            cache::Cache,
+            config::{Forwarding, Tcp},
+            fixture,
+            forward::Forwarder,
+            metrics::Metrics,
             route::Routes,
         },
+        handover::Departure,
         local_pods::LocalPods,
     };
 
@@ -233,6 +291,7 @@ mod tests {
             ipv6: address == "::1",
             resolver: Arc::new(resolver),
             audience: Audience::Everyone,
+            connections: Connections::new(Tcp::default(), Departure::default()),
             elsewhere: Handle::current(),
         };
         (Arc::new(served), client, metrics)
@@ -307,6 +366,46 @@ mod tests {
             assert!(full > 0 && socket > 0, "{full} {late} {socket}");
             let shed = usize::try_from(full + late + socket).unwrap();
             assert_eq!(answered.len() + last + shed, asked, "{full} {late} {socket}");
+        }
+    }
+
+    #[tokio::test]
+    async fn dns_75_what_has_come_is_answered_in_the_end_and_others_are_turned_away() {
+        let many = u16::try_from(MANY).unwrap();
+        for address in ["127.0.0.1", "::1"] {
+            let (served, client, _metrics) = pair(address);
+            let served = Arc::into_inner(served).unwrap();
+            let late = client.try_clone().unwrap();
+            (0..5 * many).for_each(|number| ask(&client, number));
+            let stop = CancellationToken::new();
+            stop.cancel();
+            serve(served, stop).await;
+            let mut answer = [0; 512];
+            let mut answered: Vec<_> = (0..5 * many)
+                .map(|_| {
+                    client.recv(&mut answer).unwrap();
+                    u16::from_be_bytes([answer[0], answer[1]])
+                })
+                .collect();
+            answered.sort_unstable();
+            assert_eq!(answered, (0..5 * many).collect::<Vec<_>>());
+            ask(&late, 1);
+            let refused = late.recv(&mut answer).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_turned_away_hears_so_while_answers_still_leave() {
+        for address in ["127.0.0.1", "::1"] {
+            let (served, client, _metrics) = pair(address);
+            assert!(served.turn_away().await);
+            ask(&client, 1);
+            let mut answer = [0; 512];
+            let refused = client.recv(&mut answer).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            served.send(b"late", client.local_addr().unwrap()).await;
+            assert_eq!(client.recv(&mut answer).unwrap(), 4);
         }
     }
 }

@@ -178,6 +178,11 @@ fn dns_75_what_is_under_way_is_answered_before_the_end() {
                 }
             });
             running.tell_to_stop();
+            // Who asks now is not kept waiting for those who wait.
+            wait::until("somebody to be refused", Duration::from_secs(5), || {
+                let said = site.dig(&format!("@{address} +short web.default.svc.cluster.local"));
+                if said.contains("connection refused") { Ok(()) } else { Err(said) }
+            });
             upstream.release();
             assert_eq!(asking.join().unwrap(), "192.0.2.80\n");
         });

@@ -111,3 +111,31 @@ fn an_agent_that_can_not_hand_over_is_named() {
         assert!(agent.log().contains(why), "{}", agent.log());
     });
 }
+
+/// An agent that is told to stop answers what waits for slow upstreams. Meanwhile others are not
+/// kept waiting: the other node answers them.
+#[test]
+fn dns_75_while_one_waits_for_an_upstream_in_the_end_others_are_answered_elsewhere() {
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    let _other = field.agent(other, &[]);
+    for family in FAMILIES {
+        let mut agent = field.agent(host, &[]);
+        let mut pod = host.in_pod();
+        let question = format!("@{} slow.example.org A", dns(family).ip());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| dig(&host.pod, &question));
+            agent.until_logged("upstream gave no answer");
+            agent.signal(Signal::SIGTERM);
+            agent.until_logged("clients are turned away");
+            for kind in ["udp", "udp-kept", "tcp"] {
+                let asked = pod.ask_name(kind, dns(family), NAME, 0);
+                asked.unwrap_or_else(|error| panic!("{kind}: {error}\n{}", agent.log()));
+            }
+            assert!(agent.is_running(), "it waits: {}", agent.log());
+            let said = waits.join().unwrap();
+            assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
+        });
+        assert!(agent.ended().success(), "{}", agent.log());
+    }
+}
