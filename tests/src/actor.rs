@@ -199,6 +199,12 @@ impl Actor {
         self.say(&format!("names {kind} {server} {name} {retries}")).unwrap();
     }
 
+    /// Asks the DNS server for the A records of a name so many times a second, until [`Self::stop`]:
+    /// see [`crate::rate`].
+    pub fn rate_of_names(&mut self, server: SocketAddr, name: &str, rate: u32, retries: u32) {
+        self.say(&format!("rate {server} {name} {rate} {retries}")).unwrap();
+    }
+
     /// Asks once.
     pub fn ask_name(
         &mut self,

@@ -15,6 +15,7 @@ pub mod lab;
 pub mod names;
 pub mod netns;
 pub mod node;
+pub mod rate;
 pub mod soak;
 pub mod tables;
 pub mod wait;

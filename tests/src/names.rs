@@ -42,12 +42,7 @@ impl Client {
     /// One of the kind `udp`, `udp-kept`, `tcp` or `tcp-kept` that asks `server` for the A records
     /// of `name`.
     pub fn new(kind: &str, server: SocketAddr, name: &str, retries: u32) -> Self {
-        let mut question = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        for label in name.trim_end_matches('.').split('.') {
-            question.push(u8::try_from(label.len()).expect("a label"));
-            question.extend_from_slice(label.as_bytes());
-        }
-        question.extend_from_slice(&[0, 0, 1, 0, 1]);
+        let question = question(name);
         let (tcp, keeps) = (kind.starts_with("tcp"), kind.ends_with("kept"));
         Self { server, tcp, keeps, retries, question }
     }
@@ -81,10 +76,7 @@ impl Client {
         if self.keeps {
             *line = Some(current);
         }
-        let good = answer.get(..2) == Some(&id.to_be_bytes()[..])
-            && answer.get(3).is_some_and(|octet| octet % 16 == 0)
-            && answer.get(6..8).is_some_and(|count| count != [0, 0]);
-        if good {
+        if answer.get(..2) == Some(&id.to_be_bytes()[..]) && is_good(&answer) {
             return Ok(());
         }
         Err(io::Error::other(format!("the answer is {:?}", answer.get(..12))))
@@ -107,6 +99,23 @@ impl Client {
         socket.set_read_timeout(Some(patience))?;
         Ok(Line::Udp(socket))
     }
+}
+
+/// The question for the A records of `name`, with the identifier 0.
+pub(crate) fn question(name: &str) -> Vec<u8> {
+    let mut question = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.trim_end_matches('.').split('.') {
+        question.push(u8::try_from(label.len()).expect("a label"));
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    question
+}
+
+/// Whether an answer has records, and no failure.
+pub(crate) fn is_good(answer: &[u8]) -> bool {
+    answer.get(3).is_some_and(|octet| octet % 16 == 0)
+        && answer.get(6..8).is_some_and(|count| count != [0, 0])
 }
 
 fn exchange(line: &Line, question: &[u8]) -> io::Result<Vec<u8>> {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_tests::names::Client;
+use mizzen_tests::{names::Client, rate::Steady};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// How long anything may take before it counts as lost.
@@ -102,6 +102,11 @@ impl Actor {
             ["name", kind, to, name, retries] => {
                 let client = Client::new(kind, parse(to)?, name, parse(retries)?);
                 client.ask(1, &mut None).map(|()| String::new())
+            }
+            ["rate", to, name, rate, retries] => {
+                let client = Steady::new(parse(to)?, name, parse(rate)?, parse(retries)?)?;
+                self.load = Some(Load::steady(client));
+                Ok(String::new())
             }
             ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
             _ => Err(usage(&words.join(" "))),
@@ -193,6 +198,18 @@ impl Load {
             id = id.wrapping_add(16);
             client.ask(id, &mut line)
         })
+    }
+
+    /// As many clients of DNS as ask so often.
+    fn steady(client: Steady) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread =
+            std::thread::spawn(move || match client.run(|| stopped.load(Ordering::Relaxed)) {
+                Ok(counts) => (counts.answered, counts.failed, counts.first_failure),
+                Err(error) => (0, 1, error.to_string()),
+            });
+        Self { stop, thread }
     }
 
     fn repeat(

@@ -11,6 +11,21 @@ use super::field::{Agent, Field, Host, NAME, dns, on};
 
 const KINDS: [&str; 4] = ["udp", "udp-kept", "tcp", "tcp-kept"];
 
+/// Questions a second of those that ask at a rate, all together.
+const RATE: u32 = 5_000;
+
+/// Clients that ask 5,000 questions a second together, in the host's pod and on the host itself.
+fn steady_clients(host: &Host, retries: u32) -> Vec<(String, Actor)> {
+    let mut clients = Vec::new();
+    for family in FAMILIES {
+        for (place, mut actor) in [("pod", host.in_pod()), ("node", host.node.actor())] {
+            actor.rate_of_names(dns(family), NAME, RATE / 4, retries);
+            clients.push((format!("rate {family:?} from the {place}"), actor));
+        }
+    }
+    clients
+}
+
 /// Clients of every kind in the host's pod and on the host itself.
 fn clients(host: &Host, retries: u32) -> Vec<(String, Actor)> {
     let mut clients = Vec::new();
@@ -25,13 +40,17 @@ fn clients(host: &Host, retries: u32) -> Vec<(String, Actor)> {
     clients
 }
 
-fn check(clients: Vec<(String, Actor)>, agents: &[&Agent]) {
+/// Ends them; how many questions were answered: all.
+fn check(clients: Vec<(String, Actor)>, agents: &[&Agent]) -> u64 {
+    let mut answered = 0;
     for (what, mut actor) in clients {
         let load = actor.stop();
         let logs = || agents.iter().map(|agent| agent.log()).collect::<Vec<_>>().join("\n--\n");
         assert_eq!(load.failed, 0, "{what}: {load:?}\n{}", logs());
         assert!(load.done > 20, "{what}: {load:?}");
+        answered += load.done;
     }
+    answered
 }
 
 #[test]
@@ -46,7 +65,7 @@ fn dns_73_an_upgrade_loses_no_question() {
         assert_eq!(host.metric("mizzen_map_writes_total"), "0", "nothing had changed");
         agent = next;
     }
-    check(clients, &[&agent]);
+    assert!(check(clients, &[&agent]) > 0);
 }
 
 /// An agent that is killed hands nothing over: its node's clients are answered by the others at
@@ -71,7 +90,36 @@ fn dns_73_the_resolvers_of_other_nodes_answer_for_one_that_was_killed() {
         }
         agent = field.agent(host, &[]);
     }
-    check(clients, &[&agent]);
+    assert!(check(clients, &[&agent]) > 0);
+}
+
+#[test]
+fn dns_73_at_5000_questions_a_second_an_upgrade_loses_none() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let mut agent = field.agent(host, &[]);
+    let clients = steady_clients(host, 0);
+    for _ in 0..share(40) {
+        agent = field.agent_after(host, &mut agent);
+    }
+    let answered = check(clients, &[&agent]);
+    println!("{answered} questions through {} upgrades", share(40));
+}
+
+#[test]
+fn dns_73_at_5000_questions_a_second_a_kill_costs_one_retry() {
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    let _other = field.agent(other, &[]);
+    let mut agent = field.agent(host, &[]);
+    let clients = steady_clients(host, 1);
+    for signal in [Signal::SIGKILL, Signal::SIGTERM].repeat(usize::try_from(share(20)).unwrap()) {
+        agent.signal(signal);
+        agent.ended();
+        agent = field.agent(host, &[]);
+    }
+    let answered = check(clients, &[&agent]);
+    println!("{answered} questions through {} ends", 2 * share(20));
 }
 
 /// Endpoints of a slice, as the controller fills them.
