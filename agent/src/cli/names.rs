@@ -61,20 +61,34 @@ fn said(source: &Source, asked: &str) -> String {
 }
 
 fn place(source: &Source) -> String {
-    let kept = match (source.age_seconds, source.left_seconds) {
-        (Some(age), Some(0)) => format!("; an answer of {age} s ago has outlived its time"),
-        (Some(age), Some(left)) => format!(", kept for {age} s, good for {left} s more"),
-        _ => String::new(),
-    };
     let zone = &source.zone;
+    let by = source.answered_by.as_deref();
     match &*source.kind {
         "cluster" if source.objects.is_empty() => {
             format!("the cluster's names ({zone}): nothing has it")
         }
         "cluster" => format!("the cluster's names ({zone}): {}", source.objects.join(", ")),
         "hosts" => format!("the table of hosts of {zone}"),
-        "cache" => format!("the cache{kept}; zone {zone} asks {}", source.upstreams.join(", ")),
-        "upstream" => format!("zone {zone}, which asks {}{kept}", source.upstreams.join(", ")),
+        "cache" => {
+            let (age, left) =
+                (source.age_seconds.unwrap_or_default(), source.left_seconds.unwrap_or_default());
+            let said = by.map_or_else(
+                || format!("none of {} answered", source.upstreams.join(", ")),
+                |by| format!("{by} said so"),
+            );
+            format!("the cache (zone {zone}): {age} s ago {said}, good for {left} s more")
+        }
+        "upstream" => match (by, source.age_seconds) {
+            (Some(by), None) => format!("upstream {by} (zone {zone})"),
+            (by, age) => {
+                let asks =
+                    format!("zone {zone}, which asks {}: no answer", source.upstreams.join(", "));
+                let outlived = by
+                    .zip(age)
+                    .map(|(by, age)| format!("; what {by} said {age} s ago has outlived its time"));
+                asks + &outlived.unwrap_or_default()
+            }
+        },
         "nobody" if zone.is_empty() => "nobody: no zone of the configuration has it".to_owned(),
         "nobody" => format!("nobody: zone {zone} has no upstream for it"),
         step => format!("{step}: {}", source.objects.join(", ")),
@@ -117,15 +131,41 @@ mod tests {
         question.sources = vec![Source {
             kind: "cache".into(),
             zone: ".".into(),
-            upstreams: vec!["192.0.2.1:53".into()],
+            upstreams: vec!["192.0.2.1:53".into(), "192.0.2.2:53".into()],
+            answered_by: Some("192.0.2.2:53".into()),
             age_seconds: Some(3),
             left_seconds: Some(27),
             ..Source::default()
         }];
         let (text, _) = print(&body(&question)).unwrap();
-        assert!(
-            text.contains("the cache, kept for 3 s, good for 27 s more; zone . asks"),
-            "{text}"
-        );
+        let kept = "the cache (zone .): 3 s ago 192.0.2.2:53 said so, good for 27 s more\n";
+        assert!(text.contains(kept), "{text}");
+    }
+
+    #[test]
+    fn of_upstreams_the_one_that_answered_is_named() {
+        let asked = Source {
+            kind: "upstream".into(),
+            zone: ".".into(),
+            upstreams: vec!["192.0.2.1:53".into(), "192.0.2.2:53".into()],
+            ..Source::default()
+        };
+        let by = Some("192.0.2.2:53".to_owned());
+        let answered = Source { answered_by: by.clone(), ..asked.clone() };
+        assert_eq!(place(&answered), "upstream 192.0.2.2:53 (zone .)");
+        let nobody = "zone ., which asks 192.0.2.1:53, 192.0.2.2:53: no answer";
+        assert_eq!(place(&asked), nobody);
+        let stale = Source {
+            answered_by: by,
+            age_seconds: Some(90),
+            left_seconds: Some(0),
+            ..asked.clone()
+        };
+        let outlived = "; what 192.0.2.2:53 said 90 s ago has outlived its time";
+        assert_eq!(place(&stale), format!("{nobody}{outlived}"));
+        let failed =
+            Source { kind: "cache".into(), age_seconds: Some(1), left_seconds: Some(4), ..asked };
+        let said = "the cache (zone .): 1 s ago none of 192.0.2.1:53, 192.0.2.2:53 answered, good for 4 s more";
+        assert_eq!(place(&failed), said);
     }
 }

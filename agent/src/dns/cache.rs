@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -122,6 +123,17 @@ pub struct Hit {
     pub age: Duration,
 }
 
+/// What an upstream said.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// As it was read.
+    pub message: &'a Message,
+    /// As it came.
+    pub octets: &'a [u8],
+    /// Who said it.
+    pub by: SocketAddr,
+}
+
 /// What the cache knows.
 #[derive(Debug)]
 pub enum Found {
@@ -168,6 +180,8 @@ enum Kept {
 #[derive(Debug)]
 struct Entry {
     kept: Kept,
+    /// Who said it; nobody where nobody answered.
+    by: Option<SocketAddr>,
     stored: Instant,
     expires: Instant,
     /// When even in need it is too old.
@@ -182,10 +196,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(kept: Kept, now: Instant, lifetime: Duration) -> Self {
+    fn new((kept, by): (Kept, Option<SocketAddr>), now: Instant, lifetime: Duration) -> Self {
         let expires = now + lifetime;
         Self {
             kept,
+            by,
             stored: now,
             expires,
             ends: expires,
@@ -269,6 +284,7 @@ impl Cache {
             age: now.saturating_duration_since(entry.stored),
             left: entry.expires.saturating_duration_since(now),
             failure: !matches!(entry.kept, Kept::Answer(_)),
+            by: entry.by,
         })
     }
 
@@ -282,19 +298,14 @@ impl Cache {
         usable.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, key)| key)
     }
 
-    /// Keeps `octets`, which are `message`, where it may be kept.
-    pub fn put(
-        &mut self,
-        asked: Asked<'_>,
-        message: &Message,
-        octets: &[u8],
-        keeping: &Keeping,
-        now: Instant,
-    ) {
+    /// Keeps what was said, where it may be kept.
+    pub fn put(&mut self, asked: Asked<'_>, said: Said<'_>, keeping: &Keeping, now: Instant) {
+        let Said { message, octets, by } = said;
         let Some(lifetime) = lifetime(message, keeping) else { return };
         let code = message.metadata.response_code;
         if code == ResponseCode::ServFail {
-            return self.fail_with(asked, Kept::Failure(octets.into()), lifetime, now);
+            let failure = (Kept::Failure(octets.into()), Some(by));
+            return self.fail_with(asked, failure, lifetime, now);
         }
         // With an alias before it, only what the alias leads to does not exist (RFC 6604).
         let of_name = code == ResponseCode::NXDomain && message.answers.is_empty();
@@ -302,7 +313,7 @@ impl Cache {
         let (key, other) = if of_name { (other, key) } else { (key, other) };
         // It has become untrue.
         self.forget(&other);
-        let mut entry = Entry::new(Kept::Answer(octets.into()), now, lifetime);
+        let mut entry = Entry::new((Kept::Answer(octets.into()), Some(by)), now, lifetime);
         entry.ends += keeping.stale;
         entry.prefetch = keeping.prefetch;
         self.insert(key, entry);
@@ -316,11 +327,18 @@ impl Cache {
         keeping: &Keeping,
         now: Instant,
     ) {
-        self.fail_with(asked, Kept::Silence(explanation), keeping.failure_ttl, now);
+        let silence = (Kept::Silence(explanation), None);
+        self.fail_with(asked, silence, keeping.failure_ttl, now);
     }
 
     /// A failure is noted at what is good, and stands alone only where there is nothing good.
-    fn fail_with(&mut self, asked: Asked<'_>, kept: Kept, lifetime: Duration, now: Instant) {
+    fn fail_with(
+        &mut self,
+        asked: Asked<'_>,
+        kept: (Kept, Option<SocketAddr>),
+        lifetime: Duration,
+        now: Instant,
+    ) {
         let good = self.best(asked, now).and_then(|key| self.entries.get_mut(&key));
         match good {
             Some(entry) if matches!(entry.kept, Kept::Answer(_)) => {

@@ -65,6 +65,9 @@ pub struct Source {
     pub objects: Vec<String>,
     /// Who may be asked, in order.
     pub upstreams: Vec<String>,
+    /// Which of them answered: now, or when the answer was kept. None where none did.
+    #[serde(default)]
+    pub answered_by: Option<String>,
     /// For how many seconds the answer has been kept, where it is.
     pub age_seconds: Option<u64>,
     /// For how many seconds it still is; 0 where it has outlived its time.
@@ -166,12 +169,12 @@ fn reason(answer: &Message) -> String {
 
 /// What a question met, as a source of its answer.
 fn source(zone: &Zone, snapshot: &Snapshot, met: Met) -> Source {
-    let (question, in_hosts, known) = match met {
+    let (question, in_hosts, known, asked) = match met {
         Met::Step { step, name, what } => {
             let (kind, name) = (step.to_owned(), name.to_string());
             return Source { kind, name, objects: vec![what], ..Source::default() };
         }
-        Met::LookUp { question, in_hosts, known } => (question, in_hosts, known),
+        Met::LookUp { question, in_hosts, known, asked } => (question, in_hosts, known, asked),
     };
     let name = question.query.name().to_string();
     let route = known.zone.unwrap_or_default();
@@ -189,10 +192,19 @@ fn source(zone: &Zone, snapshot: &Snapshot, met: Met) -> Source {
         };
     }
     let kind = match known.kept {
+        // What has outlived its time may have been given all the same, where nobody answered.
+        _ if matches!(asked, Some(Some(_))) => "upstream",
         Some(Kept { failure: false, left, .. }) if !left.is_zero() => "cache",
         Some(Kept { failure: true, .. }) => "cache",
         _ if known.upstreams.is_empty() => "nobody",
         _ => "upstream",
+    };
+    // An answer that has just come has no age, whatever was kept before.
+    let kept = known.kept.filter(|_| kind == "cache" || !matches!(asked, Some(Some(_))));
+    let answered_by = asked.flatten().or_else(|| kept.and_then(|kept| kept.by));
+    let named = |address: SocketAddr| {
+        let upstream = known.upstreams.iter().find(|upstream| upstream.address == address);
+        upstream.map_or_else(|| address.to_string(), ToString::to_string)
     };
     let seconds = |time: Duration| time.as_secs();
     Source {
@@ -200,9 +212,10 @@ fn source(zone: &Zone, snapshot: &Snapshot, met: Met) -> Source {
         name,
         zone: route,
         objects: Vec::new(),
+        answered_by: answered_by.map(named),
         upstreams: known.upstreams.iter().map(ToString::to_string).collect(),
-        age_seconds: known.kept.map(|kept| seconds(kept.age)),
-        left_seconds: known.kept.map(|kept| seconds(kept.left)),
+        age_seconds: kept.map(|kept| seconds(kept.age)),
+        left_seconds: kept.map(|kept| seconds(kept.left)),
     }
 }
 

@@ -27,6 +27,11 @@ fn question(name: &str, kind: RecordType) -> Question {
     }
 }
 
+/// Said by the only upstream.
+fn said<'a>(message: &'a Message, octets: &'a [u8]) -> Said<'a> {
+    Said { message, octets, by: "192.0.2.1:53".parse().unwrap() }
+}
+
 /// By the only route.
 fn by_route(question: &Question) -> Asked<'_> {
     Asked { question, place: 0 }
@@ -86,7 +91,7 @@ impl Watched {
     /// Puts `message` in, as octets that begin with `mark`.
     fn put(&mut self, second: u64, question: &Question, message: &Message, mark: u8) {
         let now = self.at(second);
-        self.cache.put(by_route(question), message, &[mark; 20], &self.keeping, now);
+        self.cache.put(by_route(question), said(message, &[mark; 20]), &self.keeping, now);
     }
 
     /// What is found, as a word and the mark.
@@ -252,10 +257,10 @@ fn memory_is_bounded_and_what_expires_first_goes_first() {
     let keeping = Keeping::default();
     let named = |index: u32| question(&format!("n{index}.example.org."), RecordType::A);
     let long = message(ResponseCode::NoError, &[30], None);
-    cache.put(by_route(&named(0)), &long, &[0; 100], &keeping, now);
+    cache.put(by_route(&named(0)), said(&long, &[0; 100]), &keeping, now);
     for index in 1..1000 {
         let short = message(ResponseCode::NoError, &[20], None);
-        cache.put(by_route(&named(index)), &short, &[0; 100], &keeping, now);
+        cache.put(by_route(&named(index)), said(&short, &[0; 100]), &keeping, now);
         assert!(cache.octets <= 10_000);
         assert_eq!(cache.entries.len(), cache.by_expiry.len());
     }
@@ -263,7 +268,7 @@ fn memory_is_bounded_and_what_expires_first_goes_first() {
     let kept =
         |cache: &mut Cache| matches!(cache.get(by_route(&named(0)), now), Found::Fresh { .. });
     assert!(kept(&mut cache), "the one that lasts is still there");
-    cache.put(by_route(&named(0)), &long, &vec![0; 20_000], &keeping, now);
+    cache.put(by_route(&named(0)), said(&long, &vec![0; 20_000]), &keeping, now);
     assert!(kept(&mut cache), "what never fits displaces nothing");
     let of_all: usize = cache.entries.iter().map(|(key, entry)| entry.cost(key)).sum();
     assert_eq!(cache.octets, of_all);

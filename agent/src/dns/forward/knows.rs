@@ -1,6 +1,9 @@
 //! What is known of a name before anybody is asked: for explanations, which change nothing.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{Forwarder, lock};
 use crate::dns::{cache::Asked, message::Question, name::LowerName, route::Upstream};
@@ -25,6 +28,8 @@ pub struct Kept {
     pub left: Duration,
     /// Whether it is the failure to get one.
     pub failure: bool,
+    /// Whose answer it is; nobody's where nobody answered.
+    pub by: Option<SocketAddr>,
 }
 
 impl Forwarder {

@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     answer::{Explanation, Reply},
-    cache::{Asked, Cache, Found, Hit, Keeping, Key},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said},
     chain::Chain,
     config::Forwarding,
     direct,
@@ -59,7 +59,14 @@ const STALE_TTL: u32 = 30;
 const WAITING_PER_FLIGHT: usize = 8;
 
 /// What asking came to; shared by all who asked for the same.
-type Answer = Result<Arc<Message>, Explanation>;
+type Answer = Result<Heard, Explanation>;
+
+/// An upstream's answer.
+#[derive(Clone, Debug)]
+struct Heard {
+    message: Arc<Message>,
+    by: SocketAddr,
+}
 
 /// Asks upstreams and remembers what they said.
 #[derive(Debug)]
@@ -224,10 +231,15 @@ impl Forwarder {
         stale.unwrap_or_else(|| Reply::failure(Explanation::Overloaded))
     }
 
-    /// The upstreams' answer, or where there is none and an old one is remembered, that.
-    pub async fn ask(self: &Arc<Self>, question: &Question, errand: Errand) -> Reply {
+    /// The upstreams' answer and whose it is; or where there is none and an old one is remembered,
+    /// that.
+    pub async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        errand: Errand,
+    ) -> (Reply, Option<SocketAddr>) {
         let Some(route) = self.routes.at(errand.place) else {
-            return Reply::failure(Explanation::NoUpstream);
+            return (Reply::failure(Explanation::NoUpstream), None);
         };
         let Flight { key, ask } = self.flight(question, errand.place);
         let seat = self.flights.board(key, ask);
@@ -235,18 +247,19 @@ impl Forwarder {
         let answer = match stale {
             None => seat.answer().await,
             Some(stale) => match timeout(CLIENT_RESPONSE, seat.answer()).await {
-                Ok(Ok(message)) if !is_refusal(&message) => Ok(message),
+                Ok(Ok(heard)) if !is_refusal(&heard.message) => Ok(heard),
                 Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.
                 _ => {
                     self.metrics.looked_up(Some(stale.code), true, false);
-                    return stale;
+                    return (stale, None);
                 }
             },
         };
-        match answer {
-            Ok(message) => {
-                as_reply(question, &message, |ttl| bounded(ttl, &message, &route.keeping))
+        let failed = match answer {
+            Ok(Heard { message, by }) => {
+                let ttl = |ttl| bounded(ttl, &message, &route.keeping);
+                return (as_reply(question, &message, ttl), Some(by));
             }
             Err(Explanation::Overloaded) => self.overloaded(question, errand.stale.as_ref()),
             Err(explanation) => {
@@ -255,7 +268,8 @@ impl Forwarder {
                 }
                 Reply::failure(explanation)
             }
-        }
+        };
+        (failed, None)
     }
 
     /// The flight that asks.
@@ -318,14 +332,11 @@ impl Forwarder {
                     lock(health).answered(upstream);
                     counts.answered(received.message.metadata.response_code, now.elapsed());
                     if !is_refusal(&received.message) {
-                        return Ok(self.remember(
-                            Asked { question, place },
-                            received,
-                            &route.keeping,
-                        ));
+                        let asked = Asked { question, place };
+                        return Ok(self.remember(asked, received, address, &route.keeping));
                     }
                     // Another one may know better; if none does, this is the answer.
-                    refusal.get_or_insert(received);
+                    refusal.get_or_insert((received, address));
                 }
                 failed => {
                     let error = failed.ok().and_then(Result::err).map(|error| error.to_string());
@@ -337,7 +348,8 @@ impl Forwarder {
             }
         }
         let asked = Asked { question, place };
-        refusal.map(|received| self.remember(asked, received, &route.keeping)).ok_or(silence)
+        let refused = |(received, by)| self.remember(asked, received, by, &route.keeping);
+        refusal.map(refused).ok_or(silence)
     }
 
     fn at(&self, place: usize) -> Option<(&Route, &Mutex<Health>)> {
@@ -368,14 +380,16 @@ impl Forwarder {
         &self,
         asked: Asked<'_>,
         received: exchange::Received,
+        by: SocketAddr,
         keeping: &Keeping,
-    ) -> Arc<Message> {
+    ) -> Heard {
         let exchange::Received { message, octets } = received;
         let mut cache = lock(&self.cache);
-        cache.put(asked, &message, &octets, keeping, Instant::now());
+        let said = Said { message: &message, octets: &octets, by };
+        cache.put(asked, said, keeping, Instant::now());
         self.metrics.cache_holds(cache.len(), cache.evicted());
         drop(cache);
-        Arc::new(message)
+        Heard { message: Arc::new(message), by }
     }
 
     /// The upstreams that lead back to us, and are not asked.

@@ -302,7 +302,8 @@ impl Resolver {
         match rest {
             Rest::Ask { alias, forwarder, errand } => {
                 let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-                let reply = forwarder.ask(foreign, errand).await;
+                let (reply, by) = forwarder.ask(foreign, errand).await;
+                counted.trail.answered_by(foreign, by);
                 let origin = if alias.is_some() { Origin::Kubernetes } else { Origin::Forward };
                 let reply = merged(alias.map(|(ours, _)| ours), reply);
                 self.write(&question, &reply, origin, &counted)

@@ -1,7 +1,10 @@
 //! What a question meets on its way, noted as it goes, for who explains the answer. Nobody else
 //! has anything noted.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use hickory_proto::{op::Query, rr::Name};
 
@@ -35,6 +38,8 @@ pub enum Met {
         in_hosts: bool,
         /// What was known beside the index, before anybody was asked.
         known: Knows,
+        /// Whether upstreams were asked, and which of them answered, if any.
+        asked: Option<Option<SocketAddr>>,
     },
 }
 
@@ -90,6 +95,22 @@ impl Trail {
             question: Box::new(question.clone()),
             in_hosts: by.in_hosts(question, block).is_some(),
             known: by.knows(question, block),
+            asked: None,
         });
+    }
+
+    /// Upstreams were asked what was looked up, and this one answered, if any.
+    pub(super) fn answered_by(&self, question: &Question, upstream: Option<SocketAddr>) {
+        let Some(all) = &self.0 else { return };
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked_up = all.iter_mut().rev().find_map(|met| match met {
+            Met::LookUp { question: asked_for, asked, .. } if asked_for.query == question.query => {
+                Some(asked)
+            }
+            _ => None,
+        });
+        if let Some(asked) = looked_up {
+            *asked = Some(upstream);
+        }
     }
 }

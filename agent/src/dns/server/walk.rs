@@ -224,7 +224,9 @@ impl Walk {
             LookedUp::Foreign => match self.forwarder.at_once(question, block) {
                 AtOnce::Answer(reply, origin) => (reply, origin),
                 AtOnce::Ask(errand) => {
-                    (self.forwarder.ask(question, errand).await, Origin::Forward)
+                    let (reply, by) = self.forwarder.ask(question, errand).await;
+                    self.trail.answered_by(question, by);
+                    (reply, Origin::Forward)
                 }
             },
         }

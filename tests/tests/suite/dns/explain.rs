@@ -3,7 +3,10 @@
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, api::PostParams};
 use mizzen_agent::serve::names::Answers;
-use mizzen_tests::{lab::Family, wait};
+use mizzen_tests::{
+    lab::{FAMILIES, Family},
+    wait,
+};
 use serde_json::json;
 
 use super::{
@@ -54,12 +57,14 @@ fn a_name_is_explained_by_what_answers_it() {
 
     let (code, said) = host.mizzen(&["dns", "www.example.org"]);
     assert!(code == Some(0) && said.contains("192.0.2.80"), "{said}");
-    assert!(said.contains("from     zone ., which asks 172.30.0.200:53\n"), "{said}");
+    assert!(said.contains("from     upstream 172.30.0.200:53 (zone .)\n"), "{said}");
     let (code, said) = host.mizzen(&["dns", "www.example.org", "-o", "json"]);
     assert_eq!(code, Some(0), "{said}");
     let answers: Answers = serde_json::from_str(&said).unwrap();
     let source = &answers.questions[0].sources[0];
     assert_eq!((&*source.kind, source.left_seconds.is_some_and(|left| left > 0)), ("cache", true));
+    assert_eq!(source.answered_by.as_deref(), Some("172.30.0.200:53"), "{said}");
+    assert!(source.age_seconds.is_some_and(|age| age < 30), "{said}");
     assert_eq!(live.times_asked("www.example.org."), 1);
 
     let (code, said) = host.mizzen(&["dns", "10.96.0.10"]);
@@ -68,6 +73,36 @@ fn a_name_is_explained_by_what_answers_it() {
     assert!(said.contains("Service kube-system/kube-dns"), "{said}");
     let (code, said) = host.mizzen(&["dns", "silent.example.org"]);
     assert!(code == Some(3) && said.contains("no upstream resolver answered in time"), "{said}");
+    assert!(said.contains("from     zone ., which asks 172.30.0.200:53: no answer\n"), "{said}");
+    let (_, said) = host.mizzen(&["dns", "silent.example.org"]);
+    assert!(said.contains("s ago none of 172.30.0.200:53 answered"), "{said}");
+}
+
+#[test]
+fn of_two_upstreams_the_one_that_answered_is_named() {
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    for family in FAMILIES {
+        let (deaf, live) = (family.wire(UPSTREAM - 1), family.wire(UPSTREAM));
+        let length = if family == Family::V4 { "24" } else { "64 nodad" };
+        other.node.netns.ip(&format!("addr add {live}/{length} dev eth0"));
+        let _live = Upstream::start(&other.node.netns, &[live]);
+        let folder = tempfile::tempdir().unwrap();
+        let corefile = folder.path().join("Corefile");
+        let text = format!(
+            ". {{\nkubernetes cluster.local\nforward . {deaf} {live} {{\npolicy sequential\n}}\n\
+             cache\nrewrite name exact old.example.com www.example.org\n}}\n"
+        );
+        std::fs::write(&corefile, text).unwrap();
+        let _agent = field.agent(host, &["--corefile", corefile.to_str().unwrap()]);
+        let named = std::net::SocketAddr::new(live, 53);
+        // Through the steps of a block, too.
+        let (code, said) = host.mizzen(&["dns", "old.example.com"]);
+        let upstream = format!("from     www.example.org.: upstream {named} (zone .)\n");
+        assert!(code == Some(0) && said.contains(&upstream), "{said}");
+        let (code, said) = host.mizzen(&["dns", "www.example.org"]);
+        assert!(code == Some(0) && said.contains(&format!("s ago {named} said so")), "{said}");
+    }
 }
 
 #[test]
