@@ -125,6 +125,7 @@ impl<'q> Asked<'q> {
             (1, [0, 0, 41, high, low, _, 0, flags, _, 0, 0]) => Some(ClientEdns {
                 payload: u16::from_be_bytes([*high, *low]),
                 dnssec_ok: flags & 0x80 != 0,
+                padded: false,
             }),
             _ => return None,
         };

@@ -3,7 +3,7 @@
 
 use hickory_proto::{
     op::{Message, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Record, RecordType},
+    rr::{DNSClass, Record, RecordType, rdata::opt::EdnsCode},
 };
 
 use super::{
@@ -18,6 +18,14 @@ const PLAIN_PAYLOAD: u16 = 512;
 pub const MAX_PAYLOAD: u16 = 1232;
 /// The code of the option that explains failures (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
+/// The code of the option that hides how long a message is (RFC 7830).
+pub const PADDING: u16 = 12;
+/// Answers over TLS have a multiple of so many octets (RFC 8467 4.1),
+const ANSWER_BLOCK: usize = 468;
+/// questions one of so many.
+pub const QUESTION_BLOCK: usize = 128;
+/// Octets of an option before its data.
+const OPTION_HEAD: usize = 4;
 
 /// The transport by which a message came: it bounds the answer's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +34,8 @@ pub enum Transport {
     Udp,
     /// A stream with lengths before messages.
     Tcp,
+    /// The same, encrypted.
+    Tls,
 }
 
 /// What octets from a client are.
@@ -63,6 +73,8 @@ pub struct ClientEdns {
     pub payload: u16,
     /// Whether it wants signatures (DO).
     pub dnssec_ok: bool,
+    /// Whether its question bears padding.
+    pub padded: bool,
 }
 
 impl Question {
@@ -75,7 +87,7 @@ impl Question {
 /// The number of octets that an answer may have.
 pub(super) fn limit(edns: Option<ClientEdns>, transport: Transport) -> u16 {
     match (transport, edns) {
-        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Tcp | Transport::Tls, _) => u16::MAX,
         (Transport::Udp, None) => PLAIN_PAYLOAD,
         (Transport::Udp, Some(edns)) => edns.payload.clamp(PLAIN_PAYLOAD, MAX_PAYLOAD),
     }
@@ -115,6 +127,7 @@ fn classify(mut message: Message, transport: Transport) -> Received {
         edns: message.edns.as_ref().map(|edns| ClientEdns {
             payload: edns.max_payload(),
             dnssec_ok: edns.flags().dnssec_ok,
+            padded: edns.option(EdnsCode::Padding).is_some(),
         }),
         transport,
     };
@@ -169,7 +182,39 @@ pub fn write(question: &Question, reply: &Reply) -> Vec<u8> {
     }
     additionals += usize::from(!opt.is_empty());
     let counts = [1, answers, authorities, additionals];
-    writer.finish(header(question, reply, cut, counts), &opt)
+    let mut octets = writer.finish(header(question, reply, cut, counts), &opt);
+    // In the clear it would hide nothing, and make more of what is sent in a client's name.
+    if question.transport == Transport::Tls && question.edns.is_some_and(|edns| edns.padded) {
+        pad(&mut octets, opt.len());
+    }
+    octets
+}
+
+/// Appends padding to a message that ends with an OPT record of so many octets, where it stays
+/// within what a message may have.
+fn pad(octets: &mut Vec<u8>, opt: usize) {
+    /// Of the length of its data in an OPT record.
+    const LENGTH: usize = 9;
+    let zeros = padding(octets.len(), ANSWER_BLOCK);
+    let opt_start = octets.len() - opt;
+    let (Ok(length), Ok(zeros)) =
+        (u16::try_from(opt - LENGTH - 2 + OPTION_HEAD + zeros), u16::try_from(zeros))
+    else {
+        return;
+    };
+    if octets.len() + OPTION_HEAD + usize::from(zeros) > usize::from(u16::MAX) {
+        return;
+    }
+    octets[opt_start + LENGTH..][..2].copy_from_slice(&length.to_be_bytes());
+    octets.extend(PADDING.to_be_bytes());
+    octets.extend(zeros.to_be_bytes());
+    octets.resize(octets.len() + usize::from(zeros), 0);
+}
+
+/// How many zeros the option takes that makes a message of so many octets one of whole blocks.
+pub fn padding(octets: usize, block: usize) -> usize {
+    let with_option = octets + OPTION_HEAD;
+    with_option.next_multiple_of(block) - with_option
 }
 
 /// The header of an answer (RFC 1035 4.1.1, RFC 4035 3.2).

@@ -190,7 +190,7 @@ fn dns_56_the_key() {
     let base = question("example.org.", RecordType::A);
     let key = |question: &Question| Key::of(by_route(question));
     assert_eq!(key(&base), key(&question("EXAMPLE.org.", RecordType::A)));
-    let dnssec_ok = ClientEdns { payload: 1232, dnssec_ok: true };
+    let dnssec_ok = ClientEdns { payload: 1232, dnssec_ok: true, padded: false };
     for other in [
         question("example.org.", RecordType::AAAA),
         question("www.example.org.", RecordType::A),
@@ -199,7 +199,7 @@ fn dns_56_the_key() {
     ] {
         assert_ne!(key(&base), key(&other));
     }
-    let plain = ClientEdns { payload: 512, dnssec_ok: false };
+    let plain = ClientEdns { payload: 512, dnssec_ok: false, padded: false };
     assert_eq!(key(&base), key(&Question { edns: Some(plain), ..base.clone() }));
     let elsewhere = Key::of(Asked { question: &base, place: 1 });
     assert_ne!(key(&base), elsewhere, "others may say otherwise");

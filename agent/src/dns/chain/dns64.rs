@@ -165,7 +165,7 @@ mod tests {
         assert!(all.concerns(&question(RecordType::AAAA), v4));
         let checks = Question {
             checking_disabled: true,
-            edns: Some(ClientEdns { payload: 1232, dnssec_ok: true }),
+            edns: Some(ClientEdns { payload: 1232, dnssec_ok: true, padded: false }),
             ..question(RecordType::AAAA)
         };
         assert!(!plain.concerns(&checks, v6), "it checks signatures itself");

@@ -268,7 +268,7 @@ pub(in crate::dns) fn entry() -> Entry {
         id: 29_008,
         name: Name::from_ascii("Example.org.").unwrap(),
         kind: RecordType::A,
-        edns: Some(ClientEdns { payload: 4096, dnssec_ok: false }),
+        edns: Some(ClientEdns { payload: 4096, dnssec_ok: false, padded: false }),
         size: 41,
         code: ResponseCode::NoError,
         flags: [0x81, 0xa0],

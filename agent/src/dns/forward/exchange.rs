@@ -6,14 +6,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use hickory_proto::op::{Edns, Message, MessageType};
+use hickory_proto::{
+    op::{Edns, Message, MessageType},
+    rr::rdata::opt::{EdnsCode, EdnsOption},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
 
 use super::link::Link;
-use crate::dns::message::{MAX_PAYLOAD, Question};
+use crate::dns::message::{MAX_PAYLOAD, PADDING, QUESTION_BLOCK, Question, padding};
 
 /// Larger than what we say that we take: some upstreams don't listen.
 const DATAGRAM: usize = 4096;
@@ -25,6 +28,22 @@ pub struct Received {
     pub message: Message,
     /// As it came.
     pub octets: Vec<u8>,
+}
+
+impl Received {
+    /// The same, shorter: what is kept of it need not hide anything.
+    fn without_padding(mut self) -> Self {
+        let edns = self.message.edns.as_mut();
+        let padded = edns.filter(|edns| edns.option(EdnsCode::Padding).is_some());
+        if let Some(edns) = padded {
+            edns.options_mut().remove(EdnsCode::Padding);
+            // Where it can't be written it stays as it came.
+            if let Ok(octets) = self.message.to_vec() {
+                self.octets = octets;
+            }
+        }
+        self
+    }
 }
 
 /// Why an upstream gave no answer.
@@ -82,7 +101,10 @@ pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, E
     query.set_edns(edns);
     let octets = query.to_vec()?;
     match way {
-        Way::Tls(link) => link.ask(&query, octets).await,
+        Way::Tls(link) => {
+            let octets = padded(query.clone(), octets.len())?;
+            Ok(link.ask(&query, octets).await?.without_padding())
+        }
         Way::Tcp(upstream) => by_tcp(upstream, &query, &octets).await,
         Way::Udp(upstream) => {
             let received = by_udp(upstream, &query, &octets).await?;
@@ -92,6 +114,15 @@ pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, E
             Ok(received)
         }
     }
+}
+
+/// The octets of a question that has so many without it, with padding (RFC 8467 4.1).
+fn padded(mut query: Message, length: usize) -> Result<Vec<u8>, ExchangeError> {
+    let zeros = vec![0; padding(length, QUESTION_BLOCK)];
+    if let Some(edns) = &mut query.edns {
+        edns.options_mut().insert(EdnsOption::Unknown(PADDING, zeros));
+    }
+    Ok(query.to_vec()?)
 }
 
 async fn by_udp(
@@ -158,6 +189,23 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn questions_over_tls_have_whole_blocks_and_answers_are_kept_without() {
+        for label in 1..60 {
+            let mut query = Message::new(7, MessageType::Query, OpCode::Query);
+            let name = Name::from_str(&format!("{}.", "a".repeat(label))).unwrap();
+            query.add_query(Query::query(name, RecordType::A));
+            query.set_edns(Edns::new());
+            let plain = query.to_vec().unwrap();
+            let octets = padded(query.clone(), plain.len()).unwrap();
+            assert_eq!(octets.len(), 128, "the shortest that holds it");
+            let message = Message::from_vec(&octets).unwrap();
+            let received = Received { message, octets }.without_padding();
+            assert_eq!(received.octets, plain);
+            assert_eq!(received.message, query);
+        }
+    }
 
     #[test]
     fn dns_63_only_an_answer_to_the_question_is_one() {

@@ -214,6 +214,41 @@ fn dns_50_malformed_names() {
     assert_eq!(write(&question, &Reply::default())[12..], odd[12..], "echoed octet by octet");
 }
 
+/// The same with padding of so many octets.
+fn with_padding(mut message: Message, octets: usize) -> Message {
+    let edns = message.edns.get_or_insert_with(Edns::new);
+    edns.options_mut().insert(EdnsOption::Unknown(PADDING, vec![0; octets]));
+    message
+}
+
+#[test]
+fn answers_over_tls_to_padded_questions_have_whole_blocks() {
+    for addresses in [0, 1, 12, 13, 14, 15, 300] {
+        let asked = with_padding(query(HDLS, RecordType::A), 7);
+        let reply = Reply { explanation: Some(Explanation::Stale), ..reply(addresses) };
+        let plain = with_edns(query(HDLS, RecordType::A), 1232, false);
+        let (unpadded, _) = written(&question(&plain, Transport::Tls), &reply);
+        let (size, answer) = written(&question(&asked, Transport::Tls), &reply);
+        assert_eq!(size % 468, 0, "{addresses}");
+        assert!((unpadded + 4..unpadded + 4 + 468).contains(&size), "no more than it takes");
+        let edns = answer.edns.unwrap();
+        assert!(matches!(edns.option(EdnsCode::Padding), Some(EdnsOption::Unknown(_, data))
+            if data.iter().all(|octet| *octet == 0)));
+        assert!(edns.option(EdnsCode::from(EXTENDED_ERROR)).is_some(), "beside what was there");
+        assert_eq!(answer.answers.len(), addresses as usize);
+        // In the clear it is heard and not answered in kind.
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let (_, answer) = written(&question(&asked, transport), &reply);
+            assert!(answer.edns.unwrap().option(EdnsCode::Padding).is_none(), "{transport:?}");
+        }
+    }
+    // What has no room for it goes without.
+    let large = Reply { additionals: Vec::new(), ..reply(4_092) };
+    let asked = with_padding(query("a.", RecordType::A), 0);
+    let (size, answer) = written(&question(&asked, Transport::Tls), &large);
+    assert!(size > 65_000 && answer.edns.unwrap().option(EdnsCode::Padding).is_none(), "{size}");
+}
+
 proptest! {
     /// Whatever comes, there is no panic, and an answer has the identifier of the question.
     #[test]
@@ -252,7 +287,7 @@ proptest! {
 }
 
 fn survives(octets: &[u8]) -> Result<(), TestCaseError> {
-    for transport in [Transport::Udp, Transport::Tcp] {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
         let answer = match read(octets, transport) {
             Received::Nothing => continue,
             Received::Refused(answer) => answer,

@@ -68,7 +68,7 @@ impl Answers {
         time: Duration,
     ) {
         let zone = origin.zone();
-        let transport = usize::from(request.transport == Transport::Tcp);
+        let transport = usize::from(request.transport != Transport::Udp);
         let kind = TYPES.iter().position(|kind| Some(*kind) == request.kind);
         let kind = kind.unwrap_or(TYPES.len());
         let family = usize::from(request.ipv6);

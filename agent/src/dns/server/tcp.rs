@@ -175,19 +175,27 @@ async fn secure(
 
 /// What a client sends.
 trait Incoming: AsyncRead + Unpin {
+    /// How it comes.
+    const TRANSPORT: Transport;
+
     /// Waits for more, takes nothing, and says whether there is any: false at the end. Where this
     /// is given up nothing is lost.
     fn more(&mut self) -> impl Future<Output = io::Result<bool>> + Send;
 }
 
 impl Incoming for OwnedReadHalf {
+    const TRANSPORT: Transport = Transport::Tcp;
+
     /// What was not taken stays in the kernel, for another process too.
     async fn more(&mut self) -> io::Result<bool> {
         Ok(self.peek(&mut [0]).await? > 0)
     }
 }
 
+/// Only what TLS brings is read ahead.
 impl<R: AsyncRead + Unpin + Send> Incoming for BufReader<R> {
+    const TRANSPORT: Transport = Transport::Tls;
+
     async fn more(&mut self) -> io::Result<bool> {
         Ok(!self.fill_buf().await?.is_empty())
     }
@@ -229,7 +237,7 @@ where
             Ok(None) => break Ok(false),
             Err(error) => break Err(error),
         };
-        match resolver.begin(&octets, Transport::Tcp, *address) {
+        match resolver.begin(&octets, R::TRANSPORT, *address) {
             Begun::Nothing => {}
             Begun::Done(answer) => {
                 if answers.send(answer).await.is_err() {

@@ -53,6 +53,8 @@ impl Certificate {
 struct Secure {
     connections: Arc<AtomicUsize>,
     questions: Arc<AtomicUsize>,
+    /// Whether a question showed how long it is.
+    bare: Arc<AtomicBool>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,6 +84,8 @@ impl Secure {
         let stop = CancellationToken::new();
         // Whether a connection was cut already.
         let cut = Arc::<AtomicBool>::default();
+        let bare = Arc::<AtomicBool>::default();
+        let shown = Arc::clone(&bare);
         let (made, asked, ends) = (connections.clone(), questions.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -89,16 +93,17 @@ impl Secure {
                 for listener in listeners {
                     let listener = TcpListener::from_std(listener).unwrap();
                     let (acceptor, made, asked) = (acceptor.clone(), made.clone(), asked.clone());
-                    let cut = cut.clone();
+                    let (cut, shown) = (cut.clone(), shown.clone());
                     tokio::spawn(async move {
                         while let Ok((stream, _)) = listener.accept().await {
                             let (acceptor, asked) = (acceptor.clone(), asked.clone());
                             let (made, cut) = (made.clone(), cut.clone());
+                            let shown = shown.clone();
                             tokio::spawn(async move {
                                 // Clients that don't trust us leave here.
                                 let Ok(stream) = acceptor.accept(stream).await else { return };
                                 made.fetch_add(1, Ordering::Relaxed);
-                                let _left = converse(stream, &asked, &cut).await;
+                                let _left = converse(stream, &asked, &cut, &shown).await;
                             });
                         }
                     });
@@ -106,7 +111,7 @@ impl Secure {
                 ends.cancelled().await;
             });
         });
-        Self { connections, questions, stop, thread: Some(thread) }
+        Self { connections, questions, bare, stop, thread: Some(thread) }
     }
 
     fn counted(&self) -> (usize, usize) {
@@ -125,12 +130,14 @@ async fn converse(
     mut stream: TlsStream<TcpStream>,
     asked: &AtomicUsize,
     cut: &AtomicBool,
+    bare: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut together = Vec::new();
     loop {
         let length = stream.read_u16().await?;
         let mut octets = vec![0; usize::from(length)];
         stream.read_exact(&mut octets).await?;
+        bare.fetch_or(length % 128 != 0, Ordering::Relaxed);
         let query = Message::from_vec(&octets).map_err(std::io::Error::other)?;
         asked.fetch_add(1, Ordering::Relaxed);
         let name = query.queries[0].name().to_lowercase().to_string();
@@ -221,6 +228,7 @@ fn an_upstream_is_asked_over_one_connection() {
         // It cuts the connection with a question on it, which goes by another; nobody failed.
         assert_eq!(ask("+short cut.example.org A"), "192.0.2.80\n");
         assert_eq!(served.secure.counted().0, 3);
+        assert!(!served.secure.bare.load(Ordering::Relaxed), "all questions are padded");
         let mut text = String::new();
         served.running.metrics.write(&mut text);
         let labels = format!("proxy_name=\"forward\",to=\"{address}:853\",proto=\"tcp-tls\"");
@@ -286,6 +294,13 @@ fn clients_are_answered_over_tls() {
     });
     assert_eq!(ask(NODE_LOCAL[1], "dns.example"), "10.96.1.1\n");
     assert_ne!(ask(NODE_LOCAL[0], "other.example"), "10.96.1.1\n", "dig looks at the name");
+    for address in NODE_LOCAL {
+        let name = "web.default.svc.cluster.local A";
+        let padded = site.dig(&format!("@{address} +tls +padding=128 {name}"));
+        assert!(padded.contains("; PAD: ") && padded.contains("MSG SIZE  rcvd: 468"), "{padded}");
+        let clear = site.dig(&format!("@{address} +tcp +padding=128 {name}"));
+        assert!(!clear.contains("; PAD: ") && clear.contains("10.96.1.1"), "{clear}");
+    }
     // Another certificate: connections from now on get it.
     write(&["other.example"]);
     wait::until("the new certificate", SOON, || match ask(NODE_LOCAL[1], "other.example") {
