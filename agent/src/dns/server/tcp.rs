@@ -29,6 +29,9 @@ use crate::{
 
 /// How long to wait after an error of the listener itself, such as no descriptor being left.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a client that has just come over TLS may take for its first question when this process
+/// is to end.
+const FIRST_QUESTION: Duration = Duration::from_millis(500);
 
 /// How many connections there are, all listeners together.
 #[derive(Debug)]
@@ -218,12 +221,21 @@ where
     let (answers, queue) = mpsc::channel(limits.max_pipelined);
     let writing = tokio::spawn(write_all(writer, queue, limits.transfer));
     let under_way = Arc::new(Semaphore::new(limits.max_pipelined));
+    // Who goes on has no keys for what a client says over TLS, and one that has just come is about
+    // to ask.
+    let mut fresh = R::TRANSPORT == Transport::Tls;
     // Whether it was `stop`.
     let stopped = loop {
         // Who asks faster than is answered waits here, and so does its window.
         let Ok(place) = Arc::clone(&under_way).acquire_owned().await else { break Ok(false) };
+        let stopped = async {
+            stop.cancelled().await;
+            if fresh {
+                tokio::time::sleep(FIRST_QUESTION).await;
+            }
+        };
         tokio::select! {
-            () = stop.cancelled() => break Ok(true),
+            () = stopped => break Ok(true),
             // The client no longer takes answers.
             () = answers.closed() => break Ok(false),
             more = timeout(limits.idle, reader.more()) => match more {
@@ -237,6 +249,7 @@ where
             Ok(None) => break Ok(false),
             Err(error) => break Err(error),
         };
+        fresh = false;
         match resolver.begin(&octets, R::TRANSPORT, *address) {
             Begun::Nothing => {}
             Begun::Done(answer) => {

@@ -34,18 +34,56 @@ const SOON: Duration = Duration::from_secs(20);
 const TOGETHER: usize = 3;
 
 /// A certificate that signs itself, for these names and addresses.
-struct Certificate(rcgen::CertifiedKey<rcgen::KeyPair>);
+pub(super) struct Certificate(rcgen::CertifiedKey<rcgen::KeyPair>);
 
 impl Certificate {
-    fn of(names: &[&str]) -> Self {
+    pub(super) fn of(names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         Self(rcgen::generate_simple_self_signed(names).unwrap())
     }
 
     /// Writes `NAME.pem` and `NAME.key`.
-    fn write(&self, folder: &Path, name: &str) {
+    pub(super) fn write(&self, folder: &Path, name: &str) {
         fs::write(folder.join(format!("{name}.pem")), self.0.cert.pem()).unwrap();
         fs::write(folder.join(format!("{name}.key")), self.0.signing_key.serialize_pem()).unwrap();
+    }
+}
+
+/// A client's connection over TLS to port 853.
+pub(super) struct Line(tokio_rustls::client::TlsStream<TcpStream>);
+
+impl Line {
+    /// To a server that has this certificate.
+    pub(super) async fn open(server: &str, certificate: &Certificate) -> std::io::Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.0.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect((server, 853)).await?;
+        let name = "dns.example".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        Ok(Self(connector.connect(name, stream).await?))
+    }
+
+    /// The answer to a question.
+    pub(super) async fn ask(&mut self, question: &[u8]) -> std::io::Result<Message> {
+        let length = u16::try_from(question.len()).unwrap();
+        self.0.write_all(&[&length.to_be_bytes(), question].concat()).await?;
+        let mut answer = vec![0; self.0.read_u16().await?.into()];
+        self.0.read_exact(&mut answer).await?;
+        Message::from_vec(&answer).map_err(std::io::Error::other)
+    }
+
+    /// Waits until the server closes it in order: an end without a word is an error.
+    pub(super) async fn until_closed(&mut self) -> std::io::Result<()> {
+        match self.0.read(&mut [0]).await? {
+            0 => Ok(()),
+            _ => Err(std::io::Error::other("more than was asked for")),
+        }
     }
 }
 

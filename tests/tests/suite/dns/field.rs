@@ -120,7 +120,17 @@ impl Field {
     /// Starts another agent of a node beside one, and waits until that has left and the new one is
     /// ready.
     pub(super) fn agent_after(&self, host: &Host, before: &mut Agent) -> Agent {
-        let agent = self.begin(host, &[]);
+        self.agent_after_with(host, before, &[])
+    }
+
+    /// The same with these flags.
+    pub(super) fn agent_after_with(
+        &self,
+        host: &Host,
+        before: &mut Agent,
+        flags: &[&str],
+    ) -> Agent {
+        let agent = self.begin(host, flags);
         let status = wait::until("the agent before to leave", LIMIT, || {
             let ended = before.child.try_wait().unwrap();
             ended.ok_or_else(|| {

@@ -27,7 +27,7 @@ fn client(netns: &Netns, server: &str) -> UdpSocket {
     })
 }
 
-fn question(id: u16, name: &str) -> Vec<u8> {
+pub(super) fn question(id: u16, name: &str) -> Vec<u8> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));

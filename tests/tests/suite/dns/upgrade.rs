@@ -3,14 +3,20 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
 };
 
 use mizzen_tests::lab::{FAMILIES, Family};
 use nix::sys::signal::Signal;
 
 use super::{
-    field::{Field, Host, NAME, dns},
-    site::dig,
+    encrypted::{Certificate, Line},
+    field::{Field, Host, LIMIT, NAME, dns},
+    overload::question,
+    site::{NODE_LOCAL, dig},
 };
 
 /// Where no API server is.
@@ -138,4 +144,91 @@ fn dns_75_while_one_waits_for_an_upstream_in_the_end_others_are_answered_elsewhe
         });
         assert!(agent.ended().success(), "{}", agent.log());
     }
+}
+
+/// Its keys are the old agent's own: a connection over TLS ends in order, between two questions, and
+/// the next one finds the listener where it was.
+#[test]
+fn dns_73_clients_over_tls_are_answered_through_a_hand_over() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::of(&["dns.example"]);
+    certificate.write(folder.path(), "server");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (pem, key, corefile) = (at("server.pem"), at("server.key"), at("Corefile"));
+    let text = format!(".:53 tls://.:853 {{\nkubernetes cluster.local\ntls {pem} {key}\n}}\n");
+    std::fs::write(&corefile, text).unwrap();
+    let flags = ["--corefile", &corefile];
+    let mut agent = field.agent(host, &flags);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (told, at_rest) = std::sync::mpsc::channel();
+        let clients = NODE_LOCAL.map(|server| {
+            let (certificate, done, told) = (&certificate, &done, told.clone());
+            scope.spawn(move || {
+                host.pod.run(|| {
+                    let runtime =
+                        tokio::runtime::Builder::new_current_thread().enable_all().build();
+                    runtime.unwrap().block_on(clients_over_tls(server, certificate, done, &told))
+                })
+            })
+        });
+        let end = Done(&done);
+        for _ in 0..2 {
+            // One that is at rest, and one that asks again and again.
+            (0..NODE_LOCAL.len()).for_each(|_| at_rest.recv_timeout(LIMIT).unwrap());
+            agent = field.agent_after_with(host, &mut agent, &flags);
+        }
+        drop(end);
+        for client in clients {
+            let (asked, closed) = client.join().unwrap();
+            assert!(asked > 2 && closed >= 2, "{asked} {closed}");
+        }
+    });
+}
+
+/// Says at its end, also when a test fails, that clients are to end.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How many questions were asked, each on a connection of its own, and how many connections at rest
+/// the server closed.
+async fn clients_over_tls(
+    server: &str,
+    certificate: &Certificate,
+    done: &AtomicBool,
+    told: &Sender<()>,
+) -> (usize, usize) {
+    let question = question(7, NAME);
+    let ask = async || {
+        let mut line = Line::open(server, certificate).await.unwrap();
+        assert_eq!(line.ask(&question).await.unwrap().answers.len(), 1);
+        line
+    };
+    let (mut asked, mut closed) = (0, 0);
+    let mut at_rest = ask().await;
+    told.send(()).unwrap();
+    while !done.load(Ordering::Relaxed) {
+        tokio::select! {
+            biased;
+            end = at_rest.until_closed() => {
+                end.unwrap();
+                closed += 1;
+                at_rest = ask().await;
+                let _enough = told.send(());
+            }
+            // Not cut off: a question that has begun is answered.
+            () = std::future::ready(()) => {
+                asked += 1;
+                let _line = ask().await;
+            }
+        }
+    }
+    (asked, closed)
 }
