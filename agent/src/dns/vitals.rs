@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -18,13 +19,15 @@ use std::{
 };
 
 use hyper::StatusCode;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
     config::Config,
     metrics::Metrics,
-    server::listen::{ListenError, tcp_listener},
+    server::{
+        listen::{ListenError, tcp_listener},
+        open::Open,
+    },
     succession::{Inherited, OpenSockets},
 };
 use crate::serve::http::{self, Answer, Asked};
@@ -155,17 +158,14 @@ pub(super) struct Servers {
     vitals: Arc<Vitals>,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
-    open: BTreeMap<SocketAddr, (Paths, CancellationToken)>,
-    tasks: JoinSet<()>,
-    shown: Arc<OpenSockets>,
+    open: Open<Paths>,
 }
 
 impl Servers {
     /// None yet.
     pub(super) fn new(vitals: Arc<Vitals>, metrics: Arc<Metrics>, shown: Arc<OpenSockets>) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let (open, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { vitals, metrics, connections, open, tasks, shown }
+        Self { vitals, metrics, connections, open: Open::new(shown) }
     }
 
     /// Opens what is missing and closes what is no longer wanted. What can't be opened is said, and
@@ -175,21 +175,8 @@ impl Servers {
         places: &Places,
         inherited: &mut Inherited,
     ) -> Vec<ListenError> {
-        let wanted = places.by_address();
-        self.open.retain(|address, (paths, stop)| {
-            let keep = wanted.get(address) == Some(paths);
-            if !keep {
-                stop.cancel();
-                self.shown.forget(address);
-            }
-            keep
-        });
-        while self.tasks.try_join_next().is_some() {}
         let mut errors = Vec::new();
-        for (address, paths) in wanted {
-            if self.open.contains_key(&address) {
-                continue;
-            }
+        for (address, paths) in self.open.close_others(&places.by_address()) {
             match tcp_listener(address, inherited) {
                 Ok(listener) => self.serve(address, paths, listener),
                 Err(error) => errors.push(error),
@@ -199,31 +186,25 @@ impl Servers {
     }
 
     fn serve(&mut self, address: SocketAddr, paths: Paths, listener: TcpListener) {
-        let stop = CancellationToken::new();
-        self.shown.note(address, [&listener as &dyn std::os::fd::AsFd]);
+        let stop = self.open.note(address, paths, [&listener as &dyn AsFd]);
         let (vitals, metrics) = (Arc::clone(&self.vitals), Arc::clone(&self.metrics));
         let routes = move |asked: Asked| {
             let answer = answer(paths, &asked.path, &vitals, &metrics);
             async move { answer }
         };
         let connections = Arc::clone(&self.connections);
-        let served = http::serve_shared(listener, routes, connections, stop.clone());
-        self.tasks.spawn(async move {
+        let served = http::serve_shared(listener, routes, connections, stop);
+        self.open.tasks.spawn(async move {
             if let Err(error) = served.await {
                 tracing::warn!(%error, %address, "the resolver's state is not told here any more");
             }
         });
-        self.open.insert(address, (paths, stop));
         tracing::debug!(%address, ?paths, "telling the resolver's state");
     }
 
     /// Closes all.
-    pub(super) async fn close(mut self) {
-        for (address, (_, stop)) in &self.open {
-            stop.cancel();
-            self.shown.forget(address);
-        }
-        while self.tasks.join_next().await.is_some() {}
+    pub(super) async fn close(self) {
+        self.open.close().await;
     }
 }
 

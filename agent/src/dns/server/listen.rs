@@ -13,13 +13,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
-    task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
 
 pub use super::tcp::Connections;
 use super::{
     Resolver,
+    open::Open,
     tcp::{self, Client},
     udp,
     workers::Workers,
@@ -105,14 +104,11 @@ struct Opened {
 pub struct Listeners {
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
-    open: BTreeMap<SocketAddr, (Audience, CancellationToken)>,
-    tasks: JoinSet<()>,
+    open: Open<Audience>,
     /// Behind the tasks, which end first.
     workers: Workers,
     /// What another process left us.
     pub(in crate::dns) inherited: Inherited,
-    /// What we can leave to another.
-    shown: Arc<OpenSockets>,
 }
 
 impl Listeners {
@@ -125,9 +121,8 @@ impl Listeners {
         inherited: Inherited,
         shown: Arc<OpenSockets>,
     ) -> Self {
-        let (open, tasks) = (BTreeMap::new(), JoinSet::new());
-        let workers = Workers::start(threads);
-        Self { resolver, connections, open, tasks, workers, inherited, shown }
+        let (open, workers) = (Open::new(shown), Workers::start(threads));
+        Self { resolver, connections, open, workers, inherited }
     }
 
     /// How many addresses are served.
@@ -137,31 +132,18 @@ impl Listeners {
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.len() == 0
     }
 
     /// Opens what is missing and closes what is no longer wanted. What can't be opened is said,
     /// and is tried again with the next call.
     pub fn reconcile(&mut self, wanted: &BTreeMap<SocketAddr, Audience>) -> Vec<ListenError> {
-        self.open.retain(|address, (audience, stop)| {
-            let keep = wanted.get(address) == Some(audience);
-            if !keep {
-                stop.cancel();
-                self.shown.forget(address);
-            }
-            keep
+        let missing = self.open.close_others(wanted).into_iter();
+        let opened = missing.map(|(address, audience)| {
+            open(address, self.workers.handles().len(), &mut self.inherited)
+                .and_then(|opened| self.serve(address, audience, opened))
         });
-        while self.tasks.try_join_next().is_some() {}
-        let mut errors = Vec::new();
-        for (address, audience) in wanted {
-            if self.open.contains_key(address) {
-                continue;
-            }
-            let opened = open(*address, self.workers.handles().len(), &mut self.inherited)
-                .and_then(|opened| self.serve(*address, *audience, opened));
-            errors.extend(opened.err());
-        }
-        errors
+        opened.filter_map(Result::err).collect()
     }
 
     fn serve(
@@ -172,17 +154,16 @@ impl Listeners {
     ) -> Result<(), ListenError> {
         let workers = self.workers.handles();
         let sockets = udp.iter().map(|socket| socket as &dyn AsFd);
-        self.shown.note(address, sockets.chain([&tcp as &dyn AsFd]));
+        let stop = self.open.note(address, audience, sockets.chain([&tcp as &dyn AsFd]));
         // However many there are all are read: the kernel divides clients among them.
         let registered = udp.into_iter().zip(workers.iter().cycle()).map(|(socket, worker)| {
             let _within = worker.enter();
             Ok((UdpSocket::from_std(socket.into())?, worker))
         });
         let registered = registered.collect::<io::Result<Vec<_>>>().map_err(|error| {
-            self.shown.forget(&address);
+            self.open.forget(&address);
             ListenError::new("UDP", address, error)
         })?;
-        let stop = CancellationToken::new();
         for (socket, worker) in registered {
             let served = udp::Served {
                 socket,
@@ -192,12 +173,11 @@ impl Listeners {
                 connections: Arc::clone(&self.connections),
                 elsewhere: Handle::current(),
             };
-            self.tasks.spawn_on(udp::serve(served, stop.clone()), worker);
+            self.open.tasks.spawn_on(udp::serve(served, stop.clone()), worker);
         }
         let (resolver, connections) = (Arc::clone(&self.resolver), Arc::clone(&self.connections));
         let way = (audience, None);
-        self.tasks.spawn(tcp::serve(tcp, resolver, way, connections, stop.clone()));
-        self.open.insert(address, (audience, stop));
+        self.open.tasks.spawn(tcp::serve(tcp, resolver, way, connections, stop));
         tracing::debug!(%address, ?audience, "listening");
         Ok(())
     }
@@ -221,7 +201,8 @@ impl Listeners {
             && let Some(counted) = self.connections.count(peer.ip())
         {
             let client = Client { resolver: Arc::clone(&self.resolver), address: peer, counted };
-            self.tasks.spawn(tcp::serve_one(stream, client, None, stop.clone()));
+            let stop = stop.clone();
+            self.open.tasks.spawn(tcp::serve_one(stream, client, None, stop));
         }
     }
 
@@ -231,12 +212,8 @@ impl Listeners {
     }
 
     /// Closes all; returns when what is under way has been answered.
-    pub async fn close(mut self) {
-        for (address, (_, stop)) in &self.open {
-            stop.cancel();
-            self.shown.forget(address);
-        }
-        while self.tasks.join_next().await.is_some() {}
+    pub async fn close(self) {
+        self.open.close().await;
     }
 }
 

@@ -3,6 +3,7 @@
 mod backlog;
 mod batch;
 pub mod listen;
+pub(super) mod open;
 mod query_log;
 pub mod secure;
 mod tcp;

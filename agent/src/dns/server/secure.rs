@@ -1,22 +1,17 @@
 //! Questions over TLS (RFC 7858): the same as by TCP, behind a handshake. The certificate is that
 //! of the moment; connections that are open keep theirs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    os::fd::AsFd,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, os::fd::AsFd, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Resolver,
     listen::{Audience, tcp_listener},
+    open::Open,
     tcp::{self, Connections},
 };
 use crate::dns::{
@@ -39,13 +34,11 @@ impl Acceptor {
 pub struct SecureListeners {
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
-    open: BTreeMap<SocketAddr, CancellationToken>,
+    /// What can be left to another process is where clients come, not those who are there.
+    open: Open<()>,
     /// What was made of `said`.
     acceptor: Option<Acceptor>,
     said: Option<Listener>,
-    tasks: JoinSet<()>,
-    /// What we can leave to another process: where clients come, not those who are there.
-    shown: Arc<OpenSockets>,
 }
 
 impl SecureListeners {
@@ -55,15 +48,7 @@ impl SecureListeners {
         connections: Arc<Connections>,
         shown: Arc<OpenSockets>,
     ) -> Self {
-        Self {
-            resolver,
-            connections,
-            open: BTreeMap::new(),
-            acceptor: None,
-            said: None,
-            tasks: JoinSet::new(),
-            shown,
-        }
+        Self { resolver, connections, open: Open::new(shown), acceptor: None, said: None }
     }
 
     /// Has what `listener` says in force at these addresses, nothing where there is none. Sockets
@@ -86,31 +71,18 @@ impl SecureListeners {
                 Err(why) => problems.push(format!("DNS over TLS: {why}")),
             }
         }
-        let wanted = |address: &SocketAddr| self.acceptor.is_some() && addresses.contains(address);
-        self.open.retain(|address, stop| {
-            let keep = wanted(address);
-            if !keep {
-                stop.cancel();
-                self.shown.forget(address);
-            }
-            keep
-        });
-        while self.tasks.try_join_next().is_some() {}
-        let Some(acceptor) = self.acceptor.clone() else { return problems };
-        for address in addresses {
-            if self.open.contains_key(address) {
-                continue;
-            }
-            match tcp_listener(*address, inherited) {
+        let acceptor = self.acceptor.clone();
+        let wanted = addresses.iter().filter(|_| acceptor.is_some()).map(|address| (*address, ()));
+        let missing = self.open.close_others(&wanted.collect());
+        let Some(acceptor) = acceptor else { return problems };
+        for (address, ()) in missing {
+            match tcp_listener(address, inherited) {
                 Ok(socket) => {
-                    let stop = CancellationToken::new();
-                    self.shown.note(*address, [&socket as &dyn AsFd]);
+                    let stop = self.open.note(address, (), [&socket as &dyn AsFd]);
                     let (resolver, connections) =
                         (Arc::clone(&self.resolver), Arc::clone(&self.connections));
                     let way = (Audience::Everyone, Some(acceptor.clone()));
-                    let task = tcp::serve(socket, resolver, way, connections, stop.clone());
-                    self.tasks.spawn(task);
-                    self.open.insert(*address, stop);
+                    self.open.tasks.spawn(tcp::serve(socket, resolver, way, connections, stop));
                 }
                 Err(error) => problems.push(error.to_string()),
             }
@@ -127,11 +99,7 @@ impl SecureListeners {
     }
 
     /// Closes all; returns when what is under way has been answered.
-    pub async fn close(mut self) {
-        for (address, stop) in &self.open {
-            stop.cancel();
-            self.shown.forget(address);
-        }
-        while self.tasks.join_next().await.is_some() {}
+    pub async fn close(self) {
+        self.open.close().await;
     }
 }
