@@ -21,7 +21,7 @@ use tower::{BoxError, ServiceBuilder, timeout::TimeoutLayer};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the API server may take to begin its answer, as long as it itself works on a request.
 /// How a list goes on is seen to in [`super::watch`].
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// A connection that says nothing for so long is probed by the kernel; without an answer to
 /// [`PROBES`] it is over. A server that vanished is noticed within 30 seconds, and where nothing
 /// changes the agent is not even woken: a time limit on each read, which the client has to offer,

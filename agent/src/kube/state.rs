@@ -131,7 +131,9 @@ impl ClusterState {
                 match &mut event {
                     Event::Apply(service) => self.names.share_service(service),
                     Event::Replace(all) => {
-                        all.iter_mut().for_each(|service| self.names.share_service(service));
+                        for service in all {
+                            self.names.share_service(service);
+                        }
                     }
                     Event::Delete(_) => {}
                 }

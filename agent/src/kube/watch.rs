@@ -39,7 +39,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A watch that was begun again and says nothing for so long works: refusals come at once.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long a list may say nothing.
-const LIST_SILENCE: Duration = Duration::from_secs(60);
+const LIST_SILENCE: Duration = Duration::from_mins(1);
 /// How often an API server that does not have an optional kind is asked for it again.
 const ABSENT_RETRY: Duration = Duration::from_mins(1);
 /// How long the API server may take to answer when it is asked whether it is there.
