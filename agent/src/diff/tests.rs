@@ -373,7 +373,7 @@ fn one_service(endpoints: u8) -> World {
 }
 
 #[test]
-fn one_endpoint_change_costs_the_same_whatever_else_exists() {
+fn b131_one_endpoint_change_costs_the_same_whatever_else_exists() {
     for others in [0u16, 500] {
         let mut snapshot = World::many_services(others);
         World::add_to(&mut snapshot, &one_service(5));

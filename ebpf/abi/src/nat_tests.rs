@@ -237,7 +237,7 @@ fn d18_answers_to_the_node_itself_go_to_its_stack_by_the_device_of_the_flow() {
 
 proptest! {
     #[test]
-    fn there_and_back_is_identity((key, translation) in any_translation()) {
+    fn b136_there_and_back_is_identity((key, translation) in any_translation()) {
         let entries = filled(&key, &translation);
         let sent = key.rewritten(&entries.original);
         prop_assert_eq!(sent.source, translation.source);

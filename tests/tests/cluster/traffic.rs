@@ -15,7 +15,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("b20_pods_keep_their_address_towards_a_cluster_ip", pods_keep_their_address),
     ("b27_clients_outside_are_masqueraded_to_the_node", outside_is_masqueraded),
     ("b27_node_ports_answer_over_udp", udp_node_ports),
-    ("a_node_reaches_a_cluster_ip_and_its_own_node_port", from_the_node),
+    ("b137_a_node_reaches_a_cluster_ip_and_its_own_node_port", from_the_node),
     ("b60_a_node_port_of_the_other_node_is_reached_from_a_pod", other_node_from_a_pod),
 ];
 

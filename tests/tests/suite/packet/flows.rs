@@ -195,7 +195,7 @@ fn backends_of(lab: &Lab, family: mizzen_tests::lab::Family) -> [SocketAddr; 2] 
 }
 
 #[test]
-fn r01_r03_flows_go_on_without_an_agent_and_through_the_next_ones_start() {
+fn b108_r01_r03_flows_go_on_without_an_agent_and_through_the_next_ones_start() {
     let mut lab = Lab::new([1, 1]);
     let mut long_lived = Vec::new();
     for family in FAMILIES {

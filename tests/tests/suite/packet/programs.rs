@@ -39,7 +39,7 @@ pub(super) fn dialled(lab: &Lab, family: Family, transport: Transport, port: u16
 }
 
 #[test]
-fn a_packet_there_and_its_answer_back_are_right_to_the_last_bit() {
+fn b132_a_packet_there_and_its_answer_back_are_right_to_the_last_bit() {
     let mut lab = Lab::new([1, 1]);
     for family in FAMILIES {
         let backend = lab.nodes[1].pods[0].server(family);

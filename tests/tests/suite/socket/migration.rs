@@ -97,7 +97,7 @@ fn generation(tables: &Tables) -> Vec<(u32, u32)> {
 }
 
 #[test]
-fn r02_an_older_layout_is_taken_over_with_traffic_going_on() {
+fn b138_r02_an_older_layout_is_taken_over_with_traffic_going_on() {
     for family in FAMILIES {
         let bench = Bench::new(family);
         let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
