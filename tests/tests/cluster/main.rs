@@ -13,6 +13,7 @@ mod names;
 mod restart;
 mod rollout;
 mod soak;
+mod starve;
 mod traffic;
 
 use std::{
@@ -78,6 +79,7 @@ fn all_checks() -> Vec<Check> {
         restart::CHECKS,
         rollout::CHECKS,
         soak::CHECKS,
+        starve::CHECKS,
         input::CHECKS,
     ]
     .concat()

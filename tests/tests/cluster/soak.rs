@@ -33,7 +33,12 @@ struct Pod {
 }
 
 fn kills_under_churn(world: &World) -> Result<()> {
-    let kills = share(200);
+    under_churn(world, |seed| kill_agents(world, share(200), seed))
+}
+
+/// Does something to the agents while four loads run and the endpoints that they meet change: none
+/// of them may notice, and afterwards the tables are as they should be.
+pub(super) fn under_churn(world: &World, harm: impl FnOnce(u64) -> Result<()>) -> Result<()> {
     let seed = Dice::new().seed;
     let pods = pods(world)?;
     ensure!(pods.len() == 4, "hello has {} pods", pods.len());
@@ -42,7 +47,7 @@ fn kills_under_churn(world: &World) -> Result<()> {
         world.api.apply(&service(name, port).to_string())?;
         endpoints(world, name, pool)?;
     }
-    let outcome = storm(world, pools, kills, seed).with_context(|| format!("seed {seed}"));
+    let outcome = storm(world, pools, seed, harm).with_context(|| format!("seed {seed}"));
     for (name, _) in SERVICES {
         for family in ["ipv4", "ipv6"] {
             let path = format!("{SLICES}/{name}-{family}");
@@ -54,8 +59,13 @@ fn kills_under_churn(world: &World) -> Result<()> {
     outcome
 }
 
-/// Loads while agents die and endpoints change.
-fn storm(world: &World, pools: [&[Pod]; 2], kills: u64, seed: u64) -> Result<()> {
+/// Loads while agents are harmed and endpoints change.
+fn storm(
+    world: &World,
+    pools: [&[Pod]; 2],
+    seed: u64,
+    harm: impl FnOnce(u64) -> Result<()>,
+) -> Result<()> {
     for host in world.layout.node_hosts() {
         up::wait(&world.layout, "the tables to be as they should", || {
             Ok(in_step(world, &host.name))
@@ -65,10 +75,10 @@ fn storm(world: &World, pools: [&[Pod]; 2], kills: u64, seed: u64) -> Result<()>
     let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
         let churning = scope.spawn(|| churn(world, pools, seed, &over));
-        let killed = kill_agents(world, kills, seed);
+        let harmed = harm(seed);
         over.store(true, Relaxed);
         let churned = churning.join().unwrap_or_else(|_| bail!("the churn panicked"));
-        killed.and(churned)
+        harmed.and(churned)
     });
     let finished = finish_loads(loads);
     outcome.and(finished)?;
