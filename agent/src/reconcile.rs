@@ -49,7 +49,7 @@ pub const PART: &str = "services";
 /// mends what was detached by hand, and follows devices that come and go.
 pub trait Attach: Send {
     /// Attaches what is not attached, and says how many programs that were. `addresses` are those
-    /// of the Node object.
+    /// by which others reach the node.
     fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError>;
 }
 
@@ -83,6 +83,8 @@ pub enum Query {
     Warnings(oneshot::Sender<Vec<String>>),
     /// What service ports and their backends were sent, but for connections that live.
     Traffic(oneshot::Sender<Result<Accounts, String>>),
+    /// The addresses by which others reach the node.
+    UplinkAddresses(oneshot::Sender<Vec<IpAddr>>),
     /// Which service ports these sets are of.
     Owners(BTreeSet<u32>, oneshot::Sender<BTreeMap<u32, SetKey>>),
 }
@@ -234,9 +236,7 @@ impl Reconciler {
 
     /// Sees to it that the programs are where traffic is.
     fn attach(&mut self, facts: &NodeFacts, now: Instant) -> Result<(), String> {
-        let snapshot = self.desired.snapshot();
-        let node = snapshot.nodes.get(&self.desired.settings().node_name);
-        let addresses = node.map_or_else(Vec::new, |node| node.internal_ips.clone());
+        let addresses = self.desired.uplink_addresses();
         if let Some(attached) = &self.attached
             && now.duration_since(attached.at) < REVIEW
             && attached.facts == *facts
@@ -331,6 +331,7 @@ impl Reconciler {
             Query::Backends(reply) => drop(reply.send(self.backends())),
             Query::Traffic(reply) => drop(reply.send(self.traffic())),
             Query::Diff(reply) => drop(reply.send(self.difference())),
+            Query::UplinkAddresses(reply) => drop(reply.send(self.desired.uplink_addresses())),
             Query::Owners(sets, reply) => {
                 let owners = self.known.as_ref().map(|known| known.owners(&sets));
                 drop(reply.send(owners.unwrap_or_default()));

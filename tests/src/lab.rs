@@ -299,14 +299,19 @@ impl LabNode {
 
     /// Attaches the uplinks' programs, found by the node's addresses.
     pub fn attach(&self) {
-        let addresses = FAMILIES.map(|family| family.wire(self.wire_number()));
+        let uplinks = self.attach_at(&FAMILIES.map(|family| family.wire(self.wire_number())));
+        assert_eq!(uplinks.len(), 1, "{uplinks:?}");
+    }
+
+    /// Attaches the uplinks' programs, found by these addresses; the uplinks.
+    pub fn attach_at(&self, addresses: &[IpAddr]) -> Vec<Interface> {
         let datapath = &self.datapath;
         self.node.netns.run(|| {
             let uplinks: Vec<Interface> =
-                find_uplinks(&[], &addresses).unwrap().into_iter().collect();
-            assert_eq!(uplinks.len(), 1, "{uplinks:?}");
+                find_uplinks(&[], addresses).unwrap().into_iter().collect();
             datapath.attach_uplinks(&uplinks).unwrap();
-        });
+            uplinks
+        })
     }
 
     /// Attaches the pods' programs.

@@ -108,8 +108,8 @@ fields! {
     cluster_cidr: Vec<String> = Vec::new();
     /// Range of cluster IPs (repeatable), for clusters without ServiceCIDR objects
     service_cidrs: Vec<String> = Vec::new();
-    /// Interface that leads to other hosts (repeatable); empty: those with the node's addresses or
-    /// a default route
+    /// Interface that leads to other hosts (repeatable); empty: those with the node's addresses,
+    /// with addresses that take node ports, or with a default route
     uplink: Vec<String> = Vec::new();
     /// Device that leads to this node's pods where another CNI plugin connects them (repeatable; a
     /// last `+` means all that begin so); those behind the routes to the node's podCIDRs are found

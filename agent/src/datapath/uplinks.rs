@@ -36,7 +36,7 @@ pub enum UplinksError {
 }
 
 /// The uplinks that there are at present, ordered by index. `names` are taken where any are given,
-/// absent ones left out: they may still appear. `addresses` are the node's.
+/// absent ones left out: they may still appear. `addresses` are those by which others reach the node.
 pub fn find_uplinks(
     names: &[String],
     addresses: &[IpAddr],

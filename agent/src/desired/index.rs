@@ -137,6 +137,12 @@ impl Desired {
         self.own_node_deleted
     }
 
+    /// The addresses whose interfaces are this node's uplinks.
+    pub fn uplink_addresses(&self) -> Vec<IpAddr> {
+        let node = self.seen.nodes.get(&self.settings.node_name);
+        self.node.uplink_addresses(node.map(|node| &**node)).into_iter().collect()
+    }
+
     /// Takes note that this node's pods have these addresses no more; what that changes.
     pub fn released(&mut self, addresses: &BTreeSet<IpAddr>) -> Change {
         let dead = self.departures.released(&self.seen, &self.settings.node_name, addresses);

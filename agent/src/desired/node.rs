@@ -1,7 +1,7 @@
 //! The node's own tables: its addresses, the ranges of the cluster's pods and services, its record.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -36,6 +36,26 @@ pub struct DesiredNode {
     pub cluster_ranges: BTreeMap<AddrRange, u32>,
     /// The record of `NODE_CONFIG`.
     pub config: NodeConfig,
+}
+
+impl DesiredNode {
+    /// The addresses that take node ports.
+    pub fn node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let open =
+            self.addrs.iter().filter(|(_, addr)| addr.flags & node_addr_flags::NODE_PORTS != 0);
+        open.map(|(addr, _)| IpAddr::from(*addr))
+    }
+
+    /// The addresses by which others reach this node, whose interfaces are uplinks: those of its
+    /// Node object, and those that take node ports. Not among these are addresses in the node's
+    /// own pod ranges: they are on bridges to pods.
+    pub fn uplink_addresses(&self, node: Option<&Node>) -> BTreeSet<IpAddr> {
+        let named = node.map_or(&[][..], |node| &node.internal_ips);
+        let ranges = node.map_or(&[][..], |node| &node.pod_cidrs);
+        let of_pods = |addr: &IpAddr| ranges.iter().any(|range| range.contains(*addr));
+        let open = self.node_port_addresses().filter(|addr| !addr.is_loopback() && !of_pods(addr));
+        open.chain(named.iter().copied()).collect()
+    }
 }
 
 /// The node's tables, from its Node object, the cluster's ranges, and its interfaces. `foreign` are

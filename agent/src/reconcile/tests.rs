@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     apply::memory::MemoryMaps,
+    desired::{LocalAddress, NodePortAddresses},
     kube::{
         convert,
         state::{Change, ClusterState, Event},
@@ -33,6 +34,16 @@ struct Counted(Arc<std::sync::atomic::AtomicU64>);
 impl Attach for Counted {
     fn attach(&mut self, _: &[IpAddr]) -> Result<usize, TaskError> {
         self.0.fetch_add(1, Relaxed);
+        Ok(0)
+    }
+}
+
+/// Says for which addresses programs were attached.
+struct Told(Arc<std::sync::Mutex<Vec<Vec<IpAddr>>>>);
+
+impl Attach for Told {
+    fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
+        self.0.lock().unwrap().push(addresses.to_vec());
         Ok(0)
     }
 }
@@ -74,6 +85,39 @@ fn nothing_is_written_or_attached_before_everything_is_known() {
     assert!(bench.metrics.map_writes.load(Relaxed) > 0);
     assert_eq!(bench.attached.load(Relaxed), 1);
     assert!(bench.board.ready());
+}
+
+/// An interface with no other merit than an address that takes node ports is an uplink; a bridge to
+/// pods is none, and loopback neither.
+#[test]
+fn b62_b137_programs_are_where_node_ports_are_open() {
+    let node = "{metadata: {name: n}, spec: {podCIDRs: [10.244.0.0/24, 'fd00:244::/64']}, status:
+        {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address:
+        '2001:db8::1'}]}}";
+    let node = convert::node(&serde_yaml_ng::from_str(node).unwrap()).0.unwrap();
+    let mut state = cluster();
+    state.apply(Change::Nodes(Event::Replace(vec![node])));
+    let ip = |text: &&str| text.parse::<IpAddr>().unwrap();
+    let local = |ifindex| move |addr: &&str| LocalAddress { addr: ip(addr), ifindex };
+    let first = ["192.0.2.1", "2001:db8::1"];
+    let second = ["198.51.100.7", "2001:db8:100::7"];
+    let bridge = ["10.244.0.1", "fd00:244::1"];
+    let addresses = first.iter().map(local(2)).chain(second.iter().map(local(3)));
+    let facts = NodeFacts { addresses: addresses.chain(bridge.iter().map(local(4))).collect() };
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|range| range.parse().unwrap());
+    let within = NodePortAddresses::Within(everywhere.into());
+    for (node_port_addresses, more) in [(NodePortAddresses::Primary, &[][..]), (within, &second)] {
+        let mut bench = bench(MemoryMaps::default());
+        let node_name = "n".into();
+        bench.reconciler.desired =
+            Desired::new(Settings { node_name, node_port_addresses, ..Settings::default() });
+        let told: Arc<std::sync::Mutex<Vec<_>>> = Arc::default();
+        bench.reconciler.attach = Box::new(Told(Arc::clone(&told)));
+        bench.reconciler.follow(state.snapshot(), Some(&facts));
+        let mut expected: Vec<IpAddr> = first.iter().chain(more).map(ip).collect();
+        expected.sort();
+        assert_eq!(*told.lock().unwrap(), [expected]);
+    }
 }
 
 #[test]

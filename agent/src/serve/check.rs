@@ -33,8 +33,11 @@ struct Read {
 /// `/v1/check`.
 pub(super) async fn check(facts: &Facts) -> Answer {
     let (checker, snapshot) = (facts.checker.clone(), facts.health.snapshots.borrow().clone());
-    let node = snapshot.nodes.get(&*facts.node);
-    let addresses = node.map_or_else(Vec::new, |node| node.internal_ips.clone());
+    // Where nobody attaches programs the addresses of the Node object do.
+    let addresses = facts.ask(Query::UplinkAddresses).await.unwrap_or_else(|| {
+        let node = snapshot.nodes.get(&*facts.node);
+        node.map_or_else(Vec::new, |node| node.internal_ips.clone())
+    });
     let read = spawn_blocking(move || {
         let ipv6 = addresses.iter().any(std::net::IpAddr::is_ipv6);
         let names = checker.as_ref().map_or(&[][..], |checker| &checker.uplinks);

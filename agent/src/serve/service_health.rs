@@ -14,7 +14,6 @@ use std::{
 };
 
 use hyper::StatusCode;
-use mizzen_ebpf_abi::node::node_addr_flags;
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -115,9 +114,7 @@ fn wanted(snapshot: &Snapshot, addresses: &[IpAddr]) -> Wanted {
 
 /// The addresses that take node ports.
 fn addresses(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Vec<IpAddr> {
-    let node = desired_node(snapshot, facts, settings, std::iter::empty());
-    let open = node.addrs.iter().filter(|(_, addr)| addr.flags & node_addr_flags::NODE_PORTS != 0);
-    open.map(|(addr, _)| IpAddr::from(*addr)).collect()
+    desired_node(snapshot, facts, settings, std::iter::empty()).node_port_addresses().collect()
 }
 
 /// An open port.

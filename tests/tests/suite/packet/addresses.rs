@@ -1,12 +1,18 @@
 //! Addresses and ports of services: on no interface, handed over, shared by protocols, of another
 //! node.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+};
 
+use mizzen_agent::{apply::maps::Maps as _, desired::node::DesiredNode};
 use mizzen_ebpf_abi::{counters::Counter, service::frontend_flags};
 use mizzen_tests::{
     echo::{Client, Echo, TRANSPORTS, Transport, ask, ask_in_vain},
-    lab::{CLIENT, FAMILIES, Lab},
+    lab::{CLIENT, FAMILIES, Lab, set},
+    netns::Netns,
 };
 
 use super::{EXTERNAL, LOCAL, NODE_PORT, PORT, cluster_ip, node_port, sane};
@@ -61,6 +67,52 @@ fn b70_b117_protocols_and_addresses_share_a_port_number() {
             assert_eq!(ask(&lab.client, transport, to).unwrap().name, name, "{family:?} {to}");
         }
     }
+}
+
+/// The node has a second link, with no default route, whose addresses take node ports: clients
+/// behind it, and pods, reach backends on any node.
+#[test]
+fn b62_b137_a_node_port_at_an_address_of_a_second_link() {
+    let mut lab = Lab::new([1, 1]);
+    let (outside, node) = (Netns::new("second"), &lab.nodes[0].node.netns);
+    for netns in [&outside, node] {
+        set(netns, "ipv6/conf/default/accept_dad", "0");
+    }
+    node.veth("eth1", &outside, "eth0");
+    let addresses: [(IpAddr, IpAddr, &str); 2] = [
+        ([198, 51, 100, 7].into(), [198, 51, 100, 100].into(), "/24"),
+        ("fd00:51::7".parse().unwrap(), "fd00:51::100".parse().unwrap(), "/64 nodad"),
+    ];
+    for (own, clients, length) in addresses {
+        node.ip(&format!("addr add {} dev eth1", length.replacen('/', &format!("{own}/"), 1)));
+        let theirs = length.replacen('/', &format!("{clients}/"), 1);
+        outside.ip(&format!("addr add {theirs} dev eth0"));
+    }
+    let backends =
+        FAMILIES.map(|family| [0, 1].map(|node: usize| lab.nodes[node].pods[0].server(family)));
+    for ((family, backends), (own, ..)) in FAMILIES.into_iter().zip(backends).zip(addresses) {
+        lab.nodes[0].tables.node_address(own);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &backends, EXTERNAL);
+        }
+    }
+    let take_node_ports = DesiredNode {
+        addrs: lab.nodes[0].tables.maps.dump().unwrap().node_addrs,
+        ..DesiredNode::default()
+    };
+    lab.nodes[0].attach_at(&take_node_ports.uplink_addresses(None).into_iter().collect::<Vec<_>>());
+    for (family, (own, ..)) in FAMILIES.into_iter().zip(addresses) {
+        let to = SocketAddr::new(own, NODE_PORT);
+        for transport in TRANSPORTS {
+            for from in [&outside, &lab.nodes[0].pods[0].netns] {
+                let answers = (0..20).map(|_| ask(from, transport, to).unwrap());
+                let names: BTreeSet<String> = answers.map(|answer| answer.name).collect();
+                let both = ["pod-1-1", "pod-2-1"].map(str::to_owned).into();
+                assert_eq!(names, both, "{family:?} {transport:?}");
+            }
+        }
+    }
+    sane(&lab);
 }
 
 /// A node dials another's node port; the backend is a pod of its own, so that packets go there and
