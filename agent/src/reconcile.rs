@@ -166,21 +166,25 @@ impl Reconciler {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let facts = inputs.facts.borrow_and_update().clone();
             self.follow(&snapshot, facts.as_deref());
-            self.settle(Instant::now());
+            // Nobody knows where an endpoint turned up when nothing is watched any more.
+            let watched = inputs.snapshots.has_changed().is_ok();
+            if watched {
+                self.settle(Instant::now());
+            }
             self.release(Instant::now());
             let due = Instant::now() + REVIEW;
-            let sooner = [self.trouble.retry(), self.deletions.due(), self.releases.due()];
+            let sooner = [
+                self.trouble.retry(),
+                self.deletions.due().filter(|_| watched),
+                self.releases.due(),
+            ];
             let due = sooner.into_iter().flatten().fold(due, Instant::min);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 // Before the endpoints that may have the addresses next.
                 Some(addresses) = inputs.released.recv() => {
-                    let mut addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
-                    while let Ok(more) = inputs.released.try_recv() {
-                        addresses.extend(more);
-                    }
-                    self.released(&addresses);
+                    self.released(&gather(addresses, &mut inputs.released));
                 }
                 Some(query) = inputs.queries.recv() => self.answer(query),
                 // Before changes, which may come without end while their leavings pile up.
@@ -191,6 +195,7 @@ impl Reconciler {
             }
         }
         // The next agent knows nothing of sockets to endpoints that were deleted before.
+        self.released(&gather(Vec::new(), &mut inputs.released));
         self.finish();
         Ok(())
     }
@@ -382,6 +387,15 @@ impl Reconciler {
         let plan = diff_and_settle(&everything, &mut restore(&tables, &everything, self.room()));
         Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })
     }
+}
+
+/// These addresses, and those that wait behind them.
+fn gather(first: Vec<IpAddr>, more: &mut mpsc::Receiver<Vec<IpAddr>>) -> BTreeSet<IpAddr> {
+    let mut addresses: BTreeSet<IpAddr> = first.into_iter().collect();
+    while let Ok(more) = more.try_recv() {
+        addresses.extend(more);
+    }
+    addresses
 }
 
 /// What is still missing before anything may be written.

@@ -492,8 +492,9 @@ fn start_services(
     tables.spawn("sweep flows", sweep_flows);
     tables.spawn("sweep affinity", sweep_clients);
     let (cgroup, counts) = (datapath.cgroup_path().to_owned(), shared.metrics.resets.clone());
-    let resets = resets::start(datapath.translations()?, cgroup, counts)
+    let (resets, worker) = resets::start(datapath.translations()?, cgroup, counts)
         .context("start the thread that destroys sockets")?;
+    tables.spawn("resets", worker.run(tables.token()));
     let reconciler = Reconciler::new(
         config.tables()?,
         maps,

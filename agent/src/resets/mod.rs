@@ -22,10 +22,13 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
 use mizzen_ebpf_abi::{addr::Addr, socket::SocketPeer};
 use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use namespaces::Namespace;
 
@@ -33,12 +36,15 @@ use crate::{
     datapath::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations, translations_of},
     diff::plan::Reset,
     model::service::Protocol,
+    supervisor::TaskError,
 };
 
 /// Plans whose sockets wait; beyond that they are left to their timeouts, counted.
 const QUEUE_MAX: usize = 256;
 /// Endpoints that are looked for together.
 const BATCH_MAX: usize = 4096;
+/// How long the last of them may take when the agent ends.
+const LAST_RESETS: Duration = Duration::from_secs(2);
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -80,16 +86,61 @@ impl Queue {
     }
 }
 
-/// Starts the thread, whose network namespace is the node's: that of the caller. It ends with the
-/// last [`Queue`].
+/// The thread that destroys sockets. It ends with the last [`Queue`], when all is done that was
+/// asked for.
+#[derive(Debug)]
+pub struct Worker {
+    thread: thread::JoinHandle<()>,
+    /// Closed when the thread is about to end.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    /// Waits until `cancel`, and then, for [`LAST_RESETS`] at most, for what is under way: whoever
+    /// has the queue is to drop it. A thread that ends before that is an error.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), TaskError> {
+        let Self { thread, ended } = self;
+        let last = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(LAST_RESETS).await;
+        };
+        tokio::select! {
+            _closed = ended => {}
+            () = last => {
+                tracing::warn!(
+                    "destroying sockets took longer than {LAST_RESETS:?}: the remaining \
+                     connections to deleted endpoints are left to time out"
+                );
+                return Ok(());
+            }
+        }
+        thread.join().map_err(|_panic| "the thread that destroys sockets panicked".into())
+    }
+}
+
+/// Starts the thread, whose network namespace is the node's: that of the caller.
 pub fn start(
     translations: Translations,
     cgroup: PathBuf,
     counts: Arc<Counts>,
-) -> io::Result<Queue> {
+) -> io::Result<(Queue, Worker)> {
     let node = File::open("/proc/thread-self/ns/net")?;
-    let (queue, receiver) = Queue::new(Arc::clone(&counts));
-    thread::Builder::new().name("resets".into()).spawn(move || {
+    let of_thread = Arc::clone(&counts);
+    start_with(counts, move |batch| {
+        let namespaces = namespaces::below(&cgroup, &node);
+        end_connections(&batch, &namespaces, &translations, &of_thread);
+    })
+}
+
+/// Starts a thread that calls `end` with what is asked for, as much at a time as there is.
+fn start_with(
+    counts: Arc<Counts>,
+    mut end: impl FnMut(Vec<Reset>) + Send + 'static,
+) -> io::Result<(Queue, Worker)> {
+    let (queue, receiver) = Queue::new(counts);
+    let (tells, ended) = oneshot::channel();
+    let thread = thread::Builder::new().name("resets".into()).spawn(move || {
+        let _tells: oneshot::Sender<()> = tells;
         while let Ok(mut batch) = receiver.recv() {
             // What came meanwhile goes together: namespaces are entered once.
             while batch.len() < BATCH_MAX
@@ -97,11 +148,10 @@ pub fn start(
             {
                 batch.extend(more);
             }
-            let namespaces = namespaces::below(&cgroup, &node);
-            end_connections(&batch, &namespaces, &translations, &counts);
+            end(batch);
         }
     })?;
-    Ok(queue)
+    Ok((queue, Worker { thread, ended }))
 }
 
 /// Destroys what was led to these endpoints, in each of the namespaces.
@@ -272,6 +322,51 @@ mod tests {
         ];
         assert_eq!(asked, parts);
         assert_eq!(missed, DESTINATIONS_MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn v8_what_was_asked_for_is_done_before_the_agent_ends() {
+        let (allow, allowed) = std::sync::mpsc::channel();
+        let (done, ends) = std::sync::mpsc::channel();
+        let end = move |batch: Vec<Reset>| {
+            allowed.recv().unwrap();
+            done.send(batch.iter().map(|reset| reset.generation).collect::<Vec<_>>()).unwrap();
+        };
+        let (queue, worker) = start_with(Arc::default(), end).unwrap();
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(worker.run(cancel.clone()));
+        queue.push(vec![reset(1)]);
+        queue.push(vec![reset(2)]);
+        cancel.cancel();
+        drop(queue);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.is_finished(), "it is under way");
+        for _ in 0..2 {
+            allow.send(()).unwrap_or_default();
+        }
+        running.await.unwrap().unwrap();
+        assert_eq!(ends.try_iter().flatten().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resets_that_take_for_ever_do_not_hold_up_the_end() {
+        let (_never, blocked) = std::sync::mpsc::channel::<()>();
+        let end = move |_batch| blocked.recv().unwrap_or_default();
+        let (queue, worker) = start_with(Arc::default(), end).unwrap();
+        queue.push(vec![reset(1)]);
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        worker.run(cancel).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_told() {
+        let (queue, worker) = start_with(Arc::default(), |_batch| panic!("gone")).unwrap();
+        queue.push(vec![reset(1)]);
+        let error = worker.run(CancellationToken::new()).await.unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
     }
 
     #[test]

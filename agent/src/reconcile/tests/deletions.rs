@@ -198,3 +198,36 @@ async fn v8_the_loop_gives_up_what_left_and_what_was_released() {
     cancel.cancel();
     running.await.unwrap().unwrap();
 }
+
+/// What was released when the loop was told to end is reset. What left a moment ago isn't: nobody
+/// watches any more whether it turns up in another slice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn v8_the_end_gives_up_what_was_released_and_not_what_may_have_moved() {
+    for (conditions, told) in [(Some("ready: true"), 1), (None, 0)] {
+        let (queue, resets) = resets::Queue::new(Arc::default());
+        let Bench { mut reconciler, .. } = bench(MemoryMaps::default());
+        let settings = Settings { node_name: "n".into(), ..Settings::default() };
+        reconciler.desired = Desired::new(settings);
+        let mut reconciler = reconciler.resetting(queue);
+        let (mut state, facts) = (cluster(), NodeFacts::default());
+        for conditions in [Some("ready: true"), Some(TERMINATING), conditions] {
+            reconciler.follow(&with_second(&mut state, conditions), Some(&facts));
+        }
+        // It left so long ago that the next look gives it up.
+        for seconds in [2, 1] {
+            reconciler.settle(Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap());
+        }
+        let (publish, snapshots) = watch::channel(with_second(&mut state, conditions));
+        let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
+        let (_queries, queries) = mpsc::channel(1);
+        let (release, released) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        if conditions.is_some() {
+            release.send(vec![[10, 244, 0, 6].into()]).await.unwrap();
+        }
+        drop(publish);
+        cancel.cancel();
+        reconciler.run(Inputs { snapshots, facts, queries, released }, cancel).await.unwrap();
+        assert_eq!(resets.try_iter().flatten().count(), told, "{conditions:?}");
+    }
+}

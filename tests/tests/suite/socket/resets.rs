@@ -83,7 +83,8 @@ impl Scene {
         let (translations, cgroup) =
             (datapath.translations().unwrap(), datapath.cgroup_path().to_owned());
         let counts = Arc::clone(&agent.metrics.resets);
-        let queue = node.netns.run(|| resets::start(translations, cgroup, counts)).unwrap();
+        let (queue, _worker) =
+            node.netns.run(|| resets::start(translations, cgroup, counts)).unwrap();
         agent.reconciler = agent.reconciler.resetting(queue);
         let (node_actor, pod_actor) = (node.actor(), node.pod_actor(&pod));
         Self {
