@@ -140,7 +140,7 @@ fn check_rights(config: &Config) -> anyhow::Result<()> {
     anyhow::ensure!(
         bits >> NET_ADMIN & 1 == 1,
         "the agent may not change this node's network: run it as root, or with the capabilities \
-         NET_ADMIN, BPF, PERFMON and SYS_ADMIN"
+         NET_ADMIN, BPF, PERFMON, SYS_ADMIN and SYS_PTRACE"
     );
     Ok(())
 }
@@ -492,8 +492,9 @@ fn start_services(
     tables.spawn("sweep flows", sweep_flows);
     tables.spawn("sweep affinity", sweep_clients);
     let (cgroup, counts) = (datapath.cgroup_path().to_owned(), shared.metrics.resets.clone());
-    let (resets, worker) = resets::start(datapath.translations()?, cgroup, counts)
-        .context("start the thread that destroys sockets")?;
+    let (resets, worker) =
+        resets::start(datapath.translations()?, cgroup, counts, shared.board.clone())
+            .context("start the thread that destroys sockets")?;
     tables.spawn("resets", worker.run(tables.token()));
     let reconciler = Reconciler::new(
         config.tables()?,

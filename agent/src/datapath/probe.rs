@@ -27,7 +27,7 @@ pub enum Missing {
     /// The process may not use eBPF.
     #[error(
         "this process may not use eBPF: run the agent as root, or with the capabilities BPF, \
-         NET_ADMIN, PERFMON and SYS_ADMIN"
+         NET_ADMIN, PERFMON, SYS_ADMIN and SYS_PTRACE"
     )]
     Permission,
     /// The kernel has no eBPF system call.

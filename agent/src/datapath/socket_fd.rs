@@ -17,31 +17,70 @@ use mizzen_ebpf_abi::socket::{SocketPeer, SocketPeers};
 use super::{sock_diag::Translations, sys};
 
 /// What the connections of the UDP sockets with these inodes were translated to, as far as one of
-/// the processes has them and they ever were.
+/// the processes has them and they ever were. Those that may not be looked into are entered into
+/// `denied`; their sockets are found where another process has them too.
 pub fn translations_of(
     inodes: &BTreeSet<u64>,
     processes: &[u32],
     translations: &Translations,
+    denied: &mut BTreeSet<u32>,
 ) -> io::Result<BTreeMap<u64, SocketPeer>> {
     let mut found = BTreeMap::new();
+    visit_sockets(inodes, processes, denied, |inode, socket| {
+        let peers: Option<SocketPeers> = sys::lookup(translations.udp(), &socket.as_raw_fd())?;
+        found.extend(peers.map(|peers| (inode, peers.connected)));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Visits each socket with one of these inodes that one of the processes has.
+fn visit_sockets(
+    inodes: &BTreeSet<u64>,
+    processes: &[u32],
+    denied: &mut BTreeSet<u32>,
+    mut visit: impl FnMut(u64, OwnedFd) -> io::Result<()>,
+) -> io::Result<()> {
     let mut left = inodes.clone();
     for process in processes {
         if left.is_empty() {
             break;
         }
-        // A process that is gone has none.
-        for descriptor in
-            fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten()
-        {
-            let target = fs::read_link(descriptor.path()).unwrap_or_default();
-            let Some(inode) = target.to_str().and_then(socket_inode) else { continue };
-            let number = descriptor.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(number) = number.filter(|_| left.contains(&inode)) else { continue };
-            let Some(socket) = borrow(*process, number, inode)? else { continue };
+        let sockets = match sockets_of(*process, &left) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                denied.insert(*process);
+                continue;
+            }
+            sockets => sockets?,
+        };
+        for (inode, socket) in sockets {
             left.remove(&inode);
-            let peers: Option<SocketPeers> = sys::lookup(translations.udp(), &socket.as_raw_fd())?;
-            found.extend(peers.map(|peers| (inode, peers.connected)));
+            visit(inode, socket)?;
         }
+    }
+    Ok(())
+}
+
+/// Those of a process' sockets that have one of these inodes.
+fn sockets_of(process: u32, inodes: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, OwnedFd>> {
+    let mut found = BTreeMap::new();
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let descriptors = match fs::read_dir(format!("/proc/{process}/fd")) {
+        Err(error) if denied(&error) => return Err(error),
+        // A process that is gone has none.
+        descriptors => descriptors.into_iter().flatten().flatten(),
+    };
+    for descriptor in descriptors {
+        let target = match fs::read_link(descriptor.path()) {
+            Err(error) if denied(&error) => return Err(error),
+            target => target.unwrap_or_default(),
+        };
+        let Some(inode) = target.to_str().and_then(socket_inode) else { continue };
+        let number = descriptor.file_name().to_str().and_then(|name| name.parse().ok());
+        let wanted = inodes.contains(&inode) && !found.contains_key(&inode);
+        let Some(number) = number.filter(|_| wanted) else { continue };
+        let socket = borrow(process, number, inode)?;
+        found.extend(socket.map(|socket| (inode, socket)));
     }
     Ok(found)
 }
@@ -82,9 +121,33 @@ fn descriptor(result: libc::c_long) -> io::Result<Option<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::{net::UdpSocket, process::Command};
 
     use super::*;
+    use crate::resets::namespaces::tests::without_ptrace;
+
+    #[test]
+    fn a_process_that_may_not_be_looked_into_hides_no_other() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let inode = fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap().ino();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let processes = [child.id(), std::process::id()];
+        let look = || {
+            let (mut denied, mut found) = (BTreeSet::new(), Vec::new());
+            let visit = |inode, _| {
+                found.push(inode);
+                Ok(())
+            };
+            visit_sockets(&[inode].into(), &processes, &mut denied, visit).unwrap();
+            (denied, found)
+        };
+        let (deprived, able) = (without_ptrace(look), look());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(deprived, ([processes[0]].into(), vec![inode]));
+        assert_eq!(able, (BTreeSet::new(), vec![inode]));
+        assert_eq!(look(), able, "a process that is gone is none that may not be looked into");
+    }
 
     #[test]
     fn a_socket_is_borrowed_by_its_inode() {

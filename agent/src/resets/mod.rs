@@ -30,15 +30,18 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use namespaces::Namespace;
+use namespaces::{Found, Namespace};
 
 use crate::{
     datapath::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations, translations_of},
     diff::plan::Reset,
     model::service::Protocol,
+    status::{Board, State},
     supervisor::TaskError,
 };
 
+/// The part on the board.
+pub const PART: &str = "resets";
 /// Plans whose sockets wait; beyond that they are left to their timeouts, counted.
 const QUEUE_MAX: usize = 256;
 /// Endpoints that are looked for together.
@@ -123,13 +126,27 @@ pub fn start(
     translations: Translations,
     cgroup: PathBuf,
     counts: Arc<Counts>,
+    board: Arc<Board>,
 ) -> io::Result<(Queue, Worker)> {
     let node = File::open("/proc/thread-self/ns/net")?;
+    board.report(PART, state(&namespaces::below(&cgroup, &node).denied));
     let of_thread = Arc::clone(&counts);
     start_with(counts, move |batch| {
-        let namespaces = namespaces::below(&cgroup, &node);
-        end_connections(&batch, &namespaces, &translations, &of_thread);
+        let found = namespaces::below(&cgroup, &node);
+        let denied = end_connections(&batch, found, &translations, &of_thread);
+        board.report(PART, state(&denied));
     })
+}
+
+/// How it is where these processes may not be looked into.
+fn state(denied: &BTreeSet<u32>) -> State {
+    let Some(first) = denied.first() else { return State::Ready };
+    State::Degraded(format!(
+        "{} of this node's processes may not be looked into ({first} for one): their connections \
+         to deleted endpoints are left to time out, and what live ones sent is not counted; give \
+         the agent the capability SYS_PTRACE",
+        denied.len()
+    ))
 }
 
 /// Starts a thread that calls `end` with what is asked for, as much at a time as there is.
@@ -154,17 +171,21 @@ fn start_with(
     Ok((queue, Worker { thread, ended }))
 }
 
-/// Destroys what was led to these endpoints, in each of the namespaces.
+/// Destroys what was led to these endpoints, in each of the namespaces. Gives the processes that
+/// may not be looked into, whose sockets, or some of them, were not found.
 fn end_connections(
     batch: &[Reset],
-    namespaces: &[Namespace],
+    found: Found,
     translations: &Translations,
     counts: &Counts,
-) {
+) -> BTreeSet<u32> {
     let work = Work::new(batch);
-    for namespace in namespaces {
-        let missed = match setns(&namespace.file, CloneFlags::CLONE_NEWNET) {
-            Ok(()) => work.run(|part| part.end(&namespace.processes, translations, counts)),
+    let Found { namespaces, mut denied } = found;
+    let unseen = if denied.is_empty() { 0 } else { batch.len() };
+    counts.failures.fetch_add(unseen as u64, Relaxed);
+    for Namespace { file, processes } in &namespaces {
+        let missed = match setns(file, CloneFlags::CLONE_NEWNET) {
+            Ok(()) => work.run(|part| part.end(processes, translations, counts, &mut denied)),
             Err(errno) => {
                 tracing::debug!(%errno, "a network namespace could not be entered");
                 batch.len()
@@ -172,6 +193,7 @@ fn end_connections(
         };
         counts.failures.fetch_add(missed as u64, Relaxed);
     }
+    denied
 }
 
 /// The endpoints of a batch, in the order in which the kernel is asked for them: by protocol and
@@ -222,12 +244,13 @@ impl Part<'_> {
         processes: &[u32],
         translations: &Translations,
         counts: &Counts,
+        denied: &mut BTreeSet<u32>,
     ) -> io::Result<()> {
         let Self { protocol, to, resets } = *self;
         let mut kernel = SockDiag::open()?;
         let mut found = kernel.connected(protocol, to, translations)?;
         if protocol == Protocol::Udp {
-            recall(&mut found, processes, translations)?;
+            recall(&mut found, processes, translations, denied)?;
         }
         let deleted = || to.iter().filter_map(|at| resets.get(at)).flatten();
         let led = |peer: SocketPeer| deleted().any(|reset| was_led(&peer, reset));
@@ -248,9 +271,10 @@ fn recall(
     sockets: &mut [Connected],
     processes: &[u32],
     translations: &Translations,
+    denied: &mut BTreeSet<u32>,
 ) -> io::Result<()> {
     let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    let known = translations_of(&inodes, processes, translations)?;
+    let known = translations_of(&inodes, processes, translations, denied)?;
     for socket in sockets {
         socket.peer = known.get(&socket.inode).copied();
     }
@@ -322,6 +346,14 @@ mod tests {
         ];
         assert_eq!(asked, parts);
         assert_eq!(missed, DESTINATIONS_MAX + 1);
+    }
+
+    #[test]
+    fn who_may_not_be_looked_into_is_told_with_the_remedy() {
+        assert_eq!(state(&BTreeSet::new()), State::Ready);
+        let State::Degraded(reason) = state(&[7, 9].into()) else { panic!("it is degraded") };
+        assert!(reason.starts_with("2 of this node's processes"), "{reason}");
+        assert!(reason.ends_with("SYS_PTRACE"), "{reason}");
     }
 
     #[tokio::test]

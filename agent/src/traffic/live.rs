@@ -72,7 +72,7 @@ impl Place {
     fn count(&self) -> Result<Live, LiveError> {
         let deadline = Instant::now() + TIME_MAX;
         let mut live = Live::new();
-        for namespace in namespaces::below(&self.cgroup, &self.node) {
+        for namespace in namespaces::below(&self.cgroup, &self.node).namespaces {
             if Instant::now() > deadline {
                 return Err(LiveError::Slow);
             }

@@ -84,7 +84,7 @@ impl Scene {
             (datapath.translations().unwrap(), datapath.cgroup_path().to_owned());
         let counts = Arc::clone(&agent.metrics.resets);
         let (queue, _worker) =
-            node.netns.run(|| resets::start(translations, cgroup, counts)).unwrap();
+            node.netns.run(|| resets::start(translations, cgroup, counts, Arc::default())).unwrap();
         agent.reconciler = agent.reconciler.resetting(queue);
         let (node_actor, pod_actor) = (node.actor(), node.pod_actor(&pod));
         Self {
