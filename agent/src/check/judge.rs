@@ -27,7 +27,20 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(counted(datapath));
     findings.extend(settings(&facts.host));
     findings.extend(ports(&facts.host, datapath));
+    findings.extend(datapath.foreign_cni.then(policies));
     findings
+}
+
+/// What holds for network policies beside another CNI plugin.
+fn policies() -> Finding {
+    warn(
+        "policies",
+        "another CNI plugin connects the pods, and what is translated packet by packet passes \
+         netfilter's FORWARD chain by: network policies in iptables or nftables don't see it",
+        "nothing where that plugin has no policies, or keeps them as programs at the pods' own \
+         links; else keep clients of node ports and load balancers out before the node, or by \
+         loadBalancerSourceRanges",
+    )
 }
 
 fn finding(

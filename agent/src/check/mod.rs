@@ -99,4 +99,6 @@ pub struct DatapathFacts {
     pub snat_ports: (u16, u16),
     /// The node ports in use.
     pub node_ports: BTreeSet<u16>,
+    /// Whether another CNI plugin connects the pods.
+    pub foreign_cni: bool,
 }

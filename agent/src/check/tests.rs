@@ -29,6 +29,7 @@ fn healthy() -> Facts {
         counters: vec![(Counter::ForeignRange, 0), (Counter::Rejected, 77)],
         snat_ports: (10_000, 29_999),
         node_ports: [30_080].into(),
+        foreign_cni: false,
     };
     let host = Host {
         release: "6.18".into(),
@@ -111,6 +112,13 @@ fn an_older_or_slower_kernel_is_warned_of() {
     one("kernel", Warn, &["filters", "6.6"], |_, datapath| datapath.packet_links = false);
     one("kernel", Warn, &["bpf_jit_enable=1"], |facts, _| facts.host.jit = Some(false));
     one("kernel", Warn, &["stats_enabled=0"], |facts, _| facts.host.statistics = Some(true));
+}
+
+#[test]
+fn policies_of_another_cni_plugin_are_warned_of() {
+    one("policies", Verdict::Warn, &["FORWARD", "loadBalancerSourceRanges"], |_, datapath| {
+        datapath.foreign_cni = true;
+    });
 }
 
 #[test]

@@ -313,7 +313,7 @@ fn start_datapath(
     let readers = datapath.table_readers();
     let snat_ports = (config.snat_port_min, config.snat_port_max);
     let (places, uplinks) = (datapath.places(), config.uplink.clone());
-    let checker = Checker { places, uplinks, snat_ports };
+    let checker = Checker { places, uplinks, snat_ports, foreign_cni: !config.cni };
     let live = LiveSockets::new(datapath.translations()?, datapath.cgroup_path().to_owned())
         .context("open this network namespace")?;
     let Stages { intake, tables, front } = stages;

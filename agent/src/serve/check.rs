@@ -21,6 +21,8 @@ pub struct Checker {
     pub uplinks: Vec<String>,
     /// First and last source port of masqueraded flows.
     pub snat_ports: (u16, u16),
+    /// Whether another CNI plugin connects the pods.
+    pub foreign_cni: bool,
 }
 
 /// What blocks while it is read.
@@ -63,6 +65,7 @@ pub(super) async fn check(facts: &Facts) -> Answer {
             counters: facts.programs.as_deref().map(ProgramCounters::read).unwrap_or_default(),
             snat_ports: checker.snat_ports,
             node_ports: node_ports(&snapshot),
+            foreign_cni: checker.foreign_cni,
         }),
     };
     let findings = judge(&Checked { parts: facts.board.parts(), datapath, host });
