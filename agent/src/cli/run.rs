@@ -246,8 +246,7 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
-    // Pods are asked for their wishes where this agent connects them.
-    let pods_of = (config.cni && config.services).then_some(config.node_name.as_str());
+    let pods_of = watched_pods(config);
     let follower =
         Thread::start("follower").context("start the thread that follows the cluster")?;
     let on = (&mut *intake, &follower);
@@ -286,6 +285,12 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let (successors, asking) = mpsc::channel(1);
     intake.spawn("hand-over", giver.run(asking, intake.token()));
     Ok(Begun { own, shared, vitals, names, successors })
+}
+
+/// The node whose pods are asked for their wishes about services: they are followed where this agent
+/// connects pods, and elsewhere it is said that they can't be.
+fn watched_pods(config: &Config) -> Option<&str> {
+    config.services.then_some(config.node_name.as_str())
 }
 
 /// What there is where this agent balances services.
@@ -555,6 +560,17 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn u06_pods_are_watched_whoever_connects_them() {
+        let of =
+            |services, cni| Config { services, cni, node_name: "n".into(), ..Config::default() };
+        for (services, cni, node) in
+            [(true, true, Some("n")), (true, false, Some("n")), (false, true, None)]
+        {
+            assert_eq!(watched_pods(&of(services, cni)), node, "{services} {cni}");
+        }
+    }
 
     #[test]
     fn as_many_files_may_be_open_as_the_hard_limit_admits() {

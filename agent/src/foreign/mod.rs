@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     datapath::{Interface, Leads, PacketPrograms},
+    kube::convert::SOCKET_TRANSLATION_ANNOTATION,
     model::snapshot::Snapshot,
     podnet::{monitor::Monitor, nodes_changed},
     status::{Board, State},
@@ -30,6 +31,9 @@ pub const PART: &str = "foreign-cni";
 const REVIEW: Duration = Duration::from_secs(10);
 /// How long to wait for what comes together with a change.
 const SWARM: Duration = Duration::from_millis(20);
+
+/// Pods that are named where something can't be done for them.
+const PODS_NAMED: usize = 3;
 
 /// Where the other plugin's pods are.
 #[derive(Clone, Debug)]
@@ -82,12 +86,31 @@ fn follow(
             config.node_name
         ));
     }
+    problems.extend(unmet_wishes(snapshot));
     for (interface, leads) in devices {
         if let Err(error) = attach(programs, &interface, leads) {
             problems.push(format!("{}: {error}", interface.name));
         }
     }
     Ok(problems)
+}
+
+/// That pods asked to have their sockets left alone: which network namespace is whose only the plugin
+/// knows that connected them.
+fn unmet_wishes(snapshot: &Snapshot) -> Option<String> {
+    let pods = &snapshot.opted_out_pods;
+    let mut named: Vec<String> = pods.keys().take(PODS_NAMED).map(ToString::to_string).collect();
+    let more = pods.len() - named.len();
+    if more > 0 {
+        named.push(format!("{more} more"));
+    }
+    (!pods.is_empty()).then(|| {
+        format!(
+            "the sockets of {} are translated though {SOCKET_TRANSLATION_ANNOTATION} says \"false\": \
+             that needs Mizzen's own CNI plugin (cni: true); without it, take the annotation away",
+            named.join(", ")
+        )
+    })
 }
 
 fn attach(programs: &PacketPrograms, interface: &Interface, leads: Leads) -> Result<(), TaskError> {
@@ -113,5 +136,27 @@ fn state(outcome: Result<Vec<String>, TaskError>) -> State {
         Ok(problems) if problems.is_empty() => State::Ready,
         Ok(problems) => State::Degraded(problems.join("; ")),
         Err(error) => State::Degraded(format!("the node's links and routes: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ObjectKey, pod::OptedOutPod};
+
+    #[test]
+    fn u06_pods_whose_wish_can_not_be_met_are_named() {
+        let mut snapshot = Snapshot::default();
+        assert_eq!(unmet_wishes(&snapshot), None);
+        let mut ask = |name: &str| {
+            let key = ObjectKey::new("default", name);
+            snapshot.opted_out_pods.insert(key.clone(), Arc::new(OptedOutPod { key }));
+            unmet_wishes(&snapshot).unwrap()
+        };
+        let one = ask("a");
+        assert!(one.starts_with("the sockets of default/a are translated though"), "{one}");
+        assert!(one.contains("mizzen.dev/socket-translation"), "{one}");
+        let [.., four] = ["b", "c", "d"].map(ask);
+        assert!(four.contains("of default/a, default/b, default/c, 1 more are"), "{four}");
     }
 }

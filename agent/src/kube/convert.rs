@@ -28,7 +28,7 @@ const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigg
 /// The taint of a node that the cluster autoscaler is about to remove (KEP-3836).
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// On a pod: `"false"` leaves its sockets alone (reference U6).
-const SOCKET_TRANSLATION_ANNOTATION: &str = "mizzen.dev/socket-translation";
+pub const SOCKET_TRANSLATION_ANNOTATION: &str = "mizzen.dev/socket-translation";
 /// The zone of a node.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
