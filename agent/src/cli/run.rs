@@ -332,7 +332,8 @@ fn start_datapath(
         let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
         let pod_devices = config.pod_device.clone();
         let place = foreign::Config { node_name: config.node_name.clone(), pod_devices };
-        let task = foreign::run(place, snapshots, foreign_pods, board, intake.token());
+        let (metrics, stop) = (shared.metrics.clone(), intake.token());
+        let task = foreign::run(place, snapshots, foreign_pods, board, metrics, stop);
         intake.spawn("foreign pods", task);
     }
     Ok(Services {

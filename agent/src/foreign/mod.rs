@@ -10,14 +10,15 @@
 pub mod choose;
 pub mod read;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    datapath::{Interface, Leads, PacketPrograms},
+    datapath::{Interface, Leads, Outcome, PacketPrograms},
     kube::convert::SOCKET_TRANSLATION_ANNOTATION,
+    metrics::Metrics,
     model::snapshot::Snapshot,
     podnet::{monitor::Monitor, nodes_changed},
     status::{Board, State},
@@ -28,7 +29,7 @@ use choose::{Places, Ranges, places};
 /// The part on the board.
 pub const PART: &str = "foreign-cni";
 /// How often everything is looked at though nothing is known to have changed.
-const REVIEW: Duration = Duration::from_secs(10);
+const REVIEW: Duration = Duration::from_secs(5);
 /// How long to wait for what comes together with a change.
 const SWARM: Duration = Duration::from_millis(20);
 
@@ -44,19 +45,28 @@ pub struct Config {
     pub pod_devices: Vec<String>,
 }
 
-/// Attaches programs until cancelled.
+/// Attaches programs until cancelled. What others detached is counted in `metrics`.
 pub async fn run(
     config: Config,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     programs: PacketPrograms,
     board: Arc<Board>,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
     let monitor = Monitor::start(read::matters)?;
+    let mut attached = Devices::new();
     while !cancel.is_cancelled() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         if snapshot.synced.nodes {
-            let outcome = tokio::task::block_in_place(|| follow(&config, &snapshot, &programs));
+            let follow = || follow(&config, &snapshot, &programs, &mut attached);
+            let outcome = tokio::task::block_in_place(follow).map(|Followed { problems, lost }| {
+                if lost > 0 {
+                    tracing::warn!(programs = lost, "somebody else detached programs");
+                    metrics.tables.healed("program", lost as u64);
+                }
+                problems
+            });
             board.report(PART, state(outcome));
         } else {
             board.report(PART, State::Waiting("Nodes are not known yet".into()));
@@ -71,12 +81,25 @@ pub async fn run(
     Ok(())
 }
 
-/// Puts the programs into their places. What can't be had, for people.
+/// Devices with programs, and where they lead.
+type Devices = BTreeMap<Interface, Leads>;
+
+/// What became of a look at the devices.
+struct Followed {
+    /// What can't be had, for people.
+    problems: Vec<String>,
+    /// Programs that were put back.
+    lost: usize,
+}
+
+/// Puts the programs into their places. `attached` are the devices that have them from the last
+/// time.
 fn follow(
     config: &Config,
     snapshot: &Snapshot,
     programs: &PacketPrograms,
-) -> Result<Vec<String>, TaskError> {
+    attached: &mut Devices,
+) -> Result<Followed, TaskError> {
     let ranges = ranges(snapshot, &config.node_name);
     let Places { devices, mut problems } = places(&read::read()?, &ranges, &config.pod_devices);
     if ranges.own.is_empty() && config.pod_devices.is_empty() {
@@ -87,12 +110,18 @@ fn follow(
         ));
     }
     problems.extend(unmet_wishes(snapshot));
+    let before = std::mem::take(attached);
+    let mut lost = 0;
     for (interface, leads) in devices {
-        if let Err(error) = attach(programs, &interface, leads) {
-            problems.push(format!("{}: {error}", interface.name));
+        match attach(programs, &interface, leads) {
+            Ok(new) => {
+                lost += if before.get(&interface) == Some(&leads) { new } else { 0 };
+                attached.insert(interface, leads);
+            }
+            Err(error) => problems.push(format!("{}: {error}", interface.name)),
         }
     }
-    Ok(problems)
+    Ok(Followed { problems, lost })
 }
 
 /// That pods asked to have their sockets left alone: which network namespace is whose only the plugin
@@ -113,11 +142,18 @@ fn unmet_wishes(snapshot: &Snapshot) -> Option<String> {
     })
 }
 
-fn attach(programs: &PacketPrograms, interface: &Interface, leads: Leads) -> Result<(), TaskError> {
+/// How many programs were not there.
+fn attach(
+    programs: &PacketPrograms,
+    interface: &Interface,
+    leads: Leads,
+) -> Result<usize, TaskError> {
+    let mut new = 0;
     for (hook, outcome) in programs.attach(interface, leads)? {
         tracing::debug!(hook, interface = interface.name, ?outcome, "attached");
+        new += usize::from(outcome == Outcome::Attached);
     }
-    Ok(())
+    Ok(new)
 }
 
 /// The pod ranges of this node, and of all others.

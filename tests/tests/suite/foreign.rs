@@ -5,6 +5,7 @@
 use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     process::Stdio,
     sync::Arc,
     time::Duration,
@@ -17,6 +18,7 @@ use mizzen_agent::{
         choose::{Places, Ranges, places},
         read,
     },
+    metrics::Metrics,
     model::{node::Node, snapshot::Snapshot},
     status::{Board, State},
 };
@@ -188,9 +190,10 @@ fn f01_f05_b02_services_work_for_pods_behind_routes() {
     services_work_for_pods_of("ptp", 2);
 }
 
-/// The agent's own loop finds the devices of pods that come while it runs.
+/// The agent's own loop finds the devices of pods that come while it runs, and puts back what
+/// somebody detached.
 #[test]
-fn a_pod_that_comes_later_is_followed() {
+fn r04_a_pod_that_comes_later_is_followed() {
     let data = tempfile::tempdir().unwrap();
     let conf = conf("bridge", data.path());
     let mut lab = Lab::new([0, 0]);
@@ -203,7 +206,8 @@ fn a_pod_that_comes_later_is_followed() {
     snapshot.nodes.insert("node-1".into(), Arc::new(node));
     let (_keep, snapshots) = watch::channel(Arc::new(snapshot));
     let config = foreign::Config { node_name: "node-1".into(), pod_devices: Vec::new() };
-    let (board, cancel) = (Arc::<Board>::default(), CancellationToken::new());
+    let (board, metrics) = (Arc::<Board>::default(), Arc::<Metrics>::default());
+    let cancel = CancellationToken::new();
     let programs = lab.nodes[0].datapath.packet_programs();
     let runtime = lab.nodes[0].node.netns.run(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -213,6 +217,7 @@ fn a_pod_that_comes_later_is_followed() {
         snapshots,
         programs,
         Arc::clone(&board),
+        Arc::clone(&metrics),
         cancel.clone(),
     ));
     until("the loop to be ready", Duration::from_secs(5), || {
@@ -234,6 +239,20 @@ fn a_pod_that_comes_later_is_followed() {
             assert_eq!(answer.name, "b", "{family:?} {transport:?}");
         }
     }
+    assert_eq!(metrics.tables.healed_of("program"), 0, "what is new was not lost");
+    let links = std::fs::read_dir(lab.nodes[0].datapath.pins().links()).unwrap();
+    let mut links = links.map(|link| link.unwrap().path());
+    let of_a_pod = |path: &PathBuf| path.to_string_lossy().contains("tc_pod_ingress-");
+    let link = links.find(of_a_pod).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    until("the program to be attached again", Duration::from_secs(20), || {
+        match metrics.tables.healed_of("program") {
+            0 => Err("nothing is healed".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(metrics.tables.healed_of("program"), 1);
+    assert!(link.exists());
     cancel.cancel();
     runtime.block_on(running).unwrap().unwrap();
 }
