@@ -381,19 +381,21 @@ fn v4_a_node_port_on_loopback_is_the_nodes_and_not_a_pods() {
     for family in FAMILIES {
         let mut bench = Bench::new(family);
         let set = bench.tables.set_of(&[bench.a]);
-        bench.tables.frontend(
-            SocketAddr::new(family.any(), 30080),
-            TCP,
-            set,
-            frontend_flags::EXTERNAL,
-        );
+        let any = SocketAddr::new(family.any(), 30080);
+        for protocol in [TCP, UDP] {
+            bench.tables.frontend(any, protocol, set, frontend_flags::EXTERNAL);
+        }
         bench.tables.node_address(family.loopback());
         let loopback = SocketAddr::new(family.loopback(), 30080);
+        let dialled = family.dialled(loopback);
         let pod = mizzen_tests::netns::Netns::new("pod");
         let _own = Backend::start(&pod, loopback, "the pod's own");
-        assert_eq!(bench.ask(family.dialled(loopback)).unwrap().0, "a");
+        assert_eq!(bench.ask(dialled).unwrap().0, "a", "{family:?} TCP");
+        assert_eq!(bench.ask_udp(dialled), ("a".to_owned(), dialled), "{family:?} UDP");
         bench.actor = bench.node.pod_actor(&pod);
-        assert_eq!(bench.ask(family.dialled(loopback)).unwrap().0, "the pod's own");
+        let own = "the pod's own".to_owned();
+        assert_eq!(bench.ask(dialled).unwrap().0, own, "{family:?} TCP");
+        assert_eq!(bench.ask_udp(dialled), (own, dialled), "{family:?} UDP");
     }
 }
 
