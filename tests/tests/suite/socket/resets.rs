@@ -257,3 +257,25 @@ fn v8_a_released_address_ends_connections_at_once() {
         scene.await_destroyed(2, 2);
     }
 }
+
+/// What ends is the TCP socket inside; the MPTCP socket does with it where its server speaks TCP
+/// alone.
+#[test]
+fn v8_multipath_tcp_towards_a_plain_server_is_ended() {
+    if std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_err() {
+        println!("this kernel has no MPTCP");
+        return;
+    }
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let (a, to) = (scene.a, family.dialled(SocketAddr::new(family.vip(10), 80)));
+        scene.see(&[(a, false, "a")]);
+        let socket = scene.node_actor.open(&family.tcp().replace("tcp", "mptcp"));
+        scene.node_actor.connect(socket, to).unwrap();
+        scene.agent.reconciler.released(&[a.ip()].into());
+        scene.agent.reconciler.finish();
+        scene.await_destroyed(1, 0);
+        scene.node_actor.begin_receive(socket);
+        assert!(is_aborted(&mut scene.node_actor), "{family:?}");
+    }
+}
