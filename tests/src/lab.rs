@@ -15,6 +15,7 @@ use std::{
     path::PathBuf,
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use mizzen_agent::{
     apply::maps::{AddrRange, Maps as _},
     datapath::{Datapath, Interface, find_uplinks},
@@ -22,6 +23,7 @@ use mizzen_agent::{
 };
 use mizzen_ebpf_abi::{
     addr::Addr,
+    conntrack::{Flow, FlowKey},
     counters::Counter,
     limits::{SNAT_PORT_MAX, SNAT_PORT_MIN},
     node::{
@@ -371,6 +373,18 @@ impl LabNode {
         let pods = self.datapath.pods().unwrap();
         let namespace = fs::File::open(netns.path()).unwrap();
         host.run(|| pods.attach(&link, Some(&namespace))).unwrap();
+    }
+
+    /// Lets so many seconds pass for all flows of the packet path.
+    pub fn age_flows(&self, seconds: u32) {
+        let map = MapData::from_pin(self.datapath.pins().map("FLOWS")).expect("the pinned flows");
+        let mut flows: HashMap<_, FlowKey, Flow> =
+            HashMap::try_from(Map::HashMap(map)).expect("a hash of flows");
+        let entries: Vec<_> = flows.iter().map(|entry| entry.expect("an entry")).collect();
+        for (key, flow) in entries {
+            let aged = Flow { seen_s: flow.seen_s.wrapping_sub(seconds), ..flow };
+            flows.insert(key, aged, 0).expect("an entry rewritten");
+        }
     }
 
     /// What the node's programs counted.

@@ -369,18 +369,18 @@ pub fn shown_flow(live: &impl Live, key: &FlowKey, flow: &conntrack::Flow) -> Op
 
 /// A flow's state in a word.
 fn state(flow: &conntrack::Flow) -> &'static str {
-    use flow_state::state::{FIN, RST, SEEN};
+    use flow_state::state::{FIN, RST, SEEN, UNCONFIRMED};
     let (either, both) = (flow.state | flow.peer_state, flow.state & flow.peer_state);
     if either & RST != 0 {
         "reset"
     } else if both & FIN != 0 {
         "closed"
+    } else if both & SEEN == 0 || either & UNCONFIRMED != 0 {
+        "opening"
     } else if either & FIN != 0 {
         "closing"
-    } else if both & SEEN != 0 {
-        "established"
     } else {
-        "opening"
+        "established"
     }
 }
 

@@ -14,15 +14,19 @@ pub mod state {
     pub const FIN: u8 = 1 << 1;
     /// This direction sent an RST, and nothing since.
     pub const RST: u8 = 1 << 2;
+    /// This direction is the opener's, and has sent nothing yet that shows that an answer reached
+    /// it: whoever sends under a forged address gets none.
+    pub const UNCONFIRMED: u8 = 1 << 3;
 }
 
 /// Seconds of silence after which an entry is expired.
 pub mod timeout {
-    /// TCP, both directions seen: kube-proxy's default for `tcpEstablishedTimeout`.
+    /// TCP, confirmed by the opener: kube-proxy's default for `tcpEstablishedTimeout`.
     pub const TCP_ESTABLISHED: u32 = 86_400;
     /// TCP, one side closed: kube-proxy's default for `tcpCloseWaitTimeout`.
     pub const TCP_HALF_CLOSED: u32 = 3_600;
-    /// TCP, not answered yet: five retransmissions of a SYN fit.
+    /// TCP, not answered yet, or the answer not confirmed: five retransmissions of a SYN fit. As
+    /// `nf_conntrack_tcp_timeout_syn_recv`.
     pub const TCP_OPENING: u32 = 60;
     /// TCP, both sides closed: long enough for a lost last ACK to be sent again.
     pub const TCP_CLOSED: u32 = 30;
@@ -34,12 +38,18 @@ pub mod timeout {
     pub const UDP_ANSWERED: u32 = 120;
 }
 
-/// A direction's state after one more of its packets.
+/// The opener's state after the first packet of a flow.
+#[inline(always)]
+pub const fn opened(protocol: u8) -> u8 {
+    if protocol == protocol::TCP { state::SEEN | state::UNCONFIRMED } else { state::SEEN }
+}
+
+/// A direction's state after one more of its packets; `peer_state` is the other direction's.
 ///
 /// A direction that sends anything after its own RST did not mean it (or someone else sent it):
 /// a spurious RST must not shorten the life of a connection that goes on.
 #[inline(always)]
-pub const fn next(state: u8, protocol: u8, flags: u8) -> u8 {
+pub const fn next(state: u8, peer_state: u8, protocol: u8, flags: u8) -> u8 {
     let seen = state | state::SEEN;
     if protocol != protocol::TCP {
         return seen;
@@ -47,7 +57,10 @@ pub const fn next(state: u8, protocol: u8, flags: u8) -> u8 {
     if flags & tcp_flags::RST != 0 {
         return seen | state::RST;
     }
-    let alive = seen & !state::RST;
+    let mut alive = seen & !state::RST;
+    if flags & tcp_flags::SYN == 0 && peer_state & state::SEEN != 0 {
+        alive &= !state::UNCONFIRMED;
+    }
     if flags & tcp_flags::FIN != 0 { alive | state::FIN } else { alive }
 }
 
@@ -65,16 +78,17 @@ pub const fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
     if protocol != protocol::TCP {
         return if both_seen { timeout::UDP_ANSWERED } else { timeout::UDP_OPENING };
     }
-    if (flow.state | flow.peer_state) & state::RST != 0 {
+    let either = flow.state | flow.peer_state;
+    if either & state::RST != 0 {
         timeout::TCP_RESET
     } else if flow.state & flow.peer_state & state::FIN != 0 {
         timeout::TCP_CLOSED
-    } else if (flow.state | flow.peer_state) & state::FIN != 0 {
-        timeout::TCP_HALF_CLOSED
-    } else if both_seen {
-        timeout::TCP_ESTABLISHED
-    } else {
+    } else if !both_seen || either & state::UNCONFIRMED != 0 {
         timeout::TCP_OPENING
+    } else if either & state::FIN != 0 {
+        timeout::TCP_HALF_CLOSED
+    } else {
+        timeout::TCP_ESTABLISHED
     }
 }
 
@@ -115,26 +129,71 @@ mod tests {
         Flow { state, peer_state, seen_s: 1_000, ..Flow::default() }
     }
 
+    /// A flow after these packets, each by whether it is the opener's and its flags.
+    fn after(protocol: u8, packets: &[(bool, u8)]) -> Flow {
+        let mut this = flow(opened(protocol), 0);
+        for (is_openers, flags) in packets {
+            let (own, peer) = (this.state, this.peer_state);
+            if *is_openers {
+                this.state = next(own, peer, protocol, *flags);
+            } else {
+                this.peer_state = next(peer, own, protocol, *flags);
+            }
+        }
+        this
+    }
+
+    fn tcp_timeout(packets: &[(bool, u8)]) -> u32 {
+        timeout_s(TCP, &after(TCP, packets))
+    }
+
     #[test]
     fn timeouts_follow_the_life_of_a_connection() {
-        let mut this = flow(next(0, TCP, SYN), 0);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_OPENING);
-        this.peer_state = next(0, TCP, SYN | ACK);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_ESTABLISHED);
-        this.state = next(this.state, TCP, FIN | ACK);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_HALF_CLOSED);
-        this.peer_state = next(this.peer_state, TCP, FIN | ACK);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_CLOSED);
-        this.state = next(this.state, TCP, ACK);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_CLOSED, "the last ACK opens nothing");
-        this.peer_state = next(this.peer_state, TCP, RST);
-        assert_eq!(timeout_s(TCP, &this), timeout::TCP_RESET);
+        let life = [
+            (false, SYN | ACK, timeout::TCP_OPENING),
+            (true, ACK, timeout::TCP_ESTABLISHED),
+            (true, FIN | ACK, timeout::TCP_HALF_CLOSED),
+            (false, FIN | ACK, timeout::TCP_CLOSED),
+            (true, ACK, timeout::TCP_CLOSED), // the last ACK opens nothing
+            (false, RST, timeout::TCP_RESET),
+        ];
+        let packets = life.map(|(is_openers, flags, _)| (is_openers, flags));
+        assert_eq!(tcp_timeout(&[]), timeout::TCP_OPENING);
+        for (at, (.., expected)) in life.into_iter().enumerate() {
+            assert_eq!(tcp_timeout(&packets[..=at]), expected, "{at}");
+        }
+    }
+
+    /// What an attacker who gets no answers can send, and what backends say to it.
+    #[test]
+    fn u03_only_an_opener_that_was_answered_establishes_a_connection() {
+        let (opener, answerer) = (true, false);
+        for packets in [
+            [(answerer, SYN | ACK), (answerer, SYN | ACK)].as_slice(),
+            &[(answerer, SYN | ACK), (opener, SYN)],
+            &[(answerer, SYN | ACK), (answerer, ACK)],
+            &[(answerer, SYN | ACK), (answerer, FIN | ACK)],
+            &[(opener, ACK), (answerer, SYN | ACK)],
+            &[(opener, FIN | ACK), (answerer, SYN | ACK)],
+            &[(opener, ACK)],
+        ] {
+            assert_eq!(tcp_timeout(packets), timeout::TCP_OPENING, "{packets:?}");
+        }
+        let answered = (answerer, SYN | ACK);
+        assert_eq!(tcp_timeout(&[answered, (opener, ACK)]), timeout::TCP_ESTABLISHED);
+        assert_eq!(tcp_timeout(&[answered, (opener, FIN | ACK)]), timeout::TCP_HALF_CLOSED);
+    }
+
+    /// Programs from before the bit was there left flows without it.
+    #[test]
+    fn an_older_agents_connections_stay_established() {
+        assert_eq!(timeout_s(TCP, &flow(state::SEEN, state::SEEN)), timeout::TCP_ESTABLISHED);
     }
 
     #[test]
     fn udp_lives_longer_once_answered() {
-        assert_eq!(timeout_s(UDP, &flow(next(0, UDP, 0), 0)), timeout::UDP_OPENING);
-        assert_eq!(timeout_s(UDP, &flow(next(0, UDP, 0), next(0, UDP, 0))), timeout::UDP_ANSWERED);
+        assert_eq!(timeout_s(UDP, &after(UDP, &[])), timeout::UDP_OPENING);
+        assert_eq!(timeout_s(UDP, &after(UDP, &[(false, 0)])), timeout::UDP_ANSWERED);
     }
 
     #[test]
@@ -154,8 +213,8 @@ mod tests {
 
     #[test]
     fn b140_a_spurious_rst_is_survived() {
-        let state = next(next(state::SEEN, TCP, RST), TCP, ACK);
-        assert_eq!(timeout_s(TCP, &flow(state, state::SEEN)), timeout::TCP_ESTABLISHED);
+        let packets = [(false, SYN | ACK), (true, ACK), (true, RST), (true, ACK)];
+        assert_eq!(tcp_timeout(&packets), timeout::TCP_ESTABLISHED);
     }
 
     #[test]

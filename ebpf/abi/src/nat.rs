@@ -102,8 +102,8 @@ impl Entries {
     /// Fills in the entries of the flow whose first packet is `key`, with that packet counted as
     /// seen. In place: the programs keep them outside of their stack.
     #[inline(always)]
-    pub fn fill(&mut self, key: &FlowKey, to: &Translation, tcp_flags: u8, now_s: u32) {
-        let seen = flow_state::next(0, key.protocol, tcp_flags);
+    pub fn fill(&mut self, key: &FlowKey, to: &Translation, now_s: u32) {
+        let seen = flow_state::opened(key.protocol);
         let source_kept = to.source.is(&key.source) && to.source_port == key.source_port;
         let destination_kept =
             to.destination.is(&key.destination) && to.destination_port == key.destination_port;

@@ -219,7 +219,7 @@ pub(crate) fn any_translation() -> impl Strategy<Value = (FlowKey, Translation)>
 
 pub(crate) fn filled(key: &FlowKey, to: &Translation) -> Entries {
     let mut entries = Entries::default();
-    entries.fill(key, to, 2, 5);
+    entries.fill(key, to, 5);
     entries
 }
 

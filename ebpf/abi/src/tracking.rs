@@ -79,8 +79,6 @@ pub struct Opening {
     pub now_s: u32,
     /// `flow_flags::TO_NODE` or 0.
     pub flags: u16,
-    /// The first packet's TCP flags.
-    pub tcp_flags: u8,
     /// The second in which room was looked for in vain. The only field that is kept from one
     /// opening to the next.
     pub vain_s: u32,
@@ -118,7 +116,8 @@ pub fn track<T: FlowTable>(table: T, packet: &Packet) -> Option<*const Flow> {
         forget(table, &packet.key, found);
         return None;
     }
-    let state = flow_state::next(flow.state, packet.key.protocol, packet.tcp_flags);
+    let state =
+        flow_state::next(flow.state, flow.peer_state, packet.key.protocol, packet.tcp_flags);
     if state != flow.state {
         flow.state = state;
         tell_peer(table, &packet.key, found);
@@ -337,7 +336,7 @@ fn give_back<T: FlowTable>(table: T, key: &FlowKey, found: *const Flow, now_s: u
 #[inline(never)]
 fn insert<T: FlowTable>(table: T, opening: &mut Opening) -> Opened {
     let entries = &mut opening.entries;
-    entries.fill(&opening.key, &opening.to, opening.tcp_flags, opening.now_s);
+    entries.fill(&opening.key, &opening.to, opening.now_s);
     entries.original.flags |= opening.flags;
     entries.set_device(opening.device);
     entries.set_backend(opening.slots.set, opening.backend);

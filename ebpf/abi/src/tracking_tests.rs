@@ -204,7 +204,6 @@ fn fill(opening: &mut Opening, packet: &Packet, chosen: usize, now_s: u32) {
     opening.backend = u32::try_from(chosen).unwrap();
     opening.masquerade = masquerade;
     opening.now_s = now_s;
-    opening.tcp_flags = packet.tcp_flags;
 }
 
 fn nothing_opened() -> Opening {
@@ -218,7 +217,6 @@ fn nothing_opened() -> Opening {
         masquerade: false,
         now_s: 0,
         flags: 0,
-        tcp_flags: 0,
         vain_s: 0,
         entries: Entries::default(),
     }
@@ -254,6 +252,8 @@ struct Conversation {
     backend: usize,
     opener: End,
     answerer: End,
+    /// The opener showed that the answer reached it.
+    confirmed: bool,
 }
 
 impl Conversation {
@@ -268,13 +268,19 @@ impl Conversation {
             10
         } else if both(|end| end.finished) {
             30
+        } else if !self.confirmed {
+            60
         } else if either(|end| end.finished) {
             3_600
-        } else if both(|end| end.spoke) {
-            86_400
         } else {
-            60
+            86_400
         }
+    }
+
+    fn opener_speaks(&mut self, flags: u8, now_s: u32) {
+        let transport = self.dialled.protocol;
+        self.opener.speaks(transport, flags, now_s);
+        self.confirmed |= self.answerer.spoke && flags & (tcp::SYN | tcp::RST) == 0;
     }
 
     fn is_silent(&self, now_s: u32) -> bool {
@@ -314,7 +320,7 @@ impl Model {
             let known = &mut self.conversations[at];
             let state = host.backends.borrow()[known.backend];
             if !known.is_over(flags, state, now_s) {
-                known.opener.speaks(packet.key.protocol, flags, now_s);
+                known.opener_speaks(flags, now_s);
                 let tcp = packet.key.protocol == protocol::TCP;
                 if tcp && state == Backend::Deleted && flags & tcp::RST == 0 {
                     known.answerer.reset = true;
@@ -358,11 +364,17 @@ impl Model {
             let other = self.conversations.remove(at);
             assert!(other.is_silent(now_s), "{other:?} lives, and its answers are not its own");
         }
-        let mut opener = End { spoke: false, finished: false, reset: false, last_s: now_s };
-        let answerer = opener;
-        opener.speaks(key.protocol, packet.tcp_flags, now_s);
-        let dialled = *key;
-        self.conversations.push(Conversation { dialled, seen, backend: chosen, opener, answerer });
+        let end = End { spoke: false, finished: false, reset: false, last_s: now_s };
+        let mut conversation = Conversation {
+            dialled: *key,
+            seen,
+            backend: chosen,
+            opener: end,
+            answerer: end,
+            confirmed: false,
+        };
+        conversation.opener_speaks(packet.tcp_flags, now_s);
+        self.conversations.push(conversation);
     }
 
     /// Every port must be somebody's.

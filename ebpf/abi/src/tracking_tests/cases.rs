@@ -8,6 +8,33 @@ fn dial(port: u16) -> Step {
     Step::Client { who: OUTSIDE, port, service: 0, transport, flags, turn: 0 }
 }
 
+/// What a client sends from `port` on the connection that [`dial`] opened.
+fn say(port: u16, flags: u8) -> Step {
+    Step::Client { who: OUTSIDE, port, service: 0, transport: protocol::TCP, flags, turn: 0 }
+}
+
+/// Whoever forges the source of a SYN never sees the answer: what it leaves behind must be gone
+/// as soon as if nobody had answered.
+#[test]
+fn u03_an_answered_syn_alone_holds_its_port_no_longer_than_an_opening() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 1_000);
+        for port in 1..=4 {
+            pair.take(dial(port));
+            pair.take(Step::Answer { of: port as usize - 1, flags: tcp::SYN | tcp::ACK });
+        }
+        pair.take(say(1, tcp::ACK));
+        pair.take(say(2, tcp::SYN));
+        pair.take(say(3, tcp::RST));
+        pair.take(Step::Pause(61));
+        for port in 5..=8 {
+            pair.take(dial(port));
+        }
+        let left = pair.model.conversations.iter().map(|known| known.dialled.source_port[1]);
+        assert_eq!(left.collect::<Vec<_>>(), [1, 5, 6, 7], "three ports were given again");
+    }
+}
+
 /// Nobody sweeps: four ports, and as many connections that came to nothing.
 #[test]
 fn d19_ports_of_flows_that_are_over_are_given_again() {
@@ -34,6 +61,8 @@ fn u03_a_full_table_makes_room_of_what_is_over_and_of_nothing_else() {
         // Two that last, one that came to nothing.
         pair.take(Step::Answer { of: 0, flags: tcp::SYN | tcp::ACK });
         pair.take(Step::Answer { of: 1, flags: tcp::SYN | tcp::ACK });
+        pair.take(say(1, tcp::ACK));
+        pair.take(say(2, tcp::ACK));
         pair.take(Step::Pause(61));
         // A pod, whose own flows are no flows of the node's address.
         let (transport, flags) = (protocol::TCP, tcp::SYN);

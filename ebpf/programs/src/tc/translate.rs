@@ -85,7 +85,6 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     opening.key = packet.key;
     opening.to.source = packet.key.source;
     opening.to.source_port = packet.key.source_port;
-    opening.tcp_flags = packet.tcp_flags;
     OPENED
 }
 
