@@ -382,7 +382,10 @@ impl LabNode {
             HashMap::try_from(Map::HashMap(map)).expect("a hash of flows");
         let entries: Vec<_> = flows.iter().map(|entry| entry.expect("an entry")).collect();
         for (key, flow) in entries {
-            let aged = Flow { seen_s: flow.seen_s.wrapping_sub(seconds), ..flow };
+            let [turns, ..] = seconds.to_le_bytes();
+            let (seen_s, opened) =
+                (flow.seen_s.wrapping_sub(seconds), flow.opened.wrapping_sub(turns));
+            let aged = Flow { seen_s, opened, ..flow };
             flows.insert(key, aged, 0).expect("an entry rewritten");
         }
     }

@@ -375,8 +375,10 @@ fn state(flow: &conntrack::Flow) -> &'static str {
         "reset"
     } else if both & FIN != 0 {
         "closed"
-    } else if both & SEEN == 0 || either & UNCONFIRMED != 0 {
+    } else if both & SEEN == 0 {
         "opening"
+    } else if either & UNCONFIRMED != 0 {
+        "answered"
     } else if either & FIN != 0 {
         "closing"
     } else {

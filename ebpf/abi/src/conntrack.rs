@@ -10,14 +10,14 @@ use crate::{addr::Addr, layout::record};
 pub mod flow_flags {
     /// Packets of the opener (client to service); else of the answerer. Flags never change while
     /// an entry lives.
-    pub const ORIGINAL: u16 = 1 << 0;
+    pub const ORIGINAL: u8 = 1 << 0;
     /// The source is rewritten.
-    pub const REWRITE_SOURCE: u16 = 1 << 1;
+    pub const REWRITE_SOURCE: u8 = 1 << 1;
     /// The destination is rewritten.
-    pub const REWRITE_DESTINATION: u16 = 1 << 2;
+    pub const REWRITE_DESTINATION: u8 = 1 << 2;
     /// The destination after translation is this node itself: the stack delivers, nothing is
     /// forwarded.
-    pub const TO_NODE: u16 = 1 << 3;
+    pub const TO_NODE: u8 = 1 << 3;
 }
 
 record! {
@@ -62,7 +62,9 @@ record! {
         /// Destination port after translation, network byte order.
         pub destination_port: [u8; 2],
         /// Bits of [`flow_flags`].
-        pub flags: u16,
+        pub flags: u8,
+        /// The second in which it was opened: the low octet of what [`Flow::seen_s`] was then.
+        pub opened: u8,
         /// What was seen in this direction: bits of [`crate::flow_state::state`].
         pub state: u8,
         /// What was seen in the other direction.

@@ -32,33 +32,38 @@ pub mod timeout {
     pub const TCP_CLOSED: u32 = 30;
     /// TCP, reset.
     pub const TCP_RESET: u32 = 10;
-    /// UDP, not answered yet: `nf_conntrack_udp_timeout`.
-    pub const UDP_OPENING: u32 = 30;
-    /// UDP, answered: `nf_conntrack_udp_timeout_stream`.
-    pub const UDP_ANSWERED: u32 = 120;
+    /// UDP, a question and maybe its answer: `nf_conntrack_udp_timeout`.
+    pub const UDP_EXCHANGE: u32 = 30;
+    /// UDP, both sides go on: `nf_conntrack_udp_timeout_stream`.
+    pub const UDP_STREAM: u32 = 120;
 }
+
+/// Seconds after which a datagram of the opener shows that the flow is more than a few questions
+/// that were asked at once, as of a resolver that wants addresses of both families. Counted in
+/// turns of the clock, so up to a second less.
+const STREAM_AFTER_S: u8 = 3;
 
 /// The opener's state after the first packet of a flow.
-#[inline(always)]
-pub const fn opened(protocol: u8) -> u8 {
-    if protocol == protocol::TCP { state::SEEN | state::UNCONFIRMED } else { state::SEEN }
-}
+pub const OPENED: u8 = state::SEEN | state::UNCONFIRMED;
 
-/// A direction's state after one more of its packets; `peer_state` is the other direction's.
+/// A direction's state after one more of its packets. `flow` is the direction's own entry.
 ///
 /// A direction that sends anything after its own RST did not mean it (or someone else sent it):
 /// a spurious RST must not shorten the life of a connection that goes on.
 #[inline(always)]
-pub const fn next(state: u8, peer_state: u8, protocol: u8, flags: u8) -> u8 {
-    let seen = state | state::SEEN;
+pub const fn next(flow: &Flow, protocol: u8, flags: u8, now_s: u32) -> u8 {
+    let seen = flow.state | state::SEEN;
+    let answered = flow.peer_state & state::SEEN != 0;
     if protocol != protocol::TCP {
-        return seen;
+        let [now, ..] = now_s.to_le_bytes();
+        let goes_on = answered && now.wrapping_sub(flow.opened) >= STREAM_AFTER_S;
+        return if goes_on { seen & !state::UNCONFIRMED } else { seen };
     }
     if flags & tcp_flags::RST != 0 {
         return seen | state::RST;
     }
     let mut alive = seen & !state::RST;
-    if flags & tcp_flags::SYN == 0 && peer_state & state::SEEN != 0 {
+    if flags & tcp_flags::SYN == 0 && answered {
         alive &= !state::UNCONFIRMED;
     }
     if flags & tcp_flags::FIN != 0 { alive | state::FIN } else { alive }
@@ -74,16 +79,17 @@ pub const fn closed(flow: &Flow) -> bool {
 /// Seconds of silence that `flow` may have.
 #[inline(always)]
 pub const fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
-    let both_seen = flow.state & flow.peer_state & state::SEEN != 0;
-    if protocol != protocol::TCP {
-        return if both_seen { timeout::UDP_ANSWERED } else { timeout::UDP_OPENING };
-    }
     let either = flow.state | flow.peer_state;
+    let confirmed =
+        flow.state & flow.peer_state & state::SEEN != 0 && either & state::UNCONFIRMED == 0;
+    if protocol != protocol::TCP {
+        return if confirmed { timeout::UDP_STREAM } else { timeout::UDP_EXCHANGE };
+    }
     if either & state::RST != 0 {
         timeout::TCP_RESET
     } else if flow.state & flow.peer_state & state::FIN != 0 {
         timeout::TCP_CLOSED
-    } else if !both_seen || either & state::UNCONFIRMED != 0 {
+    } else if !confirmed {
         timeout::TCP_OPENING
     } else if either & state::FIN != 0 {
         timeout::TCP_HALF_CLOSED
@@ -129,22 +135,24 @@ mod tests {
         Flow { state, peer_state, seen_s: 1_000, ..Flow::default() }
     }
 
-    /// A flow after these packets, each by whether it is the opener's and its flags.
-    fn after(protocol: u8, packets: &[(bool, u8)]) -> Flow {
-        let mut this = flow(opened(protocol), 0);
-        for (is_openers, flags) in packets {
-            let (own, peer) = (this.state, this.peer_state);
-            if *is_openers {
-                this.state = next(own, peer, protocol, *flags);
-            } else {
-                this.peer_state = next(peer, own, protocol, *flags);
-            }
+    /// The opener's entry after one more packet.
+    fn passes(opener: &mut Flow, is_openers: bool, (protocol, flags): (u8, u8), now_s: u32) {
+        let Flow { state, peer_state, opened, .. } = *opener;
+        if is_openers {
+            opener.state = next(opener, protocol, flags, now_s);
+        } else {
+            let answerer = Flow { state: peer_state, peer_state: state, opened, ..Flow::default() };
+            opener.peer_state = next(&answerer, protocol, flags, now_s);
         }
-        this
     }
 
-    fn tcp_timeout(packets: &[(bool, u8)]) -> u32 {
-        timeout_s(TCP, &after(TCP, packets))
+    /// The timeout after these segments, each by whether it is the opener's and its flags.
+    fn tcp_timeout(segments: &[(bool, u8)]) -> u32 {
+        let mut this = flow(OPENED, 0);
+        for (is_openers, flags) in segments {
+            passes(&mut this, *is_openers, (TCP, *flags), 1_000);
+        }
+        timeout_s(TCP, &this)
     }
 
     #[test]
@@ -190,10 +198,41 @@ mod tests {
         assert_eq!(timeout_s(TCP, &flow(state::SEEN, state::SEEN)), timeout::TCP_ESTABLISHED);
     }
 
+    /// The timeout after these datagrams, each by whether it is the opener's and when it passed.
+    fn udp_timeout(opened_s: u32, datagrams: &[(bool, u32)]) -> u32 {
+        let [opened, ..] = opened_s.to_le_bytes();
+        let mut this = Flow { opened, ..flow(OPENED, 0) };
+        for (is_openers, after_s) in datagrams {
+            passes(&mut this, *is_openers, (UDP, 0), opened_s + after_s);
+        }
+        timeout_s(UDP, &this)
+    }
+
     #[test]
-    fn udp_lives_longer_once_answered() {
-        assert_eq!(timeout_s(UDP, &after(UDP, &[])), timeout::UDP_OPENING);
-        assert_eq!(timeout_s(UDP, &after(UDP, &[(false, 0)])), timeout::UDP_ANSWERED);
+    fn u03_udp_lives_longer_once_the_opener_goes_on_after_an_answer() {
+        let (opener, answerer) = (true, false);
+        for opened_s in [0, 1_000, 1_022, 1_023] {
+            for exchange in [
+                [].as_slice(),
+                &[(answerer, 0)],
+                &[(answerer, 0), (answerer, 20)],
+                // Both families of an address, from one socket.
+                &[(opener, 0), (answerer, 0), (answerer, 0)],
+                &[(answerer, 0), (opener, 1), (answerer, 2)],
+                &[(opener, 3), (opener, 6), (answerer, 6)],
+            ] {
+                let timeout = udp_timeout(opened_s, exchange);
+                assert_eq!(timeout, timeout::UDP_EXCHANGE, "{opened_s} {exchange:?}");
+            }
+            for stream in [
+                [(answerer, 0), (opener, 3)].as_slice(),
+                &[(answerer, 0), (opener, 31)],
+                &[(answerer, 0), (opener, 1), (answerer, 2), (opener, 3)],
+            ] {
+                let timeout = udp_timeout(opened_s, stream);
+                assert_eq!(timeout, timeout::UDP_STREAM, "{opened_s} {stream:?}");
+            }
+        }
     }
 
     #[test]
@@ -230,8 +269,8 @@ mod tests {
     #[test]
     fn silence_is_counted_from_the_last_packet_and_tolerates_clocks_ahead() {
         let this = flow(state::SEEN, 0);
-        assert!(!silent(UDP, &this, 1_000 + timeout::UDP_OPENING));
-        assert!(silent(UDP, &this, 1_001 + timeout::UDP_OPENING));
+        assert!(!silent(UDP, &this, 1_000 + timeout::UDP_EXCHANGE));
+        assert!(silent(UDP, &this, 1_001 + timeout::UDP_EXCHANGE));
         assert!(!silent(UDP, &this, 999));
     }
 }

@@ -103,7 +103,8 @@ impl Entries {
     /// seen. In place: the programs keep them outside of their stack.
     #[inline(always)]
     pub fn fill(&mut self, key: &FlowKey, to: &Translation, now_s: u32) {
-        let seen = flow_state::opened(key.protocol);
+        let seen = flow_state::OPENED;
+        let [opened, ..] = now_s.to_le_bytes();
         let source_kept = to.source.is(&key.source) && to.source_port == key.source_port;
         let destination_kept =
             to.destination.is(&key.destination) && to.destination_port == key.destination_port;
@@ -116,6 +117,7 @@ impl Entries {
         original.source_port = to.source_port;
         original.destination_port = to.destination_port;
         original.flags = flow_flags::ORIGINAL | source | destination;
+        original.opened = opened;
         original.state = seen;
         original.peer_state = 0;
         original.seen_s = now_s;
@@ -127,6 +129,7 @@ impl Entries {
         reply.source_port = key.destination_port;
         reply.destination_port = key.source_port;
         reply.flags = 0;
+        reply.opened = opened;
         if !source_kept {
             reply.flags |= flow_flags::REWRITE_DESTINATION;
         }

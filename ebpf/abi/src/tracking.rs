@@ -78,7 +78,7 @@ pub struct Opening {
     /// When.
     pub now_s: u32,
     /// `flow_flags::TO_NODE` or 0.
-    pub flags: u16,
+    pub flags: u8,
     /// The second in which room was looked for in vain. The only field that is kept from one
     /// opening to the next.
     pub vain_s: u32,
@@ -116,8 +116,7 @@ pub fn track<T: FlowTable>(table: T, packet: &Packet) -> Option<*const Flow> {
         forget(table, &packet.key, found);
         return None;
     }
-    let state =
-        flow_state::next(flow.state, flow.peer_state, packet.key.protocol, packet.tcp_flags);
+    let state = flow_state::next(flow, packet.key.protocol, packet.tcp_flags, now_s);
     if state != flow.state {
         flow.state = state;
         tell_peer(table, &packet.key, found);

@@ -60,3 +60,38 @@ fn u03_forged_syns_that_were_answered_give_their_ports_back() {
         ask(&lab.client, Transport::Tcp, to).expect("the ports are free");
     }
 }
+
+/// Many clients that ask one question each, as of a DNS server.
+#[test]
+fn u03_a_question_and_its_answer_hold_a_port_for_half_a_minute() {
+    let mut lab = Lab::new([0, 1]);
+    for family in FAMILIES {
+        let to = two_ports(&mut lab, family, Transport::Udp);
+        let ask_from = |last| {
+            let asked = passes(&lab, key(17, (family.wire(last), 40_021), (to.ip(), to.port())), 0);
+            passes(&lab, asked.reversed(), 0);
+        };
+        let is_full = |case: &str| {
+            let silence = ask_in_vain(&lab.client, Transport::Udp, to);
+            assert_eq!(silence, ErrorKind::TimedOut, "{family:?} {case}");
+        };
+        // Who goes on after two seconds has more to say.
+        for after_s in [0, 5] {
+            lab.nodes[0].age_flows(after_s);
+            [201, 202].into_iter().for_each(ask_from);
+        }
+        lab.nodes[0].age_flows(118);
+        is_full("two streams have the ports");
+        lab.nodes[0].age_flows(3);
+
+        // Of a resolver that asks for addresses of both families.
+        for _ in 0..2 {
+            [203, 204].into_iter().for_each(ask_from);
+        }
+        lab.nodes[0].age_flows(28);
+        is_full("late answers may come");
+        lab.nodes[0].age_flows(3);
+        ask(&lab.client, Transport::Udp, to).expect("the ports are free");
+        lab.nodes[0].age_flows(31);
+    }
+}
