@@ -369,9 +369,12 @@ pub fn shown_flow(live: &impl Live, key: &FlowKey, flow: &conntrack::Flow) -> Op
 
 /// A flow's state in a word.
 fn state(flow: &conntrack::Flow) -> &'static str {
-    use flow_state::state::{FIN, RST, SEEN, UNCONFIRMED};
+    use flow_state::{
+        is_reset,
+        state::{FIN, SEEN, UNCONFIRMED},
+    };
     let (either, both) = (flow.state | flow.peer_state, flow.state & flow.peer_state);
-    if either & RST != 0 {
+    if is_reset(flow.state, flow.peer_state) || is_reset(flow.peer_state, flow.state) {
         "reset"
     } else if both & FIN != 0 {
         "closed"

@@ -12,11 +12,14 @@ pub mod state {
     pub const SEEN: u8 = 1 << 0;
     /// This direction sent a FIN.
     pub const FIN: u8 = 1 << 1;
-    /// This direction sent an RST, and nothing since.
+    /// Turned over by an RST of this direction, so that it differs from what the other has seen of
+    /// it: see [`super::is_reset`].
     pub const RST: u8 = 1 << 2;
     /// This direction is the opener's, and has sent nothing yet that shows that an answer reached
     /// it: whoever sends under a forged address gets none.
     pub const UNCONFIRMED: u8 = 1 << 3;
+    /// The other direction's [`RST`] as this one found it when it last sent anything but an RST.
+    pub const RST_SEEN: u8 = 1 << 4;
 }
 
 /// Seconds of silence after which an entry is expired.
@@ -30,8 +33,13 @@ pub mod timeout {
     pub const TCP_OPENING: u32 = 60;
     /// TCP, both sides closed: long enough for a lost last ACK to be sent again.
     pub const TCP_CLOSED: u32 = 30;
-    /// TCP, reset.
+    /// TCP, reset, and over on both sides or never confirmed.
     pub const TCP_RESET: u32 = 10;
+    /// TCP, reset by one side, of which the other says nothing. Nobody here knows which sequence
+    /// numbers are right, so the reset may be forged: an end that lives sends what clears it, if
+    /// only a keepalive. As nf_conntrack's `max_retrans` and `unacknowledged`, which wait for a
+    /// silent end too, and well above the 100 s for which RFC 9293 section 3.8.3 has one try.
+    pub const TCP_RESET_ALONE: u32 = 300;
     /// UDP, a question and maybe its answer: `nf_conntrack_udp_timeout`.
     pub const UDP_EXCHANGE: u32 = 30;
     /// UDP, both sides go on: `nf_conntrack_udp_timeout_stream`.
@@ -48,63 +56,138 @@ pub const OPENED: u8 = state::SEEN | state::UNCONFIRMED;
 
 /// A direction's state after one more of its packets. `flow` is the direction's own entry.
 ///
-/// A direction that sends anything after its own RST did not mean it (or someone else sent it):
-/// a spurious RST must not shorten the life of a connection that goes on.
+/// Whatever either direction sends after an RST clears it: the RST's sender did not mean it (or
+/// someone else sent it), or its receiver did not believe it. A spurious RST must not shorten the
+/// life of a connection that goes on. A receiver that is gone answers with an RST of its own.
 #[inline(always)]
 pub const fn next(flow: &Flow, protocol: u8, flags: u8, now_s: u32) -> u8 {
-    let seen = flow.state | state::SEEN;
-    let answered = flow.peer_state & state::SEEN != 0;
+    let (own, peer) = (flow.state, flow.peer_state);
+    let seen = own | state::SEEN;
+    let answered = peer & state::SEEN != 0;
     if protocol != protocol::TCP {
         let [now, ..] = now_s.to_le_bytes();
         let goes_on = answered && now.wrapping_sub(flow.opened) >= STREAM_AFTER_S;
         return if goes_on { seen & !state::UNCONFIRMED } else { seen };
     }
     if flags & tcp_flags::RST != 0 {
-        return seen | state::RST;
+        return reset(seen, peer);
     }
-    let mut alive = seen & !state::RST;
-    if flags & tcp_flags::SYN == 0 && answered {
-        alive &= !state::UNCONFIRMED;
-    }
-    if flags & tcp_flags::FIN != 0 { alive | state::FIN } else { alive }
+    // What follows is in bits, not branches: each would double the ways that the verifier walks.
+    let kept = seen & !(state::RST | state::RST_SEEN);
+    let clears = ((peer & state::RST_SEEN) >> 2) | ((peer & state::RST) << 2);
+    let confirms = (peer & state::SEEN & !(flags >> 1)) << 3;
+    (kept | clears | ((flags & tcp_flags::FIN) << 1)) & !confirms
+}
+
+const _: () = assert!(state::RST_SEEN == state::RST << 2);
+const _: () = assert!(state::UNCONFIRMED == state::SEEN << 3 && tcp_flags::SYN >> 1 == state::SEEN);
+const _: () = assert!(state::FIN == tcp_flags::FIN << 1);
+
+/// Whether the direction with the state `own` sent an RST, and neither has sent anything since.
+///
+/// Each direction writes its own octet only, so what clears an RST of the other's is a copy of its
+/// bit: while the copy differs, the RST counts.
+#[inline(always)]
+pub const fn is_reset(own: u8, peer: u8) -> bool {
+    reset_bit(own, peer) != 0
+}
+
+/// [`is_reset`] in the place of [`state::RST`].
+#[inline(always)]
+const fn reset_bit(own: u8, peer: u8) -> u8 {
+    (own ^ (peer >> 2)) & state::RST
+}
+
+/// A direction's state after an RST of its.
+#[inline(always)]
+pub const fn reset(own: u8, peer: u8) -> u8 {
+    (own & !state::RST) | (!(peer >> 2) & state::RST)
 }
 
 /// Whether both sides are done, or one gave up.
 #[inline(always)]
 pub const fn closed(flow: &Flow) -> bool {
-    (flow.state | flow.peer_state) & state::RST != 0
-        || flow.state & flow.peer_state & state::FIN != 0
+    let (own, peer) = (flow.state, flow.peer_state);
+    reset_bit(own, peer) | reset_bit(peer, own) | (own & peer & state::FIN) != 0
 }
 
-/// Seconds of silence that `flow` may have.
-#[inline(always)]
-pub const fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
-    let either = flow.state | flow.peer_state;
-    let confirmed =
-        flow.state & flow.peer_state & state::SEEN != 0 && either & state::UNCONFIRMED == 0;
-    if protocol != protocol::TCP {
+/// What the timeout of a flow depends on: bits of an index into [`TIMEOUTS`].
+mod case {
+    /// One side reset it.
+    pub(super) const RESET: usize = 1 << 0;
+    /// Both sides are done, by FIN or RST.
+    pub(super) const OVER: usize = 1 << 1;
+    /// One side at least sent a FIN.
+    pub(super) const CLOSING: usize = 1 << 2;
+    /// Its opener goes on after an answer.
+    pub(super) const CONFIRMED: usize = 1 << 3;
+    /// It is no connection.
+    pub(super) const DATAGRAMS: usize = 1 << 4;
+}
+
+/// The cases of [`TIMEOUTS`].
+const CASES: usize = 1 << 5;
+
+/// Seconds of silence by [`case`]. A table, since branches would double the ways that the verifier
+/// walks.
+static TIMEOUTS: [u32; CASES] = {
+    let mut timeouts = [0; CASES];
+    let mut case = 0;
+    while case < CASES {
+        timeouts[case] = timeout_of(case);
+        case += 1;
+    }
+    timeouts
+};
+
+const fn timeout_of(case: usize) -> u32 {
+    let confirmed = case & case::CONFIRMED != 0;
+    if case & case::DATAGRAMS != 0 {
         return if confirmed { timeout::UDP_STREAM } else { timeout::UDP_EXCHANGE };
     }
-    if either & state::RST != 0 {
-        timeout::TCP_RESET
-    } else if flow.state & flow.peer_state & state::FIN != 0 {
+    let over = case & case::OVER != 0;
+    if case & case::RESET != 0 {
+        let alone = confirmed && !over;
+        return if alone { timeout::TCP_RESET_ALONE } else { timeout::TCP_RESET };
+    }
+    if over {
         timeout::TCP_CLOSED
     } else if !confirmed {
         timeout::TCP_OPENING
-    } else if either & state::FIN != 0 {
+    } else if case & case::CLOSING != 0 {
         timeout::TCP_HALF_CLOSED
     } else {
         timeout::TCP_ESTABLISHED
     }
 }
 
+#[inline(always)]
+const fn case_of(protocol: u8, flow: &Flow) -> usize {
+    let (own, peer) = (flow.state, flow.peer_state);
+    // Each in the lowest place.
+    let (own_reset, peer_reset) = (reset_bit(own, peer) >> 2, reset_bit(peer, own) >> 2);
+    let (own_fin, peer_fin) = ((own & state::FIN) >> 1, (peer & state::FIN) >> 1);
+    let reset = own_reset | peer_reset;
+    let over = (own_reset | own_fin) & (peer_reset | peer_fin);
+    let closing = own_fin | peer_fin;
+    let confirmed = own & peer & !((own | peer) >> 3) & state::SEEN;
+    let datagrams = if protocol == protocol::TCP { 0 } else { case::DATAGRAMS };
+    (reset | (over << 1) | (closing << 2) | (confirmed << 3)) as usize | datagrams
+}
+
+/// Seconds of silence that `flow` may have.
+#[inline(always)]
+pub fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
+    TIMEOUTS[case_of(protocol, flow) % CASES]
+}
+
 /// Whether this entry alone has been silent for too long. A flow is expired where both of its
 /// entries are: traffic may go one way only.
 #[inline(always)]
-pub const fn silent(protocol: u8, flow: &Flow, now_s: u32) -> bool {
+pub fn silent(protocol: u8, flow: &Flow, now_s: u32) -> bool {
     // Another processor may have written a second that is ahead of ours.
     let idle = now_s.wrapping_sub(flow.seen_s);
-    idle < u32::MAX / 2 && idle > timeout_s(protocol, flow)
+    idle.cast_signed() > timeout_s(protocol, flow).cast_signed()
 }
 
 /// Whether a packet may open a flow: any datagram, or the first segment of a connection.
@@ -125,6 +208,8 @@ pub const fn reopens(protocol: u8, flags: u8, flow: &Flow) -> bool {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
     use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
 
@@ -240,7 +325,7 @@ mod tests {
         let opening = flow(state::SEEN, 0);
         let established = flow(state::SEEN, state::SEEN);
         let closed = flow(state::SEEN | state::FIN, state::SEEN | state::FIN);
-        let reset = flow(state::SEEN, state::SEEN | state::RST);
+        let reset = flow(state::SEEN, reset(state::SEEN, state::SEEN));
         assert!(!reopens(TCP, SYN, &opening), "a repeated SYN stays with its backend");
         assert!(!reopens(TCP, SYN, &established));
         assert!(reopens(TCP, SYN, &closed));
@@ -250,10 +335,48 @@ mod tests {
         assert!(!reopens(UDP, 0, &closed));
     }
 
+    /// What either end says after a reset clears it, again and again.
     #[test]
     fn b140_a_spurious_rst_is_survived() {
-        let packets = [(false, SYN | ACK), (true, ACK), (true, RST), (true, ACK)];
-        assert_eq!(tcp_timeout(&packets), timeout::TCP_ESTABLISHED);
+        for resetter in [true, false] {
+            for survivor in [true, false] {
+                let mut packets = std::vec![(false, SYN | ACK), (true, ACK)];
+                for _ in 0..3 {
+                    for _ in 0..2 {
+                        packets.push((resetter, RST));
+                        assert_eq!(tcp_timeout(&packets), timeout::TCP_RESET_ALONE);
+                    }
+                    packets.push((survivor, ACK));
+                    assert_eq!(tcp_timeout(&packets), timeout::TCP_ESTABLISHED, "{packets:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn b140_a_reset_that_ends_a_connection_is_soon_forgotten() {
+        let (opener, answerer) = (true, false);
+        let up = [(answerer, SYN | ACK), (opener, ACK)];
+        for ended in [
+            [(opener, RST), (answerer, RST)],
+            [(answerer, RST), (opener, RST)],
+            [(opener, FIN | ACK), (answerer, RST)],
+            [(answerer, FIN | ACK), (opener, RST | ACK)],
+        ] {
+            let packets = [up, ended].concat();
+            assert_eq!(tcp_timeout(&packets), timeout::TCP_RESET, "{ended:?}");
+        }
+        assert_eq!(tcp_timeout(&[(answerer, RST | ACK)]), timeout::TCP_RESET, "refused");
+        assert_eq!(tcp_timeout(&[(answerer, SYN | ACK), (opener, RST)]), timeout::TCP_RESET);
+        let one_side = [up, [(opener, FIN | ACK), (opener, RST)]].concat();
+        assert_eq!(tcp_timeout(&one_side), timeout::TCP_RESET_ALONE);
+    }
+
+    /// Programs from before resets were cleared by the other side left this.
+    #[test]
+    fn b140_an_older_agents_resets_count() {
+        assert!(closed(&flow(state::SEEN | state::RST, state::SEEN)));
+        assert!(closed(&flow(state::SEEN, state::SEEN | state::RST)));
     }
 
     #[test]

@@ -172,11 +172,13 @@ pub fn reset<T: FlowTable>(table: T, key: &FlowKey, flow: &Flow) {
     let peer_key = key.peer(flow);
     if let Some(own) = table.find(key) {
         // SAFETY: an element of a live table; a backend that is gone writes it no more.
-        unsafe { (*own).peer_state |= state::RST };
+        let own = unsafe { &mut *own };
+        own.peer_state = flow_state::reset(own.peer_state, own.state);
     }
     if let Some(peer) = table.find(&peer_key) {
         // SAFETY: as above.
-        unsafe { (*peer).state |= state::RST };
+        let peer = unsafe { &mut *peer };
+        peer.state = flow_state::reset(peer.state, peer.peer_state);
     }
 }
 

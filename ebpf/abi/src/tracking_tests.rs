@@ -265,12 +265,15 @@ impl Conversation {
         if self.dialled.protocol == protocol::UDP {
             return if self.confirmed { 120 } else { 30 };
         }
-        if either(|end| end.reset) {
+        let given_up = either(|end| end.reset);
+        if given_up && (!self.confirmed || both(|end| end.finished || end.reset)) {
             10
         } else if both(|end| end.finished) {
             30
         } else if !self.confirmed {
             60
+        } else if given_up {
+            300
         } else if either(|end| end.finished) {
             3_600
         } else {
@@ -278,8 +281,14 @@ impl Conversation {
         }
     }
 
+    fn answerer_speaks(&mut self, flags: u8, now_s: u32) {
+        self.answerer.speaks(self.dialled.protocol, flags, now_s);
+        self.opener.reset &= flags & tcp::RST != 0;
+    }
+
     fn opener_speaks(&mut self, flags: u8, now_s: u32) {
         let transport = self.dialled.protocol;
+        self.answerer.reset &= flags & tcp::RST != 0;
         self.opener.speaks(transport, flags, now_s);
         // In a few of 256 seconds, flows look as if they were new.
         let goes_on = match transport {
@@ -408,7 +417,7 @@ impl Model {
         match self.of(&packet.key, |conversation| conversation.seen.reversed()) {
             Some(at) if !self.conversations[at].is_silent(now_s) => {
                 let known = &mut self.conversations[at];
-                known.answerer.speaks(packet.key.protocol, packet.tcp_flags, now_s);
+                known.answerer_speaks(packet.tcp_flags, now_s);
                 assert_eq!(fate, Fate::Sent(known.dialled.reversed()));
             }
             Some(at) => {
@@ -475,7 +484,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let state =
         prop_oneof![Just(Backend::Serving), Just(Backend::Withdrawn), Just(Backend::Deleted)];
     let pause = prop_oneof![6 => 0_u32..5, 3 => Just(11), 2 => Just(31), 2 => Just(61), 1 => Just(121),
-                    1 => Just(3_601), 1 => Just(86_401)];
+                    1 => Just(301), 1 => Just(3_601), 1 => Just(86_401)];
     prop_oneof![
         8 => (0..CLIENTS, port.clone(), 0_u8..2, transport, any_flags(), 0..BACKENDS).prop_map(
             |(who, port, service, transport, flags, turn)| Step::Client {

@@ -35,6 +35,28 @@ fn u03_an_answered_syn_alone_holds_its_port_no_longer_than_an_opening() {
     }
 }
 
+/// Nobody said anything for a while, and somebody forges an RST, with either end's address.
+#[test]
+fn b140_an_idle_connection_survives_a_forged_reset() {
+    for from_opener in [true, false] {
+        for survivor_is_opener in [true, false] {
+            let mut pair = Pair::new(true, 1_000);
+            pair.take(dial(1));
+            let answer = |flags| Step::Answer { of: 0, flags };
+            let by = |opener: bool, flags| if opener { say(1, flags) } else { answer(flags) };
+            pair.take(answer(tcp::SYN | tcp::ACK));
+            pair.take(say(1, tcp::ACK));
+            pair.take(Step::Pause(3_601));
+            pair.take(by(from_opener, tcp::RST));
+            pair.take(Step::Pause(299));
+            pair.take(by(survivor_is_opener, tcp::ACK)); // a keepalive
+            pair.take(Step::Pause(86_399));
+            pair.take(say(1, tcp::ACK));
+            assert_eq!(pair.model.conversations.len(), 1, "{from_opener} {survivor_is_opener}");
+        }
+    }
+}
+
 /// Nobody sweeps: four ports, and as many connections that came to nothing.
 #[test]
 fn d19_ports_of_flows_that_are_over_are_given_again() {

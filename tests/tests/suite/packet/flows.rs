@@ -323,27 +323,3 @@ fn the_sweep_counts_what_lives_and_leaves_it() {
     assert_eq!((usage.map, usage.used), ("FLOWS", 20));
     drop(clients);
 }
-
-/// What a reset left behind goes after ten seconds, though no packet comes any more.
-#[test]
-fn b140_the_sweep_removes_what_is_silent_and_nothing_else() {
-    let mut lab = Lab::new([1, 0]);
-    let family = FAMILIES[1];
-    let backend = lab.nodes[0].pods[0].server(family);
-    node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], EXTERNAL);
-    let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
-    let [alive, reset] = [0, 1].map(|_| {
-        let client = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
-        client.ask().unwrap();
-        client
-    });
-    reset.abort();
-    let mut sweeper = lab.nodes[0].datapath.flow_sweeper().unwrap();
-    let removed = until("the sweep to find it silent", Duration::from_secs(20), || {
-        let swept = sweeper.run(usize::MAX).unwrap();
-        if swept.removed > 0 { Ok(swept.removed) } else { Err(format!("{swept:?}")) }
-    });
-    assert_eq!(removed, 2, "both entries");
-    assert_eq!(alive.ask().unwrap().name, "pod-1-1");
-    assert_eq!(sweeper.run(usize::MAX).unwrap().seen, 2, "those of the other flow");
-}

@@ -1,15 +1,16 @@
 //! How long flows hold what they have: source ports, and room in the table.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use mizzen_ebpf_abi::{
     conntrack::FlowKey,
     frame::{Frame, key},
-    packet::tcp_flags::{ACK, SYN},
+    packet::tcp_flags::{ACK, RST, SYN},
 };
 use mizzen_tests::{
-    echo::{Transport, ask, ask_in_vain},
-    lab::{FAMILIES, Family, Lab},
+    echo::{Client, Transport, ask, ask_in_vain},
+    lab::{CLIENT, FAMILIES, Family, Lab},
+    wait::until,
 };
 
 use super::{
@@ -31,6 +32,12 @@ fn passes(lab: &Lab, key: FlowKey, tcp_flags: u8) -> FlowKey {
     let ran = run(&lab.nodes[0], "tc_uplink_ingress", &frame);
     assert_eq!(ran.verdict, REDIRECT, "{key:?} {tcp_flags:#x}");
     read(&ran.packet).key
+}
+
+/// How many entries a sweep of node 1's flows removes.
+fn swept(lab: &Lab) -> usize {
+    let mut sweeper = lab.nodes[0].datapath.flow_sweeper().unwrap();
+    sweeper.run(usize::MAX).unwrap().removed
 }
 
 /// The SYNs' addresses are forged: the backend answers, and nobody hears it.
@@ -94,4 +101,53 @@ fn u03_a_question_and_its_answer_hold_a_port_for_half_a_minute() {
         ask(&lab.client, Transport::Udp, to).expect("the ports are free");
         lab.nodes[0].age_flows(31);
     }
+}
+
+/// Somebody who sees no packet of the connection forges a reset in the client's name. The backend
+/// drops it for its sequence number.
+#[test]
+fn b140_an_idle_connection_survives_a_forged_reset() {
+    let mut lab = Lab::new([0, 1]);
+    for family in FAMILIES {
+        let to = two_ports(&mut lab, family, Transport::Tcp);
+        let client = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
+        let before = client.ask().unwrap();
+        let dialled = key(6, (family.wire(CLIENT), client.port()), (to.ip(), to.port()));
+        let answers = passes(&lab, dialled, ACK).reversed();
+        for forged in [dialled, answers] {
+            lab.nodes[0].age_flows(80_000);
+            passes(&lab, forged, RST);
+            lab.nodes[0].age_flows(299);
+            assert_eq!(swept(&lab), 0, "{family:?} {forged:?}");
+            assert_eq!(client.ask().unwrap(), before, "{family:?} {forged:?}");
+        }
+        lab.nodes[0].age_flows(86_401);
+        assert_eq!(swept(&lab), 2, "{family:?}");
+    }
+}
+
+/// What a reset left behind goes, though no packet comes any more.
+#[test]
+fn b140_the_sweep_removes_what_is_silent_and_nothing_else() {
+    let mut lab = Lab::new([1, 0]);
+    let family = FAMILIES[1];
+    let backend = lab.nodes[0].pods[0].server(family);
+    node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], EXTERNAL);
+    let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+    let [alive, reset] = [0, 1].map(|_| {
+        let client = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
+        client.ask().unwrap();
+        client
+    });
+    reset.abort();
+    let mut sweeper = lab.nodes[0].datapath.flow_sweeper().unwrap();
+    assert_eq!(sweeper.run(usize::MAX).unwrap().removed, 0, "the reset may be forged");
+    let removed = until("the sweep to find it silent", Duration::from_secs(20), || {
+        lab.nodes[0].age_flows(301);
+        let swept = sweeper.run(usize::MAX).unwrap();
+        if swept.removed > 0 { Ok(swept.removed) } else { Err(format!("{swept:?}")) }
+    });
+    assert_eq!(removed, 2, "both entries");
+    assert_eq!(alive.ask().unwrap().name, "pod-1-1");
+    assert_eq!(sweeper.run(usize::MAX).unwrap().seen, 2, "those of the other flow");
 }
