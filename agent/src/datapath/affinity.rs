@@ -3,6 +3,7 @@
 
 use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey},
+    flow_state::Need,
     maps,
 };
 
@@ -21,7 +22,7 @@ impl Entries for Clients {
     type Value = Affinity;
     const TABLE: &'static str = maps::AFFINITY;
 
-    fn is_over(_: &AffinityKey, affinity: &Affinity, now_s: u32) -> bool {
+    fn is_over(_: &AffinityKey, affinity: &Affinity, now_s: u32, _need: Need) -> bool {
         affinity.is_over(affinity.timeout_s, now_s)
     }
 }

@@ -3,7 +3,8 @@
 
 use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey},
-    flow_state, maps,
+    flow_state::{self, Need},
+    maps,
 };
 
 use super::{
@@ -21,8 +22,8 @@ impl Entries for Flows {
     type Value = Flow;
     const TABLE: &'static str = maps::FLOWS;
 
-    fn is_over(key: &FlowKey, flow: &Flow, now_s: u32) -> bool {
-        flow_state::silent(key.protocol, flow, now_s)
+    fn is_over(key: &FlowKey, flow: &Flow, now_s: u32, need: Need) -> bool {
+        flow_state::silent(key.protocol, flow, now_s, need)
     }
 
     fn partner(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use aya::Pod;
+use mizzen_ebpf_abi::flow_state::Need;
 
 use super::{
     layout::MapLayout,
@@ -29,7 +30,7 @@ pub trait Entries {
     const TABLE: &'static str;
 
     /// Whether an entry is over, as far as it tells. `now_s` is in seconds since boot.
-    fn is_over(key: &Self::Key, value: &Self::Value, now_s: u32) -> bool;
+    fn is_over(key: &Self::Key, value: &Self::Value, now_s: u32, need: Need) -> bool;
 
     /// The entry without which this one is nothing: they stay or go together.
     fn partner(_key: &Self::Key, _value: &Self::Value) -> Option<Self::Key> {
@@ -88,12 +89,13 @@ impl<E: Entries> Sweeper<E> {
     pub fn run(&mut self, budget: usize) -> Result<Swept, SweepError> {
         let now_s = sys::boot_seconds().map_err(failed::<E>("ask the time for"))?;
         let mut swept = Swept::default();
+        let when = When { now_s, need: self.need() };
         while swept.seen < budget && !swept.finished {
             let batch = self.walk.step(self.map.as_fd()).map_err(failed::<E>("read"))?;
             swept.finished = batch.is_last;
             swept.seen += batch.keys.len();
             for (key, value) in batch.iter() {
-                match remove_if_over::<E>(self.map.as_fd(), key, value, now_s)? {
+                match remove_if_over::<E>(self.map.as_fd(), key, value, when)? {
                     0 => self.live += 1,
                     removed => swept.removed += removed,
                 }
@@ -105,6 +107,13 @@ impl<E: Entries> Sweeper<E> {
         Ok(swept)
     }
 
+    /// Whether the table was so full that there may soon be no room.
+    fn need(&self) -> Need {
+        let used = self.live_before.unwrap_or(0) as u64;
+        let pressing = used * 4 > u64::from(self.capacity) * 3;
+        if pressing { Need::Pressing } else { Need::None }
+    }
+
     /// How full the table was when it was last swept to its end; none before that.
     pub fn usage(&self) -> Option<Usage> {
         let used = u32::try_from(self.live_before?).unwrap_or(u32::MAX);
@@ -112,25 +121,32 @@ impl<E: Entries> Sweeper<E> {
     }
 }
 
+/// What a part of a sweep goes by.
+#[derive(Clone, Copy)]
+struct When {
+    now_s: u32,
+    need: Need,
+}
+
 /// Removes an entry, with its partner, where both are over. How many that were.
 fn remove_if_over<E: Entries>(
     map: BorrowedFd<'_>,
     key: &E::Key,
     read: &E::Value,
-    now_s: u32,
+    When { now_s, need }: When,
 ) -> Result<usize, SweepError> {
-    if !E::is_over(key, read, now_s) {
+    if !E::is_over(key, read, now_s, need) {
         return Ok(0);
     }
     let look_up = |key: &E::Key| -> Result<Option<E::Value>, SweepError> {
         sys::lookup(map, key).map_err(failed::<E>("look up an entry of"))
     };
     // It was read with thousands of others: it may have come to life since, or be another's.
-    let still = look_up(key)?.filter(|value| E::is_over(key, value, now_s));
+    let still = look_up(key)?.filter(|value| E::is_over(key, value, now_s, need));
     let Some(value) = still else { return Ok(0) };
     let partner = E::partner(key, &value);
     if let Some(partner) = &partner
-        && look_up(partner)?.is_some_and(|value| !E::is_over(partner, &value, now_s))
+        && look_up(partner)?.is_some_and(|value| !E::is_over(partner, &value, now_s, need))
     {
         return Ok(0);
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     conntrack::{Flow, FlowKey, flow_flags},
-    flow_state,
+    flow_state::{self, Need},
     nat::{self, Facts, Origin},
     node::node_config_flags,
     select::{self, Unserved, Window},
@@ -180,7 +180,7 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     };
     let flow = live.flow(&key)?;
     let original = flow.flags & flow_flags::ORIGINAL != 0;
-    let lives = !flow_state::silent(key.protocol, &flow, live.now_s());
+    let lives = !flow_state::silent(key.protocol, &flow, live.now_s(), Need::None);
     (original && lives).then_some((key, flow))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use mizzen_ebpf_abi::{
     conntrack::{self, FlowKey, flow_flags},
-    flow_state,
+    flow_state::{self, Need},
     nat::{self, Origin},
     select,
     service::frontend_flags,
@@ -348,7 +348,7 @@ pub fn shown_flow(live: &impl Live, key: &FlowKey, flow: &conntrack::Flow) -> Op
     }
     let now_s = live.now_s();
     let peer = live.flow(&key.rewritten(flow).reversed());
-    let silent = |flow: &conntrack::Flow| flow_state::silent(key.protocol, flow, now_s);
+    let silent = |flow: &conntrack::Flow| flow_state::silent(key.protocol, flow, now_s, Need::None);
     if silent(flow) && peer.as_ref().is_none_or(silent) {
         return None;
     }

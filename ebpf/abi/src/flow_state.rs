@@ -40,6 +40,10 @@ pub mod timeout {
     /// only a keepalive. As nf_conntrack's `max_retrans` and `unacknowledged`, which wait for a
     /// silent end too, and well above the 100 s for which RFC 9293 section 3.8.3 has one try.
     pub const TCP_RESET_ALONE: u32 = 300;
+    /// What makes room for others, where there is need, may be silent for no more: flows that were
+    /// never confirmed, that were reset, or that are over on both sides. Between two of the first
+    /// four repetitions of a SYN, and longer than resolvers wait for an answer.
+    pub const PRESSED: u32 = 10;
     /// UDP, a question and maybe its answer: `nf_conntrack_udp_timeout`.
     pub const UDP_EXCHANGE: u32 = 30;
     /// UDP, both sides go on: `nf_conntrack_udp_timeout_stream`.
@@ -140,6 +144,24 @@ static TIMEOUTS: [u32; CASES] = {
     timeouts
 };
 
+/// The same where there is need.
+static PRESSED: [u32; CASES] = {
+    let mut timeouts = [timeout::PRESSED; CASES];
+    let mut case = 0;
+    while case < CASES {
+        if lives(case) {
+            timeouts[case] = timeout_of(case);
+        }
+        case += 1;
+    }
+    timeouts
+};
+
+/// Whether both sides were there, and neither ended it: then nobody takes its place.
+const fn lives(case: usize) -> bool {
+    case & (case::CONFIRMED | case::RESET | case::OVER) == case::CONFIRMED
+}
+
 const fn timeout_of(case: usize) -> u32 {
     let confirmed = case & case::CONFIRMED != 0;
     if case & case::DATAGRAMS != 0 {
@@ -181,13 +203,25 @@ pub fn timeout_s(protocol: u8, flow: &Flow) -> u32 {
     TIMEOUTS[case_of(protocol, flow) % CASES]
 }
 
+/// Whether there are others that want a flow's room or source port. What lives is not given up for
+/// them, but what may have come to nothing is, earlier than else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// There is enough of both.
+    None,
+    /// There is not.
+    Pressing,
+}
+
 /// Whether this entry alone has been silent for too long. A flow is expired where both of its
 /// entries are: traffic may go one way only.
 #[inline(always)]
-pub fn silent(protocol: u8, flow: &Flow, now_s: u32) -> bool {
+pub fn silent(protocol: u8, flow: &Flow, now_s: u32, need: Need) -> bool {
     // Another processor may have written a second that is ahead of ours.
     let idle = now_s.wrapping_sub(flow.seen_s);
-    idle.cast_signed() > timeout_s(protocol, flow).cast_signed()
+    let of_case = case_of(protocol, flow) % CASES;
+    let limit = if matches!(need, Need::None) { TIMEOUTS[of_case] } else { PRESSED[of_case] };
+    idle.cast_signed() > limit.cast_signed()
 }
 
 /// Whether a packet may open a flow: any datagram, or the first segment of a connection.
@@ -209,6 +243,8 @@ pub const fn reopens(protocol: u8, flags: u8, flow: &Flow) -> bool {
 #[cfg(test)]
 mod tests {
     extern crate std;
+
+    use std::vec;
 
     use super::*;
     use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
@@ -233,11 +269,15 @@ mod tests {
 
     /// The timeout after these segments, each by whether it is the opener's and its flags.
     fn tcp_timeout(segments: &[(bool, u8)]) -> u32 {
+        timeout_s(TCP, &after(segments))
+    }
+
+    fn after(segments: &[(bool, u8)]) -> Flow {
         let mut this = flow(OPENED, 0);
         for (is_openers, flags) in segments {
             passes(&mut this, *is_openers, (TCP, *flags), 1_000);
         }
-        timeout_s(TCP, &this)
+        this
     }
 
     #[test]
@@ -340,7 +380,7 @@ mod tests {
     fn b140_a_spurious_rst_is_survived() {
         for resetter in [true, false] {
             for survivor in [true, false] {
-                let mut packets = std::vec![(false, SYN | ACK), (true, ACK)];
+                let mut packets = vec![(false, SYN | ACK), (true, ACK)];
                 for _ in 0..3 {
                     for _ in 0..2 {
                         packets.push((resetter, RST));
@@ -390,10 +430,33 @@ mod tests {
     }
 
     #[test]
+    fn u03_need_ends_only_what_came_to_nothing() {
+        let (opener, answerer) = (true, false);
+        let up = [(answerer, SYN | ACK), (opener, ACK)];
+        let is_over = |segments: &[(bool, u8)], after_s| {
+            let this = after(segments);
+            silent(TCP, &this, this.seen_s + after_s, Need::Pressing)
+        };
+        for lost in [
+            vec![],
+            vec![(answerer, SYN | ACK)],
+            [&up[..], &[(opener, RST)]].concat(),
+            [&up[..], &[(opener, FIN | ACK), (answerer, FIN | ACK)]].concat(),
+        ] {
+            assert!(!is_over(&lost, timeout::PRESSED), "{lost:?}");
+            assert!(is_over(&lost, timeout::PRESSED + 1), "{lost:?}");
+        }
+        assert!(!is_over(&up, timeout::TCP_ESTABLISHED));
+        assert!(is_over(&up, timeout::TCP_ESTABLISHED + 1));
+        let closing = [&up[..], &[(opener, FIN | ACK)]].concat();
+        assert!(!is_over(&closing, timeout::TCP_HALF_CLOSED));
+    }
+
+    #[test]
     fn silence_is_counted_from_the_last_packet_and_tolerates_clocks_ahead() {
         let this = flow(state::SEEN, 0);
-        assert!(!silent(UDP, &this, 1_000 + timeout::UDP_EXCHANGE));
-        assert!(silent(UDP, &this, 1_001 + timeout::UDP_EXCHANGE));
-        assert!(!silent(UDP, &this, 999));
+        assert!(!silent(UDP, &this, 1_000 + timeout::UDP_EXCHANGE, Need::None));
+        assert!(silent(UDP, &this, 1_001 + timeout::UDP_EXCHANGE, Need::None));
+        assert!(!silent(UDP, &this, 999, Need::None));
     }
 }

@@ -19,7 +19,7 @@
 use crate::{
     addr::protocol,
     conntrack::{Flow, FlowKey, flow_flags},
-    flow_state::{self, state},
+    flow_state::{self, Need, state},
     limits::{ROOM_PROBES_MAX, SNAT_PROBES_MAX},
     nat::{self, Entries, Facts, Origin, Translation},
     node::NodeConfig,
@@ -131,7 +131,7 @@ pub fn track<T: FlowTable>(table: T, packet: &Packet) -> Option<*const Flow> {
 #[inline(always)]
 fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> bool {
     let protocol = packet.key.protocol;
-    if is_silent(table, &packet.key, flow, now_s) {
+    if is_silent(table, &packet.key, flow, now_s, Need::None) {
         return true;
     }
     if flow.flags & flow_flags::ORIGINAL == 0 {
@@ -184,11 +184,11 @@ pub fn reset<T: FlowTable>(table: T, key: &FlowKey, flow: &Flow) {
 
 /// Whether both entries of a flow are silent for too long, or one is and the other gone.
 #[inline(always)]
-fn is_silent<T: FlowTable>(table: T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool {
-    flow_state::silent(key.protocol, flow, now_s)
+fn is_silent<T: FlowTable>(table: T, key: &FlowKey, flow: &Flow, now_s: u32, need: Need) -> bool {
+    flow_state::silent(key.protocol, flow, now_s, need)
         && match table.find(&key.peer(flow)) {
             // SAFETY: an element of a live table.
-            Some(peer) => flow_state::silent(key.protocol, unsafe { &*peer }, now_s),
+            Some(peer) => flow_state::silent(key.protocol, unsafe { &*peer }, now_s, need),
             None => true,
         }
 }
@@ -220,8 +220,9 @@ fn tell_peer<T: FlowTable>(table: T, key: &FlowKey, flow: *const Flow) {
     }
 }
 
-/// How often a free port may be taken away by another processor before the packet is given up.
-const RACES_MAX: u32 = 2;
+/// The searches for a source port before the packet is given up: the first takes what is free. It
+/// may find none, or another processor may take it away.
+const SEARCHES: [Need; 2] = [Need::None, Need::Pressing];
 
 /// Makes the entries of a flow, or says why it can't.
 ///
@@ -235,15 +236,17 @@ pub fn open<T: FlowTable>(table: T, opening: &mut Opening, config: &NodeConfig) 
     if !opening.masquerade && !collides(table, opening) {
         result = insert(table, opening);
     }
-    for _ in 0..RACES_MAX {
+    for need in SEARCHES {
         if result != Opened::TAKEN {
             break;
         }
-        match free_source_port(table, opening, config) {
-            0 => break,
-            port => opening.to.source_port = port.to_be_bytes(),
+        match free_source_port(table, opening, config, need) {
+            0 => {}
+            port => {
+                opening.to.source_port = port.to_be_bytes();
+                result = insert(table, opening);
+            }
         }
-        result = insert(table, opening);
     }
     if result == Opened::FULL && make_room(table, opening, config) {
         result = insert(table, opening);
@@ -277,21 +280,34 @@ fn answers(opening: &Opening) -> FlowKey {
 /// whether it still is free.
 ///
 /// A flow that is over gives its port back here: where no agent sweeps, the ports towards a backend
-/// would run out, and the table fill up, with what nobody asks for any more (D19).
+/// would run out, and the table fill up, with what nobody asks for any more (D19). Under need, so
+/// does one that may have come to nothing: a flood of what is never confirmed, or is reset, holds
+/// no port for longer than seconds.
 #[inline(never)]
-fn free_source_port<T: FlowTable>(table: T, opening: &Opening, config: &NodeConfig) -> u16 {
+fn free_source_port<T: FlowTable>(
+    table: T,
+    opening: &Opening,
+    config: &NodeConfig,
+    need: Need,
+) -> u16 {
     let start = table.random();
     let mut answer = answers(opening);
     for probe in 0..SNAT_PROBES_MAX {
         answer.destination_port = nat::source_port(config, start, probe);
-        if let Some(found) = table.find(&answer)
-            && !give_back(table, &answer, found, opening.now_s)
-        {
+        let found = table.find(&answer);
+        if let Some(flow) = found {
+            // SAFETY: an element of a live table.
+            if !is_silent(table, &answer, unsafe { &*flow }, opening.now_s, need) {
+                continue;
+            }
+        }
+        if table.is_a_sockets(&answer) {
             continue;
         }
-        if !table.is_a_sockets(&answer) {
-            return u16::from_be_bytes(answer.destination_port);
+        if let Some(flow) = found {
+            forget(table, &answer, flow);
         }
+        return u16::from_be_bytes(answer.destination_port);
     }
     0
 }
@@ -322,11 +338,11 @@ fn make_room<T: FlowTable>(table: T, opening: &mut Opening, config: &NodeConfig)
     false
 }
 
-/// Forgets a flow that is over. Whether it was.
+/// Forgets a flow that is over, or came to nothing. Whether it did.
 #[inline(always)]
 fn give_back<T: FlowTable>(table: T, key: &FlowKey, found: *const Flow, now_s: u32) -> bool {
     // SAFETY: an element of a live table.
-    let over = is_silent(table, key, unsafe { &*found }, now_s);
+    let over = is_silent(table, key, unsafe { &*found }, now_s, Need::Pressing);
     if over {
         forget(table, key, found);
     }

@@ -302,6 +302,19 @@ impl Conversation {
         now_s - self.opener.last_s.max(self.answerer.last_s) > self.patience_s()
     }
 
+    /// Whether another that finds no room may have its place: neither end misses it, as far as
+    /// anyone can tell.
+    fn is_expendable(&self, now_s: u32) -> bool {
+        let over = |end: &End| end.reset || end.finished;
+        let lives = self.confirmed
+            && !self.opener.reset
+            && !self.answerer.reset
+            && !(over(&self.opener) && over(&self.answerer));
+        let lives = lives || self.dialled.protocol == protocol::UDP && self.confirmed;
+        let silence = now_s - self.opener.last_s.max(self.answerer.last_s);
+        self.is_silent(now_s) || !lives && silence > 10
+    }
+
     /// Whether the opener's next packet begins something new.
     fn is_over(&self, flags: u8, backend: Backend, now_s: u32) -> bool {
         let datagram = self.dialled.protocol == protocol::UDP;
@@ -320,6 +333,8 @@ impl Conversation {
 #[derive(Default)]
 struct Model {
     conversations: Vec<Conversation>,
+    /// Whether there was no room for another when the packet came.
+    was_full: bool,
 }
 
 impl Model {
@@ -354,7 +369,9 @@ impl Model {
         match (fate, chosen) {
             (Fate::Refused, None) => {}
             (Fate::Sent(seen), Some(chosen)) => self.began(host, packet, chosen, seen),
-            (Fate::NoPort, Some(chosen)) => self.had_no_port(host, packet, chosen),
+            (Fate::NoPort, Some(chosen)) => {
+                self.had_no_port(host, packet, chosen, Conversation::is_expendable);
+            }
             (Fate::NoRoom, Some(_)) => assert!(host.flows.borrow().len() + 2 > host.room),
             other => panic!("{other:?}"),
         }
@@ -376,8 +393,12 @@ impl Model {
             assert!(collides || host.held.borrow().contains(&own_port), "it could keep its port");
         }
         if let Some(at) = self.of(&seen, |other| other.seen) {
-            let other = self.conversations.remove(at);
-            assert!(other.is_silent(now_s), "{other:?} lives, and its answers are not its own");
+            let other = self.conversations[at];
+            if !other.is_silent(now_s) {
+                assert!(other.is_expendable(now_s), "{other:?} lives, and its port is another's");
+                self.had_no_port(host, packet, chosen, Conversation::is_silent);
+            }
+            self.conversations.remove(at);
         }
         let end = End { spoke: false, finished: false, reset: false, last_s: now_s };
         let mut conversation = Conversation {
@@ -393,8 +414,14 @@ impl Model {
         self.conversations.push(conversation);
     }
 
-    /// Every port must be somebody's.
-    fn had_no_port(&self, host: &Host, packet: &Packet, chosen: usize) {
+    /// Every port must be somebody's who is not to give it back.
+    fn had_no_port(
+        &self,
+        host: &Host,
+        packet: &Packet,
+        chosen: usize,
+        gives_back: fn(&Conversation, u32) -> bool,
+    ) {
         let (now_s, v4) = (host.now_s.get(), packet.is_v4());
         let masquerade = packet.key.source == address(OUTSIDE, v4);
         let source = if masquerade { address(NODE, v4) } else { packet.key.source };
@@ -404,7 +431,7 @@ impl Model {
                     && other.seen.destination == backend(chosen, v4)
                     && other.seen.protocol == packet.key.protocol
                     && other.seen.source_port == port.to_be_bytes()
-                    && !other.is_silent(now_s)
+                    && !gives_back(other, now_s)
             });
             let held = source == address(NODE, v4) && host.held.borrow().contains(&port);
             assert!(taken || held, "{port} is free");
@@ -435,7 +462,8 @@ impl Model {
         self.conversations.retain(|known| {
             let entries = [known.dialled, known.seen.reversed()].map(|key| host.entry(&key));
             if let [None, None] = entries {
-                assert!(known.is_silent(now_s), "{known:?} is gone and lives");
+                let needed = self.was_full && known.is_expendable(now_s);
+                assert!(known.is_silent(now_s) || needed, "{known:?} is gone and lives");
                 return false;
             }
             let [Some(there), Some(back)] = entries else { panic!("{known:?}: {entries:?}") };
@@ -519,6 +547,7 @@ impl Pair {
 
     fn take(&mut self, step: Step) {
         let v4 = self.v4;
+        self.model.was_full = self.host.flows.borrow().len() + 2 > self.host.room;
         match step {
             Step::Client { who, port, service: number, transport, flags, turn } => {
                 let ends = (address(who, v4), service(number, v4));

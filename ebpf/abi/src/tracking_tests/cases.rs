@@ -72,6 +72,32 @@ fn d19_ports_of_flows_that_are_over_are_given_again() {
     }
 }
 
+/// As many SYNs as there are ports, and nobody behind them: whoever comes next waits for seconds.
+#[test]
+fn u03_ports_of_what_came_to_nothing_are_given_again_where_none_is_free() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 1_000);
+        for port in 1..=4 {
+            pair.take(dial(port));
+        }
+        for answered in [0, 1, 2] {
+            pair.take(Step::Answer { of: answered, flags: tcp::SYN | tcp::ACK });
+        }
+        pair.take(say(1, tcp::ACK));
+        pair.take(say(2, tcp::ACK));
+        pair.take(say(2, tcp::RST));
+        pair.take(Step::Pause(10));
+        pair.take(dial(5));
+        assert_eq!(pair.model.conversations.len(), 4, "they may yet go on");
+        pair.take(Step::Pause(1));
+        for port in 6..=9 {
+            pair.take(dial(port));
+        }
+        let left = pair.model.conversations.iter().map(|known| known.dialled.source_port[1]);
+        assert_eq!(left.collect::<Vec<_>>(), [1, 6, 7, 8], "{v4}: what is established stays");
+    }
+}
+
 #[test]
 fn u03_a_full_table_makes_room_of_what_is_over_and_of_nothing_else() {
     for v4 in [true, false] {
