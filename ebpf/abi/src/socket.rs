@@ -156,9 +156,13 @@ impl SocketPeers {
         self.connected.leads_to(addr, port).then_some(&self.connected)
     }
 
-    /// The application dialled this address itself: its answers are no service's.
+    /// The application dialled this address itself: its answers are no service's. Of a connection
+    /// they are while there is one, which has to be told from it.
     #[inline(always)]
-    pub fn forget_sent_to(&mut self, addr: &Addr, port: [u8; 2]) {
+    pub fn forget_sent_to(&mut self, addr: &Addr, port: [u8; 2], is_connected: bool) {
+        if !is_connected && self.connected.leads_to(addr, port) {
+            self.connected.forget();
+        }
         for peer in &mut self.sent {
             if peer.leads_to(addr, port) {
                 peer.forget();
@@ -228,7 +232,20 @@ mod tests {
         assert_eq!(behind(&peers, 9), Some(addr(3)));
         peers.connected.forget();
         assert_eq!(behind(&peers, 9), Some(addr(1)));
-        peers.forget_sent_to(&addr(9), PORT);
+        peers.forget_sent_to(&addr(9), PORT, false);
+        assert_eq!(behind(&peers, 9), None);
+    }
+
+    #[test]
+    fn d08_what_was_connected_answers_for_its_backend_until_that_is_dialled() {
+        let mut peers = SocketPeers::default();
+        let connection = peer(&mut peers, 3, 9);
+        peers.connect(&connection);
+        peers.forget_sent_to(&addr(9), PORT, true);
+        assert_eq!(behind(&peers, 9), Some(addr(3)), "it still is");
+        peers.forget_sent_to(&addr(8), PORT, false);
+        assert_eq!(behind(&peers, 9), Some(addr(3)), "another was dialled");
+        peers.forget_sent_to(&addr(9), PORT, false);
         assert_eq!(behind(&peers, 9), None);
     }
 

@@ -19,6 +19,9 @@ use mizzen_ebpf_abi::{
 /// Linux' protocol number of Multipath TCP sockets (RFC 8684), which is none of IANA's.
 const MPTCP: u32 = 262;
 
+/// The state of a UDP socket that is connected: Linux' `TCP_ESTABLISHED`.
+const ESTABLISHED: u32 = 1;
+
 /// The context of a program.
 pub(super) struct SockAddr {
     context: SockAddrContext,
@@ -135,6 +138,18 @@ impl SockAddr {
         let port = u32::from_ne_bytes([port[0], port[1], 0, 0]);
         // SAFETY: every hook may write this field.
         unsafe { ptr::write_volatile(&raw mut (*self.raw()).user_port, port) };
+    }
+
+    /// Whether a UDP socket is connected.
+    #[inline(always)]
+    pub(super) fn is_connected(&self) -> bool {
+        // SAFETY: every hook may read the pointer, which leads to the socket that makes the call,
+        // and the socket's state.
+        let state = unsafe {
+            let sock = ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk);
+            ptr::read_volatile(&raw const (*sock).state)
+        };
+        state == ESTABLISHED
     }
 
     /// A number that this socket keeps and no other has, spread over 32 bits: what a UDP socket

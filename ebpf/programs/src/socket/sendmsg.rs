@@ -48,7 +48,7 @@ fn send<F: Family>(sock: &SockAddr) -> i32 {
             }
             None => {
                 if let Some(peers) = peers::existing(sock) {
-                    peers.forget_sent_to(&dialled.addr, dialled.port);
+                    peers.forget_sent_to(&dialled.addr, dialled.port, sock.is_connected());
                 }
             }
         }

@@ -85,6 +85,30 @@ fn a_tcp_socket_that_disconnects_forgets_its_service() {
     });
 }
 
+/// A datagram socket that was connected to a service, and dials the service's backend itself.
+#[test]
+fn d08_a_datagram_socket_that_disconnects_hears_its_backend_as_the_one_that_it_dials() {
+    each_family(|bench| {
+        let vip = bench.service(10, &[bench.a]);
+        let pod = bench.family.dialled(bench.a);
+        let socket = bench.actor.open(bench.family.udp());
+        for _ in 0..2 {
+            bench.actor.connect(socket, vip).unwrap();
+            bench.actor.send(socket, "?");
+            assert_eq!(bench.actor.receive_from(socket).0, vip);
+            bench.actor.send_to(socket, pod, "?");
+            assert_eq!(bench.actor.receive_from(socket).0, vip, "it is connected");
+            assert_eq!(bench.actor.peer(socket), vip);
+            // What is on its way when the connection ends is the service's.
+            bench.actor.send(socket, "?");
+            bench.actor.disconnect(socket);
+            assert_eq!(bench.actor.receive_from(socket).0, vip, "a late answer");
+            bench.actor.send_to(socket, pod, "?");
+            assert_eq!(bench.actor.receive_from(socket), (pod, "a".to_owned()));
+        }
+    });
+}
+
 /// Sockets that are older than the agent: what is connected stays as it is, what is not is
 /// translated from its next datagram on (D16).
 #[test]
