@@ -63,10 +63,11 @@ impl Frame {
         }
     }
 
-    /// The frame, with an Ethernet header of made-up addresses.
+    /// The frame, from a made-up link-layer address to that of a loopback device, by which test runs
+    /// have packets come in.
     pub fn bytes(&self) -> Vec<u8> {
         let v4 = self.key.destination.is_v4();
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let mut frame = vec![0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2];
         frame.extend(if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }.to_be_bytes());
         let transport = self.transport();
         frame.extend(if v4 { self.ipv4(transport.len()) } else { self.ipv6(transport.len()) });

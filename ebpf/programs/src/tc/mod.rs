@@ -57,14 +57,16 @@ fn drop_counted(reason: Counter) -> i32 {
     DROP
 }
 
-/// A packet that comes in, from an uplink or from a pod.
+/// A packet that comes in, from an uplink or from a pod. What comes by an uplink with another
+/// host's link-layer address is the node's own on its way back, or what a device in promiscuous
+/// mode gets to see. (Of pods that are ports of a bridge, all that they send by it looks so.)
 #[inline(always)]
-fn ingress(skb: Skb) -> i32 {
+fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
     let Some(scratch) = parsed(skb) else {
         return PASS;
     };
-    if skb.is_for_another_host() && node::is_back(skb, scratch) {
-        return node::forward(skb, scratch);
+    if UPLINK && skb.is_for_another_host() {
+        return if node::is_back(skb, scratch) { node::forward(skb, scratch) } else { PASS };
     }
     if is_icmp(&scratch.packet) {
         return icmp(skb, scratch);

@@ -7,7 +7,7 @@ use super::{answer, ingress, skb::Skb};
 /// From a pod: services that its sockets did not translate; answers of a pod that is a backend.
 #[classifier]
 fn tc_pod_ingress(context: TcContext) -> i32 {
-    ingress(Skb::new(&context))
+    ingress::<false>(Skb::new(&context))
 }
 
 /// To a pod: answers of backends that are this node itself.

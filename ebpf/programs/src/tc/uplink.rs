@@ -8,7 +8,7 @@ use super::{ingress, node, skb::Skb};
 /// backends elsewhere.
 #[classifier]
 fn tc_uplink_ingress(context: TcContext) -> i32 {
-    ingress(Skb::new(&context))
+    ingress::<true>(Skb::new(&context))
 }
 
 /// To other hosts: answers of backends that are this node itself, and what the node sends to

@@ -235,6 +235,38 @@ fn too_big(frame: &[u8], family: Family) -> Vec<u8> {
     out
 }
 
+/// Whatever a device in promiscuous mode sees of the traffic between others, and its answers.
+#[test]
+fn frames_for_other_hosts_are_left_alone() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let backend = lab.nodes[1].pods[0].server(family);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let node = &lab.nodes[0];
+            let created = node.counted(Counter::FlowCreated);
+            let sent = Frame::new(dialled(&lab, family, transport, 40_012)).bytes();
+            let mut others = sent.clone();
+            others[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+            let seen = run(node, "tc_uplink_ingress", &others);
+            assert_eq!((seen.verdict, &seen.packet), (UNSPEC, &others), "{family:?} {transport:?}");
+            assert_eq!(node.counted(Counter::FlowCreated), created);
+
+            let there = run(node, "tc_uplink_ingress", &sent);
+            assert_eq!(there.verdict, REDIRECT);
+            let answer = Frame {
+                tcp_flags: tcp_flags::SYN | tcp_flags::ACK,
+                ..Frame::new(read(&there.packet).key.reversed())
+            };
+            for mut frame in [sent, answer.bytes()] {
+                frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+                let seen = run(node, "tc_uplink_ingress", &frame);
+                assert_eq!((seen.verdict, &seen.packet), (UNSPEC, &frame), "of a known flow");
+            }
+        }
+    }
+}
+
 /// Not a benchmark: the figures are printed, and only what would be a mistake fails.
 #[test]
 fn p06_what_a_packet_costs() {
