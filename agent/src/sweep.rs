@@ -18,8 +18,10 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(2);
 /// Entries of one part.
 const BUDGET: usize = 16_384;
+/// In how many parts a table is looked through, if it has not less than that.
+const PARTS: usize = 16;
 /// How full a table may be before an operator should know, in percent.
-const PRESSURE_MAX: u64 = 90;
+const PRESSURE_MAX: u64 = 80;
 
 /// A table that the programs fill, for people.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub const FLOWS: Table = Table {
     part: "flows",
     entries: "flows",
     when_full: "new connections through node ports will be dropped when it has no room; look for a \
-                client that opens very many",
+                client that opens very many, or give it more by flowTableMax",
 };
 
 /// `AFFINITY`.
@@ -56,8 +58,11 @@ pub async fn run<E: Entries>(
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
+    let part = BUDGET.max(sweeper.capacity() as usize / PARTS);
     loop {
-        let state = match tokio::task::block_in_place(|| sweeper.run(BUDGET)) {
+        // What fills within seconds is looked at whole: the warning has to come before it is full.
+        let budget = if sweeper.may_be_tight() { usize::MAX } else { part };
+        let state = match tokio::task::block_in_place(|| sweeper.run(budget)) {
             Ok(swept) => {
                 tracing::trace!(part = table.part, ?swept, "swept a table");
                 metrics.tables.note(sweeper.usage());
@@ -98,7 +103,7 @@ mod tests {
     fn a_table_that_fills_up_is_reported() {
         let usage = |used| Some(Usage { map: "FLOWS", used, now: 1_000, max: 1_000 });
         assert_eq!(FLOWS.pressure(None), State::Ready);
-        assert_eq!(FLOWS.pressure(usage(899)), State::Ready);
+        assert_eq!(FLOWS.pressure(usage(799)), State::Ready);
         for table in [FLOWS, CLIENTS] {
             let State::Degraded(text) = table.pressure(usage(950)) else { panic!("nearly full") };
             assert!(text.contains("95 % full: "), "{text}");

@@ -151,12 +151,21 @@ pub struct Lab {
 impl Lab {
     /// A lab with so many pods on each node. Pods are named `pod-NODE-NUMBER`, from 1.
     pub fn new(pods: [u8; 2]) -> Self {
+        Self::with_flows(pods, None)
+    }
+
+    /// As [`Self::new`], with room for so many flows on each node.
+    pub fn with_flows(pods: [u8; 2], flows: Option<u32>) -> Self {
         let wire = Netns::new("wire");
         wire.ip("link add br0 type bridge");
         wire.ip("link set br0 up");
         let client = Netns::new("client");
         plug(&wire, &client, CLIENT);
-        let nodes = [1, 2].map(|number| LabNode::new(&wire, number, pods[usize::from(number) - 1]));
+        let nodes = [1, 2].map(|number| {
+            let mut node = TestNode::new(&format!("node{number}"));
+            node.flows = flows;
+            LabNode::new(&wire, node, number, pods[usize::from(number) - 1])
+        });
         Self { nodes, client, wire }
     }
 
@@ -229,8 +238,7 @@ pub fn plug(wire: &Netns, host: &Netns, number: u8) {
 }
 
 impl LabNode {
-    fn new(wire: &Netns, number: u8, pods: u8) -> Self {
-        let node = TestNode::new(&format!("node{number}"));
+    fn new(wire: &Netns, node: TestNode, number: u8, pods: u8) -> Self {
         let netns = &node.netns;
         for key in [
             "ipv4/ip_forward",

@@ -17,6 +17,8 @@ use crate::{actor::Actor, netns::Netns};
 pub struct TestNode {
     /// Its network namespace.
     pub netns: Netns,
+    /// How many flows a new table of its packet path has room for.
+    pub flows: Option<u32>,
     cgroup: PathBuf,
     folder: tempfile::TempDir,
 }
@@ -31,7 +33,7 @@ impl TestNode {
         let cgroup = cgroup2().join(netns.name());
         fs::create_dir(&cgroup).expect("make a cgroup, which needs root");
         let folder = tempfile::Builder::new().prefix("mzt-").tempdir().expect("a folder");
-        Self { netns, cgroup, folder }
+        Self { netns, flows: None, cgroup, folder }
     }
 
     /// Gives the node's loopback interface an address.
@@ -46,7 +48,7 @@ impl TestNode {
 
     /// The options for its datapath.
     pub fn options(&self) -> Options {
-        Options { bpffs: self.bpffs(), cgroup_root: Some(self.cgroup.clone()) }
+        Options { bpffs: self.bpffs(), cgroup_root: Some(self.cgroup.clone()), flows: self.flows }
     }
 
     /// The folder for pins.

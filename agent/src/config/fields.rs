@@ -120,6 +120,10 @@ fields! {
     snat_port_min: u16 = mizzen_ebpf_abi::limits::SNAT_PORT_MIN;
     /// Last source port of masqueraded flows
     snat_port_max: u16 = mizzen_ebpf_abi::limits::SNAT_PORT_MAX;
+    /// Connections that the packet path remembers at a time; 0: 32768 for each CPU, at least 131072
+    /// and at most 262144. Its table takes 320 bytes for each at once, when it is made: a node's
+    /// first agent does that
+    flow_table_max: u32 = 0;
     /// Domain below which Services have names
     cluster_domain: String = "cluster.local".to_owned();
     /// Address of cluster DNS (repeatable): those of the Service kube-dns

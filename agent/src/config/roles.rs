@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use mizzen_ebpf_abi::limits;
+
 use super::{Config, ConfigError};
 use crate::{datapath, desired, dns, kube::convert::parse_cidr, model::node::Cidr, podnet};
 
@@ -32,6 +34,11 @@ impl Config {
         if self.snat_port_min == 0 || self.snat_port_min >= self.snat_port_max {
             let why = format!("must be below snatPortMax, which is {}", self.snat_port_max);
             return Err(ConfigError::value("snat_port_min", why));
+        }
+        let flows = limits::FLOWS_LEAST_CONFIGURED..=limits::FLOWS_MAX;
+        if self.flow_table_max != 0 && !flows.contains(&self.flow_table_max) {
+            let why = format!("must be 0, or {} to {}", flows.start(), flows.end());
+            return Err(ConfigError::value("flow_table_max", why));
         }
         if !["text", "json"].contains(&self.log_format.as_str()) {
             return Err(ConfigError::value("log_format", "must be text or json"));
@@ -101,7 +108,11 @@ impl Config {
 
     /// Where the datapath is.
     pub fn datapath(&self) -> datapath::Options {
-        datapath::Options { bpffs: self.bpffs.clone(), cgroup_root: given(&self.cgroup_root) }
+        datapath::Options {
+            bpffs: self.bpffs.clone(),
+            cgroup_root: given(&self.cgroup_root),
+            flows: (self.flow_table_max != 0).then_some(self.flow_table_max),
+        }
     }
 
     /// The pod network.
@@ -214,6 +225,7 @@ mod tests {
             Config { cluster_cidr: vec!["10.0.0.0/33".into()], ..good.clone() },
             Config { service_cidrs: vec!["10.96.0.0".into()], ..good.clone() },
             Config { snat_port_min: 30_000, ..good.clone() },
+            Config { flow_table_max: 1_000, ..good.clone() },
             Config { log_format: "xml".into(), ..good.clone() },
             Config { dns_upstream: vec!["dns.example".into()], ..good.clone() },
             Config { dns_lameduck_seconds: 61, ..good.clone() },
@@ -226,6 +238,7 @@ mod tests {
             "cluster-cidr",
             "service-cidrs",
             "snat-port-min",
+            "flow-table-max",
             "log-format",
             "dns-upstream",
             "dns-lameduck-seconds",

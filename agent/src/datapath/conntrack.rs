@@ -1,17 +1,55 @@
 //! The flows of the packet path: both entries of one go when both are silent for too long, since
 //! traffic may go one way only.
 
+use std::os::fd::AsFd as _;
+
 use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey},
+    counters::Counter,
     flow_state::{self, Need},
+    limits::{FLOWS_LEAST, FLOWS_MAX, FLOWS_MOST, FLOWS_PER_CPU},
     maps,
 };
 
 use super::{
-    Datapath, layout,
-    pin::PinError,
+    Datapath, counters,
+    layout::{self, MapLayout},
+    pin::{PinError, Pins},
     sweep::{Entries, Sweeper},
 };
+
+/// One for each direction.
+pub(super) const ENTRIES_OF_FLOW: u32 = 2;
+
+/// For how many flows a new table has room.
+pub(super) fn room(configured: Option<u32>) -> u32 {
+    configured.unwrap_or_else(|| default_room(counters::online_cpus())).clamp(1, FLOWS_MAX)
+}
+
+/// Where nothing is configured, on a machine with so many CPUs.
+fn default_room(cpus: usize) -> u32 {
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    FLOWS_PER_CPU.saturating_mul(cpus).clamp(FLOWS_LEAST, FLOWS_MOST)
+}
+
+/// Logs where the table of an earlier agent has another size than is configured: programs write to
+/// it all the time, so that it can't be replaced unnoticed.
+pub(super) fn tell_other_size(pins: &Pins, configured: Option<u32>) -> Result<(), PinError> {
+    let (layout, wanted) = (&layout::FLOWS, room(configured));
+    let map = pins.open_map(layout)?;
+    let found = MapLayout::of(map.as_fd(), layout)
+        .map_err(|error| PinError::Open(pins.map(layout.name), error))?;
+    let has = found.entries / ENTRIES_OF_FLOW;
+    if has != wanted {
+        tracing::warn!(
+            has,
+            wanted,
+            "the table of flows keeps the size that an earlier agent gave it until the node starts \
+             anew, or is drained and its pins are removed"
+        );
+    }
+    Ok(())
+}
 
 /// The entries of `FLOWS`.
 #[derive(Debug)]
@@ -21,6 +59,7 @@ impl Entries for Flows {
     type Key = FlowKey;
     type Value = Flow;
     const TABLE: &'static str = maps::FLOWS;
+    const INSERTED: Option<(Counter, u32)> = Some((Counter::FlowCreated, ENTRIES_OF_FLOW));
 
     fn is_over(key: &FlowKey, flow: &Flow, now_s: u32, need: Need) -> bool {
         flow_state::silent(key.protocol, flow, now_s, need)
@@ -35,5 +74,17 @@ impl Datapath {
     /// The sweeper of the flow table.
     pub fn flow_sweeper(&self) -> Result<Sweeper<Flows>, PinError> {
         Sweeper::open(&self.pins, &layout::FLOWS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn u03_a_table_has_room_by_cpus_within_bounds_or_as_configured() {
+        let by_cpus = [1, 2, 4, 6, 8, 64, usize::MAX].map(default_room);
+        assert_eq!(by_cpus, [131_072, 131_072, 131_072, 196_608, 262_144, 262_144, 262_144]);
+        assert_eq!([Some(1_024), Some(u32::MAX)].map(room), [1_024, FLOWS_MAX]);
     }
 }

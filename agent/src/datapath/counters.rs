@@ -53,6 +53,12 @@ pub(super) fn cpus() -> io::Result<usize> {
     possible_cpus(&list).ok_or_else(|| io::Error::other("the list of possible CPUs is unreadable"))
 }
 
+/// How many CPUs there are at present; one where that can't be read.
+pub(super) fn online_cpus() -> usize {
+    let list = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    possible_cpus(&list).unwrap_or(1)
+}
+
 /// One more than the last CPU of a list such as `0-3` or `0,2-7`.
 fn possible_cpus(list: &str) -> Option<usize> {
     let last = list.trim().rsplit([',', '-']).next()?;

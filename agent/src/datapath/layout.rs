@@ -30,9 +30,12 @@ pub(super) struct MapLayout {
     pub value_size: u32,
     /// Flags it is created with.
     pub flags: u32,
-    /// How many entries it holds.
+    /// How many entries it holds; [`ANY`] where that is said when it is made.
     pub entries: u32,
 }
+
+/// As many entries as a map has.
+const ANY: u32 = 0;
 
 pub(super) const HASH: u32 = 1;
 pub(super) const ARRAY: u32 = 2;
@@ -164,8 +167,7 @@ pub(super) const SOCKET_OPTIONS: MapLayout = layout::<u32, u32>(maps::SOCKET_OPT
 pub(super) const AFFINITY: MapLayout =
     layout::<AffinityKey, Affinity>(maps::AFFINITY, HASH, NO_PREALLOC, limits::AFFINITY_MAX);
 pub(super) const NODE_CONFIG: MapLayout = layout::<u32, NodeConfig>(maps::NODE_CONFIG, ARRAY, 0, 1);
-pub(super) const FLOWS: MapLayout =
-    layout::<FlowKey, Flow>(maps::FLOWS, HASH, 0, limits::FLOWS_MAX);
+pub(super) const FLOWS: MapLayout = layout::<FlowKey, Flow>(maps::FLOWS, HASH, 0, ANY);
 pub(super) const SOCKET_PEERS: MapLayout =
     layout::<i32, SocketPeers>(maps::SOCKET_PEERS, SK_STORAGE, NO_PREALLOC, 0);
 pub(super) const TCP_PEERS: MapLayout =
@@ -216,6 +218,12 @@ pub(super) const PINNED: &[MapLayout] = &[
 ];
 
 impl MapLayout {
+    /// Whether a map of the shape `found` is what is asked for.
+    pub(super) fn admits(&self, found: &Self) -> bool {
+        let entries = if self.entries == ANY { found.entries } else { self.entries };
+        Self { entries, ..*self } == *found
+    }
+
     /// The shape of a map in the kernel, under the name of the expected one.
     pub(super) fn of(map: BorrowedFd<'_>, expected: &Self) -> io::Result<Self> {
         let info = sys::map_info(map)?;

@@ -93,7 +93,7 @@ impl Older {
     fn open_map(&self, expected: &MapLayout) -> Result<Option<OwnedFd>, PinError> {
         let path = self.map(expected);
         match sys::open_pin(&path).and_then(|fd| Ok((MapLayout::of(fd.as_fd(), expected)?, fd))) {
-            Ok((found, fd)) if found == *expected => Ok(Some(fd)),
+            Ok((found, fd)) if expected.admits(&found) => Ok(Some(fd)),
             Ok((found, _)) => {
                 tracing::warn!(path = %path.display(), %found, "an older map is not taken over");
                 Ok(None)

@@ -83,6 +83,9 @@ pub struct Options {
     /// The cgroup below which the node's processes and pods are; else the root of the cgroup2
     /// file system that is mounted.
     pub cgroup_root: Option<PathBuf>,
+    /// How many flows the packet path remembers; by the number of CPUs where none is given. The
+    /// table that an earlier agent made keeps its size.
+    pub flows: Option<u32>,
 }
 
 /// Why there is no datapath.
@@ -158,12 +161,14 @@ impl Datapath {
             older.share(&pins)?;
         }
         let new = pins.check_maps()?;
-        let programs = Arc::new(Programs::load(&pins, features, netns)?);
+        let programs =
+            Arc::new(Programs::load(&pins, features, netns, conntrack::room(options.flows))?);
         pins.check_maps().map_err(|error| {
             pins.remove_maps(&new);
             OpenError::Stale(error)
         })?;
         growing::begin(&pins)?;
+        conntrack::tell_other_size(&pins, options.flows)?;
         if let Some(older) = older {
             older.hand_over(&pins)?;
         }

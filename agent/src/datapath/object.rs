@@ -10,7 +10,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use super::{pin::Pins, probe::Features, traffic::Lanes};
+use super::{conntrack::ENTRIES_OF_FLOW, layout, pin::Pins, probe::Features, traffic::Lanes};
 
 /// The object as `cargo xtask build` made it; empty where this agent was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MIZZEN_EBPF_OBJECT"));
@@ -102,15 +102,22 @@ fn interrupted(error: &ProgramError) -> bool {
 pub struct Programs(BTreeMap<String, LoadedProgram>);
 
 impl Programs {
-    /// Loads all programs. Their maps are those at `pins`, or new ones that are pinned there.
-    pub(super) fn load(pins: &Pins, features: Features, netns: u64) -> Result<Self, LoadError> {
+    /// Loads all programs. Their maps are those at `pins`, or new ones that are pinned there; a new
+    /// table of flows has room for `flows`.
+    pub(super) fn load(
+        pins: &Pins,
+        features: Features,
+        netns: u64,
+        flows: u32,
+    ) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NotBuilt);
         }
         let mut loader = EbpfLoader::new();
-        for map in super::layout::PINNED {
+        for map in layout::PINNED {
             loader.map_pin_path(map.name, pins.map(map.name));
         }
+        loader.map_max_entries(layout::FLOWS.name, flows * ENTRIES_OF_FLOW);
         let lanes = Lanes::of_machine().map_err(LoadError::Cpus)?;
         let shared = u32::from(lanes.shared);
         let (loops, retval) = (u32::from(features.loops), u32::from(features.set_retval));

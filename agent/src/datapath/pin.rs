@@ -141,7 +141,7 @@ impl Pins {
             Ok((fd, found))
         });
         match opened {
-            Ok((fd, found)) if found == *expected => Ok(fd),
+            Ok((fd, found)) if expected.admits(&found) => Ok(fd),
             Ok((_, found)) => Err(PinError::Layout {
                 path,
                 found: found.to_string(),

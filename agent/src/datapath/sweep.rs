@@ -10,9 +10,10 @@ use std::{
 };
 
 use aya::Pod;
-use mizzen_ebpf_abi::flow_state::Need;
+use mizzen_ebpf_abi::{counters::Counter, flow_state::Need};
 
 use super::{
+    counters::Counters,
     layout::MapLayout,
     pin::{PinError, Pins},
     sys,
@@ -28,6 +29,8 @@ pub trait Entries {
     type Value: Pod + Default;
     /// The table's name.
     const TABLE: &'static str;
+    /// What the programs count when they insert into it, and how many entries one is.
+    const INSERTED: Option<(Counter, u32)> = None;
 
     /// Whether an entry is over, as far as it tells. `now_s` is in seconds since boot.
     fn is_over(key: &Self::Key, value: &Self::Value, now_s: u32, need: Need) -> bool;
@@ -71,22 +74,60 @@ pub struct Sweeper<E: Entries> {
     live: usize,
     /// How many were live when the table was last swept to its end.
     live_before: Option<usize>,
+    counters: Counters,
+    /// How many were inserted when this sweep began.
+    inserted_at: u64,
+    /// And when the last one did that came to its end.
+    inserted_before: u64,
+}
+
+/// A table is tight where more than three quarters of it are used.
+fn is_tight(used: u64, capacity: u32) -> bool {
+    used * 4 > u64::from(capacity) * 3
 }
 
 impl<E: Entries> Sweeper<E> {
     pub(super) fn open(pins: &Pins, layout: &MapLayout) -> Result<Self, PinError> {
+        let map = pins.open_map(layout)?;
+        let found = MapLayout::of(map.as_fd(), layout)
+            .map_err(|error| PinError::Open(pins.map(layout.name), error))?;
         Ok(Self {
-            map: pins.open_map(layout)?,
-            capacity: layout.entries,
+            map,
+            capacity: found.entries,
             walk: Walk::new(),
             live: 0,
             live_before: None,
+            counters: Counters::open(pins)?,
+            inserted_at: 0,
+            inserted_before: 0,
         })
+    }
+
+    /// How many entries the table has room for.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How many entries were ever inserted, as far as that is counted.
+    fn inserted(&self) -> u64 {
+        let Some((counter, entries)) = E::INSERTED else { return 0 };
+        self.counters.get(counter).unwrap_or(self.inserted_at) * u64::from(entries)
+    }
+
+    /// Whether so much was inserted since the table was last looked through that it may be tight by
+    /// now, for all that is known: worth a look at the whole of it.
+    pub fn may_be_tight(&self) -> bool {
+        let since = self.inserted().saturating_sub(self.inserted_before);
+        let most = self.live_before.unwrap_or(0) as u64 + since;
+        is_tight(most, self.capacity) && since > u64::from(self.capacity / 16)
     }
 
     /// Looks at `budget` entries at least, or at what is left of the table, and removes those that
     /// are over. Blocks for the time of its system calls.
     pub fn run(&mut self, budget: usize) -> Result<Swept, SweepError> {
+        if self.walk.is_at_start() {
+            self.inserted_at = self.inserted();
+        }
         let now_s = sys::boot_seconds().map_err(failed::<E>("ask the time for"))?;
         let mut swept = Swept::default();
         let when = When { now_s, need: self.need() };
@@ -103,15 +144,15 @@ impl<E: Entries> Sweeper<E> {
         }
         if swept.finished {
             self.live_before = Some(std::mem::take(&mut self.live));
+            self.inserted_before = self.inserted_at;
         }
         Ok(swept)
     }
 
     /// Whether the table was so full that there may soon be no room.
     fn need(&self) -> Need {
-        let used = self.live_before.unwrap_or(0) as u64;
-        let pressing = used * 4 > u64::from(self.capacity) * 3;
-        if pressing { Need::Pressing } else { Need::None }
+        let was_tight = is_tight(self.live_before.unwrap_or(0) as u64, self.capacity);
+        if was_tight || self.may_be_tight() { Need::Pressing } else { Need::None }
     }
 
     /// How full the table was when it was last swept to its end; none before that.

@@ -42,6 +42,11 @@ impl<K: Pod + Default, V: Pod + Default> Walk<K, V> {
         Self { cursor: None, keys, values }
     }
 
+    /// Whether the next step begins anew.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.cursor.is_none()
+    }
+
     /// Goes on over this map, always the same one.
     pub(super) fn step(&mut self, map: BorrowedFd<'_>) -> io::Result<Batch<'_, K, V>> {
         let from = self.cursor.as_ref();

@@ -32,8 +32,18 @@ pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
 pub const POD_NETNS_MAX: u32 = 1 << 11;
 /// Clients that keep their backends, of all sets together.
 pub const AFFINITY_MAX: u32 = 1 << 18;
-/// Entries of the packet path's connection table, two per translated flow.
-pub const FLOWS_MAX: u32 = 1 << 18;
+/// Flows that the packet path remembers by default, for each CPU: as kube-proxy's
+/// `conntrack.maxPerCore`. A flow has two entries in the table.
+pub const FLOWS_PER_CPU: u32 = 1 << 15;
+/// How many of them at least: as its `conntrack.min`.
+pub const FLOWS_LEAST: u32 = 1 << 17;
+/// How many of them at most, by default: what Linux' own tracking holds on a large machine. The
+/// table's memory is taken at once.
+pub const FLOWS_MOST: u32 = 1 << 18;
+/// Fewest flows that can be asked for.
+pub const FLOWS_LEAST_CONFIGURED: u32 = 1 << 10;
+/// Most flows that can be asked for.
+pub const FLOWS_MAX: u32 = 1 << 22;
 /// Packets in fragments whose ports are remembered at a time.
 pub const FRAGMENTS_MAX: u32 = 1 << 13;
 /// Translations that an unconnected UDP socket remembers for the way back.
@@ -57,6 +67,7 @@ pub const SNAT_PORT_MIN: u16 = 10_000;
 pub const SNAT_PORT_MAX: u16 = 29_999;
 
 const _: () = assert!(SETS_MAX <= FRONTENDS_MAX);
+const _: () = assert!(FLOWS_LEAST < FLOWS_MOST && FLOWS_MOST < FLOWS_MAX);
 const _: () = assert!(FRONTENDS_MIN < FRONTENDS_MAX && SETS_MIN < SETS_MAX);
 const _: () = assert!(SLOT_WORDS_MIN < SLOT_WORDS_MAX && BACKENDS_MIN < BACKENDS_MAX);
 const _: () = assert!(SLOT_WORDS_MAX >= SETS_MAX * crate::service::RANGE_HEADER_WORDS);

@@ -116,9 +116,10 @@ pub(crate) static AFFINITY: HashMap<
 pub(crate) static NODE_CONFIG: Array<NodeConfig, 1> = Array::new();
 
 /// Flows that the packet path translates. Preallocated: an insertion in interrupt context can't
-/// fail for want of memory, only for want of room.
+/// fail for want of memory, only for want of room. How much of that there is, the loader says.
 #[btf_map]
-pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS_MAX as usize }> = HashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS_LEAST as usize * 2 }> =
+    HashMap::new();
 
 /// What a UDP socket remembers.
 #[btf_map]

@@ -4,18 +4,20 @@ use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use mizzen_ebpf_abi::{
     conntrack::FlowKey,
+    counters::Counter,
     frame::{Frame, key},
     packet::tcp_flags::{ACK, RST, SYN},
 };
 use mizzen_tests::{
     echo::{Client, TRANSPORTS, Transport, ask, ask_in_vain},
     lab::{CLIENT, FAMILIES, Family, Lab},
+    node::TestNode,
     wait::until,
 };
 
 use super::{
-    EXTERNAL, NODE_PORT, node_port,
-    programs::{REDIRECT, read, run},
+    EXTERNAL, LOCAL, NODE_PORT, node_port,
+    programs::{REDIRECT, SHOT, read, run},
 };
 
 /// Lets node 1's port lead to a pod of the other node, by two source ports.
@@ -124,6 +126,58 @@ fn u03_whoever_finds_no_free_port_gets_that_of_a_flow_that_came_to_nothing() {
             lab.nodes[0].age_flows(301);
             swept(&lab);
         }
+    }
+}
+
+/// More connections than there is room for, all of them forged, and then what they leave.
+#[test]
+fn u03_a_table_that_fills_up_is_seen_in_time_and_gives_up_what_came_to_nothing() {
+    const FLOWS: u32 = 1_024;
+    let mut lab = Lab::with_flows([1, 0], Some(FLOWS));
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], LOCAL);
+        let to = (lab.address_of_node(0, family), NODE_PORT);
+        let dials = |port: u16| {
+            let frame = Frame::new(key(6, (family.wire(CLIENT), port), to));
+            run(&lab.nodes[0], "tc_uplink_ingress", &frame.bytes()).verdict
+        };
+        let mut sweeper = lab.nodes[0].datapath.flow_sweeper().unwrap();
+        assert_eq!(sweeper.capacity(), 2 * FLOWS);
+        sweeper.run(usize::MAX).unwrap();
+        assert!(!sweeper.may_be_tight());
+        for port in 1..=800 {
+            assert_eq!(dials(port), REDIRECT, "{family:?}");
+        }
+        assert!(sweeper.may_be_tight(), "{family:?}: by what was opened since");
+        assert_eq!(sweeper.run(usize::MAX).unwrap().removed, 0);
+        assert_eq!(sweeper.usage().unwrap().used, 1_600);
+        assert!(!sweeper.may_be_tight(), "nothing came since: the part of before will do");
+
+        let full = (801..=2_000).find(|port| dials(*port) == SHOT);
+        assert!(full.is_some_and(|port| u32::from(port) > FLOWS), "{family:?} {full:?}");
+        assert!(lab.nodes[0].counted(Counter::DropFlowTableFull) > 0);
+        lab.nodes[0].age_flows(11);
+        let removed = sweeper.run(usize::MAX).unwrap().removed;
+        assert_eq!(
+            removed,
+            2 * FLOWS as usize,
+            "{family:?}: a minute is too long where it is full"
+        );
+        ask(&lab.client, Transport::Tcp, to.into()).unwrap();
+        lab.nodes[0].age_flows(86_401);
+        swept(&lab);
+    }
+}
+
+/// The programs write to the table all the time: the next agent takes it as it is.
+#[test]
+fn u03_the_next_agent_keeps_the_table_of_flows_whatever_it_is_told() {
+    let mut node = TestNode::new("node");
+    for asked in [2_000, 1_500, 3_000] {
+        node.flows = Some(asked);
+        let datapath = node.open();
+        assert_eq!(datapath.flow_sweeper().unwrap().capacity(), 4_000);
     }
 }
 
