@@ -1,6 +1,8 @@
 //! The clients that keep their backends: who was silent for longer than the service says does so no
 //! more.
 
+use std::sync::Arc;
+
 use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey},
     flow_state::Need,
@@ -19,6 +21,7 @@ pub struct Clients;
 
 impl Entries for Clients {
     type Key = AffinityKey;
+    type Facts = ();
     type Value = Affinity;
     const TABLE: &'static str = maps::AFFINITY;
 
@@ -30,6 +33,6 @@ impl Entries for Clients {
 impl Datapath {
     /// The sweeper of the clients that keep their backends.
     pub fn affinity_sweeper(&self) -> Result<Sweeper<Clients>, PinError> {
-        Sweeper::open(&self.pins, &layout::AFFINITY)
+        Sweeper::open(Arc::clone(&self.pins), &layout::AFFINITY)
     }
 }

@@ -1,22 +1,26 @@
 //! The flows of the packet path: both entries of one go when both are silent for too long, since
 //! traffic may go one way only.
 
-use std::os::fd::AsFd as _;
+use std::{os::fd::AsFd as _, sync::Arc};
 
 use mizzen_ebpf_abi::{
-    conntrack::{Flow, FlowKey},
+    addr::{Addr, protocol},
+    conntrack::{Flow, FlowKey, flow_flags},
     counters::Counter,
-    flow_state::{self, Need},
+    flow_state::{self, Need, state},
     limits::{FLOWS_LEAST, FLOWS_MAX, FLOWS_MOST, FLOWS_PER_CPU},
     maps,
+    service::backend_flags,
 };
 
 use super::{
     Datapath, counters,
     layout::{self, MapLayout},
+    maps::KernelMaps,
     pin::{PinError, Pins},
-    sweep::{Entries, Sweeper},
+    sweep::{Entries, Facts, Sweeper},
 };
+use crate::apply::maps::Maps as _;
 
 /// One for each direction.
 pub(super) const ENTRIES_OF_FLOW: u32 = 2;
@@ -51,6 +55,32 @@ pub(super) fn tell_other_size(pins: &Pins, configured: Option<u32>) -> Result<()
     Ok(())
 }
 
+/// The tables of backends.
+#[derive(Debug)]
+pub struct Backends(KernelMaps);
+
+impl Backends {
+    /// Whether the flow's backend was deleted, by the record with its id.
+    fn say_is_gone(&self, flow: &Flow) -> bool {
+        let (addr, port, flags) = if flow.destination.is_v4() {
+            let b = self.0.backend4(flow.backend);
+            (Addr::from_v4(b.addr), b.port, b.flags)
+        } else {
+            let b = self.0.backend6(flow.backend);
+            (Addr::from_v6(b.addr), b.port, b.flags)
+        };
+        flags & backend_flags::GONE != 0
+            && addr == flow.destination
+            && port == flow.destination_port
+    }
+}
+
+impl Facts for Backends {
+    fn open(pins: &Pins) -> Result<Self, PinError> {
+        KernelMaps::open(pins).map(Self)
+    }
+}
+
 /// The entries of `FLOWS`.
 #[derive(Debug)]
 pub struct Flows;
@@ -59,10 +89,19 @@ impl Entries for Flows {
     type Key = FlowKey;
     type Value = Flow;
     const TABLE: &'static str = maps::FLOWS;
+    type Facts = Backends;
     const INSERTED: Option<(Counter, u32)> = Some((Counter::FlowCreated, ENTRIES_OF_FLOW));
 
     fn is_over(key: &FlowKey, flow: &Flow, now_s: u32, need: Need) -> bool {
         flow_state::silent(key.protocol, flow, now_s, need)
+    }
+
+    fn marked(key: &FlowKey, flow: &Flow, backends: &Backends) -> Option<Flow> {
+        let may_be_marked = key.protocol == protocol::TCP
+            && flow.flags & flow_flags::ORIGINAL != 0
+            && flow.state & state::GONE == 0;
+        let marked = || Flow { state: flow.state | state::GONE, ..*flow };
+        (may_be_marked && backends.say_is_gone(flow)).then(marked)
     }
 
     fn partner(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
@@ -73,7 +112,7 @@ impl Entries for Flows {
 impl Datapath {
     /// The sweeper of the flow table.
     pub fn flow_sweeper(&self) -> Result<Sweeper<Flows>, PinError> {
-        Sweeper::open(&self.pins, &layout::FLOWS)
+        Sweeper::open(Arc::clone(&self.pins), &layout::FLOWS)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::Pod;
@@ -27,6 +28,8 @@ pub trait Entries {
     type Key: Pod + Default;
     /// What it says of them.
     type Value: Pod + Default;
+    /// What else has to be known of them.
+    type Facts: Facts;
     /// The table's name.
     const TABLE: &'static str;
     /// What the programs count when they insert into it, and how many entries one is.
@@ -35,23 +38,46 @@ pub trait Entries {
     /// Whether an entry is over, as far as it tells. `now_s` is in seconds since boot.
     fn is_over(key: &Self::Key, value: &Self::Value, now_s: u32, need: Need) -> bool;
 
+    /// What an entry that stays has to say from now on, if it says otherwise.
+    fn marked(_key: &Self::Key, _value: &Self::Value, _facts: &Self::Facts) -> Option<Self::Value> {
+        None
+    }
+
     /// The entry without which this one is nothing: they stay or go together.
     fn partner(_key: &Self::Key, _value: &Self::Value) -> Option<Self::Key> {
         None
     }
 }
 
+/// Other tables that a sweep looks into, opened for each part.
+pub trait Facts: Sized {
+    /// Opens them.
+    fn open(pins: &Pins) -> Result<Self, PinError>;
+}
+
+impl Facts for () {
+    fn open(_pins: &Pins) -> Result<Self, PinError> {
+        Ok(())
+    }
+}
+
 /// Why a part could not be swept.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} map {table}")]
-pub struct SweepError {
-    /// What was tried.
-    pub operation: &'static str,
-    /// The table.
-    pub table: &'static str,
-    /// What the kernel said.
-    #[source]
-    pub source: io::Error,
+pub enum SweepError {
+    /// The table can't be read or written.
+    #[error("{operation} map {table}")]
+    Kernel {
+        /// What was tried.
+        operation: &'static str,
+        /// The table.
+        table: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another table can't be opened.
+    #[error("open the tables that a sweep looks into")]
+    Facts(#[from] PinError),
 }
 
 /// What a run did.
@@ -61,6 +87,8 @@ pub struct Swept {
     pub seen: usize,
     /// Entries removed.
     pub removed: usize,
+    /// Entries that say something else from now on.
+    pub marked: usize,
     /// Whether the run reached the end of the table: the next begins anew.
     pub finished: bool,
 }
@@ -68,6 +96,7 @@ pub struct Swept {
 /// Removes from a table what is over, a part at a time.
 #[derive(Debug)]
 pub struct Sweeper<E: Entries> {
+    pins: Arc<Pins>,
     map: OwnedFd,
     capacity: u32,
     walk: Walk<E::Key, E::Value>,
@@ -87,7 +116,7 @@ fn is_tight(used: u64, capacity: u32) -> bool {
 }
 
 impl<E: Entries> Sweeper<E> {
-    pub(super) fn open(pins: &Pins, layout: &MapLayout) -> Result<Self, PinError> {
+    pub(super) fn open(pins: Arc<Pins>, layout: &MapLayout) -> Result<Self, PinError> {
         let map = pins.open_map(layout)?;
         let found = MapLayout::of(map.as_fd(), layout)
             .map_err(|error| PinError::Open(pins.map(layout.name), error))?;
@@ -97,7 +126,8 @@ impl<E: Entries> Sweeper<E> {
             walk: Walk::new(),
             live: 0,
             live_before: None,
-            counters: Counters::open(pins)?,
+            counters: Counters::open(&pins)?,
+            pins,
             inserted_at: 0,
             inserted_before: 0,
         })
@@ -130,6 +160,7 @@ impl<E: Entries> Sweeper<E> {
         }
         let now_s = sys::boot_seconds().map_err(failed::<E>("ask the time for"))?;
         let mut swept = Swept::default();
+        let facts = E::Facts::open(&self.pins)?;
         let when = When { now_s, need: self.need() };
         while swept.seen < budget && !swept.finished {
             let batch = self.walk.step(self.map.as_fd()).map_err(failed::<E>("read"))?;
@@ -137,7 +168,11 @@ impl<E: Entries> Sweeper<E> {
             swept.seen += batch.keys.len();
             for (key, value) in batch.iter() {
                 match remove_if_over::<E>(self.map.as_fd(), key, value, when)? {
-                    0 => self.live += 1,
+                    0 => {
+                        self.live += 1;
+                        swept.marked +=
+                            usize::from(mark::<E>(self.map.as_fd(), key, value, &facts)?);
+                    }
                     removed => swept.removed += removed,
                 }
             }
@@ -199,6 +234,23 @@ fn remove_if_over<E: Entries>(
     Ok(removed)
 }
 
+/// Lets an entry say what it has to say. Whether it did not before.
+fn mark<E: Entries>(
+    map: BorrowedFd<'_>,
+    key: &E::Key,
+    read: &E::Value,
+    facts: &E::Facts,
+) -> Result<bool, SweepError> {
+    if E::marked(key, read, facts).is_none() {
+        return Ok(false);
+    }
+    // As it is by now. What the programs write to it between this and the next call is lost.
+    let now = sys::lookup(map, key).map_err(failed::<E>("look up an entry of"))?;
+    let marked = now.and_then(|value| E::marked(key, &value, facts));
+    let Some(marked) = marked else { return Ok(false) };
+    sys::replace(map, key, &marked).map_err(failed::<E>("mark an entry of"))
+}
+
 fn failed<E: Entries>(operation: &'static str) -> impl Fn(io::Error) -> SweepError {
-    move |source| SweepError { operation, table: E::TABLE, source }
+    move |source| SweepError::Kernel { operation, table: E::TABLE, source }
 }

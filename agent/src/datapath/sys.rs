@@ -111,6 +111,18 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
 }
 
+/// Puts another value in the place of an element's; whether there is one.
+pub(super) fn replace<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
+    const BPF_EXIST: u64 = 2;
+    let mut attr = ElementAttr { flags: BPF_EXIST, ..element(map, address(key), address(value)) };
+    // SAFETY: the kernel reads key and value, which are live.
+    match unsafe { bpf(Command::MapUpdate, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes an element; whether there was one.
 pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut attr = element(map, address(key), 0);

@@ -20,6 +20,9 @@ pub mod state {
     pub const UNCONFIRMED: u8 = 1 << 3;
     /// The other direction's [`RST`] as this one found it when it last sent anything but an RST.
     pub const RST_SEEN: u8 = 1 << 4;
+    /// In the opener's entry: its backend was deleted. The agent writes it, for the backend's id
+    /// may be another's when the opener goes on.
+    pub const GONE: u8 = 1 << 5;
 }
 
 /// Seconds of silence after which an entry is expired.

@@ -7,7 +7,7 @@
 //!
 //! An element of the kernel's table that is deleted may hold another flow at once, under the hands
 //! of whoever found it before: nothing keeps it for the length of a program. Only entries of flows
-//! that are over are deleted, so this needs a packet of such a flow, a deletion of it, and a new
+//! that are over are deleted, or replaced by the agent where their backend is ([`state::GONE`]), so this needs a packet of such a flow, a deletion of it, and a new
 //! flow in the very element, all within the time of one packet. What comes of it then:
 //! - the packet is translated as one of the other flow: it is lost, as one of a flow that is over
 //!   may be, and whoever gets it finds its sequence number out of any window;
@@ -143,7 +143,7 @@ fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> 
     // A SYN where a backend was deleted begins anew with one that lives.
     if protocol == protocol::TCP
         && flow_state::opens(protocol, packet.tcp_flags)
-        && table.is_deleted(flow)
+        && is_deleted(table, flow)
     {
         return true;
     }
@@ -155,6 +155,12 @@ fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> 
     unsettled && !table.has_backend(flow)
 }
 
+/// Whether the flow's backend was deleted. Of a flow of the opener's.
+#[inline(always)]
+fn is_deleted<T: FlowTable>(table: T, flow: &Flow) -> bool {
+    flow.state & state::GONE != 0 || table.is_deleted(flow)
+}
+
 /// Whether the packet is its opener's to a backend that was deleted, and has a right to be told
 /// (V8). What the backend may still say goes to the opener: it is answered here next.
 #[inline(always)]
@@ -162,7 +168,7 @@ pub fn is_gone<T: FlowTable>(table: T, packet: &Packet, flow: &Flow) -> bool {
     packet.key.protocol == protocol::TCP
         && flow.flags & flow_flags::ORIGINAL != 0
         && packet.tcp_flags & tcp_flags::RST == 0
-        && table.is_deleted(flow)
+        && is_deleted(table, flow)
 }
 
 /// Takes note of a reset in the answerer's name. The entries stay for as long as after any other:

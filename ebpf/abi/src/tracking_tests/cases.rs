@@ -142,6 +142,29 @@ fn u03_room_that_was_looked_for_in_vain_is_not_looked_for_again_at_once() {
     assert_eq!(pair.model.conversations[0].dialled.source_port, [0, 4]);
 }
 
+/// The agent notes it before another backend gets the id.
+#[test]
+fn v8_a_flow_whose_backend_was_deleted_is_reset_though_the_id_is_anothers() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 1_000);
+        pair.take(dial(1));
+        pair.take(Step::Answer { of: 0, flags: tcp::SYN | tcp::ACK });
+        pair.take(say(1, tcp::ACK));
+        let known = pair.model.conversations[0];
+        let entry = (&pair.host).find(&known.dialled).unwrap();
+        // SAFETY: nobody else holds a reference to it.
+        unsafe { (*entry).state |= state::GONE };
+        let sends = |pair: &mut Pair, flags| {
+            pass(&pair.host, &mut pair.opening, &packet(known.dialled, flags), Some(1))
+        };
+        assert_eq!(sends(&mut pair, tcp::ACK), Fate::Reset);
+        assert_eq!(sends(&mut pair, tcp::ACK), Fate::Reset, "should the first be lost");
+        let Fate::Sent(seen) = sends(&mut pair, tcp::SYN) else { panic!("it begins anew") };
+        assert_eq!(seen.destination, backend(1, v4));
+        assert_eq!(sends(&mut pair, tcp::ACK), Fate::Sent(seen));
+    }
+}
+
 /// What was found under a key may be another flow's when it is looked at.
 #[test]
 fn an_element_that_was_used_again_costs_no_other_flow() {

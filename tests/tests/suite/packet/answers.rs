@@ -68,6 +68,35 @@ fn v8_r9_a_connection_to_a_deleted_backend_is_reset_by_its_next_segment() {
     }
 }
 
+/// An idle connection: when it goes on, another backend has the id of the one that was deleted.
+#[test]
+fn v8_a_connection_to_a_deleted_backend_is_reset_though_its_id_is_used_again() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let [first, second] = [0, 1].map(|node: usize| lab.nodes[node].pods[0].server(family));
+        let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let (set, id) = one_backend(&mut lab.nodes[0], family, Transport::Tcp, first);
+        let idle = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
+        idle.ask().unwrap();
+        let mut sweeper = lab.nodes[0].datapath.flow_sweeper().unwrap();
+        assert_eq!(sweeper.run(usize::MAX).unwrap().marked, 0, "{family:?}");
+        empty(&mut lab.nodes[0], set);
+        lab.nodes[0].tables.backend_is_gone(id, first);
+        let marked = [0, 1].map(|_| sweeper.run(usize::MAX).unwrap().marked);
+        assert_eq!(marked, [1, 0], "{family:?}: once");
+
+        let tables = &mut lab.nodes[0].tables;
+        tables.write_backend(id, set, second);
+        let range = tables.range(set, &[id], Windows::all(1));
+        tables.flip(set, range);
+        let other = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
+        assert_eq!(other.ask().unwrap().name, "pod-2-1");
+        assert_eq!(idle.ask().unwrap_err().kind(), ErrorKind::ConnectionReset, "{family:?}");
+        assert_eq!(sweeper.run(usize::MAX).unwrap().marked, 0);
+        assert_eq!(other.ask().unwrap().name, "pod-2-1", "{family:?}");
+    }
+}
+
 /// V7: a record that was merely freed, or whose id another has, says nothing of the endpoint; and
 /// a datagram goes to another backend (B105).
 #[test]
