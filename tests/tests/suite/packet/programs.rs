@@ -282,8 +282,13 @@ fn p06_what_a_packet_costs() {
         node_port(&mut lab.nodes[0], family, Transport::Udp, &[to.into()], LOCAL);
         let identity = dialled(&lab, family, Transport::Udp, 40_009);
         let strange = key(17, (family.wire(CLIENT), 40_010), (to.0, NODE_PORT + 1));
-        for (what, flow) in [("no service's", strange), ("translated", identity)] {
-            let frame = Frame { hop_limit: 255, ..Frame::new(flow) }.bytes();
+        // As all are of connections that sockets translated: the most there is.
+        let segment = key(6, (family.wire(CLIENT), 40_011), (to.0, NODE_PORT + 1));
+        for (what, flow) in
+            [("no service's", strange), ("segment of no flow", segment), ("translated", identity)]
+        {
+            let tcp_flags = tcp_flags::ACK;
+            let frame = Frame { hop_limit: 255, tcp_flags, ..Frame::new(flow) }.bytes();
             let program = lab.nodes[0].datapath.programs().get("tc_uplink_ingress").unwrap();
             let ran = lab.nodes[0].node.netns.run(|| program.test_run(&frame, 100_000)).unwrap();
             println!("{family:?} {what}: {:?} a packet", ran.duration);
