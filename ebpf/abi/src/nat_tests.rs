@@ -252,6 +252,7 @@ proptest! {
         let entries = filled(&key, &translation);
         prop_assert_eq!(key.rewritten(&entries.original).reversed(), entries.reply_key);
         prop_assert_eq!(entries.reply_key.rewritten(&entries.reply).reversed(), key);
+        prop_assert_eq!((entries.original.opened, entries.reply.opened), (5, 5));
     }
 
     #[test]

@@ -123,6 +123,25 @@ fn u03_a_full_table_makes_room_of_what_is_over_and_of_nothing_else() {
     }
 }
 
+/// Of a flood that fills the table, what came before it need not wait for a minute.
+#[test]
+fn u03_a_full_table_makes_room_of_what_came_to_nothing() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 6);
+        for port in 1..=3 {
+            pair.take(dial(port));
+        }
+        pair.take(Step::Answer { of: 0, flags: tcp::SYN | tcp::ACK });
+        pair.take(say(1, tcp::ACK));
+        pair.take(Step::Pause(11));
+        for port in 4..=6 {
+            pair.take(dial(port));
+        }
+        let left = pair.model.conversations.iter().map(|known| known.dialled.source_port[1]);
+        assert_eq!(left.collect::<Vec<_>>(), [1, 4, 5], "{v4}");
+    }
+}
+
 /// Looking for room costs, so a flood that fills the table must not have it looked for each time.
 #[test]
 fn u03_room_that_was_looked_for_in_vain_is_not_looked_for_again_at_once() {
