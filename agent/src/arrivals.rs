@@ -7,7 +7,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Changes that are remembered on their way. Beyond them only the number grows: whoever is so far
@@ -60,8 +60,15 @@ struct State {
 impl Default for Arrivals {
     fn default() -> Self {
         let (state, awaited) = (Mutex::default(), AtomicBool::new(false));
-        Self { state, started: SystemTime::now(), awaited }
+        Self { state, started: whole_second(SystemTime::now()), awaited }
     }
+}
+
+/// The second that a time is in: that is how finely objects say when something happened, so that
+/// what comes in an agent's first second seems to have been before.
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 impl Arrivals {

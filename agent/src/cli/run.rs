@@ -44,7 +44,7 @@ use crate::{
         self,
         datapath::{Announced, NoDatapath, PodDatapath},
     },
-    reconcile::{Attach, Inputs, Query, Reconciler},
+    reconcile::{self, Attach, Inputs, Query, Reconciler},
     resets,
     serve::{
         self,
@@ -56,7 +56,7 @@ use crate::{
         names::Names,
     },
     source_ports,
-    status::Board,
+    status::{Board, State},
     supervisor::{TaskError, Tasks, Thread, supervise},
     sweep,
     traffic::live::LiveSockets,
@@ -445,6 +445,7 @@ async fn start_dns(
         let (snapshots, board) = (shared.snapshots.all.clone(), shared.board.clone());
         let (metrics, pods) = (shared.metrics.dns.clone(), Arc::clone(&shared.local_pods));
         let (dns, token) = (config.dns(), intake.token());
+        begins(&shared.board, dns::PART);
         let role = dns::run_between(dns, snapshots, board, metrics, pods, succession, token);
         intake.spawn("dns", role);
         return;
@@ -463,9 +464,16 @@ fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, inta
     if config.cni {
         let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
         let (local_pods, stop) = (Arc::clone(&shared.local_pods), intake.token());
+        begins(&shared.board, podnet::PART);
         let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
         intake.spawn("pod network", role);
     }
+}
+
+/// Has a part be on the board before its task says anything: without it, an agent would look ready
+/// to whoever asks in between.
+fn begins(board: &Board, part: &'static str) {
+    board.report(part, State::Waiting("it begins".to_owned()));
 }
 
 /// The node's own facts, once they are known.
@@ -510,6 +518,7 @@ fn start_services(
         shared.metrics.clone(),
     );
     let reconciler = reconciler.resetting(resets);
+    begins(&shared.board, reconcile::PART);
     let follow = reconciler.run(inputs, tables.token());
     tables.spawn_on(&shared.follower, "reconcile", follow);
     Ok((queries, known))
