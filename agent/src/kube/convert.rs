@@ -64,7 +64,7 @@ pub fn opted_out_pod(object: &objects::Pod<'_>) -> (Option<OptedOutPod>, Warning
 /// An EndpointSlice; none where it belongs to no service or names hosts instead of addresses.
 pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSlice>, Warnings) {
     let mut warnings = Vec::new();
-    let ipv6 = match &*object.address_type {
+    let ipv6 = match text(object.address_type.as_ref()) {
         "IPv4" => false,
         "IPv6" => true,
         _ => return (None, warnings),
@@ -120,7 +120,7 @@ fn endpoint(
     namespace: &str,
     last: &mut Repeats,
 ) -> Result<Endpoint, String> {
-    let text = object.addresses.first().ok_or("no address")?;
+    let text = object.addresses.iter().flatten().next().ok_or("no address")?;
     let address = parse_ip(text).ok_or_else(|| format!("{:?} is no IP address", &**text))?;
     if address.is_ipv6() != ipv6 {
         return Err(format!("{address} is of another family than the slice"));
@@ -149,7 +149,7 @@ fn endpoint(
 
 fn hints(object: &objects::EndpointHints<'_>) -> Option<Box<Hints>> {
     let names = |of: &Option<Vec<objects::Hint<'_>>>| {
-        of.iter().flatten().map(|hint| Arc::from(&*hint.name)).collect()
+        of.iter().flatten().map(|hint| Arc::from(text(hint.name.as_ref()))).collect()
     };
     let hints = Hints { zones: names(&object.for_zones), nodes: names(&object.for_nodes) };
     (hints != Hints::default()).then(|| Box::new(hints))
@@ -159,7 +159,9 @@ fn hints(object: &objects::EndpointHints<'_>) -> Option<Box<Hints>> {
 pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
     let mut warnings = Vec::new();
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let internal = addresses.filter(|a| *a.type_ == *"InternalIP").map(|a| &*a.address);
+    let internal = addresses
+        .filter(|a| a.type_.as_deref() == Some("InternalIP"))
+        .map(|a| text(a.address.as_ref()));
     let spec = object.spec.as_ref();
     // The list where there is one; else the field that came before it.
     let list = spec.and_then(|spec| spec.pod_cidrs.as_deref());
@@ -172,7 +174,7 @@ pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
         pod_cidrs: keep_good(cidrs, "spec.podCIDRs", range, &mut warnings),
         zone: object.metadata.label(ZONE_LABEL).map(Arc::from),
         to_be_deleted: object.metadata.deletion_timestamp.is_some()
-            || taints.into_iter().any(|taint| *taint.key == *TO_BE_DELETED_TAINT),
+            || taints.into_iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED_TAINT)),
     };
     (Some(value), warnings)
 }

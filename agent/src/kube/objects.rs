@@ -3,7 +3,8 @@
 //! and never allocated, and texts are borrowed where nothing is escaped in them.
 //!
 //! Fields have the API's names and meanings (Kubernetes 1.35, `core/v1`, `discovery.k8s.io/v1`,
-//! `networking.k8s.io/v1`). A field that is missing or null is `None`.
+//! `networking.k8s.io/v1`). A field that is missing or null is `None`, a required one too: an odd
+//! object is the business of [`super::convert`], and must not end the watch of all others.
 
 #![expect(missing_docs, reason = "fields have the names and meanings of the API")]
 
@@ -136,7 +137,7 @@ objects! {
     /// An EndpointSlice.
     EndpointSlice {
         #[serde(borrow)]
-        address_type: Text<'a>,
+        address_type: Option<Text<'a>>,
         #[serde(borrow)]
         ports: Option<Vec<EndpointPort<'a>>>,
         #[serde(borrow)]
@@ -215,7 +216,7 @@ pub struct ServicePort<'a> {
     pub name: Option<Text<'a>>,
     #[serde(borrow)]
     pub protocol: Option<Text<'a>>,
-    pub port: i32,
+    pub port: Option<i32>,
     pub node_port: Option<i32>,
 }
 
@@ -259,7 +260,7 @@ pub struct EndpointPort<'a> {
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint<'a> {
     #[serde(borrow)]
-    pub addresses: Vec<Text<'a>>,
+    pub addresses: Option<Vec<Text<'a>>>,
     pub conditions: Option<EndpointConditions>,
     #[serde(borrow)]
     pub node_name: Option<Text<'a>>,
@@ -295,7 +296,7 @@ pub struct EndpointHints<'a> {
 #[derive(Debug, Deserialize)]
 pub struct Hint<'a> {
     #[serde(borrow)]
-    pub name: Text<'a>,
+    pub name: Option<Text<'a>>,
 }
 
 /// `ObjectReference`.
@@ -325,7 +326,7 @@ pub struct NodeSpec<'a> {
 #[derive(Debug, Deserialize)]
 pub struct Taint<'a> {
     #[serde(borrow)]
-    pub key: Text<'a>,
+    pub key: Option<Text<'a>>,
 }
 
 /// `NodeStatus`.
@@ -339,9 +340,9 @@ pub struct NodeStatus<'a> {
 #[derive(Debug, Deserialize)]
 pub struct NodeAddress<'a> {
     #[serde(borrow, rename = "type")]
-    pub type_: Text<'a>,
+    pub type_: Option<Text<'a>>,
     #[serde(borrow)]
-    pub address: Text<'a>,
+    pub address: Option<Text<'a>>,
 }
 
 /// `ServiceCIDRSpec`.

@@ -182,10 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_lacks_what_it_must_have_ends_no_watch() {
+        assert!(seen::<EndpointSlice>("{}").value.is_none());
+        let text = r#"{"metadata":{"labels":{"kubernetes.io/service-name":"a"}},
+            "addressType":"IPv4","endpoints":[{"addresses":null},{"addresses":["10.0.0.1"]}]}"#;
+        let odd: Seen<EndpointSlice> = seen(text);
+        assert_eq!((odd.value.unwrap().endpoints.len(), odd.warnings.len()), (1, 1));
+        let text = r#"{"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"x"},{"port":80}]}}"#;
+        let odd: Seen<Service> = seen(text);
+        assert_eq!((odd.value.unwrap().ports.len(), odd.warnings.len()), (1, 1));
+    }
+
+    #[test]
     fn what_can_not_be_an_object_is_an_error() {
         for text in [
             "[]",
-            "{}",
             r#"{"metadata":[],"addressType":"IPv4"}"#,
             r#"{"metadata":{"labels":{"a":1}},"addressType":"IPv4"}"#,
             r#"{"metadata":{},"addressType":"IPv4","endpoints":[{"addresses":"10.0.0.1"}]}"#,

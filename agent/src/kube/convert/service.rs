@@ -151,7 +151,7 @@ fn service_ports(spec: &ServiceSpec<'_>, warnings: &mut Warnings) -> Vec<Service
         Ok(ServicePort {
             name: text(port.name.as_ref()).into(),
             protocol: protocol(port.protocol.as_deref())?,
-            port: port_number(port.port)?,
+            port: port_number(port.port.ok_or("no port number")?)?,
             node_port: port.node_port.filter(|n| *n != 0).map(port_number).transpose()?,
         })
     };
