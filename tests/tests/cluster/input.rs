@@ -17,9 +17,13 @@ pub(crate) const CHECKS: &[Check] = &[
     ("bad_input_a_user_who_is_not_root_is_told_so", not_root),
 ];
 
+/// How long an agent that ought to refuse may take, in seconds: one that serves would never end.
+const REFUSAL_LIMIT: &str = "60";
+
 /// Runs the agent in a node's place; gives what it said and whether it ended well.
 fn agent(world: &World, args: &[&str]) -> Result<(bool, String)> {
-    let mut argv = vec![world.layout.binary("mizzen-agent").display().to_string()];
+    let mut argv = ["timeout", REFUSAL_LIMIT].map(str::to_owned).to_vec();
+    argv.push(world.layout.binary("mizzen-agent").display().to_string());
     argv.extend(args.iter().map(|&arg| arg.to_owned()));
     let place = Place::Host("node-1".into());
     let output = invoke::output(&mut exec::command(&world.layout, &place, &argv)?)?;
@@ -74,9 +78,10 @@ fn not_root(world: &World) -> Result<()> {
     fs::copy(&binary, copied)?;
     let mut command = invoke::command(
         "setpriv",
-        ["--reuid=65534", "--regid=65534", "--clear-groups", copied, "run", "--node-name", "x"],
+        ["--reuid=65534", "--regid=65534", "--clear-groups", "timeout", REFUSAL_LIMIT, copied],
     );
-    let output = invoke::output(command.args(["--kubeconfig", &kubeconfig]));
+    command.args(["run", "--node-name", "x", "--kubeconfig", &kubeconfig]);
+    let output = invoke::output(&mut command);
     fs::remove_file(copied)?;
     let output = output?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

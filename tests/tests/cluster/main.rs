@@ -1,8 +1,9 @@
 //! The whole product, started by `up`'s own code: two nodes, an agent and a node part on each, the
 //! control plane, and real traffic.
 //!
-//! The checks run one after another on one cluster; a check leaves it as it found it. At the end
-//! the cluster is removed, and that nothing is left is the last check.
+//! The checks run one after another on one cluster; a check leaves it as it found it, and after one
+//! that failed whatever does not run is started again, so that it fails alone. At the end the
+//! cluster is removed, and that nothing is left is the last check.
 
 mod explain;
 mod follow;
@@ -24,7 +25,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use xtask::{
-    cluster::{Layout, api::Api, down, layout::NODES_MAX},
+    cluster::{self, Layout, api::Api, down, layout::NODES_MAX},
     commands::up,
     product::{Profile, bin_dir},
     target_dir, toolchain,
@@ -59,7 +60,11 @@ fn main() -> ExitCode {
     let up = tally.run("up_brings_a_cluster_with_traffic_by_every_way", || bring_up(&layout));
     if let Some(world) = up {
         for (name, check) in checks {
-            tally.run(name, || check(&world));
+            if tally.run(name, || check(&world)).is_none()
+                && let Err(error) = start_missing(&world)
+            {
+                println!("    the cluster could not be mended: {error:#}");
+            }
         }
     }
     tally.run("down_leaves_nothing_behind", || {
@@ -105,6 +110,12 @@ fn bring_up(layout: &Layout) -> Result<World> {
         ensure!(nodes == ["node-1", "node-2"], "{}: pods on {nodes:?} answered", check.way);
     }
     Ok(World { layout: layout.clone(), api: Api::from_kubeconfig(layout)? })
+}
+
+/// Starts what a failed check may have left dead.
+fn start_missing(world: &World) -> Result<()> {
+    cluster::up::up(&world.layout)?;
+    world.layout.node_hosts().iter().try_for_each(|host| restart::wait_ready(world, &host.name))
 }
 
 /// What passed and what did not.

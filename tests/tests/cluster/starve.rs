@@ -59,12 +59,17 @@ fn starve(world: &World, host: &Host, dice: &mut Dice) -> Result<u64> {
     while begun.elapsed() < WANT && process::running(&world.layout, &name).is_some() {
         thread::sleep(LOOK);
     }
-    let agent = up::start_agent(&world.layout, host)?;
     cells.release(world, &agent, host)?;
+    let killed = cells.killed()?;
+    if killed > 0 {
+        // With hardly any CPU it takes its time to die, and is no agent that may stay.
+        process::kill_hard(&agent);
+    }
+    up::start_agent(&world.layout, host)?;
     if dice.roll() & 1 == 0 {
         wait_ready(world, &host.name)?;
     }
-    cells.killed()
+    Ok(killed)
 }
 
 /// Where a process gets little: one cgroup, or one of each controller where these are on their own
