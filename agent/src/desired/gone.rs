@@ -250,10 +250,10 @@ fn another_pod(before: &BTreeSet<&str>, after: &BTreeSet<&str>) -> bool {
 
 fn presences<'a>(service: &ObjectKey, snapshot: &'a Snapshot) -> BTreeMap<IpAddr, Presence<'a>> {
     let mut presences: BTreeMap<IpAddr, Presence<'a>> = BTreeMap::new();
-    for endpoint in snapshot.slices_of(service).flat_map(|slice| &slice.endpoints) {
+    for (slice, endpoint) in snapshot.endpoints_of(service) {
         let presence = presences.entry(endpoint.address).or_default();
         presence.terminating |= endpoint.terminating;
-        presence.pods.extend(endpoint.pod.as_deref());
+        presence.pods.extend(slice.pod(endpoint));
         presence.nodes.extend(endpoint.node.as_deref());
     }
     presences

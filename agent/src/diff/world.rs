@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, SlicePods},
         node::Cidr,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
@@ -144,9 +144,9 @@ impl Spec {
             serving: state < 2,
             terminating: state > 0,
             node: Some(format!("node-{node}").into()),
-            hints: hint.checked_sub(1).map(|n| {
-                let nodes = vec![format!("node-{n}").into()];
-                Box::new(Hints { zones: Vec::new(), nodes })
+            particulars: hint.checked_sub(1).and_then(|n| {
+                let for_nodes = vec![format!("node-{n}").into()];
+                Particulars { for_nodes, ..Particulars::default() }.boxed()
             }),
             ..Endpoint::ready_at(ip(ipv6, 244, host))
         };
@@ -166,6 +166,7 @@ impl Spec {
                 .filter(|(.., own)| *own == part)
                 .map(|of| endpoint(ipv6, of))
                 .collect(),
+            pods: SlicePods::default(),
             trigger_time: None,
         };
         self.families().flat_map(|ipv6| [(ipv6, 0), (ipv6, 1)]).map(slice).collect()

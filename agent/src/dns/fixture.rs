@@ -8,7 +8,7 @@ use hickory_proto::rr::Name;
 use super::zone::{PodNames, Settings, Zone};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, SlicePods},
     service::{Protocol, Service, ServicePort},
     snapshot::{Snapshot, Synced},
 };
@@ -49,16 +49,10 @@ pub(super) fn slice(
     hosts: &[Host<'_>],
     ports: &[Port<'_>],
 ) -> EndpointSlice {
-    let endpoints = hosts.iter().map(|(address, hostname)| Endpoint {
-        address: address.parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        hostname: Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from),
-        zone: None,
-        hints: None,
-        pod: None,
+    let endpoints = hosts.iter().map(|(address, hostname)| {
+        let hostname = Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from);
+        let particulars = Particulars { hostname, ..Particulars::default() }.boxed();
+        Endpoint { particulars, ..Endpoint::ready_at(address.parse().unwrap()) }
     });
     let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {
         name: (*name).into(),
@@ -71,6 +65,7 @@ pub(super) fn slice(
         ipv6: hosts.first().is_some_and(|(address, _)| address.contains(':')),
         ports: ports.collect(),
         endpoints: endpoints.collect(),
+        pods: SlicePods::default(),
         trigger_time: None,
     }
 }

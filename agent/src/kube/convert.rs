@@ -15,7 +15,7 @@ pub use self::service::{service, service_cidr};
 use super::objects::{self, Meta, Text};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, PodName, SlicePods},
     node::{Cidr, Node},
     pod::OptedOutPod,
     service::Protocol,
@@ -81,16 +81,17 @@ pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSl
     };
     let ports = keep_good(object.ports.iter().flatten(), "ports", port, &mut warnings);
     let key = object_key(&object.metadata);
-    let mut repeats = Repeats::default();
+    let mut names = Names::default();
     let endpoints = keep_good(
         object.endpoints.iter().flatten(),
         "endpoints",
-        |of| endpoint(of, ipv6, &key.namespace, &mut repeats),
+        |of| endpoint(of, ipv6, &key.namespace, &mut names),
         &mut warnings,
     );
     let trigger_time = trigger_time(&object.metadata);
     let service = service.into();
-    let value = EndpointSlice { key, service, ipv6, ports, endpoints, trigger_time };
+    let pods = names.pods.complete();
+    let value = EndpointSlice { key, service, ipv6, ports, endpoints, pods, trigger_time };
     (Some(value), warnings)
 }
 
@@ -99,11 +100,13 @@ fn trigger_time(meta: &Meta<'_>) -> Option<SystemTime> {
     let text = meta.annotation(TRIGGER_TIME_ANNOTATION)?;
     text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
-/// Names that mostly are those of the endpoint before.
+
+/// The names of a slice's endpoints.
 #[derive(Default)]
-struct Repeats {
+struct Names {
+    /// The node of the endpoint before, which mostly is that of the next.
     node: Arc<str>,
-    zone: Arc<str>,
+    pods: SlicePods,
 }
 
 /// The name, shared where it is the last one.
@@ -118,7 +121,7 @@ fn endpoint(
     object: &objects::Endpoint<'_>,
     ipv6: bool,
     namespace: &str,
-    last: &mut Repeats,
+    names: &mut Names,
 ) -> Result<Endpoint, String> {
     let text = object.addresses.iter().flatten().next().ok_or("no address")?;
     let address = parse_ip(text).ok_or_else(|| format!("{:?} is no IP address", &**text))?;
@@ -133,26 +136,28 @@ fn endpoint(
             && target.namespace.as_deref().is_none_or(|of| of == namespace)
     };
     let target = object.target_ref.as_ref().filter(is_pod);
-    let pod = target.and_then(|target| target.name.as_deref()).map(Box::from);
+    let pod = target.and_then(|target| target.name.as_deref());
     Ok(Endpoint {
         address,
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
-        node: object.node_name.as_deref().map(|node| shared(&mut last.node, node)),
-        hostname: object.hostname.as_deref().map(Arc::from),
-        zone: object.zone.as_deref().map(|zone| shared(&mut last.zone, zone)),
-        hints: object.hints.as_ref().and_then(hints),
-        pod,
+        node: object.node_name.as_deref().map(|node| shared(&mut names.node, node)),
+        particulars: particulars(object).boxed(),
+        pod: pod.map_or_else(PodName::default, |pod| names.pods.add(pod)),
     })
 }
 
-fn hints(object: &objects::EndpointHints<'_>) -> Option<Box<Hints>> {
+fn particulars(object: &objects::Endpoint<'_>) -> Particulars {
     let names = |of: &Option<Vec<objects::Hint<'_>>>| {
         of.iter().flatten().map(|hint| Arc::from(text(hint.name.as_ref()))).collect()
     };
-    let hints = Hints { zones: names(&object.for_zones), nodes: names(&object.for_nodes) };
-    (hints != Hints::default()).then(|| Box::new(hints))
+    let hints = object.hints.as_ref();
+    Particulars {
+        hostname: object.hostname.as_deref().map(Arc::from),
+        for_zones: hints.map(|hints| names(&hints.for_zones)).unwrap_or_default(),
+        for_nodes: hints.map(|hints| names(&hints.for_nodes)).unwrap_or_default(),
+    }
 }
 
 /// A Node.

@@ -25,10 +25,9 @@ impl Names {
             self.one(&mut port.name);
         }
         for endpoint in &mut slice.endpoints {
-            let names = [&mut endpoint.node, &mut endpoint.zone].into_iter().flatten();
-            let hints = endpoint.hints.iter_mut();
-            let hints = hints.flat_map(|hints| hints.zones.iter_mut().chain(&mut hints.nodes));
-            names.chain(hints).for_each(|name| self.one(name));
+            let hints = endpoint.particulars.iter_mut();
+            let hints = hints.flat_map(|of| of.for_zones.iter_mut().chain(&mut of.for_nodes));
+            endpoint.node.iter_mut().chain(hints).for_each(|name| self.one(name));
         }
         self.forget();
     }
@@ -63,7 +62,10 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ObjectKey, endpoints::Endpoint};
+    use crate::model::{
+        ObjectKey,
+        endpoints::{Endpoint, SlicePods},
+    };
 
     fn slice(node: &str) -> EndpointSlice {
         let at = |last| Endpoint {
@@ -76,6 +78,7 @@ mod tests {
             ipv6: false,
             ports: Vec::new(),
             endpoints: vec![at(1), at(2)],
+            pods: SlicePods::default(),
             trigger_time: None,
         }
     }

@@ -327,6 +327,7 @@ impl BitOrAssign for Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::endpoints::SlicePods;
 
     fn slice(name: &str, service: &str) -> EndpointSlice {
         EndpointSlice {
@@ -335,6 +336,7 @@ mod tests {
             ipv6: false,
             ports: Vec::new(),
             endpoints: Vec::new(),
+            pods: SlicePods::default(),
             trigger_time: None,
         }
     }

@@ -15,13 +15,62 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// Whom an endpoint is meant for.
+/// What few endpoints have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints {
+pub struct Particulars {
+    /// `hostname`, for names of headless services.
+    pub hostname: Option<Arc<str>>,
     /// `hints.forZones`.
-    pub zones: Vec<Arc<str>>,
+    pub for_zones: Vec<Arc<str>>,
     /// `hints.forNodes`.
-    pub nodes: Vec<Arc<str>>,
+    pub for_nodes: Vec<Arc<str>>,
+}
+
+impl Particulars {
+    /// What an endpoint keeps of them: nothing where there are none.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
+/// The name of the pod behind an endpoint, or none: a place in the text that its slice has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodName {
+    /// Where it begins in the upper 24 bits, how long it is in the lower 8 (names of pods have 253
+    /// octets at most).
+    place: u32,
+}
+
+/// The names of a slice's pods, one behind the other: one piece of memory for all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlicePods {
+    text: String,
+}
+
+impl SlicePods {
+    /// Adds a name. One that no pod can have is none, as is one behind so much text as no slice
+    /// has.
+    pub fn add(&mut self, name: &str) -> PodName {
+        let (start, length) = (u32::try_from(self.text.len()), u8::try_from(name.len()));
+        let (Ok(start @ ..0x0100_0000), Ok(length)) = (start, length) else {
+            return PodName::default();
+        };
+        self.text.push_str(name);
+        PodName { place: start << 8 | u32::from(length) }
+    }
+
+    /// Lets go of the memory that more names would have.
+    #[must_use]
+    pub fn complete(mut self) -> Self {
+        self.text.shrink_to_fit();
+        self
+    }
+
+    fn get(&self, name: PodName) -> Option<&str> {
+        let start = (name.place >> 8) as usize;
+        let end = start + (name.place & 0xff) as usize;
+        self.text.get(start..end).filter(|name| !name.is_empty())
+    }
 }
 
 /// One endpoint of a slice. There are as many as pods in the cluster: each octet counts.
@@ -37,14 +86,10 @@ pub struct Endpoint {
     pub terminating: bool,
     /// The node it runs on; an endpoint without one counts as remote.
     pub node: Option<Arc<str>>,
-    /// `hostname`, for names of headless services.
-    pub hostname: Option<Arc<str>>,
-    /// `zone`.
-    pub zone: Option<Arc<str>>,
-    /// `hints`, which few have and which would otherwise be a third of each.
-    pub hints: Option<Box<Hints>>,
-    /// Name of the pod behind it, which is in the namespace of its slice.
-    pub pod: Option<Box<str>>,
+    /// What few have, and what would otherwise be half of each.
+    pub particulars: Option<Box<Particulars>>,
+    /// The pod behind it, which is in the namespace of its slice: see [`EndpointSlice::pod`].
+    pub pod: PodName,
 }
 
 impl Endpoint {
@@ -56,21 +101,24 @@ impl Endpoint {
             serving: true,
             terminating: false,
             node: None,
-            hostname: None,
-            zone: None,
-            hints: None,
-            pod: None,
+            particulars: None,
+            pod: PodName::default(),
         }
+    }
+
+    /// `hostname`, for names of headless services.
+    pub fn hostname(&self) -> Option<&Arc<str>> {
+        self.particulars.as_ref()?.hostname.as_ref()
     }
 
     /// The zones that it is meant for.
     pub fn hint_zones(&self) -> &[Arc<str>] {
-        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+        self.particulars.as_ref().map_or(&[], |particulars| &particulars.for_zones)
     }
 
     /// The nodes that it is meant for.
     pub fn hint_nodes(&self) -> &[Arc<str>] {
-        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+        self.particulars.as_ref().map_or(&[], |particulars| &particulars.for_nodes)
     }
 }
 
@@ -87,6 +135,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The names of their pods.
+    pub pods: SlicePods,
     /// When the change of pods or service happened that the slice was last written for: annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`, where the network programming latency
     /// begins.
@@ -94,8 +144,43 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
+    /// Name of the pod behind an endpoint of it.
+    pub fn pod(&self, endpoint: &Endpoint) -> Option<&str> {
+        self.pods.get(endpoint.pod)
+    }
+
     /// Whether an endpoint of it is this pod.
     pub fn is_pod(&self, endpoint: &Endpoint, pod: &ObjectKey) -> bool {
-        self.key.namespace == pod.namespace && endpoint.pod.as_deref() == Some(&pod.name)
+        self.key.namespace == pod.namespace && self.pod(endpoint) == Some(&pod.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_small() {
+        assert_eq!(size_of::<Endpoint>(), 48, "there are a hundred thousand of them");
+    }
+
+    #[test]
+    fn names_of_pods_are_given_back_and_impossible_ones_are_none() {
+        let mut pods = SlicePods::default();
+        let [one, none, other] = ["web-0", "", "web-10"].map(|name| pods.add(name));
+        let long = pods.add(&"x".repeat(256));
+        let longest = pods.add(&"y".repeat(253));
+        let pods = pods.complete();
+        let got = [one, none, other, long, PodName::default()].map(|name| pods.get(name));
+        assert_eq!(got, [Some("web-0"), None, Some("web-10"), None, None]);
+        assert_eq!(pods.get(longest).map(str::len), Some(253));
+    }
+
+    #[test]
+    fn a_slice_with_more_text_than_any_has_lacks_names_and_nothing_else() {
+        let mut pods = SlicePods { text: "z".repeat(0x00ff_ffff) };
+        let last = pods.add("last");
+        let late = pods.add("late");
+        assert_eq!((pods.get(last), pods.get(late)), (Some("last"), None));
     }
 }

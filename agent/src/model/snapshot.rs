@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     ObjectKey,
-    endpoints::EndpointSlice,
+    endpoints::{Endpoint, EndpointSlice},
     node::Node,
     pod::OptedOutPod,
     service::{Service, ServiceCidr},
@@ -85,5 +85,14 @@ impl Snapshot {
             .range(first..)
             .take_while(move |((key, _), _)| key == service)
             .map(|(_, slice)| slice)
+    }
+
+    /// The endpoints of a service, each with its slice.
+    pub fn endpoints_of(
+        &self,
+        service: &ObjectKey,
+    ) -> impl Iterator<Item = (&EndpointSlice, &Endpoint)> {
+        let slices = self.slices_of(service).map(Arc::as_ref);
+        slices.flat_map(|slice| slice.endpoints.iter().map(move |endpoint| (slice, endpoint)))
     }
 }

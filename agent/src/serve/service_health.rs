@@ -63,11 +63,11 @@ struct Name<'a> {
 /// Ready endpoints of the service on a node, whatever their ports. One that terminates is not
 /// ready, though it may still serve (B86).
 fn local_ready_endpoints(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> usize {
-    let endpoints = snapshot.slices_of(service).flat_map(|slice| &slice.endpoints);
-    let local =
-        endpoints.filter(|endpoint| endpoint.ready && endpoint.node.as_deref() == Some(node));
+    let local = snapshot
+        .endpoints_of(service)
+        .filter(|(_, endpoint)| endpoint.ready && endpoint.node.as_deref() == Some(node));
     let pods: BTreeSet<_> = local
-        .map(|endpoint| match &endpoint.pod {
+        .map(|(slice, endpoint)| match slice.pod(endpoint) {
             // A pod with addresses of both families is one.
             Some(pod) => Endpoint::Pod(pod),
             None => Endpoint::Address(endpoint.address),

@@ -307,9 +307,8 @@ pub fn kind(service: &Service, addr: IpAddr, flags: u32) -> &'static str {
 fn name_pods(snapshot: &Snapshot, owner: &SetKey, path: &mut answer::Path) {
     let namespace = &owner.service.namespace;
     let endpoints: BTreeMap<IpAddr, &str> = snapshot
-        .slices_of(&owner.service)
-        .flat_map(|slice| &slice.endpoints)
-        .filter_map(|endpoint| Some((endpoint.address, endpoint.pod.as_deref()?)))
+        .endpoints_of(&owner.service)
+        .filter_map(|(slice, endpoint)| Some((endpoint.address, slice.pod(endpoint)?)))
         .collect();
     let pod = |at: &str| {
         let at = at.parse::<SocketAddr>().ok()?;

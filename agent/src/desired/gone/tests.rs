@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     desired::{Change, Desired, NodeFacts, Settings},
     model::{
-        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, SlicePods},
         node::Node,
         service::{Protocol, Service, ServicePort},
     },
@@ -81,23 +81,26 @@ impl Cluster {
 
     fn set_pods(&mut self, slice: &str, endpoints: &[(u8, State, String)]) {
         for ipv6 in [false, true] {
+            let mut pods = SlicePods::default();
             let endpoint = |(last, state, pod): &(u8, State, String)| Endpoint {
                 ready: *state == Ready,
                 serving: matches!(state, Ready | Terminating),
                 terminating: matches!(state, Terminating | TerminatingUnready),
                 node: Some(format!("node-{last}").into()),
-                pod: Some(pod.as_str().into()),
+                pod: pods.add(pod),
                 ..Endpoint::ready_at(address(ipv6, *last))
             };
             let port =
                 |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };
             let name: Arc<str> = format!("{slice}-{ipv6}").into();
+            let endpoints = endpoints.iter().map(endpoint).collect();
             let value = EndpointSlice {
                 key: ObjectKey::new("default", &name),
                 service: "s".into(),
                 ipv6,
                 ports: vec![port("t", Protocol::Tcp), port("u", Protocol::Udp)],
-                endpoints: endpoints.iter().map(endpoint).collect(),
+                endpoints,
+                pods,
                 trigger_time: None,
             };
             self.snapshot.slices.insert((service_key(), name), Arc::new(value));

@@ -34,9 +34,9 @@ impl Pods {
 
 /// Addresses and namespaces of the pods behind `service`, ready or not.
 fn pods(service: &ObjectKey, snapshot: &Snapshot) -> BTreeSet<(IpAddr, Arc<str>)> {
-    let endpoints = snapshot.slices_of(service).flat_map(|slice| &slice.endpoints);
-    let of_pods = endpoints.filter(|endpoint| endpoint.pod.is_some());
-    of_pods.map(|endpoint| (endpoint.address, service.namespace.clone())).collect()
+    let endpoints = snapshot.endpoints_of(service);
+    let of_pods = endpoints.filter(|(slice, endpoint)| slice.pod(endpoint).is_some());
+    of_pods.map(|(_, endpoint)| (endpoint.address, service.namespace.clone())).collect()
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
             let service = service("ns", name, &["10.0.0.1"], &[HTTP]);
             let mut slice = slice(&service, "a", &[(address, "")], &[HTTP]);
             slice.endpoints[0].ready = false;
-            slice.endpoints[0].pod = Some("pod-0".into());
+            slice.endpoints[0].pod = slice.pods.add("pod-0");
             add(&mut all, service, vec![slice]);
         }
         all

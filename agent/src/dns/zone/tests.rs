@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     dns::fixture::{self, HTTP, add, service, settings, slice},
-    model::{endpoints::Hints, snapshot::Synced},
+    model::{endpoints::Particulars, snapshot::Synced},
 };
 
 fn listed() -> Snapshot {
@@ -65,7 +65,8 @@ fn dns_76_the_serial_grows_when_and_only_when_names_change() {
     let mut hinted = one.clone();
     let mut other = web_slice;
     other.endpoints[0].node = Some("node-1".into());
-    other.endpoints[0].hints = Some(Box::new(Hints { zones: vec!["z".into()], nodes: Vec::new() }));
+    other.endpoints[0].particulars =
+        Particulars { for_zones: vec!["z".into()], ..Particulars::default() }.boxed();
     add(&mut hinted, web, vec![other.clone()]);
     let zone = zone.advance(&one, &hinted);
     assert_eq!(zone.serial(), 8);
