@@ -157,7 +157,7 @@ impl Spec {
         };
         let slice = |(ipv6, part): (bool, u8)| EndpointSlice {
             key: ObjectKey::new("default", &format!("{}-{ipv6}-{part}", service.name)),
-            service: service.name.clone(),
+            service: service.clone(),
             ipv6,
             ports: (0..2).map(port).collect(),
             endpoints: self

@@ -61,7 +61,7 @@ pub(super) fn slice(
     });
     EndpointSlice {
         key: ObjectKey::new(&service.key.namespace, &format!("{}-{suffix}", service.key.name)),
-        service: service.key.name.clone(),
+        service: service.key.clone(),
         ipv6: hosts.first().is_some_and(|(address, _)| address.contains(':')),
         ports: ports.collect(),
         endpoints: endpoints.collect(),

@@ -89,7 +89,7 @@ pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSl
         &mut warnings,
     );
     let trigger_time = trigger_time(&object.metadata);
-    let service = service.into();
+    let service = ObjectKey::of(key.namespace.clone(), service.into());
     let pods = names.pods.complete();
     let value = EndpointSlice { key, service, ipv6, ports, endpoints, pods, trigger_time };
     (Some(value), warnings)

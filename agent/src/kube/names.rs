@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::model::{endpoints::EndpointSlice, service::Service};
+use crate::model::{ObjectKey, endpoints::EndpointSlice, service::Service};
 
 /// Names below which nothing is looked through for those that nobody has any more.
 const FEW: usize = 1024;
@@ -12,6 +12,8 @@ const FEW: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     held: HashSet<Arc<str>>,
+    /// Of keys of services, which their slices name.
+    services: HashSet<ObjectKey>,
     /// How many there were when it was last looked which are in use.
     in_use: usize,
 }
@@ -19,8 +21,9 @@ pub(super) struct Names {
 impl Names {
     /// Puts the one copy of each of a slice's names in the place of its own.
     pub(super) fn share(&mut self, slice: &mut EndpointSlice) {
-        self.one(&mut slice.key.namespace);
-        self.one(&mut slice.service);
+        self.one_of_services(&mut slice.service);
+        let namespace = Arc::clone(&slice.service.namespace);
+        slice.key = ObjectKey::of(namespace, Arc::clone(&slice.key.name));
         for port in &mut slice.ports {
             self.one(&mut port.name);
         }
@@ -34,12 +37,22 @@ impl Names {
 
     /// As [`Self::share`], for a service.
     pub(super) fn share_service(&mut self, service: &mut Service) {
-        self.one(&mut service.key.namespace);
-        self.one(&mut service.key.name);
+        self.one_of_services(&mut service.key);
         for port in &mut service.ports {
             self.one(&mut port.name);
         }
         self.forget();
+    }
+
+    fn one_of_services(&mut self, key: &mut ObjectKey) {
+        if let Some(held) = self.services.get(key) {
+            *key = held.clone();
+            return;
+        }
+        let mut namespace = Arc::clone(&key.namespace);
+        self.one(&mut namespace);
+        *key = ObjectKey::of(namespace, Arc::clone(&key.name));
+        self.services.insert(key.clone());
     }
 
     fn one(&mut self, name: &mut Arc<str>) {
@@ -51,10 +64,13 @@ impl Names {
 
     /// Lets go of names that nobody has any more, when there may be as many as others.
     fn forget(&mut self) {
-        if self.held.len() > 2 * self.in_use.max(FEW) {
+        if self.held.len() + self.services.len() > 2 * self.in_use.max(FEW) {
+            // Keys first: they have names.
+            self.services.retain(|key| key.copies() > 1);
+            self.services.shrink_to_fit();
             self.held.retain(|name| Arc::strong_count(name) > 1);
             self.held.shrink_to_fit();
-            self.in_use = self.held.len();
+            self.in_use = self.held.len() + self.services.len();
         }
     }
 }
@@ -62,10 +78,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        ObjectKey,
-        endpoints::{Endpoint, SlicePods},
-    };
+    use crate::model::endpoints::{Endpoint, SlicePods};
 
     fn slice(node: &str) -> EndpointSlice {
         let at = |last| Endpoint {
@@ -74,7 +87,7 @@ mod tests {
         };
         EndpointSlice {
             key: ObjectKey::new("default", "a-slice"),
-            service: "a-service".into(),
+            service: ObjectKey::new("default", "a-service"),
             ipv6: false,
             ports: Vec::new(),
             endpoints: vec![at(1), at(2)],
@@ -107,6 +120,6 @@ mod tests {
         }
         let mut again = slice("kept");
         names.share(&mut again);
-        assert!(Arc::ptr_eq(&kept.service, &again.service));
+        assert!(Arc::ptr_eq(&kept.service.name, &again.service.name));
     }
 }

@@ -166,7 +166,7 @@ mod tests {
             "targetRef":{"kind":"Pod","name":"p","uid":"u"}}]}"#;
         let seen: Seen<EndpointSlice> = seen(text);
         let slice = seen.value.unwrap();
-        assert_eq!((&*slice.service, slice.endpoints.len()), ("a-1", 1));
+        assert_eq!((&slice.service, slice.endpoints.len()), (&ObjectKey::new("b", "a-1"), 1));
         assert!(slice.is_pod(&slice.endpoints[0], &ObjectKey::new("b", "p")));
         assert_eq!(ObjectKey::from_meta(&seen.meta), ObjectKey::new("b", "s"));
         assert_eq!(seen.meta.resource_version.as_deref(), Some("7"));

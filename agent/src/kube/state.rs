@@ -179,8 +179,7 @@ impl ClusterState {
     /// Files a slice under its service, and no longer under another.
     fn file(&mut self, mut slice: EndpointSlice) -> bool {
         self.names.share(&mut slice);
-        let service =
-            ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.clone() };
+        let service = slice.service.clone();
         let moved = self.filed.get(&slice.key).is_some_and(|held| *held != service);
         if moved {
             self.unfile(&slice.key);
@@ -332,7 +331,7 @@ mod tests {
     fn slice(name: &str, service: &str) -> EndpointSlice {
         EndpointSlice {
             key: ObjectKey::new("default", name),
-            service: service.into(),
+            service: ObjectKey::new("default", service),
             ipv6: false,
             ports: Vec::new(),
             endpoints: Vec::new(),

@@ -127,8 +127,8 @@ impl Endpoint {
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// Name of the service it belongs to, from its label.
-    pub service: Arc<str>,
+    /// The service it belongs to, which its label names.
+    pub service: ObjectKey,
     /// Whether the addresses are IPv6.
     pub ipv6: bool,
     /// The ports.

@@ -96,7 +96,7 @@ impl Cluster {
             let endpoints = endpoints.iter().map(endpoint).collect();
             let value = EndpointSlice {
                 key: ObjectKey::new("default", &name),
-                service: "s".into(),
+                service: service_key(),
                 ipv6,
                 ports: vec![port("t", Protocol::Tcp), port("u", Protocol::Udp)],
                 endpoints,

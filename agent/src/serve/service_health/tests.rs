@@ -54,7 +54,7 @@ fn cluster(port: Option<u16>, endpoints: Vec<Endpoint>) -> Snapshot {
     pods.add(POD);
     let slice = EndpointSlice {
         key: ObjectKey::new("a", "web-1"),
-        service: key.name.clone(),
+        service: key.clone(),
         ipv6: false,
         ports: Vec::new(),
         endpoints,
