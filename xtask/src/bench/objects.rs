@@ -1,6 +1,6 @@
 //! The services of the catalogue as objects of the API.
 
-use std::time::SystemTime;
+use std::{net::Ipv4Addr, time::SystemTime};
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,9 @@ use crate::cluster::bulk::Request;
 
 /// The namespace that they live in.
 const NAMESPACE: &str = "default";
+/// How many nodes and zones the pods behind them are said to be on.
+const NODES: u32 = 100;
+const ZONES: u32 = 3;
 
 /// The requests that make a service and its slice.
 pub fn create(service: &Service) -> [Request; 2] {
@@ -132,13 +135,29 @@ fn slice_object(service: &Service) -> Value {
     })
 }
 
+/// With all that the slice controller writes of a pod.
 fn endpoints(service: &Service) -> Value {
-    let endpoint = |address| json!({"addresses": [address], "conditions": {"ready": true}});
+    let endpoint = |address: &Ipv4Addr| {
+        let number = address.to_bits();
+        // As of a Deployment: its ReplicaSet's hash and five letters.
+        let pod =
+            format!("{}-{:010x}-{:05x}", name(service.number), number / 16, number & 0xf_ffff);
+        json!({
+            "addresses": [address],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": format!("node-{}", number % NODES),
+            "targetRef": {
+                "kind": "Pod", "namespace": NAMESPACE, "name": pod,
+                "uid": format!("00000000-0000-4000-8000-{number:012x}"),
+            },
+            "zone": format!("zone-{}", number % ZONES),
+        })
+    };
     service.endpoints.iter().map(endpoint).collect()
 }
 
 /// A node with an address, for an agent that runs without the node part.
-pub fn node(name: &str, address: std::net::Ipv4Addr) -> (Value, Value) {
+pub fn node(name: &str, address: Ipv4Addr) -> (Value, Value) {
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
     let status = json!({"status": {"addresses": [
         {"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name},

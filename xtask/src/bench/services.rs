@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// The names of figures that stand alone.
-const SINGLE: &[&str] = &[packet::NAME, conntrack::NAME, update::CALLS, programs::NS];
+const SINGLE: &[&str] =
+    &[packet::NAME, conntrack::NAME, update::CALLS, update::AUDIT, programs::NS];
 /// The names of the figures over the number of services.
 const SCALE: &[&str] = &["scale-flatness", "vs-nft-connect-rate", "direct-beside-services"];
 
@@ -85,14 +86,18 @@ fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<V
         || options.wants(conntrack::NAME);
     let calls = options.wants(update::CALLS);
     let large = options.wants_any(update::AT_LARGE.iter().copied());
+    let audit = options.wants(update::AUDIT);
     let programs = options.wants(programs::NS);
     let contends = |size: u32| all && SIZES.contains(&size) || compared && size == sockets::SIZE;
-    let changes =
-        |size: u32| calls && update::SIZES.contains(&size) || large && size == update::LARGE;
+    let changes = |size: u32| {
+        calls && update::SIZES.contains(&size)
+            || large && size == update::LARGE
+            || audit && size == update::LARGEST
+    };
 
     let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
     let mut live = None;
-    if calls || large || programs {
+    if calls || large || audit || programs {
         live = Some(world.seat(&Mizzen { live: true }, 0)?);
     }
     let mut sizes: Vec<u32> = SIZES.into_iter().chain(update::SIZES).collect();
@@ -134,8 +139,11 @@ fn contenders(world: &mut World, size: u32) -> Result<Vec<Seat>> {
 fn of_changes(world: &World, live: &Seat, options: &Options, size: u32) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     mizzen::follow(&live.triple, size)?;
-    if options.wants(update::CALLS) {
+    if options.wants(update::CALLS) && update::SIZES.contains(&size) {
         figures.extend(update::calls(world, live)?);
+    }
+    if options.wants(update::AUDIT) && size == update::LARGEST {
+        figures.extend(update::audit(world, live)?);
     }
     if size == update::LARGE {
         let wanted = |name: &str| options.wants(name);

@@ -1,5 +1,5 @@
-//! What a change costs the agent, and how soon it is in the tables: `calls-per-endpoint-change`,
-//! `watch-to-map-p99`, `cold-fill-10k`, `maps-bytes-10k-x-10`, `agent-rss-10k-x-10`.
+//! What a change costs the agent, and how soon it is in the tables; what it costs when nothing
+//! changes: `calls-per-endpoint-change`, `audit-cpu`, `watch-to-map-p99`, `cold-fill-10k`, `maps-bytes-10k-x-10`, `agent-rss-10k-x-10`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +18,8 @@ use crate::cluster::{
 
 /// The figures that are taken at [`SIZES`].
 pub const CALLS: &str = "calls-per-endpoint-change";
+/// The figure that is taken at [`LARGEST`].
+pub const AUDIT: &str = "audit-cpu";
 /// The figures that are taken at [`LARGE`].
 pub const AT_LARGE: &[&str] = &["watch-to-map-p99", "cold-fill-10k", MAPS, RSS];
 const MAPS: &str = "maps-bytes-10k-x-10";
@@ -27,17 +29,23 @@ const RSS: &str = "agent-rss-10k-x-10";
 pub const SIZES: [u32; 3] = [10, 1_000, LARGE];
 /// How many there are for the rest.
 pub const LARGE: u32 = 10_000;
+/// How many there are for what it costs to look after them.
+pub const LARGEST: u32 = 30_000;
 
 /// A service that nobody calls.
 const CHANGED: u32 = 3;
-const CHANGES: u32 = 200;
+const CHANGES: u32 = 1_000;
+/// As many seconds as two reviews of the tables are apart, or a multiple: there are as many of them
+/// while changes are made as while none is.
 const CHANGES_PER_S: u32 = 100;
+/// How long an agent is watched that has nothing to do.
+const IDLE: Duration = Duration::from_secs(20);
 /// For the time from the watch to the tables.
 const STORM_PER_S: u32 = 1_000;
 const STORM_SECONDS: u32 = 5;
 /// One sends no more than one at a time.
 const SENDERS: u32 = 20;
-const MIB: f64 = 1024.0 * 1024.0;
+const MB: f64 = 1e6;
 
 /// Adds an endpoint to a service and takes it away again, many times.
 pub fn calls(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
@@ -76,6 +84,20 @@ pub fn calls(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
         figures.push(figure("-bytes", bytes, "bytes").at_most(bound, 0.0));
     }
     Ok(figures)
+}
+
+/// What an agent takes of a core while nothing changes: it compares all its tables every few
+/// seconds.
+pub fn audit(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
+    settled(&seat.triple)?;
+    let used_us = cpu_of(&seat.triple, || {
+        interrupt::check()?;
+        std::thread::sleep(IDLE);
+        Ok(())
+    })?;
+    let percent = used_us / 1e4 / IDLE.as_secs_f64();
+    let contender = format!("mizzen-agent, {} services", world.services);
+    Ok(vec![Figure::once(AUDIT, percent, "% of a core", contender).at_most(1.0, 0.0)])
 }
 
 /// Microseconds of CPU time of the agent during something.
@@ -204,7 +226,7 @@ fn memory(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
     settled(&seat.triple)?;
     let agent = mizzen::running(&seat.triple)?;
     #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
-    let resident = resident_at_rest(&agent, seat)? as f64 / MIB;
+    let resident = resident_at_rest(&agent, seat)? as f64 / MB;
     let tables = maps::of_agent(&agent, &seat.triple)?;
     let of = |kind: maps::Kind| -> f64 {
         tables.iter().filter(|table| table.kind() == kind).map(|table| table.bytes).sum::<f64>()
@@ -214,7 +236,7 @@ fn memory(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
             .at_most(4.0, 0.0),
         Figure::once("maps-bytes-traffic", of(maps::Kind::Traffic) / 1e6, "MB", "tables of flows"),
         Figure::once("maps-bytes-counters", of(maps::Kind::Counters) / 1e6, "MB", "counters"),
-        Figure::once(RSS, resident, "MiB", "mizzen-agent").at_most(60.0, 0.0),
+        Figure::once(RSS, resident, "MB", "mizzen-agent").at_most(60.0, 0.0),
     ];
     for table in tables.iter().filter(|table| table.bytes >= 1e5) {
         let name = format!("map-{}", table.name);
