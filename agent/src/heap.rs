@@ -4,6 +4,14 @@
 //! them: at 10,000 services with ten endpoints each, 17 of 85 MB. The C library keeps such holes
 //! for later; an agent that has taken its lists in won't need them before the next one.
 
+use std::collections::BTreeMap;
+
+/// Packs a map tightly that was filled in the order of its keys: so filled, its leaves are little
+/// more than half full, and changes that come one by one leave most of them as they are.
+pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
+}
+
 /// Gives unused pages of the heap back. It takes some milliseconds for a large heap.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mizzen_ebpf_abi::service::FrontendKey;
 
 use super::SetKey;
+use crate::heap;
 
 /// Who asks for a frontend. The one that has it comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +43,11 @@ impl Claims {
         if claimants.len() > 1 {
             self.contested.insert(frontend);
         }
+    }
+
+    /// Has them take no more memory than they must.
+    pub fn pack(&mut self) {
+        heap::pack(&mut self.by_frontend);
     }
 
     /// Withdraws a claim.

@@ -18,7 +18,10 @@ use super::{
     set_of,
     topology::Place,
 };
-use crate::model::{ObjectKey, snapshot::Snapshot};
+use crate::{
+    heap,
+    model::{ObjectKey, snapshot::Snapshot},
+};
 
 /// What is to become of sets and frontends: the input of `crate::diff`.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +91,12 @@ impl Desired {
     pub fn renew(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Change {
         let deleted = self.take_in(snapshot, facts).deleted;
         Change { deleted, ..self.everything() }
+    }
+
+    /// Has it take no more memory than it must. Worth it once all is taken in for the first time.
+    pub fn pack(&mut self) {
+        heap::pack(&mut self.services);
+        self.claims.pack();
     }
 
     fn take_in(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Touched {

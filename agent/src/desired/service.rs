@@ -69,6 +69,7 @@ pub fn desired_sets(
             if named.len() == 1 {
                 frontends.extend(guards(service, ipv6));
             }
+            frontends.shrink_to_fit();
             let restricted = |(_, flags): &(_, u32)| flags & frontend_flags::SOURCE_RANGES != 0;
             let source_ranges = if frontends.iter().any(restricted) {
                 source_ranges(service, ipv6).unwrap_or_default()

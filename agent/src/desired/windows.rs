@@ -127,7 +127,8 @@ pub fn arrange(
     let held = |group: usize| {
         internal.contains(&group) || external.contains(&group) || cluster.contains(&group)
     };
-    let mut slots = Vec::new();
+    // All of them, nearly always, and for as long as the set is there.
+    let mut slots = Vec::with_capacity(counts.iter().sum());
     let mut starts = [0; GROUPS];
     for (group, members) in groups.iter().enumerate() {
         starts[group] = slots.len();

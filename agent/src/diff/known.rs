@@ -27,6 +27,7 @@ use super::{
 use crate::{
     apply::maps::{AddrRange, Growing, Room, SourceRange},
     desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
+    heap,
     traffic::accounts,
 };
 
@@ -123,6 +124,13 @@ impl Known {
     /// and some of the steps were made: what was deleted is told by its id and its generation.
     pub fn resume(&mut self, resets: Vec<Reset>) {
         self.unfinished = resets;
+    }
+
+    /// Has it take no more memory than it must. Worth it once all is placed for the first time.
+    pub fn pack(&mut self) {
+        heap::pack(&mut self.sets);
+        heap::pack(&mut self.words);
+        heap::pack(&mut self.frontends);
     }
 
     /// How many elements a table has to have room for.
@@ -467,7 +475,9 @@ impl KnownRange {
 /// The header of a set's range; its backend ids follow.
 fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
     let windows = &wanted.windows;
-    let mut words = vec![0; RANGE_HEADER_WORDS as usize];
+    // It is kept for as long as the set is there.
+    let mut words = Vec::with_capacity(RANGE_HEADER_WORDS as usize + wanted.slots.len());
+    words.resize(RANGE_HEADER_WORDS as usize, 0);
     let mut put = |position: u32, value: u32| words[position as usize] = value;
     put(header::OWNER, set);
     put(header::INTERNAL_START, windows.internal.start);

@@ -171,6 +171,7 @@ impl ClusterState {
                 for slice in all {
                     changed |= self.file(slice);
                 }
+                heap::pack(&mut self.filed);
                 changed
             }
         }
