@@ -74,8 +74,9 @@ pub struct DesiredSet {
     /// The frontends that the service asks for, with their
     /// [`mizzen_ebpf_abi::service::frontend_flags`].
     pub frontends: Vec<(FrontendKey, u32)>,
-    /// The backends in the order of their slots: those that some window holds.
-    pub slots: Vec<Slot>,
+    /// The backends in the order of their slots: those that some window holds. Shared with what is
+    /// known of the tables, once they hold them.
+    pub slots: Arc<[Slot]>,
     /// Which of them take which traffic.
     pub windows: windows::Windows,
     /// Seconds for which a client keeps its backend; 0 where it does not.

@@ -78,7 +78,14 @@ pub fn desired_sets(
             };
             let affinity_s = service.affinity_s;
             let idle = idle(slices, port, ipv6, &slots);
-            let set = DesiredSet { frontends, slots, windows, affinity_s, source_ranges, idle };
+            let set = DesiredSet {
+                frontends,
+                slots: slots.into(),
+                windows,
+                affinity_s,
+                source_ranges,
+                idle,
+            };
             sets.push((key, set));
         }
     }

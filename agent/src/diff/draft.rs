@@ -69,8 +69,9 @@ impl Draft {
 
     /// Takes note of the deleted endpoints of a set that has this generation so far.
     pub(super) fn bury(&mut self, key: &SetKey, set: &KnownSet, generation: u32) {
-        for at in self.deleted.remove(key).unwrap_or_default() {
-            let (protocol, endpoint, backend) = (key.protocol, at.into(), set.id_at(at));
+        let Some(dead) = self.deleted.remove(key) else { return };
+        for (at, backend) in set.ids_at(dead) {
+            let (protocol, endpoint) = (key.protocol, at.into());
             self.mark(Reset { set: set.id, protocol, endpoint, generation, backend });
         }
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     apply::maps::{Growing, SourceRange, Usage},
-    desired::{Slot, node::DesiredNode},
+    desired::node::DesiredNode,
 };
 
 impl Known {
@@ -39,10 +39,7 @@ impl Known {
     /// The live backends by id.
     pub fn backends(&self) -> impl Iterator<Item = (u32, BackendRecord)> {
         self.all_sets().flat_map(|set| {
-            set.backends.iter().map(|(&(addr, port), backend)| {
-                let slot = Slot { addr, port, flags: backend.flags };
-                (backend.id, backend_record(set.id, &slot))
-            })
+            set.backends.iter().map(|(slot, id)| (id, backend_record(set.id, slot)))
         })
     }
 

@@ -3,6 +3,8 @@
 //! It is made from a dump by [`super::restore`] and brought forward by [`super::diff`], each time
 //! to the state after the plan. When a plan fails it is thrown away and made anew.
 
+mod backends;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -17,6 +19,7 @@ use mizzen_ebpf_abi::{
     },
 };
 
+pub(super) use self::backends::{Backends, KnownBackend};
 use super::{
     draft::Draft,
     extent::Extents,
@@ -66,7 +69,7 @@ pub struct Known {
 pub(super) struct KnownSet {
     pub(super) id: u32,
     pub(super) range: Option<KnownRange>,
-    pub(super) backends: BTreeMap<(IpAddr, u16), KnownBackend>,
+    pub(super) backends: Backends,
     /// Ids whose records are freed and which flows to endpoints that are still there may name.
     pub(super) idle: BTreeMap<(IpAddr, u16), u32>,
     pub(super) ipv6: bool,
@@ -79,12 +82,6 @@ pub(super) struct KnownSet {
 pub(super) struct KnownRange {
     pub(super) offset: u32,
     pub(super) words: Vec<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KnownBackend {
-    pub(super) id: u32,
-    pub(super) flags: u16,
 }
 
 /// A set that could not be placed, and why.
@@ -177,7 +174,7 @@ impl Known {
     /// Every set with its number and its present backends, as counters know them.
     pub fn counting(&self) -> Vec<accounts::KnownSet> {
         let counting = |(key, held): (&SetKey, &KnownSet)| {
-            let backend = |(at, held): (&(IpAddr, u16), &KnownBackend)| (held.id, (*at).into());
+            let backend = |(slot, id): (&Slot, u32)| (id, (slot.addr, slot.port).into());
             let backends = held.backends.iter().map(backend).collect();
             accounts::KnownSet { key: key.clone(), set: held.id, backends }
         };
@@ -255,11 +252,13 @@ impl Known {
         draft: &mut Draft,
     ) -> Result<(), NoRoom> {
         let ids = &mut self.backend_ids[usize::from(set.ipv6)];
-        let mut backends = BTreeMap::new();
         let mut fresh = Vec::new();
-        let mut words = range_header(set.id, wanted);
-        for slot in &wanted.slots {
-            let held = set.id_at((slot.addr, slot.port)).filter(|id| !draft.is_gone(set.ipv6, *id));
+        let mut placed = Vec::with_capacity(wanted.slots.len());
+        let live = set.backends.by_address();
+        for slot in &*wanted.slots {
+            let at = (slot.addr, slot.port);
+            let held = live.get(at).map(|live| live.id).or_else(|| set.idle.get(&at).copied());
+            let held = held.filter(|id| !draft.is_gone(set.ipv6, *id));
             let Some(id) = held.or_else(|| ids.allocate()) else {
                 ids.free_all(fresh);
                 let table = if set.ipv6 { Growing::Backends6 } else { Growing::Backends4 };
@@ -268,9 +267,9 @@ impl Known {
             if held.is_none() {
                 fresh.push(id);
             }
-            backends.insert((slot.addr, slot.port), KnownBackend { id, flags: slot.flags });
-            words.push(id);
+            placed.push(id);
         }
+        let words = range_words(set.id, wanted, &placed);
         let range = if wanted.slots.is_empty() && wanted.windows.flags == 0 {
             None
         } else if set.range.as_ref().is_some_and(|range| range.words == words) {
@@ -284,7 +283,8 @@ impl Known {
             draft.ranges.push((offset, words.clone()));
             Some(KnownRange { offset, words })
         };
-        Self::note_backends(set, &backends, wanted, draft);
+        let backends = Backends::new(Arc::clone(&wanted.slots), placed);
+        note_backends(set, &backends, draft);
         let offset = range.as_ref().map_or(0, |range| range.offset);
         if let Some(word) = self.next_word(set.id, offset) {
             draft.flips.push((set.id, word));
@@ -295,53 +295,9 @@ impl Known {
             draft.freed_ranges.push((before.offset, before.length()));
         }
         set.range = range;
-        set.idle = Self::idle(set, &backends, wanted, draft);
+        set.idle = idle(set, &backends, wanted, draft);
         set.backends = backends;
         Ok(())
-    }
-
-    /// The ids that stay with endpoints which take no new connections; those of others are free
-    /// for good.
-    fn idle(
-        set: &KnownSet,
-        backends: &BTreeMap<(IpAddr, u16), KnownBackend>,
-        wanted: &DesiredSet,
-        draft: &mut Draft,
-    ) -> BTreeMap<(IpAddr, u16), u32> {
-        let live = set.backends.iter().map(|(at, backend)| (*at, backend.id, true));
-        let idle = set.idle.iter().map(|(at, id)| (*at, *id, false));
-        let mut kept = BTreeMap::new();
-        for (at, id, was_live) in live.chain(idle) {
-            if backends.get(&at).is_some_and(|backend| backend.id == id) {
-                continue;
-            }
-            let stays = wanted.idle.contains(&at) && !draft.is_gone(set.ipv6, id);
-            if stays {
-                kept.insert(at, id);
-            }
-            match (was_live, stays) {
-                (true, true) => draft.idled_backends.push((set.ipv6, id)),
-                (true, false) => draft.freed_backends.push((set.ipv6, id)),
-                (false, true) => {}
-                (false, false) => draft.forgotten_backends.push((set.ipv6, id)),
-            }
-        }
-        kept
-    }
-
-    /// Writes the backends that are new or have other flags.
-    fn note_backends(
-        set: &KnownSet,
-        backends: &BTreeMap<(IpAddr, u16), KnownBackend>,
-        wanted: &DesiredSet,
-        draft: &mut Draft,
-    ) {
-        for slot in &wanted.slots {
-            let at = (slot.addr, slot.port);
-            if set.backends.get(&at) != Some(&backends[&at]) {
-                draft.write_backend(backends[&at].id, set.id, slot);
-            }
-        }
     }
 
     /// The word that leads a set to `offset`, where it is not there already.
@@ -372,7 +328,7 @@ impl Known {
         let of_set = |range: &AddrRange| SourceRange { set: set.id, range: *range };
         draft.removed_source_ranges.extend(set.source_ranges.iter().map(of_set));
         draft.freed_ranges.extend(set.range.iter().map(|r| (r.offset, r.length())));
-        draft.freed_backends.extend(set.backends.values().map(|b| (set.ipv6, b.id)));
+        draft.freed_backends.extend(set.backends.ids().iter().map(|id| (set.ipv6, *id)));
         draft.forgotten_backends.extend(set.idle.values().map(|id| (set.ipv6, *id)));
     }
 
@@ -451,13 +407,21 @@ impl Known {
 impl KnownSet {
     /// A set with nothing in it.
     pub(super) fn new(id: u32, ipv6: bool) -> Self {
-        let (backends, idle, source_ranges) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (backends, idle, source_ranges) =
+            (Backends::default(), BTreeMap::new(), BTreeSet::new());
         Self { id, range: None, backends, idle, ipv6, source_ranges }
     }
 
-    /// The id of an endpoint, live or idle.
-    pub(super) fn id_at(&self, at: (IpAddr, u16)) -> Option<u32> {
-        self.backends.get(&at).map(|held| held.id).or_else(|| self.idle.get(&at).copied())
+    /// The ids of endpoints, live or idle.
+    pub(super) fn ids_at(
+        &self,
+        endpoints: impl IntoIterator<Item = (IpAddr, u16)>,
+    ) -> impl Iterator<Item = ((IpAddr, u16), Option<u32>)> {
+        let live = self.backends.by_address();
+        endpoints.into_iter().map(move |at| {
+            let id = live.get(at).map(|live| live.id).or_else(|| self.idle.get(&at).copied());
+            (at, id)
+        })
     }
 }
 
@@ -472,11 +436,52 @@ impl KnownRange {
     }
 }
 
-/// The header of a set's range; its backend ids follow.
-fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
+/// The ids that stay with endpoints which take no new connections; those of others are free for
+/// good.
+fn idle(
+    set: &KnownSet,
+    backends: &Backends,
+    wanted: &DesiredSet,
+    draft: &mut Draft,
+) -> BTreeMap<(IpAddr, u16), u32> {
+    let live = set.backends.iter().map(|(slot, id)| ((slot.addr, slot.port), id, true));
+    let idle = set.idle.iter().map(|(at, id)| (*at, *id, false));
+    let by_address = backends.by_address();
+    let mut kept = BTreeMap::new();
+    for (at, id, was_live) in live.chain(idle) {
+        if by_address.get(at).is_some_and(|backend| backend.id == id) {
+            continue;
+        }
+        let stays = wanted.idle.contains(&at) && !draft.is_gone(set.ipv6, id);
+        if stays {
+            kept.insert(at, id);
+        }
+        match (was_live, stays) {
+            (true, true) => draft.idled_backends.push((set.ipv6, id)),
+            (true, false) => draft.freed_backends.push((set.ipv6, id)),
+            (false, true) => {}
+            (false, false) => draft.forgotten_backends.push((set.ipv6, id)),
+        }
+    }
+    kept
+}
+
+/// Writes the backends that are new or have other flags.
+fn note_backends(set: &KnownSet, backends: &Backends, draft: &mut Draft) {
+    let before = set.backends.by_address();
+    for (slot, id) in backends.iter() {
+        let now = KnownBackend { id, flags: slot.flags };
+        if before.get((slot.addr, slot.port)) != Some(now) {
+            draft.write_backend(id, set.id, slot);
+        }
+    }
+}
+
+/// The words of a set's range: the header, and the ids of its backends.
+fn range_words(set: u32, wanted: &DesiredSet, ids: &[u32]) -> Vec<u32> {
     let windows = &wanted.windows;
-    // It is kept for as long as the set is there.
-    let mut words = Vec::with_capacity(RANGE_HEADER_WORDS as usize + wanted.slots.len());
+    // They are kept for as long as the set is there.
+    let mut words = Vec::with_capacity(RANGE_HEADER_WORDS as usize + ids.len());
     words.resize(RANGE_HEADER_WORDS as usize, 0);
     let mut put = |position: u32, value: u32| words[position as usize] = value;
     put(header::OWNER, set);
@@ -488,6 +493,7 @@ fn range_header(set: u32, wanted: &DesiredSet) -> Vec<u32> {
     put(header::NEARBY_COUNT, windows.nearby.count);
     put(header::FLAGS, windows.flags);
     put(header::AFFINITY_S, wanted.affinity_s);
+    words.extend_from_slice(ids);
     words
 }
 

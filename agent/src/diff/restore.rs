@@ -8,7 +8,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -139,6 +139,7 @@ fn restore_backends(
         .flat_map(|set| set.range.iter().map(move |range| (set.ipv6, range)))
         .flat_map(|(ipv6, range)| range.slots().iter().map(move |id| (ipv6, *id)))
         .collect();
+    let mut held: BTreeMap<u32, BTreeMap<_, KnownBackend>> = BTreeMap::new();
     let mut unused = Vec::new();
     for (ipv6, id, owner, at, flags) in v4.chain(v6) {
         let ids = &mut known.backend_ids[usize::from(ipv6)];
@@ -147,23 +148,29 @@ fn restore_backends(
             continue;
         }
         let set = recognised.get(&owner).filter(|key| key.ipv6 == ipv6);
-        let Some(set) = set.and_then(|_| sets.get_mut(&owner)) else {
+        if set.is_none() || !sets.contains_key(&owner) {
             known.strays.push((ipv6, id));
             continue;
-        };
+        }
         let backend = KnownBackend { id, flags };
-        if used.contains(&(ipv6, id)) && !set.backends.contains_key(&at) {
-            set.backends.insert(at, backend);
-        } else {
-            unused.push((ipv6, owner, at, backend));
+        match held.entry(owner).or_default().entry(at) {
+            Entry::Vacant(place) if used.contains(&(ipv6, id)) => {
+                place.insert(backend);
+            }
+            _ => unused.push((ipv6, owner, at, backend)),
         }
     }
     for (ipv6, owner, at, backend) in unused {
-        match sets.get_mut(&owner).map(|set| set.backends.entry(at)) {
-            Some(std::collections::btree_map::Entry::Vacant(place)) => {
+        match held.entry(owner).or_default().entry(at) {
+            Entry::Vacant(place) => {
                 place.insert(backend);
             }
-            _ => known.strays.push((ipv6, backend.id)),
+            Entry::Occupied(_) => known.strays.push((ipv6, backend.id)),
+        }
+    }
+    for (owner, backends) in held {
+        if let Some(set) = sets.get_mut(&owner) {
+            set.backends = backends.into_iter().collect();
         }
     }
 }
