@@ -32,7 +32,8 @@ struct Patient {
     recording: Recording,
     /// Where the barrier under way began.
     begun: Option<usize>,
-    /// The tables after each plan.
+    /// The tables after each plan, and as they would be if what it unlinked were released at once:
+    /// who goes by a frontend of before finds them so when that is released before the next.
     stages: Vec<Tables>,
 }
 
@@ -50,12 +51,19 @@ impl Patient {
         self.stages.push(self.recording.maps.tables().clone());
     }
 
+    fn note_settled(&mut self) {
+        let mut maps = self.recording.maps.clone();
+        apply(&self.agent.known.clone().settle(), &mut maps).unwrap();
+        self.stages.push(maps.tables().clone());
+    }
+
     fn happens(&mut self, event: &Event) {
         match event {
             Event::Cluster(world) => {
                 let change = self.agent.desired.update(&world.snapshot(), &NodeFacts::default());
                 let plan = diff(&change, &mut self.agent.known);
                 self.apply(&plan);
+                self.note_settled();
             }
             Event::Begin if self.agent.known.awaits() != Awaits::Nothing => {
                 self.agent.known.begin();
