@@ -203,7 +203,7 @@ impl Departures {
         let mut deleted = Addresses::new();
         for ((service, _), slice) in &snapshot.slices {
             for endpoint in &slice.endpoints {
-                let Some(node) = cause(endpoint.address, endpoint.node.as_ref()) else { continue };
+                let Some(node) = cause(endpoint.address, endpoint.node()) else { continue };
                 if resets(service, snapshot, snapshot) {
                     let doomed = self.doomed.entry(service.clone()).or_default();
                     doomed.insert(endpoint.address, node);
@@ -254,7 +254,7 @@ fn presences<'a>(service: &ObjectKey, snapshot: &'a Snapshot) -> BTreeMap<IpAddr
         let presence = presences.entry(endpoint.address).or_default();
         presence.terminating |= endpoint.terminating;
         presence.pods.extend(slice.pod(endpoint));
-        presence.nodes.extend(endpoint.node.as_deref());
+        presence.nodes.extend(endpoint.node().map(|node| &**node));
     }
     presences
 }

@@ -52,8 +52,7 @@ pub fn desired_sets(
             let mut endpoints = usable(slices, ipv6, port);
             if prefers_local(service, port, settings) {
                 endpoints.retain(|(endpoint, number, _)| {
-                    endpoint.node.as_deref() != Some(place.node)
-                        || Some(*number) != settings.own_resolver_port
+                    !endpoint.is_on(place.node) || Some(*number) != settings.own_resolver_port
                 });
             }
             let candidates = categorize(service, &endpoints, place);
@@ -198,7 +197,7 @@ fn categorize(
         addr: endpoint.address,
         port: *port,
         usability: *usability,
-        local: endpoint.node.as_deref() == Some(place.node),
+        local: endpoint.is_on(place.node),
         hinted: topology.allows(endpoint, place),
     })
 }

@@ -61,14 +61,14 @@ impl Topology {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::endpoints::Particulars;
+    use crate::model::endpoints::{Hints, Site};
 
     /// An endpoint with hints for zones and for nodes, each with blanks between.
     fn endpoint(zones: &str, nodes: &str) -> Endpoint {
         let words = |text: &str| text.split_whitespace().map(Arc::from).collect();
-        let (for_zones, for_nodes) = (words(zones), words(nodes));
-        let particulars = Particulars { hostname: None, for_zones, for_nodes }.boxed();
-        Endpoint { particulars, ..Endpoint::ready_at([10, 1, 2, 3].into()) }
+        let hints = Hints { zones: words(zones), nodes: words(nodes) };
+        let site = Arc::new(Site { node: None, hints });
+        Endpoint { site, ..Endpoint::ready_at([10, 1, 2, 3].into()) }
     }
 
     /// Which endpoints, by number, a node `here` in `zone` uses.

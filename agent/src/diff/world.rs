@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, SlicePods},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SlicePods},
         node::Cidr,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
@@ -143,10 +143,12 @@ impl Spec {
             ready: state == 0,
             serving: state < 2,
             terminating: state > 0,
-            node: Some(format!("node-{node}").into()),
-            particulars: hint.checked_sub(1).and_then(|n| {
-                let for_nodes = vec![format!("node-{n}").into()];
-                Particulars { for_nodes, ..Particulars::default() }.boxed()
+            site: Arc::new(Site {
+                node: Some(format!("node-{node}").into()),
+                hints: Hints {
+                    zones: Vec::new(),
+                    nodes: hint.checked_sub(1).iter().map(|n| format!("node-{n}").into()).collect(),
+                },
             }),
             ..Endpoint::ready_at(ip(ipv6, 244, host))
         };

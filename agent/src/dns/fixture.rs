@@ -8,7 +8,7 @@ use hickory_proto::rr::Name;
 use super::zone::{PodNames, Settings, Zone};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, SlicePods},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, SlicePods},
     service::{Protocol, Service, ServicePort},
     snapshot::{Snapshot, Synced},
 };
@@ -49,10 +49,9 @@ pub(super) fn slice(
     hosts: &[Host<'_>],
     ports: &[Port<'_>],
 ) -> EndpointSlice {
-    let endpoints = hosts.iter().map(|(address, hostname)| {
-        let hostname = Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from);
-        let particulars = Particulars { hostname, ..Particulars::default() }.boxed();
-        Endpoint { particulars, ..Endpoint::ready_at(address.parse().unwrap()) }
+    let endpoints = hosts.iter().map(|(address, hostname)| Endpoint {
+        hostname: Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from),
+        ..Endpoint::ready_at(address.parse().unwrap())
     });
     let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {
         name: (*name).into(),

@@ -15,7 +15,7 @@ pub use self::service::{service, service_cidr};
 use super::objects::{self, Meta, Text};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice, Particulars, PodName, SlicePods},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, PodName, Site, SlicePods},
     node::{Cidr, Node},
     pod::OptedOutPod,
     service::Protocol,
@@ -104,17 +104,9 @@ fn trigger_time(meta: &Meta<'_>) -> Option<SystemTime> {
 /// The names of a slice's endpoints.
 #[derive(Default)]
 struct Names {
-    /// The node of the endpoint before, which mostly is that of the next.
-    node: Arc<str>,
+    /// The site of the endpoint before, which often is that of the next.
+    site: Arc<Site>,
     pods: SlicePods,
-}
-
-/// The name, shared where it is the last one.
-fn shared(last: &mut Arc<str>, name: &str) -> Arc<str> {
-    if **last != *name {
-        *last = name.into();
-    }
-    Arc::clone(last)
 }
 
 fn endpoint(
@@ -137,27 +129,26 @@ fn endpoint(
     };
     let target = object.target_ref.as_ref().filter(is_pod);
     let pod = target.and_then(|target| target.name.as_deref());
+    let hints = object.hints.as_ref().map(hints).unwrap_or_default();
+    if names.site.node.as_deref() != object.node_name.as_deref() || names.site.hints != hints {
+        names.site = Arc::new(Site { node: object.node_name.as_deref().map(Arc::from), hints });
+    }
     Ok(Endpoint {
         address,
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
-        node: object.node_name.as_deref().map(|node| shared(&mut names.node, node)),
-        particulars: particulars(object).boxed(),
+        site: Arc::clone(&names.site),
+        hostname: object.hostname.as_deref().map(Arc::from),
         pod: pod.map_or_else(PodName::default, |pod| names.pods.add(pod)),
     })
 }
 
-fn particulars(object: &objects::Endpoint<'_>) -> Particulars {
+fn hints(object: &objects::EndpointHints<'_>) -> Hints {
     let names = |of: &Option<Vec<objects::Hint<'_>>>| {
         of.iter().flatten().map(|hint| Arc::from(text(hint.name.as_ref()))).collect()
     };
-    let hints = object.hints.as_ref();
-    Particulars {
-        hostname: object.hostname.as_deref().map(Arc::from),
-        for_zones: hints.map(|hints| names(&hints.for_zones)).unwrap_or_default(),
-        for_nodes: hints.map(|hints| names(&hints.for_nodes)).unwrap_or_default(),
-    }
+    Hints { zones: names(&object.for_zones), nodes: names(&object.for_nodes) }
 }
 
 /// A Node.
@@ -301,7 +292,7 @@ mod tests {
             value.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
         assert_eq!(states, [(true, true, false), (false, false, false), (false, true, true)]);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert_eq!(value.endpoints[2].node.as_deref(), Some("n"));
+        assert_eq!(value.endpoints[2].node().map(|node| &**node), Some("n"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     convert::{self, Warnings},
+    names::{self, Shared},
     objects::{self, Meta, Object, Text},
     state::{Change, Event},
 };
@@ -27,7 +28,7 @@ use crate::model::{
 };
 
 /// A kind of object of which the model has values.
-pub trait Modelled: Clone + Debug + Send + Sync + Sized + 'static {
+pub trait Modelled: Shared + Clone + Debug + Send + Sync + Sized + 'static {
     /// What identifies the object among its kind.
     type Key: FromMeta;
     /// The kind, as the API names it.
@@ -104,7 +105,8 @@ pub struct Seen<T> {
 impl<'de, T: Modelled> Deserialize<'de> for Seen<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = T::Object::deserialize(deserializer)?;
-        let (value, warnings) = T::of(&object);
+        let (mut value, warnings) = T::of(&object);
+        value.iter_mut().for_each(names::share);
         Ok(Self { meta: identity(object.metadata()), value, warnings })
     }
 }

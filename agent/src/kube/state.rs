@@ -15,7 +15,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::names::Names;
 use crate::{
     arrivals::{Arrival, Kind},
     heap,
@@ -113,7 +112,6 @@ pub struct ClusterState {
     /// Which service each slice is filed under: its label may change, and a deletion names the
     /// slice alone.
     filed: BTreeMap<ObjectKey, ObjectKey>,
-    names: Names,
 }
 
 impl ClusterState {
@@ -127,16 +125,7 @@ impl ClusterState {
         let Snapshot { services, nodes, service_cidrs, opted_out_pods, synced, .. } =
             &mut self.snapshot;
         let changed = match change {
-            Change::Services(mut event) => {
-                match &mut event {
-                    Event::Apply(service) => self.names.share_service(service),
-                    Event::Replace(all) => {
-                        for service in all {
-                            self.names.share_service(service);
-                        }
-                    }
-                    Event::Delete(_) => {}
-                }
+            Change::Services(event) => {
                 apply(services, &mut synced.services, event, |service| service.key.clone())
             }
             Change::Slices(event) => self.apply_slices(event),
@@ -178,8 +167,7 @@ impl ClusterState {
     }
 
     /// Files a slice under its service, and no longer under another.
-    fn file(&mut self, mut slice: EndpointSlice) -> bool {
-        self.names.share(&mut slice);
+    fn file(&mut self, slice: EndpointSlice) -> bool {
         let service = slice.service.clone();
         let moved = self.filed.get(&slice.key).is_some_and(|held| *held != service);
         if moved {
@@ -327,18 +315,9 @@ impl BitOrAssign for Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::endpoints::SlicePods;
 
     fn slice(name: &str, service: &str) -> EndpointSlice {
-        EndpointSlice {
-            key: ObjectKey::new("default", name),
-            service: ObjectKey::new("default", service),
-            ipv6: false,
-            ports: Vec::new(),
-            endpoints: Vec::new(),
-            pods: SlicePods::default(),
-            trigger_time: None,
-        }
+        EndpointSlice::new(ObjectKey::new("default", service), name, false)
     }
 
     fn slices_of(state: &ClusterState, service: &str) -> Vec<String> {

@@ -15,21 +15,28 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// What few endpoints have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Particulars {
-    /// `hostname`, for names of headless services.
-    pub hostname: Option<Arc<str>>,
+/// Whom an endpoint is meant for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hints {
     /// `hints.forZones`.
-    pub for_zones: Vec<Arc<str>>,
+    pub zones: Vec<Arc<str>>,
     /// `hints.forNodes`.
-    pub for_nodes: Vec<Arc<str>>,
+    pub nodes: Vec<Arc<str>>,
 }
 
-impl Particulars {
-    /// What an endpoint keeps of them: nothing where there are none.
-    pub fn boxed(self) -> Option<Box<Self>> {
-        (self != Self::default()).then(|| Box::new(self))
+/// Where an endpoint is, and whom it is meant for. Many have the same, and share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// The node it runs on; an endpoint without one counts as remote.
+    pub node: Option<Arc<str>>,
+    /// `hints`.
+    pub hints: Hints,
+}
+
+impl Site {
+    /// A node, and no hints.
+    pub fn on(node: &str) -> Arc<Self> {
+        Arc::new(Self { node: Some(node.into()), hints: Hints::default() })
     }
 }
 
@@ -84,10 +91,10 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
-    /// The node it runs on; an endpoint without one counts as remote.
-    pub node: Option<Arc<str>>,
-    /// What few have, and what would otherwise be half of each.
-    pub particulars: Option<Box<Particulars>>,
+    /// Where it is, and whom it is meant for.
+    pub site: Arc<Site>,
+    /// `hostname`, for names of headless services.
+    pub hostname: Option<Arc<str>>,
     /// The pod behind it, which is in the namespace of its slice: see [`EndpointSlice::pod`].
     pub pod: PodName,
 }
@@ -100,25 +107,30 @@ impl Endpoint {
             ready: true,
             serving: true,
             terminating: false,
-            node: None,
-            particulars: None,
+            site: Arc::default(),
+            hostname: None,
             pod: PodName::default(),
         }
     }
 
-    /// `hostname`, for names of headless services.
-    pub fn hostname(&self) -> Option<&Arc<str>> {
-        self.particulars.as_ref()?.hostname.as_ref()
+    /// The node it runs on.
+    pub fn node(&self) -> Option<&Arc<str>> {
+        self.site.node.as_ref()
+    }
+
+    /// Whether it runs on that node.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.site.node.as_deref() == Some(node)
     }
 
     /// The zones that it is meant for.
     pub fn hint_zones(&self) -> &[Arc<str>] {
-        self.particulars.as_ref().map_or(&[], |particulars| &particulars.for_zones)
+        &self.site.hints.zones
     }
 
     /// The nodes that it is meant for.
     pub fn hint_nodes(&self) -> &[Arc<str>] {
-        self.particulars.as_ref().map_or(&[], |particulars| &particulars.for_nodes)
+        &self.site.hints.nodes
     }
 }
 
@@ -144,6 +156,19 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
+    /// A slice of a service that has nothing in it.
+    pub fn new(service: ObjectKey, name: &str, ipv6: bool) -> Self {
+        Self {
+            key: ObjectKey::of(Arc::clone(&service.namespace), name.into()),
+            service,
+            ipv6,
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            pods: SlicePods::default(),
+            trigger_time: None,
+        }
+    }
+
     /// Name of the pod behind an endpoint of it.
     pub fn pod(&self, endpoint: &Endpoint) -> Option<&str> {
         self.pods.get(endpoint.pod)

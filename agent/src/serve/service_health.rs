@@ -65,7 +65,7 @@ struct Name<'a> {
 fn local_ready_endpoints(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> usize {
     let local = snapshot
         .endpoints_of(service)
-        .filter(|(_, endpoint)| endpoint.ready && endpoint.node.as_deref() == Some(node));
+        .filter(|(_, endpoint)| endpoint.ready && endpoint.is_on(node));
     let pods: BTreeSet<_> = local
         .map(|(slice, endpoint)| match slice.pod(endpoint) {
             // A pod with addresses of both families is one.

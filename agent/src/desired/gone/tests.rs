@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     desired::{Change, Desired, NodeFacts, Settings},
     model::{
-        endpoints::{Endpoint, EndpointPort, EndpointSlice, SlicePods},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Site, SlicePods},
         node::Node,
         service::{Protocol, Service, ServicePort},
     },
@@ -86,7 +86,7 @@ impl Cluster {
                 ready: *state == Ready,
                 serving: matches!(state, Ready | Terminating),
                 terminating: matches!(state, Terminating | TerminatingUnready),
-                node: Some(format!("node-{last}").into()),
+                site: Site::on(&format!("node-{last}")),
                 pod: pods.add(pod),
                 ..Endpoint::ready_at(address(ipv6, *last))
             };

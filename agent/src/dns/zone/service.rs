@@ -224,7 +224,7 @@ fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
 }
 
 fn host(endpoint: &Endpoint) -> Host {
-    let hostname = endpoint.hostname().cloned();
+    let hostname = endpoint.hostname.clone();
     let hostname = hostname.filter(|name| (1..=63).contains(&name.len()) && !name.contains('.'));
     Host { hostname, address: endpoint.address }
 }

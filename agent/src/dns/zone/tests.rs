@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     dns::fixture::{self, HTTP, add, service, settings, slice},
-    model::{endpoints::Particulars, snapshot::Synced},
+    model::{
+        endpoints::{Hints, Site},
+        snapshot::Synced,
+    },
 };
 
 fn listed() -> Snapshot {
@@ -64,9 +67,8 @@ fn dns_76_the_serial_grows_when_and_only_when_names_change() {
     // What names don't depend on: hints, nodes, policies.
     let mut hinted = one.clone();
     let mut other = web_slice;
-    other.endpoints[0].node = Some("node-1".into());
-    other.endpoints[0].particulars =
-        Particulars { for_zones: vec!["z".into()], ..Particulars::default() }.boxed();
+    let hints = Hints { zones: vec!["z".into()], nodes: Vec::new() };
+    other.endpoints[0].site = Arc::new(Site { node: Some("node-1".into()), hints });
     add(&mut hinted, web, vec![other.clone()]);
     let zone = zone.advance(&one, &hinted);
     assert_eq!(zone.serial(), 8);

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     desired::{LocalAddress, NodePortAddresses},
     model::{
-        endpoints::{Endpoint, EndpointSlice, PodName, SlicePods},
+        endpoints::{Endpoint, EndpointSlice, PodName, Site, SlicePods},
         node::Node,
         service::Service,
         snapshot::Synced,
@@ -25,7 +25,7 @@ fn endpoint(address: &str, node: &str, conditions: [bool; 3]) -> Endpoint {
         ready,
         serving,
         terminating,
-        node: Some(node.into()),
+        site: Site::on(node),
         ..Endpoint::ready_at(address.parse().unwrap())
     }
 }

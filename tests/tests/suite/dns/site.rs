@@ -271,12 +271,9 @@ pub(super) fn service(name: &str, ips: &[&str]) -> Service {
 /// Adds `service` with endpoints: addresses and hostnames, empty where there is none.
 pub(super) fn add(snapshot: &mut Snapshot, service: Service, hosts: &[(&str, &str)]) {
     let slice = EndpointSlice {
-        key: service.key.clone(),
-        service: service.key.name.clone(),
-        ipv6: false,
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: hosts.iter().map(|(address, hostname)| endpoint(address, hostname)).collect(),
-        trigger_time: None,
+        ..EndpointSlice::new(service.key.clone(), &service.key.name, false)
     };
     snapshot.slices.insert((service.key.clone(), slice.key.name.clone()), Arc::new(slice));
     snapshot.services.insert(service.key.clone(), Arc::new(service));
@@ -284,15 +281,8 @@ pub(super) fn add(snapshot: &mut Snapshot, service: Service, hosts: &[(&str, &st
 
 fn endpoint(address: &str, hostname: &str) -> Endpoint {
     Endpoint {
-        address: address.parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
         hostname: (!hostname.is_empty()).then(|| hostname.into()),
-        zone: None,
-        hints: None,
-        pod: None,
+        ..Endpoint::ready_at(address.parse().unwrap())
     }
 }
 

@@ -17,7 +17,7 @@ use mizzen_agent::{
     metrics::Metrics,
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Site},
         node::Node,
         service::{Protocol, Service, ServicePort},
         snapshot::{Snapshot, Synced},
@@ -125,16 +125,13 @@ pub(super) fn set_endpoints(snapshot: &mut Snapshot, name: &str, endpoints: &[So
         port: endpoints.first().map_or(1, SocketAddr::port),
     };
     let value = EndpointSlice {
-        key: ObjectKey::new("default", &slice),
-        service: name.into(),
-        ipv6: endpoints.iter().any(SocketAddr::is_ipv6),
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
         endpoints: endpoints.iter().map(|addr| endpoint(*addr)).collect(),
-        trigger_time: None,
+        ..EndpointSlice::new(service.clone(), &slice, endpoints.iter().any(SocketAddr::is_ipv6))
     };
     snapshot.slices.insert((service, slice.as_str().into()), Arc::new(value));
 }
 
 fn endpoint(addr: SocketAddr) -> Endpoint {
-    Endpoint { node: Some(NODE.into()), ..Endpoint::ready_at(addr.ip()) }
+    Endpoint { site: Site::on(NODE), ..Endpoint::ready_at(addr.ip()) }
 }

@@ -13,7 +13,7 @@ use mizzen_agent::{
     metrics::Metrics,
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Site},
         node::Node,
         service::{Protocol, Service, ServicePort},
         snapshot::{Snapshot, Synced},
@@ -81,12 +81,9 @@ pub(super) fn cluster(family: Family, endpoints: &[SocketAddr]) -> Snapshot {
     let key = ObjectKey::new("default", "hello");
     snapshot.services.insert(key.clone(), Arc::new(service(&key, family.vip(10))));
     let slice = EndpointSlice {
-        key: ObjectKey::new("default", "hello-1"),
-        service: key.name.clone(),
-        ipv6: family == Family::V6,
         ports: [Protocol::Tcp, Protocol::Udp].map(port_of_endpoints).into(),
         endpoints: endpoints.iter().map(|addr| endpoint(addr.ip())).collect(),
-        trigger_time: None,
+        ..EndpointSlice::new(key.clone(), "hello-1", family == Family::V6)
     };
     snapshot.slices.insert((key, "hello-1".into()), Arc::new(slice));
     snapshot
@@ -112,7 +109,7 @@ fn port_of_endpoints(protocol: Protocol) -> EndpointPort {
 }
 
 fn endpoint(address: IpAddr) -> Endpoint {
-    Endpoint { node: Some(NODE.into()), ..Endpoint::ready_at(address) }
+    Endpoint { site: Site::on(NODE), ..Endpoint::ready_at(address) }
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Scene {
         let (key, mut slice) = (key.clone(), EndpointSlice::clone(slice));
         for (endpoint, (_, terminating, pod)) in slice.endpoints.iter_mut().zip(endpoints) {
             let (ready, terminating) = (!terminating, *terminating);
-            let pod = Some((*pod).into());
+            let pod = slice.pods.add(pod);
             *endpoint = Endpoint { ready, terminating, pod, ..endpoint.clone() };
         }
         let quiet = ObjectKey::new("default", "quiet");
@@ -118,7 +118,7 @@ impl Scene {
         object.ports.iter_mut().for_each(|port| port.node_port = None);
         let object = Service { reset_on_delete: false, ..object };
         snapshot.services.insert(quiet.clone(), Arc::new(object));
-        let copy = EndpointSlice { service: "quiet".into(), ..slice.clone() };
+        let copy = EndpointSlice { service: quiet.clone(), ..slice.clone() };
         snapshot.slices.insert((quiet, "quiet-1".into()), Arc::new(copy));
         snapshot.slices.insert(key, Arc::new(slice));
         snapshot

@@ -151,39 +151,29 @@ fn service(name: &str, ips: &[&str], ports: &[Port]) -> Service {
 
 /// Adds a slice of endpoints: addresses, and hostnames where they have one.
 pub(super) fn slice(all: &mut Snapshot, service: &str, suffix: &str, hosts: &[(&str, &str)]) {
-    let key = ObjectKey::new("testns", &format!("{service}-{suffix}"));
-    let ports = all
-        .services
-        .get(&ObjectKey::new("testns", service))
-        .map_or_else(Vec::new, |service| service.ports.clone());
+    let (service, name) = (ObjectKey::new("testns", service), format!("{service}-{suffix}"));
+    let ports = all.services.get(&service).map_or_else(Vec::new, |service| service.ports.clone());
     let ports = ports.into_iter().map(|port| EndpointPort {
         name: port.name,
         protocol: port.protocol,
         port: port.port,
     });
-    let slice = EndpointSlice {
-        service: service.into(),
-        ipv6: hosts.first().is_some_and(|(address, _)| address.contains(':')),
-        ports: ports.collect(),
-        endpoints: hosts.iter().map(|(address, hostname)| endpoint(address, hostname)).collect(),
-        trigger_time: None,
-        key: key.clone(),
-    };
-    all.slices.insert((ObjectKey::new("testns", service), key.name), Arc::new(slice));
+    let ipv6 = hosts.first().is_some_and(|(address, _)| address.contains(':'));
+    let mut slice = EndpointSlice::new(service.clone(), &name, ipv6);
+    slice.ports = ports.collect();
+    for (address, hostname) in hosts {
+        let pod = slice.pods.add(&format!("pod-{address}"));
+        slice.endpoints.push(Endpoint { pod, ..endpoint(address, hostname) });
+    }
+    all.slices.insert((service, slice.key.name.clone()), Arc::new(slice));
 }
 
 fn endpoint(address: &str, hostname: &str) -> Endpoint {
     Endpoint {
-        address: address.parse().unwrap(),
         // "!" in the place of a hostname: not ready, though it serves.
         ready: hostname != "!",
-        serving: true,
-        terminating: false,
-        node: None,
         hostname: (!matches!(hostname, "" | "!")).then(|| hostname.into()),
-        zone: None,
-        hints: None,
-        pod: Some(format!("pod-{address}").into()),
+        ..Endpoint::ready_at(address.parse().unwrap())
     }
 }
 
