@@ -6,12 +6,14 @@ use super::{
     Figure, catalogue,
     contender::{BESIDE, Seat, Way},
     sockets,
-    turns::{self, Rounds},
+    turns::{self, Pace, Rounds},
 };
 use crate::load::Measured;
 
 /// How long a turn is.
-const MILLIS: u64 = 400;
+const MILLIS: u64 = 120;
+/// How many turns a sample takes.
+const TURNS: u32 = 4;
 
 /// Traffic that concerns no service may not become slower than this by ours.
 const BESIDE_MIN: f64 = 0.97;
@@ -41,7 +43,7 @@ pub fn measure(seats: &[Seat], rounds: u32) -> Result<(Vec<Figure>, Vec<Point>)>
     // Traffic that concerns no service, on nodes with services.
     let beside = seats[2..].iter().filter(|seat| seat.size == catalogue::RULES_MAX);
     ways.extend(beside.map(|seat| seat.direct(port)));
-    let taken = turns::quiet("connections", &ways, rounds, rate, |way| {
+    let taken = turns::quiet("connections", &ways, Pace { rounds, turns: TURNS }, rate, |way| {
         sockets::load(way, "connect", MILLIS)
     })?;
     let points = ways.iter().enumerate().filter(|(at, _)| *at != 1);

@@ -7,7 +7,7 @@ use super::{
     Figure, catalogue,
     contender::{BESIDE, Seat, Way},
     triple::{At, CPU, other_cpu},
-    turns::{self, Quantity, Rounds},
+    turns::{self, Pace, Quantity, Rounds},
 };
 use crate::load::Measured;
 
@@ -15,7 +15,9 @@ use crate::load::Measured;
 pub const SIZE: u32 = 1_000;
 
 /// How long a turn is.
-const MILLIS: u64 = 500;
+const MILLIS: u64 = 150;
+/// How many turns a sample takes.
+const TURNS: u32 = 4;
 
 /// A figure of this group.
 struct Kind {
@@ -52,7 +54,10 @@ pub fn measure(seats: &[Seat], rounds: u32, wanted: impl Fn(&str) -> bool) -> Re
         let mut ways: Vec<Way> = seats[..2].iter().map(|seat| seat.direct(kind.port)).collect();
         ways.extend(seats[2..].iter().map(|seat| seat.by_first_service(kind.port)));
         ways.extend(seats[2..].iter().map(|seat| seat.direct(kind.port)));
-        let rounds_taken = turns::quiet(kind.name, &ways, rounds, rate, |way| one(kind, way))?;
+        let rounds_taken =
+            turns::quiet(kind.name, &ways, Pace { rounds, turns: TURNS }, rate, |way| {
+                one(kind, way)
+            })?;
         figures.extend(ratios(kind, &ways, &rounds_taken, rounds));
     }
     Ok(figures)

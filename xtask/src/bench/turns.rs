@@ -68,18 +68,35 @@ impl Rounds {
     }
 }
 
+/// How often contenders take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// How many samples there are of each.
+    pub rounds: u32,
+    /// In how many short turns a sample is taken, whose mean it is: what disturbs the machine for a
+    /// while then disturbs all of them alike.
+    pub turns: u32,
+}
+
+impl From<u32> for Pace {
+    /// Each sample in one turn.
+    fn from(rounds: u32) -> Self {
+        Self { rounds, turns: 1 }
+    }
+}
+
 /// Measures until the reference says that the machine was quiet, a few times at most; the quietest
 /// attempt counts.
 pub fn quiet<C>(
     name: &str,
     contenders: &[C],
-    rounds: u32,
+    pace: impl Into<Pace>,
     judged_by: Quantity,
     mut measure: impl FnMut(&C) -> Result<Measured>,
 ) -> Result<Rounds> {
-    let mut best: Option<(f64, Rounds)> = None;
+    let (pace, mut best) = (pace.into(), None::<(f64, Rounds)>);
     for attempt in 1..=ATTEMPTS {
-        let taken = take(contenders, rounds, &mut measure).with_context(|| name.to_owned())?;
+        let taken = take(contenders, pace, &mut measure).with_context(|| name.to_owned())?;
         let noise = taken.noise(judged_by).value;
         let off = (noise - 1.0).abs();
         if best.as_ref().is_none_or(|(least, _)| off < *least) {
@@ -96,19 +113,22 @@ pub fn quiet<C>(
 
 fn take<C>(
     contenders: &[C],
-    rounds: u32,
+    pace: Pace,
     measure: &mut impl FnMut(&C) -> Result<Measured>,
 ) -> Result<Rounds> {
+    let turns = pace.turns.max(1) as usize;
     let mut all = Vec::new();
-    for round in 0..rounds as usize {
-        let mut got = vec![Measured::default(); contenders.len()];
-        // Who begins changes: what the first of a round warms up favours nobody.
-        for turn in 0..contenders.len() {
-            interrupt::check()?;
-            let at = (turn + round) % contenders.len();
-            got[at] = measure(&contenders[at])?;
+    for round in 0..pace.rounds as usize {
+        let mut got = vec![Vec::with_capacity(turns); contenders.len()];
+        for lap in 0..turns {
+            // Who begins changes: what the first of a round warms up favours nobody.
+            for turn in 0..contenders.len() {
+                interrupt::check()?;
+                let at = (turn + round * turns + lap) % contenders.len();
+                got[at].push(measure(&contenders[at])?);
+            }
         }
-        all.push(got);
+        all.push(got.iter().map(|turns| Measured::mean(turns)).collect());
     }
     Ok(Rounds { rounds: all })
 }
@@ -129,6 +149,19 @@ mod tests {
         assert_eq!(rounds.to_reference(2, |m| m.rate), Summary { value: 0.9, spread: 0.0 });
         assert_eq!(rounds.noise(|m| m.rate), Summary { value: 1.0, spread: 0.0 });
         assert!(rounds.ratio(0, 2, |m| m.rate).spread.abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sample_is_the_mean_of_its_turns() {
+        let mut order = Vec::new();
+        let pace = Pace { rounds: 1, turns: 2 };
+        let taken = take(&[0, 1, 2], pace, &mut |contender| {
+            order.push(*contender);
+            Ok(measured(f64::from(u32::try_from(order.len())?)))
+        });
+        assert_eq!(order, [0, 1, 2, 1, 2, 0]);
+        let rates = [0, 1, 2].map(|at| taken.as_ref().expect("rounds").plain(at, |m| m.rate).value);
+        assert_eq!(rates, [3.5, 3.0, 4.0]);
     }
 
     #[test]

@@ -31,6 +31,21 @@ pub struct Measured {
     pub cpu_us: f64,
 }
 
+impl Measured {
+    /// The mean of some, and all their operations.
+    pub fn mean(of: &[Self]) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "there are a few")]
+        let mean = |what: fn(&Self) -> f64| of.iter().map(what).sum::<f64>() / of.len() as f64;
+        Self {
+            rate: mean(|of| of.rate),
+            operations: of.iter().map(|of| of.operations).sum(),
+            p50_us: mean(|of| of.p50_us),
+            p99_us: mean(|of| of.p99_us),
+            cpu_us: mean(|of| of.cpu_us),
+        }
+    }
+}
+
 /// A run's raw outcome.
 #[derive(Debug)]
 pub(super) struct Run {

@@ -20,7 +20,7 @@ const INTRODUCTION: &str = "# Benchmarks
 
 Written by `cargo xtask bench`, a section an area; do not edit.
 
-Ratios of contenders that take turns in one run, never absolute times of one. The reference takes part twice (A/A): the ratio of the two says how noisy the machine was. Ratios are taken within a round; a value is the median over the rounds, the spread half of the distance between the quartiles. A ratio passes when it is no further beyond its bound than the half-spread of A/A.
+Ratios of contenders that take turns in one run, never absolute times of one. The reference takes part twice (A/A): the ratio of the two says how noisy the machine was. Where turns are short, a sample of a round is the mean of several. Ratios are taken within a round; a value is the median over the rounds, the spread half of the distance between the quartiles. A ratio passes when it is no further beyond its bound than the half-spread of A/A.
 ";
 
 /// An area's part of the page.
