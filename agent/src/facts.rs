@@ -64,7 +64,7 @@ async fn follow(
     let (connection, handle, mut notices) = new_multicast_connection(&groups)?;
     let _driver = Driver(tokio::spawn(connection));
     loop {
-        let facts = NodeFacts { addresses: read(&handle).await? };
+        let facts = NodeFacts { addresses: read(&handle).await?, ..NodeFacts::default() };
         publish.send_if_modified(|held| {
             let news = held.as_deref() != Some(&facts);
             if news {

@@ -23,6 +23,7 @@ pub mod facts;
 pub mod foreign;
 pub mod handover;
 mod heap;
+pub mod host_ports;
 pub mod kube;
 pub mod local_pods;
 pub mod metrics;

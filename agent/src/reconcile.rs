@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     apply::maps::{Capacities, Maps, Room},
-    desired::{Change, Desired, NodeFacts, SetKey, Settings},
+    desired::{Change, Desired, LocalAddress, NodeFacts, SetKey, Settings},
     diff::{
         Known, diff, diff_and_settle,
         plan::{Op, Plan, Refused},
         restore::restore,
     },
+    host_ports::{Asked, HostPorts},
     metrics::Metrics,
     model::snapshot::{Snapshot, Synced},
     resets,
@@ -66,7 +67,7 @@ impl Attach for AttachNothing {
 /// When, and for which interfaces, the programs were last put in place.
 struct Attached {
     at: Instant,
-    facts: NodeFacts,
+    interfaces: BTreeSet<LocalAddress>,
     addresses: Vec<IpAddr>,
 }
 
@@ -100,6 +101,20 @@ pub struct Inputs {
     pub queries: mpsc::Receiver<Query>,
     /// Addresses that this node's pods have no more.
     pub released: mpsc::Receiver<Vec<IpAddr>>,
+    /// The pods' host ports.
+    pub host_ports: Arc<HostPorts>,
+}
+
+impl Inputs {
+    /// The node's own facts, where all of them are known.
+    fn facts(&mut self, asked: Option<&Asked>) -> Option<Arc<NodeFacts>> {
+        let facts = self.facts.borrow_and_update().clone()?;
+        let pods = &asked?.pods;
+        if pods.is_empty() {
+            return Some(facts);
+        }
+        Some(Arc::new(NodeFacts { host_ports: Arc::clone(pods), ..NodeFacts::clone(&facts) }))
+    }
 }
 
 /// The loop's state.
@@ -162,10 +177,16 @@ impl Reconciler {
         mut inputs: Inputs,
         cancel: CancellationToken,
     ) -> Result<(), TaskError> {
+        let mut host_ports = inputs.host_ports.follow();
         loop {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
-            let facts = inputs.facts.borrow_and_update().clone();
-            self.follow(&snapshot, facts.as_deref());
+            let asked = host_ports.borrow_and_update().clone();
+            let facts = inputs.facts(asked.as_ref());
+            if self.follow(&snapshot, facts.as_deref())
+                && let Some(asked) = asked
+            {
+                inputs.host_ports.note_in_force(asked.revision);
+            }
             // Nobody knows where an endpoint turned up when nothing is watched any more.
             let watched = inputs.snapshots.has_changed().is_ok();
             if watched {
@@ -191,6 +212,7 @@ impl Reconciler {
                 outcome = self.releases.barrier() => self.barrier_over(outcome),
                 Ok(()) = inputs.snapshots.changed() => {}
                 Ok(()) = inputs.facts.changed() => {}
+                Ok(()) = host_ports.changed() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         }
@@ -200,12 +222,12 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Brings the tables to what the snapshot and the facts ask for.
-    pub fn follow(&mut self, snapshot: &Snapshot, facts: Option<&NodeFacts>) {
+    /// Brings the tables to what the snapshot and the facts ask for; whether they are there.
+    pub fn follow(&mut self, snapshot: &Snapshot, facts: Option<&NodeFacts>) -> bool {
         let Some(facts) = facts.filter(|_| snapshot.synced.all()) else {
             let reason = awaited(snapshot.synced, facts.is_some());
             self.board.report(PART, State::Waiting(reason));
-            return;
+            return false;
         };
         let started = Instant::now();
         self.review(started);
@@ -220,7 +242,7 @@ impl Reconciler {
         }
         self.deletions.note(std::mem::take(&mut change.deleted));
         if self.known.is_none() && self.trouble.waits(started) {
-            return; // The next attempt takes this change along.
+            return false; // The next attempt takes this change along.
         }
         let (outcome, scope) = match self.known.take() {
             Some(known) if self.trouble.is_due(started) => {
@@ -230,11 +252,13 @@ impl Reconciler {
             None => (self.execute_from_dump(change), Scope::Everything),
         };
         let outcome = outcome.and_then(|refused| self.attach(facts, started).map(|()| refused));
-        if outcome.is_ok() {
+        let is_there = outcome.is_ok();
+        if is_there {
             let shown = self.metrics.arrivals.shown(snapshot.revision);
             self.metrics.proxy.synced(started.elapsed(), &shown);
         }
         self.metrics.proxy.set_without_local(&self.desired.without_local_endpoints());
+        self.metrics.proxy.set_host_ports_left_out(self.desired.host_ports_left_out());
         self.metrics.services.store(snapshot.services.len() as u64, Relaxed);
         self.conclude(outcome, scope, started);
         if matches!(scope, Scope::Everything) {
@@ -242,6 +266,7 @@ impl Reconciler {
             self.known.iter_mut().for_each(Known::pack);
             self.desired.pack();
         }
+        is_there
     }
 
     /// Sees to it that the programs are where traffic is.
@@ -249,7 +274,7 @@ impl Reconciler {
         let addresses = self.desired.uplink_addresses();
         if let Some(attached) = &self.attached
             && now.duration_since(attached.at) < REVIEW
-            && attached.facts == *facts
+            && attached.interfaces == facts.addresses
             && attached.addresses == addresses
         {
             return Ok(());
@@ -257,7 +282,7 @@ impl Reconciler {
         if self.attached.is_none() && self.trouble.waits(now) {
             return Ok(()); // It did not work a moment ago.
         }
-        let same = |at: &Attached| at.facts == *facts && at.addresses == addresses;
+        let same = |at: &Attached| at.interfaces == facts.addresses && at.addresses == addresses;
         let lost = self.attached.take().as_ref().is_some_and(same);
         let failed =
             |error: TaskError| format!("the programs are not attached: {}", chain(&*error));
@@ -266,7 +291,8 @@ impl Reconciler {
             tracing::warn!(programs = attached, "somebody else detached programs");
             self.metrics.tables.healed("program", attached as u64);
         }
-        self.attached = Some(Attached { at: now, facts: facts.clone(), addresses });
+        let interfaces = facts.addresses.clone();
+        self.attached = Some(Attached { at: now, interfaces, addresses });
         Ok(())
     }
 
@@ -410,7 +436,7 @@ fn awaited(synced: Synced, facts: bool) -> String {
         ("EndpointSlices", synced.slices),
         ("Nodes", synced.nodes),
         ("ServiceCIDRs", synced.service_cidrs),
-        ("the node's addresses", facts),
+        ("the node's addresses and its pods' host ports", facts),
     ]
     .into_iter()
     .filter_map(|(what, known)| (!known).then_some(what))

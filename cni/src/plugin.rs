@@ -25,9 +25,9 @@ use crate::{
             CniError, INVALID_ENVIRONMENT, INVALID_NETNS, IO_FAILURE, OPERATION_FAILED,
             TRY_AGAIN_LATER, UNAVAILABLE,
         },
-        result,
+        result, runtime_config,
     },
-    wire::{Command, MAX_MESSAGE, Request, Response, VERSION},
+    wire::{Command, MAX_MESSAGE, Request, Response},
 };
 
 /// No call takes longer. Runtimes hold a lock over all of a node's pods meanwhile.
@@ -59,7 +59,8 @@ fn dispatch(
     match invocation.verb {
         Verb::Add => {
             let netns = open_netns(invocation)?;
-            let command = Command::Add { attachment, pod: invocation.pod.clone() };
+            let requested = Box::new(runtime_config::requested(conf, invocation)?);
+            let command = Command::Add { attachment, pod: invocation.pod.clone(), requested };
             match ask(invocation, conf, command, Some(netns.as_fd()), deadline)? {
                 Response::Added(link) => Ok(Some(result::added(conf, invocation, &link))),
                 other => Err(unexpected(&other)),
@@ -104,7 +105,7 @@ fn ask(
 ) -> Result<Response, CniError> {
     let left = deadline.saturating_duration_since(Instant::now());
     let request = Request {
-        version: VERSION,
+        version: command.version(),
         timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
         trace_parent: invocation.trace_parent.clone(),
         network: conf.name.clone(),

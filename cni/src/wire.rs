@@ -18,8 +18,10 @@ use std::{
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Version of these messages. It grows when one side could misunderstand the other.
-pub const VERSION: u32 = 1;
+/// Version of these messages. It grows when one side could misunderstand the other. A request says
+/// the oldest version that knows all that is in it ([`Command::version`]), and an agent takes this
+/// one and those before: while a node is upgraded, plugins are a moment older or newer than agents.
+pub const VERSION: u32 = 2;
 /// The longest message in bytes: GC with 4,000 attachments fits.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// The agent's state folder unless the network configuration says otherwise.
@@ -87,7 +89,7 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// [`VERSION`] of the plugin.
+    /// [`Command::version`] of what is asked.
     pub version: u32,
     /// Milliseconds until the plugin gives up; the agent undoes what it finishes later.
     pub timeout_ms: u32,
@@ -110,6 +112,9 @@ pub enum Command {
         attachment: Attachment,
         /// For whom.
         pod: Pod,
+        /// What the interface shall have.
+        #[serde(default, skip_serializing_if = "Requested::is_empty")]
+        requested: Box<Requested>,
     },
     /// Disconnect a pod. Success where it is not connected.
     Del {
@@ -130,6 +135,102 @@ pub enum Command {
     },
     /// Could an ADD succeed now?
     Status,
+}
+
+impl Command {
+    /// The first version of these messages in which it is understood.
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::Add { requested, .. } if !requested.is_empty() => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// What a runtime asks of an interface beyond its being there (`runtimeConfig`, `args`,
+/// `CNI_ARGS`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requested {
+    /// Addresses, one of each family at most; of the other family any is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Link-layer address of the pod's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
+    /// How much the pod may receive and send.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
+}
+
+impl Requested {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    /// The address of the node; unspecified (`0.0.0.0`, `::`) is every one of its family, and none
+    /// is every one.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "hostIP")]
+    pub host_ip: Option<IpAddr>,
+    /// The node's port, host byte order.
+    pub host_port: u16,
+    /// The pod's port, host byte order.
+    pub container_port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// Transport protocol of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// How much a pod may receive (ingress) and send (egress).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bandwidth {
+    /// What it may receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Limit>,
+    /// What it may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Limit>,
+}
+
+impl Bandwidth {
+    /// Whether it may do both as it can.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A limit in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limit {
+    /// Bits per second; not 0.
+    pub rate: u64,
+    /// Bits that may go at once after a silence; at most [`Limit::BURST_MAX`].
+    pub burst: u64,
+}
+
+impl Limit {
+    /// Below 4 GiB, which the kernel's shapers count in 32 bits.
+    pub const BURST_MAX: u64 = 8 * (1 << 32) - 1;
 }
 
 /// What the agent answers.
@@ -301,6 +402,7 @@ mod tests {
             command: Command::Add {
                 attachment: attachment("c1", "eth0"),
                 pod: Pod { namespace: "default".into(), name: "web-0".into(), uid: "u".into() },
+                requested: Box::default(),
             },
         };
         send(&mut here, &sent, Some(file.as_fd())).unwrap();
@@ -311,6 +413,23 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "the namespace");
+    }
+
+    /// An agent of the version before understands all but what it could not do.
+    #[test]
+    fn a_request_names_the_oldest_version_that_knows_it() {
+        let add = |requested| Command::Add {
+            attachment: attachment("c1", "eth0"),
+            pod: Pod::default(),
+            requested: Box::new(requested),
+        };
+        let plain = add(Requested::default());
+        assert_eq!((plain.version(), Command::Status.version()), (1, 1));
+        let text = serde_json::to_string(&plain).unwrap();
+        assert!(!text.contains("requested"), "{text}");
+        assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), plain);
+        let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
+        assert_eq!(add(Requested { mac, ..Requested::default() }).version(), 2);
     }
 
     #[test]

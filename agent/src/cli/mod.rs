@@ -5,6 +5,7 @@ pub mod config;
 pub mod inspect;
 mod names;
 pub mod run;
+mod signals;
 mod traffic;
 mod why;
 

@@ -19,13 +19,11 @@ use std::{
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot, watch},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::signals::Signals;
 use crate::{
     config::{Config, Resolved},
     datapath::{Datapath, OpenError, Outcome, find_uplinks},
@@ -37,6 +35,7 @@ use crate::{
     },
     facts, foreign,
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
+    host_ports::HostPorts,
     kube::{self, Snapshots, client::ApiServers},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
@@ -162,6 +161,8 @@ struct Shared {
     snapshots: Snapshots,
     /// Filled by the pod network, asked by the resolver.
     local_pods: Arc<LocalPods>,
+    /// Asked for by the pod network, seen to by the loop of the tables.
+    host_ports: Arc<HostPorts>,
     departure: Departure,
     /// The thread of watches and tables. It ends with this.
     follower: Thread,
@@ -227,7 +228,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     tracing::info!(version, node = config.node_name, "started");
     let stop = async {
         tokio::select! {
-            () = told_and_lame(signals, &vitals) => {}
+            () = signals.told_and_lame(&vitals) => {}
             () = shared.departure.relieved() => {}
         }
     };
@@ -252,8 +253,17 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let on = (&mut *intake, &follower);
     let snapshots = kube::start(&servers, pods_of, &board, &metrics, on)?;
     let local_pods = Arc::default();
+    let host_ports = Arc::new(if config.cni { HostPorts::default() } else { HostPorts::none() });
     let departing = departure.clone();
-    let shared = Shared { board, metrics, snapshots, local_pods, departure: departing, follower };
+    let shared = Shared {
+        board,
+        metrics,
+        snapshots,
+        local_pods,
+        host_ports,
+        departure: departing,
+        follower,
+    };
 
     let (sockets, vitals) = (Arc::<OpenSockets>::default(), Arc::<Vitals>::default());
     let resolver = Arc::default();
@@ -344,17 +354,6 @@ fn start_datapath(
         explainer: Some(explainer),
         checker: Some(checker),
     })
-}
-
-/// Done when the process is told to stop and its lameduck is over, or it is told again.
-async fn told_and_lame(signals: &mut Signals, vitals: &Vitals) {
-    signals.told_to_stop().await;
-    let lameduck = vitals.stop();
-    tracing::info!(?lameduck, "told to stop");
-    tokio::select! {
-        () = tokio::time::sleep(lameduck) => {}
-        () = signals.told_to_stop() => {}
-    }
 }
 
 /// What one agent of a node has at a time.
@@ -463,9 +462,13 @@ async fn start_dns(
 fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, intake: &mut Tasks) {
     if config.cni {
         let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
-        let (local_pods, stop) = (Arc::clone(&shared.local_pods), intake.token());
+        let listeners = podnet::Listeners {
+            local_pods: Arc::clone(&shared.local_pods),
+            host_ports: Arc::clone(&shared.host_ports),
+        };
         begins(&shared.board, podnet::PART);
-        let role = podnet::run(config.podnet(), snapshots, pods, board, local_pods, stop);
+        let (config, stop) = (config.podnet(), intake.token());
+        let role = podnet::run(config, snapshots, pods, board, listeners, stop);
         intake.spawn("pod network", role);
     }
 }
@@ -495,7 +498,8 @@ fn start_services(
     let (queries, receiver) = mpsc::channel(QUERIES_MAX);
     let known = facts.clone();
     let snapshots = shared.snapshots.all.clone();
-    let inputs = Inputs { snapshots, facts, queries: receiver, released };
+    let host_ports = Arc::clone(&shared.host_ports);
+    let inputs = Inputs { snapshots, facts, queries: receiver, released, host_ports };
     let maps = Box::new(datapath.maps()?);
     let (flows, clients) = (datapath.flow_sweeper()?, datapath.affinity_sweeper()?);
     let (board, metrics) = (&shared.board, &shared.metrics);
@@ -541,29 +545,6 @@ impl Attach for AttachDatapath {
             attached += usize::from(outcome == Outcome::Attached);
         }
         Ok(attached)
-    }
-}
-
-/// What tells the process to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
-        })
-    }
-
-    /// Done when the process is told to stop.
-    async fn told_to_stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

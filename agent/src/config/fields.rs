@@ -91,6 +91,8 @@ fields! {
     cni_bin_dir: PathBuf = "/opt/cni/bin".into();
     /// MTU of the pods' interfaces in bytes; 0: that of the node's uplink
     mtu: u32 = 0;
+    /// Range of addresses that no pod is given (repeatable), out of the node's podCIDRs
+    pod_address_exclude: Vec<String> = Vec::new();
     /// Where /healthz and /livez are served
     healthz_bind_address: SocketAddr = "[::]:10256".parse().expect("an address");
     /// Where /metrics, /proxyMode, /configz and /readyz are served

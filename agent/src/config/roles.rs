@@ -44,6 +44,7 @@ impl Config {
             return Err(ConfigError::value("log_format", "must be text or json"));
         }
         self.named_upstreams()?;
+        ranges("pod_address_exclude", &self.pod_address_exclude)?;
         if self.dns_lameduck_seconds > 60 {
             return Err(ConfigError::value("dns_lameduck_seconds", "must be 60 at most"));
         }
@@ -124,6 +125,9 @@ impl Config {
             bin_dir: self.cni_bin_dir.clone(),
             plugin: None,
             mtu: (self.mtu != 0).then_some(self.mtu),
+            // Checked before.
+            excluded: ranges("pod_address_exclude", &self.pod_address_exclude).unwrap_or_default(),
+            port_mappings: self.services,
         }
     }
 

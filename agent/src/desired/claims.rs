@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_ebpf_abi::service::FrontendKey;
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    service::{FrontendKey, frontend_flags::HOST_PORT},
+};
 
 use super::SetKey;
 use crate::heap;
@@ -14,10 +17,20 @@ use crate::heap;
 /// Who asks for a frontend. The one that has it comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimant {
-    /// When its service was created, in seconds since 1970.
-    pub created_s: i64,
+    /// Its place among others: the least goes first.
+    pub place: i64,
     /// The set.
     pub set: SetKey,
+}
+
+/// The place of a service that was created so many seconds after 1970.
+pub const fn place_of_service(created_s: i64) -> i64 {
+    created_s
+}
+
+/// The place of a pod's host ports: behind all services, and before those of earlier pods.
+pub fn place_of_host_ports(serial: u64) -> i64 {
+    i64::try_from(serial).map_or(0, |serial| i64::MAX - serial)
 }
 
 /// All claims to all frontends.
@@ -27,6 +40,8 @@ pub struct Claims {
     /// memory of eleven.
     by_frontend: BTreeMap<FrontendKey, Vec<(Claimant, u32)>>,
     contested: BTreeSet<FrontendKey>,
+    /// Host ports at one address.
+    at_address: BTreeSet<FrontendKey>,
 }
 
 impl Claims {
@@ -42,6 +57,9 @@ impl Claims {
         }
         if claimants.len() > 1 {
             self.contested.insert(frontend);
+        }
+        if flags & HOST_PORT != 0 && !is_any(&frontend) {
+            self.at_address.insert(frontend);
         }
     }
 
@@ -59,6 +77,9 @@ impl Claims {
             if claimants.len() < 2 {
                 self.contested.remove(frontend);
             }
+            if !claimants.iter().any(|(_, flags)| flags & HOST_PORT != 0) {
+                self.at_address.remove(frontend);
+            }
             if claimants.is_empty() {
                 self.by_frontend.remove(frontend);
             }
@@ -67,7 +88,28 @@ impl Claims {
 
     /// Who has the frontend, with its flags.
     pub fn winner(&self, frontend: &FrontendKey) -> Option<(&SetKey, u32)> {
-        self.claimants(frontend).next()
+        let (winner, flags) = self.claimants(frontend).next()?;
+        self.node_port_before(frontend, flags).is_none().then_some((winner, flags))
+    }
+
+    /// The set whose node port keeps a host port at one address from being there.
+    fn node_port_before(&self, frontend: &FrontendKey, flags: u32) -> Option<&SetKey> {
+        if flags & HOST_PORT == 0 || is_any(frontend) {
+            return None;
+        }
+        let any = FrontendKey { addr: frontend.addr.any_of_family(), ..*frontend };
+        let (set, flags) = self.claimants(&any).next()?;
+        (flags & HOST_PORT == 0).then_some(set)
+    }
+
+    /// The frontends that depend on who has this one, itself apart.
+    pub fn dependents(&self, frontend: &FrontendKey) -> impl Iterator<Item = FrontendKey> {
+        let same = |other: &&FrontendKey| {
+            is_any(frontend)
+                && other.addr.any_of_family() == frontend.addr
+                && (other.port, other.protocol) == (frontend.port, frontend.protocol)
+        };
+        self.at_address.iter().filter(same).copied()
     }
 
     /// Everyone who asks for the frontend, the winner first.
@@ -76,16 +118,29 @@ impl Claims {
         claimants.map(|(claimant, flags)| (&claimant.set, *flags))
     }
 
-    /// The frontends that more than one set asks for.
-    pub fn contested(&self) -> impl Iterator<Item = &FrontendKey> {
-        self.contested.iter()
+    /// Who does not have a frontend that it asks for, and who has it instead: the frontend, the
+    /// loser, the winner.
+    pub fn losers(&self) -> impl Iterator<Item = (&FrontendKey, &SetKey, &SetKey)> {
+        let contested = self.contested.iter().flat_map(move |frontend| {
+            let winner = self.claimants(frontend).next().into_iter();
+            winner.flat_map(move |(winner, _)| {
+                let losers = self.claimants(frontend).skip(1);
+                losers.map(move |(loser, _)| (frontend, loser, winner))
+            })
+        });
+        let behind_node_ports = self.at_address.iter().filter_map(move |frontend| {
+            let (loser, flags) = self.claimants(frontend).next()?;
+            Some((frontend, loser, self.node_port_before(frontend, flags)?))
+        });
+        contested.chain(behind_node_ports)
     }
 
     /// Every frontend that someone asks for, in their order, and who has it with its flags.
     pub fn winners(&self) -> impl Iterator<Item = (&FrontendKey, (&SetKey, u32))> {
         self.by_frontend.iter().filter_map(|(frontend, claimants)| {
             let (winner, flags) = claimants.first()?;
-            Some((frontend, (&winner.set, *flags)))
+            let has = self.node_port_before(frontend, *flags).is_none();
+            has.then_some((frontend, (&winner.set, *flags)))
         })
     }
 }
@@ -93,4 +148,9 @@ impl Claims {
 /// Where a claimant is, or would be.
 fn place(claimants: &[(Claimant, u32)], claimant: &Claimant) -> Result<usize, usize> {
     claimants.binary_search_by(|(other, _)| other.cmp(claimant))
+}
+
+/// Whether a frontend is at every address of the node.
+fn is_any(frontend: &FrontendKey) -> bool {
+    frontend.addr == Addr::ANY_V4 || frontend.addr == Addr::ANY_V6
 }

@@ -11,8 +11,9 @@ use mizzen_ebpf_abi::service::{FrontendKey, range_flags};
 
 use super::{
     DesiredSet, NodeFacts, SetKey, Sets, Settings, Warning,
-    claims::{Claimant, Claims},
+    claims::{Claimant, Claims, place_of_host_ports, place_of_service},
     gone::{self, Deleted, Departures},
+    host_ports,
     node::{DesiredNode, desired_node},
     service::desired_sets,
     set_of,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     heap,
-    model::{ObjectKey, snapshot::Snapshot},
+    model::{ObjectKey, pod::HostPortPods, snapshot::Snapshot},
 };
 
 /// What is to become of sets and frontends: the input of `crate::diff`.
@@ -47,11 +48,11 @@ impl Change {
     }
 }
 
-/// What a service asks for.
+/// What a service asks for, or a pod with host ports.
 #[derive(Clone, Debug)]
 struct Served {
-    /// When it was created, in seconds since 1970.
-    created_s: i64,
+    /// Its place among those who ask for the same.
+    place: i64,
     sets: Sets,
 }
 
@@ -114,16 +115,20 @@ impl Desired {
             let dead = self.departures.follow(&service, &self.seen, snapshot);
             self.follow(&service, snapshot, &dead, &mut touched);
         }
+        let before = std::mem::replace(&mut self.facts, facts.clone());
+        let mut node_changed = false;
         if touched.foreign
-            || self.facts != *facts
+            || before != *facts
             || self.seen.revision == 0
             || self.seen.nodes.diff(&snapshot.nodes).next().is_some()
             || self.seen.service_cidrs.diff(&snapshot.service_cidrs).next().is_some()
         {
             let foreign = self.foreign.values().flatten().copied();
-            self.node = Arc::new(desired_node(snapshot, facts, &self.settings, foreign));
-            self.facts = facts.clone();
+            let node = Arc::new(desired_node(snapshot, facts, &self.settings, foreign));
+            node_changed = self.node.addrs != node.addrs;
+            self.node = node;
         }
+        self.follow_host_ports(&before.host_ports, node_changed, &mut touched);
         self.seen = snapshot.clone();
         touched
     }
@@ -201,19 +206,23 @@ impl Desired {
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings: Vec<Warning> = self.warnings.values().flatten().cloned().collect();
         // The mark of an address goes with the frontends on it.
-        for frontend in self.claims.contested().filter(|frontend| !frontend.is_guard()) {
-            let mut claimants = self.claims.claimants(frontend).map(|(set, _)| set);
-            let Some(winner) = claimants.next() else { continue };
+        for (frontend, loser, winner) in self.claims.losers().filter(|(f, ..)| !f.is_guard()) {
             let (addr, port) = (frontend.addr, u16::from_be_bytes(frontend.port));
-            warnings.extend(claimants.map(|loser| Warning {
+            warnings.push(Warning {
                 service: loser.service.clone(),
                 message: format!(
                     "{addr} port {port} is left out: {} has it and goes before {}",
                     winner.service, loser.service
                 ),
-            }));
+            });
         }
         warnings
+    }
+
+    /// How many frontends of host ports somebody else has: a service, or a later pod.
+    pub fn host_ports_left_out(&self) -> u64 {
+        let losers = self.claims.losers();
+        losers.filter(|(_, loser, _)| host_ports::is_owner(&loser.service)).count() as u64
     }
 
     /// The sets of every service.
@@ -264,16 +273,49 @@ impl Desired {
         }
         let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
         let place = Place { node: &self.settings.node_name, zone: self.zone.as_deref() };
-        let (sets, warnings) = desired_sets(object, &slices, place, &self.settings);
+        let asked = desired_sets(object, &slices, place, &self.settings);
+        self.enter(service, place_of_service(object.created_s), asked, touched);
+    }
+
+    /// Follows the pods' host ports; anew all of them, where the node's addresses changed.
+    fn follow_host_ports(&mut self, before: &HostPortPods, anew: bool, touched: &mut Touched) {
+        let now = Arc::clone(&self.facts.host_ports);
+        let pods: BTreeSet<&ObjectKey> = before.keys().chain(now.keys()).collect();
+        for pod in pods {
+            let (was, is) = (before.get(pod), now.get(pod));
+            if was == is && !anew {
+                continue;
+            }
+            let owner = host_ports::owner(pod);
+            let had = self.services.get(&owner).map_or_else(Sets::default, |of| of.sets.clone());
+            self.withdraw(&owner, touched);
+            if let Some(is) = is {
+                let asked = host_ports::desired_sets(&owner, is, &self.node.addrs);
+                self.enter(&owner, place_of_host_ports(is.serial), asked, touched);
+            }
+            // Another pod's by name is another pod.
+            let left = was.filter(|was| is.is_none_or(|is| is.addresses != was.addresses));
+            let dead = left.into_iter().flat_map(|was| was.addresses.iter().copied()).collect();
+            touched.deleted.extend(gone::of_sets(&had, &dead));
+        }
+    }
+
+    /// Enters what a service or a pod asks for, of which nothing is there.
+    fn enter(
+        &mut self,
+        owner: &ObjectKey,
+        place: i64,
+        (sets, warnings): (Vec<(SetKey, DesiredSet)>, Vec<Warning>),
+        touched: &mut Touched,
+    ) {
         if !warnings.is_empty() {
-            self.warnings.insert(service.clone(), warnings);
+            self.warnings.insert(owner.clone(), warnings);
         }
         if sets.is_empty() {
             return;
         }
-        let created_s = object.created_s;
         for (key, set) in &sets {
-            let claimant = Claimant { created_s, set: key.clone() };
+            let claimant = Claimant { place, set: key.clone() };
             for (frontend, flags) in &set.frontends {
                 self.claims.enter(*frontend, claimant.clone(), *flags);
                 touched.frontends.insert(*frontend);
@@ -285,16 +327,16 @@ impl Desired {
         let sets: BTreeMap<_, _> =
             sets.into_iter().map(|(key, set)| (key, Arc::new(set))).collect();
         let sets = sets.into_iter().collect();
-        self.services.insert(service.clone(), Served { created_s, sets });
+        self.services.insert(owner.clone(), Served { place, sets });
     }
 
     /// Forgets all that a service asked for.
     fn withdraw(&mut self, service: &ObjectKey, touched: &mut Touched) {
         touched.foreign |= self.foreign.remove(service).is_some();
         self.warnings.remove(service);
-        let Some(Served { created_s, sets }) = self.services.remove(service) else { return };
+        let Some(Served { place, sets }) = self.services.remove(service) else { return };
         for (key, set) in sets {
-            let claimant = Claimant { created_s, set: key };
+            let claimant = Claimant { place, set: key };
             for (frontend, _) in &set.frontends {
                 self.claims.withdraw(frontend, &claimant);
                 touched.frontends.insert(*frontend);
@@ -314,6 +356,12 @@ impl Desired {
     /// service is touched as well: without a frontend it does not exist.
     fn resolve(&self, mut touched: Touched) -> Change {
         let mut frontends = BTreeMap::new();
+        let dependents: Vec<_> = touched
+            .frontends
+            .iter()
+            .flat_map(|frontend| self.claims.dependents(frontend))
+            .collect();
+        touched.frontends.extend(dependents);
         for frontend in touched.frontends {
             touched.sets.extend(self.claims.claimants(&frontend).map(|(set, _)| set.clone()));
             let winner = self.claims.winner(&frontend);

@@ -4,6 +4,7 @@
 //! ```text
 //! service + its slices ──service──> sets (slots in order, windows) and the frontends they ask for
 //! all services         ──claims───> which set gets a frontend that several ask for
+//! host ports of pods    ──host_ports─> sets of one backend, and the frontends they ask for
 //! slices before and after ──gone──> endpoints that are deleted, whose flows are to be reset
 //! nodes + node facts   ──node─────> node addresses, the cluster's ranges, the node's record
 //! ```
@@ -11,6 +12,7 @@
 
 pub mod claims;
 pub mod gone;
+pub mod host_ports;
 pub mod index;
 pub mod node;
 pub mod service;
@@ -29,10 +31,11 @@ use mizzen_ebpf_abi::service::FrontendKey;
 
 use crate::{
     apply::maps::AddrRange,
-    model::{ObjectKey, node::Cidr, service::Protocol},
+    model::{ObjectKey, node::Cidr, pod::HostPortPods, service::Protocol},
 };
 
-/// Identity of a backend set: one port of a service in one family.
+/// Identity of a backend set: one port of a service in one family, or one host port of a pod
+/// ([`host_ports::owner`]).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetKey {
     /// The service.
@@ -168,6 +171,8 @@ pub struct LocalAddress {
 pub struct NodeFacts {
     /// The addresses on its interfaces.
     pub addresses: BTreeSet<LocalAddress>,
+    /// Its pods with host ports.
+    pub host_ports: Arc<HostPortPods>,
 }
 
 /// Something in the cluster's objects that can't be done as asked.

@@ -112,9 +112,11 @@ fn addresses(
     // Loopback addresses concern the node's own sockets only, and are here where they take ports.
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]
         .into_iter()
-        .filter(|addr| settings.localhost_node_ports || takes_node_ports(*addr))
-        .map(|addr| {
-            (addr, NodeAddr { flags: node_addr_flags::NODE_PORTS, ifindex: LOOPBACK_IFINDEX })
+        .filter_map(|addr| {
+            let open = settings.localhost_node_ports || takes_node_ports(addr);
+            let flags = if open { node_addr_flags::NODE_PORTS } else { 0 };
+            let ifindex = LOOPBACK_IFINDEX;
+            (open || !facts.host_ports.is_empty()).then_some((addr, NodeAddr { flags, ifindex }))
         });
     of_node.chain(loopback).map(|(addr, value)| (Addr::from(addr), value)).collect()
 }
@@ -199,6 +201,7 @@ mod tests {
         let facts = NodeFacts {
             addresses: [local("192.0.2.1", 2), local("198.51.100.7", 3), local("2001:db8::1", 2)]
                 .into(),
+            ..NodeFacts::default()
         };
         let settings = Settings {
             node_name: "a".into(),

@@ -422,7 +422,10 @@ fn a_full_table_is_named_and_everything_else_goes_on() {
 fn full_tables_of_the_node_do_not_hold_up_services() {
     let limits = Capacities { node_addrs: 2, cluster_ranges: 1, ..Capacities::default() };
     let local = |last: u8| LocalAddress { addr: [192, 0, 2, last].into(), ifindex: 2 };
-    let facts = |lasts: &[u8]| NodeFacts { addresses: lasts.iter().copied().map(local).collect() };
+    let facts = |lasts: &[u8]| NodeFacts {
+        addresses: lasts.iter().copied().map(local).collect(),
+        ..NodeFacts::default()
+    };
     let settings = Settings {
         node_port_addresses: NodePortAddresses::Within(vec!["192.0.2.9/32".parse().unwrap()]),
         ..settings()

@@ -24,6 +24,7 @@ pub struct ProxyMetrics {
     last_sync: AtomicU64,
     /// By traffic policy (internal, external) and family (IPv4, IPv6).
     without_local: [[AtomicU64; 2]; 2],
+    host_ports_left_out: AtomicU64,
     /// Answers with 200 and with 503.
     healthz: [AtomicU64; 2],
     livez: [AtomicU64; 2],
@@ -45,6 +46,7 @@ impl Default for ProxyMetrics {
             watch_to_map: Histogram::new(fine.into()),
             last_sync: AtomicU64::default(),
             without_local: Default::default(),
+            host_ports_left_out: AtomicU64::default(),
             healthz: Default::default(),
             livez: Default::default(),
         }
@@ -77,6 +79,16 @@ impl ProxyMetrics {
                 held.store(count, Relaxed);
             }
         }
+    }
+
+    /// How many host ports of pods a service has, or another pod.
+    pub fn set_host_ports_left_out(&self, count: u64) {
+        self.host_ports_left_out.store(count, Relaxed);
+    }
+
+    /// How many host ports of pods a service has, or another pod.
+    pub fn host_ports_left_out(&self) -> u64 {
+        self.host_ports_left_out.load(Relaxed)
     }
 
     /// `/healthz` was answered.
@@ -131,6 +143,9 @@ impl ProxyMetrics {
             let _ = writeln!(text, "{metric} {total}");
         }
         self.write_without_local(text);
+        let name = "mizzen_host_ports_left_out";
+        gauge(text, name, "Host ports of pods that a service or a later pod has");
+        let _ = writeln!(text, "{name} {}", self.host_ports_left_out());
         self.write_health(text);
     }
 

@@ -52,21 +52,25 @@ pub enum InstallError {
 }
 
 /// The configuration list for an agent whose state folder is `state_dir`. Capabilities are
-/// declared when they are implemented: a runtime must not believe that a hostPort works.
-pub fn render(state_dir: &Path) -> String {
+/// declared where somebody sees to them: a runtime must not believe that a hostPort works.
+pub fn render(state_dir: &Path, port_mappings: bool) -> String {
+    let mut capabilities = json!({"dns": true, "ips": true, "mac": true});
+    if port_mappings {
+        capabilities["portMappings"] = true.into();
+    }
     let list = json!({
         "cniVersion": Version::V1_0_0.as_str(),
         "cniVersions": SUPPORTED.map(Version::as_str),
         "name": NETWORK,
-        "plugins": [{"type": PLUGIN, "stateDir": state_dir}],
+        "plugins": [{"type": PLUGIN, "stateDir": state_dir, "capabilities": capabilities}],
     });
     format!("{list:#}\n")
 }
 
 /// Writes the configuration into `conf_dir`, unless it is there already.
-pub fn write(conf_dir: &Path, state_dir: &Path) -> Result<(), InstallError> {
+pub fn write(conf_dir: &Path, state_dir: &Path, port_mappings: bool) -> Result<(), InstallError> {
     let path = conf_dir.join(CONF_NAME);
-    let text = render(state_dir);
+    let text = render(state_dir, port_mappings);
     if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
         return Ok(());
     }
@@ -152,14 +156,19 @@ mod tests {
     #[test]
     fn cni_13_the_configuration_says_all_versions_and_where_the_agent_is() {
         let value: serde_json::Value =
-            serde_json::from_str(&render(Path::new("/run/mizzen"))).unwrap();
+            serde_json::from_str(&render(Path::new("/run/mizzen"), true)).unwrap();
         let expected = json!({
             "cniVersion": "1.0.0",
             "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
             "name": "mizzen",
-            "plugins": [{"type": "mizzen-cni", "stateDir": "/run/mizzen"}],
+            "plugins": [{
+                "type": "mizzen-cni", "stateDir": "/run/mizzen",
+                "capabilities": {"dns": true, "ips": true, "mac": true, "portMappings": true},
+            }],
         });
         assert_eq!(value, expected);
+        // Nobody would see to host ports.
+        assert!(!render(Path::new("/run/mizzen"), false).contains("portMappings"));
     }
 
     #[test]
@@ -167,11 +176,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let conf_dir = folder.path().join("net.d");
         let inode = || fs::metadata(conf_dir.join(CONF_NAME)).unwrap().ino();
-        write(&conf_dir, Path::new("/run/a")).unwrap();
+        write(&conf_dir, Path::new("/run/a"), true).unwrap();
         let first = inode();
-        write(&conf_dir, Path::new("/run/a")).unwrap();
+        write(&conf_dir, Path::new("/run/a"), true).unwrap();
         assert_eq!(inode(), first);
-        write(&conf_dir, Path::new("/run/b")).unwrap();
+        write(&conf_dir, Path::new("/run/b"), true).unwrap();
         assert_ne!(inode(), first, "a new file, never a changed one");
         let names: Vec<_> = fs::read_dir(&conf_dir).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file stays: {names:?}");

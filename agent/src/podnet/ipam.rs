@@ -28,6 +28,30 @@ pub struct Exhausted {
     pub usable: u128,
 }
 
+/// Why addresses were not given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllocateError {
+    /// None is left.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// One that was asked for is in no range, or none that pods have.
+    #[error(
+        "the requested address {address} is not one of this node's pods: they have those of          {ranges}, without the first two and the last of each and without those excluded"
+    )]
+    NotOurs {
+        /// The address.
+        address: IpAddr,
+        /// The node's ranges.
+        ranges: String,
+    },
+    /// One that was asked for is another pod's.
+    #[error("the requested address {address} is not available: another pod has it")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
 /// The node's ranges and what is taken of them.
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
@@ -35,10 +59,15 @@ pub struct Ipam {
 }
 
 impl Ipam {
-    /// An allocator over `ranges`, of which `taken` are with pods. Addresses outside are left to
-    /// their pods and never given again.
-    pub fn new(ranges: &[Cidr], taken: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut ipam = Self { ranges: ranges.iter().copied().map(Range::new).collect() };
+    /// An allocator over `ranges`, of which `taken` are with pods. Addresses outside, and those in
+    /// `excluded`, are left to who has them and never given again.
+    pub fn new(
+        ranges: &[Cidr],
+        excluded: &[Cidr],
+        taken: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
+        let ranges = ranges.iter().map(|range| Range::new(*range, excluded));
+        let mut ipam = Self { ranges: ranges.collect() };
         for address in taken {
             ipam.take(address);
         }
@@ -57,21 +86,47 @@ impl Ipam {
         self.ranges.iter().map(|range| range.cidr)
     }
 
-    /// One address of each family that the node has a range of. All or nothing.
-    pub fn allocate(&mut self, now: Duration) -> Result<Vec<IpAddr>, Exhausted> {
+    /// One address of each family that the node has a range of: the one in `requested`, or any. All
+    /// or nothing.
+    pub fn allocate(
+        &mut self,
+        requested: &[IpAddr],
+        now: Duration,
+    ) -> Result<Vec<IpAddr>, AllocateError> {
         let mut addresses = Vec::with_capacity(2);
         for v4 in [true, false] {
-            match self.allocate_family(v4, now) {
+            let outcome = match requested.iter().find(|address| address.is_ipv4() == v4) {
+                Some(address) => self.allocate_exactly(*address).map(Some),
+                None => self.allocate_family(v4, now).map_err(AllocateError::from),
+            };
+            match outcome {
                 Ok(address) => addresses.extend(address),
-                Err(exhausted) => {
+                Err(error) => {
                     for address in addresses {
                         self.give_back(address);
                     }
-                    return Err(exhausted);
+                    return Err(error);
                 }
             }
         }
         Ok(addresses)
+    }
+
+    /// This one, though it may be cooling down: who asks for an address knows whose it was.
+    fn allocate_exactly(&mut self, address: IpAddr) -> Result<IpAddr, AllocateError> {
+        let ranges = self.ranges().map(|range| range.to_string()).collect::<Vec<_>>().join(", ");
+        let not_ours = AllocateError::NotOurs { address, ranges };
+        let (range, offset) = self.find(address).ok_or(not_ours.clone())?;
+        if !range.is_usable(offset) {
+            return Err(not_ours);
+        }
+        if !range.used.insert(offset) {
+            return Err(AllocateError::Taken { address });
+        }
+        if range.cold.remove(&offset) {
+            range.cooling.retain(|(cooling, _)| *cooling != offset);
+        }
+        Ok(address)
     }
 
     /// Takes `address` back; unknown and free ones are no error.
@@ -130,6 +185,8 @@ struct Range {
     /// Freed offsets and when they are usable again, oldest first; `cold` holds the same offsets.
     cooling: VecDeque<(u128, Duration)>,
     cold: BTreeSet<u128>,
+    /// What is never given: first and last offset, in their order and apart from each other.
+    excluded: Vec<(u128, u128)>,
 }
 
 impl Range {
@@ -137,14 +194,50 @@ impl Range {
     /// people expect the gateway.
     const FIRST: u128 = 2;
 
-    fn new(cidr: Cidr) -> Self {
-        Self {
+    fn new(cidr: Cidr, excluded: &[Cidr]) -> Self {
+        let mut range = Self {
             cidr,
             cursor: Self::FIRST,
             used: BTreeSet::new(),
             cooling: VecDeque::new(),
             cold: BTreeSet::new(),
+            excluded: Vec::new(),
+        };
+        range.exclude(excluded);
+        range
+    }
+
+    fn exclude(&mut self, excluded: &[Cidr]) {
+        let last = self.end().saturating_sub(1);
+        let mut inside: Vec<_> = excluded
+            .iter()
+            .filter_map(|one| {
+                if one.contains(self.cidr.address) {
+                    return Some((Self::FIRST, last));
+                }
+                let first = self.cidr.offset_of(one.address)?;
+                let size = 1_u128.checked_shl(one.host_bits().into()).unwrap_or(u128::MAX);
+                Some((first.max(Self::FIRST), first.saturating_add(size - 1).min(last)))
+            })
+            .filter(|(first, last)| first <= last)
+            .collect();
+        inside.sort_unstable();
+        for (first, last) in inside {
+            match self.excluded.last_mut() {
+                Some((_, end)) if first <= *end => *end = last.max(*end),
+                _ => self.excluded.push((first, last)),
+            }
         }
+    }
+
+    /// The last offset of those never given that hold this one.
+    fn excluded_until(&self, offset: u128) -> Option<u128> {
+        let holds = |(first, last): &&(u128, u128)| (*first..=*last).contains(&offset);
+        self.excluded.iter().find(holds).map(|(_, last)| *last)
+    }
+
+    fn is_usable(&self, offset: u128) -> bool {
+        (Self::FIRST..self.end()).contains(&offset) && self.excluded_until(offset).is_none()
     }
 
     /// One past the last usable offset; all ones is the broadcast address, and reserved for
@@ -155,15 +248,23 @@ impl Range {
     }
 
     fn usable(&self) -> u128 {
-        self.end() - Self::FIRST
+        let excluded = self.excluded.iter().map(|(first, last)| last - first + 1);
+        self.end() - Self::FIRST - excluded.sum::<u128>()
+    }
+
+    /// How many of `offsets` are usable ones: others were given before they were excluded.
+    fn count(&self, offsets: &BTreeSet<u128>) -> u128 {
+        let excluded =
+            self.excluded.iter().map(|(first, last)| offsets.range(first..=last).count());
+        (offsets.len() - excluded.sum::<usize>()) as u128
     }
 
     fn is_full(&self) -> bool {
-        self.used.len() as u128 >= self.usable()
+        self.count(&self.used) >= self.usable()
     }
 
     fn exhausted(&self) -> Exhausted {
-        let used = self.used.len() as u128;
+        let used = self.count(&self.used);
         Exhausted { range: self.cidr, used, usable: self.usable() }
     }
 
@@ -176,12 +277,14 @@ impl Range {
         while let Some((offset, _)) = self.cooling.pop_front_if(|(_, until)| *until <= now) {
             self.cold.remove(&offset);
         }
-        let taken = (self.used.len() + self.cold.len()) as u128;
+        let taken = self.count(&self.used) + self.count(&self.cold);
         let offset = if taken < self.usable() {
             self.next_free()
         } else {
             // Nothing else is free: better a warm address than a pod without one.
-            let (offset, _) = self.cooling.pop_front().ok_or_else(|| self.exhausted())?;
+            let at = self.cooling.iter().position(|(offset, _)| self.is_usable(*offset));
+            let warm = at.and_then(|at| self.cooling.remove(at));
+            let (offset, _) = warm.ok_or_else(|| self.exhausted())?;
             self.cold.remove(&offset);
             offset
         };
@@ -196,6 +299,10 @@ impl Range {
         loop {
             if offset >= self.end() {
                 offset = Self::FIRST;
+            }
+            if let Some(last) = self.excluded_until(offset) {
+                offset = last + 1;
+                continue;
             }
             if !self.used.contains(&offset) && !self.cold.contains(&offset) {
                 return offset;

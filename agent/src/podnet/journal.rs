@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mizzen_cni::wire::{Attachment, Pod};
+use mizzen_cni::wire::{Attachment, Pod, Requested};
 use serde::{Deserialize, Serialize};
 
 use super::netns::NetnsId;
@@ -51,6 +51,13 @@ pub struct Entry {
     pub mtu: u32,
     /// How far it has come.
     pub phase: Phase,
+    /// What the runtime asked for.
+    #[serde(default, skip_serializing_if = "Requested::is_empty")]
+    pub requested: Requested,
+    /// Which of the attachments of this boot it is, counted from 1: the later ones of two are those
+    /// with the greater number.
+    #[serde(default)]
+    pub serial: u64,
     /// Index of the host's end while this agent runs; 0: not known.
     #[serde(skip)]
     pub ifindex: u32,
@@ -77,7 +84,7 @@ pub enum Record {
         /// Which.
         attachment: Attachment,
         /// What is known of it.
-        entry: Entry,
+        entry: Box<Entry>,
     },
     /// It went on.
     Phase {
@@ -136,7 +143,7 @@ impl Replayed {
                 self.ranges = ranges.iter().filter_map(|text| text.parse().ok()).collect();
             }
             Record::Attached { attachment, entry } => {
-                self.entries.insert(attachment, entry);
+                self.entries.insert(attachment, *entry);
             }
             Record::Phase { attachment, phase } => {
                 if let Some(entry) = self.entries.get_mut(&attachment) {
@@ -155,7 +162,7 @@ impl Replayed {
         let ranges = self.ranges.iter().map(ToString::to_string).collect();
         let attached = self.entries.iter().map(|(attachment, entry)| Record::Attached {
             attachment: attachment.clone(),
-            entry: entry.clone(),
+            entry: Box::new(entry.clone()),
         });
         std::iter::once(Record::Ranges { ranges }).chain(attached)
     }

@@ -134,9 +134,9 @@ impl Keeper {
     }
 
     fn install_files(&self) -> Vec<String> {
-        let Config { conf_dir, bin_dir, state_dir, .. } = &self.config;
+        let Config { conf_dir, bin_dir, state_dir, port_mappings, .. } = &self.config;
         let installed = conflist::install_plugin(&self.plugin, bin_dir)
-            .and_then(|()| conflist::write(conf_dir, state_dir));
+            .and_then(|()| conflist::write(conf_dir, state_dir, *port_mappings));
         let overruled = conflist::overruled_by(conf_dir).map(|other| {
             let folder = conf_dir.display();
             format!("the runtime takes {folder}/{other} instead of ours; remove it")

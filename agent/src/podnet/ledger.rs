@@ -2,22 +2,23 @@
 
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use mizzen_cni::wire::{Attachment, Mac, Pod};
+use mizzen_cni::wire::{Attachment, Mac, Pod, Requested};
 
 use super::{
-    ipam::{Exhausted, Ipam},
+    host_ports,
+    ipam::{AllocateError, Exhausted, Ipam},
     journal::{Entry, Journal, Phase, Record, Replayed},
     link::LinkSpec,
     netns::NetnsId,
 };
-use crate::{local_pods::LocalPods, model::node::Cidr};
+use crate::{host_ports::HostPorts, local_pods::LocalPods, model::node::Cidr};
 
 /// Why addresses could not be reserved.
 #[derive(Debug, thiserror::Error)]
 pub enum ReserveError {
-    /// None is left.
+    /// None is left, or not the one that was asked for.
     #[error(transparent)]
-    Exhausted(#[from] Exhausted),
+    Address(#[from] AllocateError),
     /// The journal did not take it.
     #[error("write the journal of pod addresses; is the state folder full?")]
     Journal(#[from] io::Error),
@@ -34,6 +35,8 @@ pub struct Reservation {
     pub netns: NetnsId,
     /// Of its link, in bytes.
     pub mtu: u32,
+    /// What else is asked for.
+    pub requested: Requested,
 }
 
 /// All of it. Times are durations since the agent's start.
@@ -44,13 +47,19 @@ pub struct Ledger {
     held: BTreeSet<IpAddr>,
     ipam: Ipam,
     journal: Journal,
+    /// Addresses that are never given.
+    excluded: Vec<Cidr>,
+    /// [`Entry::serial`] of the last attachment.
+    serial: u64,
     /// Those who ask whose address one is.
     local_pods: Arc<LocalPods>,
+    /// Those who see to host ports.
+    host_ports: Arc<HostPorts>,
 }
 
 impl Ledger {
-    /// What an earlier agent of this boot left at `path`.
-    pub fn open(path: &Path, boot: &str, now: Duration) -> io::Result<Self> {
+    /// What an earlier agent of this boot left at `path`. Those in `excluded` are never given.
+    pub fn open(path: &Path, boot: &str, excluded: Vec<Cidr>, now: Duration) -> io::Result<Self> {
         let (journal, mut state) = Journal::open(path, boot)?;
         if state.unreadable > 0 {
             tracing::warn!(
@@ -60,16 +69,20 @@ impl Ledger {
         }
         let freed = std::mem::take(&mut state.freed);
         let taken = state.entries.values().flat_map(|entry| entry.addresses.iter().copied());
-        let mut ipam = Ipam::new(&state.ranges, taken.chain(freed.iter().copied()));
+        let mut ipam = Ipam::new(&state.ranges, &excluded, taken.chain(freed.iter().copied()));
         for address in freed {
             ipam.free(address, now);
         }
-        Ok(Self { state, held: BTreeSet::new(), ipam, journal, local_pods: Arc::default() })
+        let serial = state.entries.values().map(|entry| entry.serial).max().unwrap_or(0);
+        let (held, local_pods, host_ports) = Default::default();
+        Ok(Self { state, held, ipam, journal, excluded, serial, local_pods, host_ports })
     }
 
-    /// Tells `local_pods` from now on which pod has which address, and at once of those that have
-    /// one.
-    pub fn tell(&mut self, local_pods: Arc<LocalPods>) {
+    /// Tells `local_pods` from now on which pod has which address, and `host_ports` which host
+    /// ports, and at once of those that have them.
+    pub fn tell(&mut self, local_pods: Arc<LocalPods>, host_ports: Arc<HostPorts>) {
+        self.host_ports = host_ports;
+        self.ask_for_host_ports();
         for entry in self.state.entries.values() {
             local_pods.add(&entry.addresses, &entry.pod.namespace);
         }
@@ -89,7 +102,7 @@ impl Ledger {
         self.write(Record::Ranges { ranges: ranges.iter().map(ToString::to_string).collect() })?;
         let entries = self.state.entries.values();
         let taken = entries.flat_map(|entry| &entry.addresses).chain(&self.held);
-        self.ipam = Ipam::new(ranges, taken.copied());
+        self.ipam = Ipam::new(ranges, &self.excluded, taken.copied());
         Ok(())
     }
 
@@ -115,14 +128,22 @@ impl Ledger {
         reservation: Reservation,
         now: Duration,
     ) -> Result<Entry, ReserveError> {
-        let addresses = self.ipam.allocate(now)?;
-        let Reservation { network, pod, netns, mtu } = reservation;
-        let phase = Phase::Reserved;
-        let entry = Entry { network, pod, netns, addresses, mtu, phase, ifindex: 0 };
-        let record = Record::Attached { attachment: attachment.clone(), entry: entry.clone() };
+        let addresses = self.ipam.allocate(&reservation.requested.addresses, now)?;
+        let Reservation { network, pod, netns, mtu, requested } = reservation;
+        let (phase, ifindex, serial) = (Phase::Reserved, 0, self.serial + 1);
+        let entry =
+            Entry { network, pod, netns, addresses, mtu, phase, requested, serial, ifindex };
+        let attached = Box::new(entry.clone());
+        let record = Record::Attached { attachment: attachment.clone(), entry: attached };
         self.write(record).inspect_err(|_| self.free(&entry.addresses, now))?;
+        self.serial = serial;
         self.local_pods.add(&entry.addresses, &entry.pod.namespace);
         Ok(entry)
+    }
+
+    /// Has the host ports that pods have now come into force; which revision of them that is.
+    pub fn ask_for_host_ports(&self) -> u64 {
+        self.host_ports.ask(host_ports::of(&self.state.entries))
     }
 
     /// Notes how far an attachment has come.
@@ -180,6 +201,7 @@ impl Ledger {
 /// What the link of an attachment shall be.
 pub fn link_spec(attachment: &Attachment, entry: &Entry) -> LinkSpec {
     let (host_mac, pod_mac) = macs(&entry.addresses);
+    let pod_mac = entry.requested.mac.unwrap_or(pod_mac);
     LinkSpec {
         host_ifname: attachment.host_ifname(),
         pod_ifname: attachment.ifname.clone(),

@@ -18,6 +18,7 @@ pub mod server;
 pub mod pods;
 
 pub mod claims;
+pub mod host_ports;
 pub mod ipam;
 pub mod journal;
 pub mod ledger;
@@ -53,8 +54,9 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    host_ports::HostPorts,
     local_pods::LocalPods,
-    model::{ObjectKey, snapshot::Snapshot},
+    model::{ObjectKey, node::Cidr, snapshot::Snapshot},
     status::{Board, State},
 };
 use datapath::PodDatapath;
@@ -92,6 +94,19 @@ pub struct Config {
     pub plugin: Option<PathBuf>,
     /// MTU of the pods' interfaces in bytes; `None`: that of the node's uplink.
     pub mtu: Option<u32>,
+    /// Addresses that are given to no pod.
+    pub excluded: Vec<Cidr>,
+    /// Whether pods may have host ports: somebody has to see to them.
+    pub port_mappings: bool,
+}
+
+/// Who is told of pods, before the pods themselves know.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners {
+    /// Whose addresses are given and taken back.
+    pub local_pods: Arc<LocalPods>,
+    /// Their host ports.
+    pub host_ports: Arc<HostPorts>,
 }
 
 /// Why the pod network could not start.
@@ -116,21 +131,20 @@ pub enum PodNetError {
 /// Serves the CNI plugin and keeps the routes to other nodes' pods until `cancel`.
 ///
 /// What can heal (no `podCIDRs` yet, no API server, a busy kernel) is reported on the board under
-/// [`PART`] and tried again; an error is what only an operator can mend. `local_pods` is told whose
-/// addresses are given and taken back, before the pods themselves know.
+/// [`PART`] and tried again; an error is what only an operator can mend.
 pub async fn run(
     config: Config,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     datapath: Arc<dyn PodDatapath>,
     board: Arc<Board>,
-    local_pods: Arc<LocalPods>,
+    listeners: Listeners,
     cancel: CancellationToken,
 ) -> Result<(), PodNetError> {
     board.report(PART, State::Waiting("taking over what is there".into()));
     let monitor = Monitor::start(keeper::matters)?;
-    let state_dir = config.state_dir.clone();
-    let pods = Arc::new(blocking(move || open(&state_dir, datapath)).await?);
-    pods.ledger().tell(local_pods);
+    let (state_dir, excluded) = (config.state_dir.clone(), config.excluded.clone());
+    let pods = Arc::new(blocking(move || open(&state_dir, excluded, datapath)).await?);
+    pods.tell(listeners);
     let state_dir = |operation, source| PodNetError::StateDir {
         operation,
         path: config.state_dir.clone(),
@@ -171,7 +185,11 @@ pub fn pods_in(state_dir: &Path) -> BTreeMap<ObjectKey, Vec<IpAddr>> {
 }
 
 /// Opens the state folder and takes over what an earlier agent left.
-fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNetError> {
+fn open(
+    state_dir: &Path,
+    excluded: Vec<Cidr>,
+    datapath: Arc<dyn PodDatapath>,
+) -> Result<Pods, PodNetError> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| PodNetError::StateDir { operation, path, source }
@@ -180,7 +198,8 @@ fn open(state_dir: &Path, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNet
     let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
     let boot = fs::read_to_string(boot_id).map_err(failed("read", boot_id))?;
     let journal = state_dir.join(JOURNAL);
-    let pods = Pods::open(&journal, boot.trim(), datapath).map_err(failed("open", &journal))?;
+    let pods =
+        Pods::open(&journal, boot.trim(), excluded, datapath).map_err(failed("open", &journal))?;
     del_journal::drain(state_dir, &pods).map_err(failed("drain the DELs noted in", state_dir))?;
     pods.restore()?;
     Ok(pods)

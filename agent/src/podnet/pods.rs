@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -19,20 +19,25 @@ use std::{
 
 use mizzen_cni::{
     protocol::error::{
-        CHECK_FAILED, IO_FAILURE, OPERATION_FAILED, TRY_AGAIN_LATER, UNAVAILABLE, UNKNOWN_CONTAINER,
+        CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, OPERATION_FAILED, TRY_AGAIN_LATER, UNAVAILABLE,
+        UNKNOWN_CONTAINER,
     },
-    wire::{Attachment, Failure, Link, Pod},
+    wire::{Attachment, Failure, Link, Pod, Requested},
 };
 
 use super::{
     claims::{Claim, Claims},
     datapath::{PodDatapath, PodLink},
+    ipam::AllocateError,
     journal::{Entry, Phase},
     ledger::{Ledger, Reservation, ReserveError, link_spec},
     link,
     netns::NetnsId,
 };
-use crate::model::{ObjectKey, node::Cidr};
+use crate::{
+    host_ports::HostPorts,
+    model::{ObjectKey, node::Cidr},
+};
 
 /// The pods of this node.
 pub struct Pods {
@@ -43,6 +48,8 @@ pub struct Pods {
     pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
     /// Pods whose sockets are left alone; `None` until they are known.
     pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
+    /// Those who see to host ports.
+    pub(super) host_ports: OnceLock<Arc<HostPorts>>,
     started: Instant,
     mtu: AtomicU32,
     /// Why no pod can be connected now.
@@ -60,6 +67,8 @@ pub struct Addition {
     pub pod: Pod,
     /// The pod's namespace.
     pub netns: File,
+    /// What else is asked for.
+    pub requested: Requested,
 }
 
 /// A pod that is connected, and nobody was told of it yet. Until this is dropped, no other call
@@ -84,14 +93,20 @@ impl Added<'_> {
 }
 
 impl Pods {
-    /// The pods that the journal at `path` knows of.
-    pub fn open(path: &Path, boot: &str, datapath: Arc<dyn PodDatapath>) -> io::Result<Self> {
+    /// The pods that the journal at `path` knows of. Addresses in `excluded` are given to none.
+    pub fn open(
+        path: &Path,
+        boot: &str,
+        excluded: Vec<Cidr>,
+        datapath: Arc<dyn PodDatapath>,
+    ) -> io::Result<Self> {
         Ok(Self {
-            ledger: Mutex::new(Ledger::open(path, boot, Duration::ZERO)?),
+            ledger: Mutex::new(Ledger::open(path, boot, excluded, Duration::ZERO)?),
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
             opted_out: Mutex::default(),
+            host_ports: OnceLock::new(),
             started: Instant::now(),
             mtu: AtomicU32::new(super::DEFAULT_MTU),
             waiting: Mutex::new(Some("the agent has just started".into())),
@@ -120,12 +135,13 @@ impl Pods {
 
     /// Connects a pod.
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
+        let deadline = Instant::now() + limit;
         let claim = self.claim(&addition.attachment, limit)?;
-        let link = self.add_claimed(addition)?;
+        let link = self.add_claimed(addition, deadline)?;
         Ok(Added { link, pods: self, claim })
     }
 
-    fn add_claimed(&self, addition: &Addition) -> Result<Link, Failure> {
+    fn add_claimed(&self, addition: &Addition, deadline: Instant) -> Result<Link, Failure> {
         let attachment = &addition.attachment;
         if let Some(reason) = self.waiting() {
             return Err(failure(TRY_AGAIN_LATER, "the pod network is not ready", reason));
@@ -136,6 +152,7 @@ impl Pods {
         if let Some(entry) = known {
             if entry.phase == Phase::Live
                 && entry.netns == netns
+                && entry.requested == addition.requested
                 && link::verify(&link_spec(attachment, &entry), &addition.netns).is_ok()
             {
                 return Ok(answer(attachment, &entry));
@@ -147,22 +164,28 @@ impl Pods {
             pod: addition.pod.clone(),
             netns,
             mtu: self.mtu.load(Ordering::Relaxed),
+            requested: addition.requested.clone(),
         };
         let reserved = self.ledger().reserve(attachment, reservation, self.now());
         let entry = reserved.map_err(|error| reserve_failure(&error))?;
-        self.connect(addition, &entry).inspect_err(|_| self.remove(attachment, &entry))
+        self.connect(addition, &entry, deadline).inspect_err(|_| self.remove(attachment, &entry))
     }
 
-    fn connect(&self, addition: &Addition, entry: &Entry) -> Result<Link, Failure> {
+    fn connect(
+        &self,
+        addition: &Addition,
+        entry: &Entry,
+        deadline: Instant,
+    ) -> Result<Link, Failure> {
         let attachment = &addition.attachment;
         let ifindex = link::create(&link_spec(attachment, entry), &addition.netns)
             .map_err(|error| failed("can't make the pod's link", &error))?;
         self.datapath
             .attach(&self.pod_link(attachment, entry, ifindex), Some(&addition.netns))
             .map_err(|error| failed("can't attach the datapath to the pod", &error))?;
-        let mut ledger = self.ledger();
-        ledger.set_ifindex(attachment, ifindex);
-        ledger
+        self.ledger().set_ifindex(attachment, ifindex);
+        self.open_host_ports(entry, deadline)?;
+        self.ledger()
             .set_phase(attachment, Phase::Live)
             .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
         Ok(answer(attachment, entry))
@@ -262,6 +285,7 @@ impl Pods {
     /// ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
     pub(super) fn remove(&self, attachment: &Attachment, entry: &Entry) {
         let leaving = self.ledger().set_phase(attachment, Phase::Leaving);
+        self.close_host_ports(entry);
         let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
         let deleted = link::delete(&attachment.host_ifname());
         let attempt = || -> Result<(), Box<dyn Error>> {
@@ -326,8 +350,15 @@ fn answer(attachment: &Attachment, entry: &Entry) -> Link {
 
 fn reserve_failure(error: &ReserveError) -> Failure {
     match error {
-        ReserveError::Exhausted(exhausted) => {
+        ReserveError::Address(AllocateError::Exhausted(exhausted)) => {
             failure(TRY_AGAIN_LATER, "no address for another pod", exhausted.to_string())
+        }
+        // Another pod may give it up.
+        ReserveError::Address(taken @ AllocateError::Taken { .. }) => {
+            failure(TRY_AGAIN_LATER, "requested IP not available", taken.to_string())
+        }
+        ReserveError::Address(strange @ AllocateError::NotOurs { .. }) => {
+            failure(INVALID_CONFIG, "requested IP not in range", strange.to_string())
         }
         ReserveError::Journal(_) => failure(IO_FAILURE, "can't reserve addresses", chain(error)),
     }

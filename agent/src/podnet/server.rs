@@ -132,7 +132,7 @@ fn perform(
     pods: &Pods,
     limit: Duration,
 ) -> Result<Option<Added<'_>>, Failure> {
-    if request.version != VERSION {
+    if !(1..=VERSION).contains(&request.version) {
         let details = format!("plugin {}, agent {VERSION}", request.version);
         return Err(failure(DECODING_FAILURE, "plugin and agent don't match", details));
     }
@@ -143,8 +143,9 @@ fn perform(
         netns.map(fs::File::from).ok_or_else(refusal)
     };
     match request.command {
-        Command::Add { attachment, pod } => {
-            let addition = Addition { network, attachment, pod, netns: netns()? };
+        Command::Add { attachment, pod, requested } => {
+            let (netns, requested) = (netns()?, *requested);
+            let addition = Addition { network, attachment, pod, netns, requested };
             return pods.add(&addition, limit).map(Some);
         }
         Command::Del { attachment } => pods.del(&attachment, limit),

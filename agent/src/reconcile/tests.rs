@@ -103,7 +103,10 @@ fn b62_b137_programs_are_where_node_ports_are_open() {
     let second = ["198.51.100.7", "2001:db8:100::7"];
     let bridge = ["10.244.0.1", "fd00:244::1"];
     let addresses = first.iter().map(local(2)).chain(second.iter().map(local(3)));
-    let facts = NodeFacts { addresses: addresses.chain(bridge.iter().map(local(4))).collect() };
+    let facts = NodeFacts {
+        addresses: addresses.chain(bridge.iter().map(local(4))).collect(),
+        ..NodeFacts::default()
+    };
     let everywhere = ["0.0.0.0/0", "::/0"].map(|range| range.parse().unwrap());
     let within = NodePortAddresses::Within(everywhere.into());
     for (node_port_addresses, more) in [(NodePortAddresses::Primary, &[][..]), (within, &second)] {
@@ -250,7 +253,8 @@ async fn the_loop_leaves_the_tables_as_they_are_when_it_is_told_to_end() {
     let (_queries, queries) = mpsc::channel(1);
     let cancel = CancellationToken::new();
     let (_released, released) = mpsc::channel(1);
-    let inputs = Inputs { snapshots, facts, queries, released };
+    let host_ports = Arc::new(HostPorts::none());
+    let inputs = Inputs { snapshots, facts, queries, released, host_ports };
     let running = tokio::spawn(reconciler.run(inputs, cancel.clone()));
     while !board.ready() {
         tokio::task::yield_now().await;

@@ -136,15 +136,17 @@ fn service(key: &SetKey, set: &DesiredSet, object: Option<&Service>) -> wire::Se
 fn address_kind(object: Option<&Service>, frontend: &FrontendKey, flags: u32) -> &'static str {
     match object {
         Some(object) => kind(object, frontend.addr.into(), flags),
+        None if flags & frontend_flags::HOST_PORT != 0 => "HostPort",
         None => "ClusterIP",
     }
 }
 
-/// The type that a service has by its addresses; one whose load balancer has no address yet has
+/// The type that a service has by its addresses, or that it is a pod's host ports; one whose load balancer has no address yet has
 /// node ports at most.
 fn service_kind(addresses: &[wire::Address]) -> &'static str {
     let has = |kind: &str| addresses.iter().any(|address| address.kind == kind);
     match (has("LoadBalancer"), has("NodePort")) {
+        _ if has("HostPort") => "HostPort",
         (true, _) => "LoadBalancer",
         (false, true) => "NodePort",
         (false, false) => "ClusterIP",

@@ -267,28 +267,33 @@ pub fn answer(
     }
 }
 
-/// The service of a set, with the kind of the address that was dialled.
+/// The service of a set, with the kind of the address that was dialled; of a host port, the pod.
 fn service(
     names: &Names<'_>,
     owner: &SetKey,
     dialled: &Dialled,
     flags: u32,
 ) -> Option<answer::Service> {
-    let object = names.snapshot.services.get(&owner.service)?;
     let policy = |policy| match policy {
         TrafficPolicy::Cluster => "Cluster".to_owned(),
         TrafficPolicy::Local => "Local".to_owned(),
     };
-    Some(answer::Service {
+    let named = |kind: &str, internal, external, session_affinity_seconds| answer::Service {
         namespace: owner.service.namespace.to_string(),
         name: owner.service.name.to_string(),
         port: owner.port.to_string(),
-        kind: kind(object, dialled.addr.into(), flags).to_owned(),
-        internal_traffic_policy: policy(object.internal_policy),
-        external_traffic_policy: policy(object.external_policy),
-        session_affinity_seconds: object.affinity_s,
+        kind: kind.to_owned(),
+        internal_traffic_policy: policy(internal),
+        external_traffic_policy: policy(external),
+        session_affinity_seconds,
         source_ranges: flags & frontend_flags::SOURCE_RANGES != 0,
-    })
+    };
+    if flags & frontend_flags::HOST_PORT != 0 {
+        return Some(named("HostPort", TrafficPolicy::Cluster, TrafficPolicy::Local, 0));
+    }
+    let object = names.snapshot.services.get(&owner.service)?;
+    let kind = kind(object, dialled.addr.into(), flags);
+    Some(named(kind, object.internal_policy, object.external_policy, object.affinity_s))
 }
 
 /// What an address is to a service.

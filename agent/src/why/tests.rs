@@ -220,7 +220,8 @@ fn memory(masquerade_all: bool) -> Memory {
         ..Settings::default()
     };
     let address = |text| LocalAddress { addr: ip(text), ifindex: 2 };
-    let facts = NodeFacts { addresses: [address(NODE), address(NODE_V6)].into() };
+    let facts =
+        NodeFacts { addresses: [address(NODE), address(NODE_V6)].into(), ..NodeFacts::default() };
     let mut desired = Desired::new(settings);
     let mut maps = MemoryMaps::default();
     let change = desired.update(&snapshot(), &facts);

@@ -23,6 +23,10 @@ pub struct NetConf {
     pub state_dir: PathBuf,
     /// What the plugins before us made; only ADD and CHECK look at it.
     pub prev_result: Option<Value>,
+    /// What the runtime says of this container (`runtimeConfig`); only ADD looks at it.
+    pub runtime_config: Map<String, Value>,
+    /// What the list or a user of the runtime says (`args.cni`); only ADD looks at it.
+    pub args: Map<String, Value>,
     /// GC: all that the runtime knows; `None`: it did not say, so nothing may be removed.
     pub valid_attachments: Option<Vec<Attachment>>,
 }
@@ -50,9 +54,6 @@ pub fn parse(verb: Verb, stdin: &[u8]) -> Result<NetConf, CniError> {
         let details = format!("{name:?}: must match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
         return Err(invalid("invalid characters in network name", details));
     }
-    if object.get("runtimeConfig").is_some_and(|value| !value.is_object() && !value.is_null()) {
-        return Err(invalid("invalid runtimeConfig", "must be an object"));
-    }
     // A DEL goes by the attachment alone: whatever an older plugin left there must not stop it.
     let prev_result = match (verb, object.get("prevResult")) {
         (Verb::Add | Verb::Check, Some(value)) if !value.is_null() => Some(prev_result(value)?),
@@ -63,6 +64,11 @@ pub fn parse(verb: Verb, stdin: &[u8]) -> Result<NetConf, CniError> {
         name: name.to_owned(),
         state_dir: state_dir(&object)?,
         prev_result,
+        runtime_config: section(verb, &object, "runtimeConfig")?,
+        args: match section(verb, &object, "args")?.remove("cni") {
+            Some(Value::Object(args)) => args,
+            _ => Map::new(), // other keys are other plugins'
+        },
         valid_attachments: valid_attachments(&object)?,
     })
 }
@@ -127,6 +133,20 @@ fn prev_result(value: &Value) -> Result<Value, CniError> {
     Err(invalid("invalid prevResult", "must be a result with lists interfaces, ips and routes"))
 }
 
+/// An object that may be absent. Nothing in it may stop any verb but ADD.
+fn section(
+    verb: Verb,
+    object: &Map<String, Value>,
+    key: &str,
+) -> Result<Map<String, Value>, CniError> {
+    match object.get(key) {
+        Some(Value::Object(section)) => Ok(section.clone()),
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(_) if verb != Verb::Add => Ok(Map::new()),
+        Some(_) => Err(invalid(format!("invalid {key}"), "must be an object")),
+    }
+}
+
 fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, CniError> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -135,6 +155,7 @@ fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a st
     }
 }
 
-fn invalid(msg: impl Into<String>, details: impl Into<String>) -> CniError {
+/// The configuration's content is wrong.
+pub(super) fn invalid(msg: impl Into<String>, details: impl Into<String>) -> CniError {
     CniError::new(INVALID_CONFIG, msg, details)
 }

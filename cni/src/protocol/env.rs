@@ -61,6 +61,10 @@ pub struct Invocation {
     pub pod: Pod,
     /// W3C trace context.
     pub trace_parent: Option<String>,
+    /// `IP` in `CNI_ARGS`: addresses that are asked for, separated by commas.
+    pub ip: Option<String>,
+    /// `MAC` in `CNI_ARGS`: the link-layer address that is asked for.
+    pub mac: Option<String>,
 }
 
 /// Reads the environment through `lookup`. `Ok(None)`: `CNI_COMMAND` is absent, so it is a person
@@ -84,13 +88,17 @@ pub fn parse(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Invocatio
         validate(&attachment)?;
     }
     let flag = get("CNI_NETNS_OVERRIDE").unwrap_or_default();
+    let args = get("CNI_ARGS").unwrap_or_default();
+    let argument = |key| Some(value(&args, key)).filter(|value| !value.is_empty());
     Ok(Some(Invocation {
         verb,
         attachment,
         netns: get("CNI_NETNS").map(PathBuf::from),
         netns_override: flag == "1" || flag.eq_ignore_ascii_case("true"),
-        pod: pod(&get("CNI_ARGS").unwrap_or_default()),
+        pod: pod(&args),
         trace_parent: get("TRACEPARENT"),
+        ip: argument("IP"),
+        mac: argument("MAC"),
     }))
 }
 
@@ -118,17 +126,20 @@ pub fn valid_identifier(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-/// The pod in `CNI_ARGS` (`KEY=value;KEY=value`). Other keys are other plugins'.
+/// The pod in `CNI_ARGS`.
 fn pod(args: &str) -> Pod {
-    let value = |key: &str| {
-        let pair = args.split(';').filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key);
-        pair.map(|(_, value)| value.to_owned()).unwrap_or_default()
-    };
     Pod {
-        namespace: value("K8S_POD_NAMESPACE"),
-        name: value("K8S_POD_NAME"),
-        uid: value("K8S_POD_UID"),
+        namespace: value(args, "K8S_POD_NAMESPACE"),
+        name: value(args, "K8S_POD_NAME"),
+        uid: value(args, "K8S_POD_UID"),
     }
+}
+
+/// The value of a key in `CNI_ARGS` (`KEY=value;KEY=value`), empty where it has none. Other keys are
+/// other plugins'.
+fn value(args: &str, key: &str) -> String {
+    let pair = args.split(';').filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key);
+    pair.map(|(_, value)| value.to_owned()).unwrap_or_default()
 }
 
 fn invalid(msg: impl Into<String>, details: impl Into<String>) -> CniError {

@@ -7,6 +7,7 @@ pub mod conf;
 pub mod env;
 pub mod error;
 pub mod result;
+pub mod runtime_config;
 
 #[cfg(test)]
 mod tests;

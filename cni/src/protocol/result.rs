@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{SUPPORTED, Version, conf::NetConf, env::Invocation};
+use super::{SUPPORTED, Version, conf::NetConf, env::Invocation, runtime_config};
 use crate::wire::{GATEWAY4, GATEWAY6, Link};
 
 /// The answer to VERSION; `echoed` is the `cniVersion` of the input.
@@ -35,9 +35,11 @@ pub fn added(conf: &NetConf, invocation: &Invocation, link: &Link) -> Value {
     list(&mut result, "ips").extend(addresses);
     list(&mut result, "routes").extend(link.addresses.iter().copied().map(default_route));
     result["cniVersion"] = conf.version.as_str().into();
-    // The kubelet owns the pod's resolv.conf: an empty object changes nothing.
-    if result.get("dns").is_none() {
-        result["dns"] = json!({});
+    // The kubelet owns the pod's resolv.conf: an empty object changes nothing, and a runtime that
+    // wants to read its own words again says them (capability `dns`).
+    let said = runtime_config::dns(&conf.runtime_config);
+    if result.get("dns").is_none() || said.is_some() {
+        result["dns"] = said.unwrap_or_else(|| json!({}));
     }
     result
 }

@@ -35,19 +35,19 @@ fn parse_env(variables: &Variables) -> Result<Option<Invocation>, CniError> {
     env::parse(|name| variables.get(name).map(ToString::to_string))
 }
 
-fn invocation(command: &'static str) -> Invocation {
+pub(super) fn invocation(command: &'static str) -> Invocation {
     parse_env(&variables(command)).unwrap().unwrap()
 }
 
-fn parse_conf(verb: Verb, value: &Value) -> Result<NetConf, CniError> {
+pub(super) fn parse_conf(verb: Verb, value: &Value) -> Result<NetConf, CniError> {
     conf::parse(verb, value.to_string().as_bytes())
 }
 
-fn minimal(version: &str) -> Value {
+pub(super) fn minimal(version: &str) -> Value {
     json!({"cniVersion": version, "name": "mizzen", "type": "mizzen-cni"})
 }
 
-fn link() -> Link {
+pub(super) fn link() -> Link {
     Link {
         host_ifname: "mz0123456789abc".into(),
         host_mac: Mac([2, 0, 0, 0, 0, 1]),
@@ -264,6 +264,8 @@ fn cni_16_runtime_config_unknown_is_ignored_malformed_is_refused() {
     assert!(parse_conf(Verb::Add, &value).is_ok());
     value["runtimeConfig"] = json!("nonsense");
     assert_eq!(parse_conf(Verb::Add, &value).unwrap_err().code, 7);
+    // It must stop nothing that cleans up.
+    assert!(parse_conf(Verb::Del, &value).is_ok());
 }
 
 #[test]

@@ -135,17 +135,19 @@ pub enum Unserved {
     Unallocated,
 }
 
-/// The frontend of an address: its own, or a node port's where the address is one of the node's.
+/// The frontend of an address: its own, or a node port's where the address is one of the node's that
+/// takes them, or a host port's where it is any of the node's.
 #[inline(always)]
 pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {
     let key = FrontendKey { addr, port, protocol, pad: 0 };
     let mut found = tables.frontend(&key);
     if found.set == NO_SET {
         let flags = tables.node_addr_flags(&addr)?;
-        if flags & node_addr_flags::NODE_PORTS == 0 {
+        found = tables.frontend(&FrontendKey { addr: addr.any_of_family(), ..key });
+        if flags & node_addr_flags::NODE_PORTS == 0 && found.flags & frontend_flags::HOST_PORT == 0
+        {
             return None;
         }
-        found = tables.frontend(&FrontendKey { addr: addr.any_of_family(), ..key });
     }
     (found.set != NO_SET).then_some(found)
 }

@@ -71,6 +71,9 @@ pub mod frontend_flags {
     /// Only clients inside of the set's source ranges may use it (`loadBalancerSourceRanges`;
     /// load balancer addresses only, reference B49, B59).
     pub const SOURCE_RANGES: u32 = 1 << 6;
+    /// A host port of a pod: matches any address of this node, whether or not it takes node ports,
+    /// where it is at none of its own.
+    pub const HOST_PORT: u32 = 1 << 8;
     /// No frontend, but the mark of a cluster IP that is allocated, kept under port 0 and protocol
     /// 0: what dials another port of it is refused (reference B8, B9).
     pub const GUARD: u32 = 1 << 7;

@@ -18,12 +18,14 @@ fn entry(index: u8) -> Entry {
         addresses: vec![IpAddr::from([10, 244, 1, index])],
         mtu: 1500,
         phase: Phase::Reserved,
+        requested: Requested::default(),
+        serial: index.into(),
         ifindex: 0,
     }
 }
 
 fn attached(index: u8) -> Record {
-    Record::Attached { attachment: attachment(index), entry: entry(index) }
+    Record::Attached { attachment: attachment(index), entry: Box::new(entry(index)) }
 }
 
 /// A journal in a folder of its own, with all of `records` in it.
@@ -77,7 +79,7 @@ fn released_addresses_are_remembered_unless_somebody_has_them() {
     let released = |index| Record::Released { attachment: attachment(index) };
     let mut again = entry(3);
     again.addresses = entry(2).addresses;
-    let again = Record::Attached { attachment: attachment(9), entry: again };
+    let again = Record::Attached { attachment: attachment(9), entry: Box::new(again) };
     let records = [attached(2), attached(3), released(2), released(3), again];
     let (_folder, path, _) = written(&records);
     let (_, replayed) = Journal::open(&path, BOOT).unwrap();
@@ -122,4 +124,17 @@ proptest! {
         records.into_iter().take(lines.saturating_sub(2)).for_each(|record| expected.apply(record));
         prop_assert_eq!(replayed.entries, expected.entries);
     }
+}
+
+#[test]
+fn records_of_an_agent_before_this_one_are_read() {
+    let text = format!(
+        r#"{{"record":"boot","version":1,"boot":"{BOOT}"}}
+{{"record":"attached","attachment":{{"containerID":"c2","ifname":"eth0"}},"entry":{{"network":"mizzen","pod":{{}},"netns":{{"dev":4,"ino":2}},"addresses":["10.244.1.2"],"mtu":1500,"phase":"reserved"}}}}
+"#
+    );
+    let replayed = Replayed::from_lines(text.as_bytes(), BOOT);
+    assert_eq!(replayed.unreadable, 0);
+    let expected = Entry { serial: 0, ..entry(2) };
+    assert_eq!(replayed.entries, [(attachment(2), expected)].into());
 }

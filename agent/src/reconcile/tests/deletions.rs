@@ -174,7 +174,8 @@ async fn v8_the_loop_gives_up_what_left_and_what_was_released() {
     let (_queries, queries) = mpsc::channel(1);
     let (release, released) = mpsc::channel(1);
     let cancel = CancellationToken::new();
-    let inputs = Inputs { snapshots, facts, queries, released };
+    let host_ports = Arc::new(HostPorts::none());
+    let inputs = Inputs { snapshots, facts, queries, released, host_ports };
     let running = tokio::spawn(reconciler.run(inputs, cancel.clone()));
     // The loop looks at the newest snapshot only: it has to have made a plan of each.
     let planned = async |plans| {
@@ -227,7 +228,9 @@ async fn v8_the_end_gives_up_what_was_released_and_not_what_may_have_moved() {
         }
         drop(publish);
         cancel.cancel();
-        reconciler.run(Inputs { snapshots, facts, queries, released }, cancel).await.unwrap();
+        let host_ports = Arc::new(HostPorts::none());
+        let inputs = Inputs { snapshots, facts, queries, released, host_ports };
+        reconciler.run(inputs, cancel).await.unwrap();
         assert_eq!(resets.try_iter().flatten().count(), told, "{conditions:?}");
     }
 }

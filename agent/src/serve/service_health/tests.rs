@@ -76,7 +76,7 @@ fn settings() -> Settings {
 
 fn facts() -> Arc<NodeFacts> {
     let address = |text: &str| LocalAddress { addr: text.parse().unwrap(), ifindex: 1 };
-    Arc::new(NodeFacts { addresses: LOOPBACK.map(address).into() })
+    Arc::new(NodeFacts { addresses: LOOPBACK.map(address).into(), ..NodeFacts::default() })
 }
 
 /// Status, headers and body of an answer; none where nobody listens, or no more.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use mizzen_agent::{
+    host_ports::HostPorts,
     local_pods::LocalPods,
     model::{node::Node as ModelNode, snapshot::Snapshot},
     podnet::{
@@ -41,6 +42,8 @@ pub(super) struct Node {
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     /// What the agent that was started last says of its pods.
     pub(super) local_pods: Arc<LocalPods>,
+    /// Where the agent asks for host ports.
+    pub(super) host_ports: Arc<HostPorts>,
     agent: Option<Agent>,
 }
 
@@ -55,8 +58,9 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let netns = Netns::new(name);
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
-        let (board, local_pods) = Default::default();
-        Self { name: name.into(), netns, folder, board, snapshots, local_pods, agent: None }
+        let (board, local_pods, host_ports, agent) = Default::default();
+        let name = name.into();
+        Self { name, netns, folder, board, snapshots, local_pods, host_ports, agent }
     }
 
     /// A node of its own with ranges and a running agent that is ready.
@@ -80,11 +84,14 @@ impl Node {
             bin_dir: self.folder.path().join("bin"),
             plugin: Some(plugin()),
             mtu: None,
+            excluded: vec![],
+            port_mappings: true,
         };
         let netns = std::fs::File::open(self.netns.path()).unwrap();
         let (snapshots, board) = (self.snapshots.subscribe(), Arc::clone(&self.board));
-        self.local_pods = Arc::default();
-        let local_pods = Arc::clone(&self.local_pods);
+        (self.local_pods, self.host_ports) = Default::default();
+        let (local_pods, host_ports) = (self.local_pods.clone(), self.host_ports.clone());
+        let listeners = podnet::Listeners { local_pods, host_ports };
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let thread = std::thread::spawn(move || {
@@ -93,7 +100,7 @@ impl Node {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime
                 .unwrap()
-                .block_on(podnet::run(config, snapshots, datapath, board, local_pods, stop))
+                .block_on(podnet::run(config, snapshots, datapath, board, listeners, stop))
         });
         self.agent = Some(Agent { cancel, thread });
     }
@@ -164,7 +171,7 @@ impl Node {
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/opt/cni/bin")
-            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0")
+            .env("CNI_ARGS", format!("{ARGS};K8S_POD_NAME={}", pod_name(container)))
             .env("PATH", std::env::var_os("PATH").unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -204,6 +211,15 @@ impl Drop for Node {
             let _reported = agent.thread.join();
         }
     }
+}
+
+/// What a runtime says of every pod.
+const ARGS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default";
+
+/// The name of the pod whose sandbox this is.
+pub(super) fn pod_name(container: &str) -> String {
+    let serial = container.get(..32).and_then(|hex| u128::from_str_radix(hex, 16).ok());
+    format!("web-{}", serial.unwrap_or_default())
 }
 
 /// What a call of the plugin gave.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt, path::P
 use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 use serde_json::{Value, json};
 
-use super::bed::{Node, Pod, addresses, model, plugin};
+use super::bed::{Node, Pod, addresses, model, plugin, pod_name};
 
 #[test]
 fn cni_01_a_person_is_told_what_it_is() {
@@ -177,6 +177,33 @@ fn cni_21_exhaustion_is_said_with_range_and_counts() {
 }
 
 #[test]
+fn cni_22_what_is_asked_for_is_given_or_refused_by_name() {
+    let node = Node::alone();
+    let (first, second) = (Pod::new(), Pod::new());
+    let mut conf = node.conf("1.1.0");
+    conf["runtimeConfig"] =
+        json!({"ips": ["10.244.1.77", "fd00:244:1::77"], "mac": "02:00:00:00:00:77"});
+    let result = node.call_with("ADD", &first, &conf).expect_success();
+    let expected: Vec<std::net::IpAddr> =
+        ["10.244.1.77", "fd00:244:1::77"].map(|text| text.parse().unwrap()).into();
+    assert_eq!(addresses(&result), expected);
+    assert_eq!(result["interfaces"][1]["mac"], "02:00:00:00:00:77");
+    assert!(first.netns().ip("link show eth0").contains("02:00:00:00:00:77"));
+    let mut third = Pod::new();
+    node.add(&mut third);
+    for ip in &expected {
+        super::bed::reach(third.netns(), first.netns(), *ip);
+    }
+    // It is another pod's; it is no pod's of this node.
+    let text = node.call_with("ADD", &second, &conf).expect_code(11);
+    assert!(text.contains("requested IP not available") && text.contains("10.244.1.77"), "{text}");
+    conf["runtimeConfig"] = json!({"ips": ["10.245.0.1"]});
+    let text = node.call_with("ADD", &second, &conf).expect_code(7);
+    assert!(text.contains("not in range") && text.contains("10.244.1.0/24"), "{text}");
+    assert_eq!(node.pod_links().len(), 2);
+}
+
+#[test]
 fn cni_23_to_27_the_pods_end_is_set_up_for_its_first_packet() {
     let node = Node::alone();
     let mut pod = Pod::new();
@@ -205,7 +232,8 @@ fn cni_23_to_27_the_pods_end_is_set_up_for_its_first_packet() {
         assert_eq!(sysctl(&node.netns, &name), "1", "cni_27");
     }
     let alias = node.netns.ip(&format!("link show {host}"));
-    assert!(alias.contains("alias mizzen default/web-0 eth0"), "{alias}");
+    let name = pod_name(&pod.container_id);
+    assert!(alias.contains(&format!("alias mizzen default/{name} eth0")), "{alias}");
 }
 
 #[test]

@@ -174,6 +174,7 @@ fn cni_19_an_add_whose_plugin_died_is_undone() {
                 ifname: "eth0".into(),
             },
             pod: wire::Pod::default(),
+            requested: Box::default(),
         },
     };
     let netns = File::open(pod.netns().path()).unwrap();

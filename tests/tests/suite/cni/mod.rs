@@ -4,4 +4,5 @@ mod altered;
 mod bed;
 mod calls;
 mod faults;
+mod host_ports;
 mod traffic;

@@ -86,7 +86,7 @@ pub(super) fn settings() -> Settings {
 
 pub(super) fn facts() -> NodeFacts {
     let addr = Family::V4.wire(11);
-    NodeFacts { addresses: [LocalAddress { addr, ifindex: 1 }].into() }
+    NodeFacts { addresses: [LocalAddress { addr, ifindex: 1 }].into(), ..NodeFacts::default() }
 }
 
 /// A cluster of one node and nothing else.

@@ -57,7 +57,11 @@ impl Agent {
             Arc::clone(&metrics),
         );
         let address = LocalAddress { addr: family.node(), ifindex: 1 };
-        Self { reconciler, metrics, facts: NodeFacts { addresses: [address].into() } }
+        Self {
+            reconciler,
+            metrics,
+            facts: NodeFacts { addresses: [address].into(), ..NodeFacts::default() },
+        }
     }
 
     /// Follows a snapshot; how many calls and writes it took.

@@ -53,7 +53,7 @@ fn b61_node_ports_follow_the_nodes_addresses() {
         objects.nodes.insert(NODE.into(), Arc::new(moved));
         objects.revision += 1;
         let address = LocalAddress { addr: next, ifindex: 1 };
-        agent.facts = NodeFacts { addresses: [address].into() };
+        agent.facts = NodeFacts { addresses: [address].into(), ..NodeFacts::default() };
         agent.follow(&objects);
         assert_eq!(bench.ask(new).unwrap(), ("a".to_owned(), new), "{family:?}");
         assert_eq!(bench.ask_udp(new), ("a".to_owned(), new), "{family:?}");

@@ -1,0 +1,149 @@
+//! The host ports that pods ask for (capability `portMappings`), from the ledger to those who see to
+//! them. They are in force when ADD answers, and out of force before the pod's address is another's.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mizzen_cni::{
+    protocol::error::TRY_AGAIN_LATER,
+    wire::{Attachment, Failure, PortMapping, Protocol as WireProtocol},
+};
+
+use super::{
+    Listeners,
+    journal::{Entry, Phase},
+    pods::{Pods, failure},
+};
+use crate::model::{
+    ObjectKey,
+    pod::{HostPort, HostPortPod, HostPortPods},
+    service::Protocol,
+};
+
+/// How long an ADD waits for them. Where the tables can't be written so long, the runtime is told to
+/// try again rather than that all is well.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The host ports of all pods that are connected, or as good as. Of two sandboxes of one pod the
+/// later one has its ports.
+pub fn of(entries: &BTreeMap<Attachment, Entry>) -> HostPortPods {
+    let mut pods = HostPortPods::new();
+    for (attachment, entry) in entries {
+        let as_good_as = entry.phase == Phase::Reserved && entry.ifindex != 0;
+        if entry.requested.port_mappings.is_empty() || !(entry.phase == Phase::Live || as_good_as) {
+            continue;
+        }
+        let key = key(attachment, entry);
+        if pods.get(&key).is_none_or(|other| other.serial < entry.serial) {
+            let ports = entry.requested.port_mappings.iter().map(host_port).collect();
+            let (addresses, serial) = (entry.addresses.clone(), entry.serial);
+            pods.insert(key, Arc::new(HostPortPod { addresses, ports, serial }));
+        }
+    }
+    pods
+}
+
+/// A pod is known by its name, or where the runtime did not say it by its sandbox.
+fn key(attachment: &Attachment, entry: &Entry) -> ObjectKey {
+    if entry.pod.name.is_empty() {
+        ObjectKey::new("", &attachment.container_id)
+    } else {
+        ObjectKey::new(&entry.pod.namespace, &entry.pod.name)
+    }
+}
+
+fn host_port(mapping: &PortMapping) -> HostPort {
+    HostPort {
+        protocol: match mapping.protocol {
+            WireProtocol::Tcp => Protocol::Tcp,
+            WireProtocol::Udp => Protocol::Udp,
+        },
+        address: mapping.host_ip,
+        port: mapping.host_port,
+        container_port: mapping.container_port,
+    }
+}
+
+impl Pods {
+    /// Tells `listeners` of the pods from now on.
+    pub fn tell(&self, listeners: Listeners) {
+        let Listeners { local_pods, host_ports } = listeners;
+        self.ledger().tell(local_pods, Arc::clone(&host_ports));
+        // Once: a second call would only name the same.
+        let _told = self.host_ports.set(host_ports);
+    }
+
+    /// Has a pod's host ports come into force, and waits until they are.
+    pub(super) fn open_host_ports(&self, entry: &Entry, deadline: Instant) -> Result<(), Failure> {
+        if entry.requested.port_mappings.is_empty() {
+            return Ok(());
+        }
+        let revision = self.ledger().ask_for_host_ports();
+        let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+        match self.host_ports.get() {
+            Some(host_ports) if host_ports.wait(revision, left) => Ok(()),
+            _ => {
+                let details = "the service tables don't have the pod's host ports yet; see \
+                               `mizzen status` for what they wait for";
+                Err(failure(TRY_AGAIN_LATER, "host ports are not in force", details))
+            }
+        }
+    }
+
+    /// Takes the host ports of a pod that leaves out of force.
+    pub(super) fn close_host_ports(&self, entry: &Entry) {
+        if !entry.requested.port_mappings.is_empty() {
+            self.ledger().ask_for_host_ports();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_cni::wire::{Pod, Requested};
+
+    use super::*;
+    use crate::podnet::netns::NetnsId;
+
+    fn entry(name: &str, serial: u64, phase: Phase, ifindex: u32) -> Entry {
+        let mapping = PortMapping {
+            host_ip: None,
+            host_port: 8080,
+            container_port: 80,
+            protocol: WireProtocol::Tcp,
+        };
+        Entry {
+            network: "mizzen".into(),
+            pod: Pod { name: name.into(), namespace: "default".into(), uid: String::new() },
+            netns: NetnsId { dev: 4, ino: serial },
+            addresses: vec![[10, 244, 1, u8::try_from(serial).unwrap()].into()],
+            mtu: 1500,
+            phase,
+            requested: Requested { port_mappings: vec![mapping], ..Requested::default() },
+            serial,
+            ifindex,
+        }
+    }
+
+    #[test]
+    fn cni_31_the_later_sandbox_of_a_pod_has_its_host_ports_and_unfinished_ones_have_none() {
+        let entries = [
+            entry("web", 9, Phase::Live, 0),
+            entry("web", 8, Phase::Live, 7),
+            entry("web", 10, Phase::Leaving, 8),
+            entry("", 11, Phase::Reserved, 9),
+            entry("late", 12, Phase::Reserved, 0),
+            Entry { requested: Requested::default(), ..entry("plain", 13, Phase::Live, 1) },
+        ];
+        let named = entries.into_iter().enumerate().map(|(index, entry)| {
+            let container_id = format!("c{index}");
+            (Attachment { container_id, ifname: "eth0".into() }, entry)
+        });
+        let pods = of(&named.collect());
+        let serials: Vec<_> = pods.iter().map(|(key, pod)| (key.to_string(), pod.serial)).collect();
+        assert_eq!(serials, [("/c3".to_owned(), 11), ("default/web".to_owned(), 9)]);
+    }
+}
