@@ -54,7 +54,7 @@ pub enum InstallError {
 /// The configuration list for an agent whose state folder is `state_dir`. Capabilities are
 /// declared where somebody sees to them: a runtime must not believe that a hostPort works.
 pub fn render(state_dir: &Path, port_mappings: bool) -> String {
-    let mut capabilities = json!({"dns": true, "ips": true, "mac": true});
+    let mut capabilities = json!({"bandwidth": true, "dns": true, "ips": true, "mac": true});
     if port_mappings {
         capabilities["portMappings"] = true.into();
     }
@@ -163,7 +163,9 @@ mod tests {
             "name": "mizzen",
             "plugins": [{
                 "type": "mizzen-cni", "stateDir": "/run/mizzen",
-                "capabilities": {"dns": true, "ips": true, "mac": true, "portMappings": true},
+                "capabilities": {
+                    "bandwidth": true, "dns": true, "ips": true, "mac": true, "portMappings": true,
+                },
             }],
         });
         assert_eq!(value, expected);

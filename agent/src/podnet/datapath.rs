@@ -66,6 +66,9 @@ pub trait PodDatapath: Send + Sync {
         Ok(Survey::default())
     }
 
+    /// Something of a pod that is no table's or program's was found altered, and mended.
+    fn note_healed(&self, _ifname: &str, _what: &'static str) {}
+
     /// Mends what somebody else altered of a pod that is attached, by the tables as they are in
     /// `seen`: its addresses, its programs, and what is known of its namespace; where nothing is
     /// known any more, that it is the one in `netns`. Gives the names of the maps, and `program`.
@@ -115,6 +118,11 @@ impl PodDatapath for Announced {
         self.datapath.survey()
     }
 
+    fn note_healed(&self, ifname: &str, what: &'static str) {
+        tracing::warn!(ifname, what, "somebody else altered what pods have");
+        self.metrics.tables.healed(what, 1);
+    }
+
     fn mend(
         &self,
         link: &PodLink,
@@ -123,8 +131,7 @@ impl PodDatapath for Announced {
     ) -> Result<Vec<&'static str>, PodDatapathError> {
         let mended = self.datapath.mend(link, netns, seen)?;
         for what in &mended {
-            tracing::warn!(ifname = link.ifname, what, "somebody else altered what pods have");
-            self.metrics.tables.healed(what, 1);
+            self.note_healed(&link.ifname, what);
         }
         Ok(mended)
     }

@@ -210,6 +210,7 @@ pub fn link_spec(attachment: &Attachment, entry: &Entry) -> LinkSpec {
         mtu: entry.mtu,
         addresses: entry.addresses.clone(),
         alias: alias(attachment, &entry.pod),
+        bandwidth: entry.requested.bandwidth,
     }
 }
 

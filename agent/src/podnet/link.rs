@@ -16,10 +16,11 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use mizzen_cni::wire::{GATEWAY4, GATEWAY6, Mac};
+use mizzen_cni::wire::{Bandwidth, GATEWAY4, GATEWAY6, Mac};
 use nix::errno::Errno;
 
 use super::{
+    bandwidth::{self, End},
     interface::{self, addresses, find},
     message::{
         self, VethEnd, Via, add_address, add_neighbour, add_veth, delete_link, host_route,
@@ -49,6 +50,8 @@ pub struct LinkSpec {
     pub addresses: Vec<IpAddr>,
     /// What `ip link` on the node says about it.
     pub alias: String,
+    /// How much the pod may receive and send.
+    pub bandwidth: Bandwidth,
 }
 
 /// Why a link could not be made, unmade or verified.
@@ -106,6 +109,7 @@ fn configure(spec: &LinkSpec, netns: &File, node: &mut Netlink) -> Result<u32, L
     if sysctl::has_ipv6() {
         changes.push(message::without_link_local(&spec.host_ifname));
     }
+    changes.extend(bandwidth::shape(spec, End::Host, ifindex));
     changes.push(set_up(&spec.host_ifname));
     node.apply(changes)?;
     inside(netns, || configure_pod_end(spec))?;
@@ -132,6 +136,7 @@ fn configure_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
         changes.push(message::without_link_local(&spec.pod_ifname));
         changes.push(add_address(ifindex, link_local(spec.pod_mac)));
     }
+    changes.extend(bandwidth::shape(spec, End::Pod, ifindex));
     changes.push(set_up(&spec.pod_ifname));
     for address in &spec.addresses {
         let (default, gateway) = default_route(*address);
@@ -167,6 +172,7 @@ pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
     if let Some(lost) = spec.addresses.iter().find(|ip| !routes.contains(&host_route(**ip))) {
         return Err(LinkError::NotAsMade(format!("the node has no route to {lost}")));
     }
+    expect_shape(spec, End::Host, host, &mut node)?;
     inside(netns, || verify_pod_end(spec))?;
     Ok(host)
 }
@@ -175,6 +181,7 @@ pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
 fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
     let mut pod = Netlink::open()?;
     let ifindex = expect_end(&mut pod, &spec.pod_ifname, spec.pod_mac, "the pod")?;
+    expect_shape(spec, End::Pod, ifindex, &mut pod)?;
     let held = addresses(&mut pod)?;
     let routes = routes_onto(&mut pod, ifindex)?;
     for address in &spec.addresses {
@@ -206,6 +213,19 @@ fn expect_end(
         Some(end) if !end.up => Err(LinkError::NotAsMade(format!("{ifname} is down"))),
         Some(end) => Ok(end.ifindex),
     }
+}
+
+fn expect_shape(
+    spec: &LinkSpec,
+    end: End,
+    ifindex: u32,
+    netlink: &mut Netlink,
+) -> Result<(), LinkError> {
+    if bandwidth::is_shaped(spec, end, ifindex, netlink)? {
+        return Ok(());
+    }
+    let ifname = if end == End::Host { &spec.host_ifname } else { &spec.pod_ifname };
+    Err(LinkError::NotAsMade(format!("{ifname} is not limited to the pod's bandwidth")))
 }
 
 /// Where everything of the address's family goes, and the next hop that leads there.

@@ -23,6 +23,7 @@ pub mod ipam;
 pub mod journal;
 pub mod ledger;
 
+pub mod bandwidth;
 pub mod link;
 pub mod netns;
 pub mod sysctl;

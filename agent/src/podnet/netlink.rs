@@ -11,8 +11,8 @@ use std::{
 };
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::{
@@ -173,7 +173,8 @@ impl Netlink {
         what: &str,
         request: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
-        match self.ask(what, request, NLM_F_ACK) {
+        // Qdiscs are told to everybody but the one who asks, unless that one wants the echo.
+        match self.ask(what, request, NLM_F_ACK | NLM_F_ECHO) {
             Ok(items) => Ok(items.and_then(|mut items| items.pop())),
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
             Err(error) => Err(error),

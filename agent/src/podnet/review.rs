@@ -4,13 +4,16 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use mizzen_cni::wire::Attachment;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bandwidth::{self, End},
     blocking,
     datapath::PodDatapathError,
-    journal::Phase,
+    journal::{Entry, Phase},
+    ledger::link_spec,
     netns::{self, NetnsId},
     pods::{Pods, chain},
 };
@@ -19,6 +22,8 @@ use super::{
 const REVIEW: Duration = Duration::from_secs(5);
 /// Namespaces that are looked for in one look: each may take a walk over all processes.
 const SEARCHES_MAX: usize = 4;
+/// Of the limited pods whose namespace is not among those, each has its turn in so many looks.
+const SEARCH_TURNS: u64 = 12;
 
 /// Looks until cancelled.
 pub(super) async fn run(pods: Arc<Pods>, cancel: CancellationToken) {
@@ -49,7 +54,7 @@ impl Pods {
         // Of several interfaces of one pod, the first says which pod is in a namespace.
         let named = entries.iter().filter(|(_, e)| seen.namespace_of(&e.addresses).is_some());
         let mut named: BTreeSet<NetnsId> = named.map(|(_, entry)| entry.netns).collect();
-        let (mut mended, mut searches) = (0, 0);
+        let (mut mended, mut searches, mut limited) = (0, 0, 0);
         for (attachment, entry) in entries {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
@@ -61,10 +66,48 @@ impl Pods {
             let netns = is_lost.then(|| netns::find(entry.netns)).flatten();
             let link = self.pod_link(&attachment, &entry, entry.ifindex);
             mended += self.datapath.mend(&link, netns.as_ref(), &seen)?.len();
+            mended += self.mend_bandwidth(&attachment, &entry, &mut limited);
         }
         for link in strangers {
             mended += self.datapath.mend(&link, None, &seen)?.len();
         }
         Ok(mended)
+    }
+
+    /// Limits the ends of a pod's link again that somebody freed: how many those were. `searched`
+    /// counts the namespaces that were looked for in this look; which pods' these are changes from
+    /// one look to the next.
+    fn mend_bandwidth(
+        &self,
+        attachment: &Attachment,
+        entry: &Entry,
+        searched: &mut usize,
+    ) -> usize {
+        if entry.requested.bandwidth.is_unlimited() {
+            return 0;
+        }
+        let spec = link_spec(attachment, entry);
+        let mut outcomes = vec![bandwidth::mend(&spec, End::Host)];
+        let turn = (entry.serial + self.now().as_secs() / REVIEW.as_secs()) % SEARCH_TURNS == 0;
+        if entry.requested.bandwidth.egress.is_some() && (*searched < SEARCHES_MAX || turn) {
+            *searched += 1;
+            if let Some(netns) = netns::find(entry.netns) {
+                outcomes.push(netns::inside(&netns, || bandwidth::mend(&spec, End::Pod)));
+            }
+        }
+        let mut mended = 0;
+        for outcome in outcomes {
+            match outcome {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.datapath.note_healed(&spec.host_ifname, "bandwidth");
+                    mended += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(%attachment, error = chain(&error), "limit a pod's bandwidth");
+                }
+            }
+        }
+        mended
     }
 }

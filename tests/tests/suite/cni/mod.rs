@@ -1,6 +1,7 @@
 //! The CNI plugin and the agent's pod network, as a container runtime meets them.
 
 mod altered;
+mod bandwidth;
 mod bed;
 mod calls;
 mod faults;

@@ -1,0 +1,186 @@
+//! Item 32: what a pod may receive and send, by real streams in both families.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::Instant,
+};
+
+use mizzen_agent::{
+    metrics::Metrics,
+    podnet::datapath::{Announced, NoDatapath},
+};
+use mizzen_tests::{
+    netns::{Netns, check},
+    wait::until,
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::bed::{LIMIT, Node, Outcome, Pod, addresses, model};
+
+/// What the pod may receive, in bits per second.
+const INGRESS: u32 = 24_000_000;
+/// What it may send.
+const EGRESS: u32 = 12_000_000;
+/// Bits that may go at once: 16 KiB.
+const BURST: u32 = 8 * 16_384;
+
+fn limits() -> Value {
+    json!({
+        "ingressRate": INGRESS, "ingressBurst": BURST, "egressRate": EGRESS, "egressBurst": BURST,
+    })
+}
+
+fn try_add(node: &Node, pod: &Pod, limits: Value) -> Outcome {
+    let mut conf = node.conf("1.1.0");
+    conf["runtimeConfig"]["bandwidth"] = limits;
+    node.call_with("ADD", pod, &conf)
+}
+
+fn add(node: &Node, limits: Value) -> Pod {
+    let mut pod = Pod::new();
+    pod.addresses = addresses(&try_add(node, &pod, limits).expect_success());
+    pod
+}
+
+/// The root qdiscs of a namespace's interfaces.
+fn qdiscs(netns: &Netns) -> String {
+    let output = check(netns.command("tc").args(["qdisc", "show"]));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bits of a stream per second of its receiver's clock, the first that came apart.
+fn rate(from: &Netns, to: &Netns, address: IpAddr, octets: usize) -> f64 {
+    let listener = to.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
+    let server = listener.local_addr().unwrap();
+    let mut sender = from.run(|| TcpStream::connect_timeout(&server, LIMIT)).unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    sender.set_write_timeout(Some(LIMIT)).unwrap();
+    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.write_all(&vec![0; octets]).unwrap());
+        let mut buffer = vec![0; 64 << 10];
+        let mut read = || loop {
+            match receiver.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.unwrap(),
+            }
+        };
+        let first = read();
+        let (start, mut received) = (Instant::now(), first);
+        while received < octets {
+            let length = read();
+            assert!(length > 0, "{received} of {octets} octets came");
+            received += length;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a few million")]
+        let bits = (8 * (received - first)) as f64;
+        bits / start.elapsed().as_secs_f64()
+    })
+}
+
+/// A stream gets what was asked for: never more than a tenth above it, the burst apart; and not less
+/// than half, where this machine has time for it in one of three attempts.
+#[track_caller]
+fn check_rate(from: &Netns, to: &Netns, address: IpAddr, asked: u32) {
+    let octets = asked as usize / 8;
+    let most = f64::from(asked) * 1.1 + f64::from(BURST);
+    let mut measured = 0.0;
+    for _ in 0..3 {
+        measured = rate(from, to, address, octets);
+        assert!(measured < most, "{measured:.0} bits per second of {asked}");
+        if measured > f64::from(asked) * 0.5 {
+            println!("{measured:.0} bits per second of {asked}");
+            return;
+        }
+    }
+    panic!("{measured:.0} bits per second of {asked}");
+}
+
+#[test]
+fn cni_32_a_pod_receives_and_sends_at_the_rates_that_were_asked_for() {
+    let node = Node::alone();
+    node.netns.ip("link add eth0 type bridge");
+    node.netns.ip("link set eth0 up");
+    for (address, nodad) in model("a", 1).internal_ips.iter().zip(["", "nodad"]) {
+        node.netns.ip(&format!("addr add {address} dev eth0 {nodad}"));
+    }
+    let limited = add(&node, limits());
+    let free = add(&node, Value::Null);
+    for (own, other) in limited.addresses.iter().zip(&free.addresses) {
+        check_rate(free.netns(), limited.netns(), *own, INGRESS);
+        check_rate(limited.netns(), free.netns(), *other, EGRESS);
+        // From the node as well.
+        check_rate(&node.netns, limited.netns(), *own, INGRESS);
+    }
+}
+
+#[test]
+fn cni_32_one_direction_alone_leaves_the_other_as_it_is_and_del_takes_all_away() {
+    let node = Node::alone();
+    let ingress = add(&node, json!({"ingressRate": INGRESS, "ingressBurst": BURST}));
+    let host = node.pod_links().remove(0);
+    assert!(qdiscs(&node.netns).contains(&format!("dev {host} root")), "{}", qdiscs(&node.netns));
+    assert!(!qdiscs(ingress.netns()).contains("tbf"));
+    node.call("DEL", &ingress).expect_success();
+    assert!(!qdiscs(&node.netns).contains("tbf"));
+    let egress = add(&node, json!({"egressRate": EGRESS, "egressBurst": BURST}));
+    let said = qdiscs(egress.netns());
+    assert!(said.contains("qdisc tbf") && said.contains("rate 12Mbit burst 16Kb"), "{said}");
+    assert!(!qdiscs(&node.netns).contains("tbf"));
+    node.call("DEL", &egress).expect_success();
+    assert!(!qdiscs(egress.netns()).contains("tbf"));
+}
+
+/// Whether both ends are limited as [`limits`] say.
+fn shaped(node: &Node, pod: &Pod) -> Result<(), String> {
+    let (host_end, pod_end) = (qdiscs(&node.netns), qdiscs(pod.netns()));
+    if host_end.contains("rate 24Mbit") && pod_end.contains("rate 12Mbit") {
+        return Ok(());
+    }
+    Err(format!("{host_end}\n{pod_end}"))
+}
+
+#[test]
+fn cni_32_cni_38_limits_outlive_the_agent_and_are_put_back_where_somebody_takes_them_away() {
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let (released, _receiver) = mpsc::channel(8);
+    let metrics: Arc<Metrics> = Arc::default();
+    let datapath = || Announced::new(Arc::new(NoDatapath), released.clone(), Arc::clone(&metrics));
+    node.start_with(Arc::new(datapath()));
+    node.wait_ready();
+    let pod = add(&node, limits());
+    node.stop();
+    let host = node.pod_links().remove(0);
+    shaped(&node, &pod).unwrap();
+    check(node.netns.command("tc").args(["qdisc", "del", "dev", &host, "root"]));
+    node.start_with(Arc::new(datapath()));
+    node.wait_ready();
+    node.call("CHECK", &pod).expect_code(101);
+    check(pod.netns().command("tc").args([
+        "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "1gbit", "burst", "1mb",
+        "latency", "10ms",
+    ]));
+    until("both limits to be back", LIMIT, || shaped(&node, &pod));
+    until("both to be counted", LIMIT, || match metrics.tables.healed_of("bandwidth") {
+        2 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    node.call("CHECK", &pod).expect_success();
+}
+
+#[test]
+fn cni_17_cni_32_another_limit_is_another_interface() {
+    let node = Node::alone();
+    let pod = add(&node, limits());
+    let link = || node.netns.ip(&format!("-o link show {}", node.pod_links()[0]));
+    let before = link();
+    try_add(&node, &pod, limits()).expect_success();
+    assert_eq!(link(), before, "the same is the same");
+    let slower = json!({"egressRate": EGRESS / 2, "egressBurst": BURST});
+    try_add(&node, &pod, slower).expect_success();
+    assert!(qdiscs(pod.netns()).contains("rate 6Mbit"), "{}", qdiscs(pod.netns()));
+    assert!(!qdiscs(&node.netns).contains("tbf"));
+}
