@@ -36,7 +36,7 @@ use crate::{
     facts, foreign,
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
     host_ports::HostPorts,
-    kube::{self, Snapshots, client::ApiServers},
+    kube::{self, Snapshots, client::ApiServers, node_condition},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
     podnet::{
@@ -179,6 +179,7 @@ struct Stages {
 struct Begun {
     own: Own,
     shared: Shared,
+    servers: ApiServers,
     vitals: Arc<Vitals>,
     names: Option<Names>,
     /// Where agents that come after it ask.
@@ -196,7 +197,8 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         begun = begin(config, &mut stages.intake) => begun?,
         () = signals.told_to_stop() => return Ok(false),
     };
-    let Begun { own: Own { listeners, datapath }, shared, vitals, names, successors } = begun;
+    let Begun { own: Own { listeners, datapath }, shared, servers, vitals, names, successors } =
+        begun;
     let health = Health {
         node: config.node_name.as_str().into(),
         board: shared.board.clone(),
@@ -210,6 +212,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     let Services { programs, pods, queries, explainer, checker, ledger } = services;
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
+    start_node_condition(config, &shared, servers, &mut stages.intake)?;
     let facts = serve::Facts {
         node: config.node_name.clone(),
         board: shared.board.clone(),
@@ -294,7 +297,7 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let giver = Giver { identity, sockets, departure };
     let (successors, asking) = mpsc::channel(1);
     intake.spawn("hand-over", giver.run(asking, intake.token()));
-    Ok(Begun { own, shared, vitals, names, successors })
+    Ok(Begun { own, shared, servers, vitals, names, successors })
 }
 
 /// The node whose pods are asked for their wishes about services: they are followed where this agent
@@ -471,6 +474,26 @@ fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, inta
         let role = podnet::run(config, snapshots, pods, board, listeners, stop);
         intake.spawn("pod network", role);
     }
+}
+
+/// Has the cluster told when this node's network serves, where that is this agent's work.
+fn start_node_condition(
+    config: &Config,
+    shared: &Shared,
+    servers: ApiServers,
+    intake: &mut Tasks,
+) -> anyhow::Result<()> {
+    if !config.cni {
+        return Ok(());
+    }
+    let roles =
+        [(config.cni, podnet::PART), (config.services, reconcile::PART), (config.dns, dns::PART)];
+    let parts = roles.into_iter().filter_map(|(on, part)| on.then_some(part)).collect();
+    let told = node_condition::Config { node_name: config.node_name.clone(), parts };
+    let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
+    let task = node_condition::run(told, servers.clients()?, snapshots, board, intake.token());
+    intake.spawn("node condition", task);
+    Ok(())
 }
 
 /// Has a part be on the board before its task says anything: without it, an agent would look ready

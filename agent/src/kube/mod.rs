@@ -7,6 +7,7 @@
 //! watch (ServiceCIDRs)   ─┤
 //! watch (own Pods)       ─┘
 //! ```
+//! [`node_condition`] is the one thing that the agent writes.
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
 //! back-off and relists; [`state`] alone owns the snapshot. Nothing else in the agent knows the
 //! `kube` crate.
@@ -14,6 +15,7 @@
 pub mod client;
 pub mod convert;
 mod names;
+pub mod node_condition;
 pub mod objects;
 pub mod seen;
 pub mod state;

@@ -5,6 +5,7 @@ mod cni;
 mod dns;
 mod foreign;
 mod maps;
+mod node_condition;
 mod packet;
 mod soak;
 mod socket;
