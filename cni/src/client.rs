@@ -15,10 +15,26 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
 };
 
-use crate::wire::{Request, Response, SOCKET, receive, send};
+use crate::wire::{AGENT_SOCKET, Request, Response, SOCKET, receive, send};
 
 /// How long to wait before trying again while the agent's queue of connections is full.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(5);
+/// How long to wait before trying again while one agent takes over from another.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(20);
+/// How long an agent may be away before it counts as being so.
+const GRACE: Duration = Duration::from_millis(300);
+/// How long a take-over may last.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// What to do where nobody listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Nothing: there is another way.
+    Fails,
+    /// Wait for a moment; and where some agent is there, which has left the work to another or has
+    /// not begun it yet, for as long as a take-over lasts.
+    Waits,
+}
 
 /// Why the agent gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +64,11 @@ pub fn call(
     state_dir: &Path,
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
+    absence: Absence,
     deadline: Instant,
 ) -> Result<Response, ClientError> {
     let path = state_dir.join(SOCKET);
-    let mut stream = connect_by(&path, deadline)
+    let mut stream = await_agent(state_dir, &path, absence, deadline)
         .map_err(|source| ClientError::Down { path: path.clone(), source })?;
     exchange(&mut stream, request, netns, deadline)
         .map_err(|source| ClientError::Unanswered { path, source })
@@ -68,6 +85,43 @@ fn exchange(
     send(stream, request, netns)?;
     stream.set_read_timeout(Some(remaining(deadline)?))?;
     Ok(receive(stream)?.0)
+}
+
+/// Connects, at once or when the agent that is to come has come.
+fn await_agent(
+    state_dir: &Path,
+    path: &Path,
+    absence: Absence,
+    deadline: Instant,
+) -> io::Result<UnixStream> {
+    let start = Instant::now();
+    let mut seen = start;
+    loop {
+        let error = match connect_by(path, deadline) {
+            Err(error) if is_absence(&error) && absence == Absence::Waits => error,
+            other => return other,
+        };
+        if is_there(&state_dir.join(AGENT_SOCKET)) {
+            seen = Instant::now();
+        }
+        let comes = seen.elapsed() < GRACE && start.elapsed() < TAKE_OVER_MAX;
+        if !comes || remaining(deadline).is_err() {
+            return Err(error);
+        }
+        std::thread::sleep(TAKE_OVER_PAUSE);
+    }
+}
+
+/// Whether somebody listens, however busy.
+fn is_there(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+    let (Ok(fd), Ok(address)) = (fd, UnixAddr::new(path)) else { return false };
+    matches!(connect(fd.as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// The standard library's connect would wait without limit where the agent's queue is full.

@@ -16,7 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
 use crate::{
-    client, offline,
+    client::{self, Absence},
+    offline,
     protocol::{
         Version,
         conf::{self, NetConf},
@@ -111,7 +112,9 @@ fn ask(
         network: conf.name.clone(),
         command,
     };
-    match client::call(&conf.state_dir, &request, netns, deadline) {
+    // A DEL is noted for the agent that is to come.
+    let absence = if invocation.verb == Verb::Del { Absence::Fails } else { Absence::Waits };
+    match client::call(&conf.state_dir, &request, netns, absence, deadline) {
         Ok(Response::Failed(failure)) => Err(failure.into()),
         Ok(response) => Ok(response),
         Err(error) => {

@@ -28,6 +28,8 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 pub const DEFAULT_STATE_DIR: &str = "/run/mizzen";
 /// The agent's socket in its state folder.
 pub const SOCKET: &str = "cni.sock";
+/// The agent's other socket there, for the command line and for agents that come after it.
+pub const AGENT_SOCKET: &str = "agent.sock";
 /// In the state folder: DELs that the agent has not seen, one [`Attachment`] as JSON per line.
 pub const DEL_JOURNAL: &str = "cni-del.journal";
 

@@ -128,6 +128,7 @@ impl Config {
             // Checked before.
             excluded: ranges("pod_address_exclude", &self.pod_address_exclude).unwrap_or_default(),
             port_mappings: self.services,
+            at_step: podnet::steps::unobserved,
         }
     }
 

@@ -134,6 +134,8 @@ fn replace(
         file.write_all(bytes)?;
         modified.map_or(Ok(()), |time| file.set_modified(time))?;
         file.sync_all()?;
+        // A program that somebody could still write to can't be started.
+        drop(file);
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };

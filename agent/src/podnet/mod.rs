@@ -14,6 +14,7 @@
 pub mod datapath;
 
 pub mod server;
+pub mod steps;
 
 pub mod pods;
 
@@ -65,6 +66,7 @@ use keeper::Keeper;
 use monitor::Monitor;
 use netlink::NetlinkError;
 use pods::Pods;
+use steps::Observer;
 
 /// The name of this part on the [`Board`].
 pub const PART: &str = "cni";
@@ -99,6 +101,8 @@ pub struct Config {
     pub excluded: Vec<Cidr>,
     /// Whether pods may have host ports: somebody has to see to them.
     pub port_mappings: bool,
+    /// Is told of each step of ADD and DEL.
+    pub at_step: Observer,
 }
 
 /// Who is told of pods, before the pods themselves know.
@@ -143,8 +147,8 @@ pub async fn run(
 ) -> Result<(), PodNetError> {
     board.report(PART, State::Waiting("taking over what is there".into()));
     let monitor = Monitor::start(keeper::matters)?;
-    let (state_dir, excluded) = (config.state_dir.clone(), config.excluded.clone());
-    let pods = Arc::new(blocking(move || open(&state_dir, excluded, datapath)).await?);
+    let opened = config.clone();
+    let pods = Arc::new(blocking(move || open(&opened, datapath)).await?);
     pods.tell(listeners);
     let state_dir = |operation, source| PodNetError::StateDir {
         operation,
@@ -186,11 +190,8 @@ pub fn pods_in(state_dir: &Path) -> BTreeMap<ObjectKey, Vec<IpAddr>> {
 }
 
 /// Opens the state folder and takes over what an earlier agent left.
-fn open(
-    state_dir: &Path,
-    excluded: Vec<Cidr>,
-    datapath: Arc<dyn PodDatapath>,
-) -> Result<Pods, PodNetError> {
+fn open(config: &Config, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNetError> {
+    let state_dir = &*config.state_dir;
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| PodNetError::StateDir { operation, path, source }
@@ -199,8 +200,10 @@ fn open(
     let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
     let boot = fs::read_to_string(boot_id).map_err(failed("read", boot_id))?;
     let journal = state_dir.join(JOURNAL);
-    let pods =
-        Pods::open(&journal, boot.trim(), excluded, datapath).map_err(failed("open", &journal))?;
+    let excluded = config.excluded.clone();
+    let pods = Pods::open(&journal, boot.trim(), excluded, datapath)
+        .map_err(failed("open", &journal))?
+        .observed_by(config.at_step);
     del_journal::drain(state_dir, &pods).map_err(failed("drain the DELs noted in", state_dir))?;
     pods.restore()?;
     Ok(pods)

@@ -33,6 +33,7 @@ use super::{
     ledger::{Ledger, Reservation, ReserveError, link_spec},
     link,
     netns::NetnsId,
+    steps::{self, Observer, Step},
 };
 use crate::{
     host_ports::HostPorts,
@@ -50,6 +51,7 @@ pub struct Pods {
     pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
     /// Those who see to host ports.
     pub(super) host_ports: OnceLock<Arc<HostPorts>>,
+    at_step: Observer,
     started: Instant,
     mtu: AtomicU32,
     /// Why no pod can be connected now.
@@ -107,10 +109,17 @@ impl Pods {
             strangers: Mutex::default(),
             opted_out: Mutex::default(),
             host_ports: OnceLock::new(),
+            at_step: steps::unobserved,
             started: Instant::now(),
             mtu: AtomicU32::new(super::DEFAULT_MTU),
             waiting: Mutex::new(Some("the agent has just started".into())),
         })
+    }
+
+    /// Tells `observer` of each step.
+    #[must_use]
+    pub fn observed_by(self, observer: Observer) -> Self {
+        Self { at_step: observer, ..self }
     }
 
     /// The node's ranges as last known.
@@ -168,6 +177,7 @@ impl Pods {
         };
         let reserved = self.ledger().reserve(attachment, reservation, self.now());
         let entry = reserved.map_err(|error| reserve_failure(&error))?;
+        (self.at_step)(Step::Reserved);
         self.connect(addition, &entry, deadline).inspect_err(|_| self.remove(attachment, &entry))
     }
 
@@ -180,14 +190,18 @@ impl Pods {
         let attachment = &addition.attachment;
         let ifindex = link::create(&link_spec(attachment, entry), &addition.netns)
             .map_err(|error| failed("can't make the pod's link", &error))?;
+        (self.at_step)(Step::LinkMade);
         self.datapath
             .attach(&self.pod_link(attachment, entry, ifindex), Some(&addition.netns))
             .map_err(|error| failed("can't attach the datapath to the pod", &error))?;
         self.ledger().set_ifindex(attachment, ifindex);
+        (self.at_step)(Step::Attached);
         self.open_host_ports(entry, deadline)?;
+        (self.at_step)(Step::HostPortsOpen);
         self.ledger()
             .set_phase(attachment, Phase::Live)
             .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
+        (self.at_step)(Step::Live);
         Ok(answer(attachment, entry))
     }
 
@@ -285,9 +299,13 @@ impl Pods {
     /// ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
     pub(super) fn remove(&self, attachment: &Attachment, entry: &Entry) {
         let leaving = self.ledger().set_phase(attachment, Phase::Leaving);
+        (self.at_step)(Step::Leaving);
         self.close_host_ports(entry);
+        (self.at_step)(Step::HostPortsClosed);
         let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
+        (self.at_step)(Step::Detached);
         let deleted = link::delete(&attachment.host_ifname());
+        (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
             leaving?;
             detached?;
@@ -297,6 +315,7 @@ impl Pods {
         if let Err(error) = attempt() {
             tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
         }
+        (self.at_step)(Step::Released);
     }
 
     /// The pod as the datapath has to know it now.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use crate::config::Config;
 
 /// Name of the command line's socket in the state folder.
-pub const SOCKET: &str = "agent.sock";
+pub use mizzen_cni::wire::AGENT_SOCKET as SOCKET;
 
 /// The open listeners.
 #[derive(Debug)]

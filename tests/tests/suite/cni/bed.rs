@@ -3,10 +3,10 @@
 //! calls it.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -44,6 +44,8 @@ pub(super) struct Node {
     pub(super) local_pods: Arc<LocalPods>,
     /// Where the agent asks for host ports.
     pub(super) host_ports: Arc<HostPorts>,
+    /// The plugin's binary that is called.
+    pub(super) called: PathBuf,
     agent: Option<Agent>,
 }
 
@@ -59,8 +61,8 @@ impl Node {
         let netns = Netns::new(name);
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
         let (board, local_pods, host_ports, agent) = Default::default();
-        let name = name.into();
-        Self { name, netns, folder, board, snapshots, local_pods, host_ports, agent }
+        let (name, called) = (name.into(), plugin());
+        Self { name, netns, folder, board, snapshots, local_pods, host_ports, called, agent }
     }
 
     /// A node of its own with ranges and a running agent that is ready.
@@ -86,6 +88,7 @@ impl Node {
             mtu: None,
             excluded: vec![],
             port_mappings: true,
+            at_step: podnet::steps::unobserved,
         };
         let netns = std::fs::File::open(self.netns.path()).unwrap();
         let (snapshots, board) = (self.snapshots.subscribe(), Arc::clone(&self.board));
@@ -162,9 +165,26 @@ impl Node {
         netns: &Path,
         conf: &Value,
     ) -> Outcome {
+        let child = self.spawn_in(command, container, netns, conf);
+        let output = child.wait_with_output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let answer = match stdout.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).expect("one JSON object on standard output"),
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Outcome { success: output.status.success(), answer, log: stderr }
+    }
+
+    /// Begins a call.
+    pub(super) fn spawn(&self, command: &str, pod: &Pod, conf: &Value) -> Child {
+        self.spawn_in(command, &pod.container_id, &pod.netns().path(), conf)
+    }
+
+    fn spawn_in(&self, command: &str, container: &str, netns: &Path, conf: &Value) -> Child {
         let mut child = self
             .netns
-            .command(plugin().to_str().unwrap())
+            .command(self.called.to_str().unwrap())
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
@@ -178,15 +198,12 @@ impl Node {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        let answer = match stdout.as_str() {
-            "" => Value::Null,
-            text => serde_json::from_str(text).expect("one JSON object on standard output"),
-        };
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Outcome { success: output.status.success(), answer, log: stderr }
+        // A plugin that has read enough goes.
+        match child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
+        child
     }
 
     /// ADD that must succeed; the pod then knows its addresses.

@@ -6,4 +6,6 @@ mod bed;
 mod calls;
 mod faults;
 mod host_ports;
+mod hostile;
+mod killed;
 mod traffic;

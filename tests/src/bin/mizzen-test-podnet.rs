@@ -1,0 +1,93 @@
+//! An agent's pod network with the real datapath, as a process that tests kill: at once, or when it
+//! has done the step of ADD or DEL that a file in its state folder names.
+//!
+//! `mizzen-test-podnet NETNS CGROUP BPFFS FOLDER PLUGIN`; SIGTERM ends it in order. Nobody fills the
+//! service tables: what pods ask of them counts as done.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use mizzen_agent::{
+    datapath::{Datapath, Options},
+    model::{node::Node, snapshot::Snapshot},
+    podnet::{self, Listeners, datapath::PodDatapath, steps::Step},
+};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The file that names the step.
+static ARMED: OnceLock<PathBuf> = OnceLock::new();
+
+fn end_at(step: Step) {
+    let armed = ARMED.get().and_then(|path| fs::read_to_string(path).ok());
+    if armed.is_some_and(|name| name == format!("{step:?}")) {
+        let _killed = kill(Pid::this(), Signal::SIGKILL);
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let [netns, cgroup, bpffs, folder, plugin] =
+        std::env::args().skip(1).map(PathBuf::from).collect::<Vec<_>>().try_into().map_err(
+            |given: Vec<_>| anyhow::anyhow!("five arguments are needed, not {}", given.len()),
+        )?;
+    let state_dir = folder.join("state");
+    ARMED.get_or_init(|| folder.join("armed"));
+    setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
+    let options = Options { bpffs, cgroup_root: Some(cgroup), flows: None };
+    let datapath = Datapath::open(&options)?;
+    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods()?);
+    let config = podnet::Config {
+        node_name: "a".into(),
+        state_dir,
+        conf_dir: folder.join("net.d"),
+        bin_dir: folder.join("bin"),
+        plugin: Some(plugin),
+        mtu: None,
+        excluded: vec![],
+        port_mappings: true,
+        at_step: end_at,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = cancel.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            stop.cancel();
+        });
+        let listeners = Listeners::default();
+        let host_ports = Arc::clone(&listeners.host_ports);
+        tokio::spawn(async move {
+            let mut asked = host_ports.follow();
+            while asked.changed().await.is_ok() {
+                let revision = asked.borrow().as_ref().map_or(0, |asked| asked.revision);
+                host_ports.note_in_force(revision);
+            }
+        });
+        let (_snapshots, snapshots) = watch::channel(Arc::new(snapshot()?));
+        podnet::run(config, snapshots, pods, Arc::default(), listeners, cancel).await?;
+        anyhow::Ok(())
+    })
+}
+
+/// The node `a`, number 1 of the tests' cluster.
+fn snapshot() -> anyhow::Result<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    snapshot.synced.nodes = true;
+    let pod_cidrs = vec!["10.244.1.0/24".parse()?, "fd00:244:1::/64".parse()?];
+    let node = Node { pod_cidrs, ..Node::named("a") };
+    snapshot.nodes.insert("a".into(), Arc::new(node));
+    Ok(snapshot)
+}

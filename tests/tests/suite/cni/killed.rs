@@ -1,0 +1,328 @@
+//! Item 19: `kill -9` of the agent after every step of ADD and DEL, and of the plugin at any moment;
+//! then DEL or GC, and nothing is left: no link, no address, no route, no entry of a map. And take-overs
+//! from one agent to the next while runtimes call.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::net::UnixListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mizzen_agent::{
+    datapath::Datapath,
+    podnet::{datapath::PodDatapath as _, steps::Step},
+};
+use mizzen_tests::{
+    node::TestNode,
+    soak::{Dice, in_full, share},
+    wait::until,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+use super::bed::{LIMIT, Node, Pod, addresses, model, plugin};
+
+/// A node whose agent is a process.
+struct Bench {
+    node: Node,
+    agent: Mutex<Option<Child>>,
+    place: TestNode,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let place = TestNode::new("killed");
+        let node = Node::new("a", &[model("a", 1)]);
+        let bench = Self { node, agent: Mutex::default(), place };
+        bench.start();
+        bench
+    }
+
+    fn agent(&self) -> MutexGuard<'_, Option<Child>> {
+        self.agent.lock().unwrap()
+    }
+
+    fn start(&self) {
+        let options = self.place.options();
+        let child = Command::new(plugin().with_file_name("mizzen-test-podnet"))
+            .args([&self.node.netns.path(), options.cgroup_root.as_ref().unwrap(), &options.bpffs])
+            .args([self.node.folder.path(), &plugin()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        *self.agent() = Some(child);
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        let nobody = Pod { netns: None, ..Pod::new() };
+        until("the agent to serve", LIMIT, || {
+            let outcome = self.node.call("STATUS", &nobody);
+            if outcome.success { Ok(()) } else { Err(format!("{outcome:?}")) }
+        });
+    }
+
+    /// Has the agent end after its next step of this kind.
+    fn arm(&self, step: Step) {
+        fs::write(self.node.folder.path().join("armed"), format!("{step:?}")).unwrap();
+    }
+
+    /// Waits for the agent's end by SIGKILL.
+    fn wait_killed(&self) {
+        let ended = self.agent().take().unwrap().wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(libc::SIGKILL));
+        fs::remove_file(self.node.folder.path().join("armed")).unwrap();
+    }
+
+    /// Tells the agent to end, and waits for it.
+    fn stop(&self) {
+        let Some(mut agent) = self.agent().take() else { return };
+        kill(Pid::from_raw(agent.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        agent.wait().unwrap();
+    }
+
+    fn add(&self) -> Pod {
+        let mut pod = Pod::new();
+        let result = self.node.call_with("ADD", &pod, &self.conf()).expect_success();
+        pod.addresses = addresses(&result);
+        pod
+    }
+
+    /// A pod that wants all there is.
+    fn conf(&self) -> serde_json::Value {
+        let mut conf = self.node.conf("1.1.0");
+        conf["runtimeConfig"] = json!({
+            "portMappings": [{"hostPort": 8080, "containerPort": 80}],
+            "bandwidth": {"egressRate": 8_000_000, "egressBurst": 80_000},
+        });
+        conf
+    }
+
+    /// Checks that the node has `kept`, and nothing of anybody else, but for the tables.
+    fn check_only(&self, kept: &Pod, what: &str) {
+        until("nothing else to be left", LIMIT, || {
+            let routes = self.node.netns.ip("route") + &self.node.netns.ip("-6 route");
+            let routes = routes.lines().filter(|line| line.contains(" dev mz")).count();
+            let journal = self.node.journal();
+            let seen = (self.node.pod_links().len(), routes, attached(&journal).len());
+            if seen == (1, 2, 1) { Ok(()) } else { Err(format!("{what}: {seen:?}\n{journal}")) }
+        });
+        self.node.call("CHECK", kept).expect_success();
+    }
+
+    /// As [`Self::check_only`], the tables too; the agent is ended.
+    fn check_end(&self, kept: &Pod, what: &str) {
+        self.check_only(kept, what);
+        self.stop();
+        let options = self.place.options();
+        let datapath = self.node.netns.run(|| Datapath::open(&options)).unwrap();
+        let seen = datapath.pods().unwrap().survey().unwrap();
+        assert_eq!((seen.endpoints.len(), seen.namespaces.len()), (2, 1), "{what}");
+    }
+}
+
+/// The containers that a journal says are attached.
+fn attached(journal: &str) -> BTreeSet<String> {
+    let mut attached = BTreeSet::new();
+    for line in journal.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        let id = record["attachment"]["containerID"].to_string();
+        match record["record"].as_str() {
+            Some("attached") => drop(attached.insert(id)),
+            Some("released") => drop(attached.remove(&id)),
+            _ => {}
+        }
+    }
+    attached
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent().take() {
+            let _ended = (agent.kill(), agent.wait());
+        }
+    }
+}
+
+/// The agent is killed after `step`; then the runtime cleans up, by DEL or by GC.
+fn killed_after(bench: &Bench, kept: &Pod, step: Step, by_gc: bool) {
+    let what = format!("{step:?}, {}", if by_gc { "GC" } else { "DEL" });
+    let pod = if step.is_of_add() { Pod::new() } else { bench.add() };
+    bench.arm(step);
+    if step.is_of_add() {
+        assert!(!bench.node.call_with("ADD", &pod, &bench.conf()).success, "{what}");
+    } else {
+        bench.node.call("DEL", &pod).expect_success();
+    }
+    bench.wait_killed();
+    bench.start();
+    if by_gc {
+        let mut conf = bench.node.conf("1.1.0");
+        conf["cni.dev/valid-attachments"] =
+            json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
+        bench.node.call_with("GC", kept, &conf).expect_success();
+    } else {
+        bench.node.call("DEL", &pod).expect_success();
+    }
+    assert!(!pod.netns().ip("link show").contains("eth0"), "{what}");
+    bench.check_only(kept, &what);
+}
+
+#[test]
+fn cni_19_an_agent_killed_after_any_step_of_add_or_del_leaves_nothing() {
+    let bench = Bench::new();
+    let kept = bench.add();
+    for (index, step) in Step::ALL.into_iter().enumerate() {
+        killed_after(&bench, &kept, step, index % 2 == 0);
+        if in_full() {
+            killed_after(&bench, &kept, step, index % 2 == 1);
+        }
+    }
+    bench.check_end(&kept, "killed");
+}
+
+#[test]
+fn cni_19_plugins_killed_at_any_moment_leave_nothing_after_del() {
+    let mut dice = Dice::new();
+    let bench = Bench::new();
+    let kept = bench.add();
+    for _ in 0..share(1_000) {
+        let pod = Pod::new();
+        let command = if dice.once_in(3) { "DEL" } else { "ADD" };
+        if command == "DEL" {
+            bench.node.call_with("ADD", &pod, &bench.conf()).expect_success();
+        }
+        let mut child = bench.node.spawn(command, &pod, &bench.conf());
+        std::thread::sleep(Duration::from_micros(dice.roll() % 12_000));
+        let _killed = (child.kill(), child.wait());
+        bench.node.call("DEL", &pod).expect_success();
+        // What an ADD did meanwhile whose plugin had gone is undone.
+        until("the pod to have no interface", LIMIT, || {
+            let links = pod.netns().ip("link show");
+            if links.contains("eth0") {
+                Err(format!("seed {}: {links}", dice.seed))
+            } else {
+                Ok(())
+            }
+        });
+    }
+    bench.check_end(&kept, "plugins");
+}
+
+/// Adds and deletes pods by several threads until `done`; no call may fail, and no two pods may have
+/// one address at a time. Pods are counted when they begin.
+fn add_and_delete(
+    node: &Node,
+    threads: usize,
+    count: &AtomicU64,
+    done: impl Fn(u64) -> bool + Sync,
+) {
+    let held = Mutex::new(BTreeSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !done(count.fetch_add(1, Ordering::Relaxed)) {
+                    let mut pod = Pod::new();
+                    node.add(&mut pod);
+                    for address in &pod.addresses {
+                        assert!(held.lock().unwrap().insert(*address), "{address} is given twice");
+                    }
+                    node.call("CHECK", &pod).expect_success();
+                    for address in &pod.addresses {
+                        held.lock().unwrap().remove(address);
+                    }
+                    node.call("DEL", &pod).expect_success();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn cni_19_a_thousand_adds_and_dels_fail_never_and_leave_nothing() {
+    let bench = Bench::new();
+    let kept = bench.add();
+    add_and_delete(&bench.node, 8, &AtomicU64::new(0), |count| count >= share(1_000));
+    bench.check_end(&kept, "a thousand");
+}
+
+#[test]
+fn cni_19_fifty_adds_at_once_get_addresses_of_their_own() {
+    let bench = Bench::new();
+    let kept = bench.add();
+    let pods: Vec<Pod> = (0..50).map(|_| Pod::new()).collect();
+    let given = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            let (node, given) = (&bench.node, &given);
+            scope.spawn(move || {
+                let result = node.call("ADD", pod).expect_success();
+                given.lock().unwrap().extend(addresses(&result));
+            });
+        }
+    });
+    let given = given.into_inner().unwrap();
+    assert_eq!((given.len(), given.iter().collect::<BTreeSet<_>>().len()), (100, 100));
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            let node = &bench.node;
+            scope.spawn(move || node.call("DEL", pod).expect_success());
+        }
+    });
+    bench.check_end(&kept, "fifty");
+}
+
+/// While one agent leaves and another takes over, as long as some agent is there, calls wait.
+#[test]
+fn no_add_fails_while_agents_take_over_from_one_another_and_the_plugin_is_replaced() {
+    let mut bench = Bench::new();
+    let kept = bench.add();
+    let _command_lines = UnixListener::bind(bench.node.state_dir().join("agent.sock")).unwrap();
+    let (over, pods) = (AtomicBool::new(false), AtomicU64::new(0));
+    // The plugin as the runtime has it.
+    let installed = bench.node.folder.path().join("bin/mizzen-cni");
+    bench.node.called.clone_from(&installed);
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let done = |_| over.load(Ordering::Relaxed);
+        scope.spawn({
+            let (node, pods) = (&bench.node, &pods);
+            move || add_and_delete(node, 4, pods, done)
+        });
+        for _ in 0..share(60) {
+            bench.stop();
+            touch(&installed);
+            bench.start();
+            let before = pods.load(Ordering::Relaxed);
+            until("more pods", LIMIT, || match pods.load(Ordering::Relaxed) {
+                now if now >= before + 8 => Ok(()),
+                now => Err(format!("{before} pods, {now} now")),
+            });
+        }
+    });
+    bench.check_end(&kept, "take-overs");
+}
+
+/// Ends the load, whatever happens.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Has the next agent install the plugin again.
+fn touch(path: &Path) {
+    fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+}
