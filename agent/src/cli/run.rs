@@ -212,7 +212,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     let Services { programs, pods, queries, explainer, checker, ledger } = services;
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
-    start_node_condition(config, &shared, servers, &mut stages.intake)?;
+    start_node_condition(config, &shared, &servers, &mut stages.intake)?;
     let facts = serve::Facts {
         node: config.node_name.clone(),
         board: shared.board.clone(),
@@ -480,7 +480,7 @@ fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, inta
 fn start_node_condition(
     config: &Config,
     shared: &Shared,
-    servers: ApiServers,
+    servers: &ApiServers,
     intake: &mut Tasks,
 ) -> anyhow::Result<()> {
     if !config.cni {

@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -103,6 +103,17 @@ pub fn install_plugin(from: &Path, bin_dir: &Path) -> Result<(), InstallError> {
     Ok(())
 }
 
+/// Whether the configuration is in `conf_dir`.
+pub fn is_there(conf_dir: &Path) -> bool {
+    conf_dir.join(CONF_NAME).exists()
+}
+
+/// Which folder a path leads to.
+pub fn identity(folder: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(folder).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 /// A configuration in `conf_dir` that runtimes take instead of ours: they take the first by name.
 pub fn overruled_by(conf_dir: &Path) -> Option<String> {
     let entries = fs::read_dir(conf_dir).ok()?;
@@ -151,7 +162,7 @@ fn failed<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -188,6 +199,38 @@ mod tests {
         assert_ne!(inode(), first, "a new file, never a changed one");
         let names: Vec<_> = fs::read_dir(&conf_dir).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file stays: {names:?}");
+    }
+
+    /// Whoever reads it finds one of the two, whole.
+    #[test]
+    fn cni_42_the_configuration_is_never_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let conf_dir = folder.path();
+        write(conf_dir, Path::new("/run/a"), true).unwrap();
+        let whole = ["/run/a", "/run/b"].map(|dir| render(Path::new(dir), true));
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for dir in ["/run/b", "/run/a"].repeat(50) {
+                    write(conf_dir, Path::new(dir), true).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let read = fs::read_to_string(conf_dir.join(CONF_NAME)).unwrap();
+                assert!(whole.contains(&read), "{read}");
+                let strange = overruled_by(conf_dir);
+                assert_eq!(strange, None, "a file on its way that a runtime would take");
+            }
+        });
+    }
+
+    /// Nothing in it expires, and the plugin talks to nobody but the agent.
+    #[test]
+    fn cni_47_the_configuration_has_no_credentials() {
+        let list: serde_json::Value =
+            serde_json::from_str(&render(Path::new("/run/mizzen"), true)).unwrap();
+        let plugins = list["plugins"].as_array().unwrap();
+        let keys: Vec<&str> = plugins[0].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((plugins.len(), keys), (1, vec!["capabilities", "stateDir", "type"]));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Keeps the node's pod network as the snapshot says: ranges, routes to other nodes, healing, and
 //! the files that the runtime waits for. One pass does all of it and may be repeated at any time.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -32,6 +36,8 @@ pub struct Keeper {
     config: Config,
     plugin: PathBuf,
     pods: Arc<Pods>,
+    /// The folder of configurations, as it was when ours was written.
+    conf_dir: Mutex<Option<(u64, u64)>>,
 }
 
 impl Keeper {
@@ -42,7 +48,7 @@ impl Keeper {
             agent.with_file_name(PLUGIN)
         };
         let plugin = config.plugin.clone().unwrap_or_else(beside);
-        Self { config, plugin, pods }
+        Self { config, plugin, pods, conf_dir: Mutex::default() }
     }
 
     /// One pass; how the pod network is after it.
@@ -137,12 +143,34 @@ impl Keeper {
         let Config { conf_dir, bin_dir, state_dir, port_mappings, .. } = &self.config;
         let installed = conflist::install_plugin(&self.plugin, bin_dir)
             .and_then(|()| conflist::write(conf_dir, state_dir, *port_mappings));
+        self.notice_new_folder();
         let overruled = conflist::overruled_by(conf_dir).map(|other| {
             let folder = conf_dir.display();
             format!("the runtime takes {folder}/{other} instead of ours; remove it")
         });
         let failed = installed.err().map(|error| chain(&error));
         failed.into_iter().chain(overruled).collect()
+    }
+
+    /// Whether the runtime's configuration was written, and is not there any more.
+    pub fn lacks_configuration(&self) -> bool {
+        let written = self.conf_dir.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        written && !conflist::is_there(&self.config.conf_dir)
+    }
+
+    /// A runtime that watches the folder watches the one that was deleted (containerd#11209).
+    fn notice_new_folder(&self) {
+        let now = conflist::identity(&self.config.conf_dir);
+        let mut known = self.conf_dir.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = std::mem::replace(&mut *known, now)
+            && now.is_some_and(|now| now != before)
+        {
+            tracing::warn!(
+                folder = %self.config.conf_dir.display(),
+                "the folder of network configurations was made anew; ours is in it again, but a \
+                 runtime that watched the old one has to be restarted to see changes"
+            );
+        }
     }
 }
 

@@ -157,25 +157,35 @@ pub async fn run(
     };
     let listener =
         server::listen(&config.state_dir).map_err(|error| state_dir("listen in", error))?;
-    let server = tokio::spawn(server::serve(listener, Arc::clone(&pods), cancel.clone()));
+    // Who calls before the node has been looked at waits in the socket's queue.
+    let mut listener = Some(listener);
+    let mut server = None;
     let review = tokio::spawn(review::run(Arc::clone(&pods), cancel.clone()));
-    let keeper = Arc::new(Keeper::new(config, pods));
+    let keeper = Arc::new(Keeper::new(config, Arc::clone(&pods)));
     while !cancel.is_cancelled() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let (worker, input) = (Arc::clone(&keeper), Arc::clone(&snapshot));
         let state = blocking(move || worker.converge(&input)).await;
         let pause = if state == State::Ready { TICK } else { RETRY };
         board.report(PART, state);
+        if let Some(listener) = listener.take() {
+            let serve = server::serve(listener, Arc::clone(&pods), cancel.clone());
+            server = Some(tokio::spawn(serve));
+        }
         tokio::select! {
             () = cancel.cancelled() => {}
             () = nodes_changed(&mut snapshots, &snapshot) => {}
             // Changes come in swarms.
             () = monitor.told() => sleep(SWARM).await,
+            () = configuration_lost(&keeper) => {}
             () = sleep(pause) => {}
         }
     }
     // A panic there has been reported by its own thread.
-    let _ended = (server.await, review.await);
+    let _ended = review.await;
+    if let Some(server) = server {
+        let _ended = server.await;
+    }
     Ok(())
 }
 
@@ -207,6 +217,16 @@ fn open(config: &Config, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNetE
     del_journal::drain(state_dir, &pods).map_err(failed("drain the DELs noted in", state_dir))?;
     pods.restore()?;
     Ok(pods)
+}
+
+/// Returns when somebody took the runtime's configuration away. Nobody tells, so it is looked for.
+async fn configuration_lost(keeper: &Keeper) {
+    loop {
+        sleep(RETRY).await;
+        if keeper.lacks_configuration() {
+            return;
+        }
+    }
 }
 
 /// Returns when the nodes are others than in `known`, or the pods that asked for something. Services

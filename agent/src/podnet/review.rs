@@ -88,7 +88,8 @@ impl Pods {
         }
         let spec = link_spec(attachment, entry);
         let mut outcomes = vec![bandwidth::mend(&spec, End::Host)];
-        let turn = (entry.serial + self.now().as_secs() / REVIEW.as_secs()) % SEARCH_TURNS == 0;
+        let looks = self.now().as_secs() / REVIEW.as_secs();
+        let turn = (entry.serial + looks).is_multiple_of(SEARCH_TURNS);
         if entry.requested.bandwidth.egress.is_some() && (*searched < SEARCHES_MAX || turn) {
             *searched += 1;
             if let Some(netns) = netns::find(entry.netns) {

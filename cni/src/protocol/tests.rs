@@ -225,6 +225,33 @@ fn cni_12_gc_reads_both_keys_and_never_takes_silence_for_an_empty_list() {
     assert_eq!(plugin::run(&invocation("GC"), stdin.as_bytes(), deadline).unwrap(), None);
 }
 
+/// Agents that accept and say nothing, and one that does not even accept.
+#[test]
+fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("cni.sock")).unwrap();
+    let mut value = minimal("1.1.0");
+    value["stateDir"] = folder.path().to_str().into();
+    let mut own = invocation("ADD");
+    (own.netns, own.netns_override) = (Some("/proc/self/ns/net".into()), true);
+    for accepts in [false, true] {
+        let accepted = accepts.then(|| listener.try_clone().unwrap());
+        let accepted = accepted.map(|listener| std::thread::spawn(move || listener.accept()));
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(200);
+        let (_, error) = plugin::run(&own, value.to_string().as_bytes(), deadline).unwrap_err();
+        assert_eq!(error.code, 11, "{error}");
+        assert!(start.elapsed() < plugin::TIME_LIMIT / 2, "{:?}", start.elapsed());
+        // A DEL succeeds nevertheless.
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let gone = plugin::run(&invocation("DEL"), value.to_string().as_bytes(), deadline);
+        assert_eq!(gone.unwrap(), None);
+        drop(accepted);
+    }
+    let noted = std::fs::read_to_string(folder.path().join("cni-del.journal")).unwrap();
+    assert_eq!(noted.lines().count(), 2);
+}
+
 #[test]
 fn cni_14_trace_context_is_passed_on() {
     let mut variables = variables("ADD");

@@ -315,6 +315,23 @@ fn cni_35_del_succeeds_however_often_and_whatever_is_missing() {
     assert_eq!(node.pod_links(), [""; 0]);
 }
 
+/// The node's end goes with DEL, not when the kernel gets round to the namespace; and there is no
+/// text for runtimes to guess at.
+#[test]
+fn cni_36_cni_37_del_takes_both_ends_away_and_says_nothing() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    let answer = node.call("DEL", &pod).expect_success();
+    assert_eq!(answer, Value::Null);
+    assert_eq!(node.pod_links(), [""; 0]);
+    assert!(!pod.netns().ip("link show").contains("eth0"));
+    assert!(!node.netns.ip("route").contains(&pod.addresses[0].to_string()));
+    let gone = Path::new("/run/netns/mzt-not-there");
+    let answer = node.call_in("DEL", &pod.container_id, gone, &node.conf("1.1.0"));
+    assert_eq!(answer.expect_success(), Value::Null);
+}
+
 #[test]
 fn cni_38_check_finds_damage() {
     let node = Node::alone();

@@ -84,6 +84,17 @@ fn cni_43_the_configuration_stays_when_the_agent_stops() {
     assert_eq!(fs::read_to_string(node.conflist()).unwrap(), written);
 }
 
+#[test]
+fn cni_44_a_folder_of_configurations_that_was_deleted_is_filled_again() {
+    let node = Node::alone();
+    let written = fs::read_to_string(node.conflist()).unwrap();
+    fs::remove_dir_all(node.conflist().parent().unwrap()).unwrap();
+    until("the configuration to be back", LIMIT, || match fs::read_to_string(node.conflist()) {
+        Ok(text) if text == written => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 /// Remembers what it was told.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<PodLink>>);

@@ -313,6 +313,22 @@ fn no_add_fails_while_agents_take_over_from_one_another_and_the_plugin_is_replac
     bench.check_end(&kept, "take-overs");
 }
 
+#[test]
+fn cni_19_add_and_del_of_one_container_at_once_leave_nothing() {
+    let bench = Bench::new();
+    let kept = bench.add();
+    for _ in 0..share(200) {
+        let pod = Pod::new();
+        let calls = ["ADD", "DEL", "ADD", "DEL"]
+            .map(|command| bench.node.spawn(command, &pod, &bench.conf()));
+        let ended = calls.map(|call| call.wait_with_output().unwrap().status.success());
+        assert!(ended[1] && ended[3], "DEL never fails: {ended:?}");
+        bench.node.call("DEL", &pod).expect_success();
+        assert!(!pod.netns().ip("link show").contains("eth0"));
+    }
+    bench.check_end(&kept, "races");
+}
+
 /// Ends the load, whatever happens.
 struct Over<'a>(&'a AtomicBool);
 
