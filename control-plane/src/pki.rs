@@ -62,6 +62,10 @@ pub struct Pki {
     pub server: CertificateDer<'static>,
     /// The server's key.
     pub server_key: PrivateKeyDer<'static>,
+    /// The administrator's certificate, by which nodes are asked too.
+    pub admin: CertificateDer<'static>,
+    /// The key that goes with it.
+    pub admin_key: PrivateKeyDer<'static>,
     admin_pem: String,
     admin_key_pem: String,
 }
@@ -99,6 +103,8 @@ impl Pki {
         Ok(Self {
             server: CertificateDer::from_pem_slice(server.certificate.as_bytes()).map_err(parse)?,
             server_key: PrivateKeyDer::from_pem_slice(server.key.as_bytes()).map_err(parse)?,
+            admin: CertificateDer::from_pem_slice(admin.certificate.as_bytes()).map_err(parse)?,
+            admin_key: PrivateKeyDer::from_pem_slice(admin.key.as_bytes()).map_err(parse)?,
             ca_pem: ca.certificate,
             admin_pem: admin.certificate,
             admin_key_pem: admin.key,

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Addresses, Api, Caller, bootstrap};
+use crate::api::{Addresses, Api, Caller, Nodes, bootstrap};
 use crate::cidr::Cidr;
 use crate::controllers;
 use crate::pki::{Pki, PkiError};
@@ -157,7 +157,8 @@ impl ControlPlane {
         let pki = Pki::open(&args.data_dir.join("pki"), &names, &sans)?;
         let acceptor = acceptor(&pki)?;
         let store = open_store(&args)?;
-        let api = Arc::new(Api::new(store, ranges, shutdown.clone()));
+        let nodes = Nodes::new(vec![pki.admin.clone()], pki.admin_key.clone_key());
+        let api = Arc::new(Api::new(store, ranges, shutdown.clone()).with_nodes(nodes));
         let port = addresses.first().map_or(6443, SocketAddr::port);
         bootstrap(&api, &Addresses { advertise, port })
             .await
@@ -376,7 +377,7 @@ impl Door {
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .max_concurrent_streams(250);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let outcome = tokio::select! {
             outcome = connection.as_mut() => outcome,

@@ -173,6 +173,9 @@ fn pod(name: &str, host_network: bool) -> SandboxConfig {
         hostname: (!host_network).then(|| name.to_owned()),
         host_network,
         host_ipc: false,
+        host_pid: false,
+        share_processes: false,
+        sysctls: Vec::new(),
         port_mappings: Vec::new(),
         resolv_conf: "nameserver 10.96.0.10\nsearch default.svc.cluster.local\n".into(),
         hosts: HostsFile {
@@ -192,9 +195,7 @@ fn shell(script: &str) -> ContainerConfig {
         args: Vec::new(),
         env: vec![("GREETING".into(), "good day".into())],
         working_dir: Some("/etc".into()),
-        run_as_user: None,
-        run_as_group: None,
-        backoff: Duration::ZERO,
+        ..ContainerConfig::default()
     }
 }
 

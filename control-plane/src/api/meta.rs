@@ -98,6 +98,8 @@ fn subresource_kind(
         Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
+        Subresource::Log => (kind.group, kind.version, kind.kind, &["get"]),
+        Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
     }
 }

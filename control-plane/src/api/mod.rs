@@ -8,6 +8,7 @@ pub mod status;
 
 mod body;
 mod bootstrap;
+mod connect;
 mod create;
 mod delete;
 mod encode;
@@ -44,6 +45,7 @@ use query::{Params, Target};
 use status::{Failure, Result};
 
 pub use bootstrap::{Addresses, bootstrap};
+pub use connect::{CERTIFICATE_ANNOTATION, Nodes};
 
 /// Body of a response.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -73,6 +75,7 @@ pub struct Api {
     reads: Semaphore,
     writes: Semaphore,
     shutdown: CancellationToken,
+    nodes: Option<Nodes>,
 }
 
 impl Api {
@@ -85,7 +88,13 @@ impl Api {
             reads: Semaphore::new(READS_IN_FLIGHT),
             writes: Semaphore::new(WRITES_IN_FLIGHT),
             shutdown,
+            nodes: None,
         }
+    }
+
+    /// With a way to ask nodes for what only they have: logs of and commands in containers.
+    pub fn with_nodes(self, nodes: Nodes) -> Self {
+        Self { nodes: Some(nodes), ..self }
     }
 
     /// Answers one request.
@@ -94,16 +103,23 @@ impl Api {
         B: hyper::body::Body<Data = Bytes> + Send,
         B::Error: std::fmt::Display,
     {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let query = parts.uri.query().unwrap_or_default();
         let call = Call {
-            params: Params::parse(parts.uri.query().unwrap_or_default()),
+            params: Params::parse(query),
+            query: query.to_owned(),
             path: parts.uri.path().to_owned(),
             method: parts.method,
             headers: parts.headers,
         };
         let outcome = match call.general(caller) {
             Some(answer) => answer,
-            None => self.limited(&call, body).await,
+            // What a node sends goes on for as long as it likes: the limits are others.
+            None => match Target::parse(&call.path, &self.registry).filter(connect::is_for_node) {
+                Some(target) => self.connect(&call, &target, upgrade).await,
+                None => self.limited(&call, body).await,
+            },
         };
         let response = outcome.unwrap_or_else(Failure::into_response);
         tracing::debug!(method = %call.method, path = call.path, code = response.status().as_u16(), "request");
@@ -175,10 +191,19 @@ struct Call {
     method: Method,
     path: String,
     params: Params,
+    /// The parameters as they were sent, for those that may come more than once.
+    query: String,
     headers: HeaderMap,
 }
 
 impl Call {
+    /// A request for tests.
+    #[cfg(test)]
+    fn new(method: Method, path: &str, query: &str) -> Self {
+        let (params, headers) = (Params::parse(query), HeaderMap::new());
+        Self { method, path: path.to_owned(), params, query: query.to_owned(), headers }
+    }
+
     /// Answers what is not the API's: health, and callers who may not go further.
     fn general(&self, caller: Caller) -> Option<Result<Response<Body>>> {
         match self.path.as_str() {

@@ -44,7 +44,7 @@ impl Api {
         }
     }
 
-    async fn existing(&self, target: &Target) -> Result<Object> {
+    pub(super) async fn existing(&self, target: &Target) -> Result<Object> {
         let entry = self.store.get(&target.key()).await?;
         encode::object(&entry.ok_or_else(|| Failure::not_found(target.kind, &target.name))?)
     }

@@ -12,6 +12,18 @@ const MEMORY_SHORT_KIB: u64 = 100 * 1024;
 /// The version that the node part reports as a kubelet's.
 pub(super) const KUBELET_VERSION: &str = "v1.35.0-mizzen";
 
+/// The machine's processors, in thousandths.
+pub(super) fn cpu_millis() -> i64 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    i64::try_from(processors).unwrap_or(i64::MAX).saturating_mul(1000)
+}
+
+/// Bytes of the machine's memory; 0 where nobody knows.
+pub(super) fn memory_bytes() -> i64 {
+    let kib = memory_kib("MemTotal:").unwrap_or_default();
+    i64::try_from(kib).unwrap_or(i64::MAX).saturating_mul(1024)
+}
+
 /// The machine's processors, memory and places for pods.
 pub(super) fn capacity() -> BTreeMap<String, Quantity> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

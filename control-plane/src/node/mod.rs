@@ -13,7 +13,7 @@
 //! It uses the API only. Pods outlive it: what runs is found again in the runtime, and what has
 //! no pod any more is removed.
 
-pub mod image;
+mod inputs;
 mod lease;
 mod machine;
 pub mod pod;
@@ -22,7 +22,9 @@ mod probe;
 mod register;
 mod report;
 pub mod runtime;
+mod server;
 mod status;
+mod volumes;
 mod worker;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
@@ -36,10 +38,13 @@ use self::{
     pod::facts::NodeFacts,
     runtime::{
         Runtime,
+        cri::{self, CriRuntime},
         process::{self, ProcessRuntime, find_cgroup2},
     },
     worker::{SANDBOXES_AT_A_TIME, Shared},
 };
+/// The programs of our own images.
+pub use mizzen_images as image;
 
 /// `mizzen-control-plane node`: runs the pods of one node.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,9 +61,22 @@ pub struct Args {
     /// What runs the pods
     #[arg(long, value_enum, default_value = "process")]
     pub runtime: RuntimeKind,
+    /// Socket of the container runtime, with `--runtime cri`
+    #[arg(
+        long,
+        value_name = "unix://PATH",
+        default_value = "unix:///run/containerd/containerd.sock"
+    )]
+    pub cri_endpoint: String,
     /// Folder for what is known of pods; on a tmpfs, nothing in it outlives the machine's boot
     #[arg(long, value_name = "DIR", default_value = "/run/mizzen", env = "MIZZEN_STATE_DIR")]
     pub state_dir: PathBuf,
+    /// Port for logs of and commands in containers, as of a kubelet; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub port: u16,
+    /// Folder for the volumes of pods; on a disk
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mizzen/volumes")]
+    pub volume_dir: PathBuf,
     /// The node's cgroup2 folder, below which its pods are made [default: mizzen below the mount]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
@@ -88,6 +106,8 @@ pub struct Args {
 pub enum RuntimeKind {
     /// Processes in namespaces, on the machine's own files
     Process,
+    /// A container runtime, such as containerd
+    Cri,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -99,10 +119,40 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the node part until `stop`. Pods go on running afterwards.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
-    let client = client(&args).await?;
-    let runtime = Arc::new(open_runtime(&args, stop.clone()).await?);
-    tracing::info!(node = args.name, runtime = runtime.version(), "node part started");
-    let Some(uid) = register::register(&client, &args.name, &args.labels, &stop).await else {
+    match args.runtime {
+        RuntimeKind::Process => {
+            let runtime = open_processes(&args, stop.clone()).await?;
+            run_on(Arc::new(runtime), args, stop).await
+        }
+        RuntimeKind::Cri => {
+            let runtime = open_cri(&args, stop.clone()).await?;
+            run_on(Arc::new(runtime), args, stop).await
+        }
+    }
+}
+
+async fn run_on<R: Runtime>(
+    runtime: Arc<R>,
+    args: Args,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = client_config(&args).await?;
+    let authorities = config.root_cert.clone().unwrap_or_default();
+    let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
+    let listener = server::listen(args.port)?;
+    let port = listener.local_addr().context("the port that is served on")?.port();
+    let server = server::Server {
+        runtime: Arc::clone(&runtime),
+        logs: args.state_dir.join("logs"),
+        identity: server::Identity::new(&args.name, &args.node_ips, &authorities)?,
+    };
+    tracing::info!(node = args.name, runtime = runtime.version(), port, "node part started");
+    let own = register::Own {
+        name: &args.name,
+        labels: &args.labels,
+        certificate: &server.identity.certificate,
+    };
+    let Some(uid) = register::register(&client, &own, &stop).await else {
         return Ok(());
     };
     let facts = status::Facts {
@@ -111,9 +161,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         runtime_version: runtime.version(),
         state_dir: args.state_dir.clone(),
         disk_short_percent: args.disk_short_percent,
+        port,
     };
     let shared = Arc::new(Shared {
-        facts: node_facts(&args, &runtime.version()),
+        facts: node_facts(&args, runtime.as_ref()),
         sandbox_slots: Arc::new(Semaphore::new(SANDBOXES_AT_A_TIME)),
         client: client.clone(),
         runtime: Arc::clone(&runtime),
@@ -122,6 +173,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     tasks.spawn(lease::keep(client.clone(), args.name.clone(), uid, stop.clone()));
     tasks.spawn(status::keep(client, facts, runtime.network(), stop.clone()));
     tasks.spawn(pods::follow(shared, stop.clone()));
+    tasks.spawn(server.run(listener, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         ended.context("a task of the node part failed")?;
         anyhow::ensure!(stop.is_cancelled(), "a task of the node part ended unasked");
@@ -129,23 +181,26 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn client(args: &Args) -> anyhow::Result<kube::Client> {
+async fn client_config(args: &Args) -> anyhow::Result<kube::Config> {
     let path = &args.kubeconfig;
     let unusable = || format!("the kubeconfig {} cannot be used", path.display());
     let file = kube::config::Kubeconfig::read_from(path).with_context(unusable)?;
-    let config =
-        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-            .await
-            .with_context(unusable)?;
-    kube::Client::try_from(config).with_context(unusable)
+    kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+        .await
+        .with_context(unusable)
 }
 
-fn node_facts(args: &Args, runtime_version: &str) -> NodeFacts {
+fn node_facts(args: &Args, runtime: &impl Runtime) -> NodeFacts {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let runtime = runtime_version.split("://").next().unwrap_or_default();
+    let version = runtime.version();
+    let name = version.split("://").next().unwrap_or_default();
     NodeFacts {
         name: args.name.clone(),
-        runtime: runtime.to_owned(),
+        runtime: name.to_owned(),
+        isolates: runtime.isolates(),
+        cpu_millis: machine::cpu_millis(),
+        memory_bytes: machine::memory_bytes(),
+        volume_dir: args.volume_dir.clone(),
         addresses: args.node_ips.clone(),
         cluster_dns: args.cluster_dns.clone(),
         cluster_domain: args.cluster_domain.clone(),
@@ -154,18 +209,32 @@ fn node_facts(args: &Args, runtime_version: &str) -> NodeFacts {
     }
 }
 
-async fn open_runtime(args: &Args, stop: CancellationToken) -> anyhow::Result<ProcessRuntime> {
-    let cgroup_root = match (&args.cgroup_root, find_cgroup2()) {
-        (Some(root), _) => root.clone(),
-        (None, Some(mount)) => mount.join("mizzen"),
-        (None, None) => anyhow::bail!("no cgroup2 is mounted: mount it, or give --cgroup-root"),
-    };
+/// The node's cgroup2 folder, and the mount that it is below.
+fn cgroups(args: &Args) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let mount =
+        find_cgroup2().context("no cgroup2 is mounted: `mount -t cgroup2 none DIR` mounts it")?;
+    let root = args.cgroup_root.clone().unwrap_or_else(|| mount.join("mizzen"));
+    Ok((root, mount))
+}
+
+async fn open_processes(args: &Args, stop: CancellationToken) -> anyhow::Result<ProcessRuntime> {
     let config = process::Config {
         program: std::env::current_exe().context("finding our own program")?,
         state_dir: args.state_dir.clone(),
-        cgroup_root,
+        cgroup_root: cgroups(args)?.0,
         cni_conf_dir: args.cni_conf_dir.clone(),
         cni_bin_dir: args.cni_bin_dir.clone(),
     };
     ProcessRuntime::open(config, stop).await.context("opening the process runtime")
+}
+
+async fn open_cri(args: &Args, stop: CancellationToken) -> anyhow::Result<CriRuntime> {
+    let (cgroup_root, cgroup_mount) = cgroups(args)?;
+    let config = cri::Config {
+        endpoint: args.cri_endpoint.clone(),
+        state_dir: args.state_dir.clone(),
+        cgroup_root,
+        cgroup_mount,
+    };
+    CriRuntime::open(config, stop).await.context("opening the container runtime")
 }

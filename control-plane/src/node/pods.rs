@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     machine, report,
     runtime::{PodIdentity, Runtime},
+    volumes,
     worker::{self, Shared, Wanted},
 };
 
@@ -136,6 +137,16 @@ impl<R: Runtime> Pods<R> {
             Ok(sandboxes) => sandboxes,
             Err(error) => return tracing::warn!(%error, "left-over sandboxes not looked for"),
         };
+        for uid in volumes::owners(&self.shared.facts.volume_dir) {
+            let claimed = self.senders.contains_key(&uid)
+                || sandboxes.iter().any(|sandbox| sandbox.pod.uid == uid);
+            if !claimed {
+                tracing::info!(pod = uid, "removing left-over volumes");
+                let pod = PodIdentity { namespace: String::new(), name: uid.clone(), uid };
+                let wanted = Wanted { pod: Arc::new(stand_in(&pod)), gone: true };
+                self.employ(pod.uid, wanted);
+            }
+        }
         for sandbox in sandboxes {
             if !self.senders.contains_key(&sandbox.pod.uid) {
                 tracing::info!(

@@ -43,6 +43,8 @@ pub(super) struct Facts {
     pub state_dir: PathBuf,
     /// The disk is short where less than this share of it is free.
     pub disk_short_percent: u8,
+    /// Where logs and commands are served.
+    pub port: u16,
 }
 
 /// What is seen of the machine now.
@@ -114,6 +116,7 @@ fn fields(facts: &Facts, health: &Health, known: &NodeStatus, now: Timestamp) ->
         "addresses": addresses(facts),
         "capacity": capacity,
         "allocatable": capacity,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": facts.port}},
         "nodeInfo": machine::system_info(&facts.runtime_version),
         "conditions": conditions(health, known, now),
     })
@@ -247,6 +250,7 @@ mod tests {
             runtime_version: String::new(),
             state_dir: PathBuf::new(),
             disk_short_percent: 10,
+            port: 10250,
         };
         let list: Vec<String> = addresses(&facts)
             .into_iter()

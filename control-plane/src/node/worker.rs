@@ -5,6 +5,7 @@
 //! that is deleted while its network is being made is not waited for.
 
 mod calls;
+mod hook;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use super::{
     probe::{Change, Probes},
     report::{self, Written},
     runtime::{NetworkState, PodIdentity, Runtime},
+    volumes::PodVolumes,
 };
 
 /// Sandboxes that are made at a time on this node.
@@ -46,6 +48,13 @@ pub(super) struct Shared<R> {
     pub sandbox_slots: Arc<Semaphore>,
 }
 
+impl<R> Shared<R> {
+    /// The volumes of a pod.
+    pub(super) fn volumes_of(&self, uid: &str) -> PodVolumes {
+        PodVolumes::of(&self.facts.volume_dir, uid)
+    }
+}
+
 /// The pod as the API has it.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
@@ -63,7 +72,8 @@ pub(super) async fn run<R: Runtime>(
 ) {
     let mut worker = Worker::new(shared, wanted.borrow_and_update().clone());
     let missing = super::pod::unenforced(&worker.pod);
-    if !missing.is_empty() && worker.seen.gone_since.is_none() {
+    let isolates = worker.shared.runtime.isolates();
+    if !isolates && !missing.is_empty() && worker.seen.gone_since.is_none() {
         tracing::warn!(pod = worker.name(), fields = ?missing, "the process runtime does not enforce what the pod asks for");
     }
     loop {
@@ -126,6 +136,9 @@ impl<R: Runtime> Worker<R> {
             images: Vec::new(),
             in_flight: std::collections::BTreeMap::new(),
             failures: std::collections::BTreeMap::new(),
+            inputs: None,
+            refreshed_at: None,
+            volumes_left: false,
         };
         Self {
             changes: None,
@@ -182,6 +195,7 @@ impl<R: Runtime> Worker<R> {
             Ok(sandboxes) => self.seen.sandboxes = sandboxes,
             Err(error) => tracing::warn!(pod = self.name(), %error, "sandboxes not listed"),
         }
+        self.seen.volumes_left = self.shared.volumes_of(&self.identity.uid).exist();
         let Some(sandbox) = self.seen.sandbox() else {
             self.changes = None;
             return self.seen.containers.clear();
@@ -288,6 +302,26 @@ impl<R: Runtime> Worker<R> {
             Done::Call { object, outcome } => {
                 self.seen.in_flight.remove(&object);
                 self.settle(&object, outcome);
+            }
+            Done::Started { object, outcome } => {
+                self.seen.in_flight.remove(&object);
+                // The next start finds what is there then.
+                self.seen.inputs = None;
+                if outcome.is_ok() {
+                    self.seen.refreshed_at = Some(Timestamp::now());
+                }
+                self.settle(&object, outcome);
+            }
+            Done::Fetched { outcome } => {
+                self.seen.in_flight.remove(&Object::Inputs);
+                let outcome = outcome.map(|inputs| self.seen.inputs = Some(inputs));
+                self.settle(&Object::Inputs, outcome);
+            }
+            Done::Refreshed { outcome } => {
+                self.seen.in_flight.remove(&Object::Volumes);
+                self.seen.inputs = None;
+                self.seen.refreshed_at = Some(Timestamp::now());
+                self.settle(&Object::Volumes, outcome);
             }
             Done::SandboxRemoved { outcome } => {
                 self.seen.in_flight.remove(&Object::Sandbox);

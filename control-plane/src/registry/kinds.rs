@@ -97,7 +97,13 @@ pub static ALL: &[Kind] = &[
         singular: "pod",
         short_names: &["po"],
         categories: &["all"],
-        subresources: &[Subresource::Binding, Subresource::Eviction, Subresource::Status],
+        subresources: &[
+            Subresource::Binding,
+            Subresource::Eviction,
+            Subresource::Exec,
+            Subresource::Log,
+            Subresource::Status,
+        ],
         counts_generations: true,
         returns_deleted: true,
         selectable: &[

@@ -42,6 +42,10 @@ pub enum Subresource {
     Binding,
     /// `eviction`: deletes a pod if that is allowed.
     Eviction,
+    /// `log`: the log of a pod's container, from its node.
+    Log,
+    /// `exec`: a command in a pod's container, by its node.
+    Exec,
     /// `finalize`: writes `spec.finalizers` of a namespace.
     Finalize,
 }
@@ -54,6 +58,8 @@ impl Subresource {
             Self::Scale => "scale",
             Self::Binding => "binding",
             Self::Eviction => "eviction",
+            Self::Log => "log",
+            Self::Exec => "exec",
             Self::Finalize => "finalize",
         }
     }

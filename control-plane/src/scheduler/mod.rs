@@ -14,7 +14,7 @@ mod affinity;
 mod cluster;
 mod filter;
 mod pending;
-mod resources;
+pub(crate) mod resources;
 mod score;
 
 use std::sync::Arc;

@@ -113,7 +113,7 @@ fn total(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
 }
 
 /// A quantity times `unit`, rounded up; `None` if it is none or does not fit.
-fn parse(text: &str, unit: i128) -> Option<i64> {
+pub(crate) fn parse(text: &str, unit: i128) -> Option<i64> {
     let end = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (numerator, denominator) = scale(suffix)?;

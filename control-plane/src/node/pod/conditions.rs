@@ -24,8 +24,10 @@ pub(super) struct Basis<'a> {
     pub seen: &'a Observed,
     /// How it ended, if it did.
     pub outcome: Option<Outcome>,
-    /// The statuses of its init containers.
-    pub init: &'a [ContainerStatus],
+    /// The names of the init containers that others wait for.
+    pub incomplete: &'a [&'a str],
+    /// The statuses of its sidecars.
+    pub sidecars: &'a [ContainerStatus],
     /// The statuses of its containers.
     pub containers: &'a [ContainerStatus],
 }
@@ -89,15 +91,13 @@ fn sandbox_ready(basis: &Basis<'_>) -> Verdict {
 
 fn initialized(basis: &Basis<'_>) -> Verdict {
     let kind = "Initialized";
-    let incomplete: Vec<&str> =
-        basis.init.iter().filter(|one| !one.ready).map(|one| one.name.as_str()).collect();
     if basis.outcome == Some(Outcome::Succeeded) {
         return Verdict { reason: Some("PodCompleted"), ..holds(kind) };
     }
-    if incomplete.is_empty() {
+    if basis.incomplete.is_empty() {
         return holds(kind);
     }
-    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    let message = format!("containers with incomplete status: [{}]", basis.incomplete.join(" "));
     fails(kind, "ContainersNotInitialized", Some(message))
 }
 
@@ -108,8 +108,8 @@ fn containers_ready(basis: &Basis<'_>) -> Verdict {
         Some(Outcome::Failed) => return fails(kind, "PodFailed", None),
         None => {}
     }
-    let unready: Vec<&str> =
-        basis.containers.iter().filter(|one| !one.ready).map(|one| one.name.as_str()).collect();
+    let all = basis.sidecars.iter().chain(basis.containers);
+    let unready: Vec<&str> = all.filter(|one| !one.ready).map(|one| one.name.as_str()).collect();
     if unready.is_empty() {
         return holds(kind);
     }

@@ -1,14 +1,19 @@
 //! From a pod's spec to what the runtime is asked to make.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::{
-    super::runtime::{ContainerConfig, ImageRequest, PodIdentity, PortMapping, SandboxConfig},
+    super::runtime::{
+        ContainerConfig, ImageRequest, PodIdentity, PortMapping, PullPolicy, SandboxConfig,
+    },
     dns,
+    environment::{Sources, environment},
     expand::expand,
     facts::NodeFacts,
+    privileges, resources,
+    volumes::{self, Content, VolumePlan},
 };
 
 /// A host name may be this long (DNS label, RFC 1035 section 2.3.4).
@@ -43,6 +48,11 @@ pub(super) fn image_request(container: &Container) -> ImageRequest {
     ImageRequest {
         reference: container.image.clone().unwrap_or_default(),
         has_command: container.command.as_ref().is_some_and(|command| !command.is_empty()),
+        pull: match container.image_pull_policy.as_deref() {
+            Some("Always") => PullPolicy::Always,
+            Some("Never") => PullPolicy::Never,
+            _ => PullPolicy::IfNotPresent,
+        },
     }
 }
 
@@ -56,10 +66,19 @@ pub(super) fn sandbox(pod: &Pod, node: &NodeFacts, attempt: u32) -> SandboxConfi
         hostname: (!host_network).then(|| hostname(pod)),
         host_network,
         host_ipc: spec.and_then(|spec| spec.host_ipc).unwrap_or(false),
+        host_pid: spec.and_then(|spec| spec.host_pid).unwrap_or(false),
+        share_processes: spec.and_then(|spec| spec.share_process_namespace).unwrap_or(false),
+        sysctls: spec.map(sysctls).unwrap_or_default(),
         port_mappings: spec.map(port_mappings).unwrap_or_default(),
         resolv_conf: dns::resolv_conf(pod, node),
         hosts: dns::hosts(pod, node),
     }
+}
+
+fn sysctls(spec: &PodSpec) -> Vec<(String, String)> {
+    let context = spec.security_context.as_ref();
+    let sysctls = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
+    sysctls.map(|one| (one.name.clone(), one.value.clone())).collect()
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
@@ -76,26 +95,27 @@ fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
         .collect()
 }
 
-/// A container in its `attempt`. `Err` says, for people, what is wrong with its spec or beyond
-/// this node part: the message of `CreateContainerConfigError`.
+/// A container in its `attempt`, with the volumes that it mounts. `Err` says, for people, what is
+/// wrong with its spec or beyond this node part: the message of `CreateContainerConfigError`.
 pub(super) fn container(
-    pod: &Pod,
-    node: &NodeFacts,
+    sources: Sources<'_>,
     container: &Container,
-    addresses: &[IpAddr],
     attempt: u32,
     backoff: Duration,
-) -> Result<ContainerConfig, String> {
-    refuse_unsupported(pod, container)?;
-    let env = environment(pod, node, container, addresses)?;
+) -> Result<(ContainerConfig, Vec<VolumePlan>), String> {
+    let Sources { pod, node, addresses, .. } = sources;
+    refuse_unsupported(pod, node, container)?;
+    let env = environment(sources, container)?;
     let values: BTreeMap<&str, &str> =
         env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let lookup = |name: &str| values.get(name).map(|&value| value.to_owned());
     let expanded = |list: &Option<Vec<String>>| {
         list.iter().flatten().map(|text| expand(text, lookup)).collect::<Vec<_>>()
     };
-    let (run_as_user, run_as_group) = run_as(pod, container)?;
-    Ok(ContainerConfig {
+    let (run_as_user, run_as_group) = privileges::run_as(pod, container)?;
+    let group = privileges::fs_group(pod)?;
+    let (volumes, mounts) = volumes::plan(sources, container, &env, group)?;
+    let config = ContainerConfig {
         name: container.name.clone(),
         attempt,
         image: container.image.clone().unwrap_or_default(),
@@ -105,137 +125,81 @@ pub(super) fn container(
         run_as_user,
         run_as_group,
         backoff,
+        hosts: dns::hosts(pod, node).text(addresses),
+        mounts,
+        privileges: privileges::privileges(pod, container)?,
+        limits: resources::limits(pod, node, container),
+        stdin: container.stdin.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
         env,
-    })
+    };
+    Ok((config, volumes))
+}
+
+/// The plans of all volumes that containers mount, to bring them up to date. A volume whose objects
+/// are gone stays as it is.
+pub(super) fn mounted_volumes(sources: Sources<'_>) -> Vec<VolumePlan> {
+    let spec = sources.pod.spec.as_ref();
+    let containers = spec
+        .into_iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let group = privileges::fs_group(sources.pod).unwrap_or_default();
+    let plans = containers
+        .filter_map(|container| volumes::plan(sources, container, &[], group).ok())
+        .flat_map(|(plans, _)| plans);
+    let mut all: Vec<VolumePlan> = Vec::new();
+    for plan in plans.filter(|plan| matches!(plan.content, Content::Files { .. })) {
+        if !all.iter().any(|known| known.name == plan.name) {
+            all.push(plan);
+        }
+    }
+    all
+}
+
+/// The container is a sidecar: an init container that goes on running (KEP-753).
+pub(super) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// What would silently be missing is an error instead.
-fn refuse_unsupported(pod: &Pod, container: &Container) -> Result<(), String> {
+fn refuse_unsupported(pod: &Pod, node: &NodeFacts, container: &Container) -> Result<(), String> {
+    if node.isolates {
+        return Ok(());
+    }
     let spec = pod.spec.as_ref();
     let refused = [
         (container.volume_mounts.as_ref().is_some_and(|list| !list.is_empty()), "volumeMounts"),
-        (container.env_from.as_ref().is_some_and(|list| !list.is_empty()), "envFrom"),
-        (container.restart_policy.is_some(), "restartPolicy of a container"),
-        (container.lifecycle.is_some(), "lifecycle hooks"),
         (spec.and_then(|spec| spec.host_pid).unwrap_or(false), "hostPID"),
     ];
-    if let Some((_, what)) = refused.iter().find(|(wanted, _)| *wanted) {
-        return Err(format!("this node part does not support {what} yet"));
+    match refused.iter().find(|(wanted, _)| *wanted) {
+        Some((_, what)) => Err(format!(
+            "the process runtime does not support {what}: run the pod on a node with a container \
+             runtime"
+        )),
+        None => Ok(()),
     }
-    let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
-    for probe in probes.into_iter().flatten() {
-        let scheme = probe.http_get.as_ref().and_then(|get| get.scheme.as_deref());
-        if probe.grpc.is_some() || scheme == Some("HTTPS") {
-            return Err("this node part does not support probes by gRPC and HTTPS yet".to_owned());
-        }
-    }
-    Ok(())
-}
-
-/// User and group; the container's settings before the pod's.
-fn run_as(pod: &Pod, container: &Container) -> Result<(Option<u32>, Option<u32>), String> {
-    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone());
-    let of_pod = of_pod.unwrap_or_default();
-    let own = container.security_context.clone().unwrap_or_default();
-    let id = |name: &str, id: Option<i64>| match id.map(u32::try_from) {
-        Some(Err(_)) => Err(format!("{name} is out of range")),
-        Some(Ok(id)) => Ok(Some(id)),
-        None => Ok(None),
-    };
-    let user = id("runAsUser", own.run_as_user.or(of_pod.run_as_user))?;
-    let group = id("runAsGroup", own.run_as_group.or(of_pod.run_as_group))?;
-    let non_root = own.run_as_non_root.or(of_pod.run_as_non_root).unwrap_or(false);
-    if non_root && user.unwrap_or(0) == 0 {
-        return Err("container has runAsNonRoot and image will run as root".to_owned());
-    }
-    Ok((user, group))
-}
-
-fn environment(
-    pod: &Pod,
-    node: &NodeFacts,
-    container: &Container,
-    addresses: &[IpAddr],
-) -> Result<Vec<(String, String)>, String> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    for variable in container.env.iter().flatten() {
-        let value = match &variable.value_from {
-            None => {
-                // What was defined before, the latest definition first.
-                let lookup = |name: &str| {
-                    env.iter()
-                        .rev()
-                        .find(|(known, _)| known == name)
-                        .map(|(_, value)| value.clone())
-                };
-                expand(variable.value.as_deref().unwrap_or_default(), lookup)
-            }
-            Some(_) => from_source(pod, node, addresses, variable)?,
-        };
-        env.push((variable.name.clone(), value));
-    }
-    Ok(env)
-}
-
-fn from_source(
-    pod: &Pod,
-    node: &NodeFacts,
-    addresses: &[IpAddr],
-    variable: &EnvVar,
-) -> Result<String, String> {
-    let source = variable.value_from.as_ref();
-    let Some(field) = source.and_then(|source| source.field_ref.as_ref()) else {
-        return Err(format!(
-            "env {}: this node part takes values from fieldRef only so far",
-            variable.name
-        ));
-    };
-    field_value(pod, node, addresses, &field.field_path).ok_or_else(|| {
-        format!("env {}: unsupported fieldPath {:?}", variable.name, field.field_path)
-    })
-}
-
-/// The downward API for environment variables.
-fn field_value(pod: &Pod, node: &NodeFacts, addresses: &[IpAddr], path: &str) -> Option<String> {
-    let meta = &pod.metadata;
-    let joined =
-        |list: &[IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let first = |list: &[IpAddr]| list.first().map(ToString::to_string).unwrap_or_default();
-    let pod_addresses = if host_network(pod) { &node.addresses } else { addresses };
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")) {
-        let map = match map {
-            "metadata.labels" => &meta.labels,
-            "metadata.annotations" => &meta.annotations,
-            _ => return None,
-        };
-        return Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
-    }
-    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
-    Some(match path {
-        "metadata.name" => meta.name.clone().unwrap_or_default(),
-        "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
-        "metadata.uid" => meta.uid.clone().unwrap_or_default(),
-        "spec.nodeName" => node.name.clone(),
-        "spec.serviceAccountName" => account.unwrap_or_default(),
-        "status.hostIP" => first(&node.addresses),
-        "status.hostIPs" => joined(&node.addresses),
-        "status.podIP" => first(pod_addresses),
-        "status.podIPs" => joined(pod_addresses),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{super::testing, *};
+    use super::{
+        super::{inputs::Inputs, testing},
+        *,
+    };
 
-    fn made(container: &serde_json::Value) -> Result<ContainerConfig, String> {
-        let pod = testing::pod(json!({"containers": [container]}));
+    fn made_on(node: &NodeFacts, spec: serde_json::Value) -> Result<ContainerConfig, String> {
+        let pod = testing::pod(spec);
         let spec = pod.spec.as_ref().unwrap();
         let addresses = ["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()];
-        super::container(&pod, &testing::node(), &spec.containers[0], &addresses, 2, Duration::ZERO)
+        let inputs = Inputs::none(testing::at(0));
+        let sources = Sources { pod: &pod, node, addresses: &addresses, inputs: &inputs };
+        container(sources, &spec.containers[0], 2, Duration::ZERO).map(|(config, _)| config)
+    }
+
+    fn made(container: &serde_json::Value) -> Result<ContainerConfig, String> {
+        made_on(&testing::node(), json!({"containers": [container]}))
     }
 
     #[test]
@@ -259,50 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn the_downward_api_gives_fields() {
-        for (path, expected) in [
-            ("metadata.name", "web"),
-            ("metadata.namespace", "default"),
-            ("metadata.uid", "uid-1"),
-            ("metadata.labels['app']", "hello"),
-            ("metadata.labels['none']", ""),
-            ("spec.nodeName", "node-1"),
-            ("status.hostIP", "192.0.2.11"),
-            ("status.hostIPs", "192.0.2.11,fd00:30::11"),
-            ("status.podIP", "10.0.0.9"),
-            ("status.podIPs", "10.0.0.9,fd00::9"),
-        ] {
-            let env = json!([{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": path}}}]);
-            let config = made(&json!({"name": "c", "image": "i", "env": env})).unwrap();
-            assert_eq!(config.env[0].1, expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_given_is_refused_by_name() {
-        for (container, expected) in [
-            (
-                json!({"name": "c", "env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
-                "env X: unsupported fieldPath \"spec.x\"",
-            ),
-            (
-                json!({"name": "c", "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
-                "env X: this node part takes values from fieldRef only so far",
-            ),
-            (
-                json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
-                "this node part does not support volumeMounts yet",
-            ),
-            (
-                json!({"name": "c", "securityContext": {"runAsNonRoot": true}}),
-                "container has runAsNonRoot and image will run as root",
-            ),
-            (
-                json!({"name": "c", "securityContext": {"runAsUser": -1}}),
-                "runAsUser is out of range",
-            ),
-        ] {
-            assert_eq!(made(&container).unwrap_err(), expected);
+    fn what_the_process_runtime_cannot_give_is_refused_by_name() {
+        let mounts = json!({"containers": [{"name": "c",
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "emptyDir": {}}]});
+        let pids = json!({"hostPID": true, "containers": [{"name": "c"}]});
+        let processes = NodeFacts { isolates: false, ..testing::node() };
+        for (spec, what) in [(mounts, "volumeMounts"), (pids, "hostPID")] {
+            let error = made_on(&processes, spec.clone()).unwrap_err();
+            assert!(error.contains(&format!("does not support {what}")), "{error}");
+            assert!(made_on(&testing::node(), spec).is_ok());
         }
     }
 

@@ -41,12 +41,12 @@ pub(super) fn build(
     let started = latest.is_some_and(|latest| started(spec, latest, seen));
     let ready = match role {
         // Done in a sandbox that is gone does not count, but for a pod that is at its end.
-        Role::Init => {
+        Role::Init if !config::is_sidecar(spec) => {
             let at_end = seen.ready_sandbox().is_none();
             let done = seen.present(&spec.name).or(latest.filter(|_| at_end));
             done.is_some_and(|one| matches!(one.state, ContainerState::Exited { exit_code: 0, .. }))
         }
-        Role::Main { .. } => {
+        Role::Init | Role::Main { .. } => {
             let readiness = latest.and_then(|latest| seen.probes_of(latest).readiness);
             started && (spec.readiness_probe.is_none() || readiness == Some(true))
         }

@@ -1,19 +1,28 @@
 //! What to do about a pod. See [`super::state`].
 
+mod probes;
+mod start;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Container as Spec, Pod, PodSpec, Probe},
+    api::core::v1::{Container as Spec, Pod, PodSpec},
     jiff::Timestamp,
 };
 
 use super::{
     super::runtime::{Container, ContainerState},
     backoff, config,
+    environment::Sources,
     facts::NodeFacts,
-    observed::{Object, Observed, Pull},
-    state::{Action, ProbeKind, ProbeTarget},
+    inputs::{self, Inputs},
+    observed::{Object, Observed},
+    state::{Action, ProbeTarget},
+    volumes,
 };
+
+/// How often the volumes of running containers are brought up to date with their objects.
+const REFRESH: Duration = Duration::from_mins(1);
 
 /// What a pod that was deleted without grace is given before it is killed, as by the kubelet.
 const GONE_GRACE: Duration = Duration::from_secs(1);
@@ -128,7 +137,7 @@ fn outcome(spec: &PodSpec, policy: RestartPolicy, seen: &Observed) -> Option<Out
         ContainerState::Exited { exit_code, .. } => Some(exit_code),
         _ => None,
     };
-    let init = spec.init_containers.iter().flatten();
+    let init = spec.init_containers.iter().flatten().filter(|one| !config::is_sidecar(one));
     let of_init = init.filter_map(|spec| seen.present(&spec.name).and_then(exit_code));
     if of_init.into_iter().any(|code| code != 0 && !policy.restarts(code)) {
         return Some(Outcome::Failed);
@@ -180,12 +189,12 @@ impl Context<'_> {
     /// last the API is told.
     fn terminate(&mut self, deadline: Timestamp) {
         self.plan_probes(true);
-        let running: Vec<Container> = self.running().cloned().collect();
-        for container in &running {
-            self.stop(container, deadline);
+        let running = self.running().count();
+        for container in self.next_to_stop() {
+            self.stop(&container, deadline);
         }
         let busy = self.specs().any(|spec| self.seen.busy(&Object::Container(spec.name.clone())));
-        if !running.is_empty() || busy {
+        if running > 0 || busy {
             return;
         }
         if let Some(sandbox) = self.seen.sandboxes.first() {
@@ -194,6 +203,10 @@ impl Context<'_> {
             }
         } else if self.seen.busy(&Object::Sandbox) {
             // What is being made is removed when it is there.
+        } else if self.seen.volumes_left {
+            if self.free(&Object::Volumes) {
+                self.act(Action::RemoveVolumes);
+            }
         } else if self.seen.gone_since.is_some() {
             self.decision.over = true;
         } else if !self.seen.delete_confirmed && self.free(&Object::Pod) {
@@ -204,12 +217,12 @@ impl Context<'_> {
     /// The pod has come to its end by itself: what still runs is stopped, the network is freed,
     /// and what is known is kept until the pod is deleted.
     fn finish(&mut self) {
-        let running: Vec<Container> = self.running().cloned().collect();
         let deadline = backoff::later(self.now, self.grace());
-        for container in &running {
-            self.stop(container, deadline);
+        let running = self.running().count();
+        for container in self.next_to_stop() {
+            self.stop(&container, deadline);
         }
-        if running.is_empty()
+        if running == 0
             && let Some(sandbox) = self.seen.ready_sandbox()
             && self.free(&Object::Sandbox)
         {
@@ -225,6 +238,24 @@ impl Context<'_> {
             .filter(move |one| alive && matches!(one.state, ContainerState::Running { .. }))
     }
 
+    /// The running containers that are to be stopped now: sidecars only when nothing else runs, the
+    /// last that was started first.
+    fn next_to_stop(&self) -> Vec<Container> {
+        let sidecars: Vec<&Spec> = self.specs().filter(|one| config::is_sidecar(one)).collect();
+        let is_sidecar =
+            |container: &Container| sidecars.iter().any(|one| one.name == container.name);
+        let others: Vec<Container> =
+            self.running().filter(|one| !is_sidecar(one)).cloned().collect();
+        if !others.is_empty() {
+            return others;
+        }
+        let last = sidecars
+            .iter()
+            .rev()
+            .find_map(|spec| self.running().find(|container| container.name == spec.name).cloned());
+        last.into_iter().collect()
+    }
+
     fn grace(&self) -> Duration {
         let seconds = self.spec.termination_grace_period_seconds;
         seconds
@@ -235,14 +266,15 @@ impl Context<'_> {
     /// Stops a container by `deadline`; shortens a stop that is under way.
     fn stop(&mut self, container: &Container, deadline: Timestamp) {
         let object = Object::Container(container.name.clone());
-        match self.seen.in_flight.get(&object) {
+        let pre_stop = match self.seen.in_flight.get(&object) {
             Some(call) => match call.kill_at {
-                Some(kill_at) if kill_at > backoff::later(deadline, SHORTER_BY) => {}
+                // Its hook was begun by the stop that this one takes the place of.
+                Some(kill_at) if kill_at > backoff::later(deadline, SHORTER_BY) => None,
                 _ => return,
             },
             None if !self.free(&object) => return,
-            None => {}
-        }
+            None => self.pre_stop(container).map(Box::new),
+        };
         let grace = Duration::try_from(deadline.duration_since(self.now)).unwrap_or_default();
         self.act(Action::StopContainer {
             sandbox: container.sandbox.clone(),
@@ -250,6 +282,7 @@ impl Context<'_> {
             name: container.name.clone(),
             grace,
             kill_at: deadline,
+            pre_stop,
         });
     }
 
@@ -267,8 +300,17 @@ impl Context<'_> {
         self.plan_probes(false);
         self.forget_old();
         let (init, containers) = (self.spec.init_containers.as_deref(), &self.spec.containers);
+        // Once the pod's own containers were started, a sidecar that ends keeps nobody waiting.
+        let began = containers.iter().any(|spec| self.seen.present(&spec.name).is_some());
         let mut initialized = true;
         for spec in init.unwrap_or_default() {
+            if config::is_sidecar(spec) {
+                if initialized {
+                    self.keep_running(spec, RestartPolicy::Always, &addresses);
+                }
+                initialized = initialized && (began || self.is_up(spec));
+                continue;
+            }
             let state = self.seen.present(&spec.name).map(|container| &container.state);
             if matches!(state, Some(ContainerState::Exited { exit_code: 0, .. })) {
                 continue;
@@ -282,6 +324,51 @@ impl Context<'_> {
             for spec in containers {
                 self.keep_running(spec, self.policy, &addresses);
             }
+        }
+        self.refresh_volumes(&addresses);
+    }
+
+    /// What the pod refers to; has it looked for where that was not done since the last start.
+    fn inputs(&mut self) -> Option<&Inputs> {
+        let seen = self.seen;
+        if seen.inputs.is_none() {
+            self.fetch_inputs();
+        }
+        seen.inputs.as_ref()
+    }
+
+    fn fetch_inputs(&mut self) {
+        let asked = |action: &Action| matches!(action, Action::FetchInputs(_));
+        if !self.decision.actions.iter().any(asked) && self.free(&Object::Inputs) {
+            self.act(Action::FetchInputs(Box::new(inputs::wanted(self.pod))));
+        }
+    }
+
+    fn sources<'s>(&self, addresses: &'s [IpAddr], inputs: &'s Inputs) -> Sources<'s>
+    where
+        Self: 's,
+    {
+        Sources { pod: self.pod, node: self.node, addresses, inputs }
+    }
+
+    /// Volumes follow their objects while containers run.
+    fn refresh_volumes(&mut self, addresses: &[IpAddr]) {
+        let of_pod = self.spec.volumes.as_deref().unwrap_or_default();
+        if !volumes::follow_objects(of_pod) || self.running().next().is_none() {
+            return;
+        }
+        let next = self.seen.refreshed_at.map(|at| backoff::later(at, REFRESH));
+        match next {
+            Some(next) if next > self.now => self.wake(next),
+            _ => match &self.seen.inputs {
+                Some(inputs) if backoff::later(inputs.at, REFRESH) > self.now => {
+                    let plans = config::mounted_volumes(self.sources(addresses, inputs));
+                    if self.free(&Object::Volumes) {
+                        self.act(Action::RefreshVolumes(plans));
+                    }
+                }
+                _ => self.fetch_inputs(),
+            },
         }
     }
 
@@ -329,164 +416,6 @@ impl Context<'_> {
                 });
             }
         }
-    }
-
-    /// Sees to it that a container runs, or has run to its end.
-    fn keep_running(&mut self, spec: &Spec, policy: RestartPolicy, addresses: &[IpAddr]) {
-        let Some(latest) = self.seen.latest(&spec.name) else {
-            return self.start(spec, addresses, 0, Duration::ZERO);
-        };
-        match &latest.state {
-            // A crash between the two calls: the second is made now.
-            ContainerState::Created => {
-                self.start(spec, addresses, latest.attempt, latest.backoff);
-            }
-            ContainerState::Running { .. } => {
-                if let Some(probe) = self.must_restart(spec, latest) {
-                    let grace = probe.termination_grace_period_seconds;
-                    let grace = grace.and_then(|seconds| u64::try_from(seconds).ok());
-                    let grace = grace.map_or_else(|| self.grace(), Duration::from_secs);
-                    self.stop(latest, backoff::later(self.now, grace));
-                }
-            }
-            ContainerState::Exited { started_at, finished_at, exit_code, .. } => {
-                // An init container is run again in a new sandbox, whatever its end before.
-                let of_present = self.seen.present(&spec.name).is_some();
-                let is_init = !self.spec.containers.iter().any(|one| one.name == spec.name);
-                if !policy.restarts(*exit_code) && (of_present || !is_init) {
-                    return;
-                }
-                let restart = backoff::restart(*started_at, *finished_at, latest.backoff);
-                if restart.at > self.now {
-                    self.wake(restart.at);
-                    let message = format!(
-                        "back-off {} restarting failed container={} pod={}",
-                        backoff::text(restart.wait),
-                        spec.name,
-                        full_name(self.pod)
-                    );
-                    return self.wait(&spec.name, "CrashLoopBackOff", Some(message));
-                }
-                self.start(spec, addresses, latest.attempt + 1, restart.next_wait);
-            }
-        }
-    }
-
-    /// The probe that says that the container has to be restarted.
-    fn must_restart<'s>(&self, spec: &'s Spec, container: &Container) -> Option<&'s Probe> {
-        let results = self.seen.probes_of(container);
-        let startup = spec.startup_probe.as_ref().filter(|_| results.startup == Some(false));
-        let liveness = spec.liveness_probe.as_ref().filter(|_| results.liveness == Some(false));
-        startup.or(liveness)
-    }
-
-    fn start(&mut self, spec: &Spec, addresses: &[IpAddr], attempt: u32, next_wait: Duration) {
-        let name = spec.name.as_str();
-        if !self.image_is_there(spec) {
-            return;
-        }
-        let made = config::container(self.pod, self.node, spec, addresses, attempt, next_wait);
-        let config = match made {
-            Ok(config) => config,
-            Err(message) => {
-                return self.wait(name, "CreateContainerConfigError", Some(message));
-            }
-        };
-        let object = Object::Container(name.to_owned());
-        let sandbox = self.seen.ready_sandbox().map(|sandbox| sandbox.id.clone());
-        if let (true, Some(sandbox)) = (self.free(&object), sandbox) {
-            self.act(Action::StartContainer { sandbox, config: Box::new(config) });
-        } else if let Some(failure) = self.seen.failures.get(&object) {
-            self.wait(name, "RunContainerError", Some(failure.message.clone()));
-        }
-    }
-
-    /// True where the container's image is there; else has it pulled, or waits for the next try.
-    fn image_is_there(&mut self, spec: &Spec) -> bool {
-        let request = config::image_request(spec);
-        match self.seen.pull(&request) {
-            Some(Pull::Present(_)) => return true,
-            Some(Pull::Failed(failure)) => {
-                let wait = backoff::pull(failure.attempts);
-                let (again, half) =
-                    (backoff::later(failure.at, wait), backoff::later(failure.at, wait / 2));
-                // The fresh failure is shown for a while, then that the next try is awaited.
-                let message = failure.message.clone();
-                if self.now < half {
-                    self.wake(half);
-                    self.wait(&spec.name, "ErrImagePull", Some(message));
-                } else {
-                    let message = format!(
-                        "Back-off pulling image {:?}: ErrImagePull: {message}",
-                        request.reference
-                    );
-                    self.wait(&spec.name, "ImagePullBackOff", Some(message));
-                }
-                if again > self.now {
-                    self.wake(again);
-                    return false;
-                }
-            }
-            None => {}
-        }
-        let asked = Action::PullImage(request);
-        if !self.seen.busy(&Object::Image) && !self.decision.actions.contains(&asked) {
-            self.act(asked);
-        }
-        false
-    }
-
-    /// The probes to run: those of running containers; only readiness while the pod terminates;
-    /// only startup until that succeeded.
-    fn plan_probes(&mut self, terminating: bool) {
-        let running: Vec<Container> = self.running().cloned().collect();
-        for container in running {
-            let Some(spec) = self.spec.containers.iter().find(|one| one.name == container.name)
-            else {
-                continue;
-            };
-            let results = self.seen.probes_of(&container);
-            let started = spec.startup_probe.is_none() || results.startup == Some(true);
-            for (kind, probe, wanted) in [
-                (ProbeKind::Startup, &spec.startup_probe, !started && !terminating),
-                (ProbeKind::Liveness, &spec.liveness_probe, started && !terminating),
-                (ProbeKind::Readiness, &spec.readiness_probe, started),
-            ] {
-                if let (Some(probe), true) = (probe, wanted) {
-                    let target = self.probe_target(spec, &container, kind, probe);
-                    self.decision.probes.extend(target);
-                }
-            }
-        }
-    }
-
-    fn probe_target(
-        &self,
-        spec: &Spec,
-        container: &Container,
-        kind: ProbeKind,
-        probe: &Probe,
-    ) -> Option<ProbeTarget> {
-        let ContainerState::Running { started_at } = container.state else { return None };
-        let sandbox = self.seen.ready_sandbox()?;
-        let addresses = if config::host_network(self.pod) {
-            self.node.addresses.clone()
-        } else {
-            self.node.in_order(&sandbox.addresses)
-        };
-        let ports = spec.ports.iter().flatten();
-        let named = |port: &k8s_openapi::api::core::v1::ContainerPort| {
-            Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))
-        };
-        Some(ProbeTarget {
-            container: container.id.clone(),
-            sandbox: sandbox.id.clone(),
-            kind,
-            probe: probe.clone(),
-            address: addresses.first().copied(),
-            ports: ports.filter_map(named).collect(),
-            started_at,
-        })
     }
 }
 

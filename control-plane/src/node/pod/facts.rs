@@ -1,6 +1,6 @@
 //! What pods are told of the node and the cluster.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 /// Facts that do not change while the node part runs; its files are as they were at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +9,14 @@ pub struct NodeFacts {
     pub name: String,
     /// Name of the runtime, before the `://` of container ids.
     pub runtime: String,
+    /// The runtime gives containers a file system, privileges and limits of their own.
+    pub isolates: bool,
+    /// Its processors, in thousandths.
+    pub cpu_millis: i64,
+    /// Bytes of its memory.
+    pub memory_bytes: i64,
+    /// Folder of the pods' volumes.
+    pub volume_dir: PathBuf,
     /// Its addresses, the primary family first.
     pub addresses: Vec<IpAddr>,
     /// The cluster's DNS.

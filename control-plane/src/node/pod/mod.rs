@@ -9,13 +9,18 @@ mod config;
 mod container_status;
 mod decide;
 mod dns;
+mod environment;
 mod expand;
 pub mod facts;
+pub mod inputs;
 pub mod observed;
+mod privileges;
+mod resources;
 pub mod state;
 mod status;
 #[cfg(test)]
 mod testing;
 mod unenforced;
+pub mod volumes;
 
 pub(super) use self::{config::identity, unenforced::unenforced};

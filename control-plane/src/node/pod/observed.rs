@@ -7,7 +7,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::super::runtime::{Container, ContainerState, ImageRequest, NetworkState, Sandbox};
+use super::{
+    super::runtime::{Container, ContainerState, ImageRequest, NetworkState, Sandbox},
+    inputs::Inputs,
+};
 
 /// The exit code of a container whose end nobody saw: that of SIGKILL.
 pub const LOST_EXIT_CODE: i32 = 137;
@@ -43,6 +46,12 @@ pub struct Observed {
     pub in_flight: BTreeMap<Object, InFlight>,
     /// The objects whose last call failed.
     pub failures: BTreeMap<Object, Failure>,
+    /// What the pod refers to; `None` where it has to be looked for before a container is started.
+    pub inputs: Option<Inputs>,
+    /// When volumes were last brought up to date with their objects.
+    pub refreshed_at: Option<Timestamp>,
+    /// Volumes of the pod are on the node.
+    pub volumes_left: bool,
 }
 
 /// What a call is about.
@@ -54,6 +63,10 @@ pub enum Object {
     Container(String),
     /// The images.
     Image,
+    /// What the pod refers to in the API.
+    Inputs,
+    /// Its volumes.
+    Volumes,
     /// The pod in the API.
     Pod,
 }
@@ -190,7 +203,8 @@ pub fn probes_of(status: &PodStatus) -> BTreeMap<String, ProbeResults> {
         };
         Some((bare_id(status)?, results))
     };
-    status.container_statuses.iter().flatten().filter_map(known).collect()
+    let statuses = status.init_container_statuses.iter().chain(&status.container_statuses);
+    statuses.flatten().filter_map(known).collect()
 }
 
 /// The container's id as the runtime knows it, without the runtime's name.

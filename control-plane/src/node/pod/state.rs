@@ -13,8 +13,10 @@ use super::{
     super::runtime::{ContainerConfig, ImageRequest, SandboxConfig},
     decide,
     facts::NodeFacts,
+    inputs::Wanted,
     observed::Observed,
     status,
+    volumes::VolumePlan,
 };
 
 /// What follows from a look at a pod.
@@ -55,6 +57,10 @@ pub enum Action {
         sandbox: String,
         /// What to start.
         config: Box<ContainerConfig>,
+        /// What it mounts has to be there before.
+        volumes: Vec<VolumePlan>,
+        /// What to do when it runs (`lifecycle.postStart`). Where that fails, it is ended.
+        post_start: Option<Box<Hook>>,
     },
     /// Ask a container to end, and kill it when the time is over.
     StopContainer {
@@ -68,6 +74,8 @@ pub enum Action {
         grace: Duration,
         /// When that will be over.
         kill_at: Timestamp,
+        /// What to do before it is asked (`lifecycle.preStop`), within the same time.
+        pre_stop: Option<Box<Hook>>,
     },
     /// Forget a container that ended long ago.
     RemoveContainer {
@@ -78,6 +86,12 @@ pub enum Action {
         /// Its name.
         name: String,
     },
+    /// Look for what the pod refers to in the API.
+    FetchInputs(Box<Wanted>),
+    /// Bring the volumes of running containers up to date.
+    RefreshVolumes(Vec<VolumePlan>),
+    /// Remove the pod's volumes.
+    RemoveVolumes,
     /// Tell the API that nothing is left: delete with grace 0, after the status was written.
     DeletePod,
 }
@@ -93,6 +107,9 @@ impl Action {
             Self::StartContainer { .. } => "start container",
             Self::StopContainer { .. } => "stop container",
             Self::RemoveContainer { .. } => "remove container",
+            Self::FetchInputs(_) => "fetch inputs",
+            Self::RefreshVolumes(_) => "refresh volumes",
+            Self::RemoveVolumes => "remove volumes",
             Self::DeletePod => "delete pod",
         }
     }
@@ -115,6 +132,15 @@ pub struct ProbeTarget {
     pub ports: BTreeMap<String, u16>,
     /// When the container was started.
     pub started_at: Timestamp,
+}
+
+/// What to do at the beginning or the end of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hook {
+    /// As a probe does it, once. The container of a hook after the start is known only then.
+    Ask(ProbeTarget),
+    /// Wait.
+    Sleep(Duration),
 }
 
 /// Which of a container's probes.

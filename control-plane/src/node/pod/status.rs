@@ -1,7 +1,7 @@
 //! What is reported of a pod.
 
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus},
+    api::core::v1::{Container, ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -31,14 +31,27 @@ pub(super) fn build(
         .flatten()
         .map(|one| container_status::build(one, Role::Init, node, seen, decision))
         .collect();
-    let blocked = init.iter().any(|one| !one.ready);
+    let incomplete = incomplete(spec, seen, &init);
+    let blocked = !incomplete.is_empty();
     let containers: Vec<ContainerStatus> = spec
         .containers
         .iter()
         .map(|one| container_status::build(one, Role::Main { blocked }, node, seen, decision))
         .collect();
     let outcome = decision.outcome.or_else(|| ended_by_deletion(pod, seen, &containers));
-    let basis = Basis { pod, seen, outcome, init: &init, containers: &containers };
+    let is_sidecar = |status: &&ContainerStatus| {
+        let mut specs = spec.init_containers.iter().flatten();
+        specs.any(|one| one.name == status.name && config::is_sidecar(one))
+    };
+    let sidecars: Vec<ContainerStatus> = init.iter().filter(is_sidecar).cloned().collect();
+    let basis = Basis {
+        pod,
+        seen,
+        outcome,
+        incomplete: &incomplete,
+        sidecars: &sidecars,
+        containers: &containers,
+    };
     let conditions = conditions::build(&basis, now);
     let reported = &seen.reported;
     let start_time = reported.start_time.clone().unwrap_or(Time(seen.first_seen));
@@ -59,6 +72,21 @@ pub(super) fn build(
         message: reported.message.clone(),
         ..PodStatus::default()
     }
+}
+
+/// The init containers that the pod's own still wait for. A sidecar is waited for until it has come
+/// up, and once they were started no more.
+fn incomplete<'a>(spec: &'a PodSpec, seen: &Observed, init: &[ContainerStatus]) -> Vec<&'a str> {
+    let began = spec.containers.iter().any(|one| seen.present(&one.name).is_some());
+    let waits = |(one, status): (&'a Container, &ContainerStatus)| {
+        let done = if config::is_sidecar(one) {
+            began || status.started == Some(true)
+        } else {
+            status.ready
+        };
+        (!done).then_some(one.name.as_str())
+    };
+    spec.init_containers.iter().flatten().zip(init).filter_map(waits).collect()
 }
 
 /// The addresses of the sandbox; without one, what was reported last.

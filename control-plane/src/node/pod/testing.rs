@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{
     super::runtime::{Container, ContainerState, ImageRequest, PodIdentity, Sandbox},
     facts::NodeFacts,
+    inputs::Inputs,
     observed::{Observed, Pull},
 };
 
@@ -24,6 +25,10 @@ pub(super) fn node() -> NodeFacts {
     NodeFacts {
         name: "node-1".into(),
         runtime: "mizzen-process".into(),
+        isolates: true,
+        cpu_millis: 4000,
+        memory_bytes: 8 << 30,
+        volume_dir: "/volumes".into(),
         addresses: vec!["192.0.2.11".parse().unwrap(), "fd00:30::11".parse().unwrap()],
         cluster_dns: vec!["10.96.0.10".parse().unwrap(), "fd00:96::a".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
@@ -47,7 +52,7 @@ pub(super) fn pod(mut spec: Value) -> Pod {
 
 /// Nothing was seen yet; the network is ready and the image `hello` is there.
 pub(super) fn nothing() -> Observed {
-    let hello = ImageRequest { reference: "hello".into(), has_command: false };
+    let hello = ImageRequest { reference: "hello".into(), ..ImageRequest::default() };
     Observed {
         first_seen: at(0),
         gone_since: None,
@@ -62,6 +67,9 @@ pub(super) fn nothing() -> Observed {
         probes: BTreeMap::new(),
         in_flight: BTreeMap::new(),
         failures: BTreeMap::new(),
+        inputs: Some(Inputs::none(at(0))),
+        refreshed_at: None,
+        volumes_left: false,
     }
 }
 

@@ -10,12 +10,15 @@ use http_body_util::Empty;
 use hyper::{Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{api::core::v1::HTTPGetAction, apimachinery::pkg::util::intstr::IntOrString};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::super::{pod::state::ProbeTarget, runtime::Runtime};
 
 /// Success, or why not, for people.
-pub(super) async fn attempt<R: Runtime>(
+pub(in super::super) async fn attempt<R: Runtime>(
     runtime: &R,
     target: &ProbeTarget,
     timeout: Duration,
@@ -35,6 +38,10 @@ pub(super) async fn attempt<R: Runtime>(
         if let Some(get) = &probe.http_get {
             let address = address(target, get.host.as_deref(), &get.port)?;
             http(address, get).await
+        } else if let Some(grpc) = &probe.grpc {
+            let port = IntOrString::Int(grpc.port);
+            let address = address(target, None, &port)?;
+            super::grpc::check(address, grpc.service.as_deref().unwrap_or_default()).await
         } else if let Some(tcp) = &probe.tcp_socket {
             let address = address(target, tcp.host.as_deref(), &tcp.port)?;
             TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
@@ -75,6 +82,18 @@ async fn http(address: SocketAddr, get: &HTTPGetAction) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let request = request(address, get)?;
     let stream = TcpStream::connect(address).await.map_err(|error| text(&error))?;
+    if get.scheme.as_deref() == Some("HTTPS") {
+        let stream = super::tls::connect(stream, address.ip()).await?;
+        return exchange(stream, request).await;
+    }
+    exchange(stream, request).await
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let text = |error: &dyn std::fmt::Display| error.to_string();
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
     let mut answered = std::pin::pin!(sender.send_request(request));

@@ -5,6 +5,8 @@
 
 mod attempt;
 mod count;
+mod grpc;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +17,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::mpsc, task::AbortHandle, task::JoinSet};
 
+pub(super) use self::attempt::attempt;
 use self::count::Counter;
 use super::{
     pod::state::{ProbeKind, ProbeTarget},
@@ -99,7 +102,7 @@ async fn run<R: Runtime>(runtime: Arc<R>, target: ProbeTarget, sender: mpsc::Sen
     loop {
         ticks.tick().await;
         let begun = Instant::now();
-        let outcome = attempt::attempt(runtime.as_ref(), &target, timeout).await;
+        let outcome = attempt(runtime.as_ref(), &target, timeout).await;
         if let Err(reason) = &outcome {
             let elapsed_ms = begun.elapsed().as_millis();
             let (container, kind) = (&target.container, target.kind);

@@ -4,9 +4,10 @@
 //! Every call is idempotent: it may be made again after a crash of the node part, and succeeds
 //! where its work is done already. Stopping and removing what is not there is success.
 
+pub mod cri;
 pub mod process;
 
-use std::{future::Future, net::IpAddr, time::Duration};
+use std::{future::Future, net::IpAddr, path::PathBuf, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,12 @@ pub struct SandboxConfig {
     pub host_network: bool,
     /// It has the node's IPC namespace.
     pub host_ipc: bool,
+    /// It has the node's process ids.
+    pub host_pid: bool,
+    /// Its containers see each other's processes.
+    pub share_processes: bool,
+    /// Kernel settings of its namespaces (`securityContext.sysctls`).
+    pub sysctls: Vec<(String, String)>,
     /// Ports of the node to forward to the pod.
     pub port_mappings: Vec<PortMapping>,
     /// The text of /etc/resolv.conf.
@@ -88,7 +95,7 @@ pub struct Sandbox {
 }
 
 /// What a container is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Its name in the pod.
     pub name: String,
@@ -111,6 +118,89 @@ pub struct ContainerConfig {
     /// How long the next start of this container has to wait after its end. Kept with the
     /// container, as an annotation, so that the node part can forget it.
     pub backoff: Duration,
+    /// The text of /etc/hosts, for runtimes whose sandboxes have no files of their own.
+    pub hosts: String,
+    /// What of the node's files it sees, and where. The parents come before what is below them.
+    pub mounts: Vec<Mount>,
+    /// What it may do.
+    pub privileges: Privileges,
+    /// What it may use.
+    pub limits: Limits,
+    /// Its standard input is a pipe that stays open.
+    pub stdin: bool,
+    /// It has a terminal.
+    pub tty: bool,
+}
+
+/// A file or folder of the node in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where the container sees it.
+    pub container_path: String,
+    /// Where it is on the node.
+    pub host_path: PathBuf,
+    /// It cannot be written to.
+    pub read_only: bool,
+    /// Which mounts made on one side the other sees.
+    pub propagation: Propagation,
+}
+
+/// `mountPropagation` of a volume mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// The container sees the node's.
+    HostToContainer,
+    /// Each sees the other's.
+    Bidirectional,
+}
+
+/// What a container may do (`securityContext`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privileges {
+    /// Everything that the machine can.
+    pub privileged: bool,
+    /// Capabilities on top of the runtime's own, without `CAP_`.
+    pub add_capabilities: Vec<String>,
+    /// Capabilities that are taken away; `ALL` stands for all.
+    pub drop_capabilities: Vec<String>,
+    /// Its root file system cannot be written to.
+    pub read_only_root: bool,
+    /// No program that it starts may have more rights than it has.
+    pub no_new_privileges: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// Groups beside its own (`fsGroup` and `supplementalGroups`).
+    pub groups: Vec<u32>,
+    /// All of /proc is shown (`procMount: Unmasked`).
+    pub unmasked_proc: bool,
+}
+
+/// Which system calls a container may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// All.
+    #[default]
+    Unconfined,
+    /// Those of the runtime's own profile.
+    RuntimeDefault,
+    /// Those of a profile on the node, an absolute path.
+    Localhost(PathBuf),
+}
+
+/// What a container may use of the machine (`resources`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Weight against others, 1024 for a whole processor; 0 leaves it to the runtime.
+    pub cpu_shares: u64,
+    /// Microseconds of processor time in each 100 ms; 0 for no limit.
+    pub cpu_quota_us: u64,
+    /// Bytes of memory; 0 for no limit.
+    pub memory_bytes: u64,
+    /// How soon it is killed where memory is short, from -1000 (never) to 1000 (first).
+    pub oom_score_adj: i32,
 }
 
 /// A container that exists.
@@ -157,6 +247,20 @@ pub enum ContainerState {
     },
 }
 
+/// The streams of an executed command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the streams that there are, each or not")]
+pub struct Streaming {
+    /// It can be written to.
+    pub stdin: bool,
+    /// What it writes is wanted.
+    pub stdout: bool,
+    /// What it complains about is wanted.
+    pub stderr: bool,
+    /// It has a terminal.
+    pub tty: bool,
+}
+
 /// How an executed command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -167,12 +271,26 @@ pub struct ExecOutput {
 }
 
 /// What a container wants of the images.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ImageRequest {
     /// The image, as the pod names it.
     pub reference: String,
     /// The container has a `command` of its own.
     pub has_command: bool,
+    /// When it is fetched.
+    pub pull: PullPolicy,
+}
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// Where it is not there.
+    #[default]
+    IfNotPresent,
+    /// Never: it has to be there.
+    Never,
 }
 
 /// An image cannot be had.
@@ -203,6 +321,9 @@ pub type NetworkState = Result<(), String>;
 pub trait Runtime: Send + Sync + 'static {
     /// `name://version`, as in `status.nodeInfo.containerRuntimeVersion`.
     fn version(&self) -> String;
+
+    /// Containers have what their [`ContainerConfig`] says of mounts, privileges and limits.
+    fn isolates(&self) -> bool;
 
     /// Whether pods can have a network, now and at every change.
     fn network(&self) -> watch::Receiver<NetworkState>;
@@ -278,6 +399,15 @@ pub trait Runtime: Send + Sync + 'static {
         command: &[String],
         timeout: Duration,
     ) -> impl Future<Output = Result<ExecOutput, RuntimeError>> + Send;
+
+    /// Where a command can be had with its streams, as the runtime serves it itself over a
+    /// WebSocket; `None` where it does not.
+    fn exec_url(
+        &self,
+        id: &str,
+        command: &[String],
+        streaming: Streaming,
+    ) -> impl Future<Output = Result<Option<String>, RuntimeError>> + Send;
 }
 
 impl HostsFile {

@@ -7,18 +7,32 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
     super::{
+        inputs,
         pod::{
+            inputs::Inputs,
             observed::{InFlight, Object, Observed},
-            state::Action,
+            state::{Action, Hook},
+            volumes::VolumePlan,
         },
         report::{self, Written},
-        runtime::{ImageError, ImageRequest, PodIdentity, Runtime, RuntimeError, process::chain},
+        runtime::{
+            ContainerConfig, ImageError, ImageRequest, PodIdentity, Runtime, RuntimeError,
+            process::chain,
+        },
+        volumes::VolumeError,
     },
-    Shared,
+    Shared, hook,
 };
 
 /// For how long a call of the API may take.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For how long a hook after the start may take.
+const POST_START_MAX: Duration = Duration::from_mins(5);
+/// What a container is given to end whose hook after the start failed.
+const FAILED_GRACE: Duration = Duration::from_secs(30);
+/// What a container is given to end at least, after its hook, as by the kubelet.
+const AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
 
 /// A call has ended.
 pub(super) enum Done {
@@ -26,6 +40,23 @@ pub(super) enum Done {
     Call {
         /// What it was about.
         object: Object,
+        /// Success, or why not.
+        outcome: Result<(), String>,
+    },
+    /// A container was started, or not.
+    Started {
+        /// Which.
+        object: Object,
+        /// Success, or why not.
+        outcome: Result<(), String>,
+    },
+    /// What the pod refers to was looked for.
+    Fetched {
+        /// What was found, or why nobody knows.
+        outcome: Result<Inputs, String>,
+    },
+    /// Volumes were brought up to date, or not.
+    Refreshed {
         /// Success, or why not.
         outcome: Result<(), String>,
     },
@@ -95,6 +126,8 @@ impl Calls {
                 (Object::Container(name.clone()), Some(*kill_at))
             }
             Action::RemoveContainer { name, .. } => (Object::Container(name.clone()), None),
+            Action::FetchInputs(_) => (Object::Inputs, None),
+            Action::RefreshVolumes(_) | Action::RemoveVolumes => (Object::Volumes, None),
             Action::DeletePod => (Object::Pod, None),
         };
         // One image is pulled, one old container is forgotten at a time; the rest comes up again.
@@ -155,14 +188,34 @@ async fn perform<R: Runtime>(
             let outcome = runtime.remove_sandbox(&id).await.map_err(text);
             return Done::SandboxRemoved { outcome };
         }
-        Action::StartContainer { sandbox, config } => {
-            match runtime.create_container(&sandbox, &config).await {
-                Ok(id) => runtime.start_container(&sandbox, &id).await,
-                Err(error) => Err(error),
-            }
+        Action::StartContainer { sandbox, config, volumes, post_start } => {
+            let outcome = match make_volumes(&shared, &pod, volumes).await {
+                Ok(()) => {
+                    start(runtime.as_ref(), &sandbox, &config, post_start).await.map_err(text)
+                }
+                Err(message) => Err(message),
+            };
+            return Done::Started { object, outcome };
         }
-        Action::StopContainer { sandbox, id, grace, .. } => {
-            runtime.stop_container(&sandbox, &id, grace).await
+        Action::StopContainer { sandbox, id, grace, pre_stop, .. } => {
+            stop(runtime.as_ref(), &sandbox, &id, grace, pre_stop).await
+        }
+        Action::FetchInputs(wanted) => {
+            let fetch = inputs::fetch(shared.client.clone(), &pod, &wanted);
+            let outcome = match tokio::time::timeout(API_TIMEOUT, fetch).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => Err("the API server did not answer in time".to_owned()),
+            };
+            return Done::Fetched { outcome };
+        }
+        Action::RefreshVolumes(plans) => {
+            let outcome = make_volumes(&shared, &pod, plans).await;
+            return Done::Refreshed { outcome };
+        }
+        Action::RemoveVolumes => {
+            let volumes = shared.volumes_of(&pod.uid);
+            let outcome = blocking(move || volumes.remove()).await;
+            return Done::Call { object, outcome };
         }
         Action::RemoveContainer { sandbox, id, .. } => {
             runtime.remove_container(&sandbox, &id).await
@@ -177,4 +230,64 @@ async fn perform<R: Runtime>(
         }
     };
     Done::Call { object, outcome: outcome.map_err(text) }
+}
+
+/// Makes volumes, or brings them up to date.
+async fn make_volumes<R: Runtime>(
+    shared: &Arc<Shared<R>>,
+    pod: &PodIdentity,
+    plans: Vec<VolumePlan>,
+) -> Result<(), String> {
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let volumes = shared.volumes_of(&pod.uid);
+    blocking(move || volumes.make(&plans)).await
+}
+
+/// Work on files, beside what must not wait for a disk.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), VolumeError> + Send + 'static,
+) -> Result<(), String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|error| chain(&error)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Makes and starts a container, and does what it has to do then. Where that fails, the container
+/// is ended, and is started again as after any end.
+async fn start<R: Runtime>(
+    runtime: &R,
+    sandbox: &str,
+    config: &ContainerConfig,
+    post_start: Option<Box<Hook>>,
+) -> Result<(), RuntimeError> {
+    let id = runtime.create_container(sandbox, config).await?;
+    runtime.start_container(sandbox, &id).await?;
+    let Some(hook) = post_start else { return Ok(()) };
+    if let Err(reason) = hook::run(runtime, &hook, &id, POST_START_MAX).await {
+        tracing::warn!(container = config.name, reason, "postStart hook failed; ending it");
+        runtime.stop_container(sandbox, &id, FAILED_GRACE).await?;
+    }
+    Ok(())
+}
+
+/// Does what a container has to do before its end, and ends it, both within `grace`.
+async fn stop<R: Runtime>(
+    runtime: &R,
+    sandbox: &str,
+    id: &str,
+    grace: Duration,
+    pre_stop: Option<Box<Hook>>,
+) -> Result<(), RuntimeError> {
+    let begun = tokio::time::Instant::now();
+    let Some(hook) = pre_stop.filter(|_| !grace.is_zero()) else {
+        return runtime.stop_container(sandbox, id, grace).await;
+    };
+    if let Err(reason) = hook::run(runtime, &hook, id, grace).await {
+        tracing::warn!(container = id, reason, "preStop hook failed");
+    }
+    let left = grace.saturating_sub(begun.elapsed()).max(AFTER_HOOK_MIN);
+    runtime.stop_container(sandbox, id, left).await
 }

@@ -1,8 +1,10 @@
 //! Tables of the pod state machine: what is seen, and what has to follow.
 
 mod deletion;
+mod inputs;
 mod properties;
 mod restarts;
+mod sidecars;
 mod status;
 
 use serde_json::{Value, json};
@@ -32,6 +34,9 @@ fn actions(step: &Step) -> Vec<String> {
         }
         Action::StopContainer { name, grace, .. } => format!("stop:{name}:{}s", grace.as_secs()),
         Action::RemoveContainer { id, .. } => format!("remove:{id}"),
+        Action::FetchInputs(_) => "fetch-inputs".to_owned(),
+        Action::RefreshVolumes(plans) => format!("refresh-volumes:{}", plans.len()),
+        Action::RemoveVolumes => "remove-volumes".to_owned(),
         Action::DeletePod => "delete".to_owned(),
     };
     step.actions.iter().map(text).collect()
@@ -205,7 +210,7 @@ fn an_init_container_that_fails_is_tried_again_unless_the_policy_is_never() {
 #[test]
 fn an_image_is_pulled_and_waited_for() {
     let spec = json!({"containers": [{"name": "main", "image": "nginx"}]});
-    let request = ImageRequest { reference: "nginx".into(), has_command: false };
+    let request = ImageRequest { reference: "nginx".into(), ..ImageRequest::default() };
     assert_eq!(actions(&see(spec.clone(), &with(vec![]))), ["pull:nginx"]);
     let quoted = "Back-off pulling image \"nginx\": ErrImagePull: broken";
     for (attempts, failed_at, expected, reason, message, wake) in [
@@ -233,7 +238,8 @@ fn an_image_is_pulled_and_waited_for() {
 fn a_spec_that_cannot_be_met_is_not_started_and_says_why() {
     let spec = json!({"containers": [{"name": "main", "image": "hello",
         "securityContext": {"runAsNonRoot": true}}]});
-    let step = see(spec, &with(vec![]));
+    let inputs = Some(super::super::inputs::Inputs::none(at(99)));
+    let step = see(spec, &Observed { inputs, ..with(vec![]) });
     assert!(actions(&step).is_empty());
     assert_eq!(waiting(&step, "main"), "CreateContainerConfigError");
     assert!(waiting_message(&step, "main").contains("runAsNonRoot"));

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{
     super::{
         Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest,
-        NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig,
+        NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
     },
     ProcessRuntime, failed,
     live::{InitError, Live, View},
@@ -34,6 +34,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 impl Runtime for ProcessRuntime {
     fn version(&self) -> String {
         format!("mizzen-process://{}", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn isolates(&self) -> bool {
+        false
     }
 
     fn network(&self) -> watch::Receiver<NetworkState> {
@@ -180,6 +184,15 @@ impl Runtime for ProcessRuntime {
             }
             Err(error) => Err(failed("executing in", id)(error)),
         }
+    }
+
+    async fn exec_url(
+        &self,
+        _id: &str,
+        _command: &[String],
+        _streaming: Streaming,
+    ) -> Result<Option<String>, RuntimeError> {
+        Ok(None)
     }
 }
 

@@ -107,6 +107,8 @@ fn object_of(action: &Action) -> Object {
         }
         Action::StartContainer { config, .. } => of(&config.name),
         Action::StopContainer { name, .. } | Action::RemoveContainer { name, .. } => of(name),
+        Action::FetchInputs(_) => Object::Inputs,
+        Action::RefreshVolumes(_) | Action::RemoveVolumes => Object::Volumes,
         Action::DeletePod => Object::Pod,
     }
 }

@@ -1,7 +1,8 @@
-//! The images of the process runtime: names that stand for programs inside our own binary.
+//! Mizzen's own container images: the programs behind their names.
 //!
-//! There is no registry and nothing to unpack. A container without a `command` must name an
-//! image of [`TABLE`], and then runs `mizzen-control-plane image NAME`.
+//! The process runtime has no registry and nothing to unpack: a container without a `command` must
+//! name an image of [`TABLE`], and then runs `mizzen-control-plane image NAME`. For container
+//! runtimes `cargo xtask` makes OCI images of the static program `mizzen-image`.
 
 mod hello;
 mod hello_udp;

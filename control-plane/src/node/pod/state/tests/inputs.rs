@@ -1,0 +1,87 @@
+//! What a pod refers to is looked for before a container is started, and volumes follow it.
+
+use super::{super::super::inputs::Inputs, *};
+
+fn with_volume() -> Value {
+    json!({
+        "containers": [{"name": "main", "image": "hello",
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "configMap": {"name": "settings"}}],
+    })
+}
+
+fn found(at_seconds: i64) -> Inputs {
+    let mut inputs = Inputs::none(at(at_seconds));
+    let map = serde_json::from_value(json!({"data": {"a": "1"}})).unwrap();
+    inputs.config_maps.insert("settings".into(), map);
+    inputs
+}
+
+#[test]
+fn nothing_is_started_before_the_references_were_looked_for() {
+    let seen = Observed { inputs: None, ..with(vec![]) };
+    let step = see(with_volume(), &seen);
+    assert_eq!(actions(&step), ["fetch-inputs"]);
+    assert_eq!(waiting(&step, "main"), "ContainerCreating");
+    let under_way = busy(seen.clone(), Object::Inputs);
+    assert_eq!(actions(&see(with_volume(), &under_way)), [""; 0]);
+    let mut refused = seen;
+    refused.failures.insert(Object::Inputs, failed(1, 99));
+    let step = see(with_volume(), &refused);
+    assert_eq!(actions(&step), ["fetch-inputs"], "a second later it is tried again");
+    refused.failures.insert(Object::Inputs, failed(2, 99));
+    let step = see(with_volume(), &refused);
+    assert_eq!((actions(&step).len(), step.wake), (0, Some(at(101))));
+    assert_eq!(waiting(&step, "main"), "CreateContainerConfigError");
+    assert_eq!(waiting_message(&step, "main"), "broken");
+}
+
+#[test]
+fn a_container_is_started_with_the_volumes_that_it_mounts() {
+    let seen = Observed { inputs: Some(found(99)), ..with(vec![]) };
+    let step = see(with_volume(), &seen);
+    assert_eq!(actions(&step), ["start:main:0:0s"]);
+    let Action::StartContainer { volumes, config, .. } = &step.actions[0] else { unreachable!() };
+    assert_eq!((volumes.len(), config.mounts.len()), (1, 1));
+}
+
+#[test]
+fn what_is_missing_is_said_and_looked_for_again() {
+    let seen = Observed { inputs: Some(Inputs::none(at(97))), ..with(vec![]) };
+    let step = see(with_volume(), &seen);
+    assert_eq!(actions(&step), [""; 0]);
+    assert_eq!(waiting(&step, "main"), "CreateContainerConfigError");
+    assert_eq!(waiting_message(&step, "main"), "configmap \"settings\" not found");
+    assert_eq!(step.wake, Some(at(102)));
+    let seen = Observed { inputs: Some(Inputs::none(at(95))), ..with(vec![]) };
+    assert_eq!(actions(&see(with_volume(), &seen)), ["fetch-inputs"]);
+}
+
+#[test]
+fn volumes_of_running_containers_follow_their_objects_each_minute() {
+    let running = || with(vec![container("main", 0, running(10))]);
+    let fresh = Observed { refreshed_at: Some(at(50)), inputs: None, ..running() };
+    let step = see(with_volume(), &fresh);
+    assert_eq!((actions(&step).len(), step.wake), (0, Some(at(110))));
+    let due = Observed { refreshed_at: Some(at(40)), inputs: None, ..running() };
+    assert_eq!(actions(&see(with_volume(), &due)), ["fetch-inputs"]);
+    let looked = Observed { inputs: Some(found(100)), ..due };
+    assert_eq!(actions(&see(with_volume(), &looked)), ["refresh-volumes:1"]);
+    // A pod without such volumes is left alone.
+    let plain = Observed { refreshed_at: None, inputs: None, ..running() };
+    assert_eq!(actions(&see(json!({}), &plain)), [""; 0]);
+}
+
+#[test]
+fn volumes_are_removed_after_the_sandbox_and_before_the_api_is_told() {
+    let mut pod = pod(with_volume());
+    pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(110)));
+    let after = |seen: &Observed| actions(&step(&pod, &node(), seen, at(100)));
+    let left = Observed { volumes_left: true, ..with(vec![]) };
+    assert_eq!(after(&left), ["remove-sandbox:s0"]);
+    let left = Observed { volumes_left: true, ..nothing() };
+    assert_eq!(after(&left), ["remove-volumes"]);
+    assert_eq!(after(&busy(left, Object::Volumes)), [""; 0]);
+    assert_eq!(after(&nothing()), ["delete"]);
+}
