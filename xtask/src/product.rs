@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    checkout, invoke,
+    checkout, image, invoke,
     step::step,
     target_dir,
     toolchain::{self, BPF_TARGET, BpfCompiler},
@@ -90,16 +90,30 @@ pub fn build_programs(compiler: BpfCompiler) -> Result<()> {
 /// The plugin runs in the mount namespace of whatever runtime calls it: it brings its own libc. It
 /// is started for every pod, so it carries no symbols either.
 fn build_plugin(profile: Profile) -> Result<()> {
+    let built = build_static(profile, "mizzen-cni", "mizzen-cni")?;
+    replace(&built, &bin_dir(profile).join("mizzen-cni"))
+}
+
+/// Builds a package with its own libc and without symbols; gives its program.
+fn build_static(profile: Profile, package: &str, program: &str) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     invoke::run(
         cargo()
             .arg("build")
             .args(profile.flag())
-            .args(["-p", "mizzen-cni", "--target", &triple])
+            .args(["-p", package, "--target", &triple])
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"),
     )?;
-    let built = target_dir().join(triple).join(profile.folder()).join("mizzen-cni");
-    replace(&built, &bin_dir(profile).join("mizzen-cni"))
+    Ok(target_dir().join(triple).join(profile.folder()).join(program))
+}
+
+/// Builds the images of a cluster on a container runtime. Theirs is a static program too.
+pub fn build_images(profile: Profile) -> Result<()> {
+    toolchain::ensure_tools(toolchain::CONTAINERD_TOOLS)?;
+    step("building the container images", || {
+        let built = build_static(profile, "mizzen-images", "mizzen-image")?;
+        image::make_all(&bin_dir(profile).join("images"), &built).map(drop)
+    })
 }
 
 /// Copies over a file that may be running: a new file takes the name.

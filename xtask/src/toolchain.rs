@@ -36,7 +36,21 @@ pub struct Tool {
 }
 
 /// What building needs beside Rust.
-pub const BUILD_TOOLS: &[Tool] = &[Tool { program: "cc", package: "gcc" }];
+pub const BUILD_TOOLS: &[Tool] = &[
+    Tool { program: "cc", package: "gcc" },
+    // The messages of the Container Runtime Interface are made of its own definition.
+    Tool { program: "protoc", package: "protobuf-compiler" },
+];
+
+/// What a cluster on containerd needs on top, and its images.
+pub const CONTAINERD_TOOLS: &[Tool] = &[
+    Tool { program: "containerd", package: "containerd" },
+    Tool { program: "ctr", package: "containerd" },
+    Tool { program: "runc", package: "runc" },
+    Tool { program: "/usr/lib/cni/loopback", package: "containernetworking-plugins" },
+    Tool { program: "/bin/busybox", package: "busybox" },
+    Tool { program: "ldd", package: "libc-bin" },
+];
 
 /// What a cluster in network namespaces needs.
 pub const CLUSTER_TOOLS: &[Tool] = &[

@@ -17,8 +17,10 @@ pub(crate) fn none(layout: &Layout) -> Result<()> {
         !(bpffs_marker().exists() && ours_alone),
         "the BPF file system that up mounted is still mounted"
     );
-    let cgroup = cgroup::cluster_dir(layout)?;
-    ensure!(!cgroup.exists(), "the cgroup {} is still there", cgroup.display());
+    let of_version_1 = cgroup::mounts_v1().into_iter().map(|mount| mount.join(layout.prefix()));
+    for cgroup in of_version_1.chain([cgroup::cluster_dir(layout)?]) {
+        ensure!(!cgroup.exists(), "the cgroup {} is still there", cgroup.display());
+    }
     for link in fs::read_dir("/sys/class/net")?.flatten() {
         let name = link.file_name().to_string_lossy().into_owned();
         ensure!(!name.starts_with(&layout.bridge()), "the link {name} is still there");
@@ -37,7 +39,11 @@ pub(crate) fn none(layout: &Layout) -> Result<()> {
         let Ok(exe) = fs::read_link(process.path().join("exe")) else { continue };
         let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let ours = exe.starts_with(&binaries) && line.contains(&layout.dir.display().to_string());
+        let folders = [layout.dir.display().to_string(), layout.run_dir().display().to_string()];
+        let foreign = ["containerd", "containerd-shim-runc-v2"];
+        let started = exe.starts_with(&binaries)
+            || exe.file_name().is_some_and(|name| foreign.iter().any(|foreign| name == *foreign));
+        let ours = started && folders.iter().any(|folder| line.contains(folder));
         ensure!(!ours, "a process is still there: {line}");
     }
     Ok(())

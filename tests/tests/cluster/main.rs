@@ -1,20 +1,24 @@
 //! The whole product, started by `up`'s own code: two nodes, an agent and a node part on each, the
-//! control plane, and real traffic.
+//! control plane, and real traffic; then once more on containerd, with those checks that a runtime
+//! makes a difference to.
 //!
-//! The checks run one after another on one cluster; a check leaves it as it found it, and after one
+//! The checks of a cluster run one after another; a check leaves it as it found it, and after one
 //! that failed whatever does not run is started again, so that it fails alone. At the end the
 //! cluster is removed, and that nothing is left is the last check.
 
+mod containerd;
 mod explain;
 mod follow;
 mod input;
 mod kubectl;
 mod leftovers;
 mod names;
+mod pods;
 mod restart;
 mod rollout;
 mod soak;
 mod starve;
+mod streams;
 mod traffic;
 
 use std::{
@@ -25,7 +29,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use xtask::{
-    cluster::{self, Layout, api::Api, down, layout::NODES_MAX},
+    cluster::{self, Layout, Runtime, api::Api, down, layout::NODES_MAX},
     commands::up,
     product::{Profile, bin_dir},
     target_dir, toolchain,
@@ -45,21 +49,44 @@ pub(crate) type Check = (&'static str, fn(&World) -> Result<()>);
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let filter = args.iter().find(|arg| !arg.starts_with('-'));
-    let checks: Vec<Check> = all_checks()
-        .into_iter()
-        .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
-        .collect();
-    if checks.is_empty() || args.iter().any(|arg| arg == "--list") {
+    let clusters: Vec<(Runtime, Vec<(String, Check)>)> =
+        [(Runtime::Process, all_checks()), (Runtime::Containerd, containerd_checks())]
+            .map(|(runtime, checks)| {
+                let named = checks.into_iter().map(|check| (full_name(runtime, check.0), check));
+                let wanted =
+                    named.filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
+                (runtime, wanted.collect())
+            })
+            .into_iter()
+            .filter(|(_, checks): &(Runtime, Vec<_>)| !checks.is_empty())
+            .collect();
+    if clusters.is_empty() || args.iter().any(|arg| arg == "--list") {
         println!("\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored");
         return ExitCode::SUCCESS;
     }
-    println!("\nrunning {} tests", checks.len() + 2);
+    let count: usize = clusters.iter().map(|(_, checks)| checks.len() + 2).sum();
+    println!("\nrunning {count} tests");
     let start = Instant::now();
     let mut tally = Tally::default();
-    let layout = layout();
-    let up = tally.run("up_brings_a_cluster_with_traffic_by_every_way", || bring_up(&layout));
-    if let Some(world) = up {
-        for (name, check) in checks {
+    for (runtime, checks) in clusters {
+        run_cluster(runtime, &checks, &mut tally);
+    }
+    tally.close(start)
+}
+
+/// The name of a check on a runtime, by which it is asked for too.
+fn full_name(runtime: Runtime, name: &str) -> String {
+    match runtime {
+        Runtime::Process => name.to_owned(),
+        Runtime::Containerd => format!("containerd::{name}"),
+    }
+}
+
+fn run_cluster(runtime: Runtime, checks: &[(String, Check)], tally: &mut Tally) {
+    let layout = layout(runtime);
+    let name = full_name(runtime, "up_brings_a_cluster_with_traffic_by_every_way");
+    if let Some(world) = tally.run(&name, || bring_up(&layout)) {
+        for (name, (_, check)) in checks {
             if tally.run(name, || check(&world)).is_none()
                 && let Err(error) = start_missing(&world)
             {
@@ -67,11 +94,23 @@ fn main() -> ExitCode {
             }
         }
     }
-    tally.run("down_leaves_nothing_behind", || {
+    tally.run(&full_name(runtime, "down_leaves_nothing_behind"), || {
         down::down(&layout)?;
         leftovers::none(&layout)
     });
-    tally.close(start)
+}
+
+/// What a container runtime makes a difference to.
+fn containerd_checks() -> Vec<Check> {
+    [
+        traffic::CHECKS,
+        names::CHECKS,
+        restart::CHECKS,
+        pods::CHECKS,
+        streams::CHECKS,
+        containerd::CHECKS,
+    ]
+    .concat()
 }
 
 fn all_checks() -> Vec<Check> {
@@ -85,16 +124,18 @@ fn all_checks() -> Vec<Check> {
         rollout::CHECKS,
         soak::CHECKS,
         starve::CHECKS,
+        streams::CHECKS,
         input::CHECKS,
     ]
     .concat()
 }
 
-fn layout() -> Layout {
+fn layout(runtime: Runtime) -> Layout {
     Layout {
         name: "test".into(),
         subnet: (31, 0),
         nodes: 2,
+        runtime,
         dir: target_dir().join("test-cluster"),
         bin_dir: bin_dir(Profile::Debug),
         loopback_api: false,
@@ -122,11 +163,11 @@ fn start_missing(world: &World) -> Result<()> {
 #[derive(Default)]
 struct Tally {
     passed: usize,
-    failed: Vec<&'static str>,
+    failed: Vec<String>,
 }
 
 impl Tally {
-    fn run<T>(&mut self, name: &'static str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+    fn run<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
         let result = catch_unwind(AssertUnwindSafe(check))
             .unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", panic_text(&*panic))));
         match result {
@@ -137,7 +178,7 @@ impl Tally {
             }
             Err(error) => {
                 println!("test {name} ... FAILED\n    {error:#}");
-                self.failed.push(name);
+                self.failed.push(name.to_owned());
                 None
             }
         }

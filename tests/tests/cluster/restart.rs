@@ -24,7 +24,7 @@ pub(crate) const CHECKS: &[Check] = &[
 const LOAD_MILLIS: &str = "8000";
 
 /// Loads over every path that outlives the agent.
-fn start_loads(world: &World) -> Result<Vec<(String, Child)>> {
+pub(crate) fn start_loads(world: &World) -> Result<Vec<(String, Child)>> {
     let (ips, port) = hello(world)?;
     let socket_path = pod(world)?;
     let mut targets: Vec<_> =
@@ -52,7 +52,8 @@ fn start_loads(world: &World) -> Result<Vec<(String, Child)>> {
         .collect()
 }
 
-fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
+/// Fails where any of them failed.
+pub(crate) fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
     for (what, child) in loads {
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -28,6 +28,7 @@ pub fn layout(profile: Profile) -> Layout {
         name: "bench".into(),
         subnet: (29, 0),
         nodes: 2,
+        runtime: crate::cluster::Runtime::Process,
         dir: target_dir().join("bench-cluster"),
         bin_dir: product::bin_dir(profile),
         loopback_api: false,

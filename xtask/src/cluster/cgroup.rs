@@ -24,6 +24,19 @@ pub fn mount_point() -> Result<PathBuf> {
         .context("no cgroup2 is mounted; `mount -t cgroup2 none /sys/fs/cgroup/unified` mounts it")
 }
 
+/// Where the hierarchies of version 1 are mounted, which container runtimes use beside cgroup2.
+pub fn mounts_v1() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (path, kind) = (fields.next()?, fields.next()?);
+            (kind == "cgroup").then(|| path.into())
+        })
+        .collect()
+}
+
 /// The cluster's folder.
 pub fn cluster_dir(layout: &Layout) -> Result<PathBuf> {
     Ok(mount_point()?.join(layout.prefix()))

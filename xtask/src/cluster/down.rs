@@ -9,15 +9,17 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Layout, cgroup, network, process};
+use super::{Layout, cgroup, containerd, network, process};
 use crate::invoke;
 
 /// Removes processes, namespaces, cgroups, pins, mounts and files of the cluster.
 pub fn down(layout: &Layout) -> Result<()> {
-    let steps: [(&str, &dyn Fn() -> Result<()>); 6] = [
+    let shim_sockets = containerd::shim_sockets(layout);
+    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
         ("processes", &|| process::end_all(layout)),
         ("pods", &|| end_pods(layout)),
         ("mounts", &|| unmount_below(&layout.run_dir()).and(unmount_below(&layout.dir))),
+        ("sockets", &|| containerd::remove_sockets(&shim_sockets)),
         ("network namespaces", &|| network::remove(layout)),
         ("BPF pins", &|| remove_pins(layout)),
         ("files", &|| remove_dir(&layout.run_dir()).and(remove_dir(&layout.dir))),
@@ -29,8 +31,11 @@ pub fn down(layout: &Layout) -> Result<()> {
         }
     }
     // Last: a cgroup can go only after its programs are detached and its processes are gone.
-    if let Err(error) = cgroup::cluster_dir(layout).and_then(|dir| cgroup::remove(&dir)) {
-        failures.push(format!("cgroups: {error:#}"));
+    let of_version_1 = cgroup::mounts_v1().into_iter().map(|mount| mount.join(layout.prefix()));
+    for dir in cgroup::cluster_dir(layout).into_iter().chain(of_version_1) {
+        if let Err(error) = cgroup::remove(&dir) {
+            failures.push(format!("cgroups: {error:#}"));
+        }
     }
     if !failures.is_empty() {
         bail!("could not remove everything:\n  {}", failures.join("\n  "));

@@ -33,8 +33,10 @@ impl std::str::FromStr for Place {
 pub struct Sandbox {
     /// The process that holds the pod's namespaces.
     pub pid: i32,
-    /// The pod's cgroup.
+    /// A cgroup of the pod's.
     pub cgroup: PathBuf,
+    /// Folder of its hosts and resolv.conf, where its root is an image's and not the machine's.
+    pub etc: Option<PathBuf>,
 }
 
 /// The command that runs `argv` there, with KUBECONFIG, PATH and MIZZEN_STATE_DIR set.
@@ -92,12 +94,22 @@ fn in_host(layout: &Layout, name: &str, argv: &[String]) -> Result<Vec<String>> 
 
 fn in_pod(layout: &Layout, pod: &str, argv: &[String]) -> Result<(Vec<String>, String)> {
     let (sandbox, node) = sandbox(layout, pod)?;
-    // All of the pod's namespaces; the cgroup while its path can still be seen.
+    // The pod's namespaces; the cgroup while its path can still be seen.
     let target = format!("--target={}", sandbox.pid);
     let mut inside: Vec<_> =
-        ["nsenter", &target, "--net", "--mount", "--uts", "--ipc", "--pid", "--"]
-            .map(str::to_owned)
-            .to_vec();
+        ["nsenter", &target, "--net", "--uts", "--ipc"].map(str::to_owned).to_vec();
+    match &sandbox.etc {
+        None => inside.extend(["--mount", "--pid", "--"].map(str::to_owned)),
+        // The machine's programs, with the pod's files where they look for names.
+        Some(etc) => {
+            let bind = r#"for file in hosts resolv.conf; do
+                [ ! -e "$0/$file" ] || mount --bind "$0/$file" "/etc/$file" || exit; done; exec "$@""#;
+            let etc = etc.display().to_string();
+            let words = ["--", "unshare", "--mount", "sh", "-c", bind, &etc];
+            inside.extend(words.map(str::to_owned));
+        }
+    }
+    cgroup::make(&sandbox.cgroup)?;
     inside.extend_from_slice(argv);
     Ok((process::enter(None, &sandbox.cgroup, &inside), node))
 }
@@ -111,6 +123,7 @@ mod tests {
             name: "absent".into(),
             subnet: (28, 1),
             nodes,
+            runtime: crate::cluster::Runtime::Process,
             dir: "/nonexistent".into(),
             bin_dir: "/nonexistent".into(),
             loopback_api: false,

@@ -8,6 +8,25 @@ use std::{
 /// Nodes that fit between the node and the client addresses.
 pub const NODES_MAX: u32 = 80;
 
+/// What runs a cluster's containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runtime {
+    /// The node part itself: processes in namespaces.
+    Process,
+    /// A containerd on each node.
+    Containerd,
+}
+
+impl Runtime {
+    /// As `--runtime` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Containerd => "containerd",
+        }
+    }
+}
+
 /// A cluster on this machine.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -17,6 +36,8 @@ pub struct Layout {
     pub subnet: (u8, u8),
     /// How many nodes.
     pub nodes: u32,
+    /// What runs the containers.
+    pub runtime: Runtime,
     /// Its files: kubeconfig, logs, CNI folders, state.
     pub dir: PathBuf,
     /// Where the binaries are.
@@ -147,6 +168,11 @@ impl Layout {
         self.dir.join(node).join("cni/bin")
     }
 
+    /// What a node's pods keep in volumes; on a disk.
+    pub fn volume_dir(&self, node: &str) -> PathBuf {
+        self.dir.join(node).join("volumes")
+    }
+
     /// One of the product's binaries.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.bin_dir.join(name)
@@ -162,6 +188,7 @@ mod tests {
             name: "up".into(),
             subnet: (30, 0),
             nodes: 2,
+            runtime: Runtime::Process,
             dir: "/tmp/x".into(),
             bin_dir: "/tmp/y".into(),
             loopback_api: true,

@@ -16,6 +16,7 @@
 pub mod api;
 pub mod bulk;
 pub mod cgroup;
+pub mod containerd;
 pub mod down;
 pub mod exec;
 pub mod layout;
@@ -25,7 +26,7 @@ pub mod resolvers;
 pub mod traffic;
 pub mod up;
 
-pub use layout::Layout;
+pub use layout::{Layout, Runtime};
 
 use std::{fs, path::PathBuf};
 
@@ -55,6 +56,21 @@ pub fn ensure_bpffs() -> Result<()> {
 impl Layout {
     fn binaries_file(&self) -> PathBuf {
         self.dir.join("binaries")
+    }
+
+    fn runtime_file(&self) -> PathBuf {
+        self.dir.join("runtime")
+    }
+
+    /// Writes down what runs the containers. A cluster that is up keeps it.
+    pub fn remember_runtime(&self) -> Result<()> {
+        let text = self.runtime.name();
+        if let Ok(known) = fs::read_to_string(self.runtime_file())
+            && known != text
+        {
+            anyhow::bail!("the cluster that is up runs on {known}; `cargo xtask down` first");
+        }
+        fs::write(self.runtime_file(), text).context("can't write what runs the containers")
     }
 
     /// Writes down which build the cluster runs, for commands that come later.

@@ -149,6 +149,7 @@ mod tests {
             name: "net".into(),
             subnet: (28, 0),
             nodes: 1,
+            runtime: crate::cluster::Runtime::Process,
             dir: "/nonexistent".into(),
             bin_dir: "/nonexistent".into(),
             loopback_api: false,

@@ -8,8 +8,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Layout, api::Api, cgroup, layout::Host, network, process, resolvers};
-use crate::{checkout, step::step};
+use super::{
+    Layout, Runtime, api::Api, cgroup, containerd, layout::Host, network, process, resolvers,
+};
+use crate::{checkout, image, step::step};
 
 /// How long any part may take until it serves.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -35,7 +37,11 @@ pub fn up(layout: &Layout) -> Result<Api> {
         super::ensure_bpffs()?;
         network::make(layout)
     })?;
+    layout.remember_runtime()?;
     let api = step("starting the control plane", || start_control_plane(layout))?;
+    if layout.runtime == Runtime::Containerd {
+        step("starting containerd", || start_containerd(layout))?;
+    }
     step("starting the nodes", || {
         for host in layout.node_hosts() {
             process::ensure(layout, &node_spec(layout, &host)?)?;
@@ -48,6 +54,12 @@ pub fn up(layout: &Layout) -> Result<Api> {
     })?;
     step("leading cluster DNS to the nodes", || resolvers::apply(layout, &api))?;
     Ok(api)
+}
+
+/// Starts every node's containerd where it does not run, with the images that were built.
+fn start_containerd(layout: &Layout) -> Result<()> {
+    let images = image::all(&layout.bin_dir.join("images"))?;
+    layout.node_hosts().iter().try_for_each(|host| containerd::ensure(layout, host, &images))
 }
 
 /// Applies the example and waits until all its pods are ready.
@@ -123,13 +135,21 @@ fn agent_spec(layout: &Layout, host: &Host) -> Result<process::Spec> {
 
 fn node_spec(layout: &Layout, host: &Host) -> Result<process::Spec> {
     let node = &host.name;
-    let mut argv =
-        words(layout, "mizzen-control-plane", &["node", "--name", node, "--runtime", "process"]);
+    let mut argv = words(layout, "mizzen-control-plane", &["node", "--name", node]);
+    match layout.runtime {
+        Runtime::Process => argv.extend(["--runtime", "process"].map(str::to_owned)),
+        Runtime::Containerd => {
+            let socket = layout.containerd_socket(node);
+            argv.extend(["--runtime", "cri", "--cri-endpoint"].map(str::to_owned));
+            argv.push(format!("unix://{}", socket.display()));
+        }
+    }
     for (flag, value) in [
         ("--kubeconfig", layout.kubeconfig().display().to_string()),
         ("--node-ip", host.ipv4.to_string()),
         ("--node-ip", host.ipv6.to_string()),
         ("--state-dir", layout.state_dir(node).display().to_string()),
+        ("--volume-dir", layout.volume_dir(node).display().to_string()),
         ("--cgroup-root", cgroup::node_dir(layout, node)?.display().to_string()),
         ("--cni-conf-dir", layout.cni_conf_dir(node).display().to_string()),
         ("--cni-bin-dir", layout.cni_bin_dir(node).display().to_string()),
@@ -190,7 +210,8 @@ pub fn deployment_ready(api: &Api, name: &str) -> Result<Result<(), String>> {
     Ok(if done { Ok(()) } else { Err(format!("{available} of {wanted} are available")) })
 }
 
-fn alive(layout: &Layout, name: &str) -> Result<()> {
+/// Fails where a process of the cluster has ended, and quotes its log.
+pub fn alive(layout: &Layout, name: &str) -> Result<()> {
     if process::running(layout, name).is_some() {
         return Ok(());
     }

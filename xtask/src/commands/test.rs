@@ -37,5 +37,6 @@ pub(super) fn prepare(command: &str) -> Result<()> {
     toolchain::require_root(command)?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
-    product::build(Profile::Debug)
+    product::build(Profile::Debug)?;
+    product::build_images(Profile::Debug)
 }

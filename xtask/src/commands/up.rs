@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    cluster::{self, Layout, layout::NODES_MAX, network, traffic},
+    cluster::{self, Layout, Runtime, layout::NODES_MAX, network, traffic},
     product::{self, Profile},
     step::{seconds, step},
     toolchain,
@@ -18,9 +18,9 @@ pub struct Up {
     /// How many nodes (a cluster that is up keeps its nodes; more can be added)
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     nodes: u32,
-    /// What runs the containers: processes in namespaces (containerd follows)
-    #[arg(long, default_value = "process", value_parser = ["process"])]
-    runtime: String,
+    /// What runs the containers (a cluster that is up keeps it)
+    #[arg(long, value_enum, default_value = "process")]
+    runtime: Runtime,
     /// Run what `cargo xtask build --debug` builds: quick to build, slow to run
     #[arg(long)]
     debug: bool,
@@ -32,8 +32,11 @@ pub fn run(options: &Up) -> Result<()> {
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
     product::build(profile)?;
-    let layout = super::users_cluster(options.nodes, profile);
-    let removed = super::users_cluster(NODES_MAX, profile)
+    if options.runtime == Runtime::Containerd {
+        product::build_images(profile)?;
+    }
+    let layout = super::users_cluster(options.nodes, options.runtime, profile);
+    let removed = super::users_cluster(NODES_MAX, options.runtime, profile)
         .node_hosts()
         .into_iter()
         .skip(options.nodes as usize)
