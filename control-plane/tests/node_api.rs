@@ -419,10 +419,13 @@ async fn without_an_api_server_the_node_part_waits_and_says_so() {
     .unwrap();
     let start = |kubeconfig: &std::path::Path| {
         Command::new(PROGRAM)
-            .args(["node", "--name", "n", "--node-ip", "127.0.0.1", "--kubeconfig"])
+            .args(["node", "--name", "n", "--node-ip", "127.0.0.1", "--port", "0"])
+            .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("--state-dir")
             .arg(folder.path().join("state"))
+            .arg("--volume-dir")
+            .arg(folder.path().join("volumes"))
             .arg("--cni-conf-dir")
             .arg(folder.path().join("conf"))
             .stderr(log(&folder, "log"))

@@ -146,6 +146,11 @@ async fn run_on<R: Runtime>(
         logs: args.state_dir.join("logs"),
         identity: server::Identity::new(&args.name, &args.node_ips, &authorities)?,
     };
+    if authorities.is_empty() {
+        tracing::warn!(
+            "the kubeconfig names no certificate authority: nobody may ask for logs and commands"
+        );
+    }
     tracing::info!(node = args.name, runtime = runtime.version(), port, "node part started");
     let own = register::Own {
         name: &args.name,

@@ -25,9 +25,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Message,
+        Message, Utf8Bytes,
         handshake::{client::generate_key, derive_accept_key},
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -130,7 +130,9 @@ impl<R: Runtime> Server<R> {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a command's connection ended early");
             }
-            let _gone_already = client.close(None).await;
+            // Clients take every other end for a lost connection.
+            let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            let _gone_already = client.close(Some(normal)).await;
         });
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

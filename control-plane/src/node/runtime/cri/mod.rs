@@ -1,6 +1,6 @@
 //! Container runtimes behind the Container Runtime Interface, such as containerd: sandboxes,
 //! containers and images are the runtime's, asked for over its socket. Each call is bounded in
-//! time; [`watch`] finds out what changes.
+//! time; [`watch`] finds out what changes, [`rotate`] bounds logs.
 //!
 //! Beside it the node part keeps, below its state folder and only for what outlives a container:
 //! logs, a pod's `hosts` and `resolv.conf`, and `pods/<namespace>_<name>.json`, by which tools
@@ -8,6 +8,7 @@
 
 mod call;
 mod files;
+mod rotate;
 mod translate;
 mod watch;
 
@@ -107,7 +108,8 @@ impl CriRuntime {
         let (sender, network) =
             tokio::sync::watch::channel(Err("the container runtime was not asked yet".to_owned()));
         let changes = Arc::new(Changes::default());
-        tokio::spawn(watch::follow(client.clone(), Arc::clone(&changes), sender, stop));
+        tokio::spawn(watch::follow(client.clone(), Arc::clone(&changes), sender, stop.clone()));
+        tokio::spawn(rotate::keep_small(client.clone(), files.logs().to_owned(), stop));
         Ok(Self { client, version, cgroup, files, network, changes })
     }
 

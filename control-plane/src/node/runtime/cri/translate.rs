@@ -22,6 +22,8 @@ pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// Seconds of [`ContainerConfig::backoff`].
 const BACKOFF: &str = "node.mizzen.dev/backoff-seconds";
+/// The sandbox's host name, which the runtime wants to hear again and does not tell.
+const HOSTNAME: &str = "node.mizzen.dev/hostname";
 /// The image as the pod names it.
 const IMAGE: &str = "node.mizzen.dev/image";
 /// The period that a quota of processor time is for, in microseconds.
@@ -80,7 +82,7 @@ pub(super) fn sandbox(config: &SandboxConfig, places: Places<'_>) -> cri::PodSan
         ..cri::NamespaceOption::default()
     };
     let mut sandbox = bare(&config.pod, config.attempt, namespaces, places);
-    sandbox.hostname = config.hostname.clone().unwrap_or_default();
+    name(&mut sandbox, config.hostname.clone().unwrap_or_default());
     sandbox.dns_config = Some(dns(&config.resolv_conf));
     sandbox.port_mappings = config.port_mappings.iter().map(port_mapping).collect();
     if let Some(linux) = &mut sandbox.linux {
@@ -97,7 +99,14 @@ pub(super) fn sandbox_again(
     let metadata = status.metadata.clone().unwrap_or_default();
     let namespaces = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref());
     let options = namespaces.and_then(|namespaces| namespaces.options.clone()).unwrap_or_default();
-    bare(&identity(&metadata), metadata.attempt, options, places)
+    let mut sandbox = bare(&identity(&metadata), metadata.attempt, options, places);
+    name(&mut sandbox, status.annotations.get(HOSTNAME).cloned().unwrap_or_default());
+    sandbox
+}
+
+fn name(sandbox: &mut cri::PodSandboxConfig, hostname: String) {
+    sandbox.annotations.insert(HOSTNAME.to_owned(), hostname.clone());
+    sandbox.hostname = hostname;
 }
 
 fn bare(
@@ -357,6 +366,19 @@ fn state(status: &cri::ContainerStatus) -> ContainerState {
             message: Some("the container runtime does not know what became of it".to_owned()),
         },
     }
+}
+
+/// The log of a container, from its list's entry: the runtime writes it, we bound it.
+pub(super) fn log_of(container: &cri::Container, logs: &Path) -> Option<std::path::PathBuf> {
+    let label = |name: &str| container.labels.get(name).cloned();
+    let pod = PodIdentity {
+        namespace: label(POD_NAMESPACE)?,
+        name: label(POD_NAME)?,
+        uid: label(POD_UID)?,
+    };
+    let metadata = container.metadata.as_ref()?;
+    let folder = Places { cgroup: "", logs }.logs_of(&pod);
+    Some(folder.join(log_path(&metadata.name, metadata.attempt)))
 }
 
 /// Nanoseconds since 1970.

@@ -80,6 +80,7 @@ fn what_is_said_of_a_sandbox_again_is_what_was_said_at_first() {
     let options = options.and_then(|security| security.namespace_options);
     let status = cri::PodSandboxStatus {
         metadata: first.metadata.clone(),
+        annotations: first.annotations.clone(),
         linux: Some(cri::LinuxPodSandboxStatus {
             namespaces: Some(cri::Namespace { options: options.clone() }),
         }),
@@ -88,6 +89,8 @@ fn what_is_said_of_a_sandbox_again_is_what_was_said_at_first() {
     let again = sandbox_again(&status, places());
     assert_eq!(again.metadata, first.metadata);
     assert_eq!(again.log_directory, first.log_directory);
+    // By it the runtime sets HOSTNAME in each container.
+    assert_eq!(again.hostname, "web");
     let (first, again) = (first.linux.unwrap(), again.linux.unwrap());
     assert_eq!(again.cgroup_parent, first.cgroup_parent);
     assert_eq!(again.security_context.unwrap().namespace_options, options);
