@@ -204,13 +204,15 @@ fn write_state(layout: &Layout, all: &[Started]) -> Result<()> {
         .with_context(|| format!("can't write {}", path.display()))
 }
 
-/// Field 22 of `/proc/PID/stat`; none where there is no such process or it is a zombie.
+/// Field 22 of `/proc/PID/stat`; none where there is no such process or it is a zombie. While other
+/// threads of a zombie are left, so are its sockets: it is still there.
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field may hold blanks and brackets: fields are counted from its last bracket.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;
-    if state == "Z" || state == "X" {
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    if state == "X" || (state == "Z" && threads() <= 1) {
         return None;
     }
     fields.nth(18)?.parse().ok()

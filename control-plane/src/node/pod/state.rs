@@ -138,7 +138,7 @@ pub struct ProbeTarget {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hook {
     /// As a probe does it, once. The container of a hook after the start is known only then.
-    Ask(ProbeTarget),
+    Ask(Box<ProbeTarget>),
     /// Wait.
     Sleep(Duration),
 }

@@ -95,12 +95,12 @@ pub(super) fn plan(
         let volume = volumes.iter().find(|volume| volume.name == mount.name);
         let volume = volume.ok_or_else(|| format!("volume {:?} not found", mount.name))?;
         let sub_path = sub_path(mount, env)?;
-        let index = match plans.iter().position(|plan| plan.name == volume.name) {
-            Some(index) => index,
-            None => {
-                plans.push(one(sources, volume, group)?);
-                plans.len() - 1
-            }
+        let known = plans.iter().position(|plan| plan.name == volume.name);
+        let index = if let Some(index) = known {
+            index
+        } else {
+            plans.push(one(sources, volume, group)?);
+            plans.len() - 1
         };
         let plan = &mut plans[index];
         let root = match &plan.content {

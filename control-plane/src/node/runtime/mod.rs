@@ -26,6 +26,7 @@ pub struct PodIdentity {
 
 /// What a sandbox is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "what a pod shares with its node, each or not")]
 pub struct SandboxConfig {
     /// Whose it is.
     pub pod: PodIdentity,
@@ -159,6 +160,7 @@ pub enum Propagation {
 
 /// What a container may do (`securityContext`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "rights, each or not")]
 pub struct Privileges {
     /// Everything that the machine can.
     pub privileged: bool,

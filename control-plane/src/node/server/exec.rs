@@ -120,12 +120,11 @@ impl<R: Runtime> Server<R> {
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let mut client = websocket(upgraded, Role::Server).await;
-            let outcome = match upstream {
-                Some(upstream) => relay(&mut client, upstream).await,
-                None => {
-                    let ran = runtime.exec(&sandbox, &id, &options.command, WHOLE_MAX).await;
-                    whole(&mut client, ran.map_err(text)).await
-                }
+            let outcome = if let Some(upstream) = upstream {
+                relay(&mut client, upstream).await
+            } else {
+                let ran = runtime.exec(&sandbox, &id, &options.command, WHOLE_MAX).await;
+                whole(&mut client, ran.map_err(text)).await
             };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a command's connection ended early");

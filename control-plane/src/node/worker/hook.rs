@@ -21,7 +21,7 @@ pub(super) async fn run<R: Runtime>(
             Ok(())
         }
         Hook::Ask(target) => {
-            let target = ProbeTarget { container: container.to_owned(), ..target.clone() };
+            let target = ProbeTarget { container: container.to_owned(), ..(**target).clone() };
             probe::attempt(runtime, &target, limit).await
         }
     }

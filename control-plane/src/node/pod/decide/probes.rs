@@ -55,7 +55,8 @@ impl Context<'_> {
             tcp_socket: handler.tcp_socket.clone(),
             ..Probe::default()
         };
-        self.target(spec, container, ProbeKind::Startup, &probe, self.now).map(Hook::Ask)
+        let target = self.target(spec, container, ProbeKind::Startup, &probe, self.now)?;
+        Some(Hook::Ask(Box::new(target)))
     }
 
     /// The probe that says that the container has to be restarted.

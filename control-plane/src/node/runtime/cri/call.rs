@@ -9,7 +9,7 @@ use super::super::RuntimeError;
 /// Lists and looks.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
 /// Making, starting and removing a container, images included.
-pub(super) const WORK: Duration = Duration::from_secs(60);
+pub(super) const WORK: Duration = Duration::from_mins(1);
 /// Making and removing a sandbox: the network plugins may wait for their agent.
 pub(super) const SANDBOX: Duration = Duration::from_mins(2);
 /// For fetching an image.
@@ -58,7 +58,8 @@ pub(super) async fn bounded<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, call).await {
+    // Boxed: a call is large, and so would be everything that waits for one.
+    match tokio::time::timeout(limit, Box::pin(call)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(CallError::Status(Box::new(status))),
         Err(_elapsed) => Err(CallError::Timeout(limit)),

@@ -321,7 +321,7 @@ impl Runtime for CriRuntime {
         sandbox: &str,
         config: &ContainerConfig,
     ) -> Result<String, RuntimeError> {
-        self.create(sandbox, config).await.map_err(failed("creating", &config.name))
+        Box::pin(self.create(sandbox, config)).await.map_err(failed("creating", &config.name))
     }
 
     async fn start_container(&self, _sandbox: &str, id: &str) -> Result<(), RuntimeError> {
