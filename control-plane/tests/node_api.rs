@@ -165,6 +165,8 @@ fn start_node(folder: &tempfile::TempDir, cgroup: &std::path::Path) -> Child {
         .arg("--state-dir")
         .arg(path("state"))
         .args(["--port", "0"])
+        .arg("--static-pod-dir")
+        .arg(path("static"))
         .arg("--volume-dir")
         .arg(path("volumes"))
         .arg("--cgroup-root")
@@ -442,4 +444,45 @@ async fn without_an_api_server_the_node_part_waits_and_says_so() {
     let status = start(&folder.path().join("none")).wait().unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(said("none cannot be used"));
+}
+
+#[tokio::test]
+async fn a_static_pod_runs_is_mirrored_and_ends_with_its_file() {
+    let cluster = Cluster::new().await;
+    let folder = cluster.folder.path().join("static");
+    fs::create_dir_all(&folder).unwrap();
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "static", "namespace": "default"},
+        "spec": {"hostNetwork": true, "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "main", "image": "any", "command": ["sleep", "3600"]}]},
+    });
+    fs::write(folder.join("static.json"), manifest.to_string()).unwrap();
+    let uid = cluster
+        .pod("static-node-1", |pod| {
+            is_ready(pod)?;
+            let annotations = &pod["metadata"]["annotations"];
+            assert!(annotations["kubernetes.io/config.mirror"].is_string(), "{annotations}");
+            pod["metadata"]["uid"].as_str().map(str::to_owned)
+        })
+        .await;
+    assert_eq!(cluster.left(), 1);
+    let container = |pod: &Value| {
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str()?;
+        Some(id.to_owned())
+    };
+    let id = cluster.pod("static-node-1", container).await;
+
+    // Who deletes the mirror gets another, of the same pod.
+    cluster.pods().delete("static-node-1", &DeleteParams::default()).await.unwrap();
+    let again = |pod: &Value| {
+        is_ready(pod)?;
+        let other = pod["metadata"]["uid"].as_str() != Some(&uid);
+        if other && pod["metadata"]["deletionTimestamp"].is_null() { container(pod) } else { None }
+    };
+    assert_eq!(cluster.pod("static-node-1", again).await, id);
+
+    fs::remove_file(folder.join("static.json")).unwrap();
+    cluster.gone("static-node-1").await;
+    until("its sandbox to be gone", async || (cluster.left() == 0).then_some(())).await;
 }

@@ -31,6 +31,9 @@ pub(super) async fn fetch(
 ) -> Result<Inputs, String> {
     let namespace = pod.namespace.as_str();
     let mut inputs = Inputs::none(Timestamp::now());
+    if *wanted == Wanted::default() {
+        return Ok(inputs);
+    }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     inputs.config_maps = by_name(&maps, &wanted.config_maps, "configmap").await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);

@@ -23,6 +23,7 @@ mod register;
 mod report;
 pub mod runtime;
 mod server;
+mod static_pods;
 mod status;
 mod volumes;
 mod worker;
@@ -74,6 +75,9 @@ pub struct Args {
     /// Port for logs of and commands in containers, as of a kubelet; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub port: u16,
+    /// Folder of manifests of static pods, which run without the API server too
+    #[arg(long, value_name = "DIR")]
+    pub static_pod_dir: Option<PathBuf>,
     /// Folder for the volumes of pods; on a disk
     #[arg(long, value_name = "DIR", default_value = "/var/lib/mizzen/volumes")]
     pub volume_dir: PathBuf,
@@ -146,20 +150,13 @@ async fn run_on<R: Runtime>(
         logs: args.state_dir.join("logs"),
         identity: server::Identity::new(&args.name, &args.node_ips, &authorities)?,
     };
+    let certificate = server.identity.certificate.clone();
     if authorities.is_empty() {
         tracing::warn!(
             "the kubeconfig names no certificate authority: nobody may ask for logs and commands"
         );
     }
     tracing::info!(node = args.name, runtime = runtime.version(), port, "node part started");
-    let own = register::Own {
-        name: &args.name,
-        labels: &args.labels,
-        certificate: &server.identity.certificate,
-    };
-    let Some(uid) = register::register(&client, &own, &stop).await else {
-        return Ok(());
-    };
     let facts = status::Facts {
         name: args.name.clone(),
         addresses: args.node_ips.clone(),
@@ -175,10 +172,16 @@ async fn run_on<R: Runtime>(
         runtime: Arc::clone(&runtime),
     });
     let mut tasks = JoinSet::new();
+    // Static pods run before anybody has heard of the node.
+    tasks.spawn(pods::follow(shared, args.static_pod_dir.clone(), stop.clone()));
+    tasks.spawn(server.run(listener, stop.clone()));
+    let own = register::Own { name: &args.name, labels: &args.labels, certificate: &certificate };
+    let Some(uid) = register::register(&client, &own, &stop).await else {
+        while tasks.join_next().await.is_some() {}
+        return Ok(());
+    };
     tasks.spawn(lease::keep(client.clone(), args.name.clone(), uid, stop.clone()));
     tasks.spawn(status::keep(client, facts, runtime.network(), stop.clone()));
-    tasks.spawn(pods::follow(shared, stop.clone()));
-    tasks.spawn(server.run(listener, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         ended.context("a task of the node part failed")?;
         anyhow::ensure!(stop.is_cancelled(), "a task of the node part ended unasked");

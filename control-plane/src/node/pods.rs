@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -18,17 +19,24 @@ use tokio_util::sync::CancellationToken;
 use super::{
     machine, report,
     runtime::{PodIdentity, Runtime},
+    static_pods::{self, Statics},
     volumes,
     worker::{self, Shared, Wanted},
 };
 
 /// Follows the pods until `stop`.
-pub(super) async fn follow<R: Runtime>(shared: Arc<Shared<R>>, stop: CancellationToken) {
+pub(super) async fn follow<R: Runtime>(
+    shared: Arc<Shared<R>>,
+    static_dir: Option<PathBuf>,
+    stop: CancellationToken,
+) {
     let api: Api<Pod> = Api::all(shared.client.clone());
     let of_node = format!("spec.nodeName={}", shared.facts.name);
     let events = watcher(api, watcher::Config::default().fields(&of_node)).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut pods = Pods::new(shared, stop.clone());
+    let mut statics = pods.follow_files(static_dir);
+    pods.take_statics(statics.borrow_and_update().clone());
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -37,6 +45,7 @@ pub(super) async fn follow<R: Runtime>(shared: Arc<Shared<R>>, stop: Cancellatio
                 None => return,
             },
             Some(ended) = pods.workers.join_next() => pods.ended(ended),
+            Ok(()) = statics.changed() => pods.take_statics(statics.borrow_and_update().clone()),
             () = stop.cancelled() => break,
         }
     }
@@ -54,6 +63,10 @@ struct Pods<R> {
     listed: BTreeSet<String>,
     /// Left-over sandboxes were looked for.
     swept: bool,
+    /// The static pods that there have to be.
+    statics: Statics,
+    /// Those that have mirrors, and how to have one removed.
+    mirrors: BTreeMap<String, CancellationToken>,
 }
 
 impl<R: Runtime> Pods<R> {
@@ -65,7 +78,79 @@ impl<R: Runtime> Pods<R> {
             senders: BTreeMap::new(),
             listed: BTreeSet::new(),
             swept: false,
+            statics: Statics::new(),
+            mirrors: BTreeMap::new(),
         }
+    }
+
+    /// The static pods of a folder, as they are now and at every change.
+    fn follow_files(&mut self, dir: Option<PathBuf>) -> watch::Receiver<Statics> {
+        let node = self.shared.facts.name.clone();
+        let found = dir.as_ref().map(|dir| static_pods::read(dir, &node).0).unwrap_or_default();
+        let (sender, receiver) = watch::channel(found);
+        let stop = self.stop.clone();
+        self.workers.spawn(async move {
+            match dir {
+                Some(dir) => static_pods::follow(dir, node, sender, stop).await,
+                // The channel stays open: who waits for it would be told of its end for ever.
+                None => stop.cancelled().await,
+            }
+            String::new()
+        });
+        receiver
+    }
+
+    /// Starts what is new in the folder, and ends what is no longer there.
+    fn take_statics(&mut self, statics: Statics) {
+        self.statics = statics;
+        let gone: Vec<String> =
+            self.mirrors.keys().filter(|uid| !self.statics.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            if let Some(removed) = self.mirrors.remove(&uid) {
+                removed.cancel();
+            }
+            if let Some(sender) = self.senders.get(&uid) {
+                sender.send_if_modified(|known| !std::mem::replace(&mut known.gone, true));
+            }
+        }
+        for (uid, pod) in self.statics.clone() {
+            // One whose end is not over is begun anew then.
+            if !self.senders.contains_key(&uid) {
+                self.employ_static(uid, pod);
+            }
+        }
+    }
+
+    fn employ_static(&mut self, uid: String, pod: Arc<Pod>) {
+        let (statuses, receiver) = watch::channel(PodStatus::default());
+        let removed = CancellationToken::new();
+        let client = self.shared.client.clone();
+        let (stop, mirrored) = (self.stop.clone(), Arc::clone(&pod));
+        let mirror = static_pods::mirror(client, mirrored, receiver, removed.clone(), stop);
+        self.workers.spawn(async move {
+            mirror.await;
+            String::new()
+        });
+        self.mirrors.insert(uid.clone(), removed);
+        self.employ(uid, Wanted { pod, gone: false, statuses: Some(statuses) });
+    }
+
+    /// A mirror that nobody keeps: its pod's file went while no node part ran.
+    fn forget_mirror(&mut self, pod: &Pod) {
+        let name = pod.name_any();
+        let kept = self.statics.values().any(|one| one.name_any() == name);
+        if kept {
+            return;
+        }
+        let client = self.shared.client.clone();
+        let namespace = pod.namespace().unwrap_or_default();
+        self.workers.spawn(async move {
+            let api: Api<Pod> = Api::namespaced(client, &namespace);
+            if let Err(error) = static_pods::delete(&api, &name).await {
+                tracing::warn!(pod = name, %error, "a mirror without a pod was not deleted");
+            }
+            String::new()
+        });
     }
 
     async fn take(&mut self, event: watcher::Event<Pod>) {
@@ -85,7 +170,7 @@ impl<R: Runtime> Pods<R> {
             watcher::Event::Apply(pod) => self.put(pod),
             watcher::Event::Delete(pod) => {
                 if let Some(sender) = pod.uid().and_then(|uid| self.senders.get(&uid)) {
-                    sender.send_replace(Wanted { pod: Arc::new(pod), gone: true });
+                    sender.send_replace(Wanted { pod: Arc::new(pod), gone: true, statuses: None });
                 }
             }
         }
@@ -94,7 +179,10 @@ impl<R: Runtime> Pods<R> {
     /// Tells the pod's worker, which is made where there is none.
     fn put(&mut self, pod: Pod) {
         let Some(uid) = pod.uid() else { return };
-        let wanted = Wanted { pod: Arc::new(pod), gone: false };
+        if static_pods::is_mirror(&pod) {
+            return self.forget_mirror(&pod);
+        }
+        let wanted = Wanted { pod: Arc::new(pod), gone: false, statuses: None };
         if let Some(sender) = self.senders.get(&uid) {
             sender.send_if_modified(|known| {
                 // Once gone, an identity does not come back.
@@ -124,7 +212,7 @@ impl<R: Runtime> Pods<R> {
     /// Pods that the API no longer told of have gone while nobody watched.
     fn forget_unlisted(&mut self) {
         for (uid, sender) in &self.senders {
-            if !self.listed.contains(uid) {
+            if !self.listed.contains(uid) && !self.statics.contains_key(uid) {
                 sender.send_if_modified(|known| !std::mem::replace(&mut known.gone, true));
             }
         }
@@ -143,7 +231,7 @@ impl<R: Runtime> Pods<R> {
             if !claimed {
                 tracing::info!(pod = uid, "removing left-over volumes");
                 let pod = PodIdentity { namespace: String::new(), name: uid.clone(), uid };
-                let wanted = Wanted { pod: Arc::new(stand_in(&pod)), gone: true };
+                let wanted = Wanted { pod: Arc::new(stand_in(&pod)), gone: true, statuses: None };
                 self.employ(pod.uid, wanted);
             }
         }
@@ -155,14 +243,20 @@ impl<R: Runtime> Pods<R> {
                     "removing left-over sandbox"
                 );
                 let pod = Arc::new(stand_in(&sandbox.pod));
-                self.employ(sandbox.pod.uid, Wanted { pod, gone: true });
+                self.employ(sandbox.pod.uid, Wanted { pod, gone: true, statuses: None });
             }
         }
     }
 
     fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
-            Ok(uid) => drop(self.senders.remove(&uid)),
+            Ok(uid) => {
+                self.senders.remove(&uid);
+                let again = self.statics.get(&uid).cloned();
+                if let Some(pod) = again.filter(|_| !self.stop.is_cancelled()) {
+                    self.employ_static(uid, pod);
+                }
+            }
             // A worker that fails would leave its pod without anybody: better all start anew.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_cancelled) => {}

@@ -62,6 +62,8 @@ pub(super) struct Wanted {
     pub pod: Arc<Pod>,
     /// The API has no such pod any more.
     pub gone: bool,
+    /// Who is told the status instead of the API, of a static pod.
+    pub statuses: Option<watch::Sender<PodStatus>>,
 }
 
 /// Runs the pod until nothing of it is left, or `stop`, at which everything goes on running.
@@ -113,11 +115,13 @@ struct Worker<R> {
     /// A status is being written.
     writing: bool,
     write_failure: Option<Failure>,
+    /// See [`Wanted::statuses`].
+    statuses: Option<watch::Sender<PodStatus>>,
 }
 
 impl<R: Runtime> Worker<R> {
     fn new(shared: Arc<Shared<R>>, wanted: Wanted) -> Self {
-        let pod = wanted.pod;
+        let (pod, statuses) = (wanted.pod, wanted.statuses);
         let identity = super::pod::identity(&pod);
         let network = shared.runtime.network();
         let reported = pod.status.clone().unwrap_or_default();
@@ -148,6 +152,7 @@ impl<R: Runtime> Worker<R> {
             written: None,
             writing: false,
             write_failure: None,
+            statuses,
             shared,
             pod,
             identity,
@@ -237,6 +242,15 @@ impl<R: Runtime> Worker<R> {
     /// Writes the status where it differs from what is known to be there. True where it does not.
     fn tell(&mut self, status: &PodStatus, wake: &mut Option<Timestamp>) -> bool {
         if self.seen.gone_since.is_some() {
+            return true;
+        }
+        if let Some(statuses) = &self.statuses {
+            self.seen.reported.clone_from(status);
+            statuses.send_if_modified(|known| {
+                let changed = report::essence(known) != report::essence(status);
+                known.clone_from(status);
+                changed
+            });
             return true;
         }
         let essence = report::essence(status);

@@ -8,6 +8,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+use super::super::static_pods;
+
 /// The objects that a pod refers to, by name; all but services in its own namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -75,8 +77,12 @@ impl TokenRequest {
     }
 }
 
-/// What `pod` refers to.
+/// What `pod` refers to. A static pod refers to nothing: it runs without an API server.
 pub fn wanted(pod: &Pod) -> Wanted {
+    if static_pods::is_static(pod) { Wanted::default() } else { of_pod(pod) }
+}
+
+fn of_pod(pod: &Pod) -> Wanted {
     let mut wanted = Wanted::default();
     let Some(spec) = &pod.spec else { return wanted };
     wanted.services = spec.enable_service_links != Some(false);
@@ -86,6 +92,18 @@ pub fn wanted(pod: &Pod) -> Wanted {
     }
     of_volumes(spec, &mut wanted);
     wanted
+}
+
+/// The objects that `pod` refers to, for people.
+pub fn objects(pod: &Pod) -> Vec<String> {
+    let wanted = of_pod(pod);
+    let named = |kind: &str, names: BTreeSet<String>| -> Vec<String> {
+        names.into_iter().map(|name| format!("{kind} {name}")).collect()
+    };
+    let mut all = named("configmap", wanted.config_maps);
+    all.extend(named("secret", wanted.secrets));
+    all.extend(wanted.tokens.iter().map(|_| "a service account".to_owned()));
+    all
 }
 
 fn of_container(container: &Container, wanted: &mut Wanted) {

@@ -1,0 +1,265 @@
+//! Static pods: manifests in a folder of the node, which run whether or not there is an API server.
+//! The API has a mirror of each, made and kept by the node part, so that everybody can see it; who
+//! deletes the mirror changes nothing. A pod with another manifest is another pod.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, PostParams},
+};
+use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{report, runtime::PodIdentity};
+
+/// Where a pod comes from, as the kubelet says it.
+const SOURCE: &str = "kubernetes.io/config.source";
+/// Which manifest it is.
+const HASH: &str = "kubernetes.io/config.hash";
+/// It is the mirror of the pod with this hash.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Between two looks at the folder.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Between two looks at a mirror.
+const MIRROR_PERIOD: Duration = Duration::from_secs(10);
+/// A larger file is no manifest.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// The pods of a folder, by uid.
+pub(super) type Statics = BTreeMap<String, Arc<Pod>>;
+
+/// The pod is the mirror of a static one.
+pub(super) fn is_mirror(pod: &Pod) -> bool {
+    pod.annotations().contains_key(MIRROR)
+}
+
+/// The pod is a static one.
+pub(super) fn is_static(pod: &Pod) -> bool {
+    pod.annotations().get(SOURCE).is_some_and(|source| source == "file") && !is_mirror(pod)
+}
+
+/// Sends the pods of the folder whenever they change, until `stop`.
+pub(super) async fn follow(
+    dir: PathBuf,
+    node: String,
+    pods: watch::Sender<Statics>,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut complained = Vec::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let (found, complaints) = read(&dir, &node);
+        for complaint in complaints.iter().filter(|one| !complained.contains(*one)) {
+            tracing::warn!("{complaint}");
+        }
+        complained = complaints;
+        pods.send_if_modified(|known| {
+            let changed = !found.keys().eq(known.keys());
+            *known = found;
+            changed
+        });
+    }
+}
+
+/// The pods of the folder, and what is wrong with other files.
+pub(super) fn read(dir: &Path, node: &str) -> (Statics, Vec<String>) {
+    let (mut found, mut complaints) = (Statics::new(), Vec::new());
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let extension = path.extension().and_then(|text| text.to_str());
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
+            continue;
+        }
+        let small = entry.metadata().is_ok_and(|meta| meta.len() <= SIZE_MAX);
+        let text = if small { std::fs::read_to_string(&path) } else { Ok(String::new()) };
+        let pod = text.map_err(|error| error.to_string()).and_then(|text| parse(&text, node));
+        match pod {
+            Ok(pod) => drop(found.insert(pod.uid().unwrap_or_default(), Arc::new(pod))),
+            Err(why) => complaints.push(format!("{} is no static pod: {why}", path.display())),
+        }
+    }
+    (found, complaints)
+}
+
+/// A pod of a manifest, with the names that the node gives it.
+fn parse(text: &str, node: &str) -> Result<Pod, String> {
+    let mut pod: Pod = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+    let name = pod.metadata.name.clone().filter(|name| !name.is_empty());
+    let name = name.ok_or("it has no metadata.name")?;
+    let spec = pod.spec.as_mut().filter(|spec| !spec.containers.is_empty());
+    let spec = spec.ok_or("it has no spec.containers")?;
+    let hash = fnv1a(format!("{node}\n{text}").as_bytes());
+    spec.node_name = Some(node.to_owned());
+    pod.metadata.name = Some(format!("{name}-{node}"));
+    pod.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    pod.metadata.uid = Some(hash.clone());
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(HASH.to_owned(), hash);
+    pod.status = None;
+    let wanted = super::pod::inputs::objects(&pod);
+    if wanted.is_empty() {
+        return Ok(pod);
+    }
+    Err(format!("a static pod may not refer to objects of the API: {}", wanted.join(", ")))
+}
+
+/// 128 bits that tell manifests apart, the same for ever (FNV-1a).
+fn fnv1a(bytes: &[u8]) -> String {
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for byte in bytes {
+        hash ^= u128::from(*byte);
+        hash = hash.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    }
+    format!("{hash:032x}")
+}
+
+/// Keeps the mirror of a pod, with the status that its worker sends, until `stop`; deletes it when
+/// the pod is `removed`.
+pub(super) async fn mirror(
+    client: Client,
+    pod: Arc<Pod>,
+    mut status: watch::Receiver<PodStatus>,
+    removed: CancellationToken,
+    stop: CancellationToken,
+) {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    loop {
+        let now = status.borrow_and_update().clone();
+        let kept = if removed.is_cancelled() {
+            delete(&api, &pod.name_any()).await
+        } else {
+            keep(&client, &api, &pod, &now).await
+        };
+        match kept {
+            Ok(()) if removed.is_cancelled() => return,
+            Ok(()) => {}
+            // The pod runs all the same.
+            Err(error) => tracing::debug!(pod = pod.name_any(), %error, "mirror not kept"),
+        }
+        tokio::select! {
+            Ok(()) = status.changed() => {}
+            () = removed.cancelled(), if !removed.is_cancelled() => {}
+            () = tokio::time::sleep(MIRROR_PERIOD) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn keep(
+    client: &Client,
+    api: &Api<Pod>,
+    pod: &Pod,
+    status: &PodStatus,
+) -> Result<(), kube::Error> {
+    let name = pod.name_any();
+    let hash = pod.annotations().get(HASH).cloned().unwrap_or_default();
+    let found = match api.get_opt(&name).await? {
+        Some(found) if found.annotations().get(MIRROR) != Some(&hash) && !is_mirror(&found) => {
+            tracing::warn!(pod = name, "another pod has the name of a static pod's mirror");
+            return Ok(());
+        }
+        Some(found)
+            if found.annotations().get(MIRROR) == Some(&hash)
+                && found.metadata.deletion_timestamp.is_none() =>
+        {
+            found
+        }
+        Some(_stale) => {
+            delete(api, &name).await?;
+            api.create(&PostParams::default(), &mirror_of(pod, &hash)).await?
+        }
+        None => api.create(&PostParams::default(), &mirror_of(pod, &hash)).await?,
+    };
+    if report::essence(status) == report::essence(&found.status.clone().unwrap_or_default()) {
+        return Ok(());
+    }
+    let identity = PodIdentity {
+        namespace: found.namespace().unwrap_or_default(),
+        uid: found.uid().unwrap_or_default(),
+        name,
+    };
+    report::write(client.clone(), &identity, None, status).await.map(drop)
+}
+
+/// Deletes a mirror at once; success where there is none.
+pub(super) async fn delete(api: &Api<Pod>, name: &str) -> Result<(), kube::Error> {
+    match api.delete(name, &DeleteParams::default().grace_period(0)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+fn mirror_of(pod: &Pod, hash: &str) -> Pod {
+    let mut mirror = pod.clone();
+    mirror.metadata.uid = None;
+    let annotations = mirror.metadata.annotations.get_or_insert_default();
+    annotations.insert(MIRROR.to_owned(), hash.to_owned());
+    mirror
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "metadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
+
+    #[test]
+    fn a_manifest_becomes_a_pod_of_the_node() {
+        let pod = parse(MANIFEST, "node-1").unwrap();
+        assert_eq!(
+            (pod.name_any().as_str(), pod.namespace().unwrap().as_str()),
+            ("web-node-1", "default")
+        );
+        assert_eq!(pod.spec.as_ref().unwrap().node_name.as_deref(), Some("node-1"));
+        assert!(is_static(&pod) && !is_mirror(&pod));
+        let mirror = mirror_of(&pod, "h");
+        assert!(is_mirror(&mirror) && !is_static(&mirror) && mirror.uid().is_none());
+        // The same manifest is the same pod, another one or another node's another.
+        let uid = |text: &str, node: &str| parse(text, node).unwrap().uid();
+        assert_eq!(uid(MANIFEST, "node-1"), pod.uid());
+        assert_ne!(uid(&MANIFEST.replace("image: i", "image: j"), "node-1"), pod.uid());
+        assert_ne!(uid(MANIFEST, "node-2"), pod.uid());
+    }
+
+    #[test]
+    fn what_is_no_pod_is_said_by_file_and_keeps_nobody_else_out() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("good.yaml", MANIFEST),
+            ("none.yaml", "spec: {containers: [{name: c}]}"),
+            ("empty.json", "{\"metadata\": {\"name\": \"x\"}}"),
+            ("torn.yaml", "metadata: {"),
+            (
+                "refers.yaml",
+                "metadata: {name: x}\nspec: {containers: [{name: c, envFrom: [{secretRef: {name: s}}]}]}",
+            ),
+            (".hidden.yaml", "torn"),
+            ("readme.txt", "torn"),
+        ] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let (pods, mut complaints) = read(dir.path(), "n");
+        assert_eq!(pods.len(), 1);
+        complaints.sort();
+        let said: Vec<&str> = complaints.iter().filter_map(|one| one.rsplit('/').next()).collect();
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[0].starts_with("empty.json is no static pod: it has no spec.containers"));
+        assert!(said[1].contains("it has no metadata.name"));
+        assert!(said[2].contains("may not refer to objects of the API: secret s"), "{}", said[2]);
+        assert_eq!(read(&dir.path().join("absent"), "n").0.len(), 0);
+    }
+}
