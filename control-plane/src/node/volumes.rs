@@ -178,8 +178,9 @@ impl Work<'_> {
             return Ok(());
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let options = size.map(|size| format!("size={size}"));
-        mount(Some("tmpfs"), path, Some("tmpfs"), flags, options.as_deref())
+        let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
+        let options = format!("mode=0755{size}");
+        mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(io::Error::from)
             .map_err(self.failed("mounting memory at", path))
     }

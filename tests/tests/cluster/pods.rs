@@ -90,7 +90,12 @@ fn environment_and_volumes(world: &World) -> Result<()> {
     let mount = |name: &str| json!({"name": name, "mountPath": format!("/{name}")});
     main["volumeMounts"] =
         json!([mount("empty"), mount("map"), mount("secret"), mount("all"), mount("host")]);
+    // Started at the same moment, it finds the same volumes.
+    let mut other = container("cat /secret/password > /dev/null");
+    other["name"] = "other".into();
+    other["volumeMounts"] = json!([mount("secret"), mount("map")]);
     let mut spec = once(main);
+    spec["containers"].as_array_mut().context("no containers")?.push(other);
     let mut init = container("echo init > /empty/from-init");
     init["name"] = "init".into();
     init["volumeMounts"] = json!([mount("empty")]);
@@ -126,6 +131,10 @@ fn environment_and_volumes(world: &World) -> Result<()> {
         ensure!(said.contains(wanted), "the container said {said:?}, not {wanted:?}");
     }
     ensure!(!said.contains("wrote-to-a-map"), "{said}");
+    let uid = pod["metadata"]["uid"].as_str().context("no uid")?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let secrets = mounts.lines().filter(|line| line.contains(&format!("{uid}/secret "))).count();
+    ensure!(secrets == 1, "the secret's memory is mounted {secrets} times");
     delete_pod(world, "everything")?;
     ensure!(host.join("file").exists(), "what is the node's is gone with the pod");
     remove(world, "configmaps", "settings")?;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::PodStatus;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::{
+    sync::Mutex,
+    task::{AbortHandle, JoinSet},
+};
 
 use super::{
     super::{
@@ -88,12 +91,14 @@ pub(super) enum Done {
 pub(super) struct Calls {
     tasks: JoinSet<Done>,
     stops: BTreeMap<Object, AbortHandle>,
+    /// Held while volumes are worked on: containers that start at once may share one.
+    volumes: Arc<Mutex<()>>,
 }
 
 impl Calls {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self { tasks: JoinSet::new(), stops: BTreeMap::new() }
+        Self { tasks: JoinSet::new(), stops: BTreeMap::new(), volumes: Arc::default() }
     }
 
     /// The next that ends; never, where there is none.
@@ -138,7 +143,8 @@ impl Calls {
         tracing::debug!(pod = name, namespace, ?object, verb, "call begun");
         seen.in_flight.insert(object.clone(), InFlight { kill_at });
         let (shared, pod) = (Arc::clone(shared), pod.clone());
-        let task = self.tasks.spawn(perform(shared, pod, object.clone(), action));
+        let volumes = Arc::clone(&self.volumes);
+        let task = self.tasks.spawn(perform(shared, pod, volumes, object.clone(), action));
         if kill_at.is_some()
             && let Some(longer) = self.stops.insert(object, task)
         {
@@ -169,6 +175,7 @@ impl Calls {
 async fn perform<R: Runtime>(
     shared: Arc<Shared<R>>,
     pod: PodIdentity,
+    working: Arc<Mutex<()>>,
     object: Object,
     action: Action,
 ) -> Done {
@@ -189,7 +196,7 @@ async fn perform<R: Runtime>(
             return Done::SandboxRemoved { outcome };
         }
         Action::StartContainer { sandbox, config, volumes, post_start } => {
-            let outcome = match make_volumes(&shared, &pod, volumes).await {
+            let outcome = match make_volumes(&shared, &pod, &working, volumes).await {
                 Ok(()) => {
                     start(runtime.as_ref(), &sandbox, &config, post_start).await.map_err(text)
                 }
@@ -209,7 +216,7 @@ async fn perform<R: Runtime>(
             return Done::Fetched { outcome };
         }
         Action::RefreshVolumes(plans) => {
-            let outcome = make_volumes(&shared, &pod, plans).await;
+            let outcome = make_volumes(&shared, &pod, &working, plans).await;
             return Done::Refreshed { outcome };
         }
         Action::RemoveVolumes => {
@@ -236,11 +243,13 @@ async fn perform<R: Runtime>(
 async fn make_volumes<R: Runtime>(
     shared: &Arc<Shared<R>>,
     pod: &PodIdentity,
+    working: &Mutex<()>,
     plans: Vec<VolumePlan>,
 ) -> Result<(), String> {
     if plans.is_empty() {
         return Ok(());
     }
+    let _alone = working.lock().await;
     let volumes = shared.volumes_of(&pod.uid);
     blocking(move || volumes.make(&plans)).await
 }
