@@ -35,6 +35,8 @@ struct Bench {
     snapshot: Snapshot,
     pods: HostPortPods,
     addresses: Vec<&'static str>,
+    /// What the changes so far add up to.
+    held: BTreeMap<FrontendKey, (SetKey, u32)>,
 }
 
 impl Bench {
@@ -45,7 +47,8 @@ impl Bench {
         let node = Node { internal_ips, ..Node::named("n") };
         snapshot.nodes.insert("n".into(), Arc::new(node));
         let addresses = vec!["192.0.2.1", "198.51.100.1", "2001:db8::1"];
-        Self { desired: Desired::new(settings), snapshot, pods: HostPortPods::new(), addresses }
+        let (desired, pods, held) = (Desired::new(settings), HostPortPods::new(), BTreeMap::new());
+        Self { desired, snapshot, pods, addresses, held }
     }
 
     fn put(&mut self, name: &str, pod: Option<Arc<HostPortPod>>) {
@@ -80,11 +83,16 @@ impl Bench {
             host_ports: Arc::new(self.pods.clone()),
         };
         let change = self.desired.update(&self.snapshot, &facts);
-        // A change and the whole say the same of what they both name.
+        // The changes so far and the whole say the same.
         let whole = self.desired.everything();
         for (frontend, led) in &change.frontends {
-            assert_eq!(whole.frontends.get(frontend).cloned().flatten(), *led);
+            match led {
+                Some(led) => drop(self.held.insert(*frontend, led.clone())),
+                None => drop(self.held.remove(frontend)),
+            }
         }
+        let led = whole.frontends.iter().filter_map(|(key, led)| Some((*key, led.clone()?)));
+        assert_eq!(self.held, led.collect());
         for (key, set) in &change.sets {
             assert_eq!(whole.sets.get(key).cloned().flatten(), *set, "{key}");
         }

@@ -13,6 +13,7 @@ mod input;
 mod kubectl;
 mod leftovers;
 mod names;
+mod pod_network;
 mod pods;
 mod restart;
 mod rollout;
@@ -117,6 +118,7 @@ fn all_checks() -> Vec<Check> {
     [
         traffic::CHECKS,
         names::CHECKS,
+        pod_network::CHECKS,
         explain::CHECKS,
         follow::CHECKS,
         kubectl::CHECKS,

@@ -48,6 +48,7 @@ pub fn run(options: &Lint) -> Result<()> {
         conformance::name_tests(&checkout())?;
     }
     step("formatting", || invoke::run(product::cargo().args(["fmt", "--all", "--check"])))?;
+    toolchain::ensure_tools(toolchain::BUILD_TOOLS)?;
     step("lints", || {
         invoke::run(product::cargo().args([
             "clippy",
