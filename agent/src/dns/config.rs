@@ -6,7 +6,14 @@ use std::{
     time::Duration,
 };
 
-use super::{chain::Block, native::Blocks, route::Route, tls, vitals::Places, zone::PodNames};
+use super::{
+    chain::Block,
+    native::Blocks,
+    route::Route,
+    tls,
+    vitals::Places,
+    zone::{PodNames, naming::Naming},
+};
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -34,6 +41,8 @@ pub struct Config {
     pub names_fall_through: bool,
     /// Whether an address that no Service and no endpoint has is asked of upstreams.
     pub addresses_fall_through: bool,
+    /// Which objects have names, and which.
+    pub naming: Naming,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
     pub routes: Vec<Route>,
     /// The server blocks, which the routes name by their places: steps beside looking names up.
@@ -85,6 +94,7 @@ impl Default for Config {
             ttl: 5,
             names_fall_through: false,
             addresses_fall_through: true,
+            naming: Naming::default(),
             routes: vec![Route::default()],
             blocks: Vec::new(),
             tls: None,

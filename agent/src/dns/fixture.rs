@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 
-use super::zone::{PodNames, Settings, Zone};
+use super::zone::{PodNames, Settings, Zone, naming::Naming};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice, SlicePods},
@@ -143,6 +143,7 @@ pub(super) fn settings() -> Settings {
         pods: PodNames::Insecure,
         names_fall_through: false,
         reverse_falls_through: false,
+        naming: Naming::default(),
     }
 }
 

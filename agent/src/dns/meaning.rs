@@ -14,7 +14,7 @@ use super::{
     route::{Policy, Route, Upstream},
     tls,
     vitals::Told,
-    zone::PodNames,
+    zone::{PodNames, naming::Naming},
 };
 
 /// What server blocks have to fit, from the rest of the agent's configuration.
@@ -54,7 +54,7 @@ pub struct ServerBlock {
 }
 
 /// How names of the cluster are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubernetes {
     /// Those of pods.
     pub pods: PodNames,
@@ -64,6 +64,8 @@ pub struct Kubernetes {
     pub names_fall_through: bool,
     /// The same of addresses that no Service and no endpoint has.
     pub addresses_fall_through: bool,
+    /// Which objects have names, and which.
+    pub naming: Naming,
 }
 
 /// Who is asked for the names of a zone.
@@ -126,7 +128,7 @@ impl Meaning {
     pub fn of(blocks: Vec<ServerBlock>, served: &Served) -> Self {
         let mut this = Self::default();
         for (place, block) in blocks.into_iter().enumerate() {
-            this.kubernetes = block.kubernetes.or(this.kubernetes);
+            this.kubernetes = block.kubernetes.clone().or(this.kubernetes);
             this.tls = block.tls.clone().or(this.tls);
             for forward in &block.forwards {
                 this.max_concurrent = forward.max_concurrent.or(this.max_concurrent);
@@ -172,11 +174,13 @@ impl Meaning {
         let mut config = config.clone();
         config.names_fall_through = false;
         config.addresses_fall_through = true;
-        if let Some(kubernetes) = self.kubernetes {
+        config.naming = Naming::default();
+        if let Some(kubernetes) = &self.kubernetes {
             config.pod_names = kubernetes.pods;
             config.ttl = kubernetes.ttl;
             config.names_fall_through = kubernetes.names_fall_through;
             config.addresses_fall_through = kubernetes.addresses_fall_through;
+            config.naming.clone_from(&kubernetes.naming);
         }
         config.routes.clone_from(&self.routes);
         config.blocks.clone_from(&self.blocks);

@@ -495,6 +495,7 @@ fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
         names_fall_through: config.names_fall_through,
         reverse_falls_through: config.addresses_fall_through
             && routes.iter().any(|route| !route.upstreams.is_empty()),
+        naming: config.naming.clone(),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::dns::{
     route::{Policy, Upstream},
     tls::Peer,
     vitals::Places,
-    zone::PodNames,
+    zone::{PodNames, naming::Naming},
 };
 
 mod steps;
@@ -62,11 +62,11 @@ impl std::ops::Deref for Said {
 
 impl Said {
     fn pods(&self) -> Option<PodNames> {
-        self.kubernetes.map(|kubernetes| kubernetes.pods)
+        self.kubernetes.as_ref().map(|kubernetes| kubernetes.pods)
     }
 
     fn ttl(&self) -> Option<u32> {
-        self.kubernetes.map(|kubernetes| kubernetes.ttl)
+        self.kubernetes.as_ref().map(|kubernetes| kubernetes.ttl)
     }
 
     /// Whether names of the cluster fall through, and whether addresses do.
@@ -260,6 +260,17 @@ fn all_that_kubernetes_says() {
     assert!(with("fallthrough").falls_through().0);
     assert!(!with("fallthrough in-addr.arpa").falls_through().0);
     assert_eq!(with("endpoint https://192.0.2.1").warnings.len(), 1);
+    let naming = |body: &str| with(body).applied(&Config::default()).naming;
+    assert_eq!(naming(""), Naming::default());
+    let all = naming("namespaces one two\nendpoint_pod_names\nnoendpoints\nnamespaces three");
+    let expected = Naming {
+        namespaces: ["one", "two", "three"].map(Into::into).into(),
+        endpoint_pod_names: true,
+        no_endpoints: true,
+        ignore_empty_services: false,
+    };
+    assert_eq!(all, expected);
+    assert!(naming("ignore empty_service").ignore_empty_services);
     let kept = meaning("cluster.local in-addr.arpa {\n kubernetes\n}\n");
     assert!(!kept.falls_through().1, "unknown addresses are denied");
 }
@@ -300,6 +311,13 @@ fn errors_say_where_and_what() {
         (". {\n kubernetes other.local\n}\n", "2:2", "other.local. is not the cluster domain"),
         (". {\n kubernetes {\n  noendpoints\n }\n}\n", "2:2", ". is not the cluster domain"),
         (". {\n kubernetes cluster.local {\n  labels a=b\n }\n}\n", "3:3", "not supported in"),
+        (". {\n kubernetes cluster.local {\n  namespaces\n }\n}\n", "3:3", "not supported in"),
+        (". {\n kubernetes cluster.local {\n  ignore all\n }\n}\n", "3:3", "not supported in"),
+        (
+            ". {\n kubernetes cluster.local {\n  noendpoints\n  ignore empty_service\n }\n}\n",
+            "2:2",
+            "every Service is empty",
+        ),
         (
             ". {\n kubernetes cluster.local {\n  ttl 3601\n }\n}\n",
             "3:7",

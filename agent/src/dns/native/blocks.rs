@@ -20,6 +20,7 @@ use crate::dns::{
     notation, resolv_conf,
     route::Policy,
     tls::{Identity, Listener, PORT},
+    zone::naming::Naming,
 };
 
 /// Where the node's own search list is.
@@ -125,11 +126,21 @@ impl Reader<'_> {
         for tree in trees {
             addresses &= through(&tree?)?;
         }
+        let naming = Naming {
+            namespaces: written.namespaces.iter().map(|name| name.as_str().into()).collect(),
+            endpoint_pod_names: written.endpoint_pod_names,
+            no_endpoints: written.no_endpoints,
+            ignore_empty_services: written.ignore_empty_services,
+        };
+        if let Some(why) = naming.contradiction() {
+            return Err(format!("kubernetes: {why}"));
+        }
         Ok(meaning::Kubernetes {
             pods: written.pods.as_ref().map_or(Ok(own.pod_names), |pods| pods.meant())?,
             ttl: written.ttl.unwrap_or(own.ttl),
             names_fall_through: through(&self.served.domain)?,
             addresses_fall_through: written.fallthrough.is_none() || addresses,
+            naming,
         })
     }
 

@@ -172,6 +172,18 @@ mappings! {
         /// Zones in which what does not exist is asked of others.
         #[serde(skip_serializing_if = "Option::is_none")]
         fallthrough: Option<Zones>,
+        /// The only namespaces that have names.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        namespaces: Vec<String>,
+        /// Endpoints without a hostname are called as their pods are.
+        #[serde(skip_serializing_if = "is_false")]
+        endpoint_pod_names: bool,
+        /// Endpoints have no names.
+        #[serde(skip_serializing_if = "is_false")]
+        no_endpoints: bool,
+        /// Services without a ready endpoint have no name.
+        #[serde(skip_serializing_if = "is_false")]
+        ignore_empty_services: bool,
     }
 
     /// `forward`.

@@ -60,6 +60,9 @@ const YAML: &str = r#"
     pods: verified
     ttl: 30
     fallthrough: [in-addr.arpa, ip6.arpa]
+    namespaces: [default, kube-system]
+    endpointPodNames: true
+    ignoreEmptyServices: true
   forward:
   - from: corp.example
     to: [tls://192.0.2.9%dns.example, "192.0.2.10:5353", 10.96.0.10]

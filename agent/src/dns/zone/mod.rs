@@ -8,6 +8,7 @@
 pub mod blocks;
 pub mod dashed;
 pub mod hosts;
+pub mod naming;
 pub mod pods;
 pub mod reverse;
 pub mod service;
@@ -18,6 +19,7 @@ use hickory_proto::rr::Name;
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
 use self::{
+    naming::Naming,
     pods::Pods,
     reverse::{Arpa, Pointer, Pointers},
     service::{Addresses, Port, ServiceNames},
@@ -52,6 +54,8 @@ pub struct Settings {
     pub names_fall_through: bool,
     /// Whether addresses that we have no name for are the upstreams' to answer.
     pub reverse_falls_through: bool,
+    /// Which objects have names, and which.
+    pub naming: Naming,
 }
 
 /// The index. Clones share all that did not change.
@@ -143,10 +147,14 @@ impl Zone {
         let mut next = self.clone();
         let mut changed = false;
         for key in changed_services(from, to) {
+            let naming = &self.settings.naming;
+            if !naming.has(&key.namespace) {
+                continue;
+            }
             let names = to
                 .services
                 .get(&key)
-                .and_then(|service| ServiceNames::of(service, to.slices_of(&key)));
+                .and_then(|service| ServiceNames::of(service, to.slices_of(&key), naming));
             changed |= next.replace(&key, names);
             if next.settings.pods == PodNames::Verified {
                 next.pods.advance(&key, from, to);

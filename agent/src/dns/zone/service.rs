@@ -8,10 +8,7 @@ use std::{
 
 use hickory_proto::rr::Name;
 
-use super::{
-    Found,
-    hosts::{Host, Hosts},
-};
+use super::{Found, hosts::Hosts, naming::Naming};
 use crate::{
     dns::name::LowerName,
     model::{
@@ -144,6 +141,7 @@ impl ServiceNames {
     pub fn of<'a>(
         service: &Service,
         slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+        naming: &Naming,
     ) -> Option<Self> {
         let key = service.key.clone();
         if let Some(target) = &service.external_name {
@@ -153,7 +151,14 @@ impl ServiceNames {
             return Some(Self { key, own, ports: [].into(), hosts: Hosts::default() });
         }
         let slices: Vec<_> = slices.map(|slice| &**slice).collect();
-        let hosts: Hosts = slices.iter().flat_map(|slice| ready(slice)).map(host).collect();
+        let answers = |slice: &&EndpointSlice| ready(slice).next().is_some();
+        if naming.ignore_empty_services && !service.headless && !slices.iter().any(answers) {
+            return None;
+        }
+        let named = slices.iter().filter(|_| !naming.no_endpoints);
+        let hosts: Hosts = named
+            .flat_map(|slice| ready(slice).map(|endpoint| naming.host(slice, endpoint)))
+            .collect();
         if !service.headless {
             let own = Own::ClusterIps(service.cluster_ips.iter().copied().collect());
             return Some(Self { key, own, ports: service_ports(service), hosts });
@@ -163,7 +168,7 @@ impl ServiceNames {
         }
         let addresses: BTreeSet<IpAddr> = hosts.iter().map(|host| host.address).collect();
         let own = Own::Endpoints(addresses.into_iter().collect());
-        Some(Self { key, own, ports: endpoint_ports(&slices, &hosts), hosts })
+        Some(Self { key, own, ports: endpoint_ports(&slices, &hosts, naming), hosts })
     }
 
     /// What stands at the name whose first `labels` labels are left of the Service's.
@@ -223,12 +228,6 @@ fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
     slice.endpoints.iter().filter(|endpoint| endpoint.ready)
 }
 
-fn host(endpoint: &Endpoint) -> Host {
-    let hostname = endpoint.hostname.clone();
-    let hostname = hostname.filter(|name| (1..=63).contains(&name.len()) && !name.contains('.'));
-    Host { hostname, address: endpoint.address }
-}
-
 fn service_ports(service: &Service) -> Box<[Port]> {
     let ports: BTreeSet<_> =
         service.ports.iter().map(|port| (port.protocol, port.name.clone(), port.port)).collect();
@@ -240,11 +239,11 @@ fn service_ports(service: &Service) -> Box<[Port]> {
 
 /// The ports of a headless Service are its endpoints' ports, and only those endpoints' whose slice
 /// names them.
-fn endpoint_ports(slices: &[&EndpointSlice], hosts: &Hosts) -> Box<[Port]> {
+fn endpoint_ports(slices: &[&EndpointSlice], hosts: &Hosts, naming: &Naming) -> Box<[Port]> {
     let mut ports: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for slice in slices {
         let places: Vec<u32> = ready(slice)
-            .filter_map(|endpoint| hosts.place_of(&host(endpoint)))
+            .filter_map(|endpoint| hosts.place_of(&naming.host(slice, endpoint)))
             .filter_map(|place| u32::try_from(place).ok())
             .collect();
         if places.is_empty() {

@@ -8,7 +8,8 @@ use super::*;
 use crate::{
     dns::fixture::{self, HTTP, add, service, settings, slice},
     model::{
-        endpoints::{Hints, Site},
+        endpoints::{EndpointSlice, Hints, Site, SlicePods},
+        service::Service,
         snapshot::Synced,
     },
 };
@@ -93,6 +94,111 @@ fn slices_may_come_before_their_service() {
     assert!(at(&zone, "web.ns.svc.cluster.local.").contains("Missing"));
     let zone = zone.advance(&early, &both);
     assert!(at(&zone, "web.ns.svc.cluster.local.").contains("172.0.0.9"));
+}
+
+/// Has the endpoints be these pods, in order.
+fn of_pods(slice: &mut EndpointSlice, names: &[&str]) {
+    let mut pods = SlicePods::default();
+    for (endpoint, name) in slice.endpoints.iter_mut().zip(names) {
+        endpoint.pod = pods.add(name);
+    }
+    slice.pods = pods.complete();
+}
+
+/// The zone of three Services in two namespaces, two of whose endpoints are pods.
+fn named(naming: Naming) -> Zone {
+    let mut all = listed();
+    let with_pods = |service: &Service, hosts: &[(&str, &str)]| {
+        let mut slice = slice(service, "a", hosts, &[HTTP]);
+        of_pods(&mut slice, &["pod-0", "pod-1", "pod-2"]);
+        slice
+    };
+    let web = service("ns", "web", &["10.0.0.5"], &[HTTP]);
+    let web_slice = with_pods(&web, &[("172.0.0.1", ""), ("172.0.0.2", "host")]);
+    add(&mut all, web, vec![web_slice]);
+    let db = service("other", "db", &[], &[HTTP]);
+    let mut db_slice = with_pods(&db, &[("172.0.0.3", ""), ("172.0.0.4", ""), ("172.0.0.5", "")]);
+    // Names that are no labels are none of a host.
+    of_pods(&mut db_slice, &["pod-0", "a.b", &"x".repeat(64)]);
+    add(&mut all, db, vec![db_slice]);
+    let empty = service("ns", "empty", &["10.0.0.6"], &[HTTP]);
+    let mut unready = with_pods(&empty, &[("172.0.0.6", "")]);
+    unready.endpoints[0].ready = false;
+    add(&mut all, empty, vec![unready]);
+    add(&mut all, fixture::external("ns", "ext", "example.org"), vec![]);
+    let settings = Settings { pods: PodNames::Verified, naming, ..settings() };
+    Zone::new(settings, 0).advance(&Snapshot::default(), &all)
+}
+
+/// Which of these names are there, with the options of `kubernetes`.
+fn there(naming: Naming, names: &[&str]) -> Vec<bool> {
+    let zone = named(naming);
+    let name = |name: &&str| match *name {
+        name if name.ends_with(".arpa.") => name.to_owned(),
+        name => format!("{name}.cluster.local."),
+    };
+    names.iter().map(|it| !at(&zone, &name(it)).contains("Missing")).collect()
+}
+
+#[test]
+fn only_the_namespaces_that_are_named_have_names() {
+    let names = [
+        "web.ns.svc",
+        "ns.svc",
+        "172-0-0-1.ns.pod",
+        "1.0.0.172.in-addr.arpa.",
+        "db.other.svc",
+        "other.svc",
+        "172-0-0-3.other.pod",
+        "3.0.0.172.in-addr.arpa.",
+    ];
+    assert_eq!(there(Naming::default(), &names), [true; 8]);
+    let naming = Naming { namespaces: ["ns".into()].into(), ..Naming::default() };
+    assert_eq!(there(naming, &names), [[true; 4], [false; 4]].concat());
+}
+
+#[test]
+fn endpoints_are_called_as_their_pods_where_they_have_no_hostname() {
+    let names = [
+        "172-0-0-1.web.ns.svc",
+        "172-0-0-4.db.other.svc",
+        "172-0-0-5.db.other.svc",
+        "host.web.ns.svc",
+        "pod-0.web.ns.svc",
+        "pod-0.db.other.svc",
+        "pod-1.web.ns.svc",
+    ];
+    let spec = [true, true, true, true, false, false, false];
+    assert_eq!(there(Naming::default(), &names), spec);
+    let naming = Naming { endpoint_pod_names: true, ..Naming::default() };
+    assert_eq!(there(naming.clone(), &names), [false, true, true, true, true, true, false]);
+    let ports = at(&named(naming.clone()), "_http._tcp.db.other.svc.cluster.local.");
+    assert!(ports.contains("Hosts([0, 1, 2])"), "each has its place: {ports}");
+    let pointer = at(&named(naming), "3.0.0.172.in-addr.arpa.");
+    assert!(pointer.contains("pod-0"), "{pointer}");
+}
+
+#[test]
+fn without_endpoints_there_are_cluster_ips_alone() {
+    let names = [
+        "web.ns.svc",
+        "empty.ns.svc",
+        "5.0.0.10.in-addr.arpa.",
+        "db.other.svc",
+        "host.web.ns.svc",
+        "1.0.0.172.in-addr.arpa.",
+    ];
+    let naming = Naming { no_endpoints: true, ..Naming::default() };
+    assert_eq!(there(naming, &names), [true, true, true, false, false, false]);
+}
+
+#[test]
+fn a_service_without_a_ready_endpoint_is_ignored_where_that_is_said() {
+    let names =
+        ["web.ns.svc", "db.other.svc", "ext.ns.svc", "empty.ns.svc", "6.0.0.10.in-addr.arpa."];
+    assert_eq!(there(Naming::default(), &names), [true; 5]);
+    let naming = Naming { ignore_empty_services: true, ..Naming::default() };
+    assert_eq!(there(naming, &names), [true, true, true, false, false]);
 }
 
 #[test]

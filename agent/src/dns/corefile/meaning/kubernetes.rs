@@ -6,7 +6,7 @@ use super::{CorefileError, Directive, Served, Warning, number, single, unknown, 
 use crate::dns::{
     meaning::{Kubernetes, is_reverse},
     notation,
-    zone::PodNames,
+    zone::{PodNames, naming::Naming},
 };
 
 /// `kubernetes [ZONE...] { … }`.
@@ -33,6 +33,7 @@ pub(super) fn read(
         ttl: 5,
         names_fall_through: false,
         addresses_fall_through: true,
+        naming: Naming::default(),
     };
     let mut warnings = Vec::new();
     let mut through = Vec::new();
@@ -41,6 +42,17 @@ pub(super) fn read(
             "pods" => this.pods = pods(line)?,
             "ttl" => {
                 this.ttl = u32::try_from(number(single(line)?, 0, 3600)?).unwrap_or(this.ttl);
+            }
+            "namespaces" if !line.arguments.is_empty() => {
+                let names = line.arguments.iter().map(|word| word.text.as_str().into());
+                this.naming.namespaces.extend(names);
+            }
+            "endpoint_pod_names" if line.arguments.is_empty() => {
+                this.naming.endpoint_pod_names = true;
+            }
+            "noendpoints" if line.arguments.is_empty() => this.naming.no_endpoints = true,
+            "ignore" if single(line)?.text == "empty_service" => {
+                this.naming.ignore_empty_services = true;
             }
             "fallthrough" if line.arguments.is_empty() => through.clone_from(&zones),
             "fallthrough" => through = zone::list(&line.arguments)?,
@@ -56,6 +68,9 @@ pub(super) fn read(
             }),
             _ => return Err(unknown(line, directive)),
         }
+    }
+    if let Some(why) = this.naming.contradiction() {
+        return Err(directive.name.error(why));
     }
     this.names_fall_through = falls_through(&through, &served.domain);
     // Addresses that nobody has are ours to deny where the whole tree is, and is kept.

@@ -1,0 +1,47 @@
+//! Which objects have names, and which: the options of CoreDNS's `kubernetes` that narrow or change
+//! what the cluster's objects are called.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::hosts::Host;
+use crate::model::endpoints::{Endpoint, EndpointSlice};
+
+/// How objects are named. The default is the specification's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// The only namespaces that have names; all where there is none.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// An endpoint without a hostname is called as its pod is, not as its address.
+    pub endpoint_pod_names: bool,
+    /// Endpoints have no names, and headless Services, which have nothing else, neither.
+    pub no_endpoints: bool,
+    /// A Service with cluster IPs and without a ready endpoint has no name: a client goes on in its
+    /// search list.
+    pub ignore_empty_services: bool,
+}
+
+impl Naming {
+    /// Whether what is in `namespace` has names.
+    pub fn has(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(namespace)
+    }
+
+    /// Why this can't be meant, where it can't.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        (self.no_endpoints && self.ignore_empty_services).then_some(
+            "without endpoints (noendpoints) every Service is empty, and none would have a name \
+             (ignore empty_service)",
+        )
+    }
+
+    /// An endpoint of a slice with its label.
+    pub(super) fn host(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Host {
+        let is_label = |name: &str| (1..=63).contains(&name.len()) && !name.contains('.');
+        let hostname = endpoint.hostname.clone().filter(|name| is_label(name));
+        let of_pod = || {
+            let pod = slice.pod(endpoint).filter(|_| self.endpoint_pod_names);
+            pod.filter(|name| is_label(name)).map(Arc::from)
+        };
+        Host { hostname: hostname.or_else(of_pod), address: endpoint.address }
+    }
+}
