@@ -9,6 +9,7 @@ pub mod health;
 pub mod knows;
 pub mod link;
 pub mod probe;
+mod room;
 
 use std::{
     net::SocketAddr,
@@ -24,10 +25,7 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{Name, Record},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{timeout, timeout_at},
-};
+use tokio::time::{timeout, timeout_at};
 
 use self::{
     error_log::ErrorLog,
@@ -36,6 +34,7 @@ use self::{
     health::Health,
     link::Link,
     probe::Probes,
+    room::{Chair, Room},
 };
 use super::{
     answer::{Explanation, Reply},
@@ -77,8 +76,8 @@ pub struct Forwarder {
     limits: Forwarding,
     cache: Arc<Mutex<Cache>>,
     flights: Arc<Flights>,
-    /// Places for those who wait.
-    places: Arc<Semaphore>,
+    /// Where those are who wait.
+    room: Arc<Room>,
     turn: AtomicUsize,
     probes: Probes,
     direct: direct::Scope,
@@ -100,13 +99,13 @@ pub enum AtOnce {
     Ask(Errand),
 }
 
-/// A place among those who wait for an upstream, and what they get when none answers.
+/// A chair among those who wait for an upstream, and what they get when none answers.
 #[derive(Debug)]
 pub struct Errand {
     /// The place of the route.
     place: usize,
     stale: Option<Hit>,
-    _permit: OwnedSemaphorePermit,
+    chair: Chair,
 }
 
 /// What is asked of upstreams, and how.
@@ -140,7 +139,7 @@ impl Forwarder {
             metrics,
             cache,
             flights: Flights::new(limits.max_in_flight, limits.patience),
-            places: Arc::new(Semaphore::new(limits.max_in_flight * WAITING_PER_FLIGHT)),
+            room: Room::new(limits.max_in_flight * WAITING_PER_FLIGHT),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
             direct: routes.direct(),
@@ -218,10 +217,7 @@ impl Forwarder {
         if !question.recursion_desired {
             return AtOnce::Answer(Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(permit) => AtOnce::Ask(Errand { place, stale, _permit: permit }),
-            Err(_) => AtOnce::Answer(self.overloaded(question, stale.as_ref()), Origin::Cache),
-        }
+        AtOnce::Ask(Errand { place, stale, chair: self.room.enter() })
     }
 
     fn overloaded(&self, question: &Question, stale: Option<&Hit>) -> Reply {
@@ -236,7 +232,7 @@ impl Forwarder {
     pub async fn ask(
         self: &Arc<Self>,
         question: &Question,
-        errand: Errand,
+        mut errand: Errand,
     ) -> (Reply, Option<SocketAddr>) {
         let Some(route) = self.routes.at(errand.place) else {
             return (Reply::failure(Explanation::NoUpstream), None);
@@ -244,9 +240,15 @@ impl Forwarder {
         let Flight { key, ask } = self.flight(question, errand.place);
         let seat = self.flights.board(key, ask);
         let stale = errand.stale.as_ref().and_then(|hit| outlived(question, hit));
+        let answer = async {
+            tokio::select! {
+                answer = seat.answer() => answer,
+                () = errand.chair.lost() => Err(Explanation::Overloaded),
+            }
+        };
         let answer = match stale {
-            None => seat.answer().await,
-            Some(stale) => match timeout(CLIENT_RESPONSE, seat.answer()).await {
+            None => answer.await,
+            Some(stale) => match timeout(CLIENT_RESPONSE, answer).await {
                 Ok(Ok(heard)) if !is_refusal(&heard.message) => Ok(heard),
                 Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.

@@ -143,3 +143,40 @@ fn questions_for_upstreams_wait_in_a_bounded_room_the_newest_first() {
         assert_eq!(answer(&socket).unwrap(), (7, ResponseCode::NXDomain.into()));
     }
 }
+
+/// More clients than may wait, for one name: those who came first hear that they are too many, and
+/// those who came last get the answer.
+#[test]
+fn of_clients_that_wait_the_oldest_makes_room() {
+    /// For each question that may be under way.
+    const WAITING: u16 = 8;
+    /// Fewer than are taken together: of such the newest would be first already.
+    const MORE: u16 = 3 * WAITING;
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.forward.max_in_flight = 1;
+    config.forward.attempt = Duration::from_mins(1);
+    config.forward.total = Duration::from_mins(1);
+    for (server, address) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[address.parse().unwrap()]);
+        let to = super::site::config(&[address]);
+        let config = mizzen_agent::dns::Config { routes: to.routes, ..config.clone() };
+        let running = Running::start(&site, config, snapshot());
+        let socket = client(&site.pod, server);
+        for id in 0..MORE {
+            socket.send(&question(id, "held.example.org.")).unwrap();
+        }
+        let refused: BTreeSet<_> = (0..MORE - WAITING).map(|_| answer(&socket).unwrap()).collect();
+        let failed = |id| (id, ResponseCode::ServFail.into());
+        assert_eq!(refused, (0..MORE - WAITING).map(failed).collect());
+        let mut text = String::new();
+        running.metrics.write(&mut text);
+        let rejected = format!("max_concurrent_rejects_total {}\n", MORE - WAITING);
+        assert!(text.contains(&rejected), "{text}");
+        upstream.release();
+        let answered: BTreeSet<_> = (0..WAITING).map(|_| answer(&socket).unwrap()).collect();
+        let there = |id| (id, ResponseCode::NoError.into());
+        assert_eq!(answered, (MORE - WAITING..MORE).map(there).collect());
+        assert_eq!(upstream.times_asked("held.example.org."), 1);
+    }
+}
