@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -13,6 +14,7 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    time::{Instant, timeout_at},
 };
 
 use super::link::Link;
@@ -20,6 +22,9 @@ use crate::dns::message::{MAX_PAYLOAD, PADDING, QUESTION_BLOCK, Question, paddin
 
 /// Larger than what we say that we take: some upstreams don't listen.
 const DATAGRAM: usize = 4096;
+/// How long the real answer may come after one whose question is in other letters. What is left of
+/// the time for a try is enough to ask by TCP.
+const OTHER_LETTERS: Duration = Duration::from_millis(100);
 
 /// An upstream's answer.
 #[derive(Debug)]
@@ -106,13 +111,10 @@ pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, E
             Ok(link.ask(&query, octets).await?.without_padding())
         }
         Way::Tcp(upstream) => by_tcp(upstream, &query, &octets).await,
-        Way::Udp(upstream) => {
-            let received = by_udp(upstream, &query, &octets).await?;
-            if received.message.metadata.truncation {
-                return by_tcp(upstream, &query, &octets).await;
-            }
-            Ok(received)
-        }
+        Way::Udp(upstream) => match by_udp(upstream, &query, &octets).await? {
+            Some(received) if !received.message.metadata.truncation => Ok(received),
+            _ => by_tcp(upstream, &query, &octets).await,
+        },
     }
 }
 
@@ -125,11 +127,13 @@ fn padded(mut query: Message, length: usize) -> Result<Vec<u8>, ExchangeError> {
     Ok(query.to_vec()?)
 }
 
+/// `None` where the upstream answers with a question in other letters than ours: either it does so
+/// always, or that was a forgery, which TCP tells.
 async fn by_udp(
     upstream: SocketAddr,
     query: &Message,
     octets: &[u8],
-) -> Result<Received, ExchangeError> {
+) -> Result<Option<Received>, ExchangeError> {
     // A fresh socket has a fresh port, and connected it takes only what comes from the upstream.
     let any = match upstream.ip() {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -139,13 +143,23 @@ async fn by_udp(
     socket.connect(upstream).await.map_err(ExchangeError::io("connect the UDP socket"))?;
     socket.send(octets).await.map_err(ExchangeError::io("send the question"))?;
     let mut buffer = [0; DATAGRAM];
+    let mut in_other_letters = None;
     loop {
-        let length =
-            socket.recv(&mut buffer).await.map_err(ExchangeError::io("receive the answer"))?;
+        let receiving = socket.recv(&mut buffer);
+        let received = match in_other_letters {
+            None => receiving.await,
+            Some(until) => match timeout_at(until, receiving).await {
+                Ok(received) => received,
+                Err(_) => return Ok(None),
+            },
+        };
+        let length = received.map_err(ExchangeError::io("receive the answer"))?;
         // Anything else may be a forgery: the real answer can still come.
-        if let Some(message) = answer_to(query, &buffer[..length]) {
-            return Ok(Received { message, octets: buffer[..length].to_vec() });
+        let Some(message) = answer_to(query, &buffer[..length]) else { continue };
+        if in_same_letters(query, &message) {
+            return Ok(Some(Received { message, octets: buffer[..length].to_vec() }));
         }
+        in_other_letters.get_or_insert_with(|| Instant::now() + OTHER_LETTERS);
     }
 }
 
@@ -164,6 +178,13 @@ async fn by_tcp(
     stream.read_exact(&mut octets).await.map_err(ExchangeError::io("receive the answer by TCP"))?;
     let message = answer_to(query, &octets).ok_or(ExchangeError::Mismatch)?;
     Ok(Received { message, octets })
+}
+
+/// Whether the question stands in the answer letter by letter as it was asked (RFC 5452 9.1 has
+/// identifier and port to go by; small and capital letters of a name are a third).
+fn in_same_letters(query: &Message, answer: &Message) -> bool {
+    let mut both = query.queries.iter().zip(&answer.queries);
+    both.all(|(asked, answered)| asked.name().eq_case(answered.name()))
 }
 
 /// Reads `octets` where they are an answer to `query`: same identifier, same question.
@@ -236,6 +257,13 @@ mod tests {
             answer.to_vec().unwrap()
         };
         assert!(answer_to(&query, &wrong_name).is_none());
+        let in_capitals = {
+            let mut answer = query.clone().into_response();
+            answer.queries = vec![other("EXAMPLE.org.", RecordType::A)];
+            answer_to(&query, &answer.to_vec().unwrap()).expect("names have no case")
+        };
+        assert!(!in_same_letters(&query, &in_capitals));
+        assert!(in_same_letters(&query, &answer_to(&query, &octets(|_| {})).unwrap()));
         assert!(answer_to(&query, &octets(|_| {})[..20]).is_none());
         assert!(answer_to(&query, b"").is_none());
     }

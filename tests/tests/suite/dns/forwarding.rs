@@ -235,6 +235,37 @@ fn dns_63_forged_answers_are_passed_over() {
     assert_eq!(said, "192.0.2.80\n");
 }
 
+/// Some upstreams don't keep the letters of a question: what they say counts once it came by TCP,
+/// where nobody else can have said it.
+#[test]
+fn dns_63_an_answer_in_other_letters_is_asked_for_by_tcp() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        let said = site.dig(&format!("@{address} +short capitals.example.org A"));
+        assert_eq!(said, "192.0.2.80\n");
+        assert_eq!(upstream.times_asked("capitals.example.org."), 2, "by UDP, and by TCP");
+    }
+}
+
+/// Aliases that lead back to themselves are the upstream's to say and the client's to give up on.
+#[test]
+fn aliases_in_a_circle_are_passed_on_and_not_followed() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let said = site.dig(&format!("@{address} {by} circle.example.org A"));
+            assert!(said.contains("status: NOERROR"), "{said}");
+            assert!(said.contains("ANSWER: 2, "), "{said}");
+        }
+        assert_eq!(upstream.times_asked("circle.example.org."), 1, "kept as any answer is");
+        assert_eq!(upstream.times_asked("round.example.org."), 0);
+    }
+}
+
 #[test]
 fn dns_60_dns_61_a_dead_upstream_is_left_for_one_that_lives() {
     let site = Site::new();

@@ -16,7 +16,7 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, AAAA, SOA},
+        rdata::{A, AAAA, CNAME, SOA},
     },
 };
 use mizzen_tests::netns::Netns;
@@ -157,6 +157,9 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked
                 let _refused = socket.send_to(&forged.to_vec().unwrap(), client);
             }
         }
+        if name == "capitals.example.org." {
+            answer = in_capitals(answer);
+        }
         if name == "big.example.org." {
             answer.answers.clear();
             answer.metadata.truncation = true;
@@ -195,17 +198,25 @@ fn count(query: &Message, asked: &Asked) -> String {
     name
 }
 
-/// Answers that are none: another identifier, and another question, both with a wrong address.
-fn forgeries(answer: &Message) -> [Message; 2] {
+/// Answers that are none: another identifier, another question, and the question in other letters,
+/// all with a wrong address.
+fn forgeries(answer: &Message) -> [Message; 3] {
     let mut forged = answer.clone();
     for record in &mut forged.answers {
         record.data = RData::A(A(Ipv4Addr::new(6, 6, 6, 6)));
     }
     let mut other_id = forged.clone();
     other_id.metadata.id ^= 1;
-    let mut other_name = forged;
+    let mut other_name = forged.clone();
     other_name.queries[0].set_name(Name::from_ascii("other.example.org.").unwrap());
-    [other_id, other_name]
+    [other_id, other_name, in_capitals(forged)]
+}
+
+/// The answer with its question in capital letters.
+fn in_capitals(mut answer: Message) -> Message {
+    let name = answer.queries[0].name().to_string().to_uppercase();
+    answer.queries[0].set_name(Name::from_ascii(name).unwrap());
+    answer
 }
 
 pub(super) fn answer_to(query: &Message, name: &str) -> Message {
@@ -222,6 +233,7 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             | "held.example.org."
             | "ext.interwebs.test."
             | "liar.example.org."
+            | "capitals.example.org."
             | "v4.example.org.",
             RecordType::A,
         ) => {
@@ -234,6 +246,14 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
         ("big.example.org.", RecordType::A) => {
             let count = u32::try_from(BIG).unwrap();
             answer.add_answers((0..count).map(|index| v4(0x0a00_0000 + index)));
+        }
+        ("circle.example.org.", RecordType::A | RecordType::AAAA) => {
+            let names = ["circle", "round"].map(|label| format!("{label}.example.org."));
+            let [one, other] = names.map(|name| Name::from_ascii(name).unwrap());
+            for (from, to) in [(&one, &other), (&other, &one)] {
+                let alias = RData::CNAME(CNAME(to.clone()));
+                answer.add_answer(Record::from_rdata(from.clone(), 300, alias));
+            }
         }
         // It exists and has no other type.
         ("v4.example.org.", _) => {
