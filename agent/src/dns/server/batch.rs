@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -14,11 +15,14 @@ use nix::{
     errno::Errno,
     sys::socket::{
         ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
-        sendmmsg,
+        sendmmsg, sendmsg,
     },
 };
 
-use super::backlog::{Backlog, Datagram};
+use super::{
+    backlog::{Backlog, Datagram},
+    trains,
+};
 use crate::dns::message::MAX_PAYLOAD;
 
 /// How many are taken together at most.
@@ -40,7 +44,19 @@ pub(super) struct Batch {
     arrived: Vec<Arrived>,
     /// Memory for answers, of which the first few are in use: one for each place in `to`.
     answers: Vec<Vec<u8>>,
-    to: Vec<Option<SockaddrStorage>>,
+    to: Vec<SocketAddr>,
+}
+
+/// Whether a socket's answers to one client may leave together: until the kernel, or the device
+/// that they leave by, refuses that.
+#[derive(Debug)]
+pub(super) struct Couples(AtomicBool);
+
+impl Couples {
+    /// As it is told, to begin with.
+    pub(super) fn new(may: bool) -> Self {
+        Self(AtomicBool::new(may))
+    }
 }
 
 /// A question in the memory for them.
@@ -160,27 +176,68 @@ impl Batch {
         let Some(memory) = self.answers.get_mut(self.to.len()) else { return false };
         let written = write(question, arrived, memory);
         if written {
-            self.to.push(Some(arrived.source.into()));
+            self.to.push(arrived.source);
         }
         written
     }
 
     /// Sends what was written; gives back what the socket has no room for.
-    pub(super) fn give(&mut self, socket: &impl AsRawFd) -> Vec<Left> {
+    pub(super) fn give(&mut self, socket: &impl AsRawFd, couples: &Couples) -> Vec<Left> {
+        let mut order: Vec<usize> = (0..self.to.len()).collect();
+        let mut alone = Vec::with_capacity(order.len());
+        if couples.0.load(Relaxed) && order.len() > 1 {
+            let (to, answers) = (&self.to, &self.answers);
+            for train in trains::couple(&mut order, |at| to[at], |at| answers[at].len()) {
+                let train = &order[train];
+                if train.len() == 1 || !self.send_together(socket, train, couples) {
+                    alone.extend(train);
+                }
+            }
+        } else {
+            alone = order;
+        }
+        let left = self.send_alone(socket, &alone);
+        self.to.clear();
+        left
+    }
+
+    /// Sends a train of answers; whether it has left, or none of it can.
+    fn send_together(&self, socket: &impl AsRawFd, train: &[usize], couples: &Couples) -> bool {
+        let [first, ..] = train else { return true };
+        let Ok(length) = u16::try_from(self.answers[*first].len()) else { return false };
+        let slices: Vec<_> = train.iter().map(|at| IoSlice::new(&self.answers[*at])).collect();
+        let to = SockaddrStorage::from(self.to[*first]);
+        let beside = [ControlMessage::UdpGsoSegments(&length)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        match sendmsg(socket.as_raw_fd(), &slices, &beside, flags, Some(&to)) {
+            Ok(_) => true,
+            // No checksums in hardware, a narrow link, or an old kernel.
+            Err(error @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)) => {
+                tracing::debug!(%error, "answers of this socket leave one by one");
+                couples.0.store(false, Relaxed);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Sends the answers in these places, each as a datagram of its own.
+    fn send_alone(&mut self, socket: &impl AsRawFd, places: &[usize]) -> Vec<Left> {
         const NOTHING_BESIDE: [ControlMessage<'_>; 0] = [];
-        let (mut sent, mut left) = (0, Vec::new());
-        while sent < self.to.len() {
-            let mut rest = self.answers[sent..].iter();
+        let to: Vec<_> = places.iter().map(|at| Some(self.to[*at].into())).collect();
+        let mut sent = 0;
+        while sent < places.len() {
+            let mut rest = places[sent..].iter().map(|at| &self.answers[*at][..]);
             let slices: [[IoSlice<'_>; 1]; MANY] =
-                std::array::from_fn(|_| [IoSlice::new(rest.next().map_or(&[], Vec::as_slice))]);
-            let (to, flags) = (&self.to[sent..], MsgFlags::MSG_DONTWAIT);
+                std::array::from_fn(|_| [IoSlice::new(rest.next().unwrap_or_default())]);
+            let (to, flags) = (&to[sent..], MsgFlags::MSG_DONTWAIT);
             let fd = socket.as_raw_fd();
             match sendmmsg(fd, &mut self.gives, &slices, to, NOTHING_BESIDE, flags) {
                 Ok(results) => sent += results.count().max(1),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    left = self.behind(sent);
-                    break;
+                    let behind = places[sent..].iter();
+                    return behind.map(|at| (self.answers[*at].clone(), self.to[*at])).collect();
                 }
                 Err(error) => {
                     // The first of them can't be sent; those behind it may.
@@ -189,14 +246,7 @@ impl Batch {
                 }
             }
         }
-        self.to.clear();
-        left
-    }
-
-    /// The answers that were not sent.
-    fn behind(&self, sent: usize) -> Vec<Left> {
-        let all = self.answers.iter().zip(&self.to).skip(sent);
-        all.filter_map(|(answer, to)| Some((answer.clone(), address(to.as_ref()?)?))).collect()
+        Vec::new()
     }
 }
 
@@ -222,7 +272,7 @@ mod tests {
     #[test]
     fn many_of_both_families_are_answered_in_turn() {
         let pairs = ["127.0.0.1", "::1"].map(pair);
-        for _round in 0..2 {
+        for couples in [true, false].map(Couples::new) {
             for ((ours, theirs), ipv6) in pairs.iter().zip([false, true]) {
                 let many = u8::try_from(MANY).unwrap() + 3;
                 for number in 0..many {
@@ -241,7 +291,7 @@ mod tests {
                                 true
                             }));
                         }
-                        assert!(batch.give(ours).is_empty());
+                        assert!(batch.give(ours, &couples).is_empty());
                         answered += count;
                     });
                 }
@@ -254,6 +304,46 @@ mod tests {
         }
         let nothing = Batch::with(|batch| batch.take(&pairs[0].0, false)).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn answers_that_leave_together_arrive_each_as_it_is() {
+        for address in ["127.0.0.1", "::1"] {
+            let (ours, theirs) = pair(address);
+            let other = UdpSocket::bind((address, 0)).unwrap();
+            other.connect(ours.local_addr().unwrap()).unwrap();
+            let lengths = [60, 113, 60, 1232, 1, 113, 1232, 60];
+            for (asking, length) in [&theirs, &other].into_iter().cycle().zip(lengths) {
+                asking.send(&u16::to_be_bytes(length)).unwrap();
+            }
+            let couples = Couples::new(true);
+            Batch::with(|batch| {
+                assert_eq!(batch.take(&ours, address == "::1").unwrap(), lengths.len());
+                for place in 0..lengths.len() {
+                    batch.answer(place, |question, _, answer| {
+                        let length = u16::from_be_bytes(question.try_into().unwrap());
+                        answer.clear();
+                        answer.resize(length.into(), u8::try_from(place).unwrap());
+                        true
+                    });
+                }
+                assert!(batch.give(&ours, &couples).is_empty());
+            });
+            assert!(couples.0.load(Relaxed), "the loopback device takes trains");
+            for (first, asking) in [&theirs, &other].into_iter().enumerate() {
+                let mut memory = [0; 2048];
+                let mut arrived: Vec<_> = (0..lengths.len() / 2)
+                    .map(|_| {
+                        let length = asking.recv(&mut memory).unwrap();
+                        assert!(memory[..length].iter().all(|octet| *octet == memory[0]));
+                        (usize::from(memory[0]), u16::try_from(length).unwrap())
+                    })
+                    .collect();
+                arrived.sort_unstable();
+                let asked = lengths.into_iter().enumerate().skip(first).step_by(2);
+                assert_eq!(arrived, asked.collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::{
 pub use super::tcp::Connections;
 use super::{
     Resolver,
+    batch::Couples,
     open::Open,
     tcp::{self, Client},
     udp,
@@ -172,6 +173,8 @@ impl Listeners {
                 audience,
                 connections: Arc::clone(&self.connections),
                 elsewhere: Handle::current(),
+                // Peers are behind a device of which nobody knows how well it takes trains apart.
+                couples: Couples::new(audience == Audience::Everyone),
             };
             self.open.tasks.spawn_on(udp::serve(served, stop.clone()), worker);
         }

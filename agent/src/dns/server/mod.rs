@@ -8,6 +8,7 @@ mod query_log;
 pub mod secure;
 mod tcp;
 pub mod trail;
+mod trains;
 mod udp;
 mod walk;
 mod workers;

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Begun, Resolver,
     backlog::{Backlog, LetGo},
-    batch::{Arrived, Batch, Left, MANY},
+    batch::{Arrived, Batch, Couples, Left, MANY},
     listen::{Audience, Connections},
     trail::Trail,
 };
@@ -45,6 +45,8 @@ pub(super) struct Served {
     pub(super) connections: Arc<Connections>,
     /// Where questions wait for upstreams.
     pub(super) elsewhere: Handle,
+    /// Whether answers leave together.
+    pub(super) couples: Couples,
 }
 
 /// What waits: for its turn, and for upstreams.
@@ -204,14 +206,14 @@ impl Served {
                 answered
             });
         }
-        let mut left = batch.give(&self.socket);
+        let mut left = batch.give(&self.socket, &self.couples);
         if others.contains(&true) {
             for place in (0..count).filter(|place| others[*place]) {
                 batch.answer(place, |question, arrived, answer| {
                     self.begin(question, arrived, answer, upstreams)
                 });
             }
-            left.extend(batch.give(&self.socket));
+            left.extend(batch.give(&self.socket, &self.couples));
         }
         left
     }
@@ -293,6 +295,7 @@ mod tests {
             audience: Audience::Everyone,
             connections: Connections::new(Tcp::default(), Departure::default()),
             elsewhere: Handle::current(),
+            couples: Couples::new(true),
         };
         (Arc::new(served), client, metrics)
     }
