@@ -68,10 +68,18 @@ pub struct Zone {
     /// How many Services each namespace has, by its label.
     namespaces: OrdMap<Box<[u8]>, u32>,
     /// Services by the wire form of their name and namespace.
-    services: HashMap<Arc<[u8]>, Arc<ServiceNames>>,
+    services: HashMap<Arc<[u8]>, Entry>,
     pointers: Pointers,
     /// Empty unless names of pods are verified.
     pods: Pods,
+}
+
+/// A Service in the index.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// By which pointers name it.
+    number: u32,
+    names: Arc<ServiceNames>,
 }
 
 /// What stands at a name.
@@ -175,16 +183,19 @@ impl Zone {
             return false;
         };
         let (wire, old) = match self.services.get_key_value(&wire[..]) {
-            Some((wire, old)) => (Arc::clone(wire), Some(Arc::clone(old))),
+            Some((wire, old)) => (Arc::clone(wire), Some(old.clone())),
             None => (wire.into(), None),
         };
-        if old.as_deref() == names.as_ref() {
+        let before = old.as_ref().map(|entry| &*entry.names);
+        if before == names.as_ref() {
             return false;
         }
-        self.pointers.replace(&wire, old.as_deref(), names.as_ref());
+        let number = old.as_ref().map(|entry| entry.number);
+        let number = number.unwrap_or_else(|| self.pointers.number(&wire));
+        self.pointers.replace(number, before, names.as_ref());
         match (&old, names) {
             (_, Some(names)) => {
-                self.services.insert(wire, Arc::new(names));
+                self.services.insert(wire, Entry { number, names: Arc::new(names) });
                 if old.is_none() {
                     *self.namespaces.entry(namespace).or_insert(0) += 1;
                 }
@@ -218,7 +229,7 @@ impl Zone {
         }
         let found = match reverse::parse(name)? {
             Arpa::Address(address) => {
-                let names_of = |key: &[u8]| self.services.get(key).map(Arc::as_ref);
+                let names_of = |key: &[u8]| self.services.get(key).map(|entry| &*entry.names);
                 match self.pointers.of(address, names_of) {
                     pointers if pointers.is_empty() => Found::Missing,
                     pointers => Found::Pointers(pointers),
@@ -254,7 +265,7 @@ impl Zone {
             1 if self.namespaces.contains_key(name.wire_of(0, 1)) => Found::Empty,
             1 => Found::Missing,
             _ => match self.services.get(name.wire_of(labels - 2, labels)) {
-                Some(names) => names.find(name, labels - 2),
+                Some(entry) => entry.names.find(name, labels - 2),
                 None => Found::Missing,
             },
         }

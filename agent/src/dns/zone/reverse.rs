@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
 use super::{
     blocks::Blocks,
     hosts::Host,
@@ -23,11 +25,15 @@ pub struct Pointer {
     pub service: ObjectKey,
 }
 
-/// Which Services have names at an address, by the keys that they have in the index. What the
-/// names are, the Services themselves say.
+/// Which Services have names at an address. What the names are, the Services themselves say.
 #[derive(Clone, Debug, Default)]
 pub struct Pointers {
-    by_address: Blocks<Arc<[u8]>>,
+    /// Services by numbers, which take little room: there are as many addresses as pods.
+    by_address: Blocks<u32>,
+    /// The keys in the index that Services with these numbers have.
+    keys: OrdMap<u32, Arc<[u8]>>,
+    /// The number that comes next.
+    next: u32,
 }
 
 impl Pointers {
@@ -37,7 +43,8 @@ impl Pointers {
         address: IpAddr,
         names_of: impl Fn(&[u8]) -> Option<&'z ServiceNames>,
     ) -> Vec<Pointer> {
-        let services = self.by_address.of(address).filter_map(|key| names_of(key));
+        let keys = self.by_address.of(address).filter_map(|number| self.keys.get(number));
+        let services = keys.filter_map(|key| names_of(key));
         let mut all: Vec<_> = services.flat_map(|names| names.pointers(address)).collect();
         all.sort_unstable();
         all.dedup();
@@ -54,28 +61,39 @@ impl Pointers {
         self.by_address.any_in(range)
     }
 
-    /// Whether no address has a name.
+    /// Whether no address has a name, and no Service a number.
     pub fn is_empty(&self) -> bool {
-        self.by_address.is_empty()
+        self.by_address.is_empty() && self.keys.is_empty()
     }
 
-    /// Has the addresses in `new` point to the Service with that key where those in `old` did.
-    /// Touches only what differs, so that one endpoint of thousands costs one entry.
-    pub fn replace(
-        &mut self,
-        key: &Arc<[u8]>,
-        old: Option<&ServiceNames>,
-        new: Option<&ServiceNames>,
-    ) {
+    /// A number for the Service with that key.
+    pub fn number(&mut self, key: &Arc<[u8]>) -> u32 {
+        // After as many Services as there are numbers they begin anew.
+        while self.keys.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let number = self.next;
+        self.keys.insert(number, Arc::clone(key));
+        self.next = number.wrapping_add(1);
+        number
+    }
+
+    /// Has the addresses in `new` point to the Service with that number where those in `old` did;
+    /// without `new` the number is another's to have. Touches only what differs, so that one
+    /// endpoint of thousands costs one entry.
+    pub fn replace(&mut self, number: u32, old: Option<&ServiceNames>, new: Option<&ServiceNames>) {
+        if new.is_none() {
+            self.keys.remove(&number);
+        }
         let addresses = |names: Option<&ServiceNames>| -> BTreeSet<IpAddr> {
             names.map(ServiceNames::pointing).into_iter().flatten().collect()
         };
         let (old, new) = (addresses(old), addresses(new));
         for address in old.difference(&new) {
-            self.by_address.remove(*address, key);
+            self.by_address.remove(*address, &number);
         }
         for address in new.difference(&old) {
-            self.by_address.add(*address, Arc::clone(key));
+            self.by_address.add(*address, number);
         }
     }
 }
