@@ -1,13 +1,22 @@
-//! The fault tests of the resolver: upgrades and kills under questions, and large clusters.
+//! The fault tests of the resolver: upgrades and kills under questions, large clusters, and an API
+//! server that is away for long.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, Client, api::PostParams};
-use mizzen_tests::{actor::Actor, lab::FAMILIES, soak::share};
+use mizzen_tests::{actor::Actor, lab::FAMILIES, soak::share, wait};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::field::{Agent, Field, Host, NAME, dns, on};
+use super::{
+    field::{API_PORT, Agent, Field, Host, LIMIT, NAME, dns, on},
+    site::NODE_LOCAL,
+};
 
 const KINDS: [&str; 4] = ["udp", "udp-kept", "tcp", "tcp-kept"];
 
@@ -129,6 +138,13 @@ const AT_ONCE: usize = 32;
 
 /// Services, and slices of them.
 async fn fill(client: Client, services: u64, slices: u64) {
+    fill_between(client, 0..services, 0..slices).await;
+}
+
+/// The same of those with these numbers.
+async fn fill_between(client: Client, services: Range<u64>, slices: Range<u64>) {
+    let count = usize::try_from(services.end).unwrap();
+    let (first, last) = (slices.start, slices.end);
     let of_service = move |number: u64| {
         let client = client.clone();
         async move {
@@ -141,7 +157,7 @@ async fn fill(client: Client, services: u64, slices: u64) {
             let object = serde_json::from_value(object).unwrap();
             api.create(&PostParams::default(), &object).await.unwrap();
             let api: Api<EndpointSlice> = Api::default_namespaced(client);
-            for slice in (number..slices).step_by(usize::try_from(services).unwrap()) {
+            for slice in (first + number..last).step_by(count) {
                 let address = |last| format!("10.{}.{}.{last}", 128 + slice / 256, slice % 256);
                 let endpoints: Vec<_> =
                     (0..SLICE).map(|last| json!({"addresses": [address(last)]})).collect();
@@ -159,7 +175,7 @@ async fn fill(client: Client, services: u64, slices: u64) {
             }
         }
     };
-    futures::stream::iter((0..services).map(of_service))
+    futures::stream::iter(services.map(of_service))
         .buffer_unordered(AT_ONCE)
         .collect::<Vec<()>>()
         .await;
@@ -173,6 +189,12 @@ fn dns_74_every_name_of_a_large_cluster_resolves_within_bounded_memory() {
     let client = field.client.clone();
     on(&field.runtime, fill(client, services, slices));
     let _agent = field.agent(host, &["--services=false"]);
+    every_name_resolves(host, services);
+    is_bounded(host, services + slices * SLICE);
+}
+
+/// Asks for each Service by every family and transport.
+fn every_name_resolves(host: &Host, services: u64) {
     for family in FAMILIES {
         let mut actor = host.in_pod();
         for number in 0..services {
@@ -183,9 +205,53 @@ fn dns_74_every_name_of_a_large_cluster_resolves_within_bounded_memory() {
             }
         }
     }
-    // What CoreDNS would take for so many (its own formula), in octets.
-    let objects = services + slices * SLICE;
+}
+
+/// The agent takes less than CoreDNS would for so many objects (its own formula).
+fn is_bounded(host: &Host, objects: u64) {
     let bound = (objects / 1_000 + 54) << 20;
     let resident: u64 = host.metric("process_resident_memory_bytes").parse().unwrap();
     assert!(resident < bound, "{resident} of {bound} octets for {objects} objects");
+}
+
+/// As long as it takes, no name is forgotten, the resolver says that it is ready,
+/// and how old what it knows is; what came meanwhile is there once the API server is.
+#[test]
+fn dns_71_every_name_of_a_large_cluster_outlives_the_api_server() {
+    const STALE: &str = "mizzen_watch_stale_seconds{kind=\"endpointslices\"}";
+    let (services, slices) = (share(10_000), share(150_000) / SLICE);
+    let mut field = Field::new();
+    let client = field.client.clone();
+    on(&field.runtime, fill(client, services, slices));
+    let _agent = field.agent(&field.hosts[0], &["--services=false"]);
+    field.stop_server();
+    let host = &field.hosts[0];
+    let age = || host.metric(STALE).parse::<f64>().unwrap();
+    wait::until("the watch to fail", LIMIT, || match age() {
+        age if age > 0.0 => Ok(()),
+        age => Err(format!("{age}")),
+    });
+    let (away, mut before) = (f64::from(u32::try_from(share(300)).unwrap()), 0.0);
+    while before < away {
+        every_name_resolves(host, services);
+        for address in NODE_LOCAL {
+            let ready = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 8181);
+            assert_eq!(host.http(ready, "/ready").unwrap().0, 200);
+        }
+        let now = age();
+        assert!(now > before, "{now} after {before}");
+        before = now;
+    }
+    is_bounded(host, services + slices * SLICE);
+    let again = field.start_server(API_PORT);
+    on(&field.runtime, fill_between(again, services..services + 1, slices..slices));
+    let host = &field.hosts[0];
+    for family in FAMILIES {
+        let name = format!("many-{services}.default.svc.cluster.local");
+        wait::until("what came later", LIMIT, || {
+            let asked = host.in_pod().ask_name("udp", dns(family), &name, 0);
+            asked.map_err(|error| error.to_string())
+        });
+    }
+    every_name_resolves(host, services + 1);
 }
