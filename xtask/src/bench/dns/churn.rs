@@ -30,10 +30,13 @@ pub const P50: &str = "p50-under-churn";
 /// The latency that one question of a hundred exceeds, the same way.
 pub const P99: &str = "p99-under-churn";
 
-const PER_SECOND: u32 = 1_000;
+const PER_SECOND: f64 = 1_000.0;
 /// With less than this the figures are taken and judged by no bar: something else kept the API
 /// server from its work.
-const PER_SECOND_MIN: f64 = 900.0;
+const PER_SECOND_MIN: f64 = 0.98 * PER_SECOND;
+/// How many are sent a second at first, and at most. Senders never make up for what they are late,
+/// so more have to be meant than come.
+const MEANT: (f64, f64) = (1.15 * PER_SECOND, 1.6 * PER_SECOND);
 /// One sends no more than one at a time.
 const SENDERS: u32 = 40;
 const QUERIES_PER_SECOND: u32 = 5_000;
@@ -60,7 +63,7 @@ pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
 
 fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     let data = questions::data(questions::services().map(|(name, _)| name));
-    let mut changes = Changes { world, turn: 0, rates: Vec::new() };
+    let mut changes = Changes { world, turn: 0, meant: MEANT.0, rates: Vec::new() };
     let turns = [Turn::Quiet, Turn::Quiet, Turn::Churn];
     let taken = turns::quiet(P99, &turns, rounds, compare::p99_of, |turn| match turn {
         Turn::Quiet => load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS),
@@ -90,10 +93,12 @@ fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Changes of endpoints: each turn adds one to every service, or takes it away again.
+/// Changes of endpoints: each turn has one of many services be ready no more, or again.
 struct Changes<'a> {
     world: &'a World,
     turn: u32,
+    /// How many shall be sent a second, so that as many come as are wanted.
+    meant: f64,
     rates: Vec<f64>,
 }
 
@@ -101,16 +106,14 @@ impl Changes<'_> {
     /// Runs `load` while endpoints change.
     fn during(&mut self, seat: &Seat, load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
         self.turn += 1;
-        let endpoints = objects::ENDPOINTS + self.turn % 2;
+        let ready = self.turn.is_multiple_of(2);
         let seconds = SECONDS + 2.0 * MARGIN;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few")]
-        let count = (f64::from(PER_SECOND) * seconds) as u32;
-        let numbers = (0..count).map(|number| number % self.world.services);
+        let count = whole(PER_SECOND * seconds).min(self.world.services);
         let requests: Vec<Request> =
-            numbers.map(|number| objects::replace_endpoints(number, endpoints)).collect();
-        let world = self.world;
+            (0..count).map(|number| objects::set_ready(number, ready)).collect();
+        let (world, meant) = (self.world, whole(self.meant));
         let (measured, took) = thread::scope(|scope| -> Result<_> {
-            let sending = scope.spawn(|| send(world, &requests));
+            let sending = scope.spawn(|| send(world, &requests, meant));
             thread::sleep(Duration::from_secs_f64(MARGIN));
             let measured = load();
             let took = sending.join().map_err(|_| anyhow!("the sender panicked"))??;
@@ -118,16 +121,22 @@ impl Changes<'_> {
         })?;
         let rate = f64::from(count) / took.as_secs_f64();
         self.rates.push(rate);
-        followed(seat, count.min(self.world.services) - 1, endpoints)?;
+        self.meant = (self.meant * PER_SECOND / rate).clamp(PER_SECOND, MEANT.1);
+        followed(seat, count - 1, ready)?;
         Ok(measured)
     }
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
+fn whole(number: f64) -> u32 {
+    number as u32
+}
+
 /// Sends changes at their pace, giving way to everything that is measured.
-fn send(world: &World, requests: &[Request]) -> Result<Duration> {
+fn send(world: &World, requests: &[Request], per_second: u32) -> Result<Duration> {
     give_way(&nix::unistd::gettid().to_string())?;
     let start = Instant::now();
-    bulk::send_paced(&world.api, &world.layout.dir, requests, PER_SECOND, SENDERS)?;
+    bulk::send_paced(&world.api, &world.layout.dir, requests, per_second, SENDERS)?;
     Ok(start.elapsed())
 }
 
@@ -155,15 +164,14 @@ fn take_part(id: &str) -> Result<()> {
 }
 
 /// Waits until names say what was changed last: a turn's changes are not another's.
-fn followed(seat: &Seat, number: u32, endpoints: u32) -> Result<()> {
-    let address = objects::endpoint(number, objects::ENDPOINTS).to_string();
+fn followed(seat: &Seat, number: u32, ready: bool) -> Result<()> {
+    let address = objects::endpoint(number, 0).to_string();
     pair::wait(&seat.pair, "the last change to be in the names", || {
         let server = format!("@{}", pair::ADDRESS);
         let said = seat.pair.capture(At::Client, &["dig", &server, "+short", "-x", &address])?;
         let there = said.contains(&questions::name(number));
-        let expected = endpoints > objects::ENDPOINTS;
         let reason = || format!("{address} has the names {said:?}");
-        Ok(if there == expected { Ok(()) } else { Err(reason()) })
+        Ok(if there == ready { Ok(()) } else { Err(reason()) })
     })?;
     check::answers(seat)
 }

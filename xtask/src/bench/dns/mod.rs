@@ -11,6 +11,7 @@ pub mod compare;
 pub mod load;
 pub mod memory;
 pub mod objects;
+pub mod overload;
 pub mod packages;
 pub mod pair;
 pub mod peers;
@@ -38,13 +39,22 @@ pub const NAMES: &[&str] = &[
     compare::P99,
     storm::PACKETS,
     storm::THROUGHPUT,
+    overload::GOODPUT,
+    overload::P99,
     churn::P50,
     churn::P99,
     memory::NAME,
 ];
 
 /// Figures that compare servers with a thousand services.
-const COMPARED: &[&str] = &[compare::CPU, compare::P99, storm::PACKETS, storm::THROUGHPUT];
+const COMPARED: &[&str] = &[
+    compare::CPU,
+    compare::P99,
+    storm::PACKETS,
+    storm::THROUGHPUT,
+    overload::GOODPUT,
+    overload::P99,
+];
 /// Figures of the agent alone, with ten thousand.
 const LARGE: &[&str] = &[churn::P50, churn::P99, memory::NAME];
 
@@ -96,6 +106,12 @@ fn compared(seats: &[Seat], options: &Options, results: &mut Results) -> Result<
         let seats: Vec<Seat> =
             seats.iter().filter(|seat| forwarding.contains(&seat.label)).cloned().collect();
         results.take("search-storm-*", || storm::measure(&seats, rounds))?;
+    }
+    if options.wants_any([overload::GOODPUT, overload::P99]) {
+        let compared = [Peer::Unbound.label(), MIZZEN];
+        let seats: Vec<Seat> =
+            seats.iter().filter(|seat| compared.contains(&seat.label)).cloned().collect();
+        results.take("overload-*", || overload::measure(&seats, rounds))?;
     }
     Ok(())
 }

@@ -25,6 +25,15 @@ pub fn replace_endpoints(service: u32, endpoints: u32) -> Request {
     request
 }
 
+/// The request that has a service's first endpoint be ready, or not: as little as a change can be.
+pub fn set_ready(service: u32, ready: bool) -> Request {
+    let place = "/endpoints/0/conditions/ready";
+    let mut request = objects::replace_endpoints(&catalogue::service(service, 0));
+    request.content_type = "application/json-patch+json";
+    request.body = json!([{"op": "replace", "path": place, "value": ready}]).to_string();
+    request
+}
+
 fn object(service: u32, number: u32) -> Value {
     let node = (service + number) % 100;
     json!({
@@ -44,6 +53,16 @@ fn object(service: u32, number: u32) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_of_an_endpoint_that_is_there() {
+        let request = set_ready(7, false);
+        let patch: Value = serde_json::from_str(&request.body).expect("JSON");
+        let slice: Value = serde_json::from_str(&replace_endpoints(7, 1).body).expect("JSON");
+        let place = patch[0]["path"].as_str().expect("a path");
+        assert_eq!(slice.pointer(place), Some(&Value::Bool(true)));
+        assert_eq!(request.path, replace_endpoints(7, 1).path);
+    }
 
     #[test]
     fn endpoints_are_the_catalogue_s_and_name_their_pods() {
