@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    chain::Block,
+    cache::Keeping,
+    chain::{Block, Chain},
+    metrics::Plugins,
     native::Blocks,
     route::Route,
     tls,
@@ -107,6 +109,34 @@ impl Default for Config {
             tcp: Tcp::default(),
             threads: default_threads(),
         }
+    }
+}
+
+impl Config {
+    /// Of which zones what is done, by the names of CoreDNS's plugins.
+    pub fn plugins(&self) -> Plugins {
+        let domain = format!("{}.", self.cluster_domain.trim_end_matches('.'));
+        let mut all = Plugins::from([(domain, "kubernetes")]);
+        for route in &self.routes {
+            let chain = self.blocks.get(route.block).map(|block| &block.chain);
+            let does = |has: fn(&Chain) -> bool| chain.is_some_and(has);
+            let done = [
+                ("forward", !route.upstreams.is_empty()),
+                ("cache", route.keeping != Keeping::NOTHING),
+                ("hosts", route.hosts.is_some()),
+                ("errors", route.errors.is_some()),
+                ("bufsize", does(|chain| chain.payload.is_some())),
+                ("log", does(|chain| !chain.log.is_empty())),
+                ("dns64", does(|chain| chain.dns64.is_some())),
+                ("rewrite", does(|chain| !chain.rewrites.is_empty())),
+                ("autopath", does(|chain| chain.autopath.is_some())),
+                ("acl", does(|chain| !chain.access.is_empty())),
+                ("template", does(|chain| !chain.templates.is_empty())),
+            ];
+            let done = done.into_iter().filter(|(_, is)| *is);
+            all.extend(done.map(|(name, _)| (route.zone.to_string(), name)));
+        }
+        all
     }
 }
 

@@ -137,6 +137,7 @@ pub async fn run_between(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     metrics.serve(&config.cluster_domain);
+    metrics::count_panics();
     let begin = succession.begin.take();
     let mut connections = succession.connections.take();
     let mut role = Role::new(config, metrics, local_pods, succession)?;
@@ -236,6 +237,7 @@ impl Role {
         let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         let (cached, counted) = (Arc::clone(&cache), Arc::clone(&metrics));
+        metrics.general.enable(config.plugins());
         let routes = Routes::new(routes, &config.blocks);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
         let zone = Zone::new(settings, serial);
@@ -335,6 +337,7 @@ impl Role {
         if config.vitals != self.config.vitals || config.tls != self.config.tls {
             self.review = Instant::now();
         }
+        self.metrics.general.enable(config.plugins());
         (self.ourselves, self.probed, self.config) = (ourselves, None, config);
         Ok(())
     }

@@ -96,6 +96,10 @@ fn meaning(text: &str) -> Said {
     read_with(text, &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
+fn config_of(text: &str) -> Config {
+    meaning(text).applied(&Config::default())
+}
+
 fn error(text: &str) -> String {
     read_with(text, &[]).expect_err(text).to_string()
 }
@@ -139,6 +143,10 @@ fn the_corefile_of_kubeadm() {
     };
     let Places { health, ready, metrics } = config.vitals;
     assert_eq!((health, ready, metrics), (own(8080), own(8181), own(9153)));
+    let done =
+        [(".", "cache"), (".", "errors"), (".", "forward"), ("cluster.local.", "kubernetes")];
+    let plugins = config_of(text).plugins();
+    assert_eq!(plugins, done.map(|(zone, name)| (zone.to_owned(), name)).into());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -94,8 +95,13 @@ pub(super) enum Way<'a> {
     Tls(&'a Link),
 }
 
-/// Asks an upstream. Takes as long as it takes: the caller has the clock.
-pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, ExchangeError> {
+/// Asks an upstream. Takes as long as it takes: the caller has the clock. Datagrams that come from
+/// there and are no answers are counted in `passed_over`.
+pub(super) async fn ask(
+    way: Way<'_>,
+    question: &Question,
+    passed_over: &AtomicU64,
+) -> Result<Received, ExchangeError> {
     // A random identifier, from a generator that can't be guessed (RFC 5452).
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
@@ -111,7 +117,7 @@ pub(super) async fn ask(way: Way<'_>, question: &Question) -> Result<Received, E
             Ok(link.ask(&query, octets).await?.without_padding())
         }
         Way::Tcp(upstream) => by_tcp(upstream, &query, &octets).await,
-        Way::Udp(upstream) => match by_udp(upstream, &query, &octets).await? {
+        Way::Udp(upstream) => match by_udp(upstream, &query, &octets, passed_over).await? {
             Some(received) if !received.message.metadata.truncation => Ok(received),
             _ => by_tcp(upstream, &query, &octets).await,
         },
@@ -133,6 +139,7 @@ async fn by_udp(
     upstream: SocketAddr,
     query: &Message,
     octets: &[u8],
+    passed_over: &AtomicU64,
 ) -> Result<Option<Received>, ExchangeError> {
     // A fresh socket has a fresh port, and connected it takes only what comes from the upstream.
     let any = match upstream.ip() {
@@ -155,11 +162,16 @@ async fn by_udp(
         };
         let length = received.map_err(ExchangeError::io("receive the answer"))?;
         // Anything else may be a forgery: the real answer can still come.
-        let Some(message) = answer_to(query, &buffer[..length]) else { continue };
-        if in_same_letters(query, &message) {
-            return Ok(Some(Received { message, octets: buffer[..length].to_vec() }));
+        match answer_to(query, &buffer[..length]) {
+            Some(message) if in_same_letters(query, &message) => {
+                return Ok(Some(Received { message, octets: buffer[..length].to_vec() }));
+            }
+            Some(_) => {
+                in_other_letters.get_or_insert_with(|| Instant::now() + OTHER_LETTERS);
+            }
+            None => {}
         }
-        in_other_letters.get_or_insert_with(|| Instant::now() + OTHER_LETTERS);
+        passed_over.fetch_add(1, Relaxed);
     }
 }
 

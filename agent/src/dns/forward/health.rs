@@ -61,6 +61,13 @@ impl Health {
         order
     }
 
+    /// Whether there is somebody to ask, and all have failed.
+    pub fn all_failing(&self) -> bool {
+        let asked = self.upstreams.iter().zip(&self.looping).filter(|(_, looping)| !**looping);
+        let mut asked = asked.map(|(state, _)| state.is_some()).peekable();
+        asked.peek().is_some() && asked.all(|failing| failing)
+    }
+
     /// It answered: whatever was, is forgotten.
     pub fn answered(&mut self, place: usize) {
         if let Some(state) = self.upstreams.get_mut(place) {
@@ -94,6 +101,11 @@ mod tests {
         assert_eq!(health.order(now, 0), [1, 2, 0]);
         health.failed(2, now + Duration::from_millis(1));
         assert_eq!(health.order(now, 0), [1, 0, 2]);
+        assert!(!health.all_failing());
+        health.failed(1, now);
+        assert!(health.all_failing());
+        health.answered(2);
+        assert!(!health.all_failing() && !Health::new(0).all_failing());
     }
 
     #[test]

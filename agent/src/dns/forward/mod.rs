@@ -303,7 +303,13 @@ impl Forwarder {
     async fn ask_upstreams(&self, question: &Question, place: usize, deadline: Instant) -> Answer {
         let silence = Explanation::NoReachableAuthority;
         let (route, health) = self.at(place).ok_or(silence)?;
-        let order = lock(health).order(Instant::now(), self.next_turn(route.policy));
+        let order = {
+            let mut health = lock(health);
+            if health.all_failing() {
+                self.metrics.general.all_failing();
+            }
+            health.order(Instant::now(), self.next_turn(route.policy))
+        };
         if order.is_empty() {
             return Err(Explanation::Loop);
         }
@@ -325,7 +331,9 @@ impl Forwarder {
             };
             let asking = async {
                 match self.way(place, upstream) {
-                    Some(way) => exchange::ask(way, question).await,
+                    Some(way) => {
+                        exchange::ask(way, question, &self.metrics.general.passed_over).await
+                    }
                     None => Err(ExchangeError::Closed),
                 }
             };

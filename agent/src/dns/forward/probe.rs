@@ -81,7 +81,7 @@ impl Forwarder {
             transport: Transport::Udp,
         };
         let until = Instant::now() + self.limits.attempt;
-        let asking = exchange::ask(way, &question);
+        let asking = exchange::ask(way, &question, &self.metrics.general.passed_over);
         // The answer does not matter, nor does whether there is one.
         drop(timeout_at(until.into(), asking).await);
         let came_back = !lock(&self.probes.out).remove(&key);

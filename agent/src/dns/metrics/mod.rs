@@ -6,6 +6,7 @@
 mod answers;
 mod buckets;
 mod chain;
+mod general;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,11 @@ use std::{
 
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 
-pub use self::{answers::count_apart, chain::ChainCounts};
+pub use self::{
+    answers::count_apart,
+    chain::ChainCounts,
+    general::{General, Plugins, count_panics},
+};
 use self::{
     answers::{APART, Answers, PLACE},
     buckets::{Buckets, TIMES, Unit},
@@ -180,6 +185,8 @@ pub struct Metrics {
     programming: Buckets<16>,
     /// Of the steps of server blocks.
     pub chain: ChainCounts,
+    /// Of the resolver as a whole.
+    pub general: General,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamCounts>>>,
 }
 
@@ -194,6 +201,7 @@ impl Default for Metrics {
             reloads: Default::default(),
             programming: Buckets::new(Unit::Seconds, &TIMES),
             chain: ChainCounts::default(),
+            general: General::default(),
             upstreams: Mutex::default(),
         }
     }
@@ -289,6 +297,7 @@ impl Metrics {
         self.write_cache(text);
         self.write_upstreams(text);
         self.chain.write(text);
+        self.general.write(text);
         let name = "coredns_kubernetes_dns_programming_duration_seconds";
         head(text, name, "histogram", "From a change of a headless service's pods to its names");
         self.programming.write(text, name, "service_kind=\"headless_with_selector\"");

@@ -230,9 +230,13 @@ fn dns_62_an_answer_that_was_cut_is_asked_for_by_tcp() {
 fn dns_63_forged_answers_are_passed_over() {
     let site = Site::new();
     let _upstream = upstream(&site);
-    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
+    let running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
     let said = site.dig(&format!("@{} +short liar.example.org A", CLUSTER[0]));
     assert_eq!(said, "192.0.2.80\n");
+    let mut text = String::new();
+    running.metrics.write(&mut text);
+    let drops = text.lines().find(|line| line.starts_with("coredns_cache_drops_total{"));
+    assert!(drops.is_some_and(|line| line.ends_with(" 3")), "{text}");
 }
 
 /// Some upstreams don't keep the letters of a question: what they say counts once it came by TCP,
