@@ -12,6 +12,18 @@ pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
     *map = std::mem::take(map).into_iter().collect();
 }
 
+/// Has large pieces of memory, such as a page of a list, never stand between what is kept of them:
+/// they have pages of their own, and those go back as soon as they are let go. The C library begins
+/// so, and no longer does once it has seen some of that size.
+pub(crate) fn keep_large_pieces_apart() {
+    /// In octets; where the C library begins.
+    #[cfg(target_env = "gnu")]
+    const LARGE: libc::c_int = 128 << 10;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `mallopt` takes two numbers and sets one of the allocator's own parameters.
+    let _set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+}
+
 /// Gives unused pages of the heap back. It takes some milliseconds for a large heap.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
@@ -28,6 +40,18 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
         line.trim().trim_end_matches(" kB").parse().ok()
+    }
+
+    #[test]
+    fn large_pieces_leave_no_room_behind() {
+        keep_large_pieces_apart();
+        // One of them raises the size from which they have pages of their own, unless that is set.
+        drop(vec![1_u8; 24 << 20]);
+        let before = resident_kib().unwrap();
+        let pieces: Vec<_> = (0..8).map(|_| (vec![1_u8; 16 << 20], Box::new(1_u64))).collect();
+        let kept: Vec<_> = pieces.into_iter().map(|(_large, small)| small).collect();
+        let after = resident_kib().unwrap();
+        assert!(after < before + 64_000, "{before} and {after} KiB for {}", kept.len());
     }
 
     #[test]

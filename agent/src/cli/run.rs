@@ -35,6 +35,7 @@ use crate::{
     },
     facts, foreign,
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
+    heap,
     host_ports::HostPorts,
     kube::{self, Snapshots, client::ApiServers, node_condition},
     local_pods::LocalPods,
@@ -90,6 +91,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     start_log(&config)?;
     check_rights(&config)?;
     raise_descriptor_limit();
+    heap::keep_large_pieces_apart();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

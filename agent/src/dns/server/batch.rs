@@ -29,6 +29,9 @@ use crate::dns::message::MAX_PAYLOAD;
 pub(super) const MANY: usize = 32;
 /// More than any question needs; a longer one is malformed.
 const DATAGRAM: usize = 4096;
+/// What a datagram of IPv4 can hold, and so what can leave together, in octets.
+const TOGETHER: usize = 65_507;
+const _: () = assert!(MANY * MAX_PAYLOAD as usize <= TOGETHER, "a batch is one train at most");
 
 thread_local! {
     static BATCH: RefCell<Batch> = RefCell::new(Batch::new());
