@@ -35,7 +35,7 @@ const FEW: usize = 1024;
 /// The copies.
 #[derive(Debug, Default)]
 pub struct Names {
-    names: Copies<Arc<str>>,
+    texts: Copies<Arc<str>>,
     /// Keys of services, which their slices name.
     services: Copies<ObjectKey>,
     sites: Copies<Arc<Site>>,
@@ -78,7 +78,7 @@ impl Shared for EndpointSlice {
         let namespace = Arc::clone(&self.service.namespace);
         self.key = ObjectKey::of(namespace, Arc::clone(&self.key.name));
         for port in &mut self.ports {
-            names.names.one(&mut port.name);
+            names.texts.one(&mut port.name);
         }
         for endpoint in &mut self.endpoints {
             names.sites.one(&mut endpoint.site);
@@ -91,7 +91,7 @@ impl Shared for Service {
     fn share(&mut self, names: &mut Names) {
         names.one_of_services(&mut self.key);
         for port in &mut self.ports {
-            names.names.one(&mut port.name);
+            names.texts.one(&mut port.name);
         }
         names.forget();
     }
@@ -115,7 +115,7 @@ impl Names {
     fn one_of_services(&mut self, key: &mut ObjectKey) {
         if !self.services.held.contains(key) {
             let mut namespace = Arc::clone(&key.namespace);
-            self.names.one(&mut namespace);
+            self.texts.one(&mut namespace);
             *key = ObjectKey::of(namespace, Arc::clone(&key.name));
         }
         self.services.one(key);
@@ -124,7 +124,7 @@ impl Names {
     /// Lets go of what nobody has any more. Keys first: they have names.
     fn forget(&mut self) {
         self.services.forget();
-        self.names.forget();
+        self.texts.forget();
         self.sites.forget();
     }
 }
@@ -184,7 +184,7 @@ mod tests {
         kept.share(&mut names);
         for n in 0..10 * FEW {
             slice(&format!("node-{n}")).share(&mut names);
-            let held = (names.names.held.len(), names.sites.held.len());
+            let held = (names.texts.held.len(), names.sites.held.len());
             assert!(held.0.max(held.1) <= 2 * FEW + 4, "{held:?}");
         }
         let mut again = slice("kept");

@@ -9,11 +9,17 @@ pub mod pod;
 pub mod service;
 pub mod snapshot;
 
-use std::{cmp::Ordering, fmt, ops::Deref, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
 
 /// What identifies an object among its kind. All that is known of a service has its key, a dozen
 /// times over: so it is a pointer, and copies share what it points to.
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 pub struct ObjectKey(Arc<NamespacedName>);
 
 /// Namespace and name of an object.
@@ -57,6 +63,12 @@ impl PartialEq for ObjectKey {
 }
 
 impl Eq for ObjectKey {}
+
+impl Hash for ObjectKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl PartialOrd for ObjectKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
