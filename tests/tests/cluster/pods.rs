@@ -41,7 +41,7 @@ fn container(script: &str) -> Value {
 }
 
 /// A pod that runs to its end.
-fn once(main: Value) -> Value {
+fn once(main: &Value) -> Value {
     json!({"nodeName": "node-1", "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1, "containers": [main]})
 }
@@ -94,7 +94,7 @@ fn environment_and_volumes(world: &World) -> Result<()> {
     let mut other = container("cat /secret/password > /dev/null");
     other["name"] = "other".into();
     other["volumeMounts"] = json!([mount("secret"), mount("map")]);
-    let mut spec = once(main);
+    let mut spec = once(&main);
     spec["containers"].as_array_mut().context("no containers")?.push(other);
     let mut init = container("echo init > /empty/from-init");
     init["name"] = "init".into();
@@ -160,7 +160,7 @@ fn security_and_limits(world: &World) -> Result<()> {
     main["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "500m"}});
     main["volumeMounts"] = json!([{"name": "empty", "mountPath": "/empty"}]);
     main["readinessProbe"] = json!({"exec": {"command": ["cat", "/empty/x"]}, "periodSeconds": 1});
-    let mut spec = once(main);
+    let mut spec = once(&main);
     spec["securityContext"] = json!({"fsGroup": 2000});
     spec["volumes"] = json!([{"name": "empty", "emptyDir": {}}]);
     let pod = run_pod(world, "secure", &spec, "Ready")?;
@@ -213,7 +213,7 @@ fn probes_and_hooks(world: &World) -> Result<()> {
     main["readinessProbe"] = command("grep -q started /host/story");
     main["readinessProbe"]["periodSeconds"] = 1.into();
     main["volumeMounts"] = json!([{"name": "host", "mountPath": "/host"}]);
-    let mut spec = once(main);
+    let mut spec = once(&main);
     spec["terminationGracePeriodSeconds"] = 30.into();
     spec["volumes"] = json!([{"name": "host", "hostPath": {"path": host}}]);
     run_pod(world, "hooks", &spec, "Ready")?;
@@ -229,7 +229,7 @@ fn comes_later(world: &World) -> Result<()> {
         {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "colour"}}},
     ]);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits"},
-        "spec": once(main.clone())});
+        "spec": once(&main)});
     world.api.apply(&pod.to_string())?;
     up::wait(&world.layout, "the pod to say what it lacks", || {
         let pod = world.api.get("/api/v1/namespaces/default/pods/waits")?;
@@ -251,7 +251,7 @@ fn comes_later(world: &World) -> Result<()> {
 }
 
 fn back_off(world: &World) -> Result<()> {
-    let mut spec = once(container("exit 3"));
+    let mut spec = once(&container("exit 3"));
     spec["restartPolicy"] = "Always".into();
     let pod =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fails"}, "spec": spec});
