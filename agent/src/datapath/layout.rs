@@ -9,7 +9,7 @@ use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey},
     counters::Counter,
     limits, maps,
-    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
+    node::{Endpoint, NodeAddr, NodeConfig, Peer, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey, SetWord},
     socket::{SocketPeer, SocketPeers},
     traffic::{BackendCounts, CHUNK_IDS, CHUNKS, PacketCounts, ServiceCounts},
@@ -155,6 +155,8 @@ pub(super) const CLUSTER_RANGES: MapLayout = layout::<PrefixKey, u32>(
     NO_PREALLOC,
     limits::CLUSTER_RANGES_MAX,
 );
+pub(super) const PEERS: MapLayout =
+    layout::<PrefixKey, Peer>(maps::PEERS, LPM_TRIE, NO_PREALLOC, limits::PEERS_MAX);
 pub(super) const SOURCE_RANGES: MapLayout = layout::<SourceRangeKey, u32>(
     maps::SOURCE_RANGES,
     LPM_TRIE,
@@ -202,6 +204,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     NODE_ADDRS,
     ENDPOINTS,
     CLUSTER_RANGES,
+    PEERS,
     SOURCE_RANGES,
     POD_NETNS,
     SOCKET_OPTIONS,

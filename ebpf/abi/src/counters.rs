@@ -67,4 +67,8 @@ counters! {
     DropPacketTooBig = "drop_packet_too_big",
     /// Dropped without a word: this processor has sent as many resets and ICMP errors as it may.
     DropAnswerLimit = "drop_answer_limit",
+    /// Dropped: came by the tunnel from an address that is not behind the node that sent it.
+    DropTunnelSource = "drop_tunnel_source",
+    /// Dropped: routed into the tunnel, to an address that is behind no other node.
+    DropNoPeer = "drop_no_peer",
 }

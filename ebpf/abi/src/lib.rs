@@ -39,3 +39,4 @@ pub mod service;
 pub mod socket;
 pub mod tracking;
 pub mod traffic;
+pub mod tunnel;

@@ -26,6 +26,8 @@ pub const NODE_ADDRS_MAX: u32 = 1 << 10;
 pub const ENDPOINTS_MAX: u32 = 1 << 12;
 /// Ranges from which the cluster's pods and services have their addresses.
 pub const CLUSTER_RANGES_MAX: u32 = 1 << 12;
+/// Ranges and addresses of the other nodes: four for each of a dual-stack cluster.
+pub const PEERS_MAX: u32 = 1 << 15;
 /// Source ranges of all sets together.
 pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
 /// Network namespaces of this node's pods.

@@ -63,6 +63,12 @@ record! {
         pub host_mac: [u8; 6],
     }
 
+    /// Another node of the cluster, under the ranges of its pods and under its own addresses.
+    pub struct Peer: 16, 4 {
+        /// Where its end of the tunnel is: what its packets come from and what goes there is sent to.
+        pub endpoint: Addr,
+    }
+
     /// The node's own facts; one record.
     pub struct NodeConfig: 48, 4 {
         /// Source address of masqueraded IPv4 traffic; unset is all zero.

@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::{
     conntrack::{Flow, FlowKey},
     counters::Counter,
     limits,
-    node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
+    node::{Endpoint, NodeAddr, NodeConfig, Peer, PodNetns},
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
     socket::{SocketPeer, SocketPeers},
     traffic::{self, BackendCounts, PacketCounts, ServiceCounts},
@@ -77,6 +77,10 @@ pub(crate) static ENDPOINTS: HashMap<Addr, Endpoint, { limits::ENDPOINTS_MAX as 
 #[btf_map]
 pub(crate) static CLUSTER_RANGES: LpmTrie<Addr, u32, { limits::CLUSTER_RANGES_MAX as usize }> =
     LpmTrie::new();
+
+/// Behind which other node an address is.
+#[btf_map]
+pub(crate) static PEERS: LpmTrie<Addr, Peer, { limits::PEERS_MAX as usize }> = LpmTrie::new();
 
 /// A set, and an address of those who may use it: what a source range is matched against.
 #[repr(C)]

@@ -31,6 +31,7 @@ mod scratch;
 mod skb;
 mod traffic;
 mod translate;
+mod tunnel;
 mod uplink;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
