@@ -470,6 +470,7 @@ fn start_pods(config: &Config, shared: &Shared, pods: Arc<dyn PodDatapath>, inta
         let listeners = podnet::Listeners {
             local_pods: Arc::clone(&shared.local_pods),
             host_ports: Arc::clone(&shared.host_ports),
+            metrics: Arc::clone(&shared.metrics),
         };
         begins(&shared.board, podnet::PART);
         let (config, stop) = (config.podnet(), intake.token());

@@ -89,10 +89,14 @@ fields! {
     cni_conf_dir: PathBuf = "/etc/cni/net.d".into();
     /// Folder where the container runtime finds CNI plugins
     cni_bin_dir: PathBuf = "/opt/cni/bin".into();
-    /// MTU of the pods' interfaces in bytes; 0: that of the node's uplink
+    /// MTU of the pods' interfaces in bytes; 0: that of the node's uplink, less what tunnels need
+    /// where some node is reached by one
     mtu: u32 = 0;
     /// Range of addresses that no pod is given (repeatable), out of the node's podCIDRs
     pod_address_exclude: Vec<String> = Vec::new();
+    /// UDP port of the tunnels (VXLAN) to nodes that share no link with this one, the same on all
+    /// nodes; 0: no tunnels
+    vxlan_port: u16 = mizzen_ebpf_abi::tunnel::PORT;
     /// Where /healthz and /livez are served
     healthz_bind_address: SocketAddr = "[::]:10256".parse().expect("an address");
     /// Where /metrics, /proxyMode, /configz and /readyz are served

@@ -129,6 +129,7 @@ impl Config {
             excluded: ranges("pod_address_exclude", &self.pod_address_exclude).unwrap_or_default(),
             port_mappings: self.services,
             at_step: podnet::steps::unobserved,
+            vxlan_port: self.vxlan_port,
         }
     }
 

@@ -26,6 +26,7 @@ mod mapped;
 mod maps;
 mod migrate;
 mod object;
+mod peers;
 mod pin;
 mod places;
 mod pod_netns;

@@ -1,8 +1,10 @@
 //! The node's pods, as the programs know them.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
+    net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
 };
@@ -13,19 +15,24 @@ use super::{
     layout::{self, MapLayout},
     link::Outcome,
     object::Programs,
+    peers::Peers,
     pin::{PinError, Pins},
     pod_netns::PodNamespaces,
     sys, tc,
     uplinks::Interface,
     walk::{self, Batch},
 };
-use crate::podnet::datapath::{PodDatapath, PodDatapathError, PodLink, Survey};
+use crate::{
+    model::node::Cidr,
+    podnet::datapath::{PodDatapath, PodDatapathError, PodLink, Survey},
+};
 
 /// Attaches pods to the datapath.
 #[derive(Debug)]
 pub struct Pods {
     endpoints: OwnedFd,
     namespaces: PodNamespaces,
+    peers: Peers,
     programs: Arc<Programs>,
     pins: Arc<Pins>,
 }
@@ -34,7 +41,8 @@ impl Pods {
     pub(super) fn open(programs: Arc<Programs>, pins: Arc<Pins>) -> Result<Self, PinError> {
         let endpoints = pins.open_map(&layout::ENDPOINTS)?;
         let namespaces = PodNamespaces::open(&pins)?;
-        Ok(Self { endpoints, namespaces, programs, pins })
+        let peers = Peers::open(&pins)?;
+        Ok(Self { endpoints, namespaces, peers, programs, pins })
     }
 }
 
@@ -67,6 +75,29 @@ impl PodDatapath for Pods {
         })
         .map_err(unread("read map ENDPOINTS"))?;
         Ok(seen)
+    }
+
+    fn has_tunnels(&self) -> bool {
+        true
+    }
+
+    fn attach_tunnel(&self, ifname: &str, ifindex: u32) -> Result<usize, PodDatapathError> {
+        let interface = Interface { index: ifindex, name: ifname.to_owned() };
+        let attached =
+            tc::attach_tunnel(&interface, &self.programs, &self.pins).map_err(|source| {
+                PodDatapathError {
+                    operation: "attach the packet programs",
+                    ifname: ifname.to_owned(),
+                    source: Box::new(source),
+                }
+            })?;
+        Ok(attached.iter().filter(|(_, outcome)| *outcome == Outcome::Attached).count())
+    }
+
+    fn sync_peers(&self, peers: &BTreeMap<Cidr, IpAddr>) -> Result<usize, PodDatapathError> {
+        self.peers
+            .sync(peers)
+            .map_err(|error| unread("write map PEERS")(or_full(&layout::PEERS, error)))
     }
 
     fn mend(
@@ -126,9 +157,7 @@ fn or_full(layout: &MapLayout, error: io::Error) -> io::Error {
         return error;
     }
     let MapLayout { name: map, entries: capacity, .. } = *layout;
-    io::Error::other(format!(
-        "map {map} is full with its {capacity} entries, which pods of this node have"
-    ))
+    io::Error::other(format!("map {map} is full with its {capacity} entries"))
 }
 
 /// That a table can't be read concerns every pod.

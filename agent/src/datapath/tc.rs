@@ -66,6 +66,11 @@ const POD: [Hook; 2] = [
     Hook { program: "tc_pod_egress", direction: Direction::Egress },
 ];
 
+const TUNNEL: [Hook; 2] = [
+    Hook { program: "tc_tunnel_ingress", direction: Direction::Ingress },
+    Hook { program: "tc_tunnel_egress", direction: Direction::Egress },
+];
+
 /// Why a packet program is not in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum TcError {
@@ -159,6 +164,15 @@ pub(super) fn attach_pod(
     pins: &Pins,
 ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
     attach(&POD, interface, programs, pins)
+}
+
+/// Attaches the packet programs to the tunnel's device.
+pub(super) fn attach_tunnel(
+    interface: &Interface,
+    programs: &Programs,
+    pins: &Pins,
+) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+    attach(&TUNNEL, interface, programs, pins)
 }
 
 /// Whether this kernel has tcx links.

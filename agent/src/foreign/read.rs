@@ -29,7 +29,7 @@ pub fn read() -> Result<Seen, NetlinkError> {
     let routes = interface::routes(&mut netlink)?
         .into_iter()
         .filter_map(|present| match present.via? {
-            Via::Link(device) | Via::Gateway(_, device) => {
+            Via::Link(device) | Via::From(device, _) | Via::Gateway(_, device) => {
                 Some(Route { destination: present.destination, device })
             }
             Via::Unreachable => None,

@@ -10,7 +10,7 @@ use mizzen_ebpf_abi::{
 
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, model::node::Cidr};
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,22 @@ pub trait PodDatapath: Send + Sync {
     /// Something of a pod that is no table's or program's was found altered, and mended.
     fn note_healed(&self, _ifname: &str, _what: &'static str) {}
 
+    /// Whether packets can be tunnelled to other nodes.
+    fn has_tunnels(&self) -> bool {
+        false
+    }
+
+    /// Attaches the programs to the tunnel's device, or finds them attached. How many were not.
+    fn attach_tunnel(&self, _ifname: &str, _ifindex: u32) -> Result<usize, PodDatapathError> {
+        Ok(0)
+    }
+
+    /// Has the table of peers say behind which node addresses are, by that node's end of the
+    /// tunnel. How many entries were otherwise.
+    fn sync_peers(&self, _peers: &BTreeMap<Cidr, IpAddr>) -> Result<usize, PodDatapathError> {
+        Ok(0)
+    }
+
     /// Mends what somebody else altered of a pod that is attached, by the tables as they are in
     /// `seen`: its addresses, its programs, and what is known of its namespace; where nothing is
     /// known any more, that it is the one in `netns`. Gives the names of the maps, and `program`.
@@ -112,6 +128,18 @@ impl PodDatapath for Announced {
             tracing::debug!(ifname = link.ifname, "released addresses were not announced");
         }
         self.datapath.detach(link)
+    }
+
+    fn has_tunnels(&self) -> bool {
+        self.datapath.has_tunnels()
+    }
+
+    fn attach_tunnel(&self, ifname: &str, ifindex: u32) -> Result<usize, PodDatapathError> {
+        self.datapath.attach_tunnel(ifname, ifindex)
+    }
+
+    fn sync_peers(&self, peers: &BTreeMap<Cidr, IpAddr>) -> Result<usize, PodDatapathError> {
+        self.datapath.sync_peers(peers)
     }
 
     fn survey(&self) -> Result<Survey, PodDatapathError> {

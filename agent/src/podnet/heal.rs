@@ -1,5 +1,5 @@
 //! What the agent mends without being asked: pods whose namespace died, calls that an agent did not
-//! live to finish, routes that somebody removed.
+//! live to finish, what somebody altered of a pod's link, its routes, neighbours and settings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +11,48 @@ use mizzen_cni::wire::Attachment;
 
 use super::{
     datapath::PodLink,
-    interface::{self, Interface},
+    interface::{self, Interface, Neighbour},
     journal::{Entry, Phase},
-    ledger::macs,
-    link,
-    message::{Via, host_route, replace_route},
-    netlink::{Netlink, NetlinkError},
+    ledger::{link_spec, macs},
+    link::{self, LinkSpec},
+    message::{Via, add_neighbour, host_route, replace_route, set_up},
+    netlink::{Change, Netlink, NetlinkError},
     netns,
     pods::{Pods, chain},
-    routes::Present,
+    routes, sysctl,
 };
 use crate::model::node::Cidr;
+
+/// What was healed: how often, by `link`, `route`, `neighbour`, `sysctl` or `pod`.
+pub type Healed = BTreeMap<&'static str, usize>;
+
+/// What the kernel has for pods.
+struct Present {
+    routes: BTreeSet<Cidr>,
+    neighbours: BTreeSet<Neighbour>,
+}
+
+impl Present {
+    /// What a pod's link lacks on the node, and of what kind that is.
+    fn missing(&self, spec: &LinkSpec, found: &Interface) -> Vec<(&'static str, Change)> {
+        let ifindex = found.ifindex;
+        let mut changes = Vec::new();
+        if !found.up {
+            changes.push(("link", set_up(&spec.host_ifname)));
+        }
+        for address in spec.addresses.iter().copied() {
+            let neighbour = Neighbour { ifindex, address, mac: spec.pod_mac };
+            if !self.neighbours.contains(&neighbour) {
+                changes.push(("neighbour", add_neighbour(ifindex, address, spec.pod_mac)));
+            }
+            // A link that is down has no routes, whatever the kernel said a moment ago.
+            if !found.up || !self.routes.contains(&host_route(address)) {
+                changes.push(("route", replace_route(host_route(address), Via::Link(ifindex))));
+            }
+        }
+        changes
+    }
+}
 
 impl Pods {
     /// Takes over what an earlier agent left, before anybody is served.
@@ -44,7 +75,7 @@ impl Pods {
     fn take_in_stranger(
         &self,
         interface: &Interface,
-        routes: &[Present],
+        routes: &[routes::Present],
     ) -> Result<(), NetlinkError> {
         let Interface { ifname, ifindex, .. } = interface;
         let addresses: Vec<_> = routes
@@ -75,40 +106,45 @@ impl Pods {
     }
 
     /// Unmakes pods whose namespace, and so whose link, is gone, and what was not finished; tells
-    /// the datapath of pods that it does not know; sets again the routes to pods that somebody
-    /// removed. How many things it had to heal.
-    pub fn reconcile(&self) -> Result<usize, NetlinkError> {
+    /// the datapath of pods that it does not know; sets again what of links, routes, neighbours and
+    /// settings somebody altered. What it had to heal, by kind.
+    pub fn reconcile(&self) -> Result<Healed, NetlinkError> {
         let mut netlink = Netlink::open()?;
-        let present: BTreeSet<Cidr> =
-            interface::routes(&mut netlink)?.iter().map(|route| route.destination).collect();
-        let mut healed = 0;
+        let routes = interface::routes(&mut netlink)?;
+        let present = Present {
+            routes: routes.iter().map(|route| route.destination).collect(),
+            neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
+        };
+        let mut healed = Healed::new();
         for (attachment, entry) in self.entries() {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
             if self.ledger().get(&attachment) == Some(&entry) {
-                healed += usize::from(self.heal(&attachment, &entry, &present, &mut netlink)?);
+                for what in self.heal(&attachment, &entry, &present, &mut netlink)? {
+                    *healed.entry(what).or_default() += 1;
+                }
             }
         }
         self.forget_strangers(&mut netlink)?;
         Ok(healed)
     }
 
-    /// Whether there was something to do.
+    /// What there was to do, a word for each thing.
     fn heal(
         &self,
         attachment: &Attachment,
         entry: &Entry,
-        present: &BTreeSet<Cidr>,
+        present: &Present,
         netlink: &mut Netlink,
-    ) -> Result<bool, NetlinkError> {
+    ) -> Result<Vec<&'static str>, NetlinkError> {
         let found = interface::find(netlink, &attachment.host_ifname())?;
         let Some(found) = found.filter(|_| entry.phase == Phase::Live) else {
             tracing::info!(%attachment, phase = ?entry.phase, "releasing a pod that is gone");
             self.remove(attachment, entry);
-            return Ok(true);
+            return Ok(vec!["pod"]);
         };
-        let known = entry.ifindex == found.ifindex;
-        if !known {
+        let mut healed = Vec::new();
+        if entry.ifindex != found.ifindex {
             let link = self.pod_link(attachment, entry, found.ifindex);
             match self.datapath.attach(&link, netns::find(entry.netns).as_ref()) {
                 Ok(()) => self.ledger().set_ifindex(attachment, found.ifindex),
@@ -116,15 +152,20 @@ impl Pods {
                     tracing::error!(%attachment, error = chain(&error), "attach the datapath");
                 }
             }
+            healed.push("pod");
         }
-        let routes = entry.addresses.iter().map(|address| host_route(*address));
-        let lost: Vec<_> = routes
-            .filter(|route| !present.contains(route))
-            .map(|route| replace_route(route, Via::Link(found.ifindex)))
-            .collect();
-        let all_there = lost.is_empty();
-        netlink.apply(lost)?;
-        Ok(!known || !all_there)
+        let altered = sysctl::tune_host_end(&found.ifname).unwrap_or_else(|error| {
+            tracing::warn!(%attachment, error = chain(&error), "a pod's link keeps its settings");
+            0
+        });
+        healed.extend(std::iter::repeat_n("sysctl", altered));
+        let changes = present.missing(&link_spec(attachment, entry), &found);
+        healed.extend(changes.iter().map(|(what, _)| *what));
+        netlink.apply(changes.into_iter().map(|(_, change)| change).collect())?;
+        if !healed.is_empty() {
+            tracing::info!(%attachment, ?healed, "healed what a pod has on the node");
+        }
+        Ok(healed)
     }
 
     fn forget_strangers(&self, netlink: &mut Netlink) -> Result<(), NetlinkError> {

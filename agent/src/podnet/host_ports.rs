@@ -70,7 +70,7 @@ fn host_port(mapping: &PortMapping) -> HostPort {
 impl Pods {
     /// Tells `listeners` of the pods from now on.
     pub fn tell(&self, listeners: Listeners) {
-        let Listeners { local_pods, host_ports } = listeners;
+        let Listeners { local_pods, host_ports, metrics: _ } = listeners;
         self.ledger().tell(local_pods, Arc::clone(&host_ports));
         // Once: a second call would only name the same.
         let _told = self.host_ports.set(host_ports);

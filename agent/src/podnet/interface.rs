@@ -7,7 +7,9 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::AddressAttribute,
     link::{LinkAttribute, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    rule::{RuleAttribute, RuleMessage},
 };
 
 use super::{
@@ -124,11 +126,16 @@ pub fn addresses(netlink: &mut Netlink) -> Result<Vec<InterfaceAddress>, Netlink
 
 /// All routes of the main table, of both families.
 pub fn routes(netlink: &mut Netlink) -> Result<Vec<Present>, NetlinkError> {
+    routes_of(netlink, RouteHeader::RT_TABLE_MAIN)
+}
+
+/// All routes of a table, of both families.
+pub fn routes_of(netlink: &mut Netlink, table: u8) -> Result<Vec<Present>, NetlinkError> {
     let mut found = Vec::new();
     for v4 in [true, false] {
         for message in netlink.dump("list routes", &message::get_routes(v4))? {
             let RouteNetlinkMessage::NewRoute(route) = message else { continue };
-            if route.header.table == RouteHeader::RT_TABLE_MAIN {
+            if route.header.table == table {
                 found.extend(present(&route));
             }
         }
@@ -139,18 +146,22 @@ pub fn routes(netlink: &mut Netlink) -> Result<Vec<Present>, NetlinkError> {
 fn present(route: &RouteMessage) -> Option<Present> {
     let mut oif = None;
     let mut gateway = None;
+    let mut source = None;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(ifindex) => oif = Some(*ifindex),
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(IpAddr::from(*ip)),
             RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(IpAddr::from(*ip)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(IpAddr::from(*ip)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(IpAddr::from(*ip)),
             _ => {}
         }
     }
-    let via = match (route.header.kind, gateway, oif) {
-        (RouteType::Unreachable, _, _) => Some(Via::Unreachable),
-        (RouteType::Unicast, Some(gateway), Some(oif)) => Some(Via::Gateway(gateway, oif)),
-        (RouteType::Unicast, None, Some(oif)) => Some(Via::Link(oif)),
+    let via = match (route.header.kind, gateway, oif, source) {
+        (RouteType::Unreachable, ..) => Some(Via::Unreachable),
+        (RouteType::Unicast, Some(gateway), Some(oif), _) => Some(Via::Gateway(gateway, oif)),
+        (RouteType::Unicast, None, Some(oif), Some(source)) => Some(Via::From(oif, source)),
+        (RouteType::Unicast, None, Some(oif), None) => Some(Via::Link(oif)),
         _ => None,
     };
     let ours = route.header.protocol == message::PROTOCOL;
@@ -170,4 +181,69 @@ fn destination(route: &RouteMessage) -> Option<Cidr> {
         _ => None,
     });
     Cidr::holding(stated.unwrap_or(any), route.header.destination_prefix_length)
+}
+
+/// A neighbour that somebody said for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The interface.
+    pub ifindex: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its link-layer address.
+    pub mac: Mac,
+}
+
+/// All neighbours that somebody said for good, of both families.
+pub fn permanent_neighbours(netlink: &mut Netlink) -> Result<Vec<Neighbour>, NetlinkError> {
+    let mut found = Vec::new();
+    for v4 in [true, false] {
+        for message in netlink.dump("list neighbours", &message::get_neighbours(v4))? {
+            let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
+            found.extend(permanent_neighbour(&message));
+        }
+    }
+    Ok(found)
+}
+
+fn permanent_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                address = Some(IpAddr::from(*ip));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                address = Some(IpAddr::from(*ip));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                mac = bytes.as_slice().try_into().ok().map(Mac);
+            }
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    permanent.then_some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: mac? })
+}
+
+/// From which ranges packets look into [`message::POD_TABLE`] by rules of ours.
+pub fn pod_rules(netlink: &mut Netlink) -> Result<Vec<Cidr>, NetlinkError> {
+    let mut found = Vec::new();
+    for v4 in [true, false] {
+        for message in netlink.dump("list rules", &message::get_rules(v4))? {
+            let RouteNetlinkMessage::NewRule(rule) = message else { continue };
+            found.extend(pod_rule(&rule));
+        }
+    }
+    Ok(found)
+}
+
+fn pod_rule(rule: &RuleMessage) -> Option<Cidr> {
+    let ours = rule.attributes.contains(&RuleAttribute::Protocol(message::PROTOCOL));
+    let source = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Source(source) => Some(*source),
+        _ => None,
+    })?;
+    let is_it = ours && rule.header.table == message::POD_TABLE;
+    Cidr::holding(source, rule.header.src_len).filter(|_| is_it)
 }

@@ -4,32 +4,39 @@
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{
+    RouteNetlinkMessage, link::LinkFlags, link::LinkMessage, neighbour::NeighbourState,
+    rule::RuleAttribute,
+};
 
 use super::{
-    Config, DEFAULT_MTU,
+    Config,
+    between::{Between, Outcome},
     conflist::{self, PLUGIN},
     del_journal,
+    heal::Healed,
     interface::{self, Interface, InterfaceAddress, is_host_ifname},
-    message::{PROTOCOL, delete_route, replace_route},
+    message::PROTOCOL,
+    mtu,
     netlink::{Netlink, NetlinkError},
     pods::{Pods, chain},
-    routes::{self, OnLink},
     sysctl,
+    ways::{self, OnLink},
 };
 use crate::{
+    metrics::Metrics,
     model::{
         node::{Cidr, Node},
         snapshot::Snapshot,
     },
     status::State,
 };
-
-/// IPv6 needs links of at least this many bytes (RFC 8200, 5).
-const MIN_MTU: u32 = 1280;
 
 /// All that a pass needs.
 pub struct Keeper {
@@ -38,17 +45,22 @@ pub struct Keeper {
     pods: Arc<Pods>,
     /// The folder of configurations, as it was when ours was written.
     conf_dir: Mutex<Option<(u64, u64)>>,
+    metrics: Arc<Metrics>,
+    between: Between,
+    is_router: AtomicBool,
 }
 
 impl Keeper {
     /// For this node.
-    pub fn new(config: Config, pods: Arc<Pods>) -> Self {
+    pub fn new(config: Config, pods: Arc<Pods>, metrics: Arc<Metrics>) -> Self {
         let beside = || {
             let agent = std::env::current_exe().unwrap_or_default();
             agent.with_file_name(PLUGIN)
         };
         let plugin = config.plugin.clone().unwrap_or_else(beside);
-        Self { config, plugin, pods, conf_dir: Mutex::default() }
+        let between = Between::new(config.vxlan_port);
+        let (conf_dir, is_router) = (Mutex::default(), AtomicBool::new(false));
+        Self { config, plugin, pods, conf_dir, metrics, between, is_router }
     }
 
     /// One pass; how the pod network is after it.
@@ -56,7 +68,7 @@ impl Keeper {
         let mut problems = Vec::new();
         let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
         let own = snapshot.nodes.get(self.config.node_name.as_str()).map(Arc::as_ref);
-        note(sysctl::make_router().map_err(|error| chain(&error)));
+        note(self.make_router());
         note(self.learn_ranges(own));
         note(del_journal::drain(&self.config.state_dir, &self.pods).map_err(|error| chain(&error)));
         note(self.heal_pods());
@@ -101,13 +113,20 @@ impl Keeper {
 
     fn heal_pods(&self) -> Result<(), String> {
         let healed = self.pods.reconcile().map_err(|error| chain(&error))?;
-        if healed > 0 {
-            tracing::info!(healed, "healed the pod network");
+        self.count(&healed);
+        Ok(())
+    }
+
+    /// Makes the node a router, again where somebody turned that off.
+    fn make_router(&self) -> Result<(), String> {
+        let altered = sysctl::make_router().map_err(|error| chain(&error))?;
+        if self.is_router.swap(true, Ordering::Relaxed) && altered > 0 {
+            self.count(&Healed::from([("sysctl", altered)]));
         }
         Ok(())
     }
 
-    /// MTU and routes; what can't be reached.
+    /// MTU, and what leads to other nodes; what can't be reached.
     fn sync_links(
         &self,
         snapshot: &Snapshot,
@@ -117,26 +136,37 @@ impl Keeper {
         let interfaces = interface::interfaces(&mut netlink)?;
         let addresses = interface::addresses(&mut netlink)?;
         let internal_ips = own.map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-        let uplink = uplink_mtu(&interfaces, &addresses, internal_ips);
-        self.pods.set_mtu(self.config.mtu.unwrap_or(uplink));
+        let uplink = mtu::of_uplink(&interfaces, &addresses, internal_ips);
         // Before the list of nodes is complete, a route that is not wanted yet may be tomorrow's.
         if !snapshot.synced.nodes {
+            self.pods.set_mtu(self.config.mtu.unwrap_or(uplink));
             return Ok(Vec::new());
         }
         let on_link = on_link(&interfaces, &addresses);
-        let wanted = routes::wanted(&snapshot.nodes, &self.config.node_name, &on_link);
-        let plan = routes::plan(&wanted.routes, &interface::routes(&mut netlink)?);
-        if !plan.set.is_empty() || !plan.remove.is_empty() {
-            tracing::info!(
-                set = plan.set.len(),
-                remove = plan.remove.len(),
-                "changing node routes"
-            );
+        let tunnels = self.between.has_tunnels(&self.pods);
+        let ways = ways::ways(&snapshot.nodes, &self.config.node_name, &on_link, tunnels);
+        let of_pods =
+            if ways.need_tunnel() { mtu::of_tunnel(uplink, ways.overhead()) } else { uplink };
+        self.pods.set_mtu(self.config.mtu.unwrap_or(of_pods));
+        let Outcome { mut problems, healed } =
+            self.between.sync(&mut netlink, &self.pods, &ways, uplink)?;
+        self.count(&healed);
+        match self.pods.follow_mtu() {
+            Ok(0) => {}
+            Ok(pods) => tracing::info!(pods, mtu = of_pods, "gave pods another MTU"),
+            Err(error) => problems.push(error),
         }
-        let set = plan.set.iter().map(|(destination, via)| replace_route(*destination, *via));
-        let remove = plan.remove.iter().map(|(destination, via)| delete_route(*destination, *via));
-        netlink.apply(set.chain(remove).collect())?;
-        Ok([wanted.problems, plan.problems].concat())
+        Ok(problems)
+    }
+
+    /// Counts what somebody else had altered.
+    fn count(&self, healed: &Healed) {
+        for (what, count) in healed {
+            self.metrics.tables.healed(what, *count as u64);
+        }
+        if !healed.is_empty() {
+            tracing::warn!(?healed, "healed the pod network");
+        }
     }
 
     fn install_files(&self) -> Vec<String> {
@@ -174,20 +204,6 @@ impl Keeper {
     }
 }
 
-/// The MTU of the interface that has the node's address.
-fn uplink_mtu(
-    interfaces: &[Interface],
-    addresses: &[InterfaceAddress],
-    internal_ips: &[IpAddr],
-) -> u32 {
-    let uplinks = addresses.iter().filter(|held| internal_ips.contains(&held.address));
-    let mtu = uplinks
-        .filter_map(|held| interfaces.iter().find(|interface| interface.ifindex == held.ifindex))
-        .map(|interface| interface.mtu)
-        .min();
-    mtu.unwrap_or(DEFAULT_MTU).max(MIN_MTU)
-}
-
 /// The prefixes on the node's links that are up, loopback, host and link-local addresses apart.
 fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<OnLink> {
     let up =
@@ -206,12 +222,29 @@ fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<OnLi
 pub fn matters(told: &RouteNetlinkMessage) -> bool {
     match told {
         RouteNetlinkMessage::DelRoute(route) => route.header.protocol == PROTOCOL,
-        RouteNetlinkMessage::NewLink(link) => !is_host_ifname(&interface::interface(link).ifname),
+        RouteNetlinkMessage::DelNeighbour(neighbour) => {
+            neighbour.header.state == NeighbourState::Permanent
+        }
+        RouteNetlinkMessage::DelRule(rule) => {
+            rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
+        }
+        RouteNetlinkMessage::NewLink(link) => {
+            !is_host_ifname(&interface::interface(link).ifname) || was_set_down(link)
+        }
         RouteNetlinkMessage::DelLink(_)
         | RouteNetlinkMessage::NewAddress(_)
         | RouteNetlinkMessage::DelAddress(_) => true,
         _ => false,
     }
+}
+
+/// Whether a notice is about a link that was up until now. One about a new link says that
+/// everything of it changed.
+fn was_set_down(link: &LinkMessage) -> bool {
+    let changed = link.header.change_mask;
+    changed.contains(LinkFlags::Up)
+        && changed.bits() != u32::MAX
+        && !link.header.flags.contains(LinkFlags::Up)
 }
 
 #[cfg(test)]
@@ -224,16 +257,6 @@ mod tests {
 
     fn held(ifindex: u32, address: &str, prefix_len: u8) -> InterfaceAddress {
         InterfaceAddress { ifindex, address: address.parse().unwrap(), prefix_len }
-    }
-
-    #[test]
-    fn cni_24_the_mtu_is_the_uplinks() {
-        let interfaces = [interface(2, 1400, true), interface(3, 9000, true)];
-        let addresses = [held(2, "172.30.0.11", 24), held(3, "192.0.2.1", 24)];
-        let ip = "172.30.0.11".parse().unwrap();
-        assert_eq!(uplink_mtu(&interfaces, &addresses, &[ip]), 1400);
-        assert_eq!(uplink_mtu(&interfaces, &addresses, &[]), DEFAULT_MTU);
-        assert_eq!(uplink_mtu(&[interface(2, 576, true)], &addresses, &[ip]), MIN_MTU);
     }
 
     #[test]

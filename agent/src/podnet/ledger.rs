@@ -156,6 +156,15 @@ impl Ledger {
         }
     }
 
+    /// Notes the MTU that an attachment's link has now.
+    pub fn set_mtu(&mut self, attachment: &Attachment, mtu: u32) -> io::Result<()> {
+        let Some(entry) = self.get(attachment).filter(|entry| entry.mtu != mtu) else {
+            return Ok(());
+        };
+        let entry = Entry { mtu, ..entry.clone() };
+        self.write(Record::Attached { attachment: attachment.clone(), entry: Box::new(entry) })
+    }
+
     /// Notes the index that the host's end has now.
     pub fn set_ifindex(&mut self, attachment: &Attachment, ifindex: u32) {
         if let Some(entry) = self.state.entries.get_mut(attachment) {

@@ -24,7 +24,7 @@ use super::{
     interface::{self, addresses, find},
     message::{
         self, VethEnd, Via, add_address, add_neighbour, add_veth, delete_link, host_route,
-        replace_route, set_up,
+        replace_route, set_mtu, set_up,
     },
     netlink::{Netlink, NetlinkError},
     netns::inside,
@@ -158,6 +158,21 @@ fn link_local(mac: Mac) -> Cidr {
     Cidr { address: Ipv6Addr::from(address).into(), prefix_len: 64 }
 }
 
+/// Gives both ends of a link another MTU. The end that sends what would be too large for the other
+/// goes first.
+pub fn resize(spec: &LinkSpec, netns: &File, mtu: u32) -> Result<(), LinkError> {
+    let host = || Netlink::open()?.apply(vec![set_mtu(&spec.host_ifname, mtu)]);
+    let pod = || -> Result<(), LinkError> {
+        Ok(Netlink::open()?.apply(vec![set_mtu(&spec.pod_ifname, mtu)])?)
+    };
+    if mtu < spec.mtu {
+        inside(netns, pod)?;
+        return Ok(host()?);
+    }
+    host()?;
+    inside(netns, pod)
+}
+
 /// Unmakes the link. Success where there is none.
 pub fn delete(host_ifname: &str) -> Result<(), NetlinkError> {
     Netlink::open()?.apply(vec![delete_link(host_ifname)])
@@ -243,7 +258,7 @@ fn default_route(address: IpAddr) -> (Cidr, IpAddr) {
 /// Destinations of the routes that leave by this interface.
 fn routes_onto(netlink: &mut Netlink, ifindex: u32) -> Result<Vec<Cidr>, NetlinkError> {
     let leaves_here = |route: &Present| match route.via {
-        Some(Via::Gateway(_, oif) | Via::Link(oif)) => oif == ifindex,
+        Some(Via::Gateway(_, oif) | Via::Link(oif) | Via::From(oif, _)) => oif == ifindex,
         Some(Via::Unreachable) | None => false,
     };
     let routes = interface::routes(netlink)?;

@@ -8,14 +8,15 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
         RouteScope, RouteType,
     },
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::errno::Errno;
 
@@ -64,6 +65,39 @@ pub fn add_veth(host: &VethEnd<'_>, pod: &VethEnd<'_>, netns: i32) -> Change {
         flags: NLM_F_CREATE | NLM_F_EXCL,
         tolerate: None,
     }
+}
+
+/// Makes a device that tunnels (VXLAN) to whatever node a program says for each packet, and that
+/// asks nobody for link-layer addresses: all its neighbours have `mac`, which is its own.
+pub fn add_vxlan(ifname: &str, mac: Mac, mtu: u32, port: u16) -> Change {
+    let mut link = named(ifname);
+    link.header.flags = LinkFlags::Noarp;
+    link.header.change_mask = LinkFlags::Noarp;
+    link.attributes.extend([
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![
+                InfoVxlan::CollectMetadata(true),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Port(port),
+            ])),
+        ]),
+    ]);
+    Change {
+        what: format!("add the VXLAN device {ifname} at UDP port {port}"),
+        message: RouteNetlinkMessage::NewLink(link),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        tolerate: None,
+    }
+}
+
+/// Sets the size of an interface's packets, in bytes.
+pub fn set_mtu(ifname: &str, mtu: u32) -> Change {
+    let mut link = named(ifname);
+    link.attributes.push(LinkAttribute::Mtu(mtu));
+    set_link(format!("set the MTU of {ifname} to {mtu}"), link)
 }
 
 /// Deletes an interface by name, and the other end of a veth with it.
@@ -178,6 +212,13 @@ pub fn add_neighbour(ifindex: u32, address: IpAddr, mac: Mac) -> Change {
     }
 }
 
+/// Asks for all neighbours of a family.
+pub fn get_neighbours(v4: bool) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
@@ -185,13 +226,26 @@ pub enum Via {
     Gateway(IpAddr, u32),
     /// Straight onto the link with this index.
     Link(u32),
+    /// The same, the node's own packets from this address of it.
+    From(u32, IpAddr),
     /// Nowhere: the sender is told at once.
     Unreachable,
 }
 
-/// Makes the route to `dst` lead there, whatever it was before.
+/// The table of routes that what pods send takes before the main one ('M').
+pub const POD_TABLE: u8 = 77;
+/// The place of the rule that says so: behind the table of the node's own addresses, before the main
+/// table.
+const RULE_PRIORITY: u32 = 77;
+
+/// Makes the route to `dst` in the main table lead there, whatever it was before.
 pub fn replace_route(dst: Cidr, via: Via) -> Change {
-    let mut message = route(dst);
+    replace_route_in(RouteHeader::RT_TABLE_MAIN, dst, via)
+}
+
+/// [`replace_route`] in any table.
+pub fn replace_route_in(table: u8, dst: Cidr, via: Via) -> Change {
+    let mut message = route(table, dst);
     match via {
         Via::Gateway(gateway, ifindex) => {
             message.header.flags = RouteFlags::Onlink;
@@ -201,6 +255,11 @@ pub fn replace_route(dst: Cidr, via: Via) -> Change {
         Via::Link(ifindex) => {
             message.header.scope = RouteScope::Link;
             message.attributes.push(RouteAttribute::Oif(ifindex));
+        }
+        Via::From(ifindex, source) => {
+            message.header.scope = RouteScope::Link;
+            message.attributes.push(RouteAttribute::Oif(ifindex));
+            message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
         }
         Via::Unreachable => message.header.kind = RouteType::Unreachable,
     }
@@ -212,15 +271,22 @@ pub fn replace_route(dst: Cidr, via: Via) -> Change {
     }
 }
 
-/// Removes our route to `dst`.
+/// Removes our route to `dst` from the main table.
 pub fn delete_route(dst: Cidr, via: Via) -> Change {
-    let mut message = route(dst);
+    delete_route_in(RouteHeader::RT_TABLE_MAIN, dst, via)
+}
+
+/// [`delete_route`] from any table.
+pub fn delete_route_in(table: u8, dst: Cidr, via: Via) -> Change {
+    let mut message = route(table, dst);
     match via {
         Via::Gateway(gateway, ifindex) => {
             message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
             message.attributes.push(RouteAttribute::Oif(ifindex));
         }
-        Via::Link(ifindex) => message.attributes.push(RouteAttribute::Oif(ifindex)),
+        Via::Link(ifindex) | Via::From(ifindex, _) => {
+            message.attributes.push(RouteAttribute::Oif(ifindex));
+        }
         Via::Unreachable => message.header.kind = RouteType::Unreachable,
     }
     // Removal matches any scope only where it asks for none.
@@ -233,16 +299,57 @@ pub fn delete_route(dst: Cidr, via: Via) -> Change {
     }
 }
 
-fn route(dst: Cidr) -> RouteMessage {
+fn route(table: u8, dst: Cidr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(dst.address);
     message.header.destination_prefix_length = dst.prefix_len;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = table;
     message.header.protocol = PROTOCOL;
     message.header.kind = RouteType::Unicast;
     if dst.prefix_len > 0 {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(dst.address)));
     }
+    message
+}
+
+/// Asks for all rules of a family.
+pub fn get_rules(v4: bool) -> RouteNetlinkMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    RouteNetlinkMessage::GetRule(rule)
+}
+
+/// Has packets from `source` look into [`POD_TABLE`] first.
+pub fn add_rule(source: Cidr) -> Change {
+    Change {
+        what: format!("add the rule that packets from {source} look into table {POD_TABLE}"),
+        message: RouteNetlinkMessage::NewRule(rule(source)),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        tolerate: Some(Errno::EEXIST),
+    }
+}
+
+/// Takes that back.
+pub fn delete_rule(source: Cidr) -> Change {
+    Change {
+        what: format!("delete the rule that packets from {source} look into table {POD_TABLE}"),
+        message: RouteNetlinkMessage::DelRule(rule(source)),
+        flags: 0,
+        tolerate: Some(Errno::ENOENT),
+    }
+}
+
+fn rule(source: Cidr) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(source.address);
+    message.header.src_len = source.prefix_len;
+    message.header.table = POD_TABLE;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Source(source.address),
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::Protocol(PROTOCOL),
+    ];
     message
 }
 

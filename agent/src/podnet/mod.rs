@@ -4,7 +4,7 @@
 //! plugin ──cni.sock──> server ──> pods ──> ledger (ipam + journal)   who has which address
 //!                                  ├─────> link, netns, sysctl       veth, addresses, routes
 //!                                  └─────> datapath                  programs of the pod
-//! snapshot, kernel events ──> keeper ──> ranges, routes (pure) ──> netlink
+//! snapshot, kernel events ──> keeper ──> ways, routes (pure) ──> between ──> tunnel, netlink
 //!                               └──────> conflist                    when it can serve
 //! every 5 s ──> review ──────> what the datapath has of each pod    mended where it was altered
 //! ```
@@ -34,6 +34,13 @@ pub mod message;
 pub mod monitor;
 pub mod netlink;
 
+pub mod between;
+pub mod mtu;
+pub mod tunnel;
+pub mod ways;
+
+mod netconf;
+
 pub mod conflist;
 pub mod del_journal;
 pub mod heal;
@@ -58,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     host_ports::HostPorts,
     local_pods::LocalPods,
+    metrics::Metrics,
     model::{ObjectKey, node::Cidr, snapshot::Snapshot},
     status::{Board, State},
 };
@@ -97,6 +105,8 @@ pub struct Config {
     pub plugin: Option<PathBuf>,
     /// MTU of the pods' interfaces in bytes; `None`: that of the node's uplink.
     pub mtu: Option<u32>,
+    /// UDP port of the tunnels to nodes with which this one shares no link; 0: no tunnels.
+    pub vxlan_port: u16,
     /// Addresses that are given to no pod.
     pub excluded: Vec<Cidr>,
     /// Whether pods may have host ports: somebody has to see to them.
@@ -112,6 +122,8 @@ pub struct Listeners {
     pub local_pods: Arc<LocalPods>,
     /// Their host ports.
     pub host_ports: Arc<HostPorts>,
+    /// Counts what somebody else altered and was mended.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why the pod network could not start.
@@ -149,6 +161,7 @@ pub async fn run(
     let monitor = Monitor::start(keeper::matters)?;
     let opened = config.clone();
     let pods = Arc::new(blocking(move || open(&opened, datapath)).await?);
+    let metrics = Arc::clone(&listeners.metrics);
     pods.tell(listeners);
     let state_dir = |operation, source| PodNetError::StateDir {
         operation,
@@ -161,7 +174,7 @@ pub async fn run(
     let mut listener = Some(listener);
     let mut server = None;
     let review = tokio::spawn(review::run(Arc::clone(&pods), cancel.clone()));
-    let keeper = Arc::new(Keeper::new(config, Arc::clone(&pods)));
+    let keeper = Arc::new(Keeper::new(config, Arc::clone(&pods), metrics));
     while !cancel.is_cancelled() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let (worker, input) = (Arc::clone(&keeper), Arc::clone(&snapshot));

@@ -1,4 +1,5 @@
-//! Hears of the kernel's changes to links, addresses and routes, on a thread of its own.
+//! Hears of the kernel's changes to links, addresses, routes, neighbours, rules and settings, on a
+//! thread of its own.
 
 use std::{
     io,
@@ -22,7 +23,10 @@ use nix::{
 };
 use tokio::sync::Notify;
 
-use super::netlink::{NetlinkError, RECEIVE_BUFFER, parse, socket_error};
+use super::{
+    netconf,
+    netlink::{NetlinkError, RECEIVE_BUFFER, parse, socket_error},
+};
 
 /// What may wait to be read; beyond that the kernel drops, and says so.
 const BUFFER: usize = 1 << 20;
@@ -68,6 +72,11 @@ fn listen() -> Result<OwnedFd, NetlinkError> {
         libc::RTMGRP_IPV6_IFADDR,
         libc::RTMGRP_IPV4_ROUTE,
         libc::RTMGRP_IPV6_ROUTE,
+        libc::RTMGRP_NEIGH,
+        libc::RTMGRP_IPV4_RULE,
+        group(libc::RTNLGRP_IPV6_RULE),
+        group(libc::RTNLGRP_IPV4_NETCONF),
+        group(libc::RTNLGRP_IPV6_NETCONF),
     ];
     let mask = groups.iter().fold(0, |mask, group| mask | group.cast_unsigned());
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -76,6 +85,11 @@ fn listen() -> Result<OwnedFd, NetlinkError> {
     setsockopt(&fd, RcvBuf, &BUFFER).map_err(failed("size the buffer of"))?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, mask)).map_err(failed("bind"))?;
     Ok(fd)
+}
+
+/// A group in the mask of an address, which has the first 32.
+const fn group(number: libc::c_uint) -> libc::c_int {
+    1 << (number - 1)
 }
 
 /// Until the other end of `stopped` is closed.
@@ -108,6 +122,9 @@ fn hear(
 
 /// What can't be read may matter.
 fn any_matters(datagram: &[u8], matters: fn(&RouteNetlinkMessage) -> bool) -> bool {
+    if let Some(told) = netconf::told(datagram) {
+        return told;
+    }
     parse(datagram).map_or(true, |messages| {
         messages.iter().any(|message| match &message.payload {
             NetlinkPayload::InnerMessage(item) => matters(item),

@@ -53,7 +53,7 @@ pub struct Pods {
     pub(super) host_ports: OnceLock<Arc<HostPorts>>,
     at_step: Observer,
     started: Instant,
-    mtu: AtomicU32,
+    pub(super) mtu: AtomicU32,
     /// Why no pod can be connected now.
     waiting: Mutex<Option<String>>,
 }

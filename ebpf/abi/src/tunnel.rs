@@ -1,5 +1,7 @@
 //! What the nodes' ends of the tunnel agree on (VXLAN, RFC 7348).
 
+/// The UDP port of nodes' ends by default: the one that IANA assigned.
+pub const PORT: u16 = 4789;
 /// The network in the tunnel: one for the cluster.
 pub const VNI: u32 = 77;
 /// The link-layer address of every node's tunnel device, so that all neighbours have the same.

@@ -54,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         bin_dir: folder.join("bin"),
         plugin: Some(plugin),
         mtu: None,
+        vxlan_port: 0,
         excluded: vec![],
         port_mappings: true,
         at_step: end_at,

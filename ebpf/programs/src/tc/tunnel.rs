@@ -23,7 +23,7 @@ use mizzen_ebpf_abi::{
     tunnel::{SOURCE_MAC, VNI},
 };
 
-use super::{PASS, drop_counted, ingress, node, skb::Skb};
+use super::{DROP, PASS, drop_counted, ingress, node, skb::Skb};
 use crate::maps::{NODE_CONFIG, PEERS};
 
 /// From another node.
@@ -104,13 +104,21 @@ fn tunnel_key(skb: Skb, key: &mut TunnelKey, flags: u64) -> i64 {
     // SAFETY: the helper writes so many bytes of the structure, which has the layout that it
     // expects.
     unsafe {
-        bpf_skb_get_tunnel_key(skb.as_ptr().cast(), core::ptr::from_mut(key).cast(), WITHOUT_LOCAL, flags)
+        bpf_skb_get_tunnel_key(
+            skb.as_ptr().cast(),
+            core::ptr::from_mut(key).cast(),
+            WITHOUT_LOCAL,
+            flags,
+        )
     }
 }
 
 /// Says to which node the packet goes.
 #[inline(never)]
 fn lead(skb: Skb) -> i32 {
+    if skb.load::<2>(0).is_some_and(|[first, _]| first & 1 != 0) {
+        return DROP; // to a group, such as what the stack says on every device that comes up
+    }
     let Some(peer) = peer(skb, End::Destination) else {
         return drop_counted(Counter::DropNoPeer);
     };

@@ -18,6 +18,7 @@ use std::{
 use mizzen_agent::{
     host_ports::HostPorts,
     local_pods::LocalPods,
+    metrics::Metrics,
     model::{node::Node as ModelNode, snapshot::Snapshot},
     podnet::{
         self, PART,
@@ -46,6 +47,8 @@ pub(super) struct Node {
     pub(super) host_ports: Arc<HostPorts>,
     /// The plugin's binary that is called.
     pub(super) called: PathBuf,
+    /// What its agents counted.
+    pub(super) metrics: Arc<Metrics>,
     agent: Option<Agent>,
 }
 
@@ -60,9 +63,20 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let netns = Netns::new(name);
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
-        let (board, local_pods, host_ports, agent) = Default::default();
-        let (name, called) = (name.into(), plugin());
-        Self { name, netns, folder, board, snapshots, local_pods, host_ports, called, agent }
+        let (board, local_pods, host_ports, metrics) = Default::default();
+        let (name, called, agent) = (name.into(), plugin(), None);
+        Self {
+            name,
+            netns,
+            folder,
+            board,
+            snapshots,
+            local_pods,
+            host_ports,
+            called,
+            metrics,
+            agent,
+        }
     }
 
     /// A node of its own with ranges and a running agent that is ready.
@@ -86,6 +100,7 @@ impl Node {
             bin_dir: self.folder.path().join("bin"),
             plugin: Some(plugin()),
             mtu: None,
+            vxlan_port: mizzen_ebpf_abi::tunnel::PORT,
             excluded: vec![],
             port_mappings: true,
             at_step: podnet::steps::unobserved,
@@ -94,7 +109,7 @@ impl Node {
         let (snapshots, board) = (self.snapshots.subscribe(), Arc::clone(&self.board));
         (self.local_pods, self.host_ports) = Default::default();
         let (local_pods, host_ports) = (self.local_pods.clone(), self.host_ports.clone());
-        let listeners = podnet::Listeners { local_pods, host_ports };
+        let listeners = podnet::Listeners { local_pods, host_ports, metrics: self.metrics.clone() };
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let thread = std::thread::spawn(move || {

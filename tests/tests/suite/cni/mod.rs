@@ -9,3 +9,4 @@ mod host_ports;
 mod hostile;
 mod killed;
 mod traffic;
+mod tunnel;

@@ -1,0 +1,220 @@
+//! What leads to other nodes' pods, as the kernel and the datapath shall have it: the tunnel's
+//! device, the table of peers, routes, and the rule for what pods send. One pass does all of it in
+//! an order in which nothing is sent where nobody would take it:
+//!
+//! ```text
+//! device and its programs -> peers -> device up -> routes of pods -> rule -> routes of all
+//! ```
+//! Peers are known whichever way leads to them. So a node that moves from one way to the other is
+//! one route that is replaced, and what comes by the old way meanwhile is still taken.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{
+    heal::Healed,
+    interface,
+    message::{
+        POD_TABLE, Via, add_rule, delete_route, delete_route_in, delete_rule, replace_route,
+        replace_route_in,
+    },
+    mtu,
+    netlink::{Change, Netlink, NetlinkError},
+    pods::{Pods, chain},
+    routes::{self, Present},
+    tunnel::{self, TunnelError, TunnelSpec},
+    ways::{OVERHEAD_V4, Ways},
+};
+use crate::model::node::Cidr;
+
+/// What the last pass wanted: what is otherwise now, though it is wanted still, was altered by
+/// somebody else.
+#[derive(Debug, Default)]
+struct Wanted {
+    routes: BTreeMap<Cidr, Via>,
+    pod_routes: BTreeMap<Cidr, Via>,
+    rules: BTreeSet<Cidr>,
+    peers: BTreeMap<Cidr, IpAddr>,
+    /// Index of the tunnel's device, when it was up.
+    tunnel: Option<u32>,
+}
+
+/// Keeps all of it.
+#[derive(Debug)]
+pub struct Between {
+    /// UDP port of the tunnels; 0: there are none.
+    port: u16,
+    before: Mutex<Wanted>,
+}
+
+/// What came of a pass.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What could not be done, for people.
+    pub problems: Vec<String>,
+    /// What somebody else had altered.
+    pub healed: Healed,
+}
+
+impl Between {
+    /// With tunnels at this UDP port; 0: without.
+    pub fn new(port: u16) -> Self {
+        Self { port, before: Mutex::default() }
+    }
+
+    /// Whether there can be tunnels.
+    pub fn has_tunnels(&self, pods: &Pods) -> bool {
+        self.port != 0 && pods.datapath.has_tunnels()
+    }
+
+    /// One pass. `uplink` is the uplink's MTU.
+    pub fn sync(
+        &self,
+        netlink: &mut Netlink,
+        pods: &Pods,
+        ways: &Ways,
+        uplink: u32,
+    ) -> Result<Outcome, NetlinkError> {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcome = Outcome::default();
+        outcome.problems.extend(ways.problems().cloned());
+        let tunnel = self.tunnel(netlink, pods, ways, uplink, (&before, &mut outcome));
+        let tunnel = tunnel.unwrap_or_else(|error| {
+            outcome.problems.push(format!("tunnels to other nodes: {error}"));
+            None
+        });
+        let now = Wanted {
+            routes: ways.routes(tunnel),
+            pod_routes: ways.pod_routes(tunnel),
+            rules: if ways.need_tunnel() {
+                ways.own_ranges.iter().copied().collect()
+            } else {
+                BTreeSet::new()
+            },
+            peers: ways.peers.clone(),
+            tunnel,
+        };
+        sync_pod_routes(netlink, &now, &before, &mut outcome)?;
+        sync_rules(netlink, &now, &before, &mut outcome)?;
+        sync_routes(netlink, &now, &before, &mut outcome)?;
+        *before = now;
+        Ok(outcome)
+    }
+
+    /// The tunnel's device, its programs and the table of peers; the device's index. There is one
+    /// as soon as a node needs it; it stays, for others may still take that way to this node.
+    fn tunnel(
+        &self,
+        netlink: &mut Netlink,
+        pods: &Pods,
+        ways: &Ways,
+        uplink: u32,
+        (before, outcome): (&Wanted, &mut Outcome),
+    ) -> Result<Option<u32>, String> {
+        if !self.has_tunnels(pods) {
+            return Ok(None);
+        }
+        let text = |error: TunnelError| chain(&error);
+        let found = tunnel::find(netlink, self.port).map_err(|error| chain(&error))?;
+        let spec = TunnelSpec {
+            port: self.port,
+            mtu: mtu::of_tunnel(uplink, ways.overhead().max(OVERHEAD_V4)),
+        };
+        let mut device = None;
+        if ways.need_tunnel() || found.is_some() {
+            let (ifindex, is_new) = tunnel::prepare(netlink, &spec).map_err(text)?;
+            let attached = pods.datapath.attach_tunnel(tunnel::IFNAME, ifindex);
+            let attached = attached.map_err(|error| chain(&error))?;
+            if is_new {
+                tracing::info!(ifindex, mtu = spec.mtu, "made the tunnel's device");
+            } else if attached > 0 && before.tunnel == Some(ifindex) {
+                *outcome.healed.entry("program").or_default() += attached;
+            }
+            if is_new && before.tunnel.is_some() {
+                *outcome.healed.entry("link").or_default() += 1;
+            }
+            device = Some(ifindex);
+        }
+        let written = pods.datapath.sync_peers(&ways.peers).map_err(|error| chain(&error))?;
+        if written > 0 && before.peers == ways.peers {
+            *outcome.healed.entry("PEERS").or_default() += written;
+        }
+        if uplink < mtu::MIN_MTU + ways.overhead() {
+            outcome.problems.push(format!(
+                "the uplink takes packets of {uplink} bytes, which leaves less than the {} that \
+                 IPv6 needs in a tunnel: packets to nodes behind it go in fragments",
+                mtu::MIN_MTU
+            ));
+        }
+        if let Some(ifindex) = device {
+            let was_down = tunnel::bring_up(netlink, self.port).map_err(text)?;
+            if was_down && before.tunnel == Some(ifindex) {
+                *outcome.healed.entry("link").or_default() += 1;
+            }
+        }
+        Ok(device)
+    }
+}
+
+/// How many of the routes that are set were wanted before, too.
+fn count_healed(set: &[(Cidr, Via)], before: &BTreeMap<Cidr, Via>, outcome: &mut Outcome) {
+    let again = set.iter().filter(|(range, via)| before.get(range) == Some(via)).count();
+    if again > 0 {
+        *outcome.healed.entry("route").or_default() += again;
+    }
+}
+
+/// The routes that what pods send takes first.
+fn sync_pod_routes(
+    netlink: &mut Netlink,
+    now: &Wanted,
+    before: &Wanted,
+    outcome: &mut Outcome,
+) -> Result<(), NetlinkError> {
+    let present: Vec<Present> = interface::routes_of(netlink, POD_TABLE)?;
+    let plan = routes::plan(&now.pod_routes, &present);
+    count_healed(&plan.set, &before.pod_routes, outcome);
+    outcome.problems.extend(plan.problems);
+    let set = plan.set.iter().map(|(range, via)| replace_route_in(POD_TABLE, *range, *via));
+    let remove = plan.remove.iter().map(|(range, via)| delete_route_in(POD_TABLE, *range, *via));
+    netlink.apply(set.chain(remove).collect())
+}
+
+fn sync_rules(
+    netlink: &mut Netlink,
+    now: &Wanted,
+    before: &Wanted,
+    outcome: &mut Outcome,
+) -> Result<(), NetlinkError> {
+    let present: BTreeSet<Cidr> = interface::pod_rules(netlink)?.into_iter().collect();
+    let missing = now.rules.difference(&present);
+    let again = missing.clone().filter(|range| before.rules.contains(range)).count();
+    if again > 0 {
+        *outcome.healed.entry("rule").or_default() += again;
+    }
+    let add = missing.map(|range| add_rule(*range));
+    let changes: Vec<Change> =
+        add.chain(present.difference(&now.rules).map(|range| delete_rule(*range))).collect();
+    netlink.apply(changes)
+}
+
+/// The routes that all packets take.
+fn sync_routes(
+    netlink: &mut Netlink,
+    now: &Wanted,
+    before: &Wanted,
+    outcome: &mut Outcome,
+) -> Result<(), NetlinkError> {
+    let plan = routes::plan(&now.routes, &interface::routes(netlink)?);
+    if !plan.set.is_empty() || !plan.remove.is_empty() {
+        tracing::info!(set = plan.set.len(), remove = plan.remove.len(), "changing node routes");
+    }
+    count_healed(&plan.set, &before.routes, outcome);
+    outcome.problems.extend(plan.problems);
+    let set = plan.set.iter().map(|(range, via)| replace_route(*range, *via));
+    let remove = plan.remove.iter().map(|(range, via)| delete_route(*range, *via));
+    netlink.apply(set.chain(remove).collect())
+}

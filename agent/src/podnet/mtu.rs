@@ -1,0 +1,97 @@
+//! The size of pods' packets: what the uplink takes, less what a tunnel needs beside them. It is
+//! followed while pods live.
+
+use std::{net::IpAddr, sync::atomic::Ordering};
+
+use super::{
+    DEFAULT_MTU,
+    interface::{Interface, InterfaceAddress},
+    journal::Phase,
+    ledger::link_spec,
+    link, netns,
+    pods::{Pods, chain},
+};
+
+/// IPv6 needs links of at least this many bytes (RFC 8200, 5).
+pub const MIN_MTU: u32 = 1280;
+
+/// The MTU of the interface that has the node's address.
+pub fn of_uplink(
+    interfaces: &[Interface],
+    addresses: &[InterfaceAddress],
+    internal_ips: &[IpAddr],
+) -> u32 {
+    let uplinks = addresses.iter().filter(|held| internal_ips.contains(&held.address));
+    let mtu = uplinks
+        .filter_map(|held| interfaces.iter().find(|interface| interface.ifindex == held.ifindex))
+        .map(|interface| interface.mtu)
+        .min();
+    mtu.unwrap_or(DEFAULT_MTU).max(MIN_MTU)
+}
+
+/// The MTU in a tunnel that needs `overhead` bytes beside each packet.
+pub fn of_tunnel(uplink: u32, overhead: u32) -> u32 {
+    uplink.saturating_sub(overhead).max(MIN_MTU)
+}
+
+impl Pods {
+    /// Gives pods that were connected under another MTU the one that pods have now. How many.
+    pub fn follow_mtu(&self) -> Result<usize, String> {
+        let mtu = self.mtu.load(Ordering::Relaxed);
+        let (mut resized, mut failed) = (0, Vec::new());
+        for (attachment, entry) in self.entries() {
+            if entry.mtu == mtu || entry.phase != Phase::Live {
+                continue;
+            }
+            // Whoever holds the claim is at work on it; the next look comes.
+            let Some(_claim) = self.claims.claim(&attachment, std::time::Duration::ZERO) else {
+                continue;
+            };
+            if self.ledger().get(&attachment) != Some(&entry) {
+                continue;
+            }
+            let Some(netns) = netns::find(entry.netns) else { continue };
+            let outcome = link::resize(&link_spec(&attachment, &entry), &netns, mtu)
+                .map_err(|error| chain(&error))
+                .and_then(|()| {
+                    self.ledger().set_mtu(&attachment, mtu).map_err(|error| error.to_string())
+                });
+            match outcome {
+                Ok(()) => resized += 1,
+                Err(error) => {
+                    failed.push(format!("the link of {attachment} keeps its MTU: {error}"))
+                }
+            }
+        }
+        if failed.is_empty() { Ok(resized) } else { Err(failed.join("; ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(ifindex: u32, mtu: u32) -> Interface {
+        Interface { ifindex, ifname: format!("eth{ifindex}"), mac: None, mtu, up: true }
+    }
+
+    fn held(ifindex: u32, address: &str) -> InterfaceAddress {
+        InterfaceAddress { ifindex, address: address.parse().unwrap(), prefix_len: 24 }
+    }
+
+    #[test]
+    fn cni_24_the_mtu_is_the_uplinks() {
+        let interfaces = [interface(2, 1400), interface(3, 9000)];
+        let addresses = [held(2, "172.30.0.11"), held(3, "192.0.2.1")];
+        let ip = "172.30.0.11".parse().unwrap();
+        assert_eq!(of_uplink(&interfaces, &addresses, &[ip]), 1400);
+        assert_eq!(of_uplink(&interfaces, &addresses, &[]), DEFAULT_MTU);
+        assert_eq!(of_uplink(&[interface(2, 576)], &addresses, &[ip]), MIN_MTU);
+    }
+
+    #[test]
+    fn cni_24_a_tunnel_leaves_less_and_never_too_little_for_ipv6() {
+        assert_eq!((of_tunnel(1500, 50), of_tunnel(9000, 70)), (1450, 8930));
+        assert_eq!(of_tunnel(1300, 50), MIN_MTU);
+    }
+}
