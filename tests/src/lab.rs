@@ -290,7 +290,8 @@ impl LabNode {
         self.write_config(0, (min, max));
     }
 
-    fn write_config(&mut self, flags: u32, (snat_port_min, snat_port_max): (u16, u16)) {
+    /// Writes it with these flags and this range.
+    pub fn write_config(&mut self, flags: u32, (snat_port_min, snat_port_max): (u16, u16)) {
         let config = NodeConfig {
             ipv4: Addr::from(Family::V4.wire(self.wire_number())),
             ipv6: Addr::from(Family::V6.wire(self.wire_number())),

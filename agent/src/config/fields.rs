@@ -122,6 +122,12 @@ fields! {
     pod_device: Vec<String> = Vec::new();
     /// Masquerade all translated traffic, not only what needs it
     masquerade_all: bool = false;
+    /// Let what pods send out of the cluster leave under the node's address; without, the network
+    /// around the cluster has to know the way back to pods
+    masquerade_pods: bool = true;
+    /// Range outside of the cluster where pods are known by their own addresses (repeatable): what
+    /// they send there keeps its source
+    non_masquerade_cidrs: Vec<String> = Vec::new();
     /// First source port of masqueraded flows
     snat_port_min: u16 = mizzen_ebpf_abi::limits::SNAT_PORT_MIN;
     /// Last source port of masqueraded flows

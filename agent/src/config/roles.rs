@@ -31,6 +31,7 @@ impl Config {
         self.node_port_ranges()?;
         self.pod_detection()?;
         ranges("service_cidrs", &self.service_cidrs)?;
+        ranges("non_masquerade_cidrs", &self.non_masquerade_cidrs)?;
         if self.snat_port_min == 0 || self.snat_port_min >= self.snat_port_max {
             let why = format!("must be below snatPortMax, which is {}", self.snat_port_max);
             return Err(ConfigError::value("snat_port_min", why));
@@ -104,6 +105,8 @@ impl Config {
             own_resolver_port: dns.peer_port.filter(|_| self.dns),
             masquerade_all: self.masquerade_all,
             snat_ports: (self.snat_port_min, self.snat_port_max),
+            masquerade_pods: self.cni && self.masquerade_pods,
+            non_masquerade_cidrs: ranges("non_masquerade_cidrs", &self.non_masquerade_cidrs)?,
         })
     }
 
@@ -230,6 +233,7 @@ mod tests {
             Config { detect_local: "ClusterCIDR".into(), ..good.clone() },
             Config { cluster_cidr: vec!["10.0.0.0/33".into()], ..good.clone() },
             Config { service_cidrs: vec!["10.96.0.0".into()], ..good.clone() },
+            Config { non_masquerade_cidrs: vec!["10.0.0.0".into()], ..good.clone() },
             Config { snat_port_min: 30_000, ..good.clone() },
             Config { flow_table_max: 1_000, ..good.clone() },
             Config { log_format: "xml".into(), ..good.clone() },
@@ -243,6 +247,7 @@ mod tests {
             "cluster-cidr",
             "cluster-cidr",
             "service-cidrs",
+            "non-masquerade-cidrs",
             "snat-port-min",
             "flow-table-max",
             "log-format",

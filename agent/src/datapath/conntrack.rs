@@ -97,8 +97,9 @@ impl Entries for Flows {
     }
 
     fn marked(key: &FlowKey, flow: &Flow, backends: &Backends) -> Option<Flow> {
+        let to_backend = flow_flags::ORIGINAL | flow_flags::OUTWARD;
         let may_be_marked = key.protocol == protocol::TCP
-            && flow.flags & flow_flags::ORIGINAL != 0
+            && flow.flags & to_backend == flow_flags::ORIGINAL
             && flow.state & state::GONE == 0;
         let marked = || Flow { state: flow.state | state::GONE, ..*flow };
         (may_be_marked && backends.say_is_gone(flow)).then(marked)

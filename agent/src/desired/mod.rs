@@ -155,6 +155,10 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// First and last source port of source NAT.
     pub snat_ports: (u16, u16),
+    /// Whether what pods send out of the cluster is masqueraded.
+    pub masquerade_pods: bool,
+    /// Ranges outside of the cluster where pods are known: what pods send there is not.
+    pub non_masquerade_cidrs: Vec<Cidr>,
 }
 
 /// An address on an interface of this node.

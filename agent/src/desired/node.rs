@@ -77,6 +77,9 @@ pub fn desired_node(
     if !cluster_ranges.values().any(|uses| uses & cluster_range_flags::PODS != 0) {
         flags |= node_config_flags::NO_POD_DETECTION;
     }
+    if settings.masquerade_pods {
+        flags |= node_config_flags::MASQUERADE_PODS;
+    }
     // Unset is all zero, in both fields.
     let source = |ipv6| primary(ipv6).map_or(Addr::default(), Addr::from);
     let config = NodeConfig {
@@ -143,14 +146,27 @@ fn cluster_ranges(
     // being the longest their ranges take them out.
     let own = settings.prefer_local.iter().map(SocketAddr::ip);
     let taken = foreign.chain(own).filter(|ip| services.iter().any(|range| range.contains(*ip)));
-    let taken = taken.map(|ip| (AddrRange { addr: ip.into(), prefix_len: ADDR_BITS }, 0));
+    let known = cluster_range_flags::KNOWS_PODS;
+    let taken = taken.map(|ip| (AddrRange { addr: ip.into(), prefix_len: ADDR_BITS }, known));
     let mut ranges: BTreeMap<AddrRange, u32> = taken.collect();
     for (cidrs, purpose) in
-        [(pods, cluster_range_flags::PODS), (services, cluster_range_flags::SERVICES)]
+        [(&pods, cluster_range_flags::PODS), (&services, cluster_range_flags::SERVICES)]
     {
         for cidr in cidrs {
             *ranges.entry(addr_range(cidr)).or_insert(0) |= purpose;
         }
+    }
+    for cidr in &settings.non_masquerade_cidrs {
+        // Being longer it would go before the range that it lies in, and so says what that says.
+        let of = |ranges: &[&Cidr], purpose| {
+            let inside = |range: &&&Cidr| {
+                range.contains(cidr.address) && range.prefix_len <= cidr.prefix_len
+            };
+            if ranges.iter().any(|range| inside(&range)) { purpose } else { 0 }
+        };
+        let within =
+            of(&pods, cluster_range_flags::PODS) | of(&services, cluster_range_flags::SERVICES);
+        *ranges.entry(addr_range(cidr)).or_insert(0) |= known | within;
     }
     ranges
 }

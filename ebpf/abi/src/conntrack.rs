@@ -18,6 +18,9 @@ pub mod flow_flags {
     /// The destination after translation is this node itself: the stack delivers, nothing is
     /// forwarded.
     pub const TO_NODE: u8 = 1 << 3;
+    /// Of what a pod sends out of the cluster, under this node's address: there is no service and
+    /// no backend.
+    pub const OUTWARD: u8 = 1 << 4;
 }
 
 record! {

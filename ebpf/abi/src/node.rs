@@ -28,6 +28,8 @@ pub mod cluster_range_flags {
     /// Services have their cluster IPs from it (KEP-1880): what dials one that no service has is
     /// dropped (reference B10).
     pub const SERVICES: u32 = 1 << 1;
+    /// Who is there knows the way back to pods: what pods send there keeps its source.
+    pub const KNOWS_PODS: u32 = 1 << 2;
 }
 
 record! {
@@ -95,4 +97,6 @@ pub mod node_config_flags {
     /// reference B47): traffic to a ClusterIP is not masqueraded, and pods are bound by the
     /// external traffic policy.
     pub const NO_POD_DETECTION: u32 = 1 << 1;
+    /// What this node's pods send out of the cluster leaves under the node's address.
+    pub const MASQUERADE_PODS: u32 = 1 << 2;
 }

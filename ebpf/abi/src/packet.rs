@@ -153,6 +153,23 @@ impl Packet {
         }
     }
 
+    /// Whether this answers such a request.
+    #[inline(always)]
+    pub fn is_echo_reply(&self) -> bool {
+        match self.key.protocol {
+            protocol::ICMP => self.icmp_type == 0 && self.fragment != Fragment::LATER,
+            protocol::ICMPV6 => self.icmp_type == 129,
+            _ => false,
+        }
+    }
+
+    /// Whether this is of an echo, of which the identifier takes the place of a port: that of the
+    /// source in a request, that of the destination in a reply.
+    #[inline(always)]
+    pub fn is_echo(&self) -> bool {
+        self.is_echo_request() || self.is_echo_reply()
+    }
+
     /// Time to live, or hop limit.
     #[inline(always)]
     pub fn hop_limit(&self) -> u8 {
@@ -306,7 +323,7 @@ impl Packet {
         if extension::is(self.key.protocol) { Err(Skip::TooManyExtensions) } else { Ok(()) }
     }
 
-    /// Reads the ports, the TCP flags or the ICMP type. `payload` is what the IP header says
+    /// Reads the ports or an echo's identifier, the TCP flags or the ICMP type. `payload` is what the IP header says
     /// follows.
     #[inline(always)]
     fn transport<B: Bytes + ?Sized>(
@@ -329,8 +346,14 @@ impl Packet {
             return Err(Skip::Malformed);
         }
         if self.key.protocol == icmp {
-            let head: [u8; 2] = bytes.load(self.l4).ok_or(Skip::Malformed)?;
-            self.icmp_type = head[0];
+            let head: [u32; 2] = bytes.words(self.l4).ok_or(Skip::Malformed)?;
+            self.icmp_type = head[0].to_ne_bytes()[0];
+            let [high, low, ..] = head[1].to_ne_bytes();
+            if self.is_echo_request() {
+                self.key.source_port = [high, low];
+            } else if self.is_echo_reply() {
+                self.key.destination_port = [high, low];
+            }
             return Ok(());
         }
         let ports = if self.key.protocol == protocol::TCP && depth == Depth::Whole {

@@ -65,6 +65,15 @@ pub const fn ports(flow: &Flow) -> [u8; 4] {
     [s[0], s[1], d[0], d[1]]
 }
 
+/// Offset in an ICMP header of an echo's identifier.
+pub const IDENTIFIER_AT: u32 = 4;
+
+/// The identifier of an echo as it leaves (see [`Packet::is_echo`]).
+#[inline(always)]
+pub fn identifier(packet: &Packet, flow: &Flow) -> [u8; 2] {
+    if packet.is_echo_request() { flow.source_port } else { flow.destination_port }
+}
+
 #[cfg(test)]
 #[path = "rewrite_tests.rs"]
 mod tests;

@@ -77,7 +77,7 @@ pub struct Opening {
     pub masquerade: bool,
     /// When.
     pub now_s: u32,
-    /// `flow_flags::TO_NODE` or 0.
+    /// `flow_flags::TO_NODE` or `flow_flags::OUTWARD`, or 0.
     pub flags: u8,
     /// The second in which room was looked for in vain. The only field that is kept from one
     /// opening to the next.
@@ -152,13 +152,14 @@ fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> 
     // established stays (V7).
     let unsettled = protocol == protocol::UDP
         || (flow_state::opens(protocol, packet.tcp_flags) && flow.peer_state & state::SEEN == 0);
-    unsettled && !table.has_backend(flow)
+    unsettled && flow.flags & flow_flags::OUTWARD == 0 && !table.has_backend(flow)
 }
 
 /// Whether the flow's backend was deleted. Of a flow of the opener's.
 #[inline(always)]
 fn is_deleted<T: FlowTable>(table: T, flow: &Flow) -> bool {
-    flow.state & state::GONE != 0 || table.is_deleted(flow)
+    flow.flags & flow_flags::OUTWARD == 0
+        && (flow.state & state::GONE != 0 || table.is_deleted(flow))
 }
 
 /// Whether the packet is its opener's to a backend that was deleted, and has a right to be told
@@ -361,6 +362,7 @@ fn insert<T: FlowTable>(table: T, opening: &mut Opening) -> Opened {
     let entries = &mut opening.entries;
     entries.fill(&opening.key, &opening.to, opening.now_s);
     entries.original.flags |= opening.flags;
+    entries.reply.flags |= opening.flags & flow_flags::OUTWARD;
     entries.set_device(opening.device);
     entries.set_backend(opening.slots.set, opening.backend);
     match table.insert(&entries.reply_key, &entries.reply) {

@@ -126,6 +126,12 @@ pub(crate) fn origin(source: Addr) -> Origin {
     select::origin(&Maps, source)
 }
 
+/// What the cluster's ranges say of an address: bits of `cluster_range_flags`.
+#[inline(always)]
+pub(crate) fn range_flags(addr: &Addr) -> u32 {
+    Maps.cluster_range_flags(addr)
+}
+
 /// Whether a client may use the frontend.
 #[inline(always)]
 pub(crate) fn admits(frontend: &Frontend, client: &Addr, dialled: &Addr) -> bool {

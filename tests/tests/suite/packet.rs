@@ -28,6 +28,7 @@ mod headers;
 mod lifetimes;
 mod masquerade;
 mod node;
+mod outward;
 mod ports;
 mod programs;
 mod traffic;

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
 use mizzen_ebpf_abi::{
-    conntrack::{Flow, FlowKey},
+    conntrack::{Flow, FlowKey, flow_flags},
     counters::Counter,
     node::NodeConfig,
     packet::Packet,
@@ -102,7 +102,9 @@ pub(super) fn open(skb: Skb, opening: &mut Opening, config: &NodeConfig) -> Resu
     match tracking::open(Flows(skb), opening, config) {
         Opened::DONE => {
             count(Counter::FlowCreated);
-            traffic::opened(opening.backend, opening.key.destination.is_v4());
+            if opening.flags & flow_flags::OUTWARD == 0 {
+                traffic::opened(opening.backend, opening.key.destination.is_v4());
+            }
             Ok(())
         }
         Opened::RACED => Ok(()),

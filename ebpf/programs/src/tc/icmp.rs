@@ -14,7 +14,7 @@ use super::{
     drop_counted, hop_limit, node,
     scratch::{self, Scratch},
     skb::{Covered, Skb},
-    translate::addresses,
+    translate::{addresses, put_ports},
 };
 use crate::maps::{FLOWS, count};
 
@@ -131,7 +131,7 @@ fn quoted_packet(skb: Skb, quoted: &Packet, flow: &Flow, at: u32) -> Result<(), 
         let addresses = Deltas::new(&quoted.key, &sent).addresses;
         skb.mend(at, addresses, Covered::Transport)?;
     }
-    skb.store(quoted.l4, &rewrite::ports(&sent), 0)?;
+    put_ports(skb, quoted, &sent)?;
     let ports = Deltas::new(&quoted.key, &sent).ports;
     skb.mend(at, ports, Covered::Transport)
 }

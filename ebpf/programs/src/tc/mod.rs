@@ -23,6 +23,7 @@ mod conntrack;
 mod deliver;
 mod fragments;
 mod icmp;
+mod masquerade;
 mod node;
 mod pod;
 mod policy;
@@ -69,7 +70,7 @@ fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
     if UPLINK && skb.is_for_another_host() {
         return if node::is_back(skb, scratch) { node::forward(skb, scratch) } else { PASS };
     }
-    if is_icmp(&scratch.packet) {
+    if is_icmp(&scratch.packet) && !may_be_of_echo(&scratch.packet) {
         return icmp(skb, scratch);
     }
     let flow = match flow_of(skb, scratch, 0) {
@@ -139,17 +140,18 @@ fn is_icmp(packet: &Packet) -> bool {
     matches!(packet.key.protocol, protocol::ICMP | protocol::ICMPV6)
 }
 
-/// An error belongs to the flow of what it quotes. An echo request to a cluster IP is refused as
-/// any unknown port is, for there is nobody to answer it; routed on, it might come back (U13).
+/// Whether a packet of ICMP goes the way of all others: an echo, for pods reach hosts outside by it.
+/// A request to a cluster IP is refused as any unknown port is, for there is nobody to answer it;
+/// routed on, it might come back (U13).
+#[inline(always)]
+fn may_be_of_echo(packet: &Packet) -> bool {
+    packet.is_echo() || packet.fragment == Fragment::LATER
+}
+
+/// An error belongs to the flow of what it quotes.
 #[inline(always)]
 fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
-    if scratch.packet.is_echo_request() {
-        translate::unserved(skb, &scratch.packet)
-    } else if scratch.packet.fragment == Fragment::LATER {
-        fragments::stray(&scratch.packet)
-    } else {
-        icmp::related(skb, scratch)
-    }
+    icmp::related(skb, scratch)
 }
 
 /// A packet that the node itself sends to a pod: the answer of a backend that is the node itself
@@ -206,7 +208,7 @@ fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, 
     if packet.fragment == Fragment::LATER {
         return Err(fragments::stray(packet));
     }
-    if !flow_state::opens(packet.key.protocol, packet.tcp_flags) {
+    if !flow_state::opens(packet.key.protocol, packet.tcp_flags) || packet.is_echo_reply() {
         return Err(PASS);
     }
     let verdict = translate::open(skb, scratch, device);

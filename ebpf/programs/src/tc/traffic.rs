@@ -27,6 +27,9 @@ static LANES_ARE_SHARED: Global<u32> = Global::new(1);
 /// A packet of a flow is translated. The backend's id may be another's by now.
 #[inline(always)]
 pub(super) fn passed(skb: Skb, packet: &Packet, flow: &Flow) {
+    if flow.flags & flow_flags::OUTWARD != 0 {
+        return;
+    }
     let to_backend = flow.flags & flow_flags::ORIGINAL != 0;
     let (addr, port) = if to_backend {
         (&flow.destination, flow.destination_port)

@@ -1,11 +1,11 @@
 //! The fourth stage: a backend for a new flow, and the rewriting of every packet.
 
 use aya_ebpf::{
-    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_OK},
+    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_PIPE},
     helpers::generated::bpf_get_prandom_u32,
 };
 use mizzen_ebpf_abi::{
-    addr::Addr,
+    addr::{Addr, protocol},
     conntrack::{Flow, flow_flags},
     counters::Counter,
     nat::{self, Facts},
@@ -16,7 +16,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, conntrack, reject,
+    DROP, PASS, conntrack, masquerade, reject,
     scratch::Scratch,
     skb::{Covered, Skb},
     traffic,
@@ -29,16 +29,21 @@ use crate::{
 
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
+/// What [`find`] answers where no service is dialled.
+const FOREIGN: i32 = TC_ACT_PIPE as i32;
 
 /// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack
 /// of its own. The device is that by which a packet of the node itself leaves; else 0.
 #[inline(always)]
 pub(super) fn open(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
-    let Scratch { packet, opening, .. } = scratch;
-    let verdict = find(skb, packet, opening);
+    let verdict = find(skb, &scratch.packet, &mut scratch.opening);
+    if verdict == FOREIGN {
+        return if device == 0 { masquerade::open(skb, scratch) } else { PASS };
+    }
     if verdict != OPENED {
         return verdict;
     }
+    let opening = &mut scratch.opening;
     opening.now_s = lookup::now_s();
     opening.device = device;
     let chosen =
@@ -56,7 +61,8 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
-        return unserved(skb, packet);
+        let verdict = unserved(skb, packet);
+        return if verdict == PASS { FOREIGN } else { verdict };
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present
@@ -197,12 +203,24 @@ pub(super) fn rewrite(skb: Skb, packet: &Packet, flow: &Flow, hop_limit: u8) -> 
     }
     let deltas = Deltas::new(&packet.key, flow);
     let at = packet.checksum_offset();
-    skb.mend(at, deltas.addresses, Covered::PseudoHeader)?;
+    if packet.key.protocol != protocol::ICMP {
+        skb.mend(at, deltas.addresses, Covered::PseudoHeader)?; // of which that one has none
+    }
     if packet.key.has_ports_of(flow) {
         return Ok(());
     }
-    skb.store(packet.l4, &rewrite::ports(flow), 0)?;
+    put_ports(skb, packet, flow)?;
     skb.mend(at, deltas.ports, Covered::Transport)
+}
+
+/// Writes a flow's ports, or an echo's identifier, which has their place.
+#[inline(always)]
+pub(super) fn put_ports(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), ()> {
+    if packet.is_echo() {
+        skb.store(packet.l4 + rewrite::IDENTIFIER_AT, &rewrite::identifier(packet, flow), 0)
+    } else {
+        skb.store(packet.l4, &rewrite::ports(flow), 0)
+    }
 }
 
 /// Writes addresses and hop limit into an IP header.
