@@ -2,7 +2,7 @@
 
 use mizzen_ebpf_abi::counters::Counter;
 
-use super::{DatapathFacts, Facts, Finding, Host, Verdict};
+use super::{DatapathFacts, Facts, Finding, Host, Verdict, pod_network};
 use crate::{
     datapath::{Features, Interface, Place},
     status::State,
@@ -14,6 +14,11 @@ const PRESSURE_WARNING: u64 = 80;
 /// The findings, in a fixed order.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = parts(facts);
+    match &facts.pod_network {
+        None => {}
+        Some(Ok(facts)) => findings.extend(pod_network::judge(facts)),
+        Some(Err(error)) => findings.push(unknown("pods", error)),
+    }
     let Some(datapath) = &facts.datapath else {
         findings.push(ok("services", "the services role is off: nothing is translated here"));
         return findings;
@@ -52,15 +57,15 @@ fn finding(
     Finding { check: check.to_owned(), verdict, said: said.into(), remedy: remedy.into() }
 }
 
-fn ok(check: &str, said: impl Into<String>) -> Finding {
+pub(super) fn ok(check: &str, said: impl Into<String>) -> Finding {
     finding(check, Verdict::Ok, said, "")
 }
 
-fn warn(check: &str, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
+pub(super) fn warn(check: &str, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
     finding(check, Verdict::Warn, said, remedy)
 }
 
-fn fail(check: &str, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
+pub(super) fn fail(check: &str, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
     finding(check, Verdict::Fail, said, remedy)
 }
 

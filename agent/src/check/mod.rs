@@ -7,6 +7,7 @@
 
 mod host;
 mod judge;
+mod pod_network;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use host::Host;
 pub use judge::judge;
+pub use pod_network::PodNetworkFacts;
 
 use crate::{
     apply::maps::Usage,
@@ -72,6 +74,8 @@ pub struct Facts {
     pub datapath: Option<DatapathFacts>,
     /// Settings of the kernel.
     pub host: Host,
+    /// The pod network, or why it can't be looked at; `None` where the CNI role is off.
+    pub pod_network: Option<Result<PodNetworkFacts, String>>,
 }
 
 /// The state of the programs and of their tables.

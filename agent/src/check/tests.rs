@@ -40,7 +40,8 @@ fn healthy() -> Facts {
         jit: Some(true),
         statistics: Some(false),
     };
-    Facts { parts: [("services", State::Ready)].into(), datapath: Some(datapath), host }
+    let parts = [("services", State::Ready)].into();
+    Facts { parts, datapath: Some(datapath), host, pod_network: None }
 }
 
 /// What is not well after a change: the checks, their verdicts and all that is said.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::{check, names, traffic, why};
+use super::{check, names, pod_network, traffic, why};
 use crate::{
     serve::{listen::SOCKET, wire},
     why::{
@@ -32,12 +32,13 @@ Examples:
   mizzen backends --traffic default            who was sent how much, former backends summed up
   mizzen why default/client default/web:80     where a connection goes, and why
   mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
+  mizzen routes                    how other nodes' pods are reached: directly or by a tunnel
   mizzen dns web --from default/client         what a pod gets for a name, step by step, and why
   mizzen dns www.example.org --type AAAA       the same for a full name
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; check: something fails; diff:
-there are differences; backends: the tables are at fault; why: the connection is refused or dropped;
+there are differences; pods, routes: something is damaged or missing; backends: the tables are at fault; why: the connection is refused or dropped;
 dns: there is no such name or record)";
 
 /// Looks into the Mizzen agent of this node.
@@ -102,7 +103,11 @@ enum Command {
         #[arg(long = "type", value_name = "TYPE", value_parser = names::record_type)]
         kind: Option<String>,
     },
-    /// Whether this node's datapath is healthy, and what to do where it is not
+    /// The pods that this node's agent connected, and how their links are
+    Pods(Filter),
+    /// How the pods of each other node are reached, and why so
+    Routes,
+    /// Whether this node's datapath and pod network are healthy, and what to do where they are not
     Check,
     /// What would be written if the kernel's tables were compared with what they should be
     Diff,
@@ -183,6 +188,10 @@ impl Mizzen {
                 let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
                 (question("/v1/dns", &given.collect::<Vec<_>>()), names::print)
             }
+            Command::Pods(filter) => {
+                (question("/v1/pods", &filter.parameters()), pod_network::pods)
+            }
+            Command::Routes => ("/v1/routes".to_owned(), pod_network::routes),
             Command::Check => ("/v1/check".to_owned(), check::print),
             Command::Why { source, destination } => {
                 let parameters =

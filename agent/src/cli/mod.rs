@@ -4,6 +4,7 @@ mod check;
 pub mod config;
 pub mod inspect;
 mod names;
+mod pod_network;
 pub mod run;
 mod signals;
 mod traffic;

@@ -54,6 +54,7 @@ use crate::{
         ledger::Ledger,
         listen::{ListenError, Listeners},
         names::Names,
+        pod_network::PodNetwork,
     },
     source_ports,
     status::{Board, State},
@@ -215,6 +216,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
+    let looked_at = shared.snapshots.all.clone();
     let facts = serve::Facts {
         node: config.node_name.clone(),
         board: shared.board.clone(),
@@ -227,6 +229,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         checker,
         ledger,
         names,
+        pods: config.looked_at().map(|place| PodNetwork { place, snapshots: looked_at }),
     };
     serve::start(listeners, facts, successors, &mut stages.front);
     let version = env!("CARGO_PKG_VERSION");

@@ -136,6 +136,14 @@ impl Config {
         }
     }
 
+    /// The pod network as the command line looks at it, where this agent has one.
+    pub fn looked_at(&self) -> Option<podnet::look::Place> {
+        let podnet::Config { node_name: node, state_dir, mtu, vxlan_port, .. } = self.podnet();
+        // Without the programs there are no tunnels.
+        let vxlan_port = if self.services { vxlan_port } else { 0 };
+        self.cni.then_some(podnet::look::Place { node, state_dir, vxlan_port, mtu })
+    }
+
     /// The resolver.
     pub fn dns(&self) -> dns::Config {
         let upstreams = self.named_upstreams().unwrap_or_default();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use netlink_packet_route::{
-    RouteNetlinkMessage, link::LinkFlags, link::LinkMessage, neighbour::NeighbourState,
+    RouteNetlinkMessage, link::LinkFlags, link::LinkMessage, neighbour::NeighbourAttribute,
     rule::RuleAttribute,
 };
 
@@ -205,7 +205,7 @@ impl Keeper {
 }
 
 /// The prefixes on the node's links that are up, loopback, host and link-local addresses apart.
-fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<OnLink> {
+pub fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<OnLink> {
     let up =
         |ifindex| interfaces.iter().any(|interface| interface.ifindex == ifindex && interface.up);
     let prefixes = addresses.iter().filter(|held| up(held.ifindex)).filter_map(|held| {
@@ -223,7 +223,7 @@ pub fn matters(told: &RouteNetlinkMessage) -> bool {
     match told {
         RouteNetlinkMessage::DelRoute(route) => route.header.protocol == PROTOCOL,
         RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            neighbour.header.state == NeighbourState::Permanent
+            neighbour.attributes.contains(&NeighbourAttribute::Protocol(PROTOCOL))
         }
         RouteNetlinkMessage::DelRule(rule) => {
             rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))

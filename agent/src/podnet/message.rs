@@ -203,6 +203,8 @@ pub fn add_neighbour(ifindex: u32, address: IpAddr, mac: Mac) -> Change {
     message.attributes = vec![
         NeighbourAttribute::Destination(NeighbourAddress::from(address)),
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+        // By which it is known when it goes: its state is then another.
+        NeighbourAttribute::Protocol(PROTOCOL),
     ];
     Change {
         what: format!("add permanent neighbour {address}"),

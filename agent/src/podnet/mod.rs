@@ -35,7 +35,9 @@ pub mod monitor;
 pub mod netlink;
 
 pub mod between;
+pub mod look;
 pub mod mtu;
+pub mod probe;
 pub mod tunnel;
 pub mod ways;
 

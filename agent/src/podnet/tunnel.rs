@@ -51,10 +51,18 @@ pub enum TunnelError {
 pub struct Device {
     /// Its index.
     pub ifindex: u32,
+    /// In bytes.
+    pub mtu: u32,
     /// Whether it is a tunnel of ours at this port: else it is none that can be mended.
     is_ours: bool,
-    mtu: u32,
     up: bool,
+}
+
+impl Device {
+    /// Whether packets can go through it.
+    pub fn is_usable(&self) -> bool {
+        self.is_ours && self.up
+    }
 }
 
 /// The device, where there is one.

@@ -68,7 +68,11 @@ pub(super) async fn check(facts: &Facts) -> Answer {
             foreign_cni: checker.foreign_cni,
         }),
     };
-    let findings = judge(&Checked { parts: facts.board.parts(), datapath, host });
+    let pod_network = match &facts.pods {
+        None => None,
+        Some(pods) => Some(pods.facts().await),
+    };
+    let findings = judge(&Checked { parts: facts.board.parts(), datapath, host, pod_network });
     let healthy = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
     Answer::json(&Report { node: facts.node.clone(), healthy, findings })
 }

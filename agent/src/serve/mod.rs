@@ -15,6 +15,7 @@ pub(crate) mod http;
 pub mod ledger;
 pub mod listen;
 pub mod names;
+pub mod pod_network;
 pub mod rows;
 mod service_health;
 pub mod wire;
@@ -41,6 +42,7 @@ use http::{Answer, Asked};
 use ledger::Ledger;
 use listen::Listeners;
 use names::Names;
+use pod_network::PodNetwork;
 
 /// What the answers are made of.
 pub struct Facts {
@@ -66,6 +68,8 @@ pub struct Facts {
     pub ledger: Option<Ledger>,
     /// Explains names; `None` where the DNS role is off.
     pub names: Option<Names>,
+    /// Looks at the pod network; `None` where the CNI role is off.
+    pub pods: Option<PodNetwork>,
 }
 
 /// Answers a path.
@@ -223,6 +227,12 @@ impl Facts {
                 Some(explainer) => explainer.flows(asked).await,
                 None => Self::reply::<()>(None),
             },
+            "/v1/pods" | "/v1/routes" => match &self.pods {
+                Some(pods) if asked.path == "/v1/pods" => pods.pods(asked).await,
+                Some(pods) => pods.routes().await,
+                None => Answer::text("the CNI role is off in this agent (--cni=false)")
+                    .with(StatusCode::SERVICE_UNAVAILABLE),
+            },
             "/v1/check" => check::check(self).await,
             "/v1/dns" => match &self.names {
                 Some(names) => names.dns(asked).await,
@@ -237,6 +247,8 @@ impl Facts {
                 "/v1/diff",
                 "/v1/why",
                 "/v1/flows",
+                "/v1/pods",
+                "/v1/routes",
                 "/v1/check",
                 "/v1/dns",
             ]),
@@ -291,6 +303,7 @@ mod tests {
             checker: None,
             ledger: None,
             names: None,
+            pods: None,
         }
     }
 

@@ -8,5 +8,6 @@ mod faults;
 mod host_ports;
 mod hostile;
 mod killed;
+mod look;
 mod traffic;
 mod tunnel;

@@ -22,17 +22,17 @@ use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
 const MTU: u32 = 1_430;
 
 /// A node with programs, and its guards.
-struct Routed {
-    node: Node,
-    datapath: Datapath,
+pub(super) struct Routed {
+    pub(super) node: Node,
+    pub(super) datapath: Datapath,
     _place: TestNode,
 }
 
 /// Both nodes and the router between them.
-struct Bed {
-    a: Routed,
-    b: Routed,
-    _router: Netns,
+pub(super) struct Bed {
+    pub(super) a: Routed,
+    pub(super) b: Routed,
+    pub(super) router: Netns,
 }
 
 /// Addresses of the node's side of its link to the router.
@@ -52,7 +52,7 @@ fn nodes() -> [ModelNode; 2] {
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let router = Netns::new("router");
         for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             set(&router, key, "1");
@@ -61,7 +61,7 @@ impl Bed {
         let b = Routed::new("b", 2, &router);
         a.node.wait_ready();
         b.node.wait_ready();
-        Self { a, b, _router: router }
+        Self { a, b, router }
     }
 }
 
@@ -91,7 +91,7 @@ impl Routed {
         Self { node, datapath, _place: place }
     }
 
-    fn add(&self) -> Pod {
+    pub(super) fn add(&self) -> Pod {
         let mut pod = Pod::new();
         self.node.add(&mut pod);
         pod

@@ -1,0 +1,140 @@
+//! What `mizzen check` says of a pod network: nothing where all is well, and each damage with what
+//! mends it; and what the agent mends of pods itself.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mizzen_agent::{
+    check::{Facts, Finding, Host, PodNetworkFacts, Verdict, judge},
+    podnet::look::{self, Place},
+};
+use mizzen_tests::{lab::set, wait::until};
+
+use super::{
+    bed::{LIMIT, Node, Pod, reach, two_nodes},
+    tunnel::Bed,
+};
+
+/// The findings that are not well, of the node as it is now.
+fn findings(node: &Node) -> Vec<Finding> {
+    let place = Place {
+        node: node.name.clone(),
+        state_dir: node.state_dir(),
+        vxlan_port: mizzen_ebpf_abi::tunnel::PORT,
+        mtu: None,
+    };
+    let snapshot = Arc::clone(&node.snapshots.borrow());
+    let seen = node.netns.run(|| look::look(&place, &snapshot)).unwrap();
+    let reached = node.netns.run(|| look::reach(&seen));
+    let nodes = snapshot.nodes.values();
+    let addresses = nodes.map(|node| (node.name.clone(), node.internal_ips.clone())).collect();
+    let pod_network = PodNetworkFacts { seen, reached, addresses };
+    let facts = Facts {
+        parts: BTreeMap::new(),
+        datapath: None,
+        host: Host::default(),
+        pod_network: Some(Ok(pod_network)),
+    };
+    let mut findings = judge(&facts);
+    assert_eq!(findings.iter().filter(|found| found.check == "peers").count().min(1), 1);
+    findings.retain(|finding| finding.verdict != Verdict::Ok);
+    findings
+}
+
+/// Damage to a node whose agent is away: that the finding `check` says `said` and to do `remedy`.
+fn damaged(node: &Node, commands: &[&str], check: &str, said: &str, remedy: &str) {
+    for command in commands {
+        node.netns.ip(command);
+    }
+    let found = findings(node);
+    let is_it = |finding: &&Finding| {
+        finding.check == check && finding.said.contains(said) && finding.remedy.contains(remedy)
+    };
+    assert!(found.iter().any(|finding| is_it(&finding)), "{said} / {remedy} in {found:#?}");
+}
+
+#[test]
+fn a_sound_pod_network_has_no_findings_by_either_way() {
+    let (a, _b) = two_nodes();
+    let mut pod = Pod::new();
+    a.add(&mut pod);
+    assert_eq!(findings(&a), []);
+    let far = Bed::new();
+    let _pod = far.a.add();
+    assert_eq!(findings(&far.a.node), []);
+    assert_eq!(findings(&far.b.node), []);
+}
+
+#[test]
+fn each_damage_is_named_with_what_mends_it() {
+    let mut bed = Bed::new();
+    let pod = bed.a.add();
+    bed.a.node.stop();
+    let node = &bed.a.node;
+    let link = node.pod_links().pop().unwrap();
+    let (v4, v6) = (pod.addresses[0], pod.addresses[1]);
+
+    let neigh = format!("neigh del {v4} dev {link}");
+    let remedy = format!("ip neigh replace {v4}");
+    damaged(node, &[&neigh], "pods", "no neighbour", &remedy);
+    let route = format!("-6 route del {v6} dev {link}");
+    damaged(node, &[&route], "pods", &format!("no route to {v6}"), "ip route replace");
+    set(&node.netns, &format!("ipv4/conf/{link}/rp_filter"), "1");
+    damaged(node, &[], "pods", "rp_filter=0 does not hold", "sysctl -w");
+    damaged(node, &[&format!("link set {link} mtu 1300")], "pods", "packets of 1300", "mtu 1430");
+    damaged(node, &[&format!("link set {link} down")], "pods", "is down", "ip link set");
+    damaged(node, &["route del 10.244.2.0/24"], "routes", "no route to 10.244.2.0/24", "src 192");
+    damaged(node, &["-6 rule del pref 77"], "routes", "fd00:244:1::/64", "ip -6 rule add");
+    damaged(node, &["link set mizzen.vxlan mtu 1300"], "tunnel", "1300 bytes", "mtu 1430");
+    damaged(node, &["link set mizzen.vxlan down"], "tunnel", "is down", "up");
+    damaged(node, &["link del mizzen.vxlan"], "tunnel", "no device mizzen.vxlan", "--vxlan-port");
+}
+
+#[test]
+fn nodes_that_are_not_reached_are_named() {
+    let bed = Bed::new();
+    // The way between them takes less than their own links say.
+    bed.router.ip("link set to-b mtu 1300");
+    damaged(&bed.a.node, &[], "peers", "those of 1430 bytes do not", "--mtu");
+    bed.router.ip("link set to-b down");
+    damaged(&bed.a.node, &[], "peers", "10.244.2.0/24", "see");
+}
+
+#[test]
+fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
+    let (a, _b) = two_nodes();
+    let mut pod = Pod::new();
+    a.add(&mut pod);
+    let link = a.pod_links().pop().unwrap();
+    let healed = |what: &str| a.metrics.tables.healed_of(what);
+    let is_healed = |what: &str, before: u64| {
+        until(what, LIMIT, || {
+            if healed(what) > before { Ok(()) } else { Err(format!("{what} is as it was")) }
+        });
+    };
+    for address in pod.addresses.clone() {
+        let before = healed("neighbour");
+        a.netns.ip(&format!("neigh del {address} dev {link}"));
+        is_healed("neighbour", before);
+    }
+    for key in ["ipv4/conf", "ipv6/conf"] {
+        let before = healed("sysctl");
+        set(&a.netns, &format!("{key}/{link}/forwarding"), "0");
+        is_healed("sysctl", before);
+    }
+    let before = healed("sysctl");
+    set(&a.netns, &format!("ipv4/conf/{link}/rp_filter"), "1");
+    is_healed("sysctl", before);
+    let before = healed("sysctl");
+    set(&a.netns, "ipv4/ip_forward", "0");
+    is_healed("sysctl", before);
+    let before = healed("link");
+    a.netns.ip(&format!("link set {link} down"));
+    is_healed("link", before);
+    until("a sound pod network", LIMIT, || match findings(&a) {
+        found if found.is_empty() => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    for address in pod.addresses.clone() {
+        reach(&a.netns, pod.netns(), address);
+    }
+}
