@@ -83,6 +83,16 @@ pub const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "sysctl", package: "procps" },
 ];
 
+/// What those of the pod network need: a load generator, the reference plugins, which are in no
+/// `PATH`, and control over the kernel's own VXLAN.
+pub const CNI_BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "iperf3", package: "iperf3" },
+    Tool { program: "/usr/lib/cni/ptp", package: "containernetworking-plugins" },
+    Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
+    Tool { program: "bridge", package: "iproute2" },
+    Tool { program: "sysctl", package: "procps" },
+];
+
 /// What those of DNS need: a load generator, a foreign client, and control over which CPU runs
 /// what. The other servers are not installed, see `bench::dns::packages`.
 pub const DNS_BENCH_TOOLS: &[Tool] = &[

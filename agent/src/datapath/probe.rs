@@ -100,6 +100,7 @@ const SOCKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
 
 const PACKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
     (BpfHelper::BPF_FUNC_redirect_neigh, "redirect_neigh", "Linux 5.10"),
+    (BpfHelper::BPF_FUNC_redirect_peer, "redirect_peer", "Linux 5.10"),
     (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "ktime_get_coarse_ns", "Linux 5.11"),
     (BpfHelper::BPF_FUNC_check_mtu, "check_mtu", "Linux 5.12"),
 ];

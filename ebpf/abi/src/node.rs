@@ -12,6 +12,9 @@ pub mod node_addr_flags {
 pub mod endpoint_flags {
     /// Sockets of this pod are left alone: the packet path does its translation.
     pub const NO_SOCKET_TRANSLATION: u32 = 1 << 0;
+    /// What this pod receives passes the host's end of its veth, where a queue holds it back: no
+    /// program puts a packet behind that queue.
+    pub const QUEUED: u32 = 1 << 1;
 }
 
 /// Bits of the value of [`crate::maps::SOCKET_OPTIONS`].

@@ -5,9 +5,10 @@
 //!                            └──> rules (nftables, iptables) ──┘         │
 //!  sockets, scale, packet, update, … ──> turns ──> statistics ──> Figure ┴─> report, plot
 //! ```
-//! That is `services`; `dns` has contenders of its own and shares the rest.
+//! That is `services`; `cni` and `dns` have contenders of their own and share the rest.
 
 pub mod catalogue;
+pub mod cni;
 pub mod conntrack;
 pub mod contender;
 pub mod dns;
@@ -46,18 +47,21 @@ use turns::Summary;
 pub enum Area {
     /// Service load balancing
     Services,
+    /// The pod network
+    Cni,
     /// Cluster DNS
     Dns,
 }
 
 impl Area {
     /// In the order of their sections.
-    pub const ALL: [Self; 2] = [Self::Services, Self::Dns];
+    pub const ALL: [Self; 3] = [Self::Services, Self::Cni, Self::Dns];
 
     /// The title of its section.
     pub fn title(self) -> &'static str {
         match self {
             Self::Services => "Services",
+            Self::Cni => "Pod network",
             Self::Dns => "Cluster DNS",
         }
     }
@@ -66,6 +70,7 @@ impl Area {
     pub fn names(self) -> Vec<&'static str> {
         match self {
             Self::Services => services::names(),
+            Self::Cni => cni::NAMES.to_vec(),
             Self::Dns => dns::NAMES.to_vec(),
         }
     }
@@ -74,6 +79,7 @@ impl Area {
     pub fn measure(self, options: &Options) -> Result<Results> {
         match self {
             Self::Services => services::measure(options),
+            Self::Cni => cni::measure(options),
             Self::Dns => dns::measure(options),
         }
     }

@@ -42,6 +42,7 @@ pub fn run(options: &Bench) -> Result<()> {
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(match options.area {
         Area::Services => toolchain::BENCH_TOOLS,
+        Area::Cni => toolchain::CNI_BENCH_TOOLS,
         Area::Dns => toolchain::DNS_BENCH_TOOLS,
     })?;
     let profile = if options.debug { Profile::Debug } else { Profile::Release };

@@ -8,17 +8,19 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS,
     },
-    helpers::generated::{bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
+    helpers::generated::{
+        bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    },
 };
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     conntrack::FlowKey,
     counters::Counter,
-    node::Endpoint,
+    node::{Endpoint, endpoint_flags},
     packet::{Bytes, Packet},
 };
 
-use super::{DROP, PASS, drop_counted, skb::Skb};
+use super::{DROP, PASS, drop_counted, skb::Skb, translate};
 use crate::maps::ENDPOINTS;
 
 const AF_INET: u8 = 2;
@@ -126,6 +128,32 @@ pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey, way: &mut Way) -> Option<i
     // SAFETY: as above. Whether it fits was asked before.
     to_pod(skb, unsafe { &*endpoint }, 0, way);
     Some(send(skb, way))
+}
+
+/// Sends an untranslated packet to another pod of this node, as its router: straight into that pod's
+/// namespace. What is too large or has come too far is left to the stack, which tells its sender.
+#[inline(never)]
+pub(super) fn to_neighbour(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    let (source, destination) = (&packet.key.source, &packet.key.destination);
+    let Some(endpoint) = ENDPOINTS.get_ptr(destination) else {
+        return PASS;
+    };
+    // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
+    let endpoint = unsafe { &*endpoint };
+    let hop_limit = packet.hop_limit();
+    if hop_limit < 2
+        || endpoint.flags & endpoint_flags::QUEUED != 0
+        || to_pod(skb, endpoint, network_length(skb, packet), way) != Found::Way
+    {
+        return PASS;
+    }
+    if translate::addresses(skb, packet, source, destination, hop_limit - 1).is_err()
+        || skb.store(0, &way.macs, 0).is_err()
+    {
+        return DROP;
+    }
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect_peer(way.ifindex, 0) as i32 }
 }
 
 /// Octets of the largest IP packet that this buffer will be on a wire: one that holds many of a

@@ -75,6 +75,7 @@ fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
     }
     let flow = match flow_of(skb, scratch, 0) {
         Ok(flow) => flow,
+        Err(PASS) if !UPLINK => return to_neighbour(skb, scratch),
         Err(verdict) => return verdict,
     };
     let packet = &scratch.packet;
@@ -109,6 +110,16 @@ fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
         return DROP;
     }
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
+}
+
+/// What a pod sends untranslated: to another pod of this node it goes straight, so that it meets
+/// this program and no other. Anything else is the stack's.
+#[inline(always)]
+fn to_neighbour(skb: Skb, scratch: &mut Scratch) -> i32 {
+    if !policy::allows(&scratch.packet) {
+        return DROP;
+    }
+    deliver::to_neighbour(skb, &scratch.packet, &mut scratch.way)
 }
 
 /// A packet of a flow that is larger than its next link takes. One that may be fragmented goes to

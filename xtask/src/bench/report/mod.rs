@@ -1,6 +1,7 @@
 //! `docs/benchmarks.md`: a section for each area, with its plots beside the page. A run of one area
 //! replaces its section and leaves those of the others.
 
+mod cni;
 mod dns;
 mod services;
 
@@ -38,6 +39,7 @@ pub fn write(area: Area, results: &Results, docs: &Path) -> Result<PathBuf> {
     let machine = machine()?;
     let section = match area {
         Area::Services => services::section(results, &machine),
+        Area::Cni => cni::section(results, &machine),
         Area::Dns => dns::section(results, &machine),
     };
     let folder = docs.join("benchmarks");
