@@ -73,7 +73,7 @@ fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
     if is_icmp(&scratch.packet) && !may_be_of_echo(&scratch.packet) {
         return icmp(skb, scratch);
     }
-    let flow = match flow_of(skb, scratch, 0) {
+    let flow = match flow_of::<UPLINK>(skb, scratch, 0) {
         Ok(flow) => flow,
         Err(PASS) if !UPLINK => return to_neighbour(skb, scratch),
         Err(verdict) => return verdict,
@@ -211,7 +211,11 @@ fn parsed(skb: Skb) -> Option<&'static mut Scratch> {
 /// The flow of a packet, opened where it is new; else the verdict on the packet. `device` as for
 /// [`translate::open`].
 #[inline(always)]
-fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, i32> {
+fn flow_of<const UPLINK: bool>(
+    skb: Skb,
+    scratch: &mut Scratch,
+    device: u32,
+) -> Result<*const Flow, i32> {
     let packet = &scratch.packet;
     if let Some(flow) = conntrack::track(skb, packet) {
         return Ok(flow);
@@ -222,7 +226,7 @@ fn flow_of(skb: Skb, scratch: &mut Scratch, device: u32) -> Result<*const Flow, 
     if !flow_state::opens(packet.key.protocol, packet.tcp_flags) || packet.is_echo_reply() {
         return Err(PASS);
     }
-    let verdict = translate::open(skb, scratch, device);
+    let verdict = translate::open::<UPLINK>(skb, scratch, device);
     if verdict != translate::OPENED {
         return Err(verdict);
     }

@@ -40,7 +40,7 @@ pub(super) fn egress(skb: Skb) -> i32 {
     if is_icmp(&scratch.packet) {
         return icmp::of_node(skb, scratch);
     }
-    let flow = match flow_of(skb, scratch, skb.ifindex()) {
+    let flow = match flow_of::<true>(skb, scratch, skb.ifindex()) {
         Ok(flow) => flow,
         Err(verdict) => return verdict,
     };

@@ -33,12 +33,13 @@ pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 const FOREIGN: i32 = TC_ACT_PIPE as i32;
 
 /// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack
-/// of its own. The device is that by which a packet of the node itself leaves; else 0.
+/// of its own. The device is that by which a packet of the node itself leaves; else 0. Of what pods
+/// send to no service, the flow of what leaves the cluster is opened.
 #[inline(always)]
-pub(super) fn open(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
+pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     let verdict = find(skb, &scratch.packet, &mut scratch.opening);
     if verdict == FOREIGN {
-        return if device == 0 { masquerade::open(skb, scratch) } else { PASS };
+        return if UPLINK { PASS } else { masquerade::open(skb, scratch) };
     }
     if verdict != OPENED {
         return verdict;
