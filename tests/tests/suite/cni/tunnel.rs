@@ -12,9 +12,20 @@ use std::{
     time::Duration,
 };
 
-use mizzen_agent::{apply::maps::Maps as _, datapath::Datapath, model::node::Node as ModelNode};
-use mizzen_ebpf_abi::{addr::Addr, counters::Counter, node::NodeConfig};
-use mizzen_tests::{lab::set, netns::Netns, node::TestNode, wait::until};
+use mizzen_agent::{
+    apply::maps::Maps as _,
+    datapath::{Datapath, find_uplinks},
+    model::node::Node as ModelNode,
+};
+use mizzen_ebpf_abi::{addr::Addr, counters::Counter, node::NodeConfig, service::frontend_flags};
+use mizzen_tests::{
+    echo::{Client, Echo, TRANSPORTS, Transport},
+    lab::{Family, set},
+    netns::Netns,
+    node::TestNode,
+    tables::TestTables,
+    wait::until,
+};
 
 use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
 
@@ -297,4 +308,53 @@ fn what_somebody_takes_of_the_tunnel_is_put_back_and_counted() {
             assert_eq!(reach(on_a.netns(), &bed.b.node.netns, node_b), pod_a);
         }
     }
+}
+
+/// A node port of `a` leads to a pod of `b`, and a client outside to the node port.
+#[test]
+fn a_node_port_leads_into_the_tunnel_with_packets_of_every_size() {
+    let bed = Bed::new();
+    let on_b = bed.b.add();
+    // Not the router itself: what it learns of the way's MTU would bind what it forwards.
+    let outside = Netns::new("client");
+    bed.router.veth("to-client", &outside, "eth0");
+    for (ip, prefix, length) in [("", "203.0.113.", 24), ("-6 ", "2001:db8:3::", 64)] {
+        let nodad = if ip.is_empty() { "" } else { "nodad" };
+        bed.router.ip(&format!("addr add {prefix}1/{length} dev to-client {nodad}"));
+        outside.ip(&format!("addr add {prefix}9/{length} dev eth0 {nodad}"));
+        outside.ip(&format!("{ip}route add default via {prefix}1"));
+    }
+    let mut tables = TestTables::new(bed.a.datapath.maps().unwrap());
+    let uplinks: Vec<_> =
+        bed.a.node.netns.run(|| find_uplinks(&[], &addresses(1)).unwrap().into_iter().collect());
+    bed.a.node.netns.run(|| bed.a.datapath.attach_uplinks(&uplinks)).unwrap();
+    for (family, node) in [(Family::V4, addresses(1)[0]), (Family::V6, addresses(1)[1])] {
+        tables.node_address(node);
+        let pod = on_b.addresses[usize::from(family == Family::V6)];
+        let backend = SocketAddr::new(pod, 8_080);
+        let _server = Echo::start(on_b.netns(), backend, "far");
+        for transport in TRANSPORTS {
+            let set = tables.set_of(&[backend]);
+            let flags = frontend_flags::EXTERNAL | frontend_flags::NODE_PORT;
+            tables.frontend(SocketAddr::new(family.any(), 30_080), transport.number(), set, flags);
+            let dialled = SocketAddr::new(node, 30_080);
+            let client = Client::dial(&outside, transport, dialled, 0).unwrap();
+            let answer = client.ask().unwrap();
+            assert_eq!((answer.name.as_str(), answer.client.ip()), ("far", node));
+            // Larger than the tunnel takes: the client is told, and sends what fits.
+            if transport == Transport::Udp {
+                let told = until_answered(&client, 1_440);
+                assert!(told >= 1_440, "{family:?}");
+            }
+        }
+    }
+    assert_eq!(bed.a.counted(Counter::DropTunnelSource), 0);
+    assert_eq!(bed.b.counted(Counter::DropTunnelSource), 0);
+}
+
+/// Asks with a datagram of `length` octets until there is an answer; its length.
+fn until_answered(client: &Client, length: usize) -> usize {
+    until("an answer to a large datagram", LIMIT, || {
+        client.ask_with(length).map(|answer| answer.length).map_err(|error| error.to_string())
+    })
 }

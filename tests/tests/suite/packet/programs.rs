@@ -267,6 +267,39 @@ fn frames_for_other_hosts_are_left_alone() {
     }
 }
 
+/// Straight from a pod into another of its node: one program meets a packet, and no forwarding.
+#[test]
+fn packets_between_pods_of_a_node_meet_one_program() {
+    let lab = Lab::new([2, 0]);
+    lab.nodes[0].attach_pods();
+    let netns = &lab.nodes[0].node.netns;
+    for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        mizzen_tests::lab::set(netns, setting, "0");
+    }
+    let [from, to] = lab.nodes[0].pods.as_slice() else { panic!("two pods") };
+    for family in FAMILIES {
+        for transport in TRANSPORTS {
+            let answer = mizzen_tests::echo::ask(&from.netns, transport, to.server(family));
+            let seen = answer.unwrap().client.ip();
+            assert_eq!(seen, from.address(family), "{family:?} {transport:?}");
+        }
+        let ends = ((from.address(family), 40_001), (to.address(family), 80));
+        let sent = Frame::new(key(17, ends.0, ends.1));
+        let there = run(&lab.nodes[0], "tc_pod_ingress", &sent.bytes());
+        assert_eq!(there.verdict, REDIRECT);
+        assert!(checksums_are_right(&there.packet), "{family:?}");
+        let packet = read(&there.packet);
+        assert_eq!((packet.key, packet.hop_limit()), (sent.key, sent.hop_limit - 1));
+        // Its sender is told by the stack.
+        let last = Frame { hop_limit: 1, ..sent.clone() };
+        let large = Frame { payload: vec![0; 1_500], ..sent.clone() };
+        for frame in [last.bytes(), large.bytes()] {
+            let passed = run(&lab.nodes[0], "tc_pod_ingress", &frame);
+            assert_eq!((passed.verdict, passed.packet), (UNSPEC, frame));
+        }
+    }
+}
+
 /// Not a benchmark: the figures are printed, and only what would be a mistake fails.
 #[test]
 fn p06_what_a_packet_costs() {
