@@ -59,7 +59,7 @@ impl Pods {
             match outcome {
                 Ok(()) => resized += 1,
                 Err(error) => {
-                    failed.push(format!("the link of {attachment} keeps its MTU: {error}"))
+                    failed.push(format!("the link of {attachment} keeps its MTU: {error}"));
                 }
             }
         }

@@ -87,7 +87,7 @@ fn device(link: &LinkMessage, port: u16) -> Device {
             LinkAttribute::Address(bytes) => has_mac = bytes.as_slice() == DEVICE_MAC,
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => {
-                is_tunnel = infos.iter().any(|info| is_at(info, port))
+                is_tunnel = infos.iter().any(|info| is_at(info, port));
             }
             _ => {}
         }

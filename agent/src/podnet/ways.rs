@@ -158,7 +158,7 @@ impl Ways {
         let others = self.ways.iter().filter_map(|way| {
             let via = match way.kind.as_ref().ok()? {
                 Kind::Direct { gateway, link } => Via::Gateway(*gateway, link.ifindex),
-                Kind::Tunnel { .. } => self.into_tunnel(way.range, tunnel?)?,
+                Kind::Tunnel { .. } => self.by_tunnel(way.range, tunnel?)?,
             };
             Some((way.range, via))
         });
@@ -168,12 +168,12 @@ impl Ways {
     /// The routes that what pods send takes before these: to nodes that are reached by a tunnel.
     pub fn pod_routes(&self, tunnel: Option<u32>) -> BTreeMap<Cidr, Via> {
         let nodes = self.tunnelled_nodes.iter().map(|address| host_route(*address));
-        nodes.filter_map(|range| Some((range, self.into_tunnel(range, tunnel?)?))).collect()
+        nodes.filter_map(|range| Some((range, self.by_tunnel(range, tunnel?)?))).collect()
     }
 
     /// What the node itself sends there is from the address that others know it by: another would
     /// be none of this node's to its peer.
-    fn into_tunnel(&self, range: Cidr, ifindex: u32) -> Option<Via> {
+    fn by_tunnel(&self, range: Cidr, ifindex: u32) -> Option<Via> {
         let source = self.own.get(&range.address.is_ipv4())?;
         Some(Via::From(ifindex, *source))
     }

@@ -150,8 +150,8 @@ impl Plugin {
     pub fn connect(&self, pod: &Pod) -> Result<Ipv4Addr> {
         let (answer, _) = self.at_node(|| self.call("ADD", pod))?;
         let ips = answer["ips"].as_array().context("no addresses")?;
-        let texts = ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next());
-        texts.filter_map(|text| text.parse().ok()).next().context("no IPv4 address")
+        let mut texts = ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next());
+        texts.find_map(|text| text.parse().ok()).context("no IPv4 address")
     }
 
     /// Runs `body` in a thread of its own in the node's namespace, which processes inherit.
