@@ -378,6 +378,7 @@ impl LabNode {
             host_mac: mac(host, &ifname),
             ifname,
             socket_translation,
+            queued: false,
         };
         let pods = self.datapath.pods().unwrap();
         let namespace = fs::File::open(netns.path()).unwrap();

@@ -219,6 +219,7 @@ mod tests {
             pod_mac: [2; 6],
             host_mac: [4; 6],
             socket_translation,
+            queued: false,
         }
     }
 

@@ -9,7 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::{addr::Addr, maps, node::Endpoint};
+use mizzen_ebpf_abi::{
+    addr::Addr,
+    maps,
+    node::{Endpoint, endpoint_flags},
+};
 
 use super::{
     layout::{self, MapLayout},
@@ -147,8 +151,9 @@ impl Pods {
 
 /// What `ENDPOINTS` says of a pod's address.
 fn endpoint(link: &PodLink, flags: u32) -> Endpoint {
-    let PodLink { ifindex, pod_mac, host_mac, .. } = *link;
-    Endpoint { ifindex, identity: 0, flags, pod_mac, host_mac }
+    let PodLink { ifindex, pod_mac, host_mac, queued, .. } = *link;
+    let queued = if queued { endpoint_flags::QUEUED } else { 0 };
+    Endpoint { ifindex, identity: 0, flags: flags | queued, pod_mac, host_mac }
 }
 
 /// What the kernel calls too long a list is a full map.

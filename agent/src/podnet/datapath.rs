@@ -28,6 +28,8 @@ pub struct PodLink {
     /// Whether the pod's sockets are translated, or left to the packet path; `None` where that is
     /// not known, and stays as it is.
     pub socket_translation: Option<bool>,
+    /// Whether what it receives waits in a queue at the host's end, for its bandwidth is limited.
+    pub queued: bool,
 }
 
 /// What the tables say of pods at a moment.

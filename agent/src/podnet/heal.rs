@@ -97,6 +97,8 @@ impl Pods {
             pod_mac: pod_mac.0,
             host_mac: host_mac.0,
             socket_translation: None,
+            // Not known: the limit itself went with the journal's record.
+            queued: false,
         };
         if let Err(error) = self.datapath.attach(&link, None) {
             tracing::error!(ifname, error = chain(&error), "attach the datapath to a pod");

@@ -328,6 +328,7 @@ impl Pods {
             pod_mac: spec.pod_mac.0,
             host_mac: spec.host_mac.0,
             socket_translation: self.socket_translation(&entry.pod),
+            queued: entry.requested.bandwidth.ingress.is_some(),
         }
     }
 
