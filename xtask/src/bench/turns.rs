@@ -161,7 +161,8 @@ mod tests {
         });
         assert_eq!(order, [0, 1, 2, 1, 2, 0]);
         let rates = [0, 1, 2].map(|at| taken.as_ref().expect("rounds").plain(at, |m| m.rate).value);
-        assert_eq!(rates, [3.5, 3.0, 4.0]);
+        let off = rates.iter().zip([3.5, 3.0, 4.0]).map(|(rate, mean)| (rate - mean).abs());
+        assert!(off.fold(0.0, f64::max) < 1e-9, "{rates:?}");
     }
 
     #[test]
