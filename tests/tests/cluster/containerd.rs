@@ -141,7 +141,7 @@ fn deleted_pod(world: &World) -> Result<()> {
     // Somebody looks into the pod: that must not keep anything.
     exec::capture(&world.layout, &Place::Pod("short".into()), &["true"])?;
     let there = everything(world, &node, &uid);
-    ensure!(there.len() > 3, "the pod is hardly there: {there:?}");
+    ensure!(there.len() >= 2, "the pod has no cgroup or no logs: {there:?}");
     let (links, spaces) = (host_links(world, &node)?, namespaces(world, &node));
     delete_pod(world, "short")?;
     let left = everything(world, &node, &uid);
