@@ -1,7 +1,8 @@
 //! An agent's pod network with the real datapath, as a process that tests kill: at once, or when it
 //! has done the step of ADD or DEL that a file in its state folder names.
 //!
-//! `mizzen-test-podnet NETNS CGROUP BPFFS FOLDER PLUGIN`; SIGTERM ends it in order. Nobody fills the
+//! `mizzen-test-podnet NETNS CGROUP BPFFS FOLDER PLUGIN`; SIGTERM ends it in order. With `none` for
+//! BPFFS it has no datapath, and starts at once. Nobody fills the
 //! service tables: what pods ask of them counts as done.
 
 use std::{
@@ -13,7 +14,11 @@ use std::{
 use mizzen_agent::{
     datapath::{Datapath, Options},
     model::{node::Node, snapshot::Snapshot},
-    podnet::{self, Listeners, datapath::PodDatapath, steps::Step},
+    podnet::{
+        self, Listeners,
+        datapath::{NoDatapath, PodDatapath},
+        steps::Step,
+    },
 };
 use nix::{
     sched::{CloneFlags, setns},
@@ -45,8 +50,11 @@ fn main() -> anyhow::Result<()> {
     ARMED.get_or_init(|| folder.join("armed"));
     setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
     let options = Options { bpffs, cgroup_root: Some(cgroup), flows: None };
-    let datapath = Datapath::open(&options)?;
-    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods()?);
+    let datapath = options.bpffs.is_absolute().then(|| Datapath::open(&options)).transpose()?;
+    let pods: Arc<dyn PodDatapath> = match &datapath {
+        Some(datapath) => Arc::new(datapath.pods()?),
+        None => Arc::new(NoDatapath),
+    };
     let config = podnet::Config {
         node_name: "a".into(),
         state_dir,
