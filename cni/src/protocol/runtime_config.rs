@@ -35,7 +35,7 @@ pub fn dns(config: &Map<String, Value>) -> Option<Value> {
     let names = [("servers", "nameservers"), ("searches", "search"), ("options", "options")];
     let mut dns = json!({});
     for (from, to) in names {
-        let list = said.get(from).or_else(|| said.get(to));
+        let list = field(said, from).or_else(|| field(said, to));
         if let Some(list) = list.filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
         {
             dns[to] = list.clone();
@@ -119,14 +119,21 @@ fn port_mappings(config: &Map<String, Value>) -> Result<Vec<PortMapping>, CniErr
     Ok(mappings)
 }
 
+/// A field in any case: containerd writes its own names of fields (`HostPort`, `Servers`), which
+/// plugins in Go take for those of the conventions.
+fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let alike = || object.iter().find(|(other, _)| other.eq_ignore_ascii_case(key));
+    object.get(key).or_else(|| alike().map(|(_, value)| value))
+}
+
 fn port_mapping(entry: &Value) -> Result<PortMapping, String> {
     let entry = entry.as_object().ok_or("must be an object")?;
     let port = |key: &str| {
-        let value = entry.get(key).unwrap_or(&Value::Null);
+        let value = field(entry, key).unwrap_or(&Value::Null);
         let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
         port.filter(|port| *port != 0).ok_or_else(|| format!("{key}: {value} is no port"))
     };
-    let string = |key: &str| match entry.get(key) {
+    let string = |key: &str| match field(entry, key) {
         None | Some(Value::Null) => Ok(""),
         Some(Value::String(text)) => Ok(text.as_str()),
         Some(other) => Err(format!("{key}: {other} is not a string")),

@@ -33,6 +33,21 @@ fn refused(config: Value, words: &[&str]) {
 }
 
 #[test]
+fn cni_31_port_mappings_and_resolvers_are_read_as_containerd_writes_them() {
+    let requested = asked(json!({"portMappings": [
+        {"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+        {"HostPort": 53, "ContainerPort": 53, "Protocol": "udp", "HostIP": "192.0.2.1"},
+    ]}));
+    let mappings = requested.unwrap().port_mappings;
+    let read: Vec<_> = mappings.iter().map(|of| (of.host_ip, of.host_port, of.protocol)).collect();
+    let address = "192.0.2.1".parse().ok();
+    assert_eq!(read, [(None, 8080, Protocol::Tcp), (address, 53, Protocol::Udp)]);
+    let config = json!({"dns": {"Servers": ["10.96.0.10"], "Searches": ["x"], "Options": null}});
+    let said = dns(config.as_object().unwrap()).unwrap();
+    assert_eq!(said, json!({"nameservers": ["10.96.0.10"], "search": ["x"]}));
+}
+
+#[test]
 fn cni_31_port_mappings_are_read() {
     let requested = asked(json!({"portMappings": [
         {"hostPort": 8080, "containerPort": 80, "protocol": "TCP"},

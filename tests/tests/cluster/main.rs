@@ -106,6 +106,7 @@ fn containerd_checks() -> Vec<Check> {
     [
         traffic::CHECKS,
         names::CHECKS,
+        pod_network::CHECKS,
         restart::CHECKS,
         pods::CHECKS,
         streams::CHECKS,

@@ -28,6 +28,7 @@ spec:
   containers:
     - name: hello
       image: hello
+      imagePullPolicy: IfNotPresent
       ports: [{{containerPort: 8080, hostPort: {PORT}}}]
       env: [{{name: POD_NAME, value: host-port}}, {{name: NODE_NAME, value: node-2}}]
 "
