@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use xtask::cluster::{Layout, bpffs_marker, cgroup, down};
+use xtask::cluster::{Layout, bpffs_marker, cgroup, containerd::CNI_RESULTS, down};
 
 /// Fails where anything of the cluster is left.
 pub(crate) fn none(layout: &Layout) -> Result<()> {
@@ -28,6 +28,11 @@ pub(crate) fn none(layout: &Layout) -> Result<()> {
     for netns in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = netns.file_name().to_string_lossy().into_owned();
         ensure!(!name.starts_with(&layout.prefix()), "the namespace {name} is still there");
+    }
+    // What the container runtime remembers of its calls of our plugin.
+    for result in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
+        let name = result.file_name().to_string_lossy().into_owned();
+        ensure!(!name.starts_with("mizzen-"), "the result {name} of a CNI plugin is still there");
     }
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {

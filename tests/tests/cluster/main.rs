@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let clusters: Vec<(Runtime, Vec<(String, Check)>)> =
         [(Runtime::Process, all_checks()), (Runtime::Containerd, containerd_checks())]
             .map(|(runtime, checks)| {
-                let named = checks.into_iter().map(|check| (full_name(runtime, check.0), check));
+                let named = checks.into_iter().map(|check| (full_name(check.0, runtime), check));
                 let wanted =
                     named.filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
                 (runtime, wanted.collect())
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 /// The name of a check on a runtime, by which it is asked for too.
-fn full_name(runtime: Runtime, name: &str) -> String {
+fn full_name(name: &str, runtime: Runtime) -> String {
     match runtime {
         Runtime::Process => name.to_owned(),
         Runtime::Containerd => format!("containerd::{name}"),
@@ -85,7 +85,7 @@ fn full_name(runtime: Runtime, name: &str) -> String {
 
 fn run_cluster(runtime: Runtime, checks: &[(String, Check)], tally: &mut Tally) {
     let layout = layout(runtime);
-    let name = full_name(runtime, "up_brings_a_cluster_with_traffic_by_every_way");
+    let name = full_name("up_brings_a_cluster_with_traffic_by_every_way", runtime);
     if let Some(world) = tally.run(&name, || bring_up(&layout)) {
         for (name, (_, check)) in checks {
             if tally.run(name, || check(&world)).is_none()
@@ -95,7 +95,7 @@ fn run_cluster(runtime: Runtime, checks: &[(String, Check)], tally: &mut Tally) 
             }
         }
     }
-    tally.run(&full_name(runtime, "down_leaves_nothing_behind"), || {
+    tally.run(&full_name("down_leaves_nothing_behind", runtime), || {
         down::down(&layout)?;
         leftovers::none(&layout)
     });

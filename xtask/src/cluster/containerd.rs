@@ -13,6 +13,8 @@ use crate::{image::Image, invoke};
 
 /// Where containerd keeps the images and pods of Kubernetes.
 const NAMESPACE: &str = "k8s.io";
+/// Where its library for CNI keeps what plugins answered.
+pub const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Where shims have their sockets, whatever the configuration says.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 /// The plugin that containerd itself asks to bring `lo` up, as Debian has it.
@@ -140,29 +142,52 @@ Root = "{state}/runc"
     )
 }
 
-/// The sockets of a cluster's shims, which lie outside its folders. Asked before these go.
-pub fn shim_sockets(layout: &Layout) -> Vec<PathBuf> {
+/// The bundles of a cluster's containers, which are named after them.
+fn bundles(layout: &Layout) -> impl Iterator<Item = fs::DirEntry> {
     let nodes = fs::read_dir(layout.run_dir()).into_iter().flatten().flatten();
     let tasks = nodes
         .map(|node| node.path().join("containerd/io.containerd.runtime.v2.task").join(NAMESPACE));
-    let bundles = tasks.flat_map(|tasks| fs::read_dir(tasks).into_iter().flatten().flatten());
-    bundles
+    tasks.flat_map(|tasks| fs::read_dir(tasks).into_iter().flatten().flatten())
+}
+
+/// What the runtime remembers of its calls of CNI plugins for a cluster's containers, at the one
+/// place that it has for that. Asked before the containers go.
+pub fn cni_results(layout: &Layout) -> Vec<PathBuf> {
+    let containers: Vec<_> =
+        bundles(layout).filter_map(|bundle| bundle.file_name().into_string().ok()).collect();
+    let results = fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten();
+    let of_container = |result: &PathBuf| {
+        let name = result.to_string_lossy();
+        containers.iter().any(|container| name.contains(container.as_str()))
+    };
+    results.map(|result| result.path()).filter(of_container).collect()
+}
+
+/// The sockets of a cluster's shims, which lie outside its folders. Asked before these go.
+pub fn shim_sockets(layout: &Layout) -> Vec<PathBuf> {
+    bundles(layout)
         .filter_map(|bundle| fs::read_to_string(bundle.path().join("address")).ok())
         .filter_map(|address| Some(PathBuf::from(address.trim().strip_prefix("unix://")?)))
         .filter(|socket| socket.starts_with(SHIM_SOCKETS))
         .collect()
 }
 
-/// Removes them, and their folder where nobody else has any.
-pub fn remove_sockets(sockets: &[PathBuf]) -> Result<()> {
-    for socket in sockets {
-        match fs::remove_file(socket) {
+/// Removes files, as far as they are there.
+pub fn remove_files(files: &[PathBuf]) -> Result<()> {
+    for file in files {
+        match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("can't remove {}", socket.display()));
+                return Err(error).with_context(|| format!("can't remove {}", file.display()));
             }
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Removes sockets of shims, and their folder where nobody else has any.
+pub fn remove_sockets(sockets: &[PathBuf]) -> Result<()> {
+    remove_files(sockets)?;
     let folder = Path::new(SHIM_SOCKETS);
     for folder in folder.ancestors().take(2) {
         // Not empty where another containerd runs.

@@ -15,11 +15,13 @@ use crate::invoke;
 /// Removes processes, namespaces, cgroups, pins, mounts and files of the cluster.
 pub fn down(layout: &Layout) -> Result<()> {
     let shim_sockets = containerd::shim_sockets(layout);
-    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
+    let cni_results = containerd::cni_results(layout);
+    let steps: [(&str, &dyn Fn() -> Result<()>); 8] = [
         ("processes", &|| process::end_all(layout)),
         ("pods", &|| end_pods(layout)),
         ("mounts", &|| unmount_below(&layout.run_dir()).and(unmount_below(&layout.dir))),
         ("sockets", &|| containerd::remove_sockets(&shim_sockets)),
+        ("results of CNI plugins", &|| containerd::remove_files(&cni_results)),
         ("network namespaces", &|| network::remove(layout)),
         ("BPF pins", &|| remove_pins(layout)),
         ("files", &|| remove_dir(&layout.run_dir()).and(remove_dir(&layout.dir))),

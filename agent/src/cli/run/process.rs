@@ -1,0 +1,66 @@
+//! What the agent's process needs before anything starts: a log, rights, and file descriptors.
+
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+
+/// Logs to standard error from now on.
+pub(super) fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log_filter.clone());
+    // The client reports every failed attempt as an error; the watches say what it means.
+    let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
+        .with_context(|| format!("log filter {filter:?} (--log-filter or RUST_LOG)"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_format == "json" {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+    Ok(())
+}
+
+/// Every role changes the node's kernel state; without the rights for it nothing would work, and
+/// each part would say so in its own words.
+pub(super) fn check_rights(config: &Config) -> anyhow::Result<()> {
+    /// Bit of CAP_NET_ADMIN in capability sets (capability.h).
+    const NET_ADMIN: u32 = 12;
+    let roles = config.services || config.cni || config.dns;
+    if !roles || nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    anyhow::ensure!(
+        bits >> NET_ADMIN & 1 == 1,
+        "the agent may not change this node's network: run it as root, or with the capabilities \
+         NET_ADMIN, BPF, PERFMON, SYS_ADMIN and SYS_PTRACE"
+    );
+    Ok(())
+}
+
+/// Takes as many descriptors as there may be: service managers start with 1,024 for the sake of
+/// programs that use select(2), and a resolver under load has a socket for each question.
+pub(super) fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_admits() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
+        raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
+}
