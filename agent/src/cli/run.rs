@@ -184,7 +184,11 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         checker,
         ledger,
         names,
-        pods: config.looked_at().map(|place| PodNetwork { place, snapshots: looked_at }),
+        pods: config.looked_at().map(|place| PodNetwork {
+            place,
+            snapshots: looked_at,
+            answers: Arc::default(),
+        }),
     };
     serve::start(listeners, facts, successors, &mut stages.front);
     let version = env!("CARGO_PKG_VERSION");

@@ -19,7 +19,7 @@ use super::{
     message::{POD_TABLE, Via, host_route},
     mtu,
     netlink::{Netlink, NetlinkError},
-    probe::{self, Reached},
+    probe::{Answers, Reached},
     routes::{self, Present},
     sysctl, tunnel,
     ways::{self, Ways},
@@ -119,10 +119,10 @@ pub fn look(place: &Place, snapshot: &Snapshot) -> Result<Seen, NetlinkError> {
 }
 
 /// Asks the other nodes whether packets to their pods arrive.
-pub fn reach(seen: &Seen) -> BTreeMap<Cidr, Reached> {
+pub fn reach(seen: &Seen, answers: &Answers) -> BTreeMap<Cidr, Reached> {
     let ranges: Vec<Cidr> =
         seen.ways.ways.iter().filter(|way| way.kind.is_ok()).map(|way| way.range).collect();
-    probe::ask(&ranges, seen.mtu.1)
+    answers.ask(&ranges, seen.mtu.1)
 }
 
 /// What the agents of this boot noted.

@@ -8,6 +8,7 @@ use std::{
     io::IoSliceMut,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -54,6 +55,41 @@ pub struct Reached {
     pub small: Heard,
     /// Of the large one.
     pub large: Heard,
+}
+
+/// For how long answers count: Linux tells a host once a second at most that an address is nobody's
+/// (`icmp_ratelimit`), after a few at once, and each range takes two.
+const FRESH: Duration = Duration::from_secs(6);
+
+/// The last answers, for those who ask again and again: the nodes would fall silent.
+#[derive(Debug, Default)]
+pub struct Answers {
+    last: Mutex<Option<Last>>,
+}
+
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    ranges: Vec<Cidr>,
+    mtu: u32,
+    reached: BTreeMap<Cidr, Reached>,
+}
+
+impl Answers {
+    /// As [`ask`], where nobody asked the same a moment ago. One asks at a time.
+    pub fn ask(&self, ranges: &[Cidr], mtu: u32) -> BTreeMap<Cidr, Reached> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*last
+            && last.at.elapsed() < FRESH
+            && (last.mtu, &*last.ranges) == (mtu, ranges)
+        {
+            return last.reached.clone();
+        }
+        let reached = ask(ranges, mtu);
+        let kept = reached.clone();
+        *last = Some(Last { at: Instant::now(), ranges: ranges.to_vec(), mtu, reached: kept });
+        reached
+    }
 }
 
 /// Asks the nodes behind `ranges`, of which the first [`ASKED_MAX`]. `mtu` is that of pods.

@@ -14,6 +14,7 @@ use crate::{
         journal::Phase,
         look::{self, Place, PodSeen, Seen},
         message::Via,
+        probe::Answers,
         ways::{Kind, Way},
     },
 };
@@ -25,6 +26,8 @@ pub struct PodNetwork {
     pub place: Place,
     /// The cluster.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What other nodes answered.
+    pub answers: Arc<Answers>,
 }
 
 /// A pod's attachment: `mizzen pods`.
@@ -97,9 +100,10 @@ impl PodNetwork {
     /// What [`crate::check`] judges: with answers of the other nodes.
     pub(super) async fn facts(&self) -> Result<PodNetworkFacts, String> {
         let (place, snapshot) = (self.place.clone(), Arc::clone(&self.snapshots.borrow()));
+        let answers = Arc::clone(&self.answers);
         let looked = spawn_blocking(move || {
             look::look(&place, &snapshot).map(|seen| {
-                let reached = look::reach(&seen);
+                let reached = look::reach(&seen, &answers);
                 let addresses = snapshot.nodes.values();
                 let addresses =
                     addresses.map(|node| (node.name.clone(), node.internal_ips.clone()));

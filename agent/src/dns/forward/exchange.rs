@@ -251,7 +251,7 @@ mod tests {
             answer.to_vec().unwrap()
         };
         assert!(answer_to(&query, &octets(|_| {})).is_some());
-        let other = |name, kind| Query::query(Name::from_str(name).unwrap(), kind);
+        let other = |name, kind| Query::query(Name::from_ascii(name).unwrap(), kind);
         assert!(answer_to(&query, &octets(|m| m.metadata.id = 8)).is_none());
         assert!(
             answer_to(&query, &octets(|m| m.metadata.message_type = MessageType::Query)).is_none()

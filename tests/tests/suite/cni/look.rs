@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_agent::{
     check::{Facts, Finding, Host, PodNetworkFacts, Verdict, judge},
-    podnet::look::{self, Place},
+    podnet::{
+        look::{self, Place},
+        probe::{Answers, Heard},
+    },
 };
 use mizzen_tests::{lab::set, wait::until};
 
@@ -14,17 +17,21 @@ use super::{
     tunnel::Bed,
 };
 
-/// The findings that are not well, of the node as it is now.
-fn findings(node: &Node) -> Vec<Finding> {
-    let place = Place {
+fn place(node: &Node) -> Place {
+    Place {
         node: node.name.clone(),
         state_dir: node.state_dir(),
         vxlan_port: mizzen_ebpf_abi::tunnel::PORT,
         mtu: None,
-    };
+    }
+}
+
+/// The findings that are not well, of the node as it is now.
+fn findings(node: &Node) -> Vec<Finding> {
+    let place = place(node);
     let snapshot = Arc::clone(&node.snapshots.borrow());
     let seen = node.netns.run(|| look::look(&place, &snapshot)).unwrap();
-    let reached = node.netns.run(|| look::reach(&seen));
+    let reached = node.netns.run(|| look::reach(&seen, &Answers::default()));
     let nodes = snapshot.nodes.values();
     let addresses = nodes.map(|node| (node.name.clone(), node.internal_ips.clone())).collect();
     let pod_network = PodNetworkFacts { seen, reached, addresses };
@@ -50,6 +57,22 @@ fn damaged(node: &Node, commands: &[&str], check: &str, said: &str, remedy: &str
         finding.check == check && finding.said.contains(said) && finding.remedy.contains(remedy)
     };
     assert!(found.iter().any(|finding| is_it(&finding)), "{said} / {remedy} in {found:#?}");
+}
+
+#[test]
+fn nodes_that_are_asked_again_and_again_do_not_fall_silent() {
+    let (a, _b) = two_nodes();
+    let snapshot = Arc::clone(&a.snapshots.borrow());
+    let seen = a.netns.run(|| look::look(&place(&a), &snapshot)).unwrap();
+    let answers = Answers::default();
+    for _ in 0..10 {
+        let reached = a.netns.run(|| look::reach(&seen, &answers));
+        assert_eq!(reached.len(), 2);
+        for (range, reached) in reached {
+            let both = [reached.small, reached.large];
+            assert!(both.iter().all(|heard| matches!(heard, Heard::From(_))), "{range}: {both:?}");
+        }
+    }
 }
 
 #[test]

@@ -182,7 +182,8 @@ fn u13_echo_requests_to_services_end_here() {
             (family.service(12), SHOT),
             (family.service(13), UNSPEC),
             (node, UNSPEC),
-            (family.pod(1, 2), UNSPEC),
+            // A pod of this node, to which it goes straight.
+            (family.pod(1, 2), REDIRECT),
         ] {
             // The first two octets of an ICMP header are its type and code.
             let flow = key(protocol, (family.pod(1, 2), echo_request << 8), (to, 0));
