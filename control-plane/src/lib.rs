@@ -9,4 +9,5 @@ pub mod pki;
 pub mod registry;
 pub mod scheduler;
 pub mod serve;
+mod shown;
 pub mod store;

@@ -17,10 +17,7 @@ use http_body_util::{BodyExt as _, BodyStream, Empty, Limited, StreamBody};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
@@ -29,6 +26,7 @@ use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call};
 use crate::registry::Object;
+use crate::shown;
 
 /// The Node's annotation with the certificate that its node part shows, in DER and base64.
 pub const CERTIFICATE_ANNOTATION: &str = "node.mizzen.dev/serving-certificate";
@@ -230,14 +228,10 @@ impl Nodes {
         let stream = TcpStream::connect((question.address, question.port))
             .await
             .map_err(|error| text(&error))?;
-        let provider = Arc::new(ring::default_provider());
-        let verifier =
-            Shown { expected: question.certificate.clone(), provider: Arc::clone(&provider) };
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+        // A node that names no certificate is taken as it is, as by a kube-apiserver without
+        // `--kubelet-certificate-authority`.
+        let config = shown::client(question.certificate.clone())
             .map_err(|error| text(&error))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(self.certificates.clone(), self.key.clone_key())
             .map_err(|error| text(&error))?;
         let name = ServerName::IpAddress(question.address.into());
@@ -313,56 +307,6 @@ async fn refusal(status: StatusCode, answer: Response<Incoming>) -> Failure {
         StatusCode::NOT_FOUND => Failure::new(status, "NotFound", said),
         StatusCode::BAD_REQUEST => Failure::bad_request(said),
         _ => unreachable(said),
-    }
-}
-
-/// Takes the certificate that the Node object names. A node that names none is taken as it is, as by
-/// a kube-apiserver without `--kubelet-certificate-authority`.
-#[derive(Debug)]
-struct Shown {
-    expected: Option<Vec<u8>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Shown {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        match &self.expected {
-            Some(expected) if expected[..] != end_entity[..] => Err(rustls::Error::General(
-                "its certificate is not the one that the Node object names".to_owned(),
-            )),
-            _ => Ok(ServerCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
