@@ -1,12 +1,19 @@
 //! What must not be there after `down`.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Result, ensure};
 use xtask::cluster::{Layout, bpffs_marker, cgroup, containerd::CNI_RESULTS, down};
 
+/// What container runtimes remember of their calls of our plugin, those of other clusters too.
+pub(crate) fn cni_results() -> BTreeSet<String> {
+    let results = fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten();
+    let names = results.map(|result| result.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("mizzen-")).collect()
+}
+
 /// Fails where anything of the cluster is left.
-pub(crate) fn none(layout: &Layout) -> Result<()> {
+pub(crate) fn none(layout: &Layout, cni_results_before: &BTreeSet<String>) -> Result<()> {
     for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
         ensure!(!dir.exists(), "{} is still there", dir.display());
     }
@@ -29,11 +36,8 @@ pub(crate) fn none(layout: &Layout) -> Result<()> {
         let name = netns.file_name().to_string_lossy().into_owned();
         ensure!(!name.starts_with(&layout.prefix()), "the namespace {name} is still there");
     }
-    // What the container runtime remembers of its calls of our plugin.
-    for result in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
-        let name = result.file_name().to_string_lossy().into_owned();
-        ensure!(!name.starts_with("mizzen-"), "the result {name} of a CNI plugin is still there");
-    }
+    let cni_results: Vec<_> = cni_results().difference(cni_results_before).cloned().collect();
+    ensure!(cni_results.is_empty(), "results of our plugin are still there: {cni_results:?}");
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     for dir in [layout.run_dir(), layout.bpffs_dir(), layout.dir.clone()] {
         let ours = dir.display().to_string();

@@ -85,6 +85,7 @@ fn full_name(name: &str, runtime: Runtime) -> String {
 
 fn run_cluster(runtime: Runtime, checks: &[(String, Check)], tally: &mut Tally) {
     let layout = layout(runtime);
+    let before = leftovers::cni_results();
     let name = full_name("up_brings_a_cluster_with_traffic_by_every_way", runtime);
     if let Some(world) = tally.run(&name, || bring_up(&layout)) {
         for (name, (_, check)) in checks {
@@ -97,7 +98,7 @@ fn run_cluster(runtime: Runtime, checks: &[(String, Check)], tally: &mut Tally) 
     }
     tally.run(&full_name("down_leaves_nothing_behind", runtime), || {
         down::down(&layout)?;
-        leftovers::none(&layout)
+        leftovers::none(&layout, &before)
     });
 }
 
