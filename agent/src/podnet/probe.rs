@@ -76,7 +76,8 @@ struct Last {
 }
 
 impl Answers {
-    /// As [`ask`], where nobody asked the same a moment ago. One asks at a time.
+    /// Asks the nodes behind `ranges`, of which the first [`ASKED_MAX`], unless somebody asked the same
+    /// a moment ago. One asks at a time. `mtu` is that of pods.
     pub fn ask(&self, ranges: &[Cidr], mtu: u32) -> BTreeMap<Cidr, Reached> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = &*last
@@ -92,8 +93,7 @@ impl Answers {
     }
 }
 
-/// Asks the nodes behind `ranges`, of which the first [`ASKED_MAX`]. `mtu` is that of pods.
-pub fn ask(ranges: &[Cidr], mtu: u32) -> BTreeMap<Cidr, Reached> {
+fn ask(ranges: &[Cidr], mtu: u32) -> BTreeMap<Cidr, Reached> {
     let mut reached = BTreeMap::new();
     for some in ranges[..ranges.len().min(ASKED_MAX)].chunks(AT_A_TIME) {
         let sizes = |range: &Cidr| {

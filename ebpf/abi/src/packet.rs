@@ -323,8 +323,8 @@ impl Packet {
         if extension::is(self.key.protocol) { Err(Skip::TooManyExtensions) } else { Ok(()) }
     }
 
-    /// Reads the ports or an echo's identifier, the TCP flags or the ICMP type. `payload` is what the IP header says
-    /// follows.
+    /// Reads the ports or an echo's identifier, the TCP flags or the ICMP type. `payload` is what the
+    /// IP header says follows.
     #[inline(always)]
     fn transport<B: Bytes + ?Sized>(
         &mut self,
