@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::{check, names, pod_network, traffic, why};
+use super::{check, migrate::Migrate, names, pod_network, traffic, why};
 use crate::{
     serve::{listen::SOCKET, wire},
     why::{
@@ -35,6 +35,7 @@ Examples:
   mizzen routes                    how other nodes' pods are reached: directly or by a tunnel
   mizzen dns web --from default/client         what a pod gets for a name, step by step, and why
   mizzen dns www.example.org --type AAAA       the same for a full name
+  mizzen migrate plan              what of kube-proxy is left on this node, and what to do about it
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; check: something fails; diff:
@@ -56,7 +57,7 @@ pub struct Mizzen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// Columns for people
     Text,
     /// JSON for scripts
@@ -111,6 +112,8 @@ enum Command {
     Check,
     /// What would be written if the kernel's tables were compared with what they should be
     Diff,
+    /// From kube-proxy to Mizzen on this node, and back
+    Migrate(Migrate),
     /// Completions for a shell
     Completions {
         /// The shell
@@ -201,6 +204,7 @@ impl Mizzen {
             Command::Flows { limit } => {
                 (question("/v1/flows", &[("limit", limit.to_string())]), flows)
             }
+            Command::Migrate(migrate) => return migrate.execute(&self.state_dir, self.output),
             Command::Completions { shell } => {
                 clap_complete::generate(
                     shell,
@@ -221,7 +225,7 @@ impl Mizzen {
 }
 
 /// The body of the agent's answer.
-fn get(state_dir: &Path, path: &str) -> anyhow::Result<String> {
+pub(super) fn get(state_dir: &Path, path: &str) -> anyhow::Result<String> {
     let socket = state_dir.join(SOCKET);
     let mut stream = UnixStream::connect(&socket).with_context(|| {
         format!(

@@ -3,6 +3,7 @@
 mod check;
 pub mod config;
 pub mod inspect;
+mod migrate;
 mod names;
 mod pod_network;
 pub mod run;

@@ -40,6 +40,7 @@ use crate::{
     kube::{self, Snapshots, client::ApiServers, node_condition},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
+    migrate,
     podnet::{
         self,
         datapath::{Announced, NoDatapath, PodDatapath},
@@ -157,6 +158,9 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     };
     let Begun { own: Own { listeners, datapath }, shared, servers, vitals, names, successors } =
         begun;
+    if config.services {
+        stages.intake.spawn("hold", migrate::hold::run(stages.intake.token()));
+    }
     let health = Health {
         node: config.node_name.as_str().into(),
         board: shared.board.clone(),

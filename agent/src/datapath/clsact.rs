@@ -5,6 +5,7 @@ use std::{fs, io, os::fd::AsFd as _, path::Path};
 
 use aya::programs::{
     ProgramError, SchedClassifier, TcAttachType,
+    links::Link as _,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 
@@ -60,6 +61,21 @@ pub(super) fn ensure(
     // Dropping the link would remove the filter.
     std::mem::forget(classifier.take_link(id).map_err(FilterError::Filter)?);
     Ok(outcome)
+}
+
+/// Removes all filters of ours in this network namespace. How many there were.
+pub(super) fn remove_all() -> usize {
+    let interfaces = nix::net::if_::if_nameindex();
+    let interfaces = interfaces.iter().flat_map(|all| all.iter());
+    let mut removed = 0;
+    for interface in interfaces {
+        let Ok(name) = interface.name().to_str() else { continue };
+        for place in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let filter = SchedClassifierLink::attached(name, place, PRIORITY, HANDLE, None);
+            removed += usize::from(filter.is_ok_and(|filter| filter.detach().is_ok()));
+        }
+    }
+    removed
 }
 
 /// The program as aya knows it: it takes over what is pinned.

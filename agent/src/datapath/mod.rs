@@ -33,6 +33,7 @@ mod pod_netns;
 mod pods;
 mod probe;
 mod reader;
+mod release;
 mod sock_diag;
 mod socket_fd;
 mod sweep;
@@ -65,6 +66,7 @@ pub use self::{
     pods::Pods,
     probe::{Features, Missing, probe},
     reader::{ReadError, TableReader, TableReaders},
+    release::{ReleaseError, is_in_force, release},
     sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
     socket_fd::translations_of,
     sweep::{Entries, SweepError, Sweeper, Swept},

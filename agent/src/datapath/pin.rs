@@ -85,7 +85,7 @@ impl Pins {
     pub fn open(bpffs: &Path) -> Result<Self, PinError> {
         ensure_mounted(bpffs)?;
         refuse_newer(bpffs)?;
-        let folder = bpffs.join(format!("v{ABI_VERSION}"));
+        let folder = Self::folder_of(bpffs);
         for folder in [folder.join("maps"), folder.join("links")] {
             fs::create_dir_all(&folder).map_err(|source| PinError::Folder(folder, source))?;
         }
@@ -96,14 +96,24 @@ impl Pins {
         Ok(Self { folder, _lock: lock })
     }
 
+    /// Where below `bpffs` this layout's pins are.
+    pub(super) fn folder_of(bpffs: &Path) -> PathBuf {
+        bpffs.join(format!("v{ABI_VERSION}"))
+    }
+
+    /// The folder of pinned maps.
+    pub(super) fn maps(&self) -> PathBuf {
+        self.folder.join("maps")
+    }
+
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.folder.join("maps").join(name)
+        self.maps().join(name)
     }
 
     /// Where a link is pinned.
     pub fn link(&self, name: &str) -> PathBuf {
-        self.folder.join("links").join(name)
+        self.links().join(name)
     }
 
     /// The folder of pinned links.

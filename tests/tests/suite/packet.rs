@@ -25,6 +25,7 @@ mod endpoints;
 mod flows;
 mod fragments;
 mod headers;
+mod kube_proxy;
 mod lifetimes;
 mod masquerade;
 mod node;

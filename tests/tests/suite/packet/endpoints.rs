@@ -1,23 +1,17 @@
 //! Services whose endpoints are not there, come, go and change, as a client by packet meets them.
 
-use std::{
-    io::{ErrorKind, Write as _},
-    net::SocketAddr,
-    process::Stdio,
-    time::Duration,
-};
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use mizzen_agent::apply::maps::Maps as _;
 use mizzen_ebpf_abi::{
     addr::Addr,
     counters::Counter,
-    node::{NodeAddr, cluster_range_flags::SERVICES},
+    node::NodeAddr,
     service::{FrontendKey, frontend_flags},
 };
 use mizzen_tests::{
     echo::{Client, Echo, TRANSPORTS, Transport, ask, ask_in_vain},
     lab::{FAMILIES, Family, Lab},
-    netns::Netns,
     tables::Windows,
     wait::until,
 };
@@ -137,85 +131,6 @@ fn b101_b102_b103_b105_b106_b107_b109_a_datagram_socket_follows_its_service() {
         }
     }
     sane(&lab);
-}
-
-/// The rules of kube-proxy's nftables mode for one service, as far as these packets meet them.
-fn rules(family: Family, [vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
-    let ip = if family == Family::V4 { "ip" } else { "ip6" };
-    let (cluster_ip, node) = (vip.ip(), node_port.ip());
-    let translate = |protocol: &str| {
-        format!(
-            "{ip} daddr {cluster_ip} {protocol} dport {PORT} dnat to {backend}\n\
-             {ip} daddr {node} {protocol} dport {NODE_PORT} meta mark set 0x4000 dnat to {backend}\n"
-        )
-    };
-    format!(
-        "table {ip} kube-proxy {{\n\
-         chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{}{}}}\n\
-         chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\
-         meta mark 0x4000 masquerade\n}}\n}}\n",
-        translate("tcp"),
-        translate("udp")
-    )
-}
-
-/// kube-proxy's rules lead to the pod on the other node, Mizzen's tables to one on this node. What
-/// kube-proxy's connections have stays theirs; what is new is Mizzen's, with the rules in place.
-#[test]
-fn b139_r11_connections_of_kube_proxys_rules_go_on_when_mizzen_takes_over() {
-    let mut lab = Lab::new([2, 1]);
-    let services = lab.nodes[0].tables.maps.node_tables().unwrap().cluster_ranges;
-    let services = services.into_iter().filter(|(_, uses)| *uses == SERVICES);
-    let services: Vec<_> = services.collect();
-    let ranges: Vec<_> = services.iter().map(|(range, _)| *range).collect();
-    for family in FAMILIES {
-        lab.nodes[0].tables.maps.remove_cluster_ranges(&ranges).unwrap();
-        let vip = SocketAddr::new(family.service(10), PORT);
-        let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
-        let theirs = lab.nodes[1].pods[0].server(family);
-        nft(&lab.nodes[0].node.netns, &rules(family, [vip, port], theirs));
-        let before = lab.nodes[0].counted(Counter::FlowCreated);
-        let pod = &lab.nodes[0].pods[0].netns;
-        let direct = Client::dial(pod, Transport::Tcp, theirs, 0).unwrap();
-        let mut old = Vec::new();
-        for transport in TRANSPORTS {
-            for (from, to) in [(pod, vip), (&lab.client, port)] {
-                let client = Client::dial(from, transport, to, 0).unwrap();
-                assert_eq!(client.ask().unwrap().name, "pod-2-1", "{transport:?} {to}");
-                old.push((transport, client));
-            }
-        }
-        assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), before, "kube-proxy's alone");
-
-        let ours = lab.nodes[0].pods[1].server(family);
-        lab.nodes[0].tables.maps.put_cluster_ranges(&services).unwrap();
-        for transport in TRANSPORTS {
-            cluster_ip(&mut lab.nodes[0], family, transport, &[ours]);
-            node_port(&mut lab.nodes[0], family, transport, &[ours], EXTERNAL);
-        }
-        for _ in 0..3 {
-            assert_eq!(direct.ask().unwrap().name, "pod-2-1");
-            for (transport, client) in &old {
-                // A datagram has nothing to go on with: it is a service's as it comes.
-                let name = if *transport == Transport::Tcp { "pod-2-1" } else { "pod-1-2" };
-                assert_eq!(client.ask().unwrap().name, name, "{family:?} {transport:?}");
-            }
-        }
-        for transport in TRANSPORTS {
-            for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
-                assert_eq!(ask(from, transport, to).unwrap().name, "pod-1-2", "{transport:?} {to}");
-            }
-        }
-    }
-    sane(&lab);
-}
-
-/// Loads rules in a namespace.
-fn nft(netns: &Netns, rules: &str) {
-    let mut command = netns.command("nft");
-    let mut nft = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("start nft");
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "{rules}");
 }
 
 /// As with a DNS cache on the node: it listens at the cluster's DNS address, which a device of its

@@ -5,11 +5,12 @@
 //! Each rule bears a comment that says what it is, so that a list of the rules shows whether all
 //! are there, to us and to whoever reads `nft list ruleset`.
 
-mod nftables;
-
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path};
 
-use self::nftables::{Expression, NfTables, Rule, Table, TalkError};
+use crate::netfilter::{
+    Family, TalkError,
+    tables::{Base, Expression, Hook, Kind, NfTables, Rule, Table},
+};
 
 /// The table's name, one for each family.
 pub const TABLE: &str = "mizzen-dns";
@@ -60,9 +61,12 @@ impl Untracked {
     }
 
     /// The table of a family; without rules where nothing is to be kept away.
-    fn table(&self, ipv6: bool) -> Table {
-        let addresses: Vec<_> =
-            self.addresses.iter().filter(|address| address.is_ipv6() == ipv6).collect();
+    fn table(&self, family: Family) -> Table {
+        let addresses: Vec<_> = self
+            .addresses
+            .iter()
+            .filter(|address| address.is_ipv6() == (family == Family::Ipv6))
+            .collect();
         let mut rules = Vec::new();
         // A packet of others is compared with the addresses alone. One from the node itself may have
         // the address at both ends: what is no question then is looked at as an answer.
@@ -90,8 +94,9 @@ impl Untracked {
         if addresses.is_empty() {
             rules.clear();
         }
-        let hooks = vec![(ARRIVING, nftables::PREROUTING), (SENT, nftables::LOCAL_OUT)];
-        Table { ipv6, name: TABLE, hooks, chains: vec![ASKED, ANSWERED], priority: PRIORITY, rules }
+        let base = |chain, hook| Base { chain, hook, priority: PRIORITY, kind: Kind::Filter };
+        let hooks = vec![base(ARRIVING, Hook::Prerouting), base(SENT, Hook::LocalOut)];
+        Table { family, name: TABLE, hooks, chains: vec![ASKED, ANSWERED], rules }
     }
 }
 
@@ -111,7 +116,7 @@ pub async fn hold(wanted: Untracked) -> Result<(), UntrackedError> {
 fn talk(wanted: &Untracked) -> Result<(), UntrackedError> {
     let error = |operation| move |source| UntrackedError { operation, source };
     let mut kernel = NfTables::open().map_err(|source| error("look at")(source.into()))?;
-    for table in [false, true].map(|ipv6| wanted.table(ipv6)) {
+    for table in Family::ALL.map(|family| wanted.table(family)) {
         let there = match kernel.rules(&table) {
             Ok(there) => there,
             // A kernel without nf_tables has no table to remove.
@@ -127,7 +132,11 @@ fn talk(wanted: &Untracked) -> Result<(), UntrackedError> {
         } else {
             kernel.replace(&table).map_err(error("write"))?;
         }
-        tracing::debug!(ipv6 = table.ipv6, rules = table.rules.len(), "nftables table changed");
+        tracing::debug!(
+            family = table.family.name(),
+            rules = table.rules.len(),
+            "nftables table changed"
+        );
     }
     Ok(())
 }

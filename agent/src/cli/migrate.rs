@@ -1,0 +1,167 @@
+//! `mizzen migrate`: from kube-proxy to Mizzen and back, on this node.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::inspect::{Format, Outcome, get};
+use crate::{
+    datapath,
+    migrate::{
+        carry_out::{carry_out, verify},
+        look::{Agent, Process, Seen},
+        plan::{Obstacle, Plan, Step},
+    },
+    reconcile,
+    serve::wire,
+};
+
+/// Shown below the flags.
+const EXAMPLES: &str = "\
+Examples:
+  mizzen migrate plan          what of kube-proxy is on this node, and what `apply` would do
+  mizzen migrate apply         remove what kube-proxy left; its connections go on
+  mizzen migrate rollback      take Mizzen out of force where kube-proxy is back
+
+Exit codes: 0 done or nothing to do, 1 failure, 2 usage, 3 something is in the way (and named)";
+
+/// The way.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Migrate {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Verb {
+    /// What is on this node, what `apply` would do, and what is in the way; changes nothing
+    Plan,
+    /// Remove kube-proxy's rules from this node, once Mizzen serves in its stead
+    Apply,
+    /// Take Mizzen's services out of force on this node, once kube-proxy serves again
+    Rollback {
+        /// The folder of Mizzen's pins
+        #[arg(long, default_value = "/sys/fs/bpf/mizzen")]
+        bpffs: PathBuf,
+    },
+}
+
+/// What is printed with `-o json`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// Running kube-proxies of this node.
+    processes: &'a [Process],
+    /// What is to be done, or was.
+    steps: Vec<String>,
+    /// How many of the steps were done.
+    done: usize,
+    /// What is in the way.
+    obstacles: &'a [Obstacle],
+    /// What else is to be known.
+    notes: &'a [String],
+}
+
+impl Migrate {
+    /// Does what the command line says.
+    pub(super) fn execute(&self, state_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
+        let seen = Seen::now(agent(state_dir))?;
+        let (plan, bpffs) = match &self.verb {
+            Verb::Plan | Verb::Apply => (Plan::apply(&seen), Path::new("")),
+            Verb::Rollback { bpffs } => {
+                (Plan::rollback(&seen, datapath::is_in_force(bpffs)), bpffs.as_path())
+            }
+        };
+        let act = plan.obstacles.is_empty() && !matches!(self.verb, Verb::Plan);
+        let text = format == Format::Text;
+        if text {
+            print(&heading(&seen, &plan, act));
+        }
+        let mut done = 0;
+        if act {
+            carry_out(&plan, bpffs, |step| {
+                done += 1;
+                if text {
+                    print(&format!("  done: {}\n", step.words()));
+                }
+            })?;
+            if matches!(self.verb, Verb::Apply) && done > 0 {
+                verify(agent(state_dir))?;
+            }
+        }
+        if text {
+            print(&ending(&plan, act));
+        } else {
+            let report = Report {
+                processes: &plan.processes,
+                steps: plan.steps.iter().map(Step::words).collect(),
+                done,
+                obstacles: &plan.obstacles,
+                notes: &plan.notes,
+            };
+            print(&format!("{}\n", serde_json::to_string(&report)?));
+        }
+        Ok(if plan.obstacles.is_empty() { Outcome::Ok } else { Outcome::Degraded })
+    }
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) {
+    let _seen = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// How this node's agent says that it is.
+fn agent(state_dir: &Path) -> Agent {
+    let status = get(state_dir, "/v1/status")
+        .and_then(|body| Ok(serde_json::from_str::<wire::Status>(&body)?));
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return Agent::Away(format!("{error:#}")),
+    };
+    match status.parts.into_iter().find(|part| part.name == reconcile::PART) {
+        Some(part) if part.state == "ready" => Agent::Serves { node: status.node },
+        Some(part) => Agent::Waits(part.reason),
+        None => Agent::Waits("it does not have the role `services`".to_owned()),
+    }
+}
+
+/// What is there.
+fn heading(seen: &Seen, plan: &Plan, act: bool) -> String {
+    let mut text = String::new();
+    for Process { pid, command } in &plan.processes {
+        text += &format!("kube-proxy runs: process {pid}, {command}\n");
+    }
+    text += &match &seen.agent {
+        Agent::Serves { node } => format!("Mizzen serves on {node}.\n"),
+        Agent::Waits(why) => format!("Mizzen does not serve: {why}\n"),
+        Agent::Away(_) => "Mizzen does not run here.\n".to_owned(),
+    };
+    if plan.steps.is_empty() {
+        text += "There is nothing to do on this node.\n";
+    } else if !act {
+        text += "To be done:\n";
+        for (nth, step) in plan.steps.iter().enumerate() {
+            text += &format!("  {}. {}\n", nth + 1, step.words());
+        }
+    }
+    text
+}
+
+/// What is in the way, and what is to be known.
+fn ending(plan: &Plan, acted: bool) -> String {
+    let mut text = String::new();
+    for Obstacle { what, remedy } in &plan.obstacles {
+        text += &format!("in the way: {what}\n  -> {remedy}\n");
+    }
+    for note in &plan.notes {
+        text += &format!("note: {note}\n");
+    }
+    if !acted && plan.obstacles.is_empty() && !plan.steps.is_empty() {
+        text += "Nothing is in the way: `mizzen migrate apply` does it.\n";
+    }
+    text
+}

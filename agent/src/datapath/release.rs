@@ -1,0 +1,58 @@
+//! Takes a datapath out of force that no agent runs: programs are detached, tables forgotten. The way
+//! back to another service proxy, which has to be in force already.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    clsact,
+    pin::{PinError, Pins},
+    tc,
+};
+
+/// Why the datapath is still in force, or a part of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// Somebody else has the pins, or they can't be reached.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// A pin can't be removed.
+    #[error("remove the pins in {folder}; what is left of them stays in force")]
+    Remove {
+        /// The folder.
+        folder: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Whether an earlier agent left a datapath in force below `bpffs`.
+pub fn is_in_force(bpffs: &Path) -> bool {
+    Pins::folder_of(bpffs).join("links").read_dir().is_ok_and(|mut links| links.next().is_some())
+}
+
+/// Detaches all programs pinned below `bpffs` and forgets the tables. How many links there were.
+/// Connections that sockets translated go on, those of the packet path end.
+pub fn release(bpffs: &Path) -> Result<usize, ReleaseError> {
+    let pins = Pins::open(bpffs)?;
+    let mut links = 0;
+    // Programs first: they would run without the tables' writer.
+    for folder in [pins.links(), pins.maps()] {
+        let is_links = folder == pins.links();
+        let mut remove = || {
+            for entry in fs::read_dir(&folder)? {
+                fs::remove_file(entry?.path())?;
+                links += usize::from(is_links);
+            }
+            fs::remove_dir(&folder)
+        };
+        let text = folder.display().to_string();
+        remove().map_err(|source| ReleaseError::Remove { folder: text, source })?;
+        if is_links && !tc::has_tcx() {
+            links += clsact::remove_all();
+        }
+    }
+    let folder = Pins::folder_of(bpffs);
+    fs::remove_dir(&folder)
+        .map_err(|source| ReleaseError::Remove { folder: folder.display().to_string(), source })?;
+    Ok(links)
+}

@@ -1,0 +1,131 @@
+//! What is on this node of kube-proxy and of Mizzen, as far as the kernel and the agent tell. Nothing
+//! is changed by looking.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::hold;
+use crate::netfilter::{TalkError, conntrack, ruleset::Ruleset, tables::NfTables};
+
+/// The name of kube-proxy's process (`comm`).
+const NAME: &str = "kube-proxy";
+/// Names the tables of `iptables-legacy` that are in use in this network namespace, one a line.
+const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+/// The virtual servers of kube-proxy's ipvs mode.
+const IPVS: &str = "/proc/net/ip_vs";
+
+/// Why it can't be seen what there is.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The processes can't be listed.
+    #[error("look for kube-proxy among the processes of this node: read {path}: {source}", path = path.display())]
+    Processes {
+        /// What can't be read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Netfilter does not answer.
+    #[error(
+        "ask the kernel for netfilter's rules and connections, which needs root and the node's \
+         network namespace: {0}"
+    )]
+    Netfilter(#[from] TalkError),
+}
+
+/// A kube-proxy of this network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// How it was started.
+    pub command: String,
+}
+
+/// How this node's agent is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// Its services are in force.
+    Serves {
+        /// The Node.
+        node: String,
+    },
+    /// It says that they are not.
+    Waits(String),
+    /// It does not answer.
+    Away(String),
+}
+
+/// What there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Running kube-proxies.
+    pub processes: Vec<Process>,
+    /// All of nftables' rules.
+    pub ruleset: Ruleset,
+    /// Tables of `iptables-legacy` that exist.
+    pub legacy: Vec<String>,
+    /// Whether the kernel has virtual servers of ipvs.
+    pub ipvs: bool,
+    /// Connections that rules translated.
+    pub translated: usize,
+    /// Whether they are held without these rules.
+    pub held: bool,
+    /// This node's agent.
+    pub agent: Agent,
+}
+
+impl Seen {
+    /// Looks.
+    pub fn now(agent: Agent) -> Result<Self, LookError> {
+        let ruleset = match NfTables::open().map_err(TalkError::from)?.ruleset() {
+            Err(error) if error.is_unsupported() => Ruleset::default(),
+            found => found?,
+        };
+        let held = !ruleset.chains.is_empty() && hold::is_held()?;
+        Ok(Self {
+            processes: processes(Path::new("/proc"))?,
+            ruleset,
+            legacy: LEGACY.iter().flat_map(|path| lines(path)).collect(),
+            ipvs: lines(IPVS).len() > 3, // below three lines of heads
+            translated: conntrack::count_translated()?,
+            held,
+            agent,
+        })
+    }
+}
+
+/// The lines of a file that a kernel need not have.
+fn lines(path: &str) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The kube-proxies that share this thread's network namespace, as far as its pid namespace shows
+/// them. Processes come and go: what can't be read of one is no error.
+fn processes(proc: &Path) -> Result<Vec<Process>, LookError> {
+    let error = |path: PathBuf| move |source| LookError::Processes { path, source };
+    let own = proc.join("thread-self/ns/net");
+    let netns = fs::metadata(&own).map_err(error(own))?.ino();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(proc).map_err(error(proc.to_owned()))?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let path = entry.path();
+        let is_its_name = fs::read_to_string(path.join("comm")).is_ok_and(|c| c.trim_end() == NAME);
+        let shares = || fs::metadata(path.join("ns/net")).is_ok_and(|meta| meta.ino() == netns);
+        if is_its_name && shares() {
+            let command = fs::read(path.join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            found.push(Process { pid, command: command.trim_end().to_owned() });
+        }
+    }
+    found.sort_by_key(|process| process.pid);
+    Ok(found)
+}

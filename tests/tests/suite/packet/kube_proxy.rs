@@ -1,0 +1,280 @@
+//! Beside kube-proxy and after it: what its rules began goes on, and they can be removed.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use mizzen_agent::{
+    apply::maps::Maps as _,
+    migrate::{
+        carry_out::{carry_out, verify},
+        hold,
+        look::{Agent, Seen},
+        plan::Plan,
+    },
+};
+use mizzen_ebpf_abi::{counters::Counter, node::cluster_range_flags::SERVICES};
+use mizzen_tests::{
+    echo::{Client, TRANSPORTS, Transport, ask},
+    lab::{FAMILIES, Family, Lab},
+    netns::{Netns, check},
+    wait::until,
+};
+
+use super::{EXTERNAL, NODE_PORT, PORT, cluster_ip, node_port, sane};
+
+/// The rules of kube-proxy's nftables mode for one service, as far as these packets meet them.
+fn rules(family: Family, [vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
+    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    let (cluster_ip, node) = (vip.ip(), node_port.ip());
+    let translate = |protocol: &str| {
+        format!(
+            "{ip} daddr {cluster_ip} {protocol} dport {PORT} dnat to {backend}\n\
+             {ip} daddr {node} {protocol} dport {NODE_PORT} meta mark set 0x4000 dnat to {backend}\n"
+        )
+    };
+    format!(
+        "table {ip} kube-proxy {{\n\
+         chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{}{}}}\n\
+         chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\
+         meta mark 0x4000 masquerade\n}}\n}}\n",
+        translate("tcp"),
+        translate("udp")
+    )
+}
+
+/// kube-proxy's rules lead to the pod on the other node, Mizzen's tables to one on this node. What
+/// kube-proxy's connections have stays theirs; what is new is Mizzen's, with the rules in place.
+#[test]
+fn b139_r11_connections_of_kube_proxys_rules_go_on_when_mizzen_takes_over() {
+    let mut lab = Lab::new([2, 1]);
+    let services = lab.nodes[0].tables.maps.node_tables().unwrap().cluster_ranges;
+    let services = services.into_iter().filter(|(_, uses)| *uses == SERVICES);
+    let services: Vec<_> = services.collect();
+    let ranges: Vec<_> = services.iter().map(|(range, _)| *range).collect();
+    for family in FAMILIES {
+        lab.nodes[0].tables.maps.remove_cluster_ranges(&ranges).unwrap();
+        let vip = SocketAddr::new(family.service(10), PORT);
+        let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let theirs = lab.nodes[1].pods[0].server(family);
+        nft(&lab.nodes[0].node.netns, &rules(family, [vip, port], theirs));
+        let before = lab.nodes[0].counted(Counter::FlowCreated);
+        let pod = &lab.nodes[0].pods[0].netns;
+        let direct = Client::dial(pod, Transport::Tcp, theirs, 0).unwrap();
+        let mut old = Vec::new();
+        for transport in TRANSPORTS {
+            for (from, to) in [(pod, vip), (&lab.client, port)] {
+                let client = Client::dial(from, transport, to, 0).unwrap();
+                assert_eq!(client.ask().unwrap().name, "pod-2-1", "{transport:?} {to}");
+                old.push((transport, client));
+            }
+        }
+        assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), before, "kube-proxy's alone");
+
+        let ours = lab.nodes[0].pods[1].server(family);
+        lab.nodes[0].tables.maps.put_cluster_ranges(&services).unwrap();
+        for transport in TRANSPORTS {
+            cluster_ip(&mut lab.nodes[0], family, transport, &[ours]);
+            node_port(&mut lab.nodes[0], family, transport, &[ours], EXTERNAL);
+        }
+        for _ in 0..3 {
+            assert_eq!(direct.ask().unwrap().name, "pod-2-1");
+            for (transport, client) in &old {
+                // A datagram has nothing to go on with: it is a service's as it comes.
+                let name = if *transport == Transport::Tcp { "pod-2-1" } else { "pod-1-2" };
+                assert_eq!(client.ask().unwrap().name, name, "{family:?} {transport:?}");
+            }
+        }
+        for transport in TRANSPORTS {
+            for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
+                assert_eq!(ask(from, transport, to).unwrap().name, "pod-1-2", "{transport:?} {to}");
+            }
+        }
+    }
+    sane(&lab);
+}
+
+/// Feeds a program of netfilter's in a namespace.
+fn feed(netns: &Netns, program: &str, arguments: &[&str], text: &str) {
+    let mut command = netns.command(program);
+    let mut child = command.args(arguments).stdin(Stdio::piped()).spawn().expect(program);
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{program}: {text}");
+}
+
+/// Loads rules in a namespace.
+fn nft(netns: &Netns, rules: &str) {
+    feed(netns, "nft", &["-f", "-"], rules);
+}
+
+/// The same of its iptables mode, with a rule of a kubelet's and one of the operator's beside it.
+fn chains([vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
+    let (svc, sep) = ("KUBE-SVC-ABCDEFGHIJKLMNO1", "KUBE-SEP-ABCDEFGHIJKLMNO2");
+    let (vip_ip, node) = (vip.ip(), node_port.ip());
+    let of = |protocol: &str| {
+        format!(
+            "-A KUBE-SERVICES -d {vip_ip} -p {protocol} --dport {PORT} -j {svc}\n\
+             -A KUBE-NODEPORTS -p {protocol} --dport {NODE_PORT} -j KUBE-MARK-MASQ\n\
+             -A KUBE-NODEPORTS -p {protocol} --dport {NODE_PORT} -j {svc}\n\
+             -A {sep} -p {protocol} -j DNAT --to-destination {backend}\n"
+        )
+    };
+    let chains =
+        ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", svc, sep];
+    let made: String = chains.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
+    format!(
+        "*nat\n{made}\
+         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+         {}{}-A KUBE-SERVICES -d {node} -j KUBE-NODEPORTS\n-A {svc} -j {sep}\n\
+         -A PREROUTING -p tcp --dport 1 -j ACCEPT\nCOMMIT\n\
+         *filter\n:KUBE-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n\
+         -A OUTPUT -j KUBE-FIREWALL\n-A FORWARD -j KUBE-FORWARD\n\
+         -A KUBE-FIREWALL -p tcp --dport 1 -j DROP\n-A KUBE-FORWARD -j ACCEPT\nCOMMIT\n",
+        of("tcp"),
+        of("udp")
+    )
+}
+
+/// A process that bears kube-proxy's name.
+struct KubeProxy(Child, std::path::PathBuf);
+
+impl KubeProxy {
+    fn start(netns: &Netns) -> Self {
+        let folder = std::env::temp_dir().join(format!("mizzen-{}", netns.name()));
+        fs::create_dir_all(&folder).unwrap();
+        let program = folder.join("kube-proxy");
+        fs::copy("/bin/sleep", &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(netns.command(program.to_str().unwrap()).arg("600").spawn().unwrap(), folder)
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        let _gone = (self.0.kill(), self.0.wait(), fs::remove_dir_all(&self.1));
+    }
+}
+
+fn look(netns: &Netns) -> Seen {
+    netns.run(|| Seen::now(Agent::Serves { node: "node-1".to_owned() })).unwrap()
+}
+
+fn listed(netns: &Netns) -> String {
+    String::from_utf8(check(netns.command("nft").args(["list", "ruleset"])).stdout).unwrap()
+}
+
+/// In either of its modes: nothing is touched while kube-proxy runs; then its rules go, others'
+/// stay, its connections go on for as long as they like, and nothing of ours stays behind them.
+#[test]
+fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
+    for iptables in [false, true] {
+        let mut lab = Lab::new([2, 1]);
+        let mut old = Vec::new();
+        for family in FAMILIES {
+            let vip = SocketAddr::new(family.service(10), PORT);
+            let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+            let theirs = lab.nodes[1].pods[0].server(family);
+            let node = &lab.nodes[0].node.netns;
+            if iptables {
+                let restore =
+                    if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
+                feed(node, restore, &["--noflush"], &chains([vip, port], theirs));
+            } else {
+                nft(node, &rules(family, [vip, port], theirs));
+            }
+            // Connections of kube-proxy's: the programs pass what is of no service of theirs.
+            let maps = &mut lab.nodes[0].tables.maps;
+            let ranges = maps.node_tables().unwrap().cluster_ranges;
+            let ranges: Vec<_> = ranges.into_iter().filter(|(_, uses)| *uses == SERVICES).collect();
+            let names: Vec<_> = ranges.iter().map(|(range, _)| *range).collect();
+            maps.remove_cluster_ranges(&names).unwrap();
+            for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
+                let client = Client::dial(from, Transport::Tcp, to, 0).unwrap();
+                assert_eq!(client.ask().unwrap().name, "pod-2-1", "{to}");
+                old.push(client);
+            }
+            lab.nodes[0].tables.maps.put_cluster_ranges(&ranges).unwrap();
+            let ours = lab.nodes[0].pods[1].server(family);
+            for transport in TRANSPORTS {
+                cluster_ip(&mut lab.nodes[0], family, transport, &[ours]);
+                node_port(&mut lab.nodes[0], family, transport, &[ours], EXTERNAL);
+            }
+        }
+        let node = &lab.nodes[0].node.netns;
+
+        let running = KubeProxy::start(node);
+        until("the process to have its name", Duration::from_secs(10), || {
+            let obstacles = Plan::apply(&look(node)).obstacles;
+            let expected = format!("(process {})", running.0.id());
+            if obstacles.iter().any(|obstacle| obstacle.what.contains(&expected)) {
+                Ok(())
+            } else {
+                Err(format!("{obstacles:?}"))
+            }
+        });
+        drop(running);
+
+        let plan = Plan::apply(&look(node));
+        assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
+        let mut done = 0;
+        node.run(|| carry_out(&plan, "".as_ref(), |_| done += 1)).unwrap();
+        assert_eq!(done, 2);
+        node.run(|| verify(Agent::Serves { node: String::new() })).unwrap();
+        let left = listed(node);
+        assert!(!left.contains("kube-proxy {") && !left.contains("KUBE-S"), "{left}");
+        for others in ["KUBE-FIREWALL", "dport 1 "] {
+            assert_eq!(left.contains(others), iptables, "{others}: {left}");
+        }
+        assert!(Plan::apply(&look(node)).is_done());
+
+        for _ in 0..3 {
+            for client in &old {
+                assert_eq!(client.ask().unwrap().name, "pod-2-1", "iptables: {iptables}");
+            }
+        }
+        for family in FAMILIES {
+            for transport in TRANSPORTS {
+                let (pod, vip) = (&lab.nodes[0].pods[0].netns, family.service(10));
+                let answer = ask(pod, transport, SocketAddr::new(vip, PORT)).unwrap();
+                assert_eq!(answer.name, "pod-1-2", "{family:?} {transport:?}");
+            }
+        }
+
+        // Held while they live, and let go afterwards.
+        assert_eq!(node.run(hold::release_if_idle).unwrap(), false);
+        drop(old);
+        check(node.command("conntrack").arg("-F"));
+        assert!(node.run(hold::release_if_idle).unwrap());
+        assert!(!listed(node).contains(hold::TABLE));
+        sane(&lab);
+    }
+}
+
+/// A rule of somebody else's that leads to one of kube-proxy's chains is not broken.
+#[test]
+fn r11_what_others_need_of_kube_proxys_rules_stays() {
+    let netns = Netns::new("others");
+    let text = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
+                :CNI-HOSTPORT-SETMARK - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n\
+                -A POSTROUTING -j KUBE-POSTROUTING\n-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ\n\
+                COMMIT\n";
+    for program in ["iptables-restore", "ip6tables-restore"] {
+        feed(&netns, program, &[], text);
+    }
+    let plan = Plan::apply(&look(&netns));
+    assert_eq!(plan.notes.len(), 2, "one for each family: {:?}", plan.notes);
+    netns.run(|| carry_out(&plan, "".as_ref(), |_| {})).unwrap();
+    let left = listed(&netns);
+    for (name, stays) in [("KUBE-SERVICES", false), ("KUBE-MARK-MASQ", true), ("KUBE-POST", true)] {
+        assert_eq!(left.contains(name), stays, "{name}: {left}");
+    }
+    netns.run(hold::release).unwrap();
+}
