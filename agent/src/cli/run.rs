@@ -11,6 +11,7 @@
 //! Where another agent runs, watches and DNS come first; when they work, that agent leaves, and all
 //! else follows ([`crate::handover`]).
 
+mod attach;
 mod process;
 
 use std::{
@@ -23,10 +24,11 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::attach::AttachDatapath;
 use super::signals::Signals;
 use crate::{
     config::{Config, Resolved},
-    datapath::{Datapath, OpenError, Outcome, find_uplinks},
+    datapath::{Datapath, OpenError},
     desired::NodeFacts,
     dns::{
         self,
@@ -45,7 +47,7 @@ use crate::{
         self,
         datapath::{Announced, NoDatapath, PodDatapath},
     },
-    reconcile::{self, Attach, Inputs, Query, Reconciler},
+    reconcile::{self, Inputs, Query, Reconciler},
     resets,
     serve::{
         self,
@@ -59,7 +61,7 @@ use crate::{
     },
     source_ports,
     status::{Board, State},
-    supervisor::{TaskError, Tasks, Thread, supervise},
+    supervisor::{Tasks, Thread, supervise},
     sweep,
     traffic::live::LiveSockets,
 };
@@ -509,7 +511,7 @@ fn start_services(
     let reconciler = Reconciler::new(
         config.tables()?,
         maps,
-        Box::new(AttachDatapath { datapath, uplinks: config.uplink.clone() }),
+        Box::new(AttachDatapath::new(datapath, config.uplink.clone())),
         shared.board.clone(),
         shared.metrics.clone(),
     );
@@ -518,26 +520,6 @@ fn start_services(
     let follow = reconciler.run(inputs, tables.token());
     tables.spawn_on(&shared.follower, "reconcile", follow);
     Ok((queries, known))
-}
-
-/// The datapath's programs.
-struct AttachDatapath {
-    datapath: Datapath,
-    uplinks: Vec<String>,
-}
-
-impl Attach for AttachDatapath {
-    fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
-        let uplinks: Vec<_> = find_uplinks(&self.uplinks, addresses)?.into_iter().collect();
-        let sockets = self.datapath.attach_sockets()?;
-        let packets = self.datapath.attach_uplinks(&uplinks)?;
-        let mut attached = 0;
-        for (hook, outcome) in sockets.into_iter().chain(packets) {
-            tracing::debug!(hook, ?outcome, "attached");
-            attached += usize::from(outcome == Outcome::Attached);
-        }
-        Ok(attached)
-    }
 }
 
 #[cfg(test)]

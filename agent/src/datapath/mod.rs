@@ -12,6 +12,7 @@
 //! Nothing here ends with the agent: programs run on, and the next agent finds maps and links at
 //! their pins, and replaces the programs in place.
 
+mod adopt;
 mod affinity;
 mod allocated;
 mod barrier;
@@ -52,6 +53,7 @@ use std::{
 };
 
 pub use self::{
+    adopt::AdoptError,
     affinity::Clients,
     cgroup::{AttachError, Cgroup, CgroupError},
     clsact::FilterError,

@@ -111,6 +111,18 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
 }
 
+/// Writes an element where there is none; whether there was none.
+pub(super) fn insert<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
+    const BPF_NOEXIST: u64 = 1;
+    let mut attr = ElementAttr { flags: BPF_NOEXIST, ..element(map, address(key), address(value)) };
+    // SAFETY: the kernel reads key and value, which are live.
+    match unsafe { bpf(Command::MapUpdate, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts another value in the place of an element's; whether there is one.
 pub(super) fn replace<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
     const BPF_EXIST: u64 = 2;

@@ -17,6 +17,7 @@ use mizzen_agent::{
         look::{Agent, Seen},
         plan::Plan,
     },
+    netfilter::conntrack,
 };
 use mizzen_ebpf_abi::{counters::Counter, node::cluster_range_flags::SERVICES};
 use mizzen_tests::{
@@ -197,18 +198,26 @@ fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
             let names: Vec<_> = ranges.iter().map(|(range, _)| *range).collect();
             maps.remove_cluster_ranges(&names).unwrap();
             for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
-                let client = Client::dial(from, Transport::Tcp, to, 0).unwrap();
-                assert_eq!(client.ask().unwrap().name, "pod-2-1", "{to}");
-                old.push(client);
+                for transport in TRANSPORTS {
+                    let client = Client::dial(from, transport, to, 0).unwrap();
+                    assert_eq!(client.ask().unwrap().name, "pod-2-1", "{transport:?} {to}");
+                    old.push(client);
+                }
             }
             lab.nodes[0].tables.maps.put_cluster_ranges(&ranges).unwrap();
+            // A backend that they have too, and one that only new connections are led to.
             let ours = lab.nodes[0].pods[1].server(family);
-            for transport in TRANSPORTS {
-                cluster_ip(&mut lab.nodes[0], family, transport, &[ours]);
-                node_port(&mut lab.nodes[0], family, transport, &[ours], EXTERNAL);
+            for (transport, backends) in
+                [(Transport::Tcp, vec![ours]), (Transport::Udp, vec![ours, ours, ours, theirs])]
+            {
+                cluster_ip(&mut lab.nodes[0], family, transport, &backends);
+                node_port(&mut lab.nodes[0], family, transport, &backends, EXTERNAL);
             }
         }
         let node = &lab.nodes[0].node.netns;
+        let connections = node.run(conntrack::translated).unwrap();
+        assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 2 * FAMILIES.len());
+        assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 0, "once is enough");
 
         let running = KubeProxy::start(node);
         until("the process to have its name", Duration::from_secs(10), || {
@@ -241,11 +250,21 @@ fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
             }
         }
         for family in FAMILIES {
-            for transport in TRANSPORTS {
-                let (pod, vip) = (&lab.nodes[0].pods[0].netns, family.service(10));
-                let answer = ask(pod, transport, SocketAddr::new(vip, PORT)).unwrap();
-                assert_eq!(answer.name, "pod-1-2", "{family:?} {transport:?}");
-            }
+            let (pod, vip) = (&lab.nodes[0].pods[0].netns, family.service(10));
+            let answer = ask(pod, Transport::Tcp, SocketAddr::new(vip, PORT)).unwrap();
+            assert_eq!(answer.name, "pod-1-2", "{family:?}");
+            until("a new flow to lead to Mizzen's backend", Duration::from_secs(10), || match ask(
+                pod,
+                Transport::Udp,
+                SocketAddr::new(vip, PORT),
+            )
+            .unwrap()
+            .name
+            .as_str()
+            {
+                "pod-1-2" => Ok(()),
+                other => Err(other.to_owned()),
+            });
         }
 
         // Held while they live, and let go afterwards.
