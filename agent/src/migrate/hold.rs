@@ -24,7 +24,7 @@ pub const TABLE: &str = "mizzen-nat";
 /// Where kube-proxy translates destinations.
 const PRIORITY: i32 = -100;
 /// How often it is looked whether it is needed yet.
-const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(10);
 const CHAIN: &str = "prerouting";
 
 fn table(family: Family) -> Table {

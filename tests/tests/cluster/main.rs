@@ -20,6 +20,7 @@ mod rollout;
 mod soak;
 mod starve;
 mod streams;
+mod takeover;
 mod traffic;
 
 use std::{
@@ -128,6 +129,7 @@ fn all_checks() -> Vec<Check> {
         rollout::CHECKS,
         soak::CHECKS,
         starve::CHECKS,
+        takeover::CHECKS,
         streams::CHECKS,
         input::CHECKS,
     ]

@@ -1,0 +1,180 @@
+//! From kube-proxy to Mizzen and back, on one node of a cluster that works all the while.
+
+use std::{io::Write as _, process::Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::cluster::{
+    exec::{self, Place},
+    process, traffic, up,
+};
+
+use super::{
+    Check, World,
+    restart::wait_ready,
+    soak::{finish_loads, start_load},
+    traffic::hello,
+};
+
+/// The checks of this subject.
+pub(crate) const CHECKS: &[Check] =
+    &[("r11_a_node_goes_to_kube_proxys_rules_and_back_and_loses_nothing", there_and_back)];
+
+/// The node that changes.
+const NODE: &str = "node-1";
+/// New connections a second of each load, connections that last, and one UDP socket.
+const LOAD: [&str; 4] = ["--rate", "100", "--lasting", "10"];
+
+/// Mizzen leaves for rules of kube-proxy's shape. Under load Mizzen comes again, and the rules go:
+/// connections that last, datagrams and new connections go on.
+fn there_and_back(world: &World) -> Result<()> {
+    let host = world.layout.node_hosts().into_iter().next().context("no node")?;
+    for rules in rules(world)? {
+        feed(world, &rules)?;
+    }
+    let bpffs = world.layout.bpffs(NODE).display().to_string();
+    let rollback = ["migrate", "rollback", "--bpffs", &bpffs];
+    let (report, code) = mizzen(world, &rollback)?;
+    ensure!(code == 3 && report["done"] == 0, "with a running agent: {report}");
+
+    let agent = process::running(&world.layout, &up::agent(NODE)).context("no agent runs")?;
+    process::end(&agent)?;
+    let (report, code) = mizzen(world, &rollback)?;
+    ensure!(code == 0 && report["done"] == 1, "{report}");
+    let (report, code) = mizzen(world, &["migrate", "apply"])?;
+    ensure!(code == 3 && report["done"] == 0, "without an agent: {report}");
+
+    let loads = start_loads(world)?;
+    let moved = up::start_agent(&world.layout, &host)
+        .and_then(|_started| wait_ready(world, NODE))
+        .and_then(|()| take_over(world));
+    finish_loads(loads)?;
+    moved?;
+
+    // Nothing of it stays behind.
+    capture(world, &["conntrack", "--flush"])?;
+    up::wait(&world.layout, "the table that holds connections to go", || {
+        let rules = capture(world, &["nft", "list", "tables"])?;
+        Ok(if rules.contains("mizzen-nat") { Err(rules) } else { Ok(()) })
+    })
+}
+
+/// Removes what is kube-proxy's, and asks that it is gone.
+fn take_over(world: &World) -> Result<()> {
+    let (report, code) = mizzen(world, &["migrate", "plan"])?;
+    ensure!(code == 0 && report["steps"].as_array().is_some_and(|s| s.len() == 2), "{report}");
+    let (report, code) = mizzen(world, &["migrate", "apply"])?;
+    ensure!(code == 0 && report["done"] == 2, "{report}");
+    let (report, code) = mizzen(world, &["migrate", "plan"])?;
+    ensure!(code == 0 && report["steps"] == serde_json::json!([]), "once more: {report}");
+    let rules = capture(world, &["nft", "list", "ruleset"])?;
+    ensure!(!rules.contains("kube-proxy {"), "{rules}");
+    Ok(())
+}
+
+/// From outside by node ports, from the node itself by cluster IPs; each in both families. Returns
+/// when every one has been answered.
+fn start_loads(world: &World) -> Result<Vec<(String, std::process::Child)>> {
+    let (ips, port) = hello(world)?;
+    let host = world.layout.node_hosts().into_iter().next().context("no node")?;
+    let nodes = [host.ipv4.to_string(), host.ipv6.to_string()];
+    let outside = nodes.iter().map(|ip| ("client", format!("{}:{port}", traffic::host(ip))));
+    let inside = ips.iter().map(|ip| (NODE, format!("{}:80", traffic::host(ip))));
+    let mut loads = Vec::new();
+    for (from, target) in outside.chain(inside) {
+        loads.push(start_load(world, &Place::Host(from.into()), &target, &LOAD)?);
+    }
+    up::wait(&world.layout, "connections by kube-proxy's rules", || {
+        let counted = capture(world, &["conntrack", "--count"])?;
+        let count: usize = counted.trim().parse()?;
+        Ok(if count >= 200 { Ok(()) } else { Err(format!("{count} connections")) })
+    })?;
+    Ok(loads)
+}
+
+/// Rules of kube-proxy's nftables mode for `hello`, as far as its packets meet them.
+fn rules(world: &World) -> Result<Vec<String>> {
+    let (ips, port) = hello(world)?;
+    let host = world.layout.node_hosts().into_iter().next().context("no node")?;
+    let nodes = [host.ipv4.to_string(), host.ipv6.to_string()];
+    ["ip", "ip6"]
+        .into_iter()
+        .zip(ips.iter().zip(&nodes))
+        .map(|(family, (vip, node))| {
+            let backends = backends(world, family == "ip6")?;
+            let map: Vec<_> =
+                backends.iter().enumerate().map(|(nth, at)| format!("{nth} : {at}")).collect();
+            let dnat = format!(
+                "dnat {family} to numgen random mod {} map {{ {} }}",
+                backends.len(),
+                map.join(", ")
+            );
+            let of = |protocol: &str| {
+                format!(
+                    "{family} daddr {vip} {protocol} dport 80 {dnat}\n\
+                     {family} daddr {node} {protocol} dport {port} meta mark set 0x4000 {dnat}\n"
+                )
+            };
+            let services = format!("{}{}", of("tcp"), of("udp"));
+            Ok(format!(
+                "table {family} kube-proxy {{\n\
+                 chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{services}}}\n\
+                 chain nat-output {{ type nat hook output priority -100;\n{services}}}\n\
+                 chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\
+                 meta mark 0x4000 masquerade\n}}\n}}\n"
+            ))
+        })
+        .collect()
+}
+
+/// `address . port` of each endpoint of `hello` in a family.
+fn backends(world: &World, ipv6: bool) -> Result<Vec<String>> {
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
+                  ?labelSelector=kubernetes.io%2Fservice-name%3Dhello";
+    let list = world.api.get(slices)?;
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let mut found = Vec::new();
+    for slice in list["items"].as_array().into_iter().flatten() {
+        if slice["addressType"] != family {
+            continue;
+        }
+        let port = slice["ports"][0]["port"].as_u64().context("an endpoint without a port")?;
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let address = endpoint["addresses"][0].as_str().context("no address")?;
+            found.push(format!("{address} . {port}"));
+        }
+    }
+    if found.is_empty() {
+        bail!("hello has no endpoints of {family}");
+    }
+    Ok(found)
+}
+
+fn feed(world: &World, rules: &str) -> Result<()> {
+    let argv = ["nft", "-f", "-"].map(str::to_owned);
+    let mut command = exec::command(&world.layout, &Place::Host(NODE.into()), &argv)?;
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no input")?.write_all(rules.as_bytes())?;
+    ensure!(child.wait()?.success(), "nft refuses {rules}");
+    Ok(())
+}
+
+fn capture(world: &World, argv: &[&str]) -> Result<String> {
+    exec::capture(&world.layout, &Place::Host(NODE.into()), argv)
+}
+
+/// What `mizzen` reports on the node, and its exit code.
+fn mizzen(world: &World, words: &[&str]) -> Result<(Value, i32)> {
+    let argv: Vec<String> = ["mizzen"]
+        .iter()
+        .chain(words)
+        .chain(&["-o", "json"])
+        .map(|&word| word.to_owned())
+        .collect();
+    let output = exec::command(&world.layout, &Place::Host(NODE.into()), &argv)?.output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = serde_json::from_str(&said).with_context(|| {
+        format!("{argv:?} printed {said}{}", String::from_utf8_lossy(&output.stderr))
+    })?;
+    Ok((report, output.status.code().context("mizzen was killed")?))
+}
