@@ -77,15 +77,15 @@ impl Migrate {
             }
         };
         let act = plan.obstacles.is_empty() && !matches!(self.verb, Verb::Plan);
-        let text = format == Format::Text;
-        if text {
+        let is_text = format == Format::Text;
+        if is_text {
             print(&heading(&seen, &plan, act));
         }
         let mut done = 0;
         if act {
             carry_out(&plan, bpffs, |step| {
                 done += 1;
-                if text {
+                if is_text {
                     print(&format!("  done: {}\n", step.words()));
                 }
             })?;
@@ -93,7 +93,7 @@ impl Migrate {
                 verify(agent(state_dir))?;
             }
         }
-        if text {
+        if is_text {
             print(&ending(&plan, act));
         } else {
             let report = Report {
@@ -131,37 +131,38 @@ fn agent(state_dir: &Path) -> Agent {
 
 /// What is there.
 fn heading(seen: &Seen, plan: &Plan, act: bool) -> String {
-    let mut text = String::new();
-    for Process { pid, command } in &plan.processes {
-        text += &format!("kube-proxy runs: process {pid}, {command}\n");
-    }
-    text += &match &seen.agent {
-        Agent::Serves { node } => format!("Mizzen serves on {node}.\n"),
-        Agent::Waits(why) => format!("Mizzen does not serve: {why}\n"),
-        Agent::Away(_) => "Mizzen does not run here.\n".to_owned(),
-    };
+    let running = plan.processes.iter();
+    let mut lines: Vec<_> = running
+        .map(|Process { pid, command }| format!("kube-proxy runs: process {pid}, {command}"))
+        .collect();
+    lines.push(match &seen.agent {
+        Agent::Serves { node } => format!("Mizzen serves on {node}."),
+        Agent::Waits(why) => format!("Mizzen does not serve: {why}"),
+        Agent::Away(_) => "Mizzen does not run here.".to_owned(),
+    });
     if plan.steps.is_empty() {
-        text += "There is nothing to do on this node.\n";
+        lines.push("There is nothing to do on this node.".to_owned());
     } else if !act {
-        text += "To be done:\n";
-        for (nth, step) in plan.steps.iter().enumerate() {
-            text += &format!("  {}. {}\n", nth + 1, step.words());
-        }
+        lines.push("To be done:".to_owned());
+        let steps = plan.steps.iter().enumerate();
+        lines.extend(steps.map(|(nth, step)| format!("  {}. {}", nth + 1, step.words())));
     }
-    text
+    text(lines)
 }
 
 /// What is in the way, and what is to be known.
 fn ending(plan: &Plan, acted: bool) -> String {
-    let mut text = String::new();
-    for Obstacle { what, remedy } in &plan.obstacles {
-        text += &format!("in the way: {what}\n  -> {remedy}\n");
-    }
-    for note in &plan.notes {
-        text += &format!("note: {note}\n");
-    }
+    let obstacles = plan.obstacles.iter();
+    let mut lines: Vec<_> = obstacles
+        .map(|Obstacle { what, remedy }| format!("in the way: {what}\n  -> {remedy}"))
+        .collect();
+    lines.extend(plan.notes.iter().map(|note| format!("note: {note}")));
     if !acted && plan.obstacles.is_empty() && !plan.steps.is_empty() {
-        text += "Nothing is in the way: `mizzen migrate apply` does it.\n";
+        lines.push("Nothing is in the way: `mizzen migrate apply` does it.".to_owned());
     }
-    text
+    text(lines)
+}
+
+fn text(lines: Vec<String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
 }

@@ -80,7 +80,10 @@ pub async fn run(cancel: CancellationToken) -> Result<(), TaskError> {
             ),
             Ok(false) => {}
             // A kernel without nftables holds nothing.
-            Err(error) if error.is_unsupported() => return Ok(cancel.cancelled().await),
+            Err(error) if error.is_unsupported() => {
+                cancel.cancelled().await;
+                return Ok(());
+            }
             Err(error) => tracing::warn!(
                 %error,
                 "can't look whether connections of kube-proxy's rules are left; nftables table \

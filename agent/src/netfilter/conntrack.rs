@@ -2,7 +2,6 @@
 //! has them (`linux/netfilter/nfnetlink_conntrack.h`).
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -65,7 +64,7 @@ fn visit(mut note: impl FnMut(Translated)) -> Result<(), TalkError> {
     if !is_there() {
         return Ok(());
     }
-    let mut line = Line::open().map_err(io::Error::from)?;
+    let mut line = Line::open()?;
     for family in Family::ALL {
         line.dump(SUBSYSTEM, GET, family, &[], |body| {
             if let Some(connection) = connection(&body.attributes) {

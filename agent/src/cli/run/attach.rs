@@ -36,7 +36,7 @@ impl AttachDatapath {
         match adopted {
             Ok(0) => {}
             Ok(flows) => {
-                tracing::info!(flows, "took over flows of datagrams from kube-proxy's rules")
+                tracing::info!(flows, "took over flows of datagrams from kube-proxy's rules");
             }
             Err(error) => tracing::warn!(
                 %error,

@@ -127,7 +127,7 @@ fn chains([vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
     };
     let chains =
         ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", svc, sep];
-    let made: String = chains.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
+    let made = chains.map(|name| format!(":{name} - [0:0]\n")).concat();
     format!(
         "*nat\n{made}\
          -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
@@ -172,103 +172,112 @@ fn listed(netns: &Netns) -> String {
     String::from_utf8(check(netns.command("nft").args(["list", "ruleset"])).stdout).unwrap()
 }
 
+/// Connections by kube-proxy's rules, in a mode of its; then Mizzen has the services too.
+fn old_connections(lab: &mut Lab, family: Family, iptables: bool) -> Vec<Client> {
+    let vip = SocketAddr::new(family.service(10), PORT);
+    let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+    let theirs = lab.nodes[1].pods[0].server(family);
+    let node = &lab.nodes[0].node.netns;
+    if iptables {
+        let restore = if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
+        feed(node, restore, &["--noflush"], &chains([vip, port], theirs));
+    } else {
+        nft(node, &rules(family, [vip, port], theirs));
+    }
+    // The programs pass what is of no service of theirs.
+    let maps = &mut lab.nodes[0].tables.maps;
+    let ranges = maps.node_tables().unwrap().cluster_ranges;
+    let ranges: Vec<_> = ranges.into_iter().filter(|(_, uses)| *uses == SERVICES).collect();
+    let names: Vec<_> = ranges.iter().map(|(range, _)| *range).collect();
+    maps.remove_cluster_ranges(&names).unwrap();
+    let mut old = Vec::new();
+    for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
+        for transport in TRANSPORTS {
+            let client = Client::dial(from, transport, to, 0).unwrap();
+            assert_eq!(client.ask().unwrap().name, "pod-2-1", "{transport:?} {to}");
+            old.push(client);
+        }
+    }
+    lab.nodes[0].tables.maps.put_cluster_ranges(&ranges).unwrap();
+    // Of datagrams a backend that they have too, beside one that most new flows are led to.
+    let ours = lab.nodes[0].pods[1].server(family);
+    for (transport, backends) in
+        [(Transport::Tcp, vec![ours]), (Transport::Udp, vec![ours, ours, ours, theirs])]
+    {
+        cluster_ip(&mut lab.nodes[0], family, transport, &backends);
+        node_port(&mut lab.nodes[0], family, transport, &backends, EXTERNAL);
+    }
+    old
+}
+
+/// Nothing is planned but where no process of its name runs.
+fn refused_while_it_runs(node: &Netns) {
+    let running = KubeProxy::start(node);
+    until("the process to have its name", Duration::from_secs(10), || {
+        let obstacles = Plan::apply(&look(node)).obstacles;
+        let expected = format!("(process {})", running.0.id());
+        if obstacles.iter().any(|obstacle| obstacle.what.contains(&expected)) {
+            Ok(())
+        } else {
+            Err(format!("{obstacles:?}"))
+        }
+    });
+}
+
+/// The rules go, and those of others stay.
+fn removed(node: &Netns, iptables: bool) {
+    let plan = Plan::apply(&look(node));
+    assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
+    let mut done = 0;
+    node.run(|| carry_out(&plan, "".as_ref(), |_| done += 1)).unwrap();
+    assert_eq!(done, 2);
+    node.run(|| verify(Agent::Serves { node: String::new() })).unwrap();
+    let left = listed(node);
+    assert!(!left.contains("kube-proxy {") && !left.contains("KUBE-S"), "{left}");
+    for others in ["KUBE-FIREWALL", "dport 1 "] {
+        assert_eq!(left.contains(others), iptables, "{others}: {left}");
+    }
+    assert!(Plan::apply(&look(node)).is_done());
+}
+
+/// What is new is Mizzen's.
+fn new_connections(lab: &Lab, family: Family) {
+    let (pod, vip) = (&lab.nodes[0].pods[0].netns, SocketAddr::new(family.service(10), PORT));
+    assert_eq!(ask(pod, Transport::Tcp, vip).unwrap().name, "pod-1-2", "{family:?}");
+    until("a new flow to lead to Mizzen's backend", Duration::from_secs(10), || {
+        match ask(pod, Transport::Udp, vip).unwrap().name.as_str() {
+            "pod-1-2" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+}
+
 /// In either of its modes: nothing is touched while kube-proxy runs; then its rules go, others'
 /// stay, its connections go on for as long as they like, and nothing of ours stays behind them.
 #[test]
 fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
     for iptables in [false, true] {
         let mut lab = Lab::new([2, 1]);
-        let mut old = Vec::new();
-        for family in FAMILIES {
-            let vip = SocketAddr::new(family.service(10), PORT);
-            let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
-            let theirs = lab.nodes[1].pods[0].server(family);
-            let node = &lab.nodes[0].node.netns;
-            if iptables {
-                let restore =
-                    if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
-                feed(node, restore, &["--noflush"], &chains([vip, port], theirs));
-            } else {
-                nft(node, &rules(family, [vip, port], theirs));
-            }
-            // Connections of kube-proxy's: the programs pass what is of no service of theirs.
-            let maps = &mut lab.nodes[0].tables.maps;
-            let ranges = maps.node_tables().unwrap().cluster_ranges;
-            let ranges: Vec<_> = ranges.into_iter().filter(|(_, uses)| *uses == SERVICES).collect();
-            let names: Vec<_> = ranges.iter().map(|(range, _)| *range).collect();
-            maps.remove_cluster_ranges(&names).unwrap();
-            for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, port)] {
-                for transport in TRANSPORTS {
-                    let client = Client::dial(from, transport, to, 0).unwrap();
-                    assert_eq!(client.ask().unwrap().name, "pod-2-1", "{transport:?} {to}");
-                    old.push(client);
-                }
-            }
-            lab.nodes[0].tables.maps.put_cluster_ranges(&ranges).unwrap();
-            // A backend that they have too, and one that only new connections are led to.
-            let ours = lab.nodes[0].pods[1].server(family);
-            for (transport, backends) in
-                [(Transport::Tcp, vec![ours]), (Transport::Udp, vec![ours, ours, ours, theirs])]
-            {
-                cluster_ip(&mut lab.nodes[0], family, transport, &backends);
-                node_port(&mut lab.nodes[0], family, transport, &backends, EXTERNAL);
-            }
-        }
+        let old: Vec<Client> =
+            FAMILIES.iter().flat_map(|f| old_connections(&mut lab, *f, iptables)).collect();
         let node = &lab.nodes[0].node.netns;
         let connections = node.run(conntrack::translated).unwrap();
         assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 2 * FAMILIES.len());
         assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 0, "once is enough");
 
-        let running = KubeProxy::start(node);
-        until("the process to have its name", Duration::from_secs(10), || {
-            let obstacles = Plan::apply(&look(node)).obstacles;
-            let expected = format!("(process {})", running.0.id());
-            if obstacles.iter().any(|obstacle| obstacle.what.contains(&expected)) {
-                Ok(())
-            } else {
-                Err(format!("{obstacles:?}"))
-            }
-        });
-        drop(running);
-
-        let plan = Plan::apply(&look(node));
-        assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
-        let mut done = 0;
-        node.run(|| carry_out(&plan, "".as_ref(), |_| done += 1)).unwrap();
-        assert_eq!(done, 2);
-        node.run(|| verify(Agent::Serves { node: String::new() })).unwrap();
-        let left = listed(node);
-        assert!(!left.contains("kube-proxy {") && !left.contains("KUBE-S"), "{left}");
-        for others in ["KUBE-FIREWALL", "dport 1 "] {
-            assert_eq!(left.contains(others), iptables, "{others}: {left}");
-        }
-        assert!(Plan::apply(&look(node)).is_done());
-
+        refused_while_it_runs(node);
+        removed(node, iptables);
         for _ in 0..3 {
             for client in &old {
                 assert_eq!(client.ask().unwrap().name, "pod-2-1", "iptables: {iptables}");
             }
         }
         for family in FAMILIES {
-            let (pod, vip) = (&lab.nodes[0].pods[0].netns, family.service(10));
-            let answer = ask(pod, Transport::Tcp, SocketAddr::new(vip, PORT)).unwrap();
-            assert_eq!(answer.name, "pod-1-2", "{family:?}");
-            until("a new flow to lead to Mizzen's backend", Duration::from_secs(10), || match ask(
-                pod,
-                Transport::Udp,
-                SocketAddr::new(vip, PORT),
-            )
-            .unwrap()
-            .name
-            .as_str()
-            {
-                "pod-1-2" => Ok(()),
-                other => Err(other.to_owned()),
-            });
+            new_connections(&lab, family);
         }
 
         // Held while they live, and let go afterwards.
-        assert_eq!(node.run(hold::release_if_idle).unwrap(), false);
+        assert!(!node.run(hold::release_if_idle).unwrap());
         drop(old);
         check(node.command("conntrack").arg("-F"));
         assert!(node.run(hold::release_if_idle).unwrap());
