@@ -21,8 +21,15 @@ use crate::{
 };
 
 /// The names of figures that stand alone.
-const SINGLE: &[&str] =
-    &[packet::NAME, conntrack::NAME, update::CALLS, update::AUDIT, programs::NS];
+const SINGLE: &[&str] = &[
+    packet::NAME,
+    conntrack::NAME,
+    update::IDLE_RSS,
+    update::IDLE_CPU,
+    update::CALLS,
+    update::AUDIT,
+    programs::NS,
+];
 /// The names of the figures over the number of services.
 const SCALE: &[&str] = &["scale-flatness", "vs-nft-connect-rate", "direct-beside-services"];
 
@@ -88,6 +95,7 @@ fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<V
     let large = options.wants_any(update::AT_LARGE.iter().copied());
     let audit = options.wants(update::AUDIT);
     let programs = options.wants(programs::NS);
+    let idle = options.wants_any([update::IDLE_RSS, update::IDLE_CPU]);
     let contends = |size: u32| all && SIZES.contains(&size) || compared && size == sockets::SIZE;
     let changes = |size: u32| {
         calls && update::SIZES.contains(&size)
@@ -97,8 +105,12 @@ fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<V
 
     let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
     let mut live = None;
-    if calls || large || audit || programs {
-        live = Some(world.seat(&Mizzen { live: true }, 0)?);
+    if calls || large || audit || programs || idle {
+        let seat = world.seat(&Mizzen { live: true }, 0)?;
+        if idle {
+            results.take("an agent with nothing to do", || update::idle(&seat))?;
+        }
+        live = Some(seat);
     }
     let mut sizes: Vec<u32> = SIZES.into_iter().chain(update::SIZES).collect();
     sizes.sort_unstable();

@@ -1,5 +1,5 @@
 //! What a change costs the agent, and how soon it is in the tables; what it costs when nothing
-//! changes: `calls-per-endpoint-change`, `audit-cpu`, `watch-to-map-p99`, `cold-fill-10k`, `maps-bytes-10k-x-10`, `agent-rss-10k-x-10`.
+//! changes: `agent-idle-rss`, `agent-idle-cpu`, `calls-per-endpoint-change`, `audit-cpu`, `watch-to-map-p99`, `cold-fill-10k`, `maps-bytes-10k-x-10`, `agent-rss-10k-x-10`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,6 +32,10 @@ pub const LARGE: u32 = 10_000;
 /// How many there are for what it costs to look after them.
 pub const LARGEST: u32 = 30_000;
 
+/// What an agent takes where the cluster has nothing to balance.
+pub const IDLE_RSS: &str = "agent-idle-rss";
+/// And of a core.
+pub const IDLE_CPU: &str = "agent-idle-cpu";
 /// A service that nobody calls.
 const CHANGED: u32 = 3;
 const CHANGES: u32 = 1_000;
@@ -89,15 +93,32 @@ pub fn calls(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
 /// What an agent takes of a core while nothing changes: it compares all its tables every few
 /// seconds.
 pub fn audit(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
+    let percent = cpu_at_rest(seat)?;
+    let contender = format!("mizzen-agent, {} services", world.services);
+    Ok(vec![Figure::once(AUDIT, percent, "% of a core", contender).at_most(1.0, 0.0)])
+}
+
+/// What an agent takes in a cluster that has no service but its API server's.
+pub fn idle(seat: &Seat) -> Result<Vec<Figure>> {
+    let percent = cpu_at_rest(seat)?;
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
+    let resident = resident_at_rest(&mizzen::running(&seat.triple)?, seat)? as f64 / MB;
+    let contender = "mizzen-agent, no services";
+    Ok(vec![
+        Figure::once(IDLE_RSS, resident, "MB", contender).at_most(25.0, 0.0),
+        Figure::once(IDLE_CPU, percent, "% of a core", contender).at_most(0.1, 0.0),
+    ])
+}
+
+/// Percent of a core while nothing changes.
+fn cpu_at_rest(seat: &Seat) -> Result<f64> {
     settled(&seat.triple)?;
     let used_us = cpu_of(&seat.triple, || {
         interrupt::check()?;
         std::thread::sleep(IDLE);
         Ok(())
     })?;
-    let percent = used_us / 1e4 / IDLE.as_secs_f64();
-    let contender = format!("mizzen-agent, {} services", world.services);
-    Ok(vec![Figure::once(AUDIT, percent, "% of a core", contender).at_most(1.0, 0.0)])
+    Ok(used_us / 1e4 / IDLE.as_secs_f64())
 }
 
 /// Microseconds of CPU time of the agent during something.
