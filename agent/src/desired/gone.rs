@@ -18,7 +18,7 @@ use std::{
 use imbl::ordmap::DiffItem;
 
 use super::{DesiredSet, SetKey, Sets, set_of};
-use crate::model::{ObjectKey, snapshot::Snapshot};
+use crate::model::{ObjectKey, endpoints::PodName, snapshot::Snapshot};
 
 /// Addresses of endpoints by service.
 pub type Addresses = BTreeMap<ObjectKey, BTreeSet<IpAddr>>;
@@ -58,7 +58,7 @@ struct Presence<'a> {
     /// Whether any of them says that it is terminating.
     terminating: bool,
     /// The pods that are named for it; those in the node's network share its address.
-    pods: BTreeSet<&'a str>,
+    pods: BTreeSet<PodName<'a>>,
     /// The nodes that it is on: one.
     nodes: BTreeSet<&'a str>,
 }
@@ -93,7 +93,7 @@ impl Departures {
             if dead {
                 deleted.insert(address);
             } else if is.is_none() && (was.terminating || self.is_absent(&was.nodes)) {
-                let pods = was.pods.into_iter().map(Box::from).collect();
+                let pods = was.pods.into_iter().map(|pod| pod.to_string().into()).collect();
                 let left = Left { round: self.round, pods };
                 self.left.entry(service.clone()).or_default().insert(address, left);
             }
@@ -112,7 +112,7 @@ impl Departures {
         let Some(left) = self.left.get_mut(service) else { return deleted };
         left.retain(|address, left| {
             let Some(is) = now.get(address) else { return true };
-            let same = left.pods.iter().any(|pod| is.pods.contains(&**pod));
+            let same = left.pods.iter().any(|pod| is.pods.contains(&PodName::from(&**pod)));
             if !is.terminating && !same {
                 deleted.insert(*address);
             }
@@ -244,7 +244,7 @@ fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
 }
 
 /// Whether an address was one pod's and is another's. Of what names no pod nothing is known.
-fn another_pod(before: &BTreeSet<&str>, after: &BTreeSet<&str>) -> bool {
+fn another_pod(before: &BTreeSet<PodName<'_>>, after: &BTreeSet<PodName<'_>>) -> bool {
     !before.is_empty() && !after.is_empty() && before.is_disjoint(after)
 }
 

@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         ObjectKey,
-        endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SlicePods},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SliceNames},
         node::Cidr,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
@@ -168,7 +168,7 @@ impl Spec {
                 .filter(|(.., own)| *own == part)
                 .map(|of| endpoint(ipv6, of))
                 .collect(),
-            pods: SlicePods::default(),
+            names: SliceNames::default(),
             trigger_time: None,
         };
         self.families().flat_map(|ipv6| [(ipv6, 0), (ipv6, 1)]).map(slice).collect()

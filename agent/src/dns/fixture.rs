@@ -8,7 +8,7 @@ use hickory_proto::rr::Name;
 use super::zone::{PodNames, Settings, Zone, naming::Naming};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice, SlicePods},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, SliceNames},
     service::{Protocol, Service, ServicePort},
     snapshot::{Snapshot, Synced},
 };
@@ -49,10 +49,12 @@ pub(super) fn slice(
     hosts: &[Host<'_>],
     ports: &[Port<'_>],
 ) -> EndpointSlice {
+    let mut names = SliceNames::default();
     let endpoints = hosts.iter().map(|(address, hostname)| Endpoint {
-        hostname: Some(*hostname).filter(|hostname| !hostname.is_empty()).map(Arc::from),
+        names: names.add("", hostname),
         ..Endpoint::ready_at(address.parse().unwrap())
     });
+    let endpoints = endpoints.collect();
     let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {
         name: (*name).into(),
         protocol: *protocol,
@@ -63,8 +65,8 @@ pub(super) fn slice(
         service: service.key.clone(),
         ipv6: hosts.first().is_some_and(|(address, _)| address.contains(':')),
         ports: ports.collect(),
-        endpoints: endpoints.collect(),
-        pods: SlicePods::default(),
+        endpoints,
+        names,
         trigger_time: None,
     }
 }

@@ -15,7 +15,7 @@ pub use self::service::{service, service_cidr};
 use super::objects::{self, Meta, Text};
 use crate::model::{
     ObjectKey,
-    endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, PodName, Site, SlicePods},
+    endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SliceNames},
     node::{Cidr, Node},
     pod::OptedOutPod,
     service::Protocol,
@@ -90,8 +90,8 @@ pub fn endpoint_slice(object: &objects::EndpointSlice<'_>) -> (Option<EndpointSl
     );
     let trigger_time = trigger_time(&object.metadata);
     let service = ObjectKey::of(key.namespace.clone(), service.into());
-    let pods = names.pods.complete();
-    let value = EndpointSlice { key, service, ipv6, ports, endpoints, pods, trigger_time };
+    let names = names.all.complete();
+    let value = EndpointSlice { key, service, ipv6, ports, endpoints, names, trigger_time };
     (Some(value), warnings)
 }
 
@@ -106,7 +106,7 @@ fn trigger_time(meta: &Meta<'_>) -> Option<SystemTime> {
 struct Names {
     /// The site of the endpoint before, which often is that of the next.
     site: Arc<Site>,
-    pods: SlicePods,
+    all: SliceNames,
 }
 
 fn endpoint(
@@ -128,7 +128,8 @@ fn endpoint(
             && target.namespace.as_deref().is_none_or(|of| of == namespace)
     };
     let target = object.target_ref.as_ref().filter(is_pod);
-    let pod = target.and_then(|target| target.name.as_deref());
+    let pod = target.and_then(|target| target.name.as_deref()).unwrap_or_default();
+    let hostname = object.hostname.as_deref().unwrap_or_default();
     let hints = object.hints.as_ref().map(hints).unwrap_or_default();
     if names.site.node.as_deref() != object.node_name.as_deref() || names.site.hints != hints {
         names.site = Arc::new(Site { node: object.node_name.as_deref().map(Arc::from), hints });
@@ -139,8 +140,7 @@ fn endpoint(
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         site: Arc::clone(&names.site),
-        hostname: object.hostname.as_deref().map(Arc::from),
-        pod: pod.map_or_else(PodName::default, |pod| names.pods.add(pod)),
+        names: names.all.add(pod, hostname),
     })
 }
 

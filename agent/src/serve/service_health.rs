@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     desired::{NodeFacts, Settings, node::desired_node},
-    model::{ObjectKey, snapshot::Snapshot},
+    model::{ObjectKey, endpoints::PodName, snapshot::Snapshot},
     status::State,
     supervisor::TaskError,
 };
@@ -79,7 +79,7 @@ fn local_ready_endpoints(snapshot: &Snapshot, service: &ObjectKey, node: &str) -
 /// What makes an endpoint one.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Endpoint<'a> {
-    Pod(&'a str),
+    Pod(PodName<'a>),
     Address(IpAddr),
 }
 

@@ -26,6 +26,7 @@ use crate::{
     desired::{SetKey, service::protocol_number},
     model::{
         ObjectKey,
+        endpoints::PodName,
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::Snapshot,
     },
@@ -311,7 +312,7 @@ pub fn kind(service: &Service, addr: IpAddr, flags: u32) -> &'static str {
 
 fn name_pods(snapshot: &Snapshot, owner: &SetKey, path: &mut answer::Path) {
     let namespace = &owner.service.namespace;
-    let endpoints: BTreeMap<IpAddr, &str> = snapshot
+    let endpoints: BTreeMap<IpAddr, PodName<'_>> = snapshot
         .endpoints_of(&owner.service)
         .filter_map(|(slice, endpoint)| Some((endpoint.address, slice.pod(endpoint)?)))
         .collect();

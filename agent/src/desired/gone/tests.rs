@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     desired::{Change, Desired, NodeFacts, Settings},
     model::{
-        endpoints::{Endpoint, EndpointPort, EndpointSlice, Site, SlicePods},
+        endpoints::{Endpoint, EndpointPort, EndpointSlice, Site, SliceNames},
         node::Node,
         service::{Protocol, Service, ServicePort},
     },
@@ -81,13 +81,13 @@ impl Cluster {
 
     fn set_pods(&mut self, slice: &str, endpoints: &[(u8, State, String)]) {
         for ipv6 in [false, true] {
-            let mut pods = SlicePods::default();
+            let mut names = SliceNames::default();
             let endpoint = |(last, state, pod): &(u8, State, String)| Endpoint {
                 ready: *state == Ready,
                 serving: matches!(state, Ready | Terminating),
                 terminating: matches!(state, Terminating | TerminatingUnready),
                 site: Site::on(&format!("node-{last}")),
-                pod: pods.add(pod),
+                names: names.add(pod, ""),
                 ..Endpoint::ready_at(address(ipv6, *last))
             };
             let port =
@@ -100,7 +100,7 @@ impl Cluster {
                 ipv6,
                 ports: vec![port("t", Protocol::Tcp), port("u", Protocol::Udp)],
                 endpoints,
-                pods,
+                names,
                 trigger_time: None,
             };
             self.snapshot.slices.insert((service_key(), name), Arc::new(value));

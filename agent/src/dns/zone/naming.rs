@@ -37,10 +37,10 @@ impl Naming {
     /// An endpoint of a slice with its label.
     pub(super) fn host(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Host {
         let is_label = |name: &str| (1..=63).contains(&name.len()) && !name.contains('.');
-        let hostname = endpoint.hostname.clone().filter(|name| is_label(name));
+        let hostname = slice.hostname(endpoint).filter(|name| is_label(name)).map(Arc::from);
         let of_pod = || {
             let pod = slice.pod(endpoint).filter(|_| self.endpoint_pod_names);
-            pod.filter(|name| is_label(name)).map(Arc::from)
+            pod.map(|pod| pod.to_string()).filter(|name| is_label(name)).map(Arc::from)
         };
         Host { hostname: hostname.or_else(of_pod), address: endpoint.address }
     }

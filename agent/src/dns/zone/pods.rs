@@ -50,7 +50,7 @@ mod tests {
             let service = service("ns", name, &["10.0.0.1"], &[HTTP]);
             let mut slice = slice(&service, "a", &[(address, "")], &[HTTP]);
             slice.endpoints[0].ready = false;
-            slice.endpoints[0].pod = slice.pods.add("pod-0");
+            slice.endpoints[0].names = slice.names.add("pod-0", "");
             add(&mut all, service, vec![slice]);
         }
         all

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     dns::fixture::{self, HTTP, add, service, settings, slice},
     model::{
-        endpoints::{EndpointSlice, Hints, Site, SlicePods},
+        endpoints::{EndpointSlice, Hints, Site, SliceNames},
         service::Service,
         snapshot::Synced,
     },
@@ -98,11 +98,13 @@ fn slices_may_come_before_their_service() {
 
 /// Has the endpoints be these pods, in order.
 fn of_pods(slice: &mut EndpointSlice, names: &[&str]) {
-    let mut pods = SlicePods::default();
-    for (endpoint, name) in slice.endpoints.iter_mut().zip(names) {
-        endpoint.pod = pods.add(name);
+    let hostname = |endpoint| slice.hostname(endpoint).unwrap_or_default().to_owned();
+    let hostnames: Vec<_> = slice.endpoints.iter().map(hostname).collect();
+    let mut all = SliceNames::default();
+    for ((endpoint, name), hostname) in slice.endpoints.iter_mut().zip(names).zip(hostnames) {
+        endpoint.names = all.add(name, &hostname);
     }
-    slice.pods = pods.complete();
+    slice.names = all.complete();
 }
 
 /// The zone of three Services in two namespaces, two of whose endpoints are pods.

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     desired::{LocalAddress, NodePortAddresses},
     model::{
-        endpoints::{Endpoint, EndpointSlice, PodName, Site, SlicePods},
+        endpoints::{Endpoint, EndpointNames, EndpointSlice, Site, SliceNames},
         node::Node,
         service::Service,
         snapshot::Synced,
@@ -33,8 +33,8 @@ fn endpoint(address: &str, node: &str, conditions: [bool; 3]) -> Endpoint {
 const POD: &str = "web-0";
 
 /// The name of the pod that every slice here has.
-fn the_pod() -> PodName {
-    SlicePods::default().add(POD)
+fn the_pod() -> EndpointNames {
+    SliceNames::default().add(POD, "")
 }
 
 const READY: [bool; 3] = [true, true, false];
@@ -50,15 +50,15 @@ fn cluster(port: Option<u16>, endpoints: Vec<Endpoint>) -> Snapshot {
     let service = Service { health_check_node_port: port, ..Service::new(key.clone()) };
     snapshot.services.insert(key.clone(), Arc::new(service));
     // Every pod name of these tests is that of the one pod.
-    let mut pods = SlicePods::default();
-    pods.add(POD);
+    let mut names = SliceNames::default();
+    names.add(POD, "");
     let slice = EndpointSlice {
         key: ObjectKey::new("a", "web-1"),
         service: key.clone(),
         ipv6: false,
         ports: Vec::new(),
         endpoints,
-        pods,
+        names,
         trigger_time: None,
     };
     snapshot.slices.insert((key, "web-1".into()), Arc::new(slice));
@@ -242,7 +242,7 @@ async fn f20_a_port_that_others_have_is_named_and_taken_when_it_is_free() {
 
 #[test]
 fn a_pod_with_two_addresses_is_one_endpoint() {
-    let pod = |address: &str| Endpoint { pod: the_pod(), ..endpoint(address, "n", READY) };
+    let pod = |address: &str| Endpoint { names: the_pod(), ..endpoint(address, "n", READY) };
     let snapshot = cluster(Some(1), vec![pod("10.0.0.1"), pod("fd00::1")]);
     assert_eq!(local_ready_endpoints(&snapshot, &ObjectKey::new("a", "web"), "n"), 1);
 }

@@ -270,20 +270,17 @@ pub(super) fn service(name: &str, ips: &[&str]) -> Service {
 
 /// Adds `service` with endpoints: addresses and hostnames, empty where there is none.
 pub(super) fn add(snapshot: &mut Snapshot, service: Service, hosts: &[(&str, &str)]) {
-    let slice = EndpointSlice {
+    let mut slice = EndpointSlice {
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
-        endpoints: hosts.iter().map(|(address, hostname)| endpoint(address, hostname)).collect(),
         ..EndpointSlice::new(service.key.clone(), &service.key.name, false)
     };
+    for (address, hostname) in hosts {
+        let names = slice.names.add("", hostname);
+        let address = address.parse().unwrap();
+        slice.endpoints.push(Endpoint { names, ..Endpoint::ready_at(address) });
+    }
     snapshot.slices.insert((service.key.clone(), slice.key.name.clone()), Arc::new(slice));
     snapshot.services.insert(service.key.clone(), Arc::new(service));
-}
-
-fn endpoint(address: &str, hostname: &str) -> Endpoint {
-    Endpoint {
-        hostname: (!hostname.is_empty()).then(|| hostname.into()),
-        ..Endpoint::ready_at(address.parse().unwrap())
-    }
 }
 
 /// How long `body` took, and what it gave.

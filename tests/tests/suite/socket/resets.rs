@@ -110,8 +110,8 @@ impl Scene {
         let (key, mut slice) = (key.clone(), EndpointSlice::clone(slice));
         for (endpoint, (_, terminating, pod)) in slice.endpoints.iter_mut().zip(endpoints) {
             let (ready, terminating) = (!terminating, *terminating);
-            let pod = slice.pods.add(pod);
-            *endpoint = Endpoint { ready, terminating, pod, ..endpoint.clone() };
+            let names = slice.names.add(pod, "");
+            *endpoint = Endpoint { ready, terminating, names, ..endpoint.clone() };
         }
         let quiet = ObjectKey::new("default", "quiet");
         let mut object = service(&quiet, self.family.vip(11));

@@ -162,19 +162,13 @@ pub(super) fn slice(all: &mut Snapshot, service: &str, suffix: &str, hosts: &[(&
     let mut slice = EndpointSlice::new(service.clone(), &name, ipv6);
     slice.ports = ports.collect();
     for (address, hostname) in hosts {
-        let pod = slice.pods.add(&format!("pod-{address}"));
-        slice.endpoints.push(Endpoint { pod, ..endpoint(address, hostname) });
+        // "!" in the place of a hostname: not ready, though it serves.
+        let ready = *hostname != "!";
+        let names = slice.names.add(&format!("pod-{address}"), if ready { hostname } else { "" });
+        let address = address.parse().unwrap();
+        slice.endpoints.push(Endpoint { ready, names, ..Endpoint::ready_at(address) });
     }
     all.slices.insert((service, slice.key.name.clone()), Arc::new(slice));
-}
-
-fn endpoint(address: &str, hostname: &str) -> Endpoint {
-    Endpoint {
-        // "!" in the place of a hostname: not ready, though it serves.
-        ready: hostname != "!",
-        hostname: (!matches!(hostname, "" | "!")).then(|| hostname.into()),
-        ..Endpoint::ready_at(address.parse().unwrap())
-    }
 }
 
 pub(super) fn add(all: &mut Snapshot, service: Service) {
