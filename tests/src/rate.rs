@@ -14,9 +14,10 @@ use crate::names;
 const IMPATIENCE: Duration = Duration::from_secs(1);
 /// How long the last try waits.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How soon what was refused is asked again: the sockets of a process that died are closed one after
-/// the other.
-const BREATH: Duration = Duration::from_millis(50);
+/// How soon what was refused is asked again: not before one that waits would be. The threads of a
+/// process that is killed end one after the other, and then its sockets do; on a machine with more
+/// work than processors some of them are open for a good part of a second when others are not.
+const BREATH: Duration = IMPATIENCE;
 /// The pause between two looks.
 const TICK: Duration = Duration::from_millis(2);
 /// Sockets that are kept for late answers.
