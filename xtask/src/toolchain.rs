@@ -100,6 +100,8 @@ pub const DNS_BENCH_TOOLS: &[Tool] = &[
     Tool { program: "dig", package: "bind9-dnsutils" },
     Tool { program: "taskset", package: "util-linux" },
     Tool { program: "chrt", package: "util-linux" },
+    Tool { program: "nft", package: "nftables" },
+    Tool { program: "conntrack", package: "conntrack" },
 ];
 
 /// Makes sure that the programs are there.

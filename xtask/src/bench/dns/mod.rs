@@ -8,6 +8,7 @@
 pub mod check;
 pub mod churn;
 pub mod compare;
+pub mod conntrack;
 pub mod load;
 pub mod memory;
 pub mod objects;
@@ -41,6 +42,7 @@ pub const NAMES: &[&str] = &[
     storm::THROUGHPUT,
     overload::GOODPUT,
     overload::P99,
+    conntrack::NAME,
     churn::P50,
     churn::P99,
     memory::NAME,
@@ -54,6 +56,7 @@ const COMPARED: &[&str] = &[
     storm::THROUGHPUT,
     overload::GOODPUT,
     overload::P99,
+    conntrack::NAME,
 ];
 /// Figures of the agent alone, with ten thousand.
 const LARGE: &[&str] = &[churn::P50, churn::P99, memory::NAME];
@@ -112,6 +115,14 @@ fn compared(seats: &[Seat], options: &Options, results: &mut Results) -> Result<
         let seats: Vec<Seat> =
             seats.iter().filter(|seat| compared.contains(&seat.label)).cloned().collect();
         results.take("overload-*", || overload::measure(&seats, rounds))?;
+    }
+    if options.wants(conntrack::NAME) {
+        let compared = [Peer::Unbound.label(), MIZZEN];
+        let mut seats: Vec<Seat> =
+            seats.iter().filter(|seat| compared.contains(&seat.label)).cloned().collect();
+        // The reference stands there twice.
+        seats.dedup_by_key(|seat| seat.label);
+        results.take(conntrack::NAME, || conntrack::measure(&seats))?;
     }
     Ok(())
 }
