@@ -9,7 +9,7 @@ use std::{
 };
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType},
+    op::{Edns, Message, MessageType, ResponseCode},
     rr::rdata::opt::{EdnsCode, EdnsOption},
 };
 use tokio::{
@@ -102,24 +102,44 @@ pub(super) async fn ask(
     question: &Question,
     passed_over: &AtomicU64,
 ) -> Result<Received, ExchangeError> {
+    let mut query = query(question);
+    let mut edns = Edns::new();
+    edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
+    query.set_edns(edns);
+    let received = put(way, &query, passed_over).await?;
+    let code = received.message.metadata.response_code;
+    if matches!(code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS) {
+        // It may be older than EDNS (RFC 6891 7).
+        return put(way, &self::query(question), passed_over).await;
+    }
+    Ok(received)
+}
+
+/// The question as it is put to an upstream, without EDNS.
+fn query(question: &Question) -> Message {
     // A random identifier, from a generator that can't be guessed (RFC 5452).
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.metadata.checking_disabled = question.checking_disabled;
     query.add_query(question.query.clone());
-    let mut edns = Edns::new();
-    edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
-    query.set_edns(edns);
+    query
+}
+
+async fn put(
+    way: Way<'_>,
+    query: &Message,
+    passed_over: &AtomicU64,
+) -> Result<Received, ExchangeError> {
     let octets = query.to_vec()?;
     match way {
         Way::Tls(link) => {
             let octets = padded(query.clone(), octets.len())?;
-            Ok(link.ask(&query, octets).await?.without_padding())
+            Ok(link.ask(query, octets).await?.without_padding())
         }
-        Way::Tcp(upstream) => by_tcp(upstream, &query, &octets).await,
-        Way::Udp(upstream) => match by_udp(upstream, &query, &octets, passed_over).await? {
+        Way::Tcp(upstream) => by_tcp(upstream, query, &octets).await,
+        Way::Udp(upstream) => match by_udp(upstream, query, &octets, passed_over).await? {
             Some(received) if !received.message.metadata.truncation => Ok(received),
-            _ => by_tcp(upstream, &query, &octets).await,
+            _ => by_tcp(upstream, query, &octets).await,
         },
     }
 }
@@ -199,17 +219,24 @@ fn in_same_letters(query: &Message, answer: &Message) -> bool {
     both.all(|(asked, answered)| asked.name().eq_case(answered.name()))
 }
 
-/// Reads `octets` where they are an answer to `query`: same identifier, same question.
+/// Reads `octets` where they are an answer to `query`: same identifier, same question. One that
+/// can't read EDNS may say so without the question.
 pub(super) fn answer_to(query: &Message, octets: &[u8]) -> Option<Message> {
     let id = query.metadata.id.to_be_bytes();
-    // Before the parser sees it: a header, our identifier, and one question.
-    if octets.len() < 12 || octets[..2] != id || octets[4..6] != [0, 1] {
+    // Before the parser sees it: a header, our identifier, and one question or none.
+    if octets.len() < 12 || octets[..2] != id || !matches!(octets[4..6], [0, 0 | 1]) {
         return None;
     }
     let message = Message::from_vec(octets).ok()?;
-    let matches = message.metadata.message_type == MessageType::Response
-        && message.queries.first() == query.queries.first();
-    matches.then_some(message)
+    let misread = || {
+        let code = message.metadata.response_code;
+        query.edns.is_some() && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
+    };
+    let is_same = match message.queries.first() {
+        Some(asked) => query.queries.first() == Some(asked),
+        None => misread(),
+    };
+    (message.metadata.message_type == MessageType::Response && is_same).then_some(message)
 }
 
 #[cfg(test)]
@@ -222,6 +249,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::dns::message::Transport;
 
     #[test]
     fn questions_over_tls_have_whole_blocks_and_answers_are_kept_without() {
@@ -237,6 +265,51 @@ mod tests {
             let received = Received { message, octets }.without_padding();
             assert_eq!(received.octets, plain);
             assert_eq!(received.message, query);
+        }
+    }
+
+    /// An upstream that knows no EDNS: it says so as it does, and answers questions without it.
+    async fn without_edns(socket: UdpSocket, code: ResponseCode, bare: bool) {
+        let mut octets = [0; 512];
+        loop {
+            let (length, client) = socket.recv_from(&mut octets).await.unwrap();
+            let query = Message::from_vec(&octets[..length]).unwrap();
+            let mut answer = query.clone().into_response();
+            if query.edns.is_some() {
+                (answer.edns, answer.metadata.response_code) = (None, code);
+                if bare {
+                    answer.queries.clear();
+                }
+            }
+            socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_is_older_than_edns_is_asked_without() {
+        let question = Question {
+            id: 1,
+            recursion_desired: true,
+            checking_disabled: false,
+            query: Query::query(Name::from_str("example.org.").unwrap(), RecordType::A),
+            edns: None,
+            transport: Transport::Udp,
+        };
+        for address in ["127.0.0.1", "::1"] {
+            for (code, bare) in [
+                (ResponseCode::FormErr, true),
+                (ResponseCode::FormErr, false),
+                (ResponseCode::NotImp, true),
+            ] {
+                let socket = UdpSocket::bind((address, 0)).await.unwrap();
+                let upstream = socket.local_addr().unwrap();
+                let answering = tokio::spawn(without_edns(socket, code, bare));
+                let received = ask(Way::Udp(upstream), &question, &AtomicU64::new(0)).await;
+                let message = received.unwrap().message;
+                assert_eq!(message.metadata.response_code, ResponseCode::NoError);
+                assert_eq!(message.queries, [question.query.clone()]);
+                answering.abort();
+            }
         }
     }
 
@@ -257,6 +330,11 @@ mod tests {
             answer_to(&query, &octets(|m| m.metadata.message_type = MessageType::Query)).is_none()
         );
         assert!(answer_to(&query, &octets(|m| m.queries.clear())).is_none());
+        let bare = |m: &mut Message| {
+            m.queries.clear();
+            m.metadata.response_code = ResponseCode::FormErr;
+        };
+        assert!(answer_to(&query, &octets(bare)).is_none(), "it has no EDNS to misread");
         let wrong_type = {
             let mut answer = query.clone().into_response();
             answer.queries = vec![other("example.org.", RecordType::AAAA)];
