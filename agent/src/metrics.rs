@@ -2,6 +2,7 @@
 
 pub mod histogram;
 pub mod proxy;
+pub mod requests;
 pub mod staleness;
 pub mod tables;
 pub mod traffic;

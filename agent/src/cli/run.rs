@@ -220,11 +220,12 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
-    let pods_of = watched_pods(config);
+    metrics.dns.follow_requests(servers.requests());
+    let beside = kube::Beside { pods_of: watched_pods(config), namespaces: config.dns };
     let follower =
         Thread::start("follower").context("start the thread that follows the cluster")?;
     let on = (&mut *intake, &follower);
-    let snapshots = kube::start(&servers, pods_of, &board, &metrics, on)?;
+    let snapshots = kube::start(&servers, beside, &board, &metrics, on)?;
     let local_pods = Arc::default();
     let host_ports = Arc::new(if config.cni { HostPorts::default() } else { HostPorts::none() });
     let departing = departure.clone();

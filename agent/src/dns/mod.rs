@@ -445,7 +445,14 @@ impl Role {
                 "upstream {upstream} leads back to this resolver and is not asked; name another"
             )
         });
-        let problems = self.problems.iter().chain(&self.unusable).cloned();
+        let naming = &self.config.naming;
+        let unknown = naming.namespace_labels.is_some() && self.snapshot.namespaces.is_empty();
+        let unknown = unknown.then(|| {
+            "the API server shows no namespace, so none is selected (namespace_labels); the \
+             agent's role must allow list and watch of namespaces"
+                .to_owned()
+        });
+        let problems = self.problems.iter().chain(&self.unusable).cloned().chain(unknown);
         let wrong: Vec<_> = problems.chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();

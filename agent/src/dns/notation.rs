@@ -17,7 +17,10 @@ use super::{
     tls::{self, Peer},
     zone::PodNames,
 };
-use crate::model::node::Cidr;
+use crate::model::{
+    labels::{Selector, SelectorError},
+    node::Cidr,
+};
 
 /// The port of an upstream that names none.
 const PORT: u16 = 53;
@@ -70,6 +73,11 @@ pub fn range(text: &str) -> Result<Cidr, String> {
         .ok()
         .or_else(single)
         .ok_or_else(|| format!("{text:?} is no range such as 192.0.2.0/24 or 2001:db8::/64"))
+}
+
+/// Which objects are meant, by their labels.
+pub fn selection(text: &str) -> Result<Selector, String> {
+    text.parse().map_err(|why: SelectorError| why.to_string())
 }
 
 /// How names of pods are answered.

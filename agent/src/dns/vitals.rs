@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::StatusCode;
@@ -209,8 +209,12 @@ impl Servers {
 }
 
 fn answer(paths: Paths, path: &str, vitals: &Vitals, metrics: &Metrics) -> Answer {
+    let since = Instant::now();
     match path {
-        "/health" if paths.health => Answer::text("OK"),
+        "/health" if paths.health => {
+            metrics.general.told_health(since.elapsed());
+            Answer::text("OK")
+        }
         "/ready" if paths.ready => vitals.ready(),
         "/metrics" if paths.metrics => {
             let mut text = String::new();

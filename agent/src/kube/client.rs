@@ -4,7 +4,7 @@
 //! An agent that serves Services can't reach the API server at a Service address: it would depend
 //! on itself. In the cluster it therefore wants `--api-server`.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -16,6 +16,9 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tower::{BoxError, ServiceBuilder, timeout::TimeoutLayer};
+
+use super::counted::Counted;
+use crate::metrics::requests::Requests;
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +39,7 @@ const UNCONFIRMED: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct ApiServers {
     configs: Vec<(String, Config)>,
+    requests: Arc<Requests>,
 }
 
 /// Clients of the servers. What they do is done by the runtime that made them.
@@ -58,9 +62,14 @@ impl ApiServers {
             config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
             configs.push((url, config));
         }
-        let servers = Self { configs };
+        let servers = Self { configs, requests: Arc::default() };
         servers.clients()?;
         Ok(servers)
+    }
+
+    /// What was asked of them, by all clients together.
+    pub fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
     }
 
     /// Clients that are served by the runtime of the caller.
@@ -70,7 +79,7 @@ impl ApiServers {
                 let (url, proxy) = (url.clone(), proxy.to_string());
                 return Err(ClientError::Proxy { url, proxy });
             }
-            match client(config) {
+            match client(config, &self.requests) {
                 Ok(client) => Ok((url.clone(), client)),
                 Err(source) => Err(ClientError::Client { url: url.clone(), source: source.into() }),
             }
@@ -98,7 +107,7 @@ impl Clients {
 }
 
 /// The client that `kube` makes by default, but for how it knows that a server is gone.
-fn client(config: &Config) -> Result<Client, kube::Error> {
+fn client(config: &Config, requests: &Arc<Requests>) -> Result<Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -108,7 +117,14 @@ fn client(config: &Config) -> Result<Client, kube::Error> {
     tcp.set_keepalive_retries(Some(PROBES));
     tcp.set_tcp_user_timeout(Some(UNCONFIRMED));
     let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let host = config.cluster_url.authority().map_or("", |authority| authority.as_str());
+    let host: Arc<str> = host.into();
+    let counted = |inner| {
+        let (host, requests) = (Arc::clone(&host), Arc::clone(requests));
+        Counted { inner, host, requests }
+    };
     let service = ServiceBuilder::new()
+        .layer_fn(counted)
         .layer(TimeoutLayer::new(ANSWER_TIMEOUT))
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)

@@ -16,6 +16,7 @@ use super::objects::{self, Meta, Text};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SliceNames},
+    namespace::Namespace,
     node::{Cidr, Node},
     pod::OptedOutPod,
     service::Protocol,
@@ -59,6 +60,13 @@ pub fn opted_out_pod(object: &objects::Pod<'_>) -> (Option<OptedOutPod>, Warning
             (None, vec![warning])
         }
     }
+}
+
+/// A Namespace.
+pub fn namespace(object: &objects::Namespace<'_>) -> (Option<Namespace>, Warnings) {
+    let meta = &object.metadata;
+    let (name, labels) = (text(meta.name.as_ref()).into(), meta.labels().collect());
+    (Some(Namespace { name, labels }), Vec::new())
 }
 
 /// An EndpointSlice; none where it belongs to no service or names hosts instead of addresses.

@@ -5,7 +5,8 @@
 //! watch (EndpointSlices) ─┼─ mpsc<Change> ─> state ─ watch<Arc<Snapshot>> ─> services, dns, podnet
 //! watch (Nodes)          ─┤
 //! watch (ServiceCIDRs)   ─┤
-//! watch (own Pods)       ─┘
+//! watch (own Pods)       ─┤
+//! watch (Namespaces)     ─┘
 //! ```
 //! [`node_condition`] is the one thing that the agent writes.
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
@@ -14,6 +15,7 @@
 
 pub mod client;
 pub mod convert;
+mod counted;
 mod names;
 pub mod node_condition;
 pub mod objects;
@@ -29,6 +31,7 @@ use crate::{
     metrics::Metrics,
     model::{
         endpoints::EndpointSlice,
+        namespace::Namespace,
         node::Node,
         pod::OptedOutPod,
         service::{Service, ServiceCidr},
@@ -52,12 +55,20 @@ pub struct Snapshots {
     pub calm: channel::Receiver<Arc<Snapshot>>,
 }
 
+/// What is watched beside what every role needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// The pods of the node with that name.
+    pub pods_of: Option<&'a str>,
+    /// Namespaces.
+    pub namespaces: bool,
+}
+
 /// Starts the watches and the task that owns the snapshot, all on one thread; its changes arrive at
 /// the receiver, and when they did is noted in `metrics`.
-/// Pods are watched where the name of the node that they are on is given.
 pub fn start(
     servers: &ApiServers,
-    pods_of: Option<&str>,
+    beside: Beside<'_>,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
     (tasks, thread): (&mut Tasks, &Thread),
@@ -82,10 +93,14 @@ pub fn start(
     tasks.spawn_on(thread, "watch nodes", watch(&watch::NODES).run::<Node>());
     let service_cidrs = watch(&watch::SERVICE_CIDRS).run::<ServiceCidr>();
     tasks.spawn_on(thread, "watch servicecidrs", service_cidrs);
-    if let Some(node) = pods_of {
+    if let Some(node) = beside.pods_of {
         let fields = Some(format!("spec.nodeName={node}"));
         let pods = watch::Watch { fields, ..watch(&watch::PODS) };
         tasks.spawn_on(thread, "watch pods", pods.run::<OptedOutPod>());
+    }
+    if beside.namespaces {
+        let namespaces = watch(&watch::NAMESPACES).run::<Namespace>();
+        tasks.spawn_on(thread, "watch namespaces", namespaces);
     }
     let state = state::run(receiver, publish, metrics.clone(), token.clone());
     tasks.spawn_on(thread, "cluster state", state);

@@ -9,6 +9,7 @@ use std::{cell::RefCell, collections::HashSet, hash::Hash, sync::Arc};
 use crate::model::{
     ObjectKey,
     endpoints::{EndpointSlice, Site},
+    namespace::Namespace,
     node::Node,
     pod::OptedOutPod,
     service::{Service, ServiceCidr},
@@ -107,6 +108,10 @@ impl Shared for ServiceCidr {
 }
 
 impl Shared for OptedOutPod {
+    fn share(&mut self, _: &mut Names) {}
+}
+
+impl Shared for Namespace {
     fn share(&mut self, _: &mut Names) {}
 }
 

@@ -93,6 +93,12 @@ impl Meta<'_> {
         self.labels.as_ref()?.get(name)
     }
 
+    /// All labels.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.labels.iter().flat_map(|labels| &labels.0);
+        all.map(|(name, value)| (&**name, &**value))
+    }
+
     /// The value of an annotation.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name)
@@ -160,6 +166,9 @@ objects! {
 
     /// A Pod: what its annotations say.
     Pod {}
+
+    /// A Namespace: that it is there, and its labels.
+    Namespace {}
 }
 
 /// `ServiceSpec`.

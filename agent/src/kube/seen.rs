@@ -22,6 +22,7 @@ use super::{
 use crate::model::{
     ObjectKey,
     endpoints::EndpointSlice,
+    namespace::Namespace,
     node::Node,
     pod::OptedOutPod,
     service::{Service, ServiceCidr},
@@ -70,6 +71,7 @@ modelled! {
     ServiceCidr, Arc<str>: networking::ServiceCIDR, ServiceCidr, convert::service_cidr
         => ServiceCidrs;
     OptedOutPod, ObjectKey: core::Pod, Pod, convert::opted_out_pod => Pods;
+    Namespace, Arc<str>: core::Namespace, Namespace, convert::namespace => Namespaces;
 }
 
 /// The key that a deletion names, from the object's metadata.
@@ -217,5 +219,6 @@ mod tests {
         let ranges = "/apis/networking.k8s.io/v1/servicecidrs";
         path(Seen::<ServiceCidr>::url_path(&(), None), ranges);
         path(Seen::<OptedOutPod>::url_path(&(), None), "/api/v1/pods");
+        path(Seen::<Namespace>::url_path(&(), None), "/api/v1/namespaces");
     }
 }

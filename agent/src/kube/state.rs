@@ -22,6 +22,7 @@ use crate::{
     model::{
         ObjectKey,
         endpoints::EndpointSlice,
+        namespace::Namespace,
         node::Node,
         pod::OptedOutPod,
         service::{Service, ServiceCidr},
@@ -63,6 +64,8 @@ pub enum Change {
     ServiceCidrs(Event<ServiceCidr, Arc<str>>),
     /// Of this node's Pods.
     Pods(Event<OptedOutPod, ObjectKey>),
+    /// Of Namespaces.
+    Namespaces(Event<Namespace, Arc<str>>),
 }
 
 /// A change with the time of its arrival.
@@ -94,6 +97,7 @@ impl Arrived {
             Change::Nodes(event) => (Kind::Others, event.is_list(), None),
             Change::ServiceCidrs(event) => (Kind::Others, event.is_list(), None),
             Change::Pods(event) => (Kind::Others, event.is_list(), None),
+            Change::Namespaces(event) => (Kind::Others, event.is_list(), None),
         };
         Arrival { revision: 0, kind, at: self.at, listed, trigger }
     }
@@ -122,7 +126,7 @@ impl ClusterState {
 
     /// Takes in a change. False where it says nothing new.
     pub fn apply(&mut self, change: Change) -> bool {
-        let Snapshot { services, nodes, service_cidrs, opted_out_pods, synced, .. } =
+        let Snapshot { services, nodes, service_cidrs, opted_out_pods, namespaces, synced, .. } =
             &mut self.snapshot;
         let changed = match change {
             Change::Services(event) => {
@@ -137,6 +141,9 @@ impl ClusterState {
             }
             Change::Pods(event) => {
                 apply(opted_out_pods, &mut synced.pods, event, |pod| pod.key.clone())
+            }
+            Change::Namespaces(event) => {
+                apply(namespaces, &mut synced.namespaces, event, |of| of.name.clone())
             }
         };
         if changed {

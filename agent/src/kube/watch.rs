@@ -76,6 +76,9 @@ pub static SERVICE_CIDRS: Kind =
 
 /// Pods.
 pub static PODS: Kind = Kind::required("pods", "watch-pods");
+/// Namespaces; one that is not shown is still known by the Services in it.
+pub static NAMESPACES: Kind =
+    Kind { plural: "namespaces", part: "watch-namespaces", optional: true };
 
 /// What a watch needs.
 pub struct Watch {

@@ -37,15 +37,32 @@ impl Histogram {
     pub fn write(&self, text: &mut String, name: &str, help: &str) {
         // Writing to a String can't fail.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+        self.write_samples(text, name, "");
+    }
+
+    /// Appends its samples alone, with these labels.
+    pub fn write_samples(&self, text: &mut String, name: &str, labels: &str) {
+        let comma = if labels.is_empty() { "" } else { "," };
         let mut seen = 0;
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
             seen += count.load(Relaxed);
-            let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {seen}");
+            let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {seen}");
         }
         seen += self.counts[self.bounds.len()].load(Relaxed);
         let sum = Duration::from_nanos(self.sum_nanos.load(Relaxed)).as_secs_f64();
-        let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {seen}");
-        let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {seen}");
+        let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {seen}");
+        let all = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(text, "{name}_sum{all} {sum}\n{name}_count{all} {seen}");
+    }
+
+    /// Counts so many that took no time.
+    pub fn observe_instants(&self, count: u64) {
+        self.counts[0].fetch_add(count, Relaxed);
+    }
+
+    /// How many durations were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed)).sum()
     }
 }
 

@@ -321,12 +321,12 @@ mod tests {
     fn names_are_ordered_as_the_texts_that_they_are() {
         let texts = ["", "a", "ab", "abc", "b", "ba"];
         let parts = |text: &'static str| -> Vec<PodName<'static>> {
-            (0..=text.len())
-                .map(|at| PodName { begin: &text[..at], rest: &text[at..] })
-                .collect()
+            (0..=text.len()).map(|at| PodName { begin: &text[..at], rest: &text[at..] }).collect()
         };
         for (one, other) in texts.iter().flat_map(|one| texts.map(|other| (*one, other))) {
-            for (a, b) in parts(one).into_iter().flat_map(|a| parts(other).into_iter().map(move |b| (a, b))) {
+            for (a, b) in
+                parts(one).into_iter().flat_map(|a| parts(other).into_iter().map(move |b| (a, b)))
+            {
                 assert_eq!((a.cmp(&b), a == b), (one.cmp(other), one == other));
             }
         }

@@ -4,6 +4,8 @@
 //! API objects; `desired` (datapath), `dns` (zone) and `podnet` (routes) are functions of them.
 
 pub mod endpoints;
+pub mod labels;
+pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod service;

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{ObjectKey, node::Cidr};
+use super::{ObjectKey, labels::Labels, node::Cidr};
 
 /// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +90,8 @@ pub struct Service {
     pub reset_on_delete: bool,
     /// Another proxy is named for it, so the datapath leaves it alone; names still resolve.
     pub foreign_proxy: bool,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 impl Service {
@@ -113,6 +115,7 @@ impl Service {
             publish_not_ready: false,
             reset_on_delete: true,
             foreign_proxy: false,
+            labels: Labels::default(),
         }
     }
 }

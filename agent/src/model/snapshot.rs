@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use super::{
     ObjectKey,
     endpoints::{Endpoint, EndpointSlice},
+    namespace::Namespace,
     node::Node,
     pod::OptedOutPod,
     service::{Service, ServiceCidr},
@@ -27,12 +28,20 @@ pub struct Synced {
     pub service_cidrs: bool,
     /// This node's pods, where they are watched.
     pub pods: bool,
+    /// Namespaces, where they are watched; also true where the API server does not show them.
+    pub namespaces: bool,
 }
 
 impl Synced {
     /// Every kind.
-    pub const ALL: Self =
-        Self { services: true, slices: true, nodes: true, service_cidrs: true, pods: true };
+    pub const ALL: Self = Self {
+        services: true,
+        slices: true,
+        nodes: true,
+        service_cidrs: true,
+        pods: true,
+        namespaces: true,
+    };
 
     /// Whether every kind that the tables come from is complete.
     pub fn all(self) -> bool {
@@ -57,6 +66,8 @@ pub struct Snapshot {
     pub service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     /// This node's pods whose sockets are left alone, by key.
     pub opted_out_pods: OrdMap<ObjectKey, Arc<OptedOutPod>>,
+    /// Namespaces by name, where they are watched.
+    pub namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
 }
 
 impl Snapshot {
@@ -68,6 +79,7 @@ impl Snapshot {
             && self.nodes.ptr_eq(&other.nodes)
             && self.service_cidrs.ptr_eq(&other.service_cidrs)
             && self.opted_out_pods.ptr_eq(&other.opted_out_pods)
+            && self.namespaces.ptr_eq(&other.namespaces)
     }
 
     /// The addresses by which services know a pod.
@@ -76,6 +88,13 @@ impl Snapshot {
             slice.endpoints.iter().filter(move |endpoint| slice.is_pod(endpoint, pod))
         });
         endpoints.map(|endpoint| endpoint.address)
+    }
+
+    /// The keys of a namespace's services.
+    pub fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
+        let first = ObjectKey::of(Arc::clone(namespace), Arc::from(""));
+        let from = self.services.range(first..).map(|(key, _)| key);
+        from.take_while(move |key| key.namespace == *namespace)
     }
 
     /// The slices of a service, in the order of their names.

@@ -11,7 +11,7 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, api::PostParams};
 use mizzen_agent::{
-    kube::{self as watches, client::ApiServers},
+    kube::{self as watches, Beside, client::ApiServers},
     model::{ObjectKey, snapshot::Snapshot},
     status::{Board, State},
     supervisor::{Tasks, Thread, supervise},
@@ -61,7 +61,7 @@ impl Agent {
         let thread = Thread::start("cluster").unwrap();
         let snapshots = watches::start(
             &servers,
-            Some("node-1"),
+            Beside { pods_of: Some("node-1"), namespaces: true },
             &board,
             &Arc::default(),
             (&mut tasks, &thread),
@@ -122,6 +122,10 @@ fn b114_watches_follow_and_outlive_the_api_server() {
         assert!(!agent.snapshots.borrow().synced.all());
         let server = serve(folder.path(), address).await;
         agent.until("everything to be listed", |snapshot| snapshot.synced.all()).await;
+        let namespaces = |snapshot: &Snapshot| {
+            snapshot.synced.namespaces && snapshot.namespaces.contains_key("kube-system")
+        };
+        agent.until("namespaces", namespaces).await;
         agent.until_board("all watches", |state| *state == State::Ready).await;
 
         let api = services(&kubeconfig).await;

@@ -275,9 +275,13 @@ fn all_that_kubernetes_says() {
         namespaces: ["one", "two", "three"].map(Into::into).into(),
         endpoint_pod_names: true,
         no_endpoints: true,
-        ignore_empty_services: false,
+        ..Naming::default()
     };
     assert_eq!(all, expected);
+    let by_labels = naming("labels tier in (web, db),!old\nnamespace_labels team = a");
+    assert_eq!(by_labels.labels.to_string(), "tier in (db,web),!old");
+    let namespaces = by_labels.namespace_labels.map(|selector| selector.to_string());
+    assert_eq!(namespaces.as_deref(), Some("team in (a)"));
     assert!(naming("ignore empty_service").ignore_empty_services);
     let kept = meaning("cluster.local in-addr.arpa {\n kubernetes\n}\n");
     assert!(!kept.falls_through().1, "unknown addresses are denied");
@@ -318,7 +322,17 @@ fn errors_say_where_and_what() {
         (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
         (". {\n kubernetes other.local\n}\n", "2:2", "other.local. is not the cluster domain"),
         (". {\n kubernetes {\n  noendpoints\n }\n}\n", "2:2", ". is not the cluster domain"),
-        (". {\n kubernetes cluster.local {\n  labels a=b\n }\n}\n", "3:3", "not supported in"),
+        (
+            ". {\n kubernetes cluster.local {\n  labels a of (b)\n }\n}\n",
+            "3:3",
+            "no requirement of labels",
+        ),
+        (
+            ". {\n kubernetes cluster.local {\n  namespaces a\n  namespace_labels b\n }\n}\n",
+            "2:2",
+            "not both",
+        ),
+        (". {\n kubernetes cluster.local {\n  zonal\n }\n}\n", "3:3", "not supported in"),
         (". {\n kubernetes cluster.local {\n  namespaces\n }\n}\n", "3:3", "not supported in"),
         (". {\n kubernetes cluster.local {\n  ignore all\n }\n}\n", "3:3", "not supported in"),
         (

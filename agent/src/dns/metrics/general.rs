@@ -8,9 +8,11 @@ use std::{
         Mutex, Once, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use super::{SERVER, head, sample};
+use crate::metrics::histogram::{Histogram, exponential};
 
 /// Panics of this process, in whatever part.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -31,12 +33,24 @@ pub fn count_panics() {
 pub type Plugins = BTreeSet<(String, &'static str)>;
 
 /// The counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct General {
     plugins: Mutex<Plugins>,
     /// Datagrams of upstreams that were no answers to the question.
     pub passed_over: AtomicU64,
     all_failing: AtomicU64,
+    health: Histogram,
+}
+
+impl Default for General {
+    fn default() -> Self {
+        Self {
+            plugins: Mutex::default(),
+            passed_over: AtomicU64::default(),
+            all_failing: AtomicU64::default(),
+            health: Histogram::new(exponential(0.000_25, 10.0, 5).collect()),
+        }
+    }
 }
 
 impl General {
@@ -48,6 +62,11 @@ impl General {
     /// Somebody was asked though all upstreams of the name had failed.
     pub fn all_failing(&self) {
         self.all_failing.fetch_add(1, Relaxed);
+    }
+
+    /// A question for `/health` was answered after `time`.
+    pub fn told_health(&self, time: Duration) {
+        self.health.observe(time);
     }
 
     /// All of them, in the text format of Prometheus.
@@ -83,6 +102,8 @@ impl General {
             head(text, name, "counter", help);
             sample(text, name, labels, count);
         }
+        let name = "coredns_health_request_duration_seconds";
+        self.health.write(text, name, "How long questions for /health took");
     }
 }
 

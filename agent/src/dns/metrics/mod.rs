@@ -13,7 +13,7 @@ use std::{
     fmt::Write as _,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -31,6 +31,7 @@ use self::{
     buckets::{Buckets, TIMES, Unit},
 };
 use super::{forward::link::LinkCounts, message::Transport};
+use crate::metrics::requests::Requests;
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
 const SERVER: &str = "server=\"dns://.:53\"";
@@ -188,6 +189,8 @@ pub struct Metrics {
     /// Of the resolver as a whole.
     pub general: General,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamCounts>>>,
+    /// Of what is asked of the API server.
+    requests: OnceLock<Arc<Requests>>,
 }
 
 impl Default for Metrics {
@@ -203,6 +206,7 @@ impl Default for Metrics {
             chain: ChainCounts::default(),
             general: General::default(),
             upstreams: Mutex::default(),
+            requests: OnceLock::new(),
         }
     }
 }
@@ -212,6 +216,12 @@ impl Metrics {
     pub fn serve(&self, domain: &str) {
         let mut held = self.domain.lock().unwrap_or_else(PoisonError::into_inner);
         *held = format!("{}.", domain.trim_end_matches('.'));
+    }
+
+    /// Has these requests to the API server among what is written.
+    pub fn follow_requests(&self, requests: Arc<Requests>) {
+        // There is one agent in a process, and one set of them.
+        let _first = self.requests.set(requests);
     }
 
     /// `request` was answered with so many octets and this code.
@@ -301,6 +311,9 @@ impl Metrics {
         let name = "coredns_kubernetes_dns_programming_duration_seconds";
         head(text, name, "histogram", "From a change of a headless service's pods to its names");
         self.programming.write(text, name, "service_kind=\"headless_with_selector\"");
+        if let Some(requests) = self.requests.get() {
+            requests.write(text);
+        }
         let [used, failed] = &self.reloads;
         for (name, help, count) in [
             ("coredns_reload_total", "Changed files that were put in force", used),

@@ -7,20 +7,23 @@ use hickory_proto::rr::Name;
 use super::{
     Autopath, Block, Blocks, Cache, Forward, Hosts, Kubernetes, Meant as _, Peer, Tls, zones,
 };
-use crate::dns::{
-    cache::{Keeping, Prefetch},
-    chain::{
-        autopath::{self, Search},
-        query_log::LogRule,
+use crate::{
+    dns::{
+        cache::{Keeping, Prefetch},
+        chain::{
+            autopath::{self, Search},
+            query_log::LogRule,
+        },
+        config::Config,
+        corefile::Surroundings,
+        hosts,
+        meaning::{self, Served, ServerBlock},
+        notation, resolv_conf,
+        route::Policy,
+        tls::{Identity, Listener, PORT},
+        zone::naming::Naming,
     },
-    config::Config,
-    corefile::Surroundings,
-    hosts,
-    meaning::{self, Served, ServerBlock},
-    notation, resolv_conf,
-    route::Policy,
-    tls::{Identity, Listener, PORT},
-    zone::naming::Naming,
+    model::labels::Selector,
 };
 
 /// Where the node's own search list is.
@@ -128,6 +131,8 @@ impl Reader<'_> {
         }
         let naming = Naming {
             namespaces: written.namespaces.iter().map(|name| name.as_str().into()).collect(),
+            namespace_labels: written.namespace_labels.as_ref().map(|of| of.meant()).transpose()?,
+            labels: written.labels.as_ref().map_or(Ok(Selector::default()), |of| of.meant())?,
             endpoint_pod_names: written.endpoint_pod_names,
             no_endpoints: written.no_endpoints,
             ignore_empty_services: written.ignore_empty_services,

@@ -78,6 +78,8 @@ texts! {
     Time "a time" => std::time::Duration = notation::duration;
     /// How names of pods are answered.
     Pods "pods" => super::zone::PodNames = notation::pods;
+    /// Which objects are meant, by their labels.
+    Selection "labels" => crate::model::labels::Selector = notation::selection;
     /// With whom a question begins.
     Policy "policy" => super::route::Policy = notation::policy;
 }
@@ -175,6 +177,12 @@ mappings! {
         /// The only namespaces that have names.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         namespaces: Vec<String>,
+        /// The only namespaces that have names, by their labels.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace_labels: Option<Checked<Selection>>,
+        /// The only Services that have names, by their labels.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        labels: Option<Checked<Selection>>,
         /// Endpoints without a hostname are called as their pods are.
         #[serde(skip_serializing_if = "is_false")]
         endpoint_pod_names: bool,

@@ -60,7 +60,8 @@ const YAML: &str = r#"
     pods: verified
     ttl: 30
     fallthrough: [in-addr.arpa, ip6.arpa]
-    namespaces: [default, kube-system]
+    namespaceLabels: team in (a, b)
+    labels: "!hidden"
     endpointPodNames: true
     ignoreEmptyServices: true
   forward:
@@ -188,6 +189,11 @@ fn errors_name_the_field_and_the_line() {
         ("- bufsize: 100\n", &["bufsize: ", "no number of octets"]),
         ("- cache: {maxTtl: 1y}\n", &["a time: ", "no duration"]),
         ("- kubernetes: {pods: x}\n", &["pods: ", "must be disabled"]),
+        ("- kubernetes: {labels: a b}\n", &["labels: ", "no requirement of labels"]),
+        (
+            "- kubernetes: {namespaces: [a], namespaceLabels: b}\n",
+            &["dnsBlocks[0]: kubernetes", "not both"],
+        ),
         ("- forward: [{to: []}]\n", &["dnsBlocks[0]", "to names who is asked"]),
         ("- forward: [{to: [x]}]\n", &["dnsBlocks[0]", "neither an address nor a file"]),
         ("- {}\n- {}\n", &["dnsBlocks[1]", ". has a block already"]),

@@ -65,13 +65,22 @@ pub struct Zone {
     origin: Arc<LowerName>,
     serial: u32,
     synced: bool,
-    /// How many Services each namespace has, by its label.
-    namespaces: OrdMap<Box<[u8]>, u32>,
+    /// Namespaces by their labels.
+    namespaces: OrdMap<Box<[u8]>, Namespace>,
     /// Services by the wire form of their name and namespace.
     services: HashMap<Arc<[u8]>, Entry>,
     pointers: Pointers,
     /// Empty unless names of pods are verified.
     pods: Pods,
+}
+
+/// A namespace in the index: there while either is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Namespace {
+    /// Whether the API server has it.
+    exists: bool,
+    /// How many Services it has that have names.
+    services: u32,
 }
 
 /// A Service in the index.
@@ -153,22 +162,25 @@ impl Zone {
     #[must_use]
     pub fn advance(&self, from: &Snapshot, to: &Snapshot) -> Self {
         let mut next = self.clone();
+        let naming = &self.settings.naming;
+        let mut services = changed_services(from, to);
         let mut changed = false;
-        for key in changed_services(from, to) {
-            let naming = &self.settings.naming;
-            if !naming.has(&key.namespace) {
-                continue;
+        for name in changed_namespaces(from, to) {
+            changed |= next.note_namespace(&name, naming.has_namespace(&name, to));
+            if naming.has(&name, from) != naming.has(&name, to) {
+                services.extend(to.services_in(&name).cloned());
             }
-            let names = to
-                .services
-                .get(&key)
+        }
+        for key in services {
+            let names = naming
+                .service(&key, to)
                 .and_then(|service| ServiceNames::of(service, to.slices_of(&key), naming));
             changed |= next.replace(&key, names);
             if next.settings.pods == PodNames::Verified {
                 next.pods.advance(&key, from, to);
             }
         }
-        next.synced |= to.synced.services && to.synced.slices;
+        next.synced |= to.synced.services && to.synced.slices && to.synced.namespaces;
         if changed {
             next.serial = next.serial.wrapping_add(1);
         }
@@ -197,7 +209,7 @@ impl Zone {
             (_, Some(names)) => {
                 self.services.insert(wire, Entry { number, names: Arc::new(names) });
                 if old.is_none() {
-                    *self.namespaces.entry(namespace).or_insert(0) += 1;
+                    self.namespaces.entry(namespace).or_default().services += 1;
                 }
             }
             (Some(_), None) => {
@@ -210,10 +222,24 @@ impl Zone {
     }
 
     fn leave_namespace(&mut self, namespace: &[u8]) {
-        match self.namespaces.get_mut(namespace) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.namespaces.remove(namespace)),
+        let Some(held) = self.namespaces.get_mut(namespace) else { return };
+        held.services = held.services.saturating_sub(1);
+        if *held == Namespace::default() {
+            self.namespaces.remove(namespace);
         }
+    }
+
+    /// Notes whether the API server has a namespace; tells whether that changed anything.
+    fn note_namespace(&mut self, name: &str, exists: bool) -> bool {
+        let Some(label) = wire_labels(&[name]) else { return false };
+        let before = self.namespaces.get(&label).copied();
+        let now = Namespace { exists, ..before.unwrap_or_default() };
+        let now = Some(now).filter(|now| *now != Namespace::default());
+        match now {
+            Some(now) => drop(self.namespaces.insert(label, now)),
+            None => drop(self.namespaces.remove(&label)),
+        }
+        before.is_some() != now.is_some()
     }
 
     /// Looks a name up; `None` where it is not ours to answer.
@@ -297,6 +323,16 @@ impl Zone {
             PodNames::Verified => self.pods.has(address, namespace),
         }
     }
+}
+
+/// The namespaces of which something differs between two snapshots.
+fn changed_namespaces(from: &Snapshot, to: &Snapshot) -> BTreeSet<Arc<str>> {
+    let all = from.namespaces.diff(&to.namespaces).map(|item| match item {
+        DiffItem::Add(name, _)
+        | DiffItem::Remove(name, _)
+        | DiffItem::Update { new: (name, _), .. } => Arc::clone(name),
+    });
+    all.collect()
 }
 
 /// The Services of which something differs between two snapshots.

@@ -9,6 +9,8 @@ use crate::{
     dns::fixture::{self, HTTP, add, service, settings, slice},
     model::{
         endpoints::{EndpointSlice, Hints, Site, SliceNames},
+        labels::Labels,
+        namespace,
         service::Service,
         snapshot::Synced,
     },
@@ -157,6 +159,93 @@ fn only_the_namespaces_that_are_named_have_names() {
     assert_eq!(there(Naming::default(), &names), [true; 8]);
     let naming = Naming { namespaces: ["ns".into()].into(), ..Naming::default() };
     assert_eq!(there(naming, &names), [[true; 4], [false; 4]].concat());
+}
+
+/// Has the API server show a namespace with these labels.
+fn show(snapshot: &mut Snapshot, name: &str, labels: &[(&str, &str)]) {
+    let labels = labels.iter().copied().collect();
+    let namespace = namespace::Namespace { name: name.into(), labels };
+    snapshot.namespaces.insert(name.into(), Arc::new(namespace));
+}
+
+#[test]
+fn dns_25_dns_31_dns_70_a_namespace_without_services_is_there() {
+    let empty = listed();
+    let mut shown = empty.clone();
+    show(&mut shown, "ns", &[]);
+    let start = Zone::new(settings(), 7).advance(&Snapshot::default(), &empty);
+    let names =
+        ["ns.svc.cluster.local.", "ns.pod.cluster.local.", "10-0-0-1.ns.pod.cluster.local."];
+    let there = |zone: &Zone| names.map(|name| !at(zone, name).contains("Missing"));
+    assert_eq!(there(&start), [false; 3]);
+    let zone = start.advance(&empty, &shown);
+    assert_eq!((there(&zone), zone.serial()), ([true; 3], 8));
+    assert!(at(&zone, "web.ns.svc.cluster.local.").contains("Missing"));
+    // With a Service in it, it comes and goes without a word; without both it is gone.
+    let mut both = shown.clone();
+    add(&mut both, service("ns", "web", &["10.0.0.5"], &[HTTP]), vec![]);
+    let zone = zone.advance(&shown, &both);
+    let mut unshown = both.clone();
+    unshown.namespaces.remove("ns");
+    let hidden = zone.advance(&both, &unshown);
+    assert_eq!((there(&hidden), hidden.serial()), ([true; 3], 9));
+    let gone = hidden.advance(&unshown, &empty);
+    assert_eq!((there(&gone), gone.serial()), ([false; 3], 10));
+    let without = zone.advance(&both, &shown);
+    assert_eq!(there(&without), [true; 3]);
+    let gone = without.advance(&shown, &empty);
+    assert_eq!((there(&gone), gone.namespaces.is_empty()), ([false; 3], true));
+}
+
+#[test]
+fn before_namespaces_are_listed_nothing_is_said_of_names() {
+    let mut early = listed();
+    early.synced.namespaces = false;
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &early);
+    assert!(!zone.synced());
+    assert!(zone.advance(&early, &listed()).synced());
+}
+
+#[test]
+fn objects_are_selected_by_their_labels_which_may_change() {
+    let naming = Naming {
+        namespace_labels: Some("team=a".parse().unwrap()),
+        labels: "!hidden".parse().unwrap(),
+        ..Naming::default()
+    };
+    let settings = Settings { naming, pods: PodNames::Verified, ..settings() };
+    let start = Zone::new(settings, 0);
+    let mut all = listed();
+    show(&mut all, "ns", &[("team", "a")]);
+    show(&mut all, "other", &[("team", "b")]);
+    for (namespace, address) in [("ns", "172.0.0.1"), ("other", "172.0.0.2")] {
+        let web = service(namespace, "web", &["10.0.0.5"], &[HTTP]);
+        let mut slice = slice(&web, "a", &[(address, "")], &[HTTP]);
+        of_pods(&mut slice, &["pod-0"]);
+        add(&mut all, web, vec![slice]);
+        let labels = [("hidden", "")].into_iter().collect();
+        let hidden = Service { labels, ..service(namespace, "hidden", &["10.0.0.6"], &[HTTP]) };
+        add(&mut all, hidden, vec![]);
+    }
+    let names = ["web.ns.svc", "172-0-0-1.ns.pod", "hidden.ns.svc", "ns.svc"];
+    let others = ["web.other.svc", "172-0-0-2.other.pod", "hidden.other.svc", "other.svc"];
+    let there = |zone: &Zone, names: [&str; 4]| {
+        names.map(|name| !at(zone, &format!("{name}.cluster.local.")).contains("Missing"))
+    };
+    let zone = start.advance(&Snapshot::default(), &all);
+    assert_eq!(there(&zone, names), [true, true, false, true]);
+    assert_eq!(there(&zone, others), [false; 4]);
+    let mut changed = all.clone();
+    show(&mut changed, "ns", &[("team", "b")]);
+    show(&mut changed, "other", &[("team", "a")]);
+    let key = ObjectKey::new("other", "hidden");
+    let service = Service { labels: Labels::default(), ..(*changed.services[&key]).clone() };
+    changed.services.insert(key, Arc::new(service));
+    let zone = zone.advance(&all, &changed);
+    assert_eq!(there(&zone, names), [false; 4]);
+    assert_eq!(there(&zone, others), [true; 4]);
+    let gone = zone.advance(&changed, &listed());
+    assert!(gone.services.is_empty() && gone.namespaces.is_empty() && gone.pointers.is_empty());
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub fn service(object: &objects::Service<'_>) -> (Option<Service>, Warnings) {
         reset_on_delete: meta.annotation(RESET_ON_DELETE_ANNOTATION) != Some("false"),
         foreign_proxy: meta.label(PROXY_NAME_LABEL).is_some()
             || meta.label(HEADLESS_LABEL).is_some(),
+        labels: meta.labels().collect(),
     };
     (Some(value), warnings)
 }

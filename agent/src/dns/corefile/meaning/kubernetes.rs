@@ -3,10 +3,13 @@
 use hickory_proto::rr::Name;
 
 use super::{CorefileError, Directive, Served, Warning, number, single, unknown, zone};
-use crate::dns::{
-    meaning::{Kubernetes, is_reverse},
-    notation,
-    zone::{PodNames, naming::Naming},
+use crate::{
+    dns::{
+        meaning::{Kubernetes, is_reverse},
+        notation,
+        zone::{PodNames, naming::Naming},
+    },
+    model::labels::Selector,
 };
 
 /// `kubernetes [ZONE...] { … }`.
@@ -47,6 +50,10 @@ pub(super) fn read(
                 let names = line.arguments.iter().map(|word| word.text.as_str().into());
                 this.naming.namespaces.extend(names);
             }
+            "labels" if !line.arguments.is_empty() => this.naming.labels = selector(line)?,
+            "namespace_labels" if !line.arguments.is_empty() => {
+                this.naming.namespace_labels = Some(selector(line)?);
+            }
             "endpoint_pod_names" if line.arguments.is_empty() => {
                 this.naming.endpoint_pod_names = true;
             }
@@ -81,6 +88,12 @@ pub(super) fn read(
 
 fn falls_through(zones: &[Name], zone: &Name) -> bool {
     zones.iter().any(|from| from.zone_of(zone))
+}
+
+/// A selection by labels, which may have spaces.
+fn selector(line: &Directive) -> Result<Selector, CorefileError> {
+    let words: Vec<&str> = line.arguments.iter().map(|word| word.text.as_str()).collect();
+    notation::selection(&words.join(" ")).map_err(|why| line.name.error(why))
 }
 
 fn pods(line: &Directive) -> Result<PodNames, CorefileError> {

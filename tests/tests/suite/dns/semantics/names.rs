@@ -1,6 +1,11 @@
 //! The zone's own names, pods' names, and how names are written.
 
-use mizzen_agent::dns::{Config, zone::PodNames};
+use std::sync::Arc;
+
+use mizzen_agent::{
+    dns::{Config, zone::PodNames},
+    model::{labels::Labels, namespace::Namespace},
+};
 
 use super::{
     Cluster, Said,
@@ -46,6 +51,21 @@ fn dns_25_pods_insecure() {
         cluster.misses("blah.testns.pod", kind);
     }
     cluster.misses("10-240-0-1.pod-nons.pod", "A");
+}
+
+#[test]
+fn dns_25_dns_31_a_namespace_without_services() {
+    let mut all = snapshot();
+    let empty = Namespace { name: "emptyns".into(), labels: Labels::default() };
+    all.namespaces.insert("emptyns".into(), Arc::new(empty));
+    let cluster = Cluster::with(config(&[]), all);
+    for kind in ["A", "AAAA", "TXT", "SRV"] {
+        cluster.has_none("emptyns.svc", kind);
+        cluster.has_none("emptyns.pod", kind);
+        cluster.misses("svc1.emptyns.svc", kind);
+    }
+    cluster.holds("10-240-0-1.emptyns.pod", "A", &["A 10.240.0.1"]);
+    cluster.holds("1234-abcd--7.emptyns.pod", "AAAA", &["AAAA 1234:abcd::7"]);
 }
 
 #[test]
