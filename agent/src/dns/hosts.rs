@@ -16,8 +16,11 @@ use super::{
     zone::reverse::{self, Arpa},
 };
 
-/// How many names a table holds; later ones are left out.
-const MAX_NAMES: usize = 65_536;
+/// How many pairs of a name and an address a table holds, lists of names to be blocked among them;
+/// later ones are left out.
+const MAX_PAIRS: usize = 262_144;
+/// How many addresses one name may have.
+const MAX_ADDRESSES: usize = 256;
 
 /// A table of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,7 @@ pub struct Hosts {
     addresses: HashMap<Box<[u8]>, Vec<IpAddr>>,
     /// Names by address, as they were written.
     names: HashMap<IpAddr, Vec<Name>>,
+    pairs: usize,
     /// How long clients may keep it, in seconds.
     pub ttl: u32,
     /// Zones in which what is not in the table is looked for elsewhere. Elsewhere it fails.
@@ -56,17 +60,16 @@ impl Hosts {
     }
 
     fn add(&mut self, address: IpAddr, mut name: Name) {
-        if self.addresses.len() >= MAX_NAMES {
+        if self.pairs >= MAX_PAIRS {
             return;
         }
         name.set_fqdn(true);
         let addresses = self.addresses.entry(LowerName::of(&name).wire().into()).or_default();
-        if !addresses.contains(&address) {
+        // Of names with one address there may be a hundred thousand, and nobody looks through them.
+        if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
             addresses.push(address);
-        }
-        let names = self.names.entry(address).or_default();
-        if !names.contains(&name) {
-            names.push(name);
+            self.names.entry(address).or_default().push(name);
+            self.pairs += 1;
         }
     }
 
@@ -111,6 +114,30 @@ mod tests {
         let query = Query::query(Name::from_ascii(name).unwrap(), kind);
         let reply = hosts.answer(&query)?;
         Some((reply.code, reply.answers.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn a_list_of_names_to_be_blocked_is_read_in_no_time() {
+        let mut hosts = Hosts::new(60);
+        let name = |number: usize| format!("ads-{number}.example.org");
+        let lines: String = (0..100_000).map(|at| format!("0.0.0.0 {}\n", name(at))).collect();
+        hosts.extend(&lines);
+        hosts.extend(&lines);
+        assert_eq!((hosts.pairs, hosts.names.len()), (100_000, 1));
+        let (_, answers) = said(&hosts, &format!("{}.", name(99_999)), RecordType::A).unwrap();
+        assert_eq!(answers, ["ads-99999.example.org. 60 IN A 0.0.0.0"]);
+    }
+
+    #[test]
+    fn a_table_is_bounded_whatever_is_in_the_file() {
+        let mut hosts = Hosts::new(60);
+        let address = |number: u32| std::net::Ipv4Addr::from_bits(number);
+        let lines: String = (0..1000).map(|at| format!("{} one.example\n", address(at))).collect();
+        hosts.extend(&lines);
+        assert_eq!((hosts.pairs, hosts.names.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
+        hosts.pairs = MAX_PAIRS;
+        hosts.extend("192.0.2.1 late.example\n");
+        assert_eq!(hosts.addresses.len(), 1);
     }
 
     #[test]
