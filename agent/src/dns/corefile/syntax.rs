@@ -1,7 +1,7 @@
 //! Words as server blocks with directives in them. `import` is done here: the words of the files
 //! or the snippet that it names take its place.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{cell::Cell, collections::HashMap, path::Path, sync::Arc};
 
 use super::{
     CorefileError, Surroundings,
@@ -10,6 +10,8 @@ use super::{
 
 /// How deep imports and braces go.
 const MAX_DEPTH: usize = 8;
+/// How many lines there may be, with those that are imported.
+const MAX_LINES: usize = 100_000;
 
 /// A server block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +29,20 @@ pub(super) struct Directive {
     pub(super) body: Vec<Directive>,
 }
 
+impl Directive {
+    /// How many lines it is.
+    fn lines(&self) -> usize {
+        self.body.iter().map(Self::lines).sum::<usize>() + 1
+    }
+}
+
 /// The server blocks that `words` are.
 pub(super) fn blocks(
     words: Vec<Word>,
     surroundings: &dyn Surroundings,
 ) -> Result<Vec<Block>, CorefileError> {
-    let mut parser = Parser { surroundings, snippets: HashMap::new(), blocks: Vec::new() };
+    let (snippets, blocks) = (HashMap::new(), Vec::new());
+    let mut parser = Parser { surroundings, snippets, blocks, lines: Cell::new(0) };
     parser.file(words, 0)?;
     Ok(parser.blocks)
 }
@@ -42,6 +52,8 @@ struct Parser<'a> {
     /// `(name) { … }`, for `import name`.
     snippets: HashMap<String, Vec<Directive>>,
     blocks: Vec<Block>,
+    /// How many lines there are, each counted as often as it stands somewhere.
+    lines: Cell<usize>,
 }
 
 /// Words that are still to be read.
@@ -127,8 +139,20 @@ impl Parser<'_> {
                 Some(brace) => self.body(&brace, words, depth + 1)?,
                 None => Vec::new(),
             };
+            self.count(1, &name)?;
             lines.push(Directive { name, arguments, body });
         }
+    }
+
+    /// Counts so many lines more, which stand at `word`.
+    fn count(&self, lines: usize, word: &Word) -> Result<(), CorefileError> {
+        self.lines.set(self.lines.get().saturating_add(lines));
+        if self.lines.get() > MAX_LINES {
+            return Err(
+                word.error(format!("with what is imported there are more than {MAX_LINES} lines"))
+            );
+        }
+        Ok(())
     }
 
     fn imported_lines(
@@ -140,6 +164,8 @@ impl Parser<'_> {
         if let [name, ..] = arguments
             && let Some(snippet) = self.snippets.get(&name.text)
         {
+            // One that imports another twice, which does the same, would not end.
+            self.count(snippet.iter().map(Directive::lines).sum(), import)?;
             return Ok(snippet.clone());
         }
         let mut lines = Vec::new();
@@ -179,6 +205,7 @@ impl Parser<'_> {
         }
         let mut files = Vec::new();
         for path in paths {
+            self.count(1, import)?;
             let text = self.surroundings.read(&path).map_err(|error| {
                 pattern.error(format!("{} can't be read: {error}", path.display()))
             })?;

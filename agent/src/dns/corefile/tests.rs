@@ -294,6 +294,10 @@ fn snippets_and_imports_take_the_place_of_their_name() {
     let files = [("/more", "forward . 192.0.2.3 {\n policy sequential\n}")];
     let meaning = read_with(". {\n import more\n}\n", &files).unwrap();
     assert_eq!(meaning.routes[0].upstreams, at(&["192.0.2.3"]));
+    let doubling: String =
+        (0..40).map(|at| format!("(s{}) {{\n import s{at}\n import s{at}\n}}\n", at + 1)).collect();
+    let text = format!("(s0) {{\n errors\n}}\n{doubling}. {{\n import s40\n}}\n");
+    assert!(read_with(&text, &[]).unwrap_err().why.contains("more than 100000 lines"));
     let endless = read_with(". {\n import /more\n}\n", &[("/more", "import /more\n")]);
     assert!(endless.unwrap_err().why.contains("levels"));
 }
