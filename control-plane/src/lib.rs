@@ -2,6 +2,9 @@
 //! and node part, small enough to start in a moment.
 
 pub mod api;
+pub mod audit;
+pub mod authn;
+pub mod authz;
 pub mod cidr;
 pub mod controllers;
 pub mod node;

@@ -23,6 +23,9 @@ const CA_DAYS: i64 = 3650;
 /// How long other certificates are valid.
 const LEAF_DAYS: i64 = 3650;
 
+/// The user that the API server is to nodes.
+const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
 /// Why certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -54,18 +57,52 @@ pub enum PkiError {
     },
 }
 
+/// The cluster's CA: signs certificates of users.
+pub struct Authority {
+    /// Its certificate, PEM.
+    pub certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Reads the CA below `directory`.
+    pub fn read(directory: &Path) -> Result<Self, PkiError> {
+        let text = |name: &str| {
+            let path = directory.join(name);
+            fs::read_to_string(&path).map_err(|reason| PkiError::File { path, reason })
+        };
+        Self::of(directory, Pair { certificate: text("ca.crt")?, key: text("ca.key")? })
+    }
+
+    fn of(directory: &Path, ca: Pair) -> Result<Self, PkiError> {
+        let issuer = issuer(directory, &ca)?;
+        Ok(Self { certificate: ca.certificate, issuer })
+    }
+
+    /// A kubeconfig of a user, of a group if one is named, for a server URL.
+    pub fn kubeconfig(
+        &self,
+        server: &str,
+        name: &str,
+        group: Option<&str>,
+    ) -> Result<String, PkiError> {
+        let made = make_leaf("client", client(name, group), &self.issuer)?;
+        kubeconfig(server, &self.certificate, name, &made.certificate, &made.key)
+    }
+}
+
 /// The cluster's certificates, ready for use.
 pub struct Pki {
-    /// The CA's certificate, PEM.
-    pub ca_pem: String,
+    /// The CA.
+    pub authority: Authority,
     /// The server's certificate.
     pub server: CertificateDer<'static>,
     /// The server's key.
     pub server_key: PrivateKeyDer<'static>,
-    /// The administrator's certificate, by which nodes are asked too.
-    pub admin: CertificateDer<'static>,
+    /// The certificate by which nodes are asked.
+    pub kubelet: CertificateDer<'static>,
     /// The key that goes with it.
-    pub admin_key: PrivateKeyDer<'static>,
+    pub kubelet_key: PrivateKeyDer<'static>,
     admin_pem: String,
     admin_key_pem: String,
 }
@@ -91,11 +128,14 @@ impl Pki {
             let _ = fs::remove_file(directory.join("admin.crt"));
         }
         let ca = stored(directory, "ca", make_ca)?;
-        let issuer = issuer(directory, &ca)?;
+        let authority = Authority::of(directory, ca)?;
         let admin = stored(directory, "admin", || {
-            make_leaf("admin", client("kubernetes-admin", "system:masters"), &issuer)
+            let params = client("kubernetes-admin", Some("system:masters"));
+            make_leaf("admin", params, &authority.issuer)
         })?;
-        let server = make_leaf("server", server(names, addresses), &issuer)?;
+        let server = make_leaf("server", server(names, addresses), &authority.issuer)?;
+        let kubelet =
+            make_leaf("client", client(KUBELET_CLIENT, Some("system:masters")), &authority.issuer)?;
         let parse = |reason: rustls_pki_types::pem::Error| PkiError::Parse {
             path: directory.to_owned(),
             reason: reason.to_string(),
@@ -103,9 +143,10 @@ impl Pki {
         Ok(Self {
             server: CertificateDer::from_pem_slice(server.certificate.as_bytes()).map_err(parse)?,
             server_key: PrivateKeyDer::from_pem_slice(server.key.as_bytes()).map_err(parse)?,
-            admin: CertificateDer::from_pem_slice(admin.certificate.as_bytes()).map_err(parse)?,
-            admin_key: PrivateKeyDer::from_pem_slice(admin.key.as_bytes()).map_err(parse)?,
-            ca_pem: ca.certificate,
+            kubelet: CertificateDer::from_pem_slice(kubelet.certificate.as_bytes())
+                .map_err(parse)?,
+            kubelet_key: PrivateKeyDer::from_pem_slice(kubelet.key.as_bytes()).map_err(parse)?,
+            authority,
             admin_pem: admin.certificate,
             admin_key_pem: admin.key,
         })
@@ -113,28 +154,40 @@ impl Pki {
 
     /// Writes the administrator's kubeconfig for a server URL.
     pub fn write_kubeconfig(&self, path: &Path, server: &str) -> Result<(), PkiError> {
-        let data = |pem: &str| STANDARD.encode(pem);
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "mizzen", "cluster": {"server": server, "certificate-authority-data": data(&self.ca_pem)}}],
-            "users": [{"name": "admin", "user": {
-                "client-certificate-data": data(&self.admin_pem),
-                "client-key-data": data(&self.admin_key_pem),
-            }}],
-            "contexts": [{"name": "mizzen", "context": {"cluster": "mizzen", "user": "admin"}}],
-            "current-context": "mizzen",
-        });
-        let text = serde_yaml_ng::to_string(&config).map_err(|error| PkiError::Parse {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let ca = &self.authority.certificate;
+        let text = kubeconfig(server, ca, "admin", &self.admin_pem, &self.admin_key_pem)?;
         write_private(path, &text)
     }
 }
 
+/// A kubeconfig of one user by a certificate, all in PEM.
+fn kubeconfig(
+    server: &str,
+    ca: &str,
+    user: &str,
+    certificate: &str,
+    key: &str,
+) -> Result<String, PkiError> {
+    let data = |pem: &str| STANDARD.encode(pem);
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "mizzen", "cluster": {"server": server, "certificate-authority-data": data(ca)}}],
+        "users": [{"name": user, "user": {
+            "client-certificate-data": data(certificate),
+            "client-key-data": data(key),
+        }}],
+        "contexts": [{"name": "mizzen", "context": {"cluster": "mizzen", "user": user}}],
+        "current-context": "mizzen",
+    });
+    serde_yaml_ng::to_string(&config).map_err(|error| PkiError::Parse {
+        path: PathBuf::from("kubeconfig"),
+        reason: error.to_string(),
+    })
+}
+
 /// Writes a file that only its owner may read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     let failed = |reason| PkiError::File { path: path.to_owned(), reason };
     let temporary = path.with_extension("new");
     // A leftover of a crash may have other permissions.
@@ -212,9 +265,9 @@ fn make_ca() -> Result<Pair, PkiError> {
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-fn client(name: &str, organization: &str) -> CertificateParams {
+fn client(name: &str, group: Option<&str>) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject(name, Some(organization));
+    params.distinguished_name = subject(name, group);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params
 }

@@ -1,8 +1,8 @@
 //! `mizzen-control-plane serve`: puts the parts together in order, and takes them down again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,17 +17,23 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Addresses, Api, Caller, Nodes, bootstrap};
+use crate::api::{Access, Addresses, Api, DisabledAdmission, Nodes, Peer, bootstrap};
+use crate::audit::{self, Audit, AuditError};
+use crate::authn::jwt::SigningKey;
+use crate::authn::service_account::{ISSUER, Issuer};
+use crate::authn::token_file::{TokenFile, TokenFileError};
+use crate::authn::{Authenticator, certificate};
+use crate::authz::Authorizer;
 use crate::cidr::Cidr;
 use crate::controllers;
-use crate::pki::{Pki, PkiError};
+use crate::pki::{Authority, Pki, PkiError};
 use crate::registry::service::{Ranges, ranges};
 use crate::scheduler;
 use crate::store::{Embedded, Options, Store, StoreError};
 
 /// Most connections at a time.
 const CONNECTIONS: usize = 4096;
-/// Most of them without a certificate. Every pod reaches the server: nobody who may only ask for
+/// Most of them of strangers: without a certificate, and before a token was accepted. Every pod reaches the server: nobody who may only ask for
 /// health shall keep those out who may do more.
 const STRANGERS: usize = 256;
 /// Time that a client gets for the TLS handshake, and for the head of a request.
@@ -42,6 +48,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Ports that NodePort Services get.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
+/// Ranges of pod addresses where nothing is said.
+const CLUSTER_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/48"];
+/// Ranges of Service addresses where nothing is said.
+const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
+
 /// Arguments of `serve`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -55,17 +66,70 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub advertise_address: Vec<IpAddr>,
     /// Ranges of pod addresses, one per family
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.244.0.0/16", "fd00:244::/48"])]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = CLUSTER_CIDRS)]
     pub cluster_cidr: Vec<Cidr>,
     /// Ranges of Service addresses, one per family, the default family first
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = ["10.96.0.0/16", "fd00:96::/112"])]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_values = SERVICE_CIDRS)]
     pub service_cidr: Vec<Cidr>,
     /// Keep nothing on disk but the certificates: the cluster is gone when the process ends
     #[arg(long)]
     pub in_memory: bool,
-    /// Serve the API alone, without controllers and scheduler
+    /// Serve the API alone, without controllers and scheduler, and so without service accounts
+    /// for pods
     #[arg(long)]
     pub no_controllers: bool,
+    /// File of static tokens: token,user,uid,"group1,group2", a line each
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Who tokens of service accounts say they are from
+    #[arg(long, value_name = "URL", default_value = ISSUER)]
+    pub service_account_issuer: String,
+    /// Whom tokens for the API server are for (repeatable) [default: the issuer]
+    #[arg(long, value_name = "NAME")]
+    pub api_audiences: Vec<String>,
+    /// Log who did what, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Size after which the audit log is moved aside
+    #[arg(long, value_name = "MEGABYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub audit_log_maxsize: u64,
+    /// How many audit logs that were moved aside are kept
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub audit_log_maxbackup: usize,
+    /// Admission plugins to do without
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<Plugin>,
+}
+
+impl Args {
+    /// The defaults of the command line, with a free port.
+    pub fn new(data_dir: PathBuf) -> Self {
+        let ranges = |texts: [&str; 2]| texts.iter().filter_map(|text| text.parse().ok()).collect();
+        Self {
+            data_dir,
+            listen: vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)],
+            advertise_address: Vec::new(),
+            cluster_cidr: ranges(CLUSTER_CIDRS),
+            service_cidr: ranges(SERVICE_CIDRS),
+            in_memory: false,
+            no_controllers: false,
+            token_auth_file: None,
+            service_account_issuer: ISSUER.to_owned(),
+            api_audiences: Vec::new(),
+            audit_log_path: None,
+            audit_log_maxsize: 100,
+            audit_log_maxbackup: 10,
+            disable_admission_plugins: Vec::new(),
+        }
+    }
+}
+
+/// Admission plugins that can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Plugin {
+    /// Pods have an account that exists, and its token
+    #[value(name = "ServiceAccount")]
+    ServiceAccount,
 }
 
 /// Why the control plane could not start or go on.
@@ -98,8 +162,14 @@ pub enum ServeError {
     #[error("--cluster-cidr: {0}")]
     Controllers(#[from] controllers::ConfigError),
     /// The controllers could not be given a way to the API server.
-    #[error("cannot make a client from the administrator's kubeconfig: {0}")]
+    #[error("cannot make a client for controllers and scheduler: {0}")]
     Client(String),
+    /// Static tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The first objects could not be made.
     #[error("cannot create the cluster's first objects: {0}")]
     Bootstrap(String),
@@ -147,7 +217,7 @@ impl ControlPlane {
             addresses: families(&args.service_cidr, "service-cidr")?,
             node_ports: NODE_PORTS,
         };
-        let config = controllers::Config::new(args.cluster_cidr.clone());
+        let mut config = controllers::Config::new(args.cluster_cidr.clone());
         config.check()?;
         let listeners = listen(&args.listen).await?;
         let addresses: Vec<SocketAddr> =
@@ -157,13 +227,24 @@ impl ControlPlane {
         let pki = Pki::open(&args.data_dir.join("pki"), &names, &sans)?;
         let acceptor = acceptor(&pki)?;
         let store = open_store(&args)?;
-        let nodes = Nodes::new(vec![pki.admin.clone()], pki.admin_key.clone_key());
-        let api = Arc::new(Api::new(store, ranges, shutdown.clone()).with_nodes(nodes));
+        let nodes = Nodes::new(vec![pki.kubelet.clone()], pki.kubelet_key.clone_key());
+        let authorizer = Arc::new(Authorizer::open(Arc::clone(&store)).await?);
+        let access =
+            Access { authorizer: Arc::clone(&authorizer), authenticator: authenticator(&args)? };
+        let mut api = Api::new(store, ranges, shutdown.clone())
+            .with_nodes(nodes)
+            .with_access(access)
+            .without(disabled(&args));
+        if let Some(audit) = open_audit(&args)? {
+            api = api.with_audit(audit);
+        }
+        let api = Arc::new(api);
         let port = addresses.first().map_or(6443, SocketAddr::port);
         bootstrap(&api, &Addresses { advertise, port })
             .await
             .map_err(|failure| ServeError::Bootstrap(failure.status()["message"].to_string()))?;
         let tasks = TaskTracker::new();
+        authorizer.follow(&tasks, &shutdown);
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let strangers = Arc::new(Semaphore::new(STRANGERS));
         for listener in listeners {
@@ -179,11 +260,13 @@ impl ControlPlane {
         }
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
-        pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
+        let server = server.unwrap_or_default();
+        pki.write_kubeconfig(&kubeconfig, &server)?;
         let expiring = Arc::clone(&api);
         tasks.spawn(async move { expiring.expire().await });
         if !args.no_controllers {
-            start_controllers(&kubeconfig, config, &tasks, &shutdown).await?;
+            config.root_ca.clone_from(&pki.authority.certificate);
+            start_controllers(&pki.authority, &server, config, &tasks, &shutdown).await?;
         }
         Ok(Self { addresses, kubeconfig, shutdown, tasks })
     }
@@ -206,15 +289,42 @@ fn open_store(args: &Args) -> Result<Arc<dyn Store>, ServeError> {
     Ok(Arc::new(Embedded::open(&args.data_dir.join("store"), &options)?))
 }
 
+/// How users by tokens are known.
+fn authenticator(args: &Args) -> Result<Authenticator, ServeError> {
+    let tokens = args.token_auth_file.as_deref().map(TokenFile::read).transpose()?;
+    let key = SigningKey::open(&args.data_dir.join("pki/service-account.key"))?;
+    let issuer = args.service_account_issuer.clone();
+    let audiences = match &args.api_audiences[..] {
+        [] => vec![issuer.clone()],
+        named => named.to_vec(),
+    };
+    let issuer = Arc::new(Issuer::new(key, issuer, audiences));
+    Ok(Authenticator::new(tokens.unwrap_or_default(), issuer))
+}
+
+fn disabled(args: &Args) -> DisabledAdmission {
+    let off = args.disable_admission_plugins.contains(&Plugin::ServiceAccount);
+    // Nobody would make the accounts.
+    DisabledAdmission { service_account: off || args.no_controllers }
+}
+
+fn open_audit(args: &Args) -> Result<Option<Audit>, ServeError> {
+    let Some(path) = args.audit_log_path.clone() else { return Ok(None) };
+    let (size_max, kept) = (args.audit_log_maxsize << 20, args.audit_log_maxbackup);
+    Ok(Some(Audit::open(audit::Options { path, size_max, kept })?))
+}
+
 async fn start_controllers(
-    kubeconfig: &Path,
+    authority: &Authority,
+    server: &str,
     config: controllers::Config,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let client = client(kubeconfig).await?;
-    tasks.spawn(scheduler::run(client.clone(), shutdown.clone()));
-    let controllers = controllers::run(client, config, shutdown.clone());
+    let client = |user| client(authority, server, user);
+    tasks.spawn(scheduler::run(client("system:kube-scheduler").await?, shutdown.clone()));
+    let own = client("system:kube-controller-manager").await?;
+    let controllers = controllers::run(own, config, shutdown.clone());
     tasks.spawn(async move {
         if let Err(error) = controllers.await {
             // Checked at the start: only a fault of ours leads here.
@@ -224,10 +334,15 @@ async fn start_controllers(
     Ok(())
 }
 
-/// The client of the controllers and the scheduler: the administrator's.
-async fn client(kubeconfig: &Path) -> Result<kube::Client, ServeError> {
+/// A client of one of our parts, by a certificate that lives as long as the process.
+async fn client(
+    authority: &Authority,
+    server: &str,
+    user: &str,
+) -> Result<kube::Client, ServeError> {
     let failed = |error: &dyn std::fmt::Display| ServeError::Client(error.to_string());
-    let file = Kubeconfig::read_from(kubeconfig).map_err(|error| failed(&error))?;
+    let file = authority.kubeconfig(server, user, None)?;
+    let file = Kubeconfig::from_yaml(&file).map_err(|error| failed(&error))?;
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(|error| failed(&error))?;
@@ -295,8 +410,8 @@ fn acceptor(pki: &Pki) -> Result<TlsAcceptor, ServeError> {
     let failed = |error: &dyn std::fmt::Display| ServeError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    let ca =
-        CertificateDer::from_pem_slice(pki.ca_pem.as_bytes()).map_err(|error| failed(&error))?;
+    let ca = CertificateDer::from_pem_slice(pki.authority.certificate.as_bytes())
+        .map_err(|error| failed(&error))?;
     roots.add(ca).map_err(|error| failed(&error))?;
     // Anybody may connect; who shows no certificate is anonymous.
     let verifier =
@@ -337,7 +452,7 @@ impl Door {
                 Ok((stream, peer)) => {
                     let door = self.clone();
                     self.tasks.spawn(async move {
-                        if let Err(reason) = door.connection(stream).await {
+                        if let Err(reason) = door.connection(stream, peer).await {
                             tracing::debug!(%peer, %reason, "connection ended");
                         }
                         drop(slot);
@@ -352,22 +467,31 @@ impl Door {
         }
     }
 
-    async fn connection(self, stream: TcpStream) -> std::io::Result<()> {
+    async fn connection(self, stream: TcpStream, from: SocketAddr) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await??;
-        let known = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-        let caller = if known { Caller::Certificate } else { Caller::Anonymous };
-        let _until_it_ends = match caller {
-            Caller::Certificate => None,
-            Caller::Anonymous => {
-                let full = || std::io::Error::other("too many connections without a certificate");
-                Some(Arc::clone(&self.strangers).try_acquire_owned().map_err(|_| full())?)
-            }
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let user = shown.and_then(|shown| certificate::user(shown));
+        let peer = Arc::new(Peer::new(user, Some(from.ip())));
+        let stranger = if peer.is_known() {
+            None
+        } else {
+            let full = || std::io::Error::other("too many connections of strangers");
+            Some(Arc::clone(&self.strangers).try_acquire_owned().map_err(|_| full())?)
         };
+        // Given back as soon as a token was accepted.
+        let stranger = Arc::new(Mutex::new(stranger));
         let api = Arc::clone(&self.api);
         let service = hyper::service::service_fn(move |request| {
-            let api = Arc::clone(&api);
-            async move { Ok::<_, std::convert::Infallible>(api.handle(request, caller).await) }
+            let (api, peer, stranger) =
+                (Arc::clone(&api), Arc::clone(&peer), Arc::clone(&stranger));
+            async move {
+                let response = api.handle(request, &peer).await;
+                if peer.is_known() {
+                    stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
         });
         let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);

@@ -1,5 +1,7 @@
-//! What exists from the start: the four namespaces, the ServiceCIDR and the Service `kubernetes`
+//! What exists from the start: the four namespaces, the first rules, the ServiceCIDR and the Service `kubernetes`
 //! with its EndpointSlice, and the Service `kube-dns`.
+
+mod rules;
 
 use std::net::IpAddr;
 
@@ -7,6 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::admission::How;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::update::Part;
@@ -31,6 +34,7 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     for name in NAMESPACES {
         ensure(api, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
     }
+    rules::ensure(api).await?;
     ensure(api, ("networking.k8s.io", "servicecidrs"), "", service_cidr(api)).await?;
     ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
     ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
@@ -54,6 +58,11 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     Ok(())
 }
 
+fn internal(what: &str) -> Failure {
+    let message = format!("Internal error occurred: {what}");
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+}
+
 /// Creates an object; if it exists, brings the fields given (metadata apart) up to date.
 async fn ensure(
     api: &Api,
@@ -61,13 +70,6 @@ async fn ensure(
     namespace: &str,
     value: Value,
 ) -> Result<()> {
-    let internal = |what: &str| {
-        Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalError",
-            format!("Internal error occurred: {what}"),
-        )
-    };
     let kind =
         api.registry.resource(group, "v1", plural).ok_or_else(|| internal("no such kind"))?;
     let object = Object::new(value).ok_or_else(|| internal("no object"))?;
@@ -78,10 +80,10 @@ async fn ensure(
         subresource: String::new(),
     };
     if api.store.get(&target.key()).await?.is_none() {
-        return api.insert(&target, object, false).await.map(drop);
+        return api.insert(&target, object, &How::default()).await.map(drop);
     }
     if plural == "endpointslices" {
-        api.rewrite(&target, Part::Main, false, |old| {
+        api.rewrite(&target, Part::Main, &How::default(), |old| {
             let mut new = old.clone();
             new.copy("/endpoints", &object);
             new.copy("/ports", &object);

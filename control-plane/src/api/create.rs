@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use uuid::Uuid;
 
+use super::admission::How;
 use super::body::{self, Form};
 use super::query::Target;
 use super::status::{Failure, Result};
@@ -14,7 +15,7 @@ use crate::registry::{Kind, Object, names};
 use crate::store::{Action, Expect, Op, Revision, StoreError};
 
 /// Letters of generated names: no vowels, no look-alikes.
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+pub(super) const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Longest prefix of a generated name.
 const GENERATED_PREFIX: usize = 58;
 /// How often a write is tried again that lost a race it may lose.
@@ -32,7 +33,7 @@ impl Api {
             return Err(Failure::method_not_allowed());
         }
         let object = body::object(&call.headers, &body)?;
-        let created = self.insert(&target, object, call.params.dry_run()?).await?;
+        let created = self.insert(&target, object, &call.how()?).await?;
         Ok(form.respond(target.kind, &created, call, StatusCode::CREATED))
     }
 
@@ -41,7 +42,7 @@ impl Api {
         &self,
         target: &Target,
         mut object: Object,
-        dry_run: bool,
+        how: &How,
     ) -> Result<Object> {
         let kind = target.kind;
         check_identity(&mut object, target)?;
@@ -61,9 +62,10 @@ impl Api {
             }
             kind.strategy.default(&mut object);
             kind.strategy.prepare_create(&mut object);
+            self.admit_create(kind, &mut object, how).await?;
             validate(kind, &object)?;
             let claims = self.claim(kind, &mut object, None).await?;
-            if dry_run {
+            if how.dry_run {
                 return Ok(object);
             }
             let key = kind.key(object.namespace(), object.name());
@@ -174,7 +176,7 @@ pub(super) fn check_identity(object: &mut Object, target: &Target) -> Result<()>
 }
 
 /// What every new object gets, and what nobody may bring.
-fn begin(object: &mut Object, kind: &Kind) {
+pub(super) fn begin(object: &mut Object, kind: &Kind) {
     for field in [
         "deletionTimestamp",
         "deletionGracePeriodSeconds",

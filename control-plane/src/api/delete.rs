@@ -3,6 +3,7 @@
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::admission::{How, admit_delete};
 use super::body::{self, Form};
 use super::filter::Filter;
 use super::query::Target;
@@ -18,7 +19,7 @@ pub(super) struct Options {
     uid: Option<String>,
     resource_version: Option<String>,
     propagation: String,
-    dry_run: bool,
+    how: How,
 }
 
 impl Options {
@@ -30,6 +31,7 @@ impl Options {
 
     /// Takes the options from a decoded `DeleteOptions`.
     pub(super) fn from_value(call: &Call, sent: &Value) -> Result<Self> {
+        let how = call.how()?;
         let asked = call.params.text("gracePeriodSeconds");
         let query = if asked.is_empty() { None } else { asked.parse().ok() };
         let text = |pointer: &str| sent.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -46,7 +48,7 @@ impl Options {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
             propagation,
-            dry_run: call.params.dry_run()? || sent["dryRun"] == json!(["All"]),
+            how: How { dry_run: how.dry_run || sent["dryRun"] == json!(["All"]), ..how },
         })
     }
 
@@ -139,11 +141,12 @@ impl Api {
                 .ok_or_else(|| Failure::not_found(kind, &target.name))?;
             let old = encode::object(&entry)?;
             options.check(kind, &old)?;
+            admit_delete(kind, &old, &options.how)?;
             if let Some(why) = kind.strategy.forbids_deletion(&old) {
                 return Err(Failure::forbidden(kind, &target.name, why));
             }
             let (object, gone) = mark(kind, &old, options);
-            if options.dry_run || (!gone && object == old) {
+            if options.how.dry_run || (!gone && object == old) {
                 return Ok(Deleted { object, gone });
             }
             match self.commit_deletion(target, &entry, &object, gone).await {

@@ -84,10 +84,6 @@ fn groups(registry: &Registry) -> Vec<Value> {
     versions.map(group).collect()
 }
 
-/// What can be done with the objects themselves.
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-
 /// Group, version and kind of a subresource's body, and what can be done with it.
 fn subresource_kind(
     kind: &Kind,
@@ -101,6 +97,7 @@ fn subresource_kind(
         Subresource::Log => (kind.group, kind.version, kind.kind, &["get"]),
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
+        Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
     }
 }
 
@@ -112,9 +109,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             "singularName": kind.singular,
             "namespaced": kind.is_namespaced(),
             "kind": kind.kind,
-            "verbs": VERBS,
-            "storageVersionHash": "",
+            "verbs": kind.verbs,
         });
+        if kind.review.is_none() {
+            resource["storageVersionHash"] = "".into();
+        }
         if !kind.short_names.is_empty() {
             resource["shortNames"] = json!(kind.short_names);
         }
@@ -183,7 +182,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         "responseKind": response_kind(kind.group, kind.version, kind.kind),
         "scope": if kind.is_namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
-        "verbs": VERBS,
+        "verbs": kind.verbs,
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);

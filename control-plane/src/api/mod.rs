@@ -6,6 +6,8 @@
 pub mod clock;
 pub mod status;
 
+pub(crate) mod admission;
+mod asked;
 mod body;
 mod bootstrap;
 mod connect;
@@ -14,20 +16,23 @@ mod delete;
 mod encode;
 mod expire;
 mod filter;
+mod gate;
 mod list;
 mod meta;
 mod openapi;
 mod patch;
 mod query;
+mod reviews;
 mod strategic;
 mod subresource;
 mod table;
+mod token;
 mod update;
 mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -37,15 +42,21 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Record};
+use crate::authz::{Decision, User};
 use crate::registry::service::Ranges;
 use crate::registry::{Registry, Subresource};
 use crate::store::Store;
+use admission::Disabled;
+use asked::Asked;
 use body::Form;
 use query::{Params, Target};
 use status::{Failure, Result};
 
+pub use admission::Disabled as DisabledAdmission;
 pub use bootstrap::{Addresses, bootstrap};
 pub use connect::{CERTIFICATE_ANNOTATION, Nodes};
+pub use gate::{Access, Peer};
 
 /// Body of a response.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -57,16 +68,6 @@ const READS_IN_FLIGHT: usize = 400;
 /// Most writing requests at a time.
 const WRITES_IN_FLIGHT: usize = 200;
 
-/// Who sends a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// Somebody with a certificate of the cluster's CA. May do everything: there is no
-    /// authorization yet.
-    Certificate,
-    /// Anybody else. May ask for health and version.
-    Anonymous,
-}
-
 /// The API server.
 pub struct Api {
     store: Arc<dyn Store>,
@@ -76,6 +77,9 @@ pub struct Api {
     writes: Semaphore,
     shutdown: CancellationToken,
     nodes: Option<Nodes>,
+    access: Option<Access>,
+    disabled: Disabled,
+    audit: Option<Audit>,
 }
 
 impl Api {
@@ -89,6 +93,9 @@ impl Api {
             writes: Semaphore::new(WRITES_IN_FLIGHT),
             shutdown,
             nodes: None,
+            access: None,
+            disabled: Disabled::default(),
+            audit: None,
         }
     }
 
@@ -97,33 +104,87 @@ impl Api {
         Self { nodes: Some(nodes), ..self }
     }
 
+    /// With a way to know users and their rights. A server without lets nobody in.
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access: Some(access), ..self }
+    }
+
+    /// Without some of the admission plugins.
+    pub fn without(self, disabled: Disabled) -> Self {
+        Self { disabled, ..self }
+    }
+
+    /// With a log of who did what.
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit: Some(audit), ..self }
+    }
+
     /// Answers one request.
-    pub async fn handle<B>(&self, request: Request<B>, caller: Caller) -> Response<Body>
+    pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes> + Send,
         B::Error: std::fmt::Display,
     {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let received = SystemTime::now();
         let query = parts.uri.query().unwrap_or_default();
-        let call = Call {
-            params: Params::parse(query),
-            query: query.to_owned(),
-            path: parts.uri.path().to_owned(),
-            method: parts.method,
-            headers: parts.headers,
+        let mut call = Call::read(parts.method, parts.uri.path(), query, parts.headers);
+        let decision = self.admit(&mut call, peer).await;
+        let outcome = match &decision {
+            Err(failure) => Err(failure.clone()),
+            Ok(_) => self.answer(&call, upgrade, body).await,
         };
-        let outcome = match call.general(caller) {
-            Some(answer) => answer,
-            // What a node sends goes on for as long as it likes: the limits are others.
-            None => match Target::parse(&call.path, &self.registry).filter(connect::is_for_node) {
-                Some(target) => self.connect(&call, &target, upgrade).await,
-                None => self.limited(&call, body).await,
-            },
-        };
-        let response = outcome.unwrap_or_else(Failure::into_response);
-        tracing::debug!(method = %call.method, path = call.path, code = response.status().as_u16(), "request");
+        self.enforce(&call.asked);
+        let mut response = outcome.unwrap_or_else(Failure::into_response);
+        let code = response.status();
+        tracing::debug!(method = %call.method, path = call.path, code = code.as_u16(), "request");
+        if let Some(audit) = &self.audit {
+            let record = call.record(peer, decision.ok().as_ref(), code, received);
+            audit.write(record, response.headers_mut()).await;
+        }
         response
+    }
+
+    /// Answers a request that was let in.
+    async fn answer<B>(
+        &self,
+        call: &Call,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        body: B,
+    ) -> Result<Response<Body>>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: std::fmt::Display,
+    {
+        if let Some(answer) = self.general(call) {
+            return answer;
+        }
+        // What a node sends goes on for as long as it likes: the limits are others.
+        match Target::parse(&call.path, &self.registry).filter(connect::is_for_node) {
+            Some(target) => self.connect(call, &target, upgrade).await,
+            None => self.limited(call, body).await,
+        }
+    }
+
+    /// Answers what is not about objects: health, the version, and by what tokens are known.
+    fn general(&self, call: &Call) -> Option<Result<Response<Body>>> {
+        let issuer = || self.access().map(|access| access.authenticator.issuer());
+        let document = |content_type, value: Value| {
+            let body = Full::from(value.to_string()).boxed_unsync();
+            response(StatusCode::OK, content_type, body)
+        };
+        match call.path.as_str() {
+            "/healthz" | "/livez" | "/readyz" => Some(Ok(text("ok"))),
+            "/version" | "/version/" => Some(Ok(json(StatusCode::OK, &meta::version()))),
+            "/.well-known/openid-configuration" => {
+                Some(issuer().map(|issuer| document("application/json", issuer.discovery())))
+            }
+            "/openid/v1/jwks" => Some(
+                issuer().map(|issuer| document("application/jwk-set+json", issuer.public_keys())),
+            ),
+            _ => None,
+        }
     }
 
     /// Answers within the limits of time and concurrency.
@@ -158,6 +219,9 @@ impl Api {
             return Ok(json(StatusCode::OK, &document));
         }
         let target = Target::parse(&call.path, &self.registry).ok_or_else(Failure::no_such_path)?;
+        if let Some(review) = target.kind.review {
+            return self.review(call, &target, review, &body).await;
+        }
         if !target.subresource.is_empty() {
             return self.subresource(call, &target, body).await;
         }
@@ -194,23 +258,56 @@ struct Call {
     /// The parameters as they were sent, for those that may come more than once.
     query: String,
     headers: HeaderMap,
+    /// What it asks for.
+    asked: Asked,
+    /// Who is taken to ask.
+    user: Arc<User>,
+    /// Who asks in truth, where that is somebody else.
+    impersonator: Option<Arc<User>>,
 }
 
 impl Call {
+    /// A request of which nobody knows yet who sends it.
+    fn read(method: Method, path: &str, query: &str, headers: HeaderMap) -> Self {
+        let params = Params::parse(query);
+        Self {
+            asked: Asked::of(&method, path, &params),
+            method,
+            path: path.to_owned(),
+            params,
+            query: query.to_owned(),
+            headers,
+            user: Arc::new(User::anonymous()),
+            impersonator: None,
+        }
+    }
+
     /// A request for tests.
     #[cfg(test)]
     fn new(method: Method, path: &str, query: &str) -> Self {
-        let (params, headers) = (Params::parse(query), HeaderMap::new());
-        Self { method, path: path.to_owned(), params, query: query.to_owned(), headers }
+        Self::read(method, path, query, HeaderMap::new())
     }
 
-    /// Answers what is not the API's: health, and callers who may not go further.
-    fn general(&self, caller: Caller) -> Option<Result<Response<Body>>> {
-        match self.path.as_str() {
-            "/healthz" | "/livez" | "/readyz" => Some(Ok(text("ok"))),
-            "/version" | "/version/" => Some(Ok(json(StatusCode::OK, &meta::version()))),
-            _ if caller == Caller::Anonymous => Some(Err(Failure::unauthorized())),
-            _ => None,
+    /// What the audit log keeps of it.
+    fn record<'a>(
+        &'a self,
+        peer: &Peer,
+        decision: Option<&Decision>,
+        code: StatusCode,
+        received: SystemTime,
+    ) -> Record<'a> {
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        Record {
+            path: &self.path,
+            query: &self.query,
+            asked: self.asked.attributes(),
+            user: self.impersonator.as_ref().unwrap_or(&self.user),
+            impersonated: self.impersonator.as_ref().map(|_| &*self.user),
+            address: peer.address(),
+            agent: text(header::USER_AGENT),
+            decision: decision.map(|decision| decision.why().to_string()),
+            code: code.as_u16(),
+            received,
         }
     }
 }

@@ -85,7 +85,7 @@ impl Api {
         part: Part,
     ) -> Result<Object> {
         let patch = Patch::read(call, body)?;
-        self.rewrite(target, part, call.params.dry_run()?, |old| {
+        self.rewrite(target, part, &call.how()?, |old| {
             let new = patch.apply(target.kind, old)?;
             if new.name() != old.name() {
                 return Err(Failure::bad_request(format!(

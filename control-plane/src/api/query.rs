@@ -55,7 +55,7 @@ impl Params {
 }
 
 /// Decodes percent escapes, and `+` as a blank where that applies.
-fn decode(text: &str, plus: bool) -> String {
+pub(super) fn decode(text: &str, plus: bool) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, tail @ ..] = rest {

@@ -4,6 +4,7 @@ use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Body;
+use crate::authz::Attributes;
 use crate::registry::Kind;
 use crate::registry::invalid::Errors;
 use crate::registry::selector::SelectorError;
@@ -54,7 +55,7 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
-    /// No client certificate.
+    /// Nobody's credentials.
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
@@ -110,6 +111,31 @@ impl Failure {
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
         let message = format!("{} {name:?} is forbidden: {why}", kind.qualified_plural());
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(kind, name)
+    }
+
+    /// The user may not do that.
+    pub fn not_allowed(asked: &Attributes<'_>, why: &str) -> Self {
+        let resource = match (asked.resource, asked.group) {
+            ("", _) => String::new(),
+            (resource, "") => format!("{resource} "),
+            (resource, group) => format!("{resource}.{group} "),
+        };
+        let message = match asked.name {
+            "" if resource.is_empty() => format!("forbidden: {why}"),
+            "" => format!("{resource}is forbidden: {why}"),
+            name => format!("{resource}{name:?} is forbidden: {why}"),
+        };
+        let mut failure = Self::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        let mut details = json!({});
+        for (field, value) in
+            [("name", asked.name), ("group", asked.group), ("kind", asked.resource)]
+        {
+            if !value.is_empty() {
+                details[field] = value.into();
+            }
+        }
+        failure.0.details = Some(details);
+        failure
     }
 
     /// Fields of the object are wrong.
@@ -170,6 +196,10 @@ impl Failure {
     /// The response.
     pub fn into_response(self) -> Response<Body> {
         let mut response = super::json(self.0.code, &self.status());
+        if self.0.code == StatusCode::FORBIDDEN {
+            let plain = header::HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, plain);
+        }
         if let Some(seconds) = self.0.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

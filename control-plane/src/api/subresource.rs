@@ -39,6 +39,7 @@ impl Api {
             }
             (Subresource::Binding, &Method::POST) => self.bind(call, target, &body).await,
             (Subresource::Eviction, &Method::POST) => self.evict(call, target, &body).await,
+            (Subresource::Token, _) => self.token(call, target, &body).await,
             (Subresource::Finalize, &Method::PUT) => self.finalize(call, target, &body).await,
             _ => Err(Failure::method_not_allowed()),
         }
@@ -57,7 +58,7 @@ impl Api {
     ) -> Result<Response<Body>> {
         let object = if call.method == Method::PUT {
             let sent = body::object(&call.headers, body)?;
-            self.replace(target, sent, Part::Status, call.params.dry_run()?).await?.1
+            self.replace(target, sent, Part::Status, &call.how()?).await?.1
         } else {
             self.patched(call, target, body, Part::Status).await?
         };
@@ -78,7 +79,7 @@ impl Api {
         let patch =
             if call.method == Method::PATCH { Some(Patch::read(call, body)?) } else { None };
         let written = self
-            .rewrite(target, Part::Main, call.params.dry_run()?, |old| {
+            .rewrite(target, Part::Main, &call.how()?, |old| {
                 let scale = match (&sent, &patch) {
                     (Some(sent), _) => sent.clone(),
                     (None, Some(patch)) => patch.apply(target.kind, &scale_of(old))?,
@@ -98,7 +99,7 @@ impl Api {
             errors.required("target.name", "");
             return Err(Failure::invalid(target.kind, &target.name, &errors));
         }
-        self.rewrite(target, Part::Raw, call.params.dry_run()?, |old| {
+        self.rewrite(target, Part::Raw, &call.how()?, |old| {
             let conflict = |why: String| Err(Failure::conflict(target.kind, &target.name, &why));
             if !binding.uid().is_empty() && binding.uid() != old.uid() {
                 return conflict(format!(
@@ -134,7 +135,7 @@ impl Api {
     async fn finalize(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
         let sent = body::object(&call.headers, body)?;
         let object = self
-            .rewrite(target, Part::Raw, call.params.dry_run()?, |old| {
+            .rewrite(target, Part::Raw, &call.how()?, |old| {
                 if !sent.resource_version().is_empty()
                     && sent.resource_version() != old.resource_version()
                 {

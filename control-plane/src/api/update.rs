@@ -2,6 +2,7 @@
 
 use http::{Response, StatusCode};
 
+use super::admission::How;
 use super::body::{self, Form};
 use super::create::{TRIES, at, check_identity, validate};
 use super::query::Target;
@@ -31,7 +32,7 @@ impl Api {
         form: Form,
     ) -> Result<Response<Body>> {
         let sent = body::object(&call.headers, body)?;
-        let (code, object) = self.replace(target, sent, Part::Main, call.params.dry_run()?).await?;
+        let (code, object) = self.replace(target, sent, Part::Main, &call.how()?).await?;
         Ok(form.respond(target.kind, &object, call, code))
     }
 
@@ -41,7 +42,7 @@ impl Api {
         target: &Target,
         mut sent: Object,
         part: Part,
-        dry_run: bool,
+        how: &How,
     ) -> Result<(StatusCode, Object)> {
         let kind = target.kind;
         check_identity(&mut sent, target)?;
@@ -64,9 +65,10 @@ impl Api {
             }
             Ok(sent.clone())
         };
-        match self.rewrite(target, part, dry_run, change).await {
+        match self.rewrite(target, part, how, change).await {
             Err(failure) if missing_ok && failure.code() == StatusCode::NOT_FOUND => {
-                Ok((StatusCode::CREATED, self.insert(target, sent, dry_run).await?))
+                self.authorize_creation(target, how)?;
+                Ok((StatusCode::CREATED, self.insert(target, sent, how).await?))
             }
             outcome => Ok((StatusCode::OK, outcome?)),
         }
@@ -78,7 +80,7 @@ impl Api {
         &self,
         target: &Target,
         part: Part,
-        dry_run: bool,
+        how: &How,
         mut change: impl FnMut(&Object) -> Result<Object> + Send,
     ) -> Result<Object> {
         let kind = target.kind;
@@ -99,6 +101,7 @@ impl Api {
             if part == Part::Main {
                 check_change(kind, &new, &old)?;
             }
+            self.admit_update(kind, part, &new, &old, how)?;
             let claims = if part == Part::Main {
                 self.claim(kind, &mut new, Some(&old)).await?
             } else {
@@ -107,7 +110,7 @@ impl Api {
             if part == Part::Main {
                 count_generation(kind, &mut new, &old);
             }
-            if new == old || dry_run {
+            if new == old || how.dry_run {
                 return Ok(new);
             }
             let expect = Expect::Modified(entry.modified);

@@ -14,9 +14,11 @@
 //! watch shows them. [`run`] starts everything.
 
 pub(crate) mod cache;
+mod cluster_roles;
 mod deployment;
 mod endpointslice;
 mod engine;
+mod every_namespace;
 mod garbage;
 pub(crate) mod interpreter;
 mod ipam;
@@ -38,9 +40,11 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::cluster_roles::ClusterRoles;
 use self::deployment::Deployments;
 use self::endpointslice::EndpointSlices;
 use self::engine::{Controller, drive};
+use self::every_namespace::{RootCa, ServiceAccounts};
 use self::garbage::Garbage;
 use self::interpreter::Interpreter;
 use self::ipam::{NodeIpam, Pool};
@@ -61,12 +65,19 @@ pub struct Config {
     pub node_mask_size_ipv4: u8,
     /// The prefix length of a node's part of the IPv6 range.
     pub node_mask_size_ipv6: u8,
+    /// The certificate of the cluster's CA, PEM, for pods to know the API server by.
+    pub root_ca: String,
 }
 
 impl Config {
     /// The usual division of these ranges: a /24 and a /64 for each node.
     pub fn new(cluster_cidrs: Vec<Cidr>) -> Self {
-        Self { cluster_cidrs, node_mask_size_ipv4: 24, node_mask_size_ipv6: 64 }
+        Self {
+            cluster_cidrs,
+            node_mask_size_ipv4: 24,
+            node_mask_size_ipv6: 64,
+            root_ca: String::new(),
+        }
     }
 
     /// Whether the ranges can be divided.
@@ -152,7 +163,10 @@ pub async fn run(
     start.controller(Garbage::new(Arc::clone(&world), client.clone(), graph), graph_queue);
     start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
-    start.controller(PodGc::new(world), queues.pod_gc);
+    start.controller(PodGc::new(Arc::clone(&world)), queues.pod_gc);
+    start.controller(ServiceAccounts::new(Arc::clone(&world)), queues.service_accounts);
+    start.controller(RootCa::new(Arc::clone(&world), config.root_ca), queues.root_ca);
+    start.controller(ClusterRoles::new(world), queues.cluster_roles);
     while tasks.join_next().await.is_some() {}
     Ok(())
 }
@@ -166,6 +180,9 @@ struct Queues {
     namespaces: Arc<Queue<key::Key>>,
     node_lifecycle: Arc<Queue<key::Key>>,
     pod_gc: Arc<Queue<key::Key>>,
+    service_accounts: Arc<Queue<key::Key>>,
+    root_ca: Arc<Queue<key::Key>>,
+    cluster_roles: Arc<Queue<key::Key>>,
 }
 
 impl Queues {
@@ -183,6 +200,9 @@ impl Queues {
             namespaces: queue(Namespaces::subscribe),
             node_lifecycle: queue(NodeLifecycle::subscribe),
             pod_gc: queue(PodGc::subscribe),
+            service_accounts: queue(ServiceAccounts::subscribe),
+            root_ca: queue(RootCa::subscribe),
+            cluster_roles: queue(ClusterRoles::subscribe),
         }
     }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Change};
+use super::every_namespace::ROOT_CA;
 use super::key::Key;
 use super::write::Target;
 
@@ -118,7 +120,14 @@ world! {
     deployments: Deployment,
     namespaces: Namespace,
     leases: Lease,
-    config_maps: ConfigMap trim |map| { map.data = None; map.binary_data = None; },
+    config_maps: ConfigMap trim |map| {
+        if map.metadata.name.as_deref() != Some(ROOT_CA) {
+            map.data = None;
+            map.binary_data = None;
+        }
+    },
+    service_accounts: ServiceAccount,
+    cluster_roles: ClusterRole,
 }
 
 /// Something to do for each kind.

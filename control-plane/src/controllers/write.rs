@@ -1,8 +1,11 @@
 //! What controllers want done, as data. [`super::interpreter`] is the only one that does it.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, ObjectReference, Pod, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Resource;
 use kube::api::PropagationPolicy;
 use kube::core::{ApiResource, DynamicObject};
@@ -51,6 +54,12 @@ pub(crate) enum Object {
     Node(Box<Node>),
     /// A namespace.
     Namespace(Box<Namespace>),
+    /// A service account.
+    ServiceAccount(Box<ServiceAccount>),
+    /// A config map.
+    ConfigMap(Box<ConfigMap>),
+    /// A cluster role.
+    ClusterRole(Box<ClusterRole>),
 }
 
 /// Something to do with an object whose kind does not matter.
@@ -81,7 +90,17 @@ macro_rules! objects {
         }
     };
 }
-objects!(Pod, ReplicaSet, Deployment, EndpointSlice, Node, Namespace);
+objects!(
+    Pod,
+    ReplicaSet,
+    Deployment,
+    EndpointSlice,
+    Node,
+    Namespace,
+    ServiceAccount,
+    ConfigMap,
+    ClusterRole
+);
 
 /// One change of the cluster's state.
 ///

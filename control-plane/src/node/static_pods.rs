@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, PostParams},
@@ -167,6 +170,10 @@ async fn keep(
 ) -> Result<(), kube::Error> {
     let name = pod.name_any();
     let hash = pod.annotations().get(HASH).cloned().unwrap_or_default();
+    let mirror = || async {
+        let owner = owner(client, pod).await?;
+        api.create(&PostParams::default(), &mirror_of(pod, &hash, owner)).await
+    };
     let found = match api.get_opt(&name).await? {
         Some(found) if found.annotations().get(MIRROR) != Some(&hash) && !is_mirror(&found) => {
             tracing::warn!(pod = name, "another pod has the name of a static pod's mirror");
@@ -180,9 +187,9 @@ async fn keep(
         }
         Some(_stale) => {
             delete(api, &name).await?;
-            api.create(&PostParams::default(), &mirror_of(pod, &hash)).await?
+            mirror().await?
         }
-        None => api.create(&PostParams::default(), &mirror_of(pod, &hash)).await?,
+        None => mirror().await?,
     };
     if report::essence(status) == report::essence(&found.status.clone().unwrap_or_default()) {
         return Ok(());
@@ -203,9 +210,24 @@ pub(super) async fn delete(api: &Api<Pod>, name: &str) -> Result<(), kube::Error
     }
 }
 
-fn mirror_of(pod: &Pod, hash: &str) -> Pod {
+/// The node as the owner of a mirror, which is all that it may create.
+async fn owner(client: &Client, pod: &Pod) -> Result<OwnerReference, kube::Error> {
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let node = Api::<Node>::all(client.clone()).get(&name).await?;
+    Ok(OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name,
+        uid: node.metadata.uid.unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    })
+}
+
+fn mirror_of(pod: &Pod, hash: &str, owner: OwnerReference) -> Pod {
     let mut mirror = pod.clone();
     mirror.metadata.uid = None;
+    mirror.metadata.owner_references = Some(vec![owner]);
     let annotations = mirror.metadata.annotations.get_or_insert_default();
     annotations.insert(MIRROR.to_owned(), hash.to_owned());
     mirror
@@ -226,7 +248,7 @@ mod tests {
         );
         assert_eq!(pod.spec.as_ref().unwrap().node_name.as_deref(), Some("node-1"));
         assert!(is_static(&pod) && !is_mirror(&pod));
-        let mirror = mirror_of(&pod, "h");
+        let mirror = mirror_of(&pod, "h", OwnerReference::default());
         assert!(is_mirror(&mirror) && !is_static(&mirror) && mirror.uid().is_none());
         // The same manifest is the same pod, another one or another node's another.
         let uid = |text: &str, node: &str| parse(text, node).unwrap().uid();

@@ -2,7 +2,10 @@
 
 use super::columns::{self, Column};
 use super::strategy::Plain;
-use super::{Kind, NameRule, Scope, Subresource, merge, namespace, node, pod, service, workload};
+use super::{
+    Kind, NameRule, Review, Scope, Subresource, merge, namespace, node, pod, priority, rbac,
+    service, workload,
+};
 
 /// A namespaced kind of the core group with nothing special.
 const NAMESPACED: Kind = Kind {
@@ -15,6 +18,8 @@ const NAMESPACED: Kind = Kind {
     categories: &[],
     scope: Scope::Namespaced,
     subresources: &[],
+    verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+    review: None,
     names: NameRule::Subdomain,
     counts_generations: false,
     unconditional_update: true,
@@ -28,6 +33,9 @@ const NAMESPACED: Kind = Kind {
     columns: NAME_AND_AGE,
     strategy: &Plain,
 };
+
+/// A kind of which nothing is kept: a question and its answer.
+const REVIEW: Kind = Kind { scope: Scope::Cluster, verbs: &["create"], ..NAMESPACED };
 
 /// Columns of a kind that has none of its own.
 const NAME_AND_AGE: &[Column] = &[columns::NAME, columns::AGE];
@@ -135,6 +143,7 @@ pub static ALL: &[Kind] = &[
         plural: "serviceaccounts",
         singular: "serviceaccount",
         short_names: &["sa"],
+        subresources: &[Subresource::Token],
         returns_deleted: true,
         merge: merge::SERVICE_ACCOUNT,
         columns: columns::SERVICE_ACCOUNT,
@@ -219,6 +228,108 @@ pub static ALL: &[Kind] = &[
         required: &["/spec/cidrs"],
         immutable: &["/spec/cidrs"],
         columns: columns::SERVICE_CIDR,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        review: Some(Review::Own),
+        ..REVIEW
+    },
+    Kind {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        review: Some(Review::Token),
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        scope: Scope::Namespaced,
+        review: Some(Review::LocalAccess),
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        review: Some(Review::OwnAccess),
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        review: Some(Review::OwnRules),
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        review: Some(Review::Access),
+        ..REVIEW
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "ClusterRoleBinding",
+        plural: "clusterrolebindings",
+        singular: "clusterrolebinding",
+        scope: Scope::Cluster,
+        names: NameRule::PathSegment,
+        columns: columns::ROLE_BINDING,
+        strategy: &rbac::CLUSTER_ROLE_BINDINGS,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "ClusterRole",
+        plural: "clusterroles",
+        singular: "clusterrole",
+        scope: Scope::Cluster,
+        names: NameRule::PathSegment,
+        columns: columns::ROLE,
+        strategy: &rbac::CLUSTER_ROLES,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "RoleBinding",
+        plural: "rolebindings",
+        singular: "rolebinding",
+        names: NameRule::PathSegment,
+        columns: columns::ROLE_BINDING,
+        strategy: &rbac::ROLE_BINDINGS,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "Role",
+        plural: "roles",
+        singular: "role",
+        names: NameRule::PathSegment,
+        columns: columns::ROLE,
+        strategy: &rbac::ROLES,
+        ..NAMESPACED
+    },
+    Kind {
+        group: "scheduling.k8s.io",
+        kind: "PriorityClass",
+        plural: "priorityclasses",
+        singular: "priorityclass",
+        short_names: &["pc"],
+        scope: Scope::Cluster,
+        columns: columns::PRIORITY_CLASS,
+        strategy: &priority::PriorityClasses,
         ..NAMESPACED
     },
 ];

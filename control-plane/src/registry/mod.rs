@@ -16,6 +16,8 @@ pub mod strategy;
 mod namespace;
 mod node;
 mod pod;
+pub mod priority;
+mod rbac;
 pub mod service;
 mod workload;
 
@@ -48,6 +50,25 @@ pub enum Subresource {
     Exec,
     /// `finalize`: writes `spec.finalizers` of a namespace.
     Finalize,
+    /// `token`: a token of a service account.
+    Token,
+}
+
+/// What a kind answers of which nothing is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Review {
+    /// Whose a token is.
+    Token,
+    /// Who is asking.
+    Own,
+    /// Whether somebody may do something.
+    Access,
+    /// The same, asked of one namespace.
+    LocalAccess,
+    /// Whether who is asking may do something.
+    OwnAccess,
+    /// What who is asking may do.
+    OwnRules,
 }
 
 impl Subresource {
@@ -61,6 +82,7 @@ impl Subresource {
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Finalize => "finalize",
+            Self::Token => "token",
         }
     }
 }
@@ -74,6 +96,8 @@ pub enum NameRule {
     Label,
     /// RFC 1035 label: as RFC 1123, but beginning with a letter.
     Label1035,
+    /// Anything that can be a segment of a path.
+    PathSegment,
 }
 
 /// One kind of object.
@@ -97,6 +121,10 @@ pub struct Kind {
     pub scope: Scope,
     /// Its subresources.
     pub subresources: &'static [Subresource],
+    /// What can be done with its objects.
+    pub verbs: &'static [&'static str],
+    /// What is answered at once, for a kind of which nothing is kept.
+    pub review: Option<Review>,
     /// Rule for names.
     pub names: NameRule,
     /// Whether `metadata.generation` counts changes of what the user wants.

@@ -25,11 +25,23 @@ pub fn fault(name: &str, rule: NameRule) -> Option<String> {
         NameRule::Subdomain => (SUBDOMAIN_MAX, name.split('.').all(is_label), SUBDOMAIN),
         NameRule::Label => (LABEL_MAX, is_label(name), LABEL),
         NameRule::Label1035 => (LABEL_MAX, is_label_1035(name), LABEL_1035),
+        NameRule::PathSegment => return path_segment_fault(name).map(str::to_owned),
     };
     if name.len() > most {
         return Some(format!("must be no more than {most} bytes"));
     }
     (!fits).then(|| text.to_owned())
+}
+
+/// What keeps a name from being a segment of a path.
+fn path_segment_fault(name: &str) -> Option<&'static str> {
+    match name {
+        "." => Some("may not be '.'"),
+        ".." => Some("may not be '..'"),
+        name if name.contains('/') => Some("may not contain '/'"),
+        name if name.contains('%') => Some("may not contain '%'"),
+        _ => None,
+    }
 }
 
 /// RFC 1123 label without the bound on its length.

@@ -24,11 +24,6 @@ impl Strategy for Pods {
         if let Some(Value::Object(spec)) = object.at_mut("/spec") {
             default_spec(spec);
             or(spec, "enableServiceLinks", true);
-            or(spec, "serviceAccountName", "default");
-            let account = spec["serviceAccountName"].clone();
-            or(spec, "serviceAccount", account);
-            or(spec, "priority", 0);
-            or(spec, "preemptionPolicy", "PreemptLowerPriority");
             tolerate_for_a_while(spec);
         }
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,15 +38,7 @@ impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
-        let args = Args {
-            data_dir: directory.path().to_owned(),
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-            advertise_address: vec![],
-            cluster_cidr: ["10.244.0.0/16", "fd00:244::/48"].map(|it| it.parse().unwrap()).into(),
-            service_cidr: ["10.96.0.0/16", "fd00:96::/112"].map(|it| it.parse().unwrap()).into(),
-            in_memory: true,
-            no_controllers: false,
-        };
+        let args = Args { in_memory: true, ..Args::new(directory.path().to_owned()) };
         let server = ControlPlane::start(args, cancel.clone()).await.unwrap();
         let kubeconfig = Kubeconfig::read_from(&server.kubeconfig).unwrap();
         let options = KubeConfigOptions::default();

@@ -24,20 +24,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The API server of the cluster that is kept in `data_dir`.
 pub(crate) async fn serve(data_dir: &Path, listen: SocketAddr) -> ControlPlane {
-    let ranges = |texts: [&str; 2]| texts.map(str::to_owned);
-    let args = Args {
-        data_dir: data_dir.to_owned(),
-        listen: vec![listen],
-        advertise_address: vec![],
-        cluster_cidr: ranges(["10.244.0.0/16", "fd00:244::/48"])
-            .map(|it| it.parse().unwrap())
-            .into(),
-        service_cidr: ranges(["10.96.0.0/16", "fd00:96::/112"])
-            .map(|it| it.parse().unwrap())
-            .into(),
-        in_memory: false,
-        no_controllers: true,
-    };
+    let args =
+        Args { listen: vec![listen], no_controllers: true, ..Args::new(data_dir.to_owned()) };
     ControlPlane::start(args, CancellationToken::new()).await.unwrap()
 }
 

@@ -7,7 +7,8 @@
 //! | `/containerLogs/<namespace>/<pod>/<container>` | the container's log, by the query as of `pods/log` |
 //! | `/exec/<namespace>/<pod>/<container>` | a command, over a WebSocket |
 //!
-//! Whoever asks shows a certificate of the cluster's CA. Ours is made anew at each start, and the
+//! Whoever asks shows a certificate of the cluster's CA that names a member of `system:masters`, as
+//! the API server does. Ours is made anew at each start, and the
 //! Node object says which it is.
 
 mod exec;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::tls::Identity;
 use super::runtime::{Container, Runtime};
+use crate::{authn::certificate, authz::MASTERS};
 
 /// Requests at a time, followed logs and commands that run among them.
 const CONNECTIONS_MAX: usize = 256;
@@ -108,9 +110,16 @@ impl<R: Runtime> Server<R> {
     async fn connection(self: Arc<Self>, stream: TcpStream) -> anyhow::Result<()> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.identity.config));
         let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let trusted = shown
+            .and_then(|shown| certificate::user(shown))
+            .is_some_and(|user| user.is_in(MASTERS));
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move {
+                let answer = if trusted { server.answer(request).await } else { stranger() };
+                Ok::<_, Infallible>(answer)
+            }
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -167,6 +176,12 @@ impl<R: Runtime> Server<R> {
         }
         Ok((sandbox.pod.uid.clone(), found))
     }
+}
+
+/// A certificate of the cluster's CA is not enough: nodes have such too.
+fn stranger() -> Response<Body> {
+    let message = format!("only members of {MASTERS}, as the API server is, may ask a node");
+    text(StatusCode::FORBIDDEN, message)
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod pod;
+mod rbac;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use cluster::{
     CONFIG_MAP, EVENT, LEASE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT, SERVICE_CIDR,
 };
 pub use pod::POD;
+pub use rbac::{PRIORITY_CLASS, ROLE, ROLE_BINDING};
 pub use service::{ENDPOINT_SLICE, SERVICE};
 pub use workload::{DEPLOYMENT, REPLICA_SET};
 

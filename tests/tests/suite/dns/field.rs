@@ -192,15 +192,7 @@ impl Drop for Field {
 }
 
 async fn serve(data_dir: PathBuf, listen: SocketAddr) -> (ControlPlane, Client) {
-    let args = Args {
-        data_dir,
-        listen: vec![listen],
-        advertise_address: vec![],
-        cluster_cidr: ["10.244.0.0/16", "fd00:244::/48"].map(|it| it.parse().unwrap()).into(),
-        service_cidr: ["10.96.0.0/16", "fd00:96::/112"].map(|it| it.parse().unwrap()).into(),
-        in_memory: false,
-        no_controllers: true,
-    };
+    let args = Args { listen: vec![listen], no_controllers: true, ..Args::new(data_dir) };
     let server = ControlPlane::start(args, CancellationToken::new()).await.unwrap();
     let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
     let client = servers.clients().unwrap().pick(0).1;
