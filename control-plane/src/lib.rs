@@ -7,6 +7,7 @@ pub mod authn;
 pub mod authz;
 pub mod cidr;
 pub mod controllers;
+pub mod kubeconfig;
 pub mod node;
 pub mod pki;
 pub mod registry;

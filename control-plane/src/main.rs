@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser;
-use mizzen_control_plane::{node, serve};
+use mizzen_control_plane::{kubeconfig, node, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -23,6 +23,8 @@ enum Command {
     Serve(serve::Args),
     /// Run the node part: the pods of one node
     Node(node::Args),
+    /// Make a kubeconfig for a user, with a certificate of the cluster's CA
+    Kubeconfig(kubeconfig::Args),
     /// Run one of the process runtime's own images
     Image(node::image::Args),
     /// Make or be a pod's sandbox
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         // Before there is any thread or logger.
         Command::Sandbox(args) => node::sandbox::main(&args),
         Command::Image(args) => node::image::main(&args),
+        Command::Kubeconfig(args) => report(kubeconfig::run(&args).map_err(Into::into)),
         Command::Node(args) => report(daemon(|shutdown| node::run(args, shutdown))),
         Command::Serve(args) => report(daemon(|shutdown| serve::run(args, shutdown))),
     }

@@ -34,14 +34,14 @@ spec:
 ";
 
 /// `kubectl` against one server.
-struct Kubectl {
+pub(crate) struct Kubectl {
     kubeconfig: std::path::PathBuf,
     home: tempfile::TempDir,
 }
 
 impl Kubectl {
     /// `None`, said aloud, where there is no kubectl.
-    fn find(server: &Server) -> Option<Self> {
+    pub(crate) fn find(server: &Server) -> Option<Self> {
         if !Path::new("/usr/bin/kubectl").exists() {
             eprintln!("skipped: this machine has no /usr/bin/kubectl");
             return None;
@@ -60,7 +60,7 @@ impl Kubectl {
         command
     }
 
-    async fn output(&self, arguments: &str, stdin: &str) -> Output {
+    pub(crate) async fn output(&self, arguments: &str, stdin: &str) -> Output {
         let (mut command, stdin) = (self.command(arguments), stdin.to_owned());
         let run = move || {
             let mut child = command.spawn().unwrap();
@@ -71,7 +71,7 @@ impl Kubectl {
     }
 
     /// Standard output of a command that must succeed without complaint.
-    async fn with(&self, arguments: &str, stdin: &str) -> String {
+    pub(crate) async fn with(&self, arguments: &str, stdin: &str) -> String {
         let output = self.output(arguments, stdin).await;
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && errors.is_empty(), "kubectl {arguments}: {errors}");

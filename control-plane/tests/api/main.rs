@@ -3,10 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
 
+mod access;
 mod delete;
 mod durability;
 mod general;
 mod kubectl;
+mod kubectl_auth;
 mod objects;
 mod server;
 mod services;

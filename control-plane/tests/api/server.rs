@@ -18,7 +18,7 @@ pub(crate) struct Server {
     /// `https://127.0.0.1:PORT`.
     pub(crate) url: String,
     control_plane: ControlPlane,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 #[derive(clap::Parser)]
@@ -64,8 +64,13 @@ impl Server {
             kubeconfig,
             url,
             control_plane,
-            _directory: directory,
+            directory: directory,
         }
+    }
+
+    /// Where it keeps its certificates.
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     /// Stops the server.

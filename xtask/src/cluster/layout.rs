@@ -153,6 +153,16 @@ impl Layout {
         self.dir.join("admin.kubeconfig")
     }
 
+    /// The agents' kubeconfig.
+    pub fn agent_kubeconfig(&self) -> PathBuf {
+        self.dir.join("agent.kubeconfig")
+    }
+
+    /// The kubeconfig of a node's node part.
+    pub fn node_kubeconfig(&self, node: &str) -> PathBuf {
+        self.dir.join(node).join("node.kubeconfig")
+    }
+
     /// Logs, a file per process.
     pub fn log_dir(&self) -> PathBuf {
         self.dir.join("logs")

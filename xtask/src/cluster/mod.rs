@@ -19,6 +19,7 @@ pub mod cgroup;
 pub mod containerd;
 pub mod down;
 pub mod exec;
+mod identities;
 pub mod layout;
 pub mod network;
 pub mod process;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{
-    Layout, Runtime, api::Api, cgroup, containerd, layout::Host, network, process, resolvers,
+    Layout, Runtime, api::Api, cgroup, containerd, identities, layout::Host, network, process,
+    resolvers,
 };
 use crate::{checkout, image, step::step};
 
@@ -44,6 +45,7 @@ pub fn up(layout: &Layout) -> Result<Api> {
     }
     step("starting the nodes", || {
         for host in layout.node_hosts() {
+            identities::node_part(layout, &api, &host.name)?;
             process::ensure(layout, &node_spec(layout, &host)?)?;
             start_agent(layout, &host)?;
         }
@@ -76,7 +78,7 @@ pub fn start_agent(layout: &Layout, host: &Host) -> Result<process::Started> {
     process::ensure(layout, &agent_spec(layout, host)?)
 }
 
-/// Starts the control plane where it does not run, and waits until it serves.
+/// Starts the control plane where it does not run, waits until it serves, and lets agents in.
 pub fn start_control_plane(layout: &Layout) -> Result<Api> {
     let (v4, v6) = layout.machine();
     let mut argv = words(layout, "mizzen-control-plane", &["serve"]);
@@ -95,7 +97,7 @@ pub fn start_control_plane(layout: &Layout) -> Result<Api> {
         env: Vec::new(),
     };
     process::ensure(layout, &spec)?;
-    wait(layout, "the API server to be ready", || {
+    let api = wait(layout, "the API server to be ready", || {
         alive(layout, CONTROL_PLANE)?;
         let written = layout.control_plane_dir().join("admin.kubeconfig");
         if !written.exists() {
@@ -108,14 +110,16 @@ pub fn start_control_plane(layout: &Layout) -> Result<Api> {
             Ok(answer) => Err(format!("/readyz answers {}", answer.status)),
             Err(error) => Err(format!("{error:#}")),
         })
-    })
+    })?;
+    identities::agent(layout, &api)?;
+    Ok(api)
 }
 
 fn agent_spec(layout: &Layout, host: &Host) -> Result<process::Spec> {
     let node = &host.name;
     let mut argv = words(layout, "mizzen-agent", &["run", "--node-name", node]);
     for (flag, value) in [
-        ("--kubeconfig", layout.kubeconfig()),
+        ("--kubeconfig", layout.agent_kubeconfig()),
         ("--cgroup-root", cgroup::node_dir(layout, node)?),
         ("--bpffs", layout.bpffs(node)),
         ("--state-dir", layout.state_dir(node)),
@@ -145,7 +149,7 @@ fn node_spec(layout: &Layout, host: &Host) -> Result<process::Spec> {
         }
     }
     for (flag, value) in [
-        ("--kubeconfig", layout.kubeconfig().display().to_string()),
+        ("--kubeconfig", layout.node_kubeconfig(node).display().to_string()),
         ("--node-ip", host.ipv4.to_string()),
         ("--node-ip", host.ipv6.to_string()),
         ("--state-dir", layout.state_dir(node).display().to_string()),
