@@ -11,7 +11,9 @@ pub mod kubeconfig;
 pub mod node;
 pub mod pki;
 pub mod registry;
+
 pub mod scheduler;
+pub mod schema;
 pub mod serve;
 mod shown;
 pub mod store;

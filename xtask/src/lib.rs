@@ -12,6 +12,7 @@ pub mod image;
 pub mod invoke;
 pub mod load;
 pub mod product;
+pub mod schemas;
 pub mod step;
 pub mod toolchain;
 

@@ -38,6 +38,8 @@ enum Command {
     Lint(commands::lint::Lint),
     /// Run side-by-side benchmarks and write docs/benchmarks.md
     Bench(commands::bench::Bench),
+    /// Make the control plane's tables of API types anew from Kubernetes' Go sources
+    Schemas(commands::schemas::Schemas),
     /// Generate or answer load (used by the benchmarks inside pods)
     #[command(hide = true)]
     Load(load::Load),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => commands::soak::run(options),
         Command::Lint(options) => commands::lint::run(options),
         Command::Bench(options) => commands::bench::run(options),
+        Command::Schemas(options) => commands::schemas::run(options),
         Command::Load(options) => load::run(options),
     };
     match result {
@@ -92,6 +95,7 @@ mod tests {
             "soak",
             "soak r01 --seed 7",
             "lint",
+            "schemas /tmp/go/src",
             "build",
             "build --debug",
         ] {

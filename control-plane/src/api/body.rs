@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::status::{Failure, Result};
 use super::{Body, Call, table};
 use crate::registry::{Kind, Object};
+use crate::schema::protobuf;
 
 /// Largest body of a request, in bytes (Kubernetes' limit).
 pub(super) const MAX_BODY: usize = 3 << 20;
@@ -44,24 +45,25 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// Decodes a JSON or YAML body.
+/// Decodes a body in JSON, YAML or Kubernetes' protobuf.
 pub(super) fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value> {
     match media_type(headers) {
         "" | "application/json" => serde_json::from_slice(body).map_err(|error| unreadable(&error)),
         "application/yaml" | "text/yaml" | "application/x-yaml" => {
             serde_yaml_ng::from_slice(body).map_err(|error| unreadable(&error))
         }
-        other => Err(unsupported(other, "application/json, application/yaml")),
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode(body).map_err(|error| Failure::bad_request(error.to_string()))
+        }
+        other => Err(unsupported(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
-/// Decodes a body into an object.
-pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Object> {
-    Object::new(decode(headers, body)?)
-        .ok_or_else(|| unreadable(&"an object with metadata is expected"))
-}
-
-fn unreadable(error: &dyn std::fmt::Display) -> Failure {
+/// The body is nothing that the server understands.
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Failure {
     Failure::bad_request(format!(
         "the object provided is unrecognized (must be of type Object): {error}"
     ))

@@ -5,7 +5,8 @@ use http::{Response, StatusCode};
 use uuid::Uuid;
 
 use super::admission::How;
-use super::body::{self, Form};
+use super::body::Form;
+use super::fields;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, clock, encode};
@@ -32,9 +33,9 @@ impl Api {
         if target.kind.is_namespaced() && target.namespace.is_empty() {
             return Err(Failure::method_not_allowed());
         }
-        let object = body::object(&call.headers, &body)?;
+        let (object, warnings) = fields::read(call, target.kind, &body)?;
         let created = self.insert(&target, object, &call.how()?).await?;
-        Ok(form.respond(target.kind, &created, call, StatusCode::CREATED))
+        Ok(warnings.on(form.respond(target.kind, &created, call, StatusCode::CREATED)))
     }
 
     /// Makes `object` real in the target's namespace.

@@ -15,6 +15,7 @@ mod create;
 mod delete;
 mod encode;
 mod expire;
+mod fields;
 mod filter;
 mod gate;
 mod list;

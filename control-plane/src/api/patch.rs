@@ -1,14 +1,18 @@
 //! PATCH: JSON patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch.
 
+use std::fmt;
+
 use http::{Response, StatusCode};
 use serde_json::Value;
 
 use super::body::{self, Form};
+use super::fields::{self, Validation, Warnings};
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::update::Part;
 use super::{Api, Body, Call, strategic};
-use crate::registry::{Kind, Object};
+use crate::registry::Object;
+use crate::schema::{self, Type};
 
 /// A patch of a known format.
 pub(super) enum Patch {
@@ -41,7 +45,7 @@ impl Patch {
     }
 
     /// The object with the patch applied.
-    pub(super) fn apply(&self, kind: &Kind, old: &Object) -> Result<Object> {
+    pub(super) fn apply(&self, of: Option<&'static Type>, old: &Object) -> Result<Value> {
         let mut value = old.value().clone();
         match self {
             Self::Json(patch) => json_patch::patch(&mut value, patch).map_err(|error| {
@@ -54,14 +58,25 @@ impl Patch {
                 )
             })?,
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
-            Self::Strategic(patch) => strategic::apply(&mut value, patch, kind.merge)
+            Self::Strategic(patch) => strategic::apply(&mut value, patch, of)
                 .map_err(|error| Failure::bad_request(error.to_string()))?,
         }
-        let object = Object::new(value);
-        object.ok_or_else(|| {
-            Failure::bad_request(format!("the patch does not leave a {}", kind.kind))
-        })
+        Ok(value)
     }
+}
+
+impl fmt::Display for Patch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(patch) => write!(formatter, "{patch}"),
+            Self::Merge(patch) | Self::Strategic(patch) => write!(formatter, "{patch}"),
+        }
+    }
+}
+
+/// The patch leaves something else than an object of the kind.
+pub(super) fn no_object(kind: &str) -> Failure {
+    Failure::bad_request(format!("the patch does not leave a {kind}"))
 }
 
 impl Api {
@@ -72,8 +87,8 @@ impl Api {
         body: &[u8],
         form: Form,
     ) -> Result<Response<Body>> {
-        let object = self.patched(call, target, body, Part::Main).await?;
-        Ok(form.respond(target.kind, &object, call, StatusCode::OK))
+        let (object, warnings) = self.patched(call, target, body, Part::Main).await?;
+        Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)))
     }
 
     /// The target with the patch applied to one of its parts.
@@ -83,10 +98,15 @@ impl Api {
         target: &Target,
         body: &[u8],
         part: Part,
-    ) -> Result<Object> {
+    ) -> Result<(Object, Warnings)> {
         let patch = Patch::read(call, body)?;
-        self.rewrite(target, part, &call.how()?, |old| {
-            let new = patch.apply(target.kind, old)?;
+        let validation = Validation::asked(call)?;
+        let mut warnings = Warnings::default();
+        let change = |old: &Object| {
+            let value = patch.apply(schema::of(target.kind), old)?;
+            let (value, found) = fields::patched(validation, target.kind, value, &patch)?;
+            warnings = found;
+            let new = Object::new(value).ok_or_else(|| no_object(target.kind.kind))?;
             if new.name() != old.name() {
                 return Err(Failure::bad_request(format!(
                     "the name of the object ({}) does not match the name on the URL ({})",
@@ -95,7 +115,8 @@ impl Api {
                 )));
             }
             Ok(new)
-        })
-        .await
+        };
+        let object = self.rewrite(target, part, &call.how()?, change).await?;
+        Ok((object, warnings))
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::query::Target;
 use super::status::{Failure, Result};
-use super::{Api, Body, Call, body, clock};
+use super::{Api, Body, Call, clock, fields};
 use crate::authn::TokenError;
 use crate::authz::{Attributes, MASTERS, User, escalation, node};
 use crate::registry::invalid::Errors;
@@ -24,7 +24,7 @@ impl Api {
         if call.method != Method::POST || !target.name.is_empty() {
             return Err(Failure::method_not_allowed());
         }
-        let mut object = body::object(&call.headers, body)?;
+        let (mut object, _) = fields::read(call, target.kind, body)?;
         super::create::check_identity(&mut object, target)?;
         let status = match review {
             Review::Token => self.review_token(target, &object).await?,

@@ -1,12 +1,12 @@
 //! Strategic merge patch: a merge patch that knows which lists are sets of named things.
 //!
-//! Which lists these are, says [`merge`]. Directives in the patch:
+//! Which lists these are, says the [`schema`](crate::schema). Directives in the patch:
 //! `$patch: replace|delete` for a map or an item, `$retainKeys`, `$deleteFromPrimitiveList/FIELD`
 //! and `$setElementOrder/FIELD`.
 
 use serde_json::{Map, Value};
 
-use crate::registry::merge::{self, Field, Fields};
+use crate::schema::{Merge, Type};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -43,18 +43,18 @@ pub(super) enum StrategicError {
 pub(super) fn apply(
     object: &mut Value,
     patch: &Value,
-    fields: &'static Fields,
+    of: Option<&'static Type>,
 ) -> Result<(), StrategicError> {
     let (Some(object), Some(patch)) = (object.as_object_mut(), patch.as_object()) else {
         return Ok(());
     };
-    merge_maps(object, patch, fields)
+    merge_maps(object, patch, of)
 }
 
 fn merge_maps(
     original: &mut Map<String, Value>,
     patch: &Map<String, Value>,
-    fields: &'static Fields,
+    of: Option<&'static Type>,
 ) -> Result<(), StrategicError> {
     match patch.get(PATCH).map(|directive| directive.as_str().unwrap_or_default()) {
         None => {}
@@ -79,17 +79,19 @@ fn merge_maps(
         if name.starts_with('$') {
             continue;
         }
-        let rule = merge::field(fields, name);
+        let field = of.and_then(|of| of.field(name));
+        let inner = field.and_then(|field| field.shape.innermost());
+        let rule = field.map_or(Merge::Plain, |field| field.merge);
         match (original.get_mut(name), value) {
             (_, Value::Null) => drop(original.remove(name)),
             (Some(Value::Object(old)), Value::Object(new)) => {
-                merge_maps(old, new, rule.map_or(&[], Field::fields))?;
+                merge_maps(old, new, inner)?;
             }
-            (Some(Value::Array(old)), Value::Array(new)) => merge_lists(old, new, rule)?,
+            (Some(Value::Array(old)), Value::Array(new)) => merge_lists(old, new, rule, inner)?,
             // A list that is not there yet may still have items that say what they are not.
             (None, Value::Array(new)) => {
                 let mut list = Vec::new();
-                merge_lists(&mut list, new, rule)?;
+                merge_lists(&mut list, new, rule, inner)?;
                 original.insert(name.clone(), Value::Array(list));
             }
             _ => drop(original.insert(name.clone(), plain(value))),
@@ -102,7 +104,7 @@ fn merge_maps(
             old.retain(|item| !gone.contains(item));
         }
     }
-    set_orders(original, &before, patch, fields)
+    set_orders(original, &before, patch, of)
 }
 
 /// Keeps only the fields that the list names.
@@ -126,20 +128,19 @@ fn retain(
 fn merge_lists(
     original: &mut Vec<Value>,
     patch: &[Value],
-    rule: Option<Field>,
+    rule: Merge,
+    inner: Option<&'static Type>,
 ) -> Result<(), StrategicError> {
     match rule {
-        Some(Field::List(key, fields) | Field::ListRetain(key, fields)) => {
-            merge_items(original, patch, key, fields)
-        }
-        Some(Field::Set) => {
+        Merge::Key(key) | Merge::KeyRetain(key) => merge_items(original, patch, key, inner),
+        Merge::Set => {
             let before = original.clone();
             original.extend(patch.iter().filter(|item| !before.contains(item)).cloned());
             let place = |item: &Value, order: &[Value]| order.iter().position(|one| one == item);
             order(original, &before, |item| place(item, patch), |item| place(item, &before));
             Ok(())
         }
-        _ => {
+        Merge::Plain | Merge::Retain => {
             *original = patch.iter().map(plain).collect();
             Ok(())
         }
@@ -157,7 +158,7 @@ fn merge_items(
     original: &mut Vec<Value>,
     patch: &[Value],
     key: &'static str,
-    fields: &'static Fields,
+    of: Option<&'static Type>,
 ) -> Result<(), StrategicError> {
     let mut wanted = Vec::new();
     let mut replace = false;
@@ -187,12 +188,12 @@ fn merge_items(
         let wanted_key = key_of(item, key)?;
         match original.iter_mut().find(|one| one.get(key) == Some(wanted_key)) {
             Some(Value::Object(old)) => {
-                merge_maps(old, item.as_object().unwrap_or(&Map::new()), fields)?;
+                merge_maps(old, item.as_object().unwrap_or(&Map::new()), of)?;
             }
             Some(_) => {}
             None => {
                 let mut fresh = Map::new();
-                merge_maps(&mut fresh, item.as_object().unwrap_or(&Map::new()), fields)?;
+                merge_maps(&mut fresh, item.as_object().unwrap_or(&Map::new()), of)?;
                 original.push(Value::Object(fresh));
             }
         }
@@ -237,12 +238,12 @@ fn set_orders(
     original: &mut Map<String, Value>,
     before: &Map<String, Value>,
     patch: &Map<String, Value>,
-    fields: &'static Fields,
+    of: Option<&'static Type>,
 ) -> Result<(), StrategicError> {
     for (name, wanted) in patch {
         let Some(field) = name.strip_prefix(SET_ORDER) else { continue };
-        let key = match merge::field(fields, field) {
-            Some(Field::List(key, _) | Field::ListRetain(key, _)) => Some(key),
+        let key = match of.and_then(|of| of.field(field)).map(|field| field.merge) {
+            Some(Merge::Key(key) | Merge::KeyRetain(key)) => Some(key),
             _ => None,
         };
         let bad = || StrategicError::Order(field.to_owned());

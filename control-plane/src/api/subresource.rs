@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::body::{self, Form};
 use super::delete::Options;
-use super::patch::Patch;
+use super::fields;
+use super::patch::{Patch, no_object};
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::update::Part;
@@ -14,6 +15,7 @@ use super::{Api, Body, Call, clock, encode, subresource_of, success};
 use crate::registry::invalid::Errors;
 use crate::registry::selector::Selector;
 use crate::registry::{Object, Subresource};
+use crate::schema;
 
 impl Api {
     pub(super) async fn subresource(
@@ -56,13 +58,14 @@ impl Api {
         target: &Target,
         body: &[u8],
     ) -> Result<Response<Body>> {
-        let object = if call.method == Method::PUT {
-            let sent = body::object(&call.headers, body)?;
-            self.replace(target, sent, Part::Status, &call.how()?).await?.1
+        let (object, warnings) = if call.method == Method::PUT {
+            let (sent, warnings) = fields::read(call, target.kind, body)?;
+            (self.replace(target, sent, Part::Status, &call.how()?).await?.1, warnings)
         } else {
             self.patched(call, target, body, Part::Status).await?
         };
-        Ok(Form::accepted(&call.headers)?.respond(target.kind, &object, call, StatusCode::OK))
+        let form = Form::accepted(&call.headers)?;
+        Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)))
     }
 
     async fn write_scale(
@@ -72,7 +75,8 @@ impl Api {
         body: &[u8],
     ) -> Result<Response<Body>> {
         let sent = if call.method == Method::PUT {
-            Some(body::object(&call.headers, body)?)
+            let of = schema::named("autoscaling.v1.Scale");
+            Some(fields::of_type(call, of, ("v1", "autoscaling", "Scale"), body)?.0)
         } else {
             None
         };
@@ -82,7 +86,8 @@ impl Api {
             .rewrite(target, Part::Main, &call.how()?, |old| {
                 let scale = match (&sent, &patch) {
                     (Some(sent), _) => sent.clone(),
-                    (None, Some(patch)) => patch.apply(target.kind, &scale_of(old))?,
+                    (None, Some(patch)) => Object::new(patch.apply(None, &scale_of(old))?)
+                        .ok_or_else(|| no_object("Scale"))?,
                     (None, None) => scale_of(old),
                 };
                 scaled(target, old, &scale)
@@ -92,7 +97,8 @@ impl Api {
     }
 
     async fn bind(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
-        let binding = body::object(&call.headers, body)?;
+        let of = schema::named("core.v1.Binding");
+        let (binding, _) = fields::of_type(call, of, ("v1", "", "Binding"), body)?;
         let node = binding.text("/target/name").to_owned();
         if node.is_empty() {
             let mut errors = Errors::default();
@@ -133,7 +139,7 @@ impl Api {
     }
 
     async fn finalize(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
-        let sent = body::object(&call.headers, body)?;
+        let (sent, _) = fields::read(call, target.kind, body)?;
         let object = self
             .rewrite(target, Part::Raw, &call.how()?, |old| {
                 if !sent.resource_version().is_empty()

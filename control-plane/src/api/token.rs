@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::query::Target;
 use super::status::{Failure, Result};
-use super::{Api, Body, Call, body, clock, encode};
+use super::{Api, Body, Call, clock, encode, fields};
 use crate::authn::service_account::{About, Bound};
 use crate::authz::node;
 use crate::registry::invalid::Errors;
 use crate::registry::{Kind, Object};
+use crate::schema;
 
 /// For how long a token holds that asks for nothing, in seconds.
 const SECONDS: i64 = 3600;
@@ -32,7 +33,9 @@ impl Api {
         if call.method != Method::POST {
             return Err(Failure::method_not_allowed());
         }
-        let request = body::object(&call.headers, body)?;
+        let of = schema::named("authentication.v1.TokenRequest");
+        let name = ("v1", "authentication.k8s.io", "TokenRequest");
+        let (request, _) = fields::of_type(call, of, name, body)?;
         let account = self.existing(target).await?;
         let seconds = seconds(target.kind, &request)?;
         let about = self.about(call, target, &account, &request).await?;

@@ -3,8 +3,9 @@
 use http::{Response, StatusCode};
 
 use super::admission::How;
-use super::body::{self, Form};
+use super::body::Form;
 use super::create::{TRIES, at, check_identity, validate};
+use super::fields;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode};
@@ -31,9 +32,9 @@ impl Api {
         body: &[u8],
         form: Form,
     ) -> Result<Response<Body>> {
-        let sent = body::object(&call.headers, body)?;
+        let (sent, warnings) = fields::read(call, target.kind, body)?;
         let (code, object) = self.replace(target, sent, Part::Main, &call.how()?).await?;
-        Ok(form.respond(target.kind, &object, call, code))
+        Ok(warnings.on(form.respond(target.kind, &object, call, code)))
     }
 
     /// Writes the object sent over the one that is there.

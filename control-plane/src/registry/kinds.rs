@@ -3,8 +3,8 @@
 use super::columns::{self, Column};
 use super::strategy::Plain;
 use super::{
-    Kind, NameRule, Review, Scope, Subresource, merge, namespace, node, pod, priority, rbac,
-    service, workload,
+    Kind, NameRule, Review, Scope, Subresource, namespace, node, pod, priority, rbac, service,
+    workload,
 };
 
 /// A namespaced kind of the core group with nothing special.
@@ -29,7 +29,6 @@ const NAMESPACED: Kind = Kind {
     selectable: &[],
     required: &[],
     immutable: &[],
-    merge: merge::PLAIN,
     columns: NAME_AND_AGE,
     strategy: &Plain,
 };
@@ -94,7 +93,6 @@ pub static ALL: &[Kind] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
         selectable: &[("spec.unschedulable", "/spec/unschedulable", "false")],
-        merge: merge::NODE,
         columns: columns::NODE,
         strategy: &node::Nodes,
         ..NAMESPACED
@@ -125,7 +123,6 @@ pub static ALL: &[Kind] = &[
             ("status.podIPs", "/status/podIP", ""),
             ("status.nominatedNodeName", "/status/nominatedNodeName", ""),
         ],
-        merge: merge::POD,
         columns: columns::POD,
         strategy: &pod::Pods,
         ..NAMESPACED
@@ -145,7 +142,6 @@ pub static ALL: &[Kind] = &[
         short_names: &["sa"],
         subresources: &[Subresource::Token],
         returns_deleted: true,
-        merge: merge::SERVICE_ACCOUNT,
         columns: columns::SERVICE_ACCOUNT,
         ..NAMESPACED
     },
@@ -159,7 +155,6 @@ pub static ALL: &[Kind] = &[
         names: NameRule::Label1035,
         returns_deleted: true,
         selectable: &[("spec.clusterIP", "/spec/clusterIP", ""), ("spec.type", "/spec/type", "")],
-        merge: merge::SERVICE,
         columns: columns::SERVICE,
         strategy: &service::Services,
         ..NAMESPACED
@@ -175,7 +170,6 @@ pub static ALL: &[Kind] = &[
         counts_generations: true,
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
-        merge: merge::DEPLOYMENT,
         columns: columns::DEPLOYMENT,
         strategy: &workload::Deployments,
         ..NAMESPACED
@@ -192,7 +186,6 @@ pub static ALL: &[Kind] = &[
         selectable: &[("status.replicas", "/status/replicas", "0")],
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
-        merge: merge::REPLICA_SET,
         columns: columns::REPLICA_SET,
         strategy: &workload::ReplicaSets,
         ..NAMESPACED

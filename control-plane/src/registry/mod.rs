@@ -7,7 +7,6 @@
 pub mod columns;
 pub mod invalid;
 pub mod kinds;
-pub mod merge;
 pub mod names;
 pub mod object;
 pub mod selector;
@@ -144,8 +143,6 @@ pub struct Kind {
     pub required: &'static [&'static str],
     /// JSON pointers of fields that can't be changed.
     pub immutable: &'static [&'static str],
-    /// How lists in it merge.
-    pub merge: &'static merge::Fields,
     /// Columns of its table.
     pub columns: &'static [columns::Column],
     /// What its table can't say.

@@ -52,8 +52,7 @@ async fn ask_with(
     } else {
         "application/json"
     };
-    let mut request =
-        Request::builder().method(method).uri(path).header("content-type", media);
+    let mut request = Request::builder().method(method).uri(path).header("content-type", media);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -124,8 +123,7 @@ async fn inv_126_static_tokens_name_users() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.csv");
     std::fs::write(&file, "abc,jane,7,\"devs,ops\"\nroot,root,1,system:masters\n").unwrap();
-    let server =
-        Server::with(&["--in-memory", "--token-auth-file", file.to_str().unwrap()]).await;
+    let server = Server::with(&["--in-memory", "--token-auth-file", file.to_str().unwrap()]).await;
     let jane = with_token(&server, "abc").await;
     let user = who(&jane).await;
     assert_eq!(user["username"], "jane");
@@ -188,11 +186,17 @@ async fn nobody_grants_more_than_they_have() {
     };
     assert!(post(&boss, &roles, &role("own", "", "pods")).await.is_ok());
     let excess = post(&boss, &roles, &role("more", "", "nodes")).await;
-    refused(excess, "is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}");
+    refused(
+        excess,
+        "is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}",
+    );
     assert!(post(&boss, &bindings, &binding("own", "view")).await.is_ok());
     refused(post(&boss, &bindings, &binding("all", "cluster-admin")).await, "not currently held");
     let status = post(&boss, &bindings, &binding("none", "nothing")).await.unwrap_err();
-    assert_eq!(said(&status), (404, "NotFound", "clusterroles.rbac.authorization.k8s.io \"nothing\" not found"));
+    assert_eq!(
+        said(&status),
+        (404, "NotFound", "clusterroles.rbac.authorization.k8s.io \"nothing\" not found")
+    );
     // A rule that lets somebody bind a role is enough.
     let may_bind = json!({"metadata": {"name": "binder"}, "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "resourceNames": ["cluster-admin"], "verbs": ["bind"]}]});
     server.post(&roles, &may_bind).await.unwrap();
@@ -214,7 +218,11 @@ async fn nobody_grants_more_than_they_have() {
 #[tokio::test]
 async fn impersonation_takes_a_right_for_each_part() {
     let server = Server::start().await;
-    let as_jane = [("impersonate-user", "jane"), ("impersonate-group", "devs"), ("impersonate-extra-why", "test")];
+    let as_jane = [
+        ("impersonate-user", "jane"),
+        ("impersonate-group", "devs"),
+        ("impersonate-extra-why", "test"),
+    ];
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let admin = &server.client;
     let answer = ask_with(admin, Method::POST, path, &json!({}), &as_jane).await.unwrap();
@@ -222,12 +230,18 @@ async fn impersonation_takes_a_right_for_each_part() {
     assert_eq!(user["username"], "jane");
     assert_eq!(user["groups"], json!(["devs", "system:authenticated"]));
     assert_eq!(user["extra"], json!({"why": ["test"]}));
-    refused(ask_with(admin, Method::GET, PODS, &Value::Null, &as_jane).await, "User \"jane\" cannot list");
+    refused(
+        ask_with(admin, Method::GET, PODS, &Value::Null, &as_jane).await,
+        "User \"jane\" cannot list",
+    );
     account(&server, "robot", None).await;
     let issued = token(&server, "robot", json!({})).await.unwrap();
     let robot = with_token(&server, &text(&issued, "/status/token")).await;
     let outcome = ask_with(&robot, Method::GET, PODS, &Value::Null, &as_jane[..1]).await;
-    refused(outcome, "users \"jane\" is forbidden: User \"system:serviceaccount:default:robot\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
+    refused(
+        outcome,
+        "users \"jane\" is forbidden: User \"system:serviceaccount:default:robot\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+    );
 }
 
 /// `[sig-auth] ServiceAccounts should mount an API token into pods`, the API's part.
@@ -241,11 +255,17 @@ async fn inv_116_tokens_of_service_accounts_are_bound_and_end() {
     let bound = json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": text(&own, "/metadata/uid")}});
     let issued = token(&server, "robot", bound.clone()).await.unwrap();
     assert_eq!(issued["spec"]["expirationSeconds"], 3600);
-    assert_eq!(issued["spec"]["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    assert_eq!(
+        issued["spec"]["audiences"],
+        json!(["https://kubernetes.default.svc.cluster.local"])
+    );
     let robot = with_token(&server, &text(&issued, "/status/token")).await;
     let user = who(&robot).await;
     assert_eq!(user["username"], "system:serviceaccount:default:robot");
-    assert_eq!(user["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]));
+    assert_eq!(
+        user["groups"],
+        json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"])
+    );
     assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
     assert!(get(&robot, PODS).await.is_ok());
 
@@ -323,14 +343,19 @@ async fn reviews_say_who_may_do_what() {
     of_jane["spec"]["user"] = "jane".into();
     of_jane["spec"]["groups"] = json!(["system:masters"]);
     let of_others = format!("{root}/subjectaccessreviews");
-    refused(post(&robot, &of_others, &of_jane).await, "cannot create resource \"subjectaccessreviews\"");
+    refused(
+        post(&robot, &of_others, &of_jane).await,
+        "cannot create resource \"subjectaccessreviews\"",
+    );
     assert_eq!(server.post(&of_others, &of_jane).await.unwrap()["status"]["allowed"], true);
     let local = format!("{root}/namespaces/default/localsubjectaccessreviews");
     assert_eq!(server.post(&local, &of_jane).await.unwrap()["status"]["allowed"], true);
     let rules = json!({"spec": {"namespace": "default"}});
     let rules = post(&robot, &format!("{root}/selfsubjectrulesreviews"), &rules).await.unwrap();
     let lists = rules["status"]["resourceRules"].as_array().unwrap();
-    assert!(lists.iter().any(|rule| rule["resources"].as_array().unwrap().contains(&json!("pods/log"))));
+    assert!(
+        lists.iter().any(|rule| rule["resources"].as_array().unwrap().contains(&json!("pods/log")))
+    );
     assert_eq!(rules["status"]["incomplete"], false);
     let none = server.post(&own, &json!({"spec": {}})).await.unwrap_err();
     assert_eq!(said(&none).0, 422);
@@ -343,13 +368,22 @@ async fn a_node_writes_about_itself_and_its_pods_only() {
     let nodes = "/api/v1/nodes";
     let made = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
     post(&node, nodes, &made("n1", json!({"topology.kubernetes.io/zone": "a"}))).await.unwrap();
-    refused(post(&node, nodes, &made("n2", json!({}))).await, "node \"n1\" is not allowed to modify node \"n2\"");
+    refused(
+        post(&node, nodes, &made("n2", json!({}))).await,
+        "node \"n1\" is not allowed to modify node \"n2\"",
+    );
     let reserved = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
     let outcome = ask(&node, Method::PATCH, &format!("{nodes}/n1"), &reserved).await;
     refused(outcome, "is not allowed to modify labels: node-role.kubernetes.io/control-plane");
     let taints = json!({"spec": {"taints": [{"key": "x", "effect": "NoSchedule"}]}});
-    refused(ask(&node, Method::PATCH, &format!("{nodes}/n1"), &taints).await, "is not allowed to modify taints");
-    refused(ask(&node, Method::DELETE, &format!("{nodes}/n1"), &Value::Null).await, "cannot delete resource \"nodes\"");
+    refused(
+        ask(&node, Method::PATCH, &format!("{nodes}/n1"), &taints).await,
+        "is not allowed to modify taints",
+    );
+    refused(
+        ask(&node, Method::DELETE, &format!("{nodes}/n1"), &Value::Null).await,
+        "cannot delete resource \"nodes\"",
+    );
 
     // A pod that is bound to it brings the right to what the pod refers to; no other does.
     let secret = |name: &str| json!({"metadata": {"name": name}, "stringData": {}});
@@ -368,29 +402,47 @@ async fn a_node_writes_about_itself_and_its_pods_only() {
     let other = server.post(PODS, &other).await.unwrap();
     let secrets = "/api/v1/namespaces/default/secrets";
     assert!(get(&node, &format!("{secrets}/own")).await.is_ok());
-    refused(get(&node, &format!("{secrets}/other")).await, "no relationship found between node 'n1' and this object");
+    refused(
+        get(&node, &format!("{secrets}/other")).await,
+        "no relationship found between node 'n1' and this object",
+    );
     refused(get(&node, secrets).await, "cannot list resource \"secrets\"");
     assert!(get(&node, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.is_ok());
-    refused(get(&node, "/api/v1/pods").await, "can only list/watch pods with spec.nodeName field selector");
+    refused(
+        get(&node, "/api/v1/pods").await,
+        "can only list/watch pods with spec.nodeName field selector",
+    );
     refused(get(&node, &format!("{PODS}/other")).await, "no relationship found");
     let status = json!({"status": {"phase": "Running"}});
     assert!(ask(&node, Method::PATCH, &format!("{PODS}/own/status"), &status).await.is_ok());
     let outcome = ask(&node, Method::PATCH, &format!("{PODS}/other/status"), &status).await;
     refused(outcome, "can only update pod status for pods with spec.nodeName set to itself");
-    refused(ask(&node, Method::DELETE, &format!("{PODS}/other"), &Value::Null).await, "can only delete pods");
+    refused(
+        ask(&node, Method::DELETE, &format!("{PODS}/other"), &Value::Null).await,
+        "can only delete pods",
+    );
     refused(post(&node, PODS, &pod("mine")).await, "can only create mirror pods");
 
     // Tokens for its own pods.
     let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let request = |of: &Value| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": text(of, "/metadata/name"), "uid": text(of, "/metadata/uid")}}});
     assert!(post(&node, path, &request(&own)).await.is_ok());
-    refused(post(&node, path, &request(&other)).await, "node requested token bound to a pod scheduled on a different node");
-    refused(post(&node, path, &json!({"spec": {}})).await, "node requested token not bound to a pod");
+    refused(
+        post(&node, path, &request(&other)).await,
+        "node requested token bound to a pod scheduled on a different node",
+    );
+    refused(
+        post(&node, path, &json!({"spec": {}})).await,
+        "node requested token not bound to a pod",
+    );
 
     // Its lease, and nobody else's.
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     assert!(post(&node, leases, &json!({"metadata": {"name": "n1"}})).await.is_ok());
-    refused(post(&node, leases, &json!({"metadata": {"name": "n2"}})).await, "same name as the requesting node");
+    refused(
+        post(&node, leases, &json!({"metadata": {"name": "n2"}})).await,
+        "same name as the requesting node",
+    );
     refused(get(&node, &format!("{leases}/n2")).await, "same name as the requesting node");
 }
 
@@ -414,13 +466,22 @@ async fn a_pod_has_the_priority_of_its_class() {
     assert_eq!(system["spec"]["priority"], 2_000_001_000);
     let usual = server.post(PODS, &pod("c")).await.unwrap();
     assert_eq!(usual["spec"]["priorityClassName"], "usual");
-    refused(server.post(PODS, &named("d", "none")).await, "no PriorityClass with name none was found");
+    refused(
+        server.post(PODS, &named("d", "none")).await,
+        "no PriorityClass with name none was found",
+    );
     let mut wrong = named("e", "high");
     wrong["spec"]["priority"] = 5.into();
-    refused(server.post(PODS, &wrong).await, "the integer value of priority (5) must not be provided");
+    refused(
+        server.post(PODS, &wrong).await,
+        "the integer value of priority (5) must not be provided",
+    );
     let reserved = server.post(classes, &class("system-mine", 5, false)).await.unwrap_err();
     assert_eq!(said(&reserved).0, 422);
-    assert_eq!(said(&server.post(classes, &class("huge", 1_000_000_001, false)).await.unwrap_err()).0, 422);
+    assert_eq!(
+        said(&server.post(classes, &class("huge", 1_000_000_001, false)).await.unwrap_err()).0,
+        422
+    );
 }
 
 #[tokio::test]
@@ -428,13 +489,17 @@ async fn the_audit_log_says_who_did_what() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.log");
     let server = Server::with(&["--in-memory", "--audit-log-path", file.to_str().unwrap()]).await;
-    server.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "seen"}})).await.unwrap();
+    server
+        .post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "seen"}}))
+        .await
+        .unwrap();
     let as_jane = [("impersonate-user", "jane")];
     ask_with(&server.client, Method::GET, PODS, &Value::Null, &as_jane).await.unwrap_err();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let events: Vec<Value> = loop {
         let text = std::fs::read_to_string(&file).unwrap();
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         if lines.iter().any(|event| event["responseStatus"]["code"] == 403) {
             break lines;
         }
@@ -443,7 +508,10 @@ async fn the_audit_log_says_who_did_what() {
     };
     let created = events.iter().find(|event| event["verb"] == "create").unwrap();
     assert_eq!(created["user"]["username"], "kubernetes-admin");
-    assert_eq!(created["objectRef"], json!({"resource": "configmaps", "namespace": "default", "apiVersion": "v1"}));
+    assert_eq!(
+        created["objectRef"],
+        json!({"resource": "configmaps", "namespace": "default", "apiVersion": "v1"})
+    );
     assert_eq!(created["responseStatus"]["code"], 201);
     assert_eq!(created["sourceIPs"], json!(["127.0.0.1"]));
     let refused = events.iter().find(|event| event["responseStatus"]["code"] == 403).unwrap();

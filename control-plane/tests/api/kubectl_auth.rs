@@ -7,8 +7,7 @@ use crate::server::Server;
 async fn refused(kubectl: &Kubectl, arguments: &str) -> String {
     let output = kubectl.output(arguments, "").await;
     assert!(!output.status.success(), "kubectl {arguments}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr)
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 const MANIFEST: &str = "
@@ -44,7 +43,10 @@ async fn inv_129_rules_that_are_applied_hold_for_tokens_that_are_created() {
     assert!(who.contains("kubernetes-admin"), "{who}");
     let bindings = kubectl.with("get rolebindings -o wide", "").await;
     let row: Vec<&str> = bindings.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!((row[0], row[1], row[3], row[4]), ("reader", "Role/reader", "jane", "default/robot"));
+    assert_eq!(
+        (row[0], row[1], row[3], row[4]),
+        ("reader", "Role/reader", "jane", "default/robot")
+    );
     let as_jane = "--as jane";
     let none = kubectl.output(&format!("{as_jane} get pods"), "").await;
     assert!(none.status.success(), "{}", String::from_utf8_lossy(&none.stderr));
@@ -64,7 +66,9 @@ async fn inv_128_auth_can_i_and_whoami() {
     let Some(kubectl) = Kubectl::find(&server) else { return };
     kubectl.with("create serviceaccount robot", "").await;
     kubectl.with("create role reader --verb get,list --resource pods", "").await;
-    kubectl.with("create rolebinding reader --role reader --serviceaccount default:robot", "").await;
+    kubectl
+        .with("create rolebinding reader --role reader --serviceaccount default:robot", "")
+        .await;
     kubectl.with("create clusterrole nodes --verb get,list --resource nodes", "").await;
     kubectl.with("create clusterrolebinding nodes --clusterrole nodes --group devs", "").await;
     assert_eq!(kubectl.with("auth can-i create deployments", "").await, "yes\n");
@@ -76,7 +80,10 @@ async fn inv_128_auth_can_i_and_whoami() {
     let nodes = kubectl.output(&format!("auth can-i list nodes {devs}"), "").await;
     assert!(String::from_utf8_lossy(&nodes.stdout).contains("yes"));
     let list = kubectl.with(&format!("auth can-i --list {robot}"), "").await;
-    assert!(list.lines().any(|line| line.starts_with("pods ") && line.contains("[get list]")), "{list}");
+    assert!(
+        list.lines().any(|line| line.starts_with("pods ") && line.contains("[get list]")),
+        "{list}"
+    );
     let who = kubectl.with(&format!("auth whoami {devs}"), "").await;
     assert!(who.contains("Username") && who.contains("jane"), "{who}");
     assert!(who.contains("[devs system:authenticated]"), "{who}");

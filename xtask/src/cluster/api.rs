@@ -135,7 +135,9 @@ fn locate(object: &Value) -> Result<(String, String)> {
     let root = if version.contains('/') { "/apis" } else { "/api" };
     let plural = format!("{}s", kind.to_lowercase());
     let collection = match kind {
-        "Namespace" | "Node" | "ClusterRole" | "ClusterRoleBinding" => format!("{root}/{version}/{plural}"),
+        "Namespace" | "Node" | "ClusterRole" | "ClusterRoleBinding" => {
+            format!("{root}/{version}/{plural}")
+        }
         _ => format!("{root}/{version}/namespaces/{namespace}/{plural}"),
     };
     Ok((collection, name.to_owned()))

@@ -5,6 +5,7 @@ pub mod build;
 pub mod down;
 pub mod exec;
 pub mod lint;
+pub mod schemas;
 pub mod soak;
 pub mod test;
 pub mod up;

@@ -5,11 +5,16 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::registry::merge::{DEPLOYMENT, NODE, POD, SERVICE};
+use crate::schema::named;
 
-fn patched(original: &Value, patch: &Value, fields: &'static Fields) -> Value {
+const DEPLOYMENT: &str = "apps.v1.Deployment";
+const NODE: &str = "core.v1.Node";
+const POD: &str = "core.v1.Pod";
+const SERVICE: &str = "core.v1.Service";
+
+fn patched(original: &Value, patch: &Value, of: &str) -> Value {
     let mut object = original.clone();
-    apply(&mut object, patch, fields).unwrap();
+    apply(&mut object, patch, named(of)).unwrap();
     object
 }
 
@@ -196,7 +201,7 @@ fn bad_patches_are_refused() {
         json!({"spec": {"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]}}),
         json!({"spec": {"$retainKeys": ["a"], "b": 1}}),
     ] {
-        assert!(apply(&mut original.clone(), &patch, POD).is_err(), "{patch}");
+        assert!(apply(&mut original.clone(), &patch, named(POD)).is_err(), "{patch}");
     }
 }
 
