@@ -123,7 +123,7 @@ impl Form {
     /// The object in this form.
     pub(super) fn value(self, kind: &Kind, object: &Object, call: &Call) -> Value {
         match self {
-            Self::Json => object.value().clone(),
+            Self::Json => kind.shown(object.clone()).into_value(),
             Self::Table => table::of_one(kind, object, table::Include::asked(call)),
             Self::Metadata => table::partial(object),
         }

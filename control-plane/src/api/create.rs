@@ -10,7 +10,7 @@ use super::fields;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, clock, encode};
-use crate::registry::invalid::{Errors, field_of};
+use crate::registry::invalid::Errors;
 use crate::registry::strategy::{ClaimError, Claims};
 use crate::registry::{Kind, Object, names};
 use crate::store::{Action, Expect, Op, Revision, StoreError};
@@ -34,7 +34,8 @@ impl Api {
             return Err(Failure::method_not_allowed());
         }
         let (object, warnings) = fields::read(call, target.kind, &body)?;
-        let created = self.insert(&target, object, &call.how()?).await?;
+        let stored = target.stored(&self.registry);
+        let created = self.insert(&stored, object, &call.how()?).await?;
         Ok(warnings.on(form.respond(target.kind, &created, call, StatusCode::CREATED)))
     }
 
@@ -61,7 +62,7 @@ impl Api {
             if generated {
                 generate_name(&mut object);
             }
-            kind.strategy.default(&mut object);
+            kind.fill(&mut object);
             kind.strategy.prepare_create(&mut object);
             self.admit_create(kind, &mut object, how).await?;
             validate(kind, &object)?;
@@ -235,11 +236,6 @@ pub(super) fn validate(kind: &Kind, object: &Object) -> Result<()> {
             }
         }
     }
-    for pointer in kind.required {
-        if object.at(pointer).is_none() {
-            errors.required(field_of(pointer), "");
-        }
-    }
-    kind.strategy.validate(object, &mut errors);
+    kind.check(object, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, object.name(), &errors)) }
 }

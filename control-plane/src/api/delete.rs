@@ -90,7 +90,7 @@ impl Api {
         body: &[u8],
     ) -> Result<Response<Body>> {
         let options = Options::read(call, body)?;
-        let deleted = self.remove(target, &options).await?;
+        let deleted = self.remove(&target.stored(&self.registry), &options).await?;
         if deleted.gone && !target.kind.returns_deleted {
             let mut details = json!({"name": target.name, "kind": target.kind.plural, "uid": deleted.object.uid()});
             if !target.kind.group.is_empty() {

@@ -64,6 +64,17 @@ pub(super) fn bytes(entry: &Entry) -> Bytes {
     out.freeze()
 }
 
+/// The entry as a kind shows it.
+pub(super) fn shown(kind: &Kind, entry: Entry) -> Entry {
+    if kind.view.is_none() {
+        return entry;
+    }
+    match object(&entry) {
+        Ok(stored) => Entry { value: to_bytes(&kind.shown(stored)), ..entry },
+        Err(_) => entry,
+    }
+}
+
 /// The object, parsed.
 pub(super) fn object(entry: &Entry) -> Result<Object> {
     at_revision(&entry.value, entry.modified)

@@ -62,6 +62,11 @@ fn options(call: &Call) -> &'static str {
 pub(super) struct Warnings(Vec<String>);
 
 impl Warnings {
+    /// The warning of a text, none of an empty one.
+    pub(super) fn of(text: &str) -> Self {
+        Self(if text.is_empty() { Vec::new() } else { vec![text.to_owned()] })
+    }
+
     /// The response with a `Warning` header (RFC 7234, section 5.5) for each.
     pub(super) fn on(self, mut response: Response<Body>) -> Response<Body> {
         for text in self.0.into_iter().take(WARNINGS) {
@@ -75,7 +80,9 @@ impl Warnings {
 
 /// Decodes a body into an object of a kind.
 pub(super) fn read(call: &Call, kind: &Kind, body: &[u8]) -> Result<(Object, Warnings)> {
-    of_type(call, schema::of(kind), (kind.version, kind.group, kind.kind), body)
+    let name = (kind.version, kind.group, kind.kind);
+    let (object, warnings) = of_type(call, schema::of(kind), name, body)?;
+    Ok((kind.to_store(object), warnings))
 }
 
 /// Decodes a body into an object of a type that is no kind of the registry: version, group, name.

@@ -198,7 +198,7 @@ fn objects(listed: &Listed, show: impl Fn(&Object) -> Value) -> Result<Vec<Value
 }
 
 /// The list as JSON, made while it is sent.
-pub(super) fn stream(kind: &Kind, listed: Listed) -> Response<Body> {
+pub(super) fn stream(kind: &'static Kind, listed: Listed) -> Response<Body> {
     let head = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": listed.metadata()});
     let mut head = head.to_string();
     head.truncate(head.len() - 1);
@@ -208,7 +208,7 @@ pub(super) fn stream(kind: &Kind, listed: Listed) -> Response<Body> {
     let chunks = std::iter::from_fn(move || {
         let mut chunk = BytesMut::from(pending.take()?.as_bytes());
         while let Some((_, entry)) = rest.next() {
-            encode::splice(&entry, &mut chunk);
+            encode::splice(&encode::shown(kind, entry), &mut chunk);
             chunk.put_slice(if rest.peek().is_some() { b"," } else { b"" });
             if chunk.len() >= CHUNK && rest.peek().is_some() {
                 pending = Some(String::new());

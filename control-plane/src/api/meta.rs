@@ -76,12 +76,13 @@ fn paths(registry: &Registry) -> Value {
 }
 
 fn groups(registry: &Registry) -> Vec<Value> {
-    let versions = registry.group_versions().into_iter().filter(|(group, _)| !group.is_empty());
-    let group = |(group, version): (&str, &str)| {
-        let version = json!({"groupVersion": api_version(group, version), "version": version});
-        json!({"name": group, "versions": [version.clone()], "preferredVersion": version})
+    let group = |group: &str| {
+        let version =
+            |version| json!({"groupVersion": api_version(group, version), "version": version});
+        let versions: Vec<Value> = registry.versions(group).into_iter().map(version).collect();
+        json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
     };
-    versions.map(group).collect()
+    registry.groups().into_iter().filter(|group| !group.is_empty()).map(group).collect()
 }
 
 /// Group, version and kind of a subresource's body, and what can be done with it.
@@ -90,7 +91,9 @@ fn subresource_kind(
     subresource: Subresource,
 ) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
     match subresource {
-        Subresource::Status => (kind.group, kind.version, kind.kind, &["get", "patch", "update"]),
+        Subresource::Status | Subresource::Approval => {
+            (kind.group, kind.version, kind.kind, &["get", "patch", "update"])
+        }
         Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
@@ -103,7 +106,7 @@ fn subresource_kind(
 
 fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in registry.kinds().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in registry.of_version(group, version) {
         let mut resource = json!({
             "name": kind.plural,
             "singularName": kind.singular,
@@ -148,20 +151,19 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
 }
 
 fn aggregated(registry: &Registry, core: bool) -> Response<Body> {
-    let versions =
-        registry.group_versions().into_iter().filter(|(group, _)| group.is_empty() == core);
-    let items: Vec<Value> = versions
-        .map(|(group, version)| {
-            let kinds =
-                registry.kinds().filter(|kind| kind.group == group && kind.version == version);
-            let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
-            let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
-            json!({
-                "metadata": metadata,
-                "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
-            })
-        })
-        .collect();
+    let of_version = |group: &str, version: &str| {
+        let kinds = registry.of_version(group, version).into_iter();
+        let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
+        json!({"version": version, "resources": resources, "freshness": "Current"})
+    };
+    let item = |group: &str| {
+        let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+        let versions = registry.versions(group).into_iter();
+        let versions: Vec<Value> = versions.map(|version| of_version(group, version)).collect();
+        json!({"metadata": metadata, "versions": versions})
+    };
+    let groups = registry.groups().into_iter().filter(|group| group.is_empty() == core);
+    let items: Vec<Value> = groups.map(item).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
     let mut response = super::json(StatusCode::OK, &list);
     response

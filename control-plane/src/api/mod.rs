@@ -217,9 +217,15 @@ impl Api {
             return answer;
         }
         if let Some(document) = openapi::answer(&self.registry, &call.path) {
-            return Ok(json(StatusCode::OK, &document));
+            return Ok(document);
         }
         let target = Target::parse(&call.path, &self.registry).ok_or_else(Failure::no_such_path)?;
+        let deprecated = target.kind.deprecated;
+        let response = self.on_target(call, target, body).await?;
+        Ok(fields::Warnings::of(deprecated).on(response))
+    }
+
+    async fn on_target(&self, call: &Call, target: Target, body: Bytes) -> Result<Response<Body>> {
         if let Some(review) = target.kind.review {
             return self.review(call, &target, review, &body).await;
         }
@@ -245,6 +251,7 @@ impl Api {
         let entry = self.store.get(&target.key()).await?;
         let entry = entry.ok_or_else(|| Failure::not_found(target.kind, &target.name))?;
         if form == Form::Json {
+            let entry = encode::shown(target.kind, entry);
             return Ok(respond(StatusCode::OK, encode::bytes(&entry)));
         }
         Ok(form.respond(target.kind, &encode::object(&entry)?, call, StatusCode::OK))

@@ -101,12 +101,15 @@ impl Api {
     ) -> Result<(Object, Warnings)> {
         let patch = Patch::read(call, body)?;
         let validation = Validation::asked(call)?;
+        let stored = target.stored(&self.registry);
         let mut warnings = Warnings::default();
         let change = |old: &Object| {
-            let value = patch.apply(schema::of(target.kind), old)?;
+            let shown = target.kind.shown(old.clone());
+            let value = patch.apply(schema::of(target.kind), &shown)?;
             let (value, found) = fields::patched(validation, target.kind, value, &patch)?;
             warnings = found;
             let new = Object::new(value).ok_or_else(|| no_object(target.kind.kind))?;
+            let new = target.kind.to_store(new);
             if new.name() != old.name() {
                 return Err(Failure::bad_request(format!(
                     "the name of the object ({}) does not match the name on the URL ({})",
@@ -116,7 +119,7 @@ impl Api {
             }
             Ok(new)
         };
-        let object = self.rewrite(target, part, &call.how()?, change).await?;
+        let object = self.rewrite(&stored, part, &call.how()?, change).await?;
         Ok((object, warnings))
     }
 }

@@ -137,6 +137,11 @@ impl Target {
         })
     }
 
+    /// The same place among the objects that are stored, for a kind that shows another's.
+    pub(super) fn stored(&self, registry: &Registry) -> Self {
+        Self { kind: self.kind.stored(registry), ..self.clone() }
+    }
+
     /// Key of the object in the store.
     pub(super) fn key(&self) -> String {
         self.kind.key(&self.namespace, &self.name)

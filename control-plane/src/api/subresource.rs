@@ -26,7 +26,7 @@ impl Api {
     ) -> Result<Response<Body>> {
         let subresource = subresource_of(target).ok_or_else(Failure::no_such_path)?;
         match (subresource, &call.method) {
-            (Subresource::Status, &Method::GET) => {
+            (Subresource::Status | Subresource::Approval, &Method::GET) => {
                 self.get(call, target, Form::accepted(&call.headers)?).await
             }
             (Subresource::Status, &Method::PUT | &Method::PATCH) => {
@@ -42,6 +42,9 @@ impl Api {
             (Subresource::Binding, &Method::POST) => self.bind(call, target, &body).await,
             (Subresource::Eviction, &Method::POST) => self.evict(call, target, &body).await,
             (Subresource::Token, _) => self.token(call, target, &body).await,
+            (Subresource::Approval, &Method::PUT | &Method::PATCH) => {
+                self.decide(call, target, &body).await
+            }
             (Subresource::Finalize, &Method::PUT) => self.finalize(call, target, &body).await,
             _ => Err(Failure::method_not_allowed()),
         }
@@ -60,7 +63,8 @@ impl Api {
     ) -> Result<Response<Body>> {
         let (object, warnings) = if call.method == Method::PUT {
             let (sent, warnings) = fields::read(call, target.kind, body)?;
-            (self.replace(target, sent, Part::Status, &call.how()?).await?.1, warnings)
+            let stored = target.stored(&self.registry);
+            (self.replace(&stored, sent, Part::Status, &call.how()?).await?.1, warnings)
         } else {
             self.patched(call, target, body, Part::Status).await?
         };
@@ -136,6 +140,27 @@ impl Api {
         let options = Options::from_value(call, &eviction["deleteOptions"])?;
         self.remove(target, &options).await?;
         Ok(super::json(StatusCode::CREATED, &success(&Value::Null)))
+    }
+
+    /// Writes the decisions about a certificate.
+    async fn decide(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
+        let form = Form::accepted(&call.headers)?;
+        if call.method == Method::PATCH {
+            let (object, warnings) = self.patched(call, target, body, Part::Raw).await?;
+            return Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)));
+        }
+        let (sent, warnings) = fields::read(call, target.kind, body)?;
+        let change = |old: &Object| {
+            let version = sent.resource_version();
+            if !version.is_empty() && version != old.resource_version() {
+                return Err(Failure::stale(target.kind, &target.name));
+            }
+            let mut new = old.clone();
+            new.copy("/status/conditions", &sent);
+            Ok(new)
+        };
+        let object = self.rewrite(target, Part::Raw, &call.how()?, change).await?;
+        Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)))
     }
 
     async fn finalize(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {

@@ -33,7 +33,8 @@ impl Api {
         form: Form,
     ) -> Result<Response<Body>> {
         let (sent, warnings) = fields::read(call, target.kind, body)?;
-        let (code, object) = self.replace(target, sent, Part::Main, &call.how()?).await?;
+        let stored = target.stored(&self.registry);
+        let (code, object) = self.replace(&stored, sent, Part::Main, &call.how()?).await?;
         Ok(warnings.on(form.respond(target.kind, &object, call, code)))
     }
 
@@ -96,7 +97,7 @@ impl Api {
             let mut new = change(&old)?;
             check_preconditions(kind, &new, &old)?;
             if part == Part::Main {
-                kind.strategy.default(&mut new);
+                kind.fill(&mut new);
             }
             prepare(kind, part, &mut new, &old);
             if part == Part::Main {

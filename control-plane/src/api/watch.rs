@@ -236,7 +236,7 @@ impl Encoder {
             (Form::Metadata, Ok(object)) => {
                 out.put_slice(table::partial(&object).to_string().as_bytes());
             }
-            _ => encode::splice(entry, out),
+            _ => encode::splice(&encode::shown(self.kind, entry.clone()), out),
         }
         out.put_slice(b"}\n");
     }

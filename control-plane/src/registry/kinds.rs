@@ -1,14 +1,19 @@
 //! The rows.
 
+mod apps;
+mod cluster;
+mod core;
+
 use super::columns::{self, Column};
+use super::rules::{Default, Fill, Rule, Test};
 use super::strategy::Plain;
 use super::{
-    Kind, NameRule, Review, Scope, Subresource, namespace, node, pod, priority, rbac, service,
-    workload,
+    Kind, NameRule, Review, Scope, Subresource, configuration, namespace, node, pod, priority,
+    rbac, service, workload,
 };
 
 /// A namespaced kind of the core group with nothing special.
-const NAMESPACED: Kind = Kind {
+pub(super) const NAMESPACED: Kind = Kind {
     group: "",
     version: "v1",
     kind: "",
@@ -29,6 +34,11 @@ const NAMESPACED: Kind = Kind {
     selectable: &[],
     required: &[],
     immutable: &[],
+    rules: &[],
+    defaults: &[],
+    template: None,
+    deprecated: "",
+    view: None,
     columns: NAME_AND_AGE,
     strategy: &Plain,
 };
@@ -39,13 +49,18 @@ const REVIEW: Kind = Kind { scope: Scope::Cluster, verbs: &["create"], ..NAMESPA
 /// Columns of a kind that has none of its own.
 const NAME_AND_AGE: &[Column] = &[columns::NAME, columns::AGE];
 
-/// All kinds. Discovery lists them in this order.
-pub static ALL: &[Kind] = &[
+/// All kinds, in the order in which discovery lists the groups.
+pub static TABLES: &[&[Kind]] = &[ALL, core::KINDS, apps::KINDS, cluster::KINDS];
+
+/// The kinds that a cluster can't do without.
+static ALL: &[Kind] = &[
     Kind {
         kind: "ConfigMap",
         plural: "configmaps",
         singular: "configmap",
         short_names: &["cm"],
+        rules: &[Rule("data", Test::Keys), Rule("binaryData", Test::Keys)],
+        strategy: &configuration::ConfigMaps,
         columns: columns::CONFIG_MAP,
         ..NAMESPACED
     },
@@ -132,7 +147,9 @@ pub static ALL: &[Kind] = &[
         plural: "secrets",
         singular: "secret",
         selectable: &[("type", "/type", "")],
+        rules: &[Rule("data", Test::Keys)],
         columns: columns::SECRET,
+        strategy: &configuration::Secrets,
         ..NAMESPACED
     },
     Kind {
@@ -197,6 +214,10 @@ pub static ALL: &[Kind] = &[
         singular: "lease",
         unconditional_update: false,
         create_on_update: true,
+        rules: &[
+            Rule("spec.leaseDurationSeconds", Test::Positive),
+            Rule("spec.leaseTransitions", Test::NotNegative),
+        ],
         columns: columns::LEASE,
         ..NAMESPACED
     },
@@ -208,6 +229,17 @@ pub static ALL: &[Kind] = &[
         counts_generations: true,
         required: &["/addressType"],
         immutable: &["/addressType"],
+        rules: &[
+            Rule("addressType", Test::OneOf(&["FQDN", "IPv4", "IPv6"])),
+            Rule("endpoints[*].addresses", Test::Required("must contain at least 1 address")),
+            Rule("ports[*].protocol", Test::OneOf(&["SCTP", "TCP", "UDP"])),
+            Rule("ports[*].port", Test::Between(1, 65535)),
+            Rule("ports[*].name", Test::Name(NameRule::Label)),
+        ],
+        defaults: &[
+            Default("ports[*].name", Fill::Text("")),
+            Default("ports[*].protocol", Fill::Text("TCP")),
+        ],
         columns: columns::ENDPOINT_SLICE,
         ..NAMESPACED
     },

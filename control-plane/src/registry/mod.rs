@@ -9,15 +9,26 @@ pub mod invalid;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod rules;
 pub mod selector;
 pub mod strategy;
+pub mod template;
+pub mod view;
 
+mod autoscaling;
+mod batch;
+mod budget;
+mod certificate;
+mod configuration;
+mod event;
 mod namespace;
+mod networking;
 mod node;
 mod pod;
 pub mod priority;
 mod rbac;
 pub mod service;
+mod storage;
 mod workload;
 
 pub use object::Object;
@@ -41,6 +52,8 @@ pub enum Subresource {
     Scale,
     /// `binding`: assigns a pod to a node.
     Binding,
+    /// `approval`: the same object, of which only the decisions can be written.
+    Approval,
     /// `eviction`: deletes a pod if that is allowed.
     Eviction,
     /// `log`: the log of a pod's container, from its node.
@@ -77,6 +90,7 @@ impl Subresource {
             Self::Status => "status",
             Self::Scale => "scale",
             Self::Binding => "binding",
+            Self::Approval => "approval",
             Self::Eviction => "eviction",
             Self::Log => "log",
             Self::Exec => "exec",
@@ -89,6 +103,8 @@ impl Subresource {
 /// How the names of a kind's objects are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameRule {
+    /// Whatever the kind's rules demand.
+    Any,
     /// RFC 1123 subdomain, at most 253 characters.
     Subdomain,
     /// RFC 1123 label, at most 63 characters.
@@ -143,6 +159,16 @@ pub struct Kind {
     pub required: &'static [&'static str],
     /// JSON pointers of fields that can't be changed.
     pub immutable: &'static [&'static str],
+    /// What must hold for its fields.
+    pub rules: &'static [rules::Rule],
+    /// What stands in fields by default.
+    pub defaults: &'static [rules::Default],
+    /// Its template of pods.
+    pub template: Option<template::Template>,
+    /// Why nobody should use it any more, as a warning says it; empty if it is as good as ever.
+    pub deprecated: &'static str,
+    /// Whose objects it shows, if they are not its own.
+    pub view: Option<&'static view::View>,
     /// Columns of its table.
     pub columns: &'static [columns::Column],
     /// What its table can't say.
@@ -175,9 +201,33 @@ impl Kind {
         self.subresources.contains(&subresource)
     }
 
+    /// Fills in what the API documents as default.
+    pub fn fill(&self, object: &mut Object) {
+        rules::fill(self.defaults, object.value_mut());
+        if let Some(template) = &self.template {
+            template.fill(object);
+        }
+        self.strategy.default(object);
+    }
+
+    /// Checks an object by the row, the template and the strategy.
+    pub fn check(&self, object: &Object, errors: &mut invalid::Errors) {
+        for pointer in self.required {
+            if object.at(pointer).is_none() {
+                errors.required(invalid::field_of(pointer), "");
+            }
+        }
+        rules::check(self.rules, object.value(), errors);
+        if let Some(template) = &self.template {
+            template.check(object, errors);
+        }
+        self.strategy.validate(object, errors);
+    }
+
     /// Prefix of the store's keys of this kind; with a namespace, of its objects in it.
     pub fn prefix(&self, namespace: Option<&str>) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        let group = self.view.map_or(self.group, |view| view.group);
+        let group = if group.is_empty() { "core" } else { group };
         match namespace {
             Some(namespace) => format!("{group}/{}/{namespace}/", self.plural),
             None => format!("{group}/{}/", self.plural),
@@ -207,7 +257,7 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { kinds: kinds::ALL.iter().collect() }
+        Self { kinds: kinds::TABLES.iter().copied().flatten().collect() }
     }
 }
 
@@ -221,6 +271,31 @@ impl Registry {
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
         self.kinds()
             .find(|kind| kind.plural == plural && kind.group == group && kind.version == version)
+    }
+
+    /// The kinds of a group and version, by their names in paths.
+    pub fn of_version(&self, group: &str, version: &str) -> Vec<&'static Kind> {
+        let fits = |kind: &&Kind| kind.group == group && kind.version == version;
+        let mut kinds: Vec<&'static Kind> = self.kinds().filter(fits).collect();
+        kinds.sort_by_key(|kind| kind.plural);
+        kinds
+    }
+
+    /// Groups, in the order of the table.
+    pub fn groups(&self) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for kind in self.kinds() {
+            if !found.contains(&kind.group) {
+                found.push(kind.group);
+            }
+        }
+        found
+    }
+
+    /// The versions of a group; clients take the first unless they know better.
+    pub fn versions(&self, group: &str) -> Vec<&'static str> {
+        let versions = self.group_versions().into_iter();
+        versions.filter(|(own, _)| *own == group).map(|(_, version)| version).collect()
     }
 
     /// Groups with their versions, in the order of the table.

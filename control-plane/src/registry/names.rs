@@ -22,6 +22,7 @@ const ANNOTATIONS_MAX: usize = 256 << 10;
 /// What is wrong with a name under a rule.
 pub fn fault(name: &str, rule: NameRule) -> Option<String> {
     let (most, fits, text) = match rule {
+        NameRule::Any => (SUBDOMAIN_MAX, true, ""),
         NameRule::Subdomain => (SUBDOMAIN_MAX, name.split('.').all(is_label), SUBDOMAIN),
         NameRule::Label => (LABEL_MAX, is_label(name), LABEL),
         NameRule::Label1035 => (LABEL_MAX, is_label_1035(name), LABEL_1035),

@@ -20,6 +20,11 @@ impl Object {
         &self.0
     }
 
+    /// The JSON value, to change. It stays an object with metadata.
+    pub(super) fn value_mut(&mut self) -> &mut Value {
+        &mut self.0
+    }
+
     /// The JSON value, given away.
     pub fn into_value(self) -> Value {
         self.0

@@ -1,4 +1,4 @@
-//! Deployments and ReplicaSets: defaults, and a selector that fits the template and never changes.
+//! Kinds that keep pods running: defaults, and a selector that fits the template and never changes.
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,12 @@ use super::strategy::Strategy;
 pub(super) struct Deployments;
 /// [`Strategy`] of replica sets.
 pub(super) struct ReplicaSets;
+/// [`Strategy`] of replication controllers.
+pub(super) struct ReplicationControllers;
+/// [`Strategy`] of daemon sets.
+pub(super) struct DaemonSets;
+/// [`Strategy`] of stateful sets.
+pub(super) struct StatefulSets;
 
 impl Strategy for Deployments {
     fn default(&self, object: &mut Object) {
@@ -73,6 +79,125 @@ impl Strategy for ReplicaSets {
     }
 }
 
+impl Strategy for ReplicationControllers {
+    fn default(&self, object: &mut Object) {
+        object.default("/spec/replicas", 1);
+        let labels = object.at("/spec/template/metadata/labels").cloned();
+        if let Some(labels) = labels {
+            object.default("/spec/selector", labels.clone());
+            object.default("/metadata/labels", labels);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object.set("/status", json!({"replicas": 0}));
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let labels = object.at("/spec/template/metadata/labels");
+        let has = |(key, value): (&String, &Value)| labels.is_some_and(|all| all[key] == *value);
+        let selector = object.at("/spec/selector").and_then(Value::as_object);
+        if object.at("/spec/template").is_some() && !selector.into_iter().flatten().all(has) {
+            errors.invalid(
+                "spec.template.metadata.labels",
+                labels.cloned().unwrap_or_else(|| json!({})),
+                "`selector` does not match template `labels`",
+            );
+        }
+    }
+}
+
+impl Strategy for DaemonSets {
+    fn default(&self, object: &mut Object) {
+        if object.text("/spec/updateStrategy/type") == "RollingUpdate" {
+            object.default("/spec/updateStrategy/rollingUpdate/maxUnavailable", 1);
+            object.default("/spec/updateStrategy/rollingUpdate/maxSurge", 0);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        let zeros = [
+            "currentNumberScheduled",
+            "desiredNumberScheduled",
+            "numberMisscheduled",
+            "numberReady",
+        ];
+        object.set(
+            "/status",
+            zeros.map(|name| (name.to_owned(), json!(0))).into_iter().collect::<Value>(),
+        );
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        validate_selector(object, "daemonset", errors);
+        let rolling = "/spec/updateStrategy/rollingUpdate";
+        let Some(strategy) = object.at(rolling) else { return };
+        let some = |field: &str| {
+            let value = &strategy[field];
+            !value.is_null() && *value != json!(0) && *value != json!("0%")
+        };
+        let at = |field: &str| format!("{}.{field}", super::invalid::field_of(rolling));
+        match (some("maxUnavailable"), some("maxSurge")) {
+            (true, true) => errors.invalid(
+                at("maxSurge"),
+                strategy["maxSurge"].clone(),
+                "may not be set when maxUnavailable is non-zero",
+            ),
+            (false, false) => errors.invalid(
+                at("maxUnavailable"),
+                strategy["maxUnavailable"].clone(),
+                "cannot be 0 when maxSurge is 0",
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// What may change of a stateful set.
+const CHANGEABLE: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+impl Strategy for StatefulSets {
+    fn default(&self, object: &mut Object) {
+        if object.text("/spec/updateStrategy/type") == "RollingUpdate" {
+            object.default("/spec/updateStrategy/rollingUpdate/partition", 0);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object.set("/status", json!({"replicas": 0, "availableReplicas": 0}));
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        validate_selector(object, "statefulset", errors);
+    }
+
+    fn validate_update(&self, object: &Object, old: &Object, errors: &mut Errors) {
+        let mut hidden = object.clone();
+        for field in CHANGEABLE {
+            hidden.copy(&format!("/spec/{field}"), old);
+        }
+        if hidden.at("/spec") != old.at("/spec") {
+            let names: Vec<String> = CHANGEABLE.iter().map(|name| format!("'{name}'")).collect();
+            let (last, first) =
+                names.split_last().map_or((String::new(), String::new()), |(last, first)| {
+                    (last.clone(), first.join(", "))
+                });
+            errors.forbidden(
+                "spec",
+                format!("updates to statefulset spec for fields other than {first} and {last} are forbidden"),
+            );
+        }
+    }
+}
+
 fn default_workload(object: &mut Object) {
     object.default("/spec/replicas", 1);
     if let Some(Value::Object(spec)) = object.at_mut("/spec/template/spec") {
@@ -95,6 +220,16 @@ fn validate_workload(object: &Object, errors: &mut Errors) {
     }
     let labels = object.at("/spec/template/metadata/labels");
     names::check_labels(labels, "spec.template.metadata.labels", errors);
+    validate_selector(object, "deployment", errors);
+    validate_template(object, errors);
+}
+
+/// Checks that the selector selects something, and the template's pods.
+fn validate_selector(object: &Object, kind: &str, errors: &mut Errors) {
+    if object.at("/spec/selector").is_none() {
+        return;
+    }
+    let labels = object.at("/spec/template/metadata/labels");
     match Selector::from_object(object.at("/spec/selector").unwrap_or(&Value::Null)) {
         Err(error) => errors.invalid(
             "spec.selector",
@@ -102,7 +237,8 @@ fn validate_workload(object: &Object, errors: &mut Errors) {
             error.to_string(),
         ),
         Ok(selector) if selector.is_everything() => {
-            errors.invalid("spec.selector", json!({}), "empty selector is invalid for deployment");
+            let why = format!("empty selector is invalid for {kind}");
+            errors.invalid("spec.selector", json!({}), why);
         }
         Ok(selector) => {
             let labels = labels.cloned().unwrap_or_else(|| json!({}));
@@ -115,6 +251,9 @@ fn validate_workload(object: &Object, errors: &mut Errors) {
             }
         }
     }
+}
+
+fn validate_template(object: &Object, errors: &mut Errors) {
     match object.at("/spec/template/spec") {
         Some(spec) => {
             pod::validate_spec(spec, "spec.template.spec", errors);

@@ -2,6 +2,8 @@
 //! are dropped and named, values of another type are an error, and what is empty is left out
 //! where that means the same.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -51,7 +53,7 @@ impl Walk {
                     separate(&mut place);
                     place.push_str(name);
                 }
-                Step::Index(index) => place.push_str(&format!("[{index}]")),
+                Step::Index(index) => drop(write!(place, "[{index}]")),
             }
         }
         separate(&mut place);
@@ -112,9 +114,8 @@ impl Walk {
     /// Checks a value that holds no others.
     fn scalar(&self, shape: &Shape, value: &mut Value, of: &Type) -> Result<(), Mismatch> {
         let fits = match (shape, &*value) {
-            (Shape::String | Shape::Duration, Value::String(_))
-            | (Shape::Bool, Value::Bool(_))
-            | (Shape::IntOrString, Value::String(_)) => true,
+            (Shape::String | Shape::Duration | Shape::IntOrString, Value::String(_))
+            | (Shape::Bool, Value::Bool(_)) => true,
             (Shape::Int32 | Shape::IntOrString, Value::Number(number)) => {
                 number.as_i64().is_some_and(|number| i32::try_from(number).is_ok())
             }

@@ -78,24 +78,35 @@ async fn discovery_in_both_forms() {
     assert_eq!(
         names,
         [
+            "controllerrevisions",
+            "daemonsets",
+            "daemonsets/status",
             "deployments",
             "deployments/scale",
             "deployments/status",
             "replicasets",
             "replicasets/scale",
-            "replicasets/status"
+            "replicasets/status",
+            "statefulsets",
+            "statefulsets/scale",
+            "statefulsets/status",
         ]
     );
     assert_eq!(server.get("/api").await.unwrap()["versions"], json!(["v1"]));
     let groups = server.get("/apis").await.unwrap();
-    assert_eq!(groups["groups"].as_array().unwrap().len(), 8);
+    let autoscaling =
+        groups["groups"].as_array().unwrap().iter().find(|one| one["name"] == "autoscaling");
+    let autoscaling = autoscaling.unwrap();
+    assert_eq!(autoscaling["preferredVersion"]["groupVersion"], "autoscaling/v2");
+    assert_eq!(autoscaling["versions"].as_array().unwrap().len(), 2);
 
     let accept =
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let request = Request::get("/apis").header("accept", accept).body(Vec::new()).unwrap();
     let aggregated = server.request(request).await.unwrap();
     assert_eq!(aggregated["kind"], "APIGroupDiscoveryList");
-    let apps = &aggregated["items"][0]["versions"][0]["resources"][0];
+    let apps = aggregated["items"][0]["versions"][0]["resources"].as_array().unwrap();
+    let apps = apps.iter().find(|one| one["resource"] == "deployments").unwrap();
     assert_eq!(
         (&apps["resource"], &apps["scope"], &apps["shortNames"]),
         (&json!("deployments"), &json!("Namespaced"), &json!(["deploy"]))
@@ -189,10 +200,12 @@ async fn bad_bodies_say_what_is_wrong() {
     let large = json!({"metadata": {"name": "a"}, "data": {"a": "x".repeat(3 << 20)}});
     let protobuf =
         server.send(Method::POST, CONFIGMAPS, "application/vnd.kubernetes.protobuf", "k8s\0").await;
+    let cbor = server.send(Method::POST, CONFIGMAPS, "application/cbor", "x").await;
     let broken = server.send(Method::POST, CONFIGMAPS, "application/json", "{").await;
     check([
         (server.post(CONFIGMAPS, &large).await, 413, "RequestEntityTooLarge", "limit is 3145728"),
-        (protobuf, 415, "UnsupportedMediaType", "application/json, application/yaml"),
+        (protobuf, 400, "BadRequest", "no kind \"\" is registered"),
+        (cbor, 415, "UnsupportedMediaType", "application/json, application/yaml"),
         (broken, 400, "BadRequest", "unrecognized"),
         (
             server.patch("nonsense", &format!("{CONFIGMAPS}/a"), &json!({})).await,

@@ -49,14 +49,18 @@ impl Kubectl {
         Some(Self { kubeconfig: server.kubeconfig.clone(), home: tempfile::tempdir().unwrap() })
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    /// The command of a line. Arguments end at blanks; what stands in single quotes is one.
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new("/usr/bin/kubectl");
         command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.home.path());
-        command
-            .args(arguments.split_whitespace())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        for (index, part) in line.split('\'').enumerate() {
+            if index % 2 == 1 {
+                command.arg(part);
+            } else {
+                command.args(part.split_whitespace());
+            }
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -78,13 +82,13 @@ impl Kubectl {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    async fn run(&self, arguments: &str) -> String {
+    pub(crate) async fn run(&self, arguments: &str) -> String {
         self.with(arguments, "").await
     }
 }
 
 /// Lines as words, without the column at `skip` (ages differ).
-fn words(text: &str) -> Vec<Vec<&str>> {
+pub(crate) fn words(text: &str) -> Vec<Vec<&str>> {
     text.lines().map(|line| line.split_whitespace().collect()).collect()
 }
 

@@ -169,8 +169,8 @@ async fn a_revision_that_is_gone_is_an_expired_error() {
     let path = format!("{CONFIGMAPS}/a");
     server.post(CONFIGMAPS, &configmap("a", "1", "0")).await.unwrap();
     // More bytes than the history of one kind keeps.
-    for number in 0..20 {
-        let large = format!("{number}{}", "x".repeat(1_200_000));
+    for number in 0..24 {
+        let large = format!("{number}{}", "x".repeat(1_000_000));
         server.patch("merge", &path, &json!({"data": {"x": large}})).await.unwrap();
     }
     let mut events = watch(&server, "resourceVersion=2", "application/json").await;

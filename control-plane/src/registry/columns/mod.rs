@@ -1,9 +1,12 @@
 //! Columns of the tables that `kubectl get` prints.
 
+mod batch;
 mod cluster;
+mod networking;
 mod pod;
 mod rbac;
 mod service;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -12,13 +15,22 @@ use serde_json::{Map, Value};
 
 use super::object::Object;
 
+pub use batch::{AUTOSCALER, CRON_JOB, JOB, POD_DISRUPTION_BUDGET};
 pub use cluster::{
     CONFIG_MAP, EVENT, LEASE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT, SERVICE_CIDR,
+};
+pub use networking::{
+    CERTIFICATE_SIGNING_REQUEST, CONTROLLER_REVISION, ENDPOINTS, INGRESS, INGRESS_CLASS,
+    IP_ADDRESS, NAME_AND_CREATED, NETWORK_POLICY, POD_TEMPLATE, RESOURCE_QUOTA, RUNTIME_CLASS,
 };
 pub use pod::POD;
 pub use rbac::{PRIORITY_CLASS, ROLE, ROLE_BINDING};
 pub use service::{ENDPOINT_SLICE, SERVICE};
-pub use workload::{DEPLOYMENT, REPLICA_SET};
+pub use storage::{
+    CSI_DRIVER, CSI_NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS,
+    VOLUME_ATTACHMENT, VOLUME_ATTRIBUTES_CLASS,
+};
+pub use workload::{DAEMON_SET, DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET};
 
 /// One column.
 pub struct Column {
@@ -90,6 +102,11 @@ const fn wide(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
 /// A column of numbers.
 const fn number(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
     Column { name, kind: "integer", priority: 0, cell }
+}
+
+/// A column of truth values.
+const fn flag(name: &'static str, cell: fn(&Object, i64) -> Value) -> Column {
+    Column { name, kind: "boolean", priority: 0, cell }
 }
 
 /// The text, or what says that there is none.

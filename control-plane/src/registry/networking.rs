@@ -1,0 +1,181 @@
+//! Ingresses, their classes, and network policies.
+
+use serde_json::{Value, json};
+
+use super::invalid::Errors;
+use super::names;
+use super::object::Object;
+use super::rules::{self, Rule, Test};
+use super::strategy::{Strategy, address};
+use super::{NameRule, names::SUBDOMAIN_MAX};
+
+/// [`Strategy`] of ingresses.
+pub(super) struct Ingresses;
+/// [`Strategy`] of ingress classes.
+pub(super) struct Classes;
+/// [`Strategy`] of network policies.
+pub(super) struct Policies;
+
+/// Rules of ingresses.
+pub(super) const INGRESS_RULES: &[Rule] = &[
+    Rule("spec.ingressClassName", Test::Name(NameRule::Subdomain)),
+    Rule("spec.rules[*].http.paths", Test::Check(|_| None)),
+    Rule("spec.rules[*].http.paths[*].pathType", Test::Required("pathType must be specified")),
+    Rule(
+        "spec.rules[*].http.paths[*].pathType",
+        Test::OneOf(&["Exact", "ImplementationSpecific", "Prefix"]),
+    ),
+    Rule("spec.tls[*].secretName", Test::Name(NameRule::Subdomain)),
+];
+
+impl Strategy for Ingresses {
+    fn prepare_create(&self, object: &mut Object) {
+        object.set("/status", json!({"loadBalancer": {}}));
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let default = object.at("/spec/defaultBackend");
+        if default.is_none() && object.list("/spec/rules").is_empty() {
+            let why = "either `defaultBackend` or `rules` must be specified";
+            errors.invalid("spec", object.at("/spec").cloned().unwrap_or(json!({})), why);
+        }
+        if let Some(backend) = default {
+            check_backend(backend, "spec.defaultBackend", errors);
+        }
+        for (index, rule) in object.list("/spec/rules").iter().enumerate() {
+            check_host(rule["host"].as_str().unwrap_or_default(), index, errors);
+        }
+        let value = object.value();
+        rules::each(value, "spec.rules[*].http.paths[*]", "", &mut |field, path| {
+            let Some(path) = path else { return };
+            check_path(path, field, errors);
+            check_backend(&path["backend"], &format!("{field}.backend"), errors);
+        });
+    }
+}
+
+fn check_host(host: &str, index: usize, errors: &mut Errors) {
+    let field = format!("spec.rules[{index}].host");
+    if host.is_empty() {
+        return;
+    }
+    if address(host).is_some() {
+        errors.invalid(field, host, "must be a DNS name, not an IP address");
+        return;
+    }
+    let bare = host.strip_prefix("*.").unwrap_or(host);
+    if let Some(fault) = names::fault(bare, NameRule::Subdomain) {
+        errors.invalid(field, host, fault);
+    }
+}
+
+fn check_path(path: &Value, field: &str, errors: &mut Errors) {
+    let text = path["path"].as_str().unwrap_or_default();
+    let exact = matches!(path["pathType"].as_str(), Some("Exact" | "Prefix"));
+    if (exact || !text.is_empty()) && !text.starts_with('/') {
+        errors.invalid(format!("{field}.path"), text, "must be an absolute path");
+    }
+    if exact {
+        for part in ["//", "/./", "/../", "%2f", "%2F"] {
+            if text.contains(part) {
+                errors.invalid(format!("{field}.path"), text, format!("must not contain '{part}'"));
+            }
+        }
+    }
+}
+
+fn check_backend(backend: &Value, field: &str, errors: &mut Errors) {
+    let (service, resource) = (&backend["service"], &backend["resource"]);
+    match (service.is_null(), resource.is_null()) {
+        (false, false) => {
+            errors.invalid(field, "", "cannot set both resource and service backends");
+        }
+        (true, true) => errors.required(field, "port name or number is required"),
+        (true, false) => {}
+        (false, true) => {
+            let name = service["name"].as_str().unwrap_or_default();
+            if name.is_empty() {
+                errors.required(format!("{field}.service.name"), "");
+            } else if let Some(fault) = names::fault(name, NameRule::Label1035) {
+                errors.invalid(format!("{field}.service.name"), name, fault);
+            }
+            let port = &service["port"];
+            let number = port["number"].as_i64().unwrap_or(0);
+            let named = port["name"].as_str().is_some_and(|name| !name.is_empty());
+            match (number, named) {
+                (0, false) => errors.required(field, "port name or number is required"),
+                (1.., true) => errors.invalid(field, "", "cannot set both port name & port number"),
+                (0..=65535, _) => {}
+                (other, _) => errors.invalid(
+                    format!("{field}.service.port.number"),
+                    other,
+                    "must be between 1 and 65535, inclusive",
+                ),
+            }
+        }
+    }
+}
+
+impl Strategy for Classes {
+    fn default(&self, object: &mut Object) {
+        if object.at("/spec/parameters").is_some() {
+            object.default("/spec/parameters/scope", "Cluster");
+        }
+    }
+}
+
+/// What is wrong with the name of an ingress controller.
+pub(super) fn controller_fault(value: &Value) -> Option<&'static str> {
+    let text = value.as_str().unwrap_or_default();
+    let (domain, path) = text.split_once('/').unwrap_or((text, ""));
+    if text.len() > 250 || domain.len() > SUBDOMAIN_MAX {
+        return Some("must be no more than 250 bytes");
+    }
+    (path.is_empty() || names::fault(domain, NameRule::Subdomain).is_some())
+        .then_some("must be a domain-prefixed path (such as \"acme.io/foo\")")
+}
+
+impl Strategy for Policies {
+    fn default(&self, object: &mut Object) {
+        let egress = object.at("/spec/egress").is_some();
+        let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        object.default("/spec/policyTypes", types);
+        object.default("/spec/podSelector", json!({}));
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        for peers in ["spec.ingress[*].from[*]", "spec.egress[*].to[*]"] {
+            rules::each(object.value(), peers, "", &mut |field, peer| {
+                if let Some(peer) = peer {
+                    check_peer(peer, field, errors);
+                }
+            });
+        }
+    }
+}
+
+fn check_peer(peer: &Value, field: &str, errors: &mut Errors) {
+    let selects = peer.get("podSelector").is_some() || peer.get("namespaceSelector").is_some();
+    let Some(block) = peer.get("ipBlock") else {
+        if !selects {
+            errors.required(field, "must specify a peer");
+        }
+        return;
+    };
+    if selects {
+        errors.forbidden(field, "may not specify both ipBlock and another peer");
+    }
+    let cidr = block["cidr"].as_str().unwrap_or_default();
+    let fault = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    if cidr.is_empty() {
+        errors.required(format!("{field}.ipBlock.cidr"), "");
+    } else if !rules::is_cidr(cidr) {
+        errors.invalid(format!("{field}.ipBlock.cidr"), cidr, fault);
+    }
+    for (index, except) in block["except"].as_array().into_iter().flatten().enumerate() {
+        let text = except.as_str().unwrap_or_default();
+        if !rules::is_cidr(text) {
+            errors.invalid(format!("{field}.ipBlock.except[{index}]"), text, fault);
+        }
+    }
+}
