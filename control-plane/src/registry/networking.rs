@@ -19,7 +19,6 @@ pub(super) struct Policies;
 /// Rules of ingresses.
 pub(super) const INGRESS_RULES: &[Rule] = &[
     Rule("spec.ingressClassName", Test::Name(NameRule::Subdomain)),
-    Rule("spec.rules[*].http.paths", Test::Check(|_| None)),
     Rule("spec.rules[*].http.paths[*].pathType", Test::Required("pathType must be specified")),
     Rule(
         "spec.rules[*].http.paths[*].pathType",
@@ -46,7 +45,7 @@ impl Strategy for Ingresses {
             check_host(rule["host"].as_str().unwrap_or_default(), index, errors);
         }
         let value = object.value();
-        rules::each(value, "spec.rules[*].http.paths[*]", "", &mut |field, path| {
+        rules::each(value, "spec.rules[*].http.paths[*]", &mut |field, path| {
             let Some(path) = path else { return };
             check_path(path, field, errors);
             check_backend(&path["backend"], &format!("{field}.backend"), errors);
@@ -145,7 +144,7 @@ impl Strategy for Policies {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         for peers in ["spec.ingress[*].from[*]", "spec.egress[*].to[*]"] {
-            rules::each(object.value(), peers, "", &mut |field, peer| {
+            rules::each(object.value(), peers, &mut |field, peer| {
                 if let Some(peer) = peer {
                     check_peer(peer, field, errors);
                 }

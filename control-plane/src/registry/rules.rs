@@ -79,7 +79,7 @@ impl Fill {
 /// Checks an object by its kind's rules.
 pub fn check(rules: &[Rule], object: &Value, errors: &mut Errors) {
     for Rule(path, test) in rules {
-        each(object, path, "", &mut |field, value| test.apply(field, value, errors));
+        each(object, path, &mut |field, value| test.apply(field, value, errors));
     }
 }
 
@@ -111,24 +111,36 @@ fn fill_one(value: &mut Value, path: &str, with: Fill) {
 }
 
 /// Calls `visit` with every field that a path names, as users write it, and with what it holds.
-pub fn each(value: &Value, path: &str, field: &str, visit: &mut dyn FnMut(&str, Option<&Value>)) {
+/// What would be in an object that is not there is not there either; but items of lists need not
+/// have the object.
+pub fn each(value: &Value, path: &str, visit: &mut dyn FnMut(&str, Option<&Value>)) {
+    walk(value, path, "", false, visit);
+}
+
+fn walk(
+    value: &Value,
+    path: &str,
+    field: &str,
+    in_item: bool,
+    visit: &mut dyn FnMut(&str, Option<&Value>),
+) {
     let (step, rest) = path.split_once('.').unwrap_or((path, ""));
     let join =
         |name: &str| if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") };
-    let mut go = |inner: Option<&Value>, field: String| match (inner, rest) {
-        (inner, "") => visit(&field, inner),
-        (Some(inner), rest) => each(inner, rest, &field, visit),
-        // What would be in an object that is not there is not there either.
-        (None, rest) => each(&Value::Null, rest, &field, visit),
+    let mut go = |inner: Option<&Value>, field: &str, in_item: bool| match (inner, rest) {
+        (inner, "") => visit(field, inner),
+        (Some(inner), rest) => walk(inner, rest, field, in_item, visit),
+        (None, _) if in_item => {}
+        (None, rest) => walk(&Value::Null, rest, field, false, visit),
     };
     if let Some(name) = step.strip_suffix("[*]") {
         let items = value[name].as_array().into_iter().flatten().enumerate();
-        items.for_each(|(index, item)| go(Some(item), format!("{}[{index}]", join(name))));
+        items.for_each(|(index, item)| go(Some(item), &format!("{}[{index}]", join(name)), true));
     } else if let Some(name) = step.strip_suffix("{*}") {
         let items = value[name].as_object().into_iter().flatten();
-        items.for_each(|(key, item)| go(Some(item), format!("{}[{key}]", join(name))));
+        items.for_each(|(key, item)| go(Some(item), &format!("{}[{key}]", join(name)), true));
     } else {
-        go(value.get(step), join(step));
+        go(value.get(step), &join(step), in_item);
     }
 }
 
@@ -261,6 +273,7 @@ mod tests {
             Rule("spec.max", Test::CountOrPercent),
             Rule("data", Test::Keys),
             Rule("spec.missing", Test::Positive),
+            Rule("spec.ports[*].target.name", Test::Required("")),
         ];
         let mut errors = Errors::default();
         check(&rules, &object, &mut errors);

@@ -134,6 +134,12 @@ async fn defaults_are_filled_in() {
             json!({"/spec/policyTypes": ["Ingress", "Egress"], "/spec/egress/0/ports/0/protocol": "TCP"}),
         ),
         (
+            "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+            json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "a"}, "maxReplicas": 2,
+                "metrics": [{"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1000m"}}}]}}),
+            json!({"/spec/minReplicas": 1, "/spec/metrics/0/pods/target/averageValue": "1"}),
+        ),
+        (
             "/api/v1/namespaces/default/secrets",
             json!({"stringData": {"a": "b"}, "data": {"c": "ZA=="}}),
             json!({"/type": "Opaque", "/data": {"a": "Yg==", "c": "ZA=="}}),
