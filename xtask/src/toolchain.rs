@@ -66,6 +66,8 @@ pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "dig", package: "bind9-dnsutils" },
     Tool { program: "nft", package: "nftables" },
+    Tool { program: "iptables-restore", package: "iptables" },
+    Tool { program: "conntrack", package: "conntrack" },
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
 ];
 

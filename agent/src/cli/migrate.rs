@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::inspect::{Format, Outcome, get};
 use crate::{
-    datapath,
+    datapath, foreign,
     migrate::{
         carry_out::{carry_out, verify},
         look::{Agent, Process, Seen},
         plan::{Obstacle, Plan, Step},
     },
-    reconcile,
+    podnet, reconcile,
     serve::wire,
 };
 
@@ -40,15 +40,23 @@ pub(super) struct Migrate {
 #[derive(Clone, Debug, Subcommand)]
 enum Verb {
     /// What is on this node, what `apply` would do, and what is in the way; changes nothing
-    Plan,
+    Plan(Known),
     /// Remove kube-proxy's rules from this node, once Mizzen serves in its stead
-    Apply,
+    Apply(Known),
     /// Take Mizzen's services out of force on this node, once kube-proxy serves again
     Rollback {
         /// The folder of Mizzen's pins
         #[arg(long, default_value = "/sys/fs/bpf/mizzen")]
         bpffs: PathBuf,
     },
+}
+
+/// What the operator knows.
+#[derive(Clone, Debug, Args)]
+struct Known {
+    /// That no kube-proxy runs on this node, where its processes can't be seen from here
+    #[arg(long)]
+    kube_proxy_is_stopped: bool,
 }
 
 /// What is printed with `-o json`.
@@ -71,12 +79,14 @@ impl Migrate {
     pub(super) fn execute(&self, state_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
         let seen = Seen::now(agent(state_dir))?;
         let (plan, bpffs) = match &self.verb {
-            Verb::Plan | Verb::Apply => (Plan::apply(&seen), Path::new("")),
+            Verb::Plan(known) | Verb::Apply(known) => {
+                (Plan::apply(&seen, known.kube_proxy_is_stopped), Path::new(""))
+            }
             Verb::Rollback { bpffs } => {
                 (Plan::rollback(&seen, datapath::is_in_force(bpffs)), bpffs.as_path())
             }
         };
-        let act = plan.obstacles.is_empty() && !matches!(self.verb, Verb::Plan);
+        let act = plan.obstacles.is_empty() && !matches!(self.verb, Verb::Plan(_));
         let is_text = format == Format::Text;
         if is_text {
             print(&heading(&seen, &plan, act));
@@ -89,7 +99,7 @@ impl Migrate {
                     print(&format!("  done: {}\n", step.words()));
                 }
             })?;
-            if matches!(self.verb, Verb::Apply) && done > 0 {
+            if matches!(self.verb, Verb::Apply(_)) && done > 0 {
                 verify(agent(state_dir))?;
             }
         }
@@ -122,10 +132,15 @@ fn agent(state_dir: &Path) -> Agent {
         Ok(status) => status,
         Err(error) => return Agent::Away(format!("{error:#}")),
     };
-    match status.parts.into_iter().find(|part| part.name == reconcile::PART) {
-        Some(part) if part.state == "ready" => Agent::Serves { node: status.node },
-        Some(part) => Agent::Waits(part.reason),
-        None => Agent::Waits("it does not have the role `services`".to_owned()),
+    if !status.parts.iter().any(|part| part.name == reconcile::PART) {
+        return Agent::Waits("it does not have the role `services`".to_owned());
+    }
+    // What pods' packets meet, whoever connects them.
+    let needed = [reconcile::PART, podnet::PART, foreign::PART];
+    let mut parts = status.parts.into_iter();
+    match parts.find(|part| needed.contains(&&*part.name) && part.state != "ready") {
+        Some(part) => Agent::Waits(format!("{}: {}", part.name, part.reason)),
+        None => Agent::Serves { node: status.node },
     }
 }
 

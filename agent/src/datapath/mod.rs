@@ -53,7 +53,7 @@ use std::{
 };
 
 pub use self::{
-    adopt::AdoptError,
+    adopt::{AdoptError, Adopted},
     affinity::Clients,
     cgroup::{AttachError, Cgroup, CgroupError},
     clsact::FilterError,

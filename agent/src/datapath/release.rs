@@ -25,9 +25,12 @@ pub enum ReleaseError {
     },
 }
 
-/// Whether an earlier agent left a datapath in force below `bpffs`.
+/// Whether an earlier agent left a datapath below `bpffs`, or tables of one.
 pub fn is_in_force(bpffs: &Path) -> bool {
-    Pins::folder_of(bpffs).join("links").read_dir().is_ok_and(|mut links| links.next().is_some())
+    ["links", "maps"].iter().any(|folder| {
+        let entries = Pins::folder_of(bpffs).join(folder).read_dir();
+        entries.is_ok_and(|mut entries| entries.next().is_some())
+    })
 }
 
 /// Detaches all programs pinned below `bpffs` and forgets the tables. How many links there were.

@@ -24,13 +24,19 @@ pub enum CarryOutError {
     Hold(#[source] TalkError),
     /// The kernel refuses to remove the rules.
     #[error(
-        "remove kube-proxy's rules, of which all are still there; where a rule of somebody else's \
-         was added meanwhile that leads to them, run it again: {0}"
+        "remove kube-proxy's rules, of which all are still there; where somebody changed rules \
+         meanwhile, run it again: {0}"
     )]
     Remove(#[source] TalkError),
     /// Mizzen's datapath stays in force.
     #[error("take Mizzen's datapath out of force")]
     Detach(#[source] ReleaseError),
+    /// What holds connections stays.
+    #[error(
+        "remove the nftables table {table}, which does no harm: {0}",
+        table = hold::TABLE
+    )]
+    Release(#[source] TalkError),
     /// It can't be looked at.
     #[error(transparent)]
     Look(#[from] LookError),
@@ -58,6 +64,8 @@ pub fn carry_out(
                 .map_err(CarryOutError::Remove)?,
             Step::Detach => {
                 release(bpffs).map_err(CarryOutError::Detach)?;
+                // No agent is left to do so.
+                hold::release().map_err(CarryOutError::Release)?;
             }
         }
         done(step);
@@ -67,7 +75,7 @@ pub fn carry_out(
 
 /// Whether it is as the plan wanted it.
 pub fn verify(agent: Agent) -> Result<(), CarryOutError> {
-    let left = Plan::apply(&Seen::now(agent)?);
+    let left = Plan::apply(&Seen::now(agent)?, true);
     let words: Vec<_> = left.steps.iter().map(Step::words).collect();
     if words.is_empty() { Ok(()) } else { Err(CarryOutError::CameBack(words.join("; "))) }
 }

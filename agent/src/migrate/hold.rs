@@ -5,8 +5,13 @@
 //! and those of connection tracking with the last rule that looks at connections; then the packets
 //! of such connections pass untranslated. So a table of our own has one of each in both families,
 //! for as long as such connections live. (Tried on Linux 6.18: neither suffices alone.)
+//!
+//! kube-proxy's rules also drop segments that connection tracking takes for invalid: an answer outside
+//! of the window would leave untranslated, and the reset that it draws end the connection. Meanwhile
+//! `nf_conntrack_tcp_be_liberal` has it translate them too. What that was before stands in the rule's
+//! comment.
 
-use std::{io, time::Duration};
+use std::{fs, io, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -26,43 +31,85 @@ const PRIORITY: i32 = -100;
 /// How often it is looked whether it is needed yet.
 const PAUSE: Duration = Duration::from_secs(10);
 const CHAIN: &str = "prerouting";
+/// Whether segments outside of the window are part of their connections.
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+/// Ends the comment of a table that made it so.
+const WAS_STRICT: &str = "nf_conntrack_tcp_be_liberal was 0";
 
-fn table(family: Family) -> Table {
+fn table(family: Family, was_strict: bool) -> Table {
     let base = Base { chain: CHAIN, hook: Hook::Prerouting, priority: PRIORITY, kind: Kind::Nat };
-    let comment = "keeps connections that kube-proxy's rules translated".to_owned();
+    let mut comment = "keeps connections that kube-proxy's rules translated".to_owned();
+    if was_strict {
+        comment = format!("{comment}; {WAS_STRICT}");
+    }
     let rule = Rule { chain: CHAIN, expressions: vec![Expression::Tracked], comment };
     Table { family, name: TABLE, hooks: vec![base], chains: Vec::new(), rules: vec![rule] }
 }
 
-/// Begins to hold, or goes on to.
+/// Begins to hold, or goes on to. A family that the kernel can't translate has nothing to hold.
 pub fn hold() -> Result<(), TalkError> {
+    let liberal = fs::read_to_string(LIBERAL);
+    let was_strict = held()? == Some(true) || liberal.is_ok_and(|value| value.trim() == "0");
     let mut kernel = NfTables::open()?;
-    Family::ALL.iter().try_for_each(|family| kernel.replace(&table(*family)))
+    let mut outcome = Ok(());
+    let mut any = false;
+    for family in Family::ALL {
+        match kernel.replace(&table(family, was_strict)) {
+            Err(error) if error.is_unsupported() => outcome = Err(error),
+            other => {
+                other?;
+                any = true;
+            }
+        }
+    }
+    if any { set_liberal("1").map_err(TalkError::from) } else { outcome }
 }
 
 /// Whether it is held at present.
 pub fn is_held() -> Result<bool, TalkError> {
+    Ok(held()?.is_some())
+}
+
+/// Where it is held, whether connection tracking was strict before.
+fn held() -> Result<Option<bool>, TalkError> {
     let mut kernel = NfTables::open()?;
     for family in Family::ALL {
-        if !kernel.rules(&table(family))?.is_empty() {
-            return Ok(true);
+        if let Some((_, comment)) = kernel.rules(&table(family, false))?.first() {
+            return Ok(Some(comment.ends_with(WAS_STRICT)));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Lets go.
 pub fn release() -> Result<(), TalkError> {
+    let Some(was_strict) = held()? else { return Ok(()) };
+    if was_strict {
+        set_liberal("0")?;
+    }
     let mut kernel = NfTables::open()?;
-    Family::ALL.iter().try_for_each(|family| kernel.remove(&table(*family)))
+    for family in Family::ALL {
+        match kernel.remove(&table(family, false)) {
+            Err(error) if error.is_unsupported() => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn set_liberal(value: &str) -> io::Result<()> {
+    match fs::write(LIBERAL, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Lets go once no translated connection is left, and no rule that could make one. Whether it did.
 pub fn release_if_idle() -> Result<bool, TalkError> {
-    if !conntrack::is_there() || !is_held()? || conntrack::count_translated()? > 0 {
+    if !conntrack::is_there() || !is_held()? || conntrack::any_translated()? {
         return Ok(false);
     }
-    if !Leftovers::of(&NfTables::open()?.ruleset()?).is_empty() {
+    if !Leftovers::of(&NfTables::ruleset()?).is_empty() {
         return Ok(false);
     }
     release()?;
@@ -75,8 +122,7 @@ pub async fn run(cancel: CancellationToken) -> Result<(), TaskError> {
         let looked = tokio::task::spawn_blocking(release_if_idle).await;
         match looked.unwrap_or_else(|error| Err(io::Error::other(error).into())) {
             Ok(true) => tracing::info!(
-                "the last connection that kube-proxy's rules translated is over; nftables table \
-                 {TABLE} removed"
+                "no connection is left that a rule translated; nftables table {TABLE} removed"
             ),
             Ok(false) => {}
             // A kernel without nftables holds nothing.

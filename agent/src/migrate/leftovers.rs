@@ -16,15 +16,19 @@ const IPTABLES: [&str; 3] = ["nat", "filter", "mangle"];
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// Marks what is to be masqueraded; other programs may lead to it too.
 const MARK_MASQ: &str = "KUBE-MARK-MASQ";
+/// Accepts what FORWARD's policy may otherwise drop, connections by node ports among it.
+const FORWARD: &str = "KUBE-FORWARD";
+/// Where cluster IPs and node ports are translated.
+const SERVICES: &str = "KUBE-SERVICES";
 /// Masquerades what is marked.
 const POSTROUTING: &str = "KUBE-POSTROUTING";
 /// Its chains that are there once. What else begins with `KUBE-` may be a kubelet's: its firewall,
 /// its canary, and its hint.
 const CHAINS: [&str; 8] = [
-    "KUBE-SERVICES",
+    SERVICES,
     "KUBE-EXTERNAL-SERVICES",
     "KUBE-NODEPORTS",
-    "KUBE-FORWARD",
+    FORWARD,
     "KUBE-PROXY-FIREWALL",
     "KUBE-PROXY-CANARY",
     POSTROUTING,
@@ -47,6 +51,10 @@ pub struct Leftovers {
     pub entrances: Vec<Rule>,
     /// Chains that would be among them, but others lead to them: by these rules.
     pub in_use: Vec<Rule>,
+    /// Whether its chain of what is forwarded stays, because all that no rule accepts is dropped.
+    pub keeps_forward: bool,
+    /// The families in which services are translated by it.
+    pub serves: Vec<Family>,
 }
 
 impl Leftovers {
@@ -59,13 +67,20 @@ impl Leftovers {
         let foreign = ruleset.rules.iter().filter(|rule| !own.contains(&rule.chain));
         let (entrances, in_use): (Vec<&Rule>, Vec<&Rule>) =
             foreign.filter(into_own).partition(|rule| BUILT_IN.contains(&&*rule.chain.name));
-        let kept = kept(ruleset, &in_use, &own);
+        let mut kept = kept(ruleset, &in_use, &own);
+        let drops = ruleset.bases.iter().filter(|base| base.drops && base.chain.name == "FORWARD");
+        let forward = drops.map(|base| Chain { name: FORWARD.to_owned(), ..base.chain.clone() });
+        let forward: Vec<Chain> = forward.filter(|chain| own.contains(&chain)).collect();
+        let keeps_forward = !forward.is_empty();
+        kept.extend(forward);
         let leads_to_kept = |rule: &Rule| targets(rule).any(|target| kept.contains(&target));
         Self {
             tables: tables.into_iter().collect(),
             chains: own.into_iter().filter(|chain| !kept.contains(chain)).cloned().collect(),
             entrances: entrances.into_iter().filter(|rule| !leads_to_kept(rule)).cloned().collect(),
             in_use: in_use.into_iter().cloned().collect(),
+            keeps_forward,
+            serves: Family::ALL.into_iter().filter(|family| serves(ruleset, *family)).collect(),
         }
     }
 
@@ -99,6 +114,21 @@ impl Leftovers {
         }
         words
     }
+}
+
+/// Whether the kernel enters chains of kube-proxy's that translate.
+fn serves(ruleset: &Ruleset, family: Family) -> bool {
+    let own_table = ruleset
+        .bases
+        .iter()
+        .any(|base| base.chain.family == family && base.chain.table == TABLE && base.kind == "nat");
+    own_table
+        || ruleset.rules.iter().any(|rule| {
+            rule.chain.family == family
+                && rule.chain.table == "nat"
+                && BUILT_IN.contains(&&*rule.chain.name)
+                && rule.leads_to.iter().any(|name| name == SERVICES)
+        })
 }
 
 /// The chains that a rule leads to.
@@ -142,6 +172,7 @@ fn is_own(chain: &Chain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netfilter::ruleset::Base;
 
     fn chain(table: &str, name: &str) -> Chain {
         Chain { family: Family::Ipv4, table: table.to_owned(), name: name.to_owned() }
@@ -172,7 +203,7 @@ mod tests {
             rule(6, "nat", sep, &[MARK_MASQ]),
             rule(7, "filter", "INPUT", &["KUBE-FIREWALL"]),
         ];
-        Ruleset { chains, rules }
+        Ruleset { chains, rules, bases: Vec::new() }
     }
 
     fn names(chains: &[Chain]) -> Vec<&str> {
@@ -208,11 +239,37 @@ mod tests {
         assert_eq!(found.in_use.iter().map(|rule| rule.handle).collect::<Vec<_>>(), [8]);
     }
 
+    /// As Docker sets it: connections that go on would be dropped.
+    #[test]
+    fn what_accepts_stays_where_all_else_is_dropped() {
+        let mut ruleset = iptables();
+        let forward = chain("filter", "FORWARD");
+        ruleset.rules.push(rule(9, "filter", "FORWARD", &[FORWARD]));
+        ruleset.bases = vec![Base { chain: forward, kind: "filter".to_owned(), drops: true }];
+        let found = Leftovers::of(&ruleset);
+        assert!(found.keeps_forward && !names(&found.chains).contains(&FORWARD));
+        assert!(!found.entrances.iter().any(|rule| rule.handle == 9));
+        ruleset.bases[0].drops = false;
+        let found = Leftovers::of(&ruleset);
+        assert!(!found.keeps_forward && found.entrances.iter().any(|rule| rule.handle == 9));
+    }
+
+    #[test]
+    fn it_serves_where_the_kernel_enters_its_translations() {
+        assert_eq!(Leftovers::of(&iptables()).serves, [Family::Ipv4]);
+        let mut ruleset = iptables();
+        ruleset.rules.retain(|rule| rule.handle != 1);
+        assert_eq!(Leftovers::of(&ruleset).serves, [], "chains that nothing leads to");
+        let of = Chain { family: Family::Ipv6, table: TABLE.to_owned(), name: "nat".to_owned() };
+        ruleset.bases = vec![Base { chain: of, kind: "nat".to_owned(), drops: false }];
+        assert_eq!(Leftovers::of(&ruleset).serves, [Family::Ipv6]);
+    }
+
     #[test]
     fn its_own_tables_go_whole() {
         let of = |family| Chain { family, table: TABLE.to_owned(), name: "services".to_owned() };
         let chains = vec![of(Family::Ipv4), of(Family::Ipv6), chain("mizzen-dns", "prerouting")];
-        let found = Leftovers::of(&Ruleset { chains, rules: Vec::new() });
+        let found = Leftovers::of(&Ruleset { chains, ..Ruleset::default() });
         assert_eq!(found.words(), ["table ip kube-proxy", "table ip6 kube-proxy"]);
         assert_eq!(found.removal().tables.len(), 2);
         assert!(Leftovers::of(&Ruleset::default()).is_empty());

@@ -16,6 +16,9 @@ use crate::netfilter::{TalkError, conntrack, ruleset::Ruleset, tables::NfTables}
 const NAME: &str = "kube-proxy";
 /// Names the tables of `iptables-legacy` that are in use in this network namespace, one a line.
 const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+/// This process's pid namespace, and the number of the first one (`PROC_PID_INIT_INO`).
+const PIDS: &str = "/proc/self/ns/pid";
+const FIRST_PIDS: u64 = 0xefff_fffc;
 /// The virtual servers of kube-proxy's ipvs mode.
 const IPVS: &str = "/proc/net/ip_vs";
 
@@ -66,6 +69,8 @@ pub enum Agent {
 pub struct Seen {
     /// Running kube-proxies.
     pub processes: Vec<Process>,
+    /// Whether other processes of the node are seen at all: not from a pod without `hostPID`.
+    pub sees_processes: bool,
     /// All of nftables' rules.
     pub ruleset: Ruleset,
     /// Tables of `iptables-legacy` that exist.
@@ -83,13 +88,14 @@ pub struct Seen {
 impl Seen {
     /// Looks.
     pub fn now(agent: Agent) -> Result<Self, LookError> {
-        let ruleset = match NfTables::open().map_err(TalkError::from)?.ruleset() {
+        let ruleset = match NfTables::ruleset() {
             Err(error) if error.is_unsupported() => Ruleset::default(),
             found => found?,
         };
         let held = !ruleset.chains.is_empty() && hold::is_held()?;
         Ok(Self {
             processes: processes(Path::new("/proc"))?,
+            sees_processes: fs::metadata(PIDS).is_ok_and(|meta| meta.ino() == FIRST_PIDS),
             ruleset,
             legacy: LEGACY.iter().flat_map(|path| lines(path)).collect(),
             ipvs: lines(IPVS).len() > 3, // below three lines of heads

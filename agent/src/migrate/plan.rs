@@ -40,8 +40,10 @@ impl Step {
                 format!("remove kube-proxy's rules: {}", words.join("; "))
             }
             Self::Detach => {
-                "detach Mizzen's programs and forget its tables: what sockets translated \
-                             goes on, connections of the packet path (node ports from outside) end"
+                "detach all of Mizzen's programs and forget its tables: what sockets translated goes \
+                 on, connections of the packet path (node ports from outside) end; pods that Mizzen \
+                 connects lose tunnels, masquerading and host ports until an agent with services \
+                 runs again"
                     .to_owned()
             }
         }
@@ -71,19 +73,23 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The way to Mizzen alone.
-    pub fn apply(seen: &Seen) -> Self {
+    /// The way to Mizzen alone. `stopped` says that the operator knows that no kube-proxy runs here.
+    pub fn apply(seen: &Seen, stopped: bool) -> Self {
         let leftovers = Leftovers::of(&seen.ruleset);
         let mut steps = Vec::new();
-        if !leftovers.is_empty() {
-            // Held also where no connection is seen: one may begin before the rules are gone.
+        let legacy = !seen.legacy.is_empty() && seen.translated > 0 && !seen.held;
+        if !leftovers.is_empty() || legacy {
+            // Held also where no connection is seen: one may begin before the rules are gone. And
+            // where others will remove the rules.
             steps.push(Step::Hold { connections: seen.translated });
+        }
+        if !leftovers.is_empty() {
             steps.push(Step::Remove { words: leftovers.words(), removal: leftovers.removal() });
         }
         let obstacles = if steps.is_empty() && seen.processes.is_empty() {
             Vec::new()
         } else {
-            obstacles(seen)
+            obstacles(seen, stopped)
         };
         Self { processes: seen.processes.clone(), steps, obstacles, notes: notes(seen, &leftovers) }
     }
@@ -91,14 +97,20 @@ impl Plan {
     /// The way back to kube-proxy, where Mizzen's datapath is in force or not.
     pub fn rollback(seen: &Seen, in_force: bool) -> Self {
         let mut obstacles = Vec::new();
-        if in_force && Leftovers::of(&seen.ruleset).is_empty() {
+        let other_modes = seen.ipvs || !seen.legacy.is_empty();
+        if in_force && Leftovers::of(&seen.ruleset).serves.is_empty() && !other_modes {
             obstacles.push(Obstacle {
                 what: "kube-proxy's rules are not there: without Mizzen this node would have no \
                        services"
                     .to_owned(),
-                remedy: "have kube-proxy run on this node again: `mizzen migrate rollback \
-                         --kubeconfig FILE` does so, or apply its DaemonSet"
+                remedy: "have kube-proxy run on this node again, and wait for its rules".to_owned(),
+            });
+        }
+        if in_force && seen.processes.is_empty() && seen.sees_processes {
+            obstacles.push(Obstacle {
+                what: "no kube-proxy runs on this node: its rules would lead to pods that are gone"
                     .to_owned(),
+                remedy: "have it run on this node again".to_owned(),
             });
         }
         if in_force && let Agent::Serves { .. } = seen.agent {
@@ -120,8 +132,19 @@ impl Plan {
     }
 }
 
-fn obstacles(seen: &Seen) -> Vec<Obstacle> {
+fn obstacles(seen: &Seen, stopped: bool) -> Vec<Obstacle> {
     let mut obstacles: Vec<_> = seen.processes.iter().map(still_runs).collect();
+    if !seen.sees_processes && !stopped {
+        obstacles.push(Obstacle {
+            what:
+                "the processes of this node can't be seen from here, and a kube-proxy among them \
+                   would write its rules again"
+                    .to_owned(),
+            remedy: "run this on the node itself or in a pod with `hostPID: true`, or say \
+                     `--kube-proxy-is-stopped` where you know it"
+                .to_owned(),
+        });
+    }
     match &seen.agent {
         Agent::Serves { .. } => {}
         Agent::Waits(why) => obstacles.push(Obstacle {
@@ -147,8 +170,8 @@ fn still_runs(process: &Process) -> Obstacle {
             process.pid
         ),
         remedy:
-            "take it off this node: `mizzen migrate apply --kubeconfig FILE` does so, or delete \
-                 its DaemonSet"
+            "take it off this node: delete its DaemonSet, or keep it away by a node selector or an \
+             affinity"
                 .to_owned(),
     }
 }
@@ -160,6 +183,13 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
             "{} connections that kube-proxy's rules translated go on without them",
             seen.translated
         ));
+    }
+    if leftovers.keeps_forward {
+        notes.push(
+            "FORWARD drops what no rule accepts: kube-proxy's chain KUBE-FORWARD stays, since \
+             connections that go on need it; remove it when they are over"
+                .to_owned(),
+        );
     }
     for rule in &leftovers.in_use {
         notes.push(format!(
@@ -174,15 +204,15 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
     if !seen.legacy.is_empty() {
         notes.push(format!(
             "iptables-legacy has tables ({}), which are not looked into: see whether \
-             `iptables-legacy-save | grep KUBE-` shows any, and have `kube-proxy --cleanup` remove \
-             them",
+             `iptables-legacy-save | grep KUBE-` shows any, and after `apply` have `kube-proxy --cleanup` \
+             remove them",
             seen.legacy.join(", ")
         ));
     }
     if seen.ipvs {
         notes.push(
             "the kernel has virtual servers of ipvs: where they are kube-proxy's, have \
-             `kube-proxy --cleanup` remove them once it is stopped"
+             `kube-proxy --cleanup` remove them once it is stopped; their connections end with them"
                 .to_owned(),
         );
     }

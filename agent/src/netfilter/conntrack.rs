@@ -3,12 +3,13 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
     path::Path,
 };
 
 use super::{
     Family, TalkError,
-    wire::{Line, attribute, number_of},
+    wire::{Line, attribute, insist, number_of},
 };
 
 /// The subsystem (NFNL_SUBSYS_CTNETLINK).
@@ -17,6 +18,8 @@ const SUBSYSTEM: u8 = 1;
 const GET: u8 = 1;
 /// Bit of a connection's status: its destination is translated (IPS_DST_NAT).
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// Bit of it: there was traffic both ways, more than a question and its answer (IPS_ASSURED).
+const ASSURED: u32 = 1 << 2;
 /// What a kernel with connection tracking has, in each network namespace.
 const TRACKING: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
@@ -38,6 +41,8 @@ pub struct Translated {
     pub original: Tuple,
     /// As answers arrive, before they are translated back: from the backend.
     pub reply: Tuple,
+    /// Whether it is more than a question and maybe its answer.
+    pub assured: bool,
 }
 
 /// Whether this kernel tracks connections at all.
@@ -45,34 +50,51 @@ pub fn is_there() -> bool {
     Path::new(TRACKING).exists()
 }
 
-/// The connections with a translated destination. Those of protocols without ports are not among
-/// them.
-pub fn translated() -> Result<Vec<Translated>, TalkError> {
-    let mut found = Vec::new();
-    visit(|connection| found.push(connection))?;
-    Ok(found)
+/// Shows each connection with a translated destination until `note` has seen enough; some twice
+/// where many come and go meanwhile. Those of protocols without ports are not among them.
+pub fn each_translated(
+    mut note: impl FnMut(&Translated) -> ControlFlow<()>,
+) -> Result<(), TalkError> {
+    if !is_there() {
+        return Ok(());
+    }
+    for family in Family::ALL {
+        let mut enough = false;
+        insist(|| {
+            Line::open()?.dump(SUBSYSTEM, GET, family, &[], |body| {
+                let Some(connection) = connection(&body.attributes) else {
+                    return ControlFlow::Continue(());
+                };
+                let outcome = note(&connection);
+                enough = outcome.is_break();
+                outcome
+            })
+        })?;
+        if enough {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How many there are.
 pub fn count_translated() -> Result<usize, TalkError> {
     let mut count = 0;
-    visit(|_| count += 1)?;
+    each_translated(|_| {
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
     Ok(count)
 }
 
-fn visit(mut note: impl FnMut(Translated)) -> Result<(), TalkError> {
-    if !is_there() {
-        return Ok(());
-    }
-    let mut line = Line::open()?;
-    for family in Family::ALL {
-        line.dump(SUBSYSTEM, GET, family, &[], |body| {
-            if let Some(connection) = connection(&body.attributes) {
-                note(connection);
-            }
-        })?;
-    }
-    Ok(())
+/// Whether there are any.
+pub fn any_translated() -> Result<bool, TalkError> {
+    let mut any = false;
+    each_translated(|_| {
+        any = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(any)
 }
 
 fn connection(attributes: &[u8]) -> Option<Translated> {
@@ -81,7 +103,8 @@ fn connection(attributes: &[u8]) -> Option<Translated> {
         return None;
     }
     let [original, reply] = [1, 2].map(|kind| tuple(attribute(attributes, kind)?));
-    Some(Translated { original: original?, reply: reply? })
+    let assured = status & ASSURED != 0;
+    Some(Translated { original: original?, reply: reply?, assured })
 }
 
 fn tuple(octets: &[u8]) -> Option<Tuple> {

@@ -1,10 +1,12 @@
 //! The rules of nftables, as others made them: `nft`, kube-proxy, and `iptables` where that is
 //! nftables' (`iptables --version` says `nf_tables`). Of a rule nothing is read but where it leads.
 
+use std::ops::ControlFlow;
+
 use super::{
     Family, TalkError,
     tables::{JUMP, NfTables, SUBSYSTEM, Verb},
-    wire::{Attribute, Body, Request, attribute, attributes, number_of, text, text_of},
+    wire::{Attribute, Body, Request, attribute, attributes, insist, number_of, text, text_of},
 };
 
 /// The verdict that leads to another chain for good (NFT_GOTO).
@@ -19,6 +21,17 @@ pub struct Chain {
     pub table: String,
     /// Its name.
     pub name: String,
+}
+
+/// A chain that the kernel enters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Which.
+    pub chain: Chain,
+    /// What for: `filter`, `nat` or `route`.
+    pub kind: String,
+    /// Whether it drops what none of its rules decides on.
+    pub drops: bool,
 }
 
 /// A rule.
@@ -37,6 +50,8 @@ pub struct Rule {
 pub struct Ruleset {
     /// All chains of both families.
     pub chains: Vec<Chain>,
+    /// Those of them that the kernel enters.
+    pub bases: Vec<Base>,
     /// All rules, in order within their chains.
     pub rules: Vec<Rule>,
 }
@@ -82,16 +97,25 @@ impl Removal {
 
 impl NfTables {
     /// All chains and rules.
-    pub fn ruleset(&mut self) -> Result<Ruleset, TalkError> {
+    pub fn ruleset() -> Result<Ruleset, TalkError> {
+        insist(|| Self::open()?.list())
+    }
+
+    fn list(&mut self) -> Result<Ruleset, TalkError> {
         let mut found = Ruleset::default();
         for family in Family::ALL {
-            let chains = &mut found.chains;
+            let (chains, bases) = (&mut found.chains, &mut found.bases);
             self.0.dump(SUBSYSTEM, Verb::GetChains as u8, family, &[], |body| {
-                chains.extend(chain(family, body, 3));
+                if let Some(chain) = chain(family, body, 3) {
+                    bases.extend(base(&chain, body));
+                    chains.push(chain);
+                }
+                ControlFlow::Continue(())
             })?;
             let rules = &mut found.rules;
             self.0.dump(SUBSYSTEM, Verb::GetRules as u8, family, &[], |body| {
                 rules.extend(rule(family, body));
+                ControlFlow::Continue(())
             })?;
         }
         Ok(found)
@@ -100,7 +124,7 @@ impl NfTables {
     /// Removes what is there no longer: all of it, or nothing where the kernel refuses, as it does
     /// where a rule of somebody else's leads to one of the chains.
     pub fn carry_out(&mut self, removal: &Removal) -> Result<(), TalkError> {
-        self.0.put(&removal.request(), |_| {})
+        self.0.put(&removal.request(), |_| ControlFlow::Continue(()))
     }
 }
 
@@ -112,6 +136,15 @@ fn chain(family: Family, body: &Body, name: u16) -> Option<Chain> {
         table: text_of(table),
         name: text_of(name),
     })
+}
+
+/// What a chain is for that the kernel enters.
+fn base(chain: &Chain, body: &Body) -> Option<Base> {
+    const DROP: u32 = 0;
+    let _hook = attribute(&body.attributes, 4)?;
+    let policy = attribute(&body.attributes, 5).and_then(number_of);
+    let kind = attribute(&body.attributes, 7).map(text_of).unwrap_or_default();
+    Some(Base { chain: chain.clone(), kind, drops: policy == Some(DROP) })
 }
 
 fn rule(family: Family, body: &Body) -> Option<Rule> {

@@ -1,7 +1,7 @@
 //! Tables of our own in nftables (`linux/netfilter/nf_tables.h`): as much of its language as a few rules
 //! take that let every packet pass.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, ops::ControlFlow};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
@@ -267,17 +267,21 @@ impl NfTables {
     pub fn rules(&mut self, table: &Table) -> Result<Vec<(String, String)>, TalkError> {
         let (verb, name) = (Verb::GetRules as u8, [text(1, table.name)]);
         let mut rules = Vec::new();
-        self.0.dump(SUBSYSTEM, verb, table.family, &name, |body| rules.push(told(body)))?;
+        self.0.dump(SUBSYSTEM, verb, table.family, &name, |body| {
+            rules.push(told(body));
+            ControlFlow::Continue(())
+        })?;
         Ok(rules)
     }
 
     /// Puts the table in the place of the one with its name: the kernel takes all of it or nothing.
     pub fn replace(&mut self, table: &Table) -> Result<(), TalkError> {
-        self.0.put(&table.replacing(), |_| {})
+        self.0.put(&table.replacing(), |_| ControlFlow::Continue(()))
     }
 
     /// Removes the table, if there is one.
     pub fn remove(&mut self, table: &Table) -> Result<(), TalkError> {
-        self.0.put(&Request::batch(SUBSYSTEM, |request| table.ask_to_remove(request)), |_| {})
+        let request = Request::batch(SUBSYSTEM, |request| table.ask_to_remove(request));
+        self.0.put(&request, |_| ControlFlow::Continue(()))
     }
 }

@@ -3,12 +3,14 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use netlink_packet_core::{
-    DecodeError, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla, NlasIterator,
+    DecodeError, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla,
+    NlasIterator,
 };
 use nix::{
     errno::Errno,
@@ -181,6 +183,9 @@ pub enum TalkError {
     /// The kernel refuses.
     #[error("the kernel refuses: {0}")]
     Refused(io::Error),
+    /// What was listed changed meanwhile.
+    #[error("what the kernel listed changed while it did; try again")]
+    Interrupted,
     /// It says what is no message.
     #[error("the kernel's answer can't be read: {0}")]
     Answer(DecodeError),
@@ -212,14 +217,15 @@ impl Line {
         Ok(Self { socket })
     }
 
-    /// Asks one question that is answered by many messages.
+    /// Asks one question that is answered by many messages, until `note` has heard enough: then this
+    /// line is good for nothing more.
     pub(super) fn dump(
         &mut self,
         subsystem: u8,
         verb: u8,
         family: Family,
         attributes: &[Attribute],
-        note: impl FnMut(&Body),
+        note: impl FnMut(&Body) -> ControlFlow<()>,
     ) -> Result<(), TalkError> {
         let mut request = Request::to(subsystem);
         request.ask(verb, family, attributes, NLM_F_DUMP);
@@ -230,13 +236,14 @@ impl Line {
     pub(super) fn put(
         &mut self,
         request: &Request,
-        mut note: impl FnMut(&Body),
+        mut note: impl FnMut(&Body) -> ControlFlow<()>,
     ) -> Result<(), TalkError> {
         // One datagram takes it all. Where the buffer may not grow, sending says so.
         let _best_effort = setsockopt(&self.socket, SndBufForce, &(request.octets.len() * 2));
         let sent = send(self.socket.as_raw_fd(), &request.octets, MsgFlags::empty());
         sent.map_err(io::Error::from)?;
         let mut buffer = vec![0; DATAGRAM];
+        let mut is_whole = true;
         loop {
             let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
@@ -246,12 +253,19 @@ impl Line {
             while !rest.is_empty() {
                 let message =
                     NetlinkMessage::<Body>::deserialize(rest).map_err(TalkError::Answer)?;
+                is_whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match &message.payload {
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         return Err(TalkError::Refused(error.to_io()));
                     }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::InnerMessage(body) => note(body),
+                    NetlinkPayload::Done(done) if done.code != 0 => {
+                        return Err(TalkError::Refused(io::Error::from_raw_os_error(-done.code)));
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) if is_whole => return Ok(()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => {
+                        return Err(TalkError::Interrupted);
+                    }
+                    NetlinkPayload::InnerMessage(body) if note(body).is_break() => return Ok(()),
                     _ => {}
                 }
                 let length = (message.header.length as usize).next_multiple_of(4);
@@ -259,6 +273,20 @@ impl Line {
             }
         }
     }
+}
+
+/// How often what changes while it is listed is listed anew.
+const TRIES: usize = 8;
+
+/// Asks until an answer is whole, as often as may be hoped for.
+pub(super) fn insist<T>(mut ask: impl FnMut() -> Result<T, TalkError>) -> Result<T, TalkError> {
+    for _ in 1..TRIES {
+        match ask() {
+            Err(TalkError::Interrupted) => {}
+            outcome => return outcome,
+        }
+    }
+    ask()
 }
 
 /// The attributes of a message or of another attribute, up to the first that is malformed: their

@@ -45,6 +45,12 @@ impl Deletions {
         for (set, endpoints) in deleted {
             if self.deleted.len() < DELETED_MAX || self.deleted.contains_key(&set) {
                 self.deleted.entry(set).or_default().extend(endpoints);
+            } else {
+                tracing::warn!(
+                    ?set,
+                    "connections to deleted endpoints of a service are left to time out: too many \
+                     were deleted at once"
+                );
             }
         }
     }

@@ -31,13 +31,15 @@ pub struct Found {
     pub namespaces: Vec<Namespace>,
     /// The processes that this one may not look into.
     pub denied: BTreeSet<u32>,
+    /// How many processes are of another PID namespace, so that the kernel does not name them.
+    pub unnamed: usize,
 }
 
 /// The namespace of the node, and each other that a process below `cgroup` is
 /// in. Processes that come or go meanwhile are seen or not; those of another PID namespace, which
-/// the kernel does not name here, are not.
+/// the kernel does not name here, are counted.
 pub fn below(cgroup: &Path, node: &File) -> Found {
-    let (mut found, mut denied) = (BTreeMap::new(), BTreeSet::new());
+    let (mut found, mut denied, mut unnamed) = (BTreeMap::new(), BTreeSet::new(), 0);
     if let (Ok(id), Ok(file)) = (NetnsId::of(node), node.try_clone()) {
         found.insert((id.dev, id.ino), Namespace { file, processes: Vec::new() });
     }
@@ -52,7 +54,11 @@ pub fn below(cgroup: &Path, node: &File) -> Found {
         // A cgroup that is gone has no processes.
         let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         let processes = processes.lines().filter_map(|process| process.parse().ok());
-        for process in processes.filter(|process| *process != 0) {
+        for process in processes {
+            if process == 0 {
+                unnamed += 1;
+                continue;
+            }
             let added = add_namespace(process, &mut found);
             // One that is gone is in no namespace.
             if added.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
@@ -63,7 +69,7 @@ pub fn below(cgroup: &Path, node: &File) -> Found {
         let inside = inside.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         folders.extend(inside.map(|entry| entry.path()));
     }
-    Found { namespaces: found.into_values().collect(), denied }
+    Found { namespaces: found.into_values().collect(), denied, unnamed }
 }
 
 /// Enters a process, and its namespace where it is a new one.

@@ -181,10 +181,24 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     let flow = live.flow(&key)?;
     let original = flow.flags & flow_flags::ORIGINAL != 0;
     let lives = !flow_state::silent(key.protocol, &flow, live.now_s(), Need::None);
-    (original && lives).then_some((key, flow))
+    // A datagram is led anew where its backend left the service; as the programs do (B100-B107).
+    let settled = key.protocol != protocol::UDP
+        || flow.flags & flow_flags::OUTWARD != 0
+        || select::Tables::backend(live, flow.set, flow.backend, flow.destination.is_v4())
+            .is_some_and(|found| {
+                found.addr == flow.destination && found.port == flow.destination_port
+            });
+    (original && lives && settled).then_some((key, flow))
 }
 
 fn existing_flow(key: &FlowKey, flow: &Flow) -> Path {
+    if key.protocol == protocol::TCP && flow.state & flow_state::state::GONE != 0 {
+        return at_packet(
+            Outcome::Refused,
+            "the backend of this connection was deleted: its next segment is answered with a TCP \
+             reset",
+        );
+    }
     let masqueraded = flow.flags & flow_flags::REWRITE_SOURCE != 0;
     let address = if masqueraded { IpAddr::from(flow.source).to_string() } else { String::new() };
     let pinned = Pinned {

@@ -1,6 +1,10 @@
 //! From kube-proxy to Mizzen and back, on one node of a cluster that works all the while.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    fs,
+    io::Write as _,
+    process::{Child, Stdio},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -40,7 +44,13 @@ fn there_and_back(world: &World) -> Result<()> {
     let agent = process::running(&world.layout, &up::agent(NODE)).context("no agent runs")?;
     process::end(&agent)?;
     let (report, code) = mizzen(world, &rollback)?;
-    ensure!(code == 0 && report["done"] == 1, "{report}");
+    ensure!(code == 3 && report["done"] == 0, "without kube-proxy: {report}");
+    let kube_proxy = KubeProxy::start(world)?;
+    up::wait(&world.layout, "Mizzen to be out of force", || {
+        let (report, code) = mizzen(world, &rollback)?;
+        Ok(if code == 0 && report["done"] == 1 { Ok(()) } else { Err(report.to_string()) })
+    })?;
+    drop(kube_proxy);
     let (report, code) = mizzen(world, &["migrate", "apply"])?;
     ensure!(code == 3 && report["done"] == 0, "without an agent: {report}");
 
@@ -61,6 +71,8 @@ fn there_and_back(world: &World) -> Result<()> {
 
 /// Removes what is kube-proxy's, and asks that it is gone.
 fn take_over(world: &World) -> Result<()> {
+    let log = fs::read_to_string(process::log_file(&world.layout, &up::agent(NODE)))?;
+    ensure!(log.contains("took over flows of datagrams"), "UDP flows were not taken over");
     let (report, code) = mizzen(world, &["migrate", "plan"])?;
     ensure!(code == 0 && report["steps"].as_array().is_some_and(|s| s.len() == 2), "{report}");
     let (report, code) = mizzen(world, &["migrate", "apply"])?;
@@ -74,7 +86,7 @@ fn take_over(world: &World) -> Result<()> {
 
 /// From outside by node ports, from the node itself by cluster IPs; each in both families. Returns
 /// when every one has been answered.
-fn start_loads(world: &World) -> Result<Vec<(String, std::process::Child)>> {
+fn start_loads(world: &World) -> Result<Vec<(String, Child)>> {
     let (ips, port) = hello(world)?;
     let host = world.layout.node_hosts().into_iter().next().context("no node")?;
     let nodes = [host.ipv4.to_string(), host.ipv6.to_string()];
@@ -148,6 +160,25 @@ fn backends(world: &World, ipv6: bool) -> Result<Vec<String>> {
         bail!("hello has no endpoints of {family}");
     }
     Ok(found)
+}
+
+/// A process on the node that bears kube-proxy's name.
+struct KubeProxy(Child);
+
+impl KubeProxy {
+    fn start(world: &World) -> Result<Self> {
+        let program = world.layout.dir.join("kube-proxy");
+        fs::copy("/bin/sleep", &program)?;
+        let argv = [program.display().to_string(), "600".to_owned()];
+        let mut command = exec::command(&world.layout, &Place::Host(NODE.into()), &argv)?;
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        let _gone = (self.0.kill(), self.0.wait());
+    }
 }
 
 fn feed(world: &World, rules: &str) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::{
-    datapath::{Datapath, Outcome, find_uplinks},
-    netfilter::conntrack,
+    datapath::{Adopted, Datapath, Outcome, find_uplinks},
+    podnet,
     reconcile::Attach,
     supervisor::TaskError,
 };
@@ -25,21 +25,18 @@ impl AttachDatapath {
         Self { datapath, uplinks, adopts }
     }
 
-    /// Once, before the first program sees a packet.
-    fn adopt(&mut self) {
-        if !std::mem::take(&mut self.adopts) {
-            return;
-        }
-        let adopted = conntrack::translated()
-            .map_err(TaskError::from)
-            .and_then(|connections| self.datapath.adopt(&connections).map_err(TaskError::from));
-        match adopted {
-            Ok(0) => {}
-            Ok(flows) => {
-                tracing::info!(flows, "took over flows of datagrams from kube-proxy's rules");
-            }
+    /// Before the first program sees a packet.
+    fn adopt(&self) {
+        match self.datapath.adopt() {
+            Ok(Adopted { flows: 0, ports: 0 }) => {}
+            Ok(Adopted { flows, ports }) => tracing::info!(
+                flows,
+                ports,
+                "took over flows of datagrams, and keeps source ports of connections, that \
+                 kube-proxy's rules began"
+            ),
             Err(error) => tracing::warn!(
-                %error,
+                error = podnet::pods::chain(&error),
                 "flows of datagrams that kube-proxy's rules began may go to other backends now"
             ),
         }
@@ -48,7 +45,9 @@ impl AttachDatapath {
 
 impl Attach for AttachDatapath {
     fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
-        self.adopt();
+        if self.adopts {
+            self.adopt();
+        }
         let uplinks: Vec<_> = find_uplinks(&self.uplinks, addresses)?.into_iter().collect();
         let sockets = self.datapath.attach_sockets()?;
         let packets = self.datapath.attach_uplinks(&uplinks)?;
@@ -57,6 +56,7 @@ impl Attach for AttachDatapath {
             tracing::debug!(hook, ?outcome, "attached");
             attached += usize::from(outcome == Outcome::Attached);
         }
+        self.adopts = false;
         Ok(attached)
     }
 }

@@ -11,13 +11,13 @@ use std::{
 
 use mizzen_agent::{
     apply::maps::Maps as _,
+    datapath::Adopted,
     migrate::{
         carry_out::{carry_out, verify},
         hold,
         look::{Agent, Seen},
         plan::Plan,
     },
-    netfilter::conntrack,
 };
 use mizzen_ebpf_abi::{counters::Counter, node::cluster_range_flags::SERVICES};
 use mizzen_tests::{
@@ -214,7 +214,7 @@ fn old_connections(lab: &mut Lab, family: Family, iptables: bool) -> Vec<Client>
 fn refused_while_it_runs(node: &Netns) {
     let running = KubeProxy::start(node);
     until("the process to have its name", Duration::from_secs(10), || {
-        let obstacles = Plan::apply(&look(node)).obstacles;
+        let obstacles = Plan::apply(&look(node), true).obstacles;
         let expected = format!("(process {})", running.0.id());
         if obstacles.iter().any(|obstacle| obstacle.what.contains(&expected)) {
             Ok(())
@@ -226,7 +226,7 @@ fn refused_while_it_runs(node: &Netns) {
 
 /// The rules go, and those of others stay.
 fn removed(node: &Netns, iptables: bool) {
-    let plan = Plan::apply(&look(node));
+    let plan = Plan::apply(&look(node), true);
     assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
     let mut done = 0;
     node.run(|| carry_out(&plan, "".as_ref(), |_| done += 1)).unwrap();
@@ -237,7 +237,7 @@ fn removed(node: &Netns, iptables: bool) {
     for others in ["KUBE-FIREWALL", "dport 1 "] {
         assert_eq!(left.contains(others), iptables, "{others}: {left}");
     }
-    assert!(Plan::apply(&look(node)).is_done());
+    assert!(Plan::apply(&look(node), true).is_done());
 }
 
 /// What is new is Mizzen's.
@@ -261,9 +261,10 @@ fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
         let old: Vec<Client> =
             FAMILIES.iter().flat_map(|f| old_connections(&mut lab, *f, iptables)).collect();
         let node = &lab.nodes[0].node.netns;
-        let connections = node.run(conntrack::translated).unwrap();
-        assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 2 * FAMILIES.len());
-        assert_eq!(lab.nodes[0].datapath.adopt(&connections).unwrap(), 0, "once is enough");
+        let adopted = node.run(|| lab.nodes[0].datapath.adopt()).unwrap();
+        assert_eq!(adopted.flows, 2 * FAMILIES.len());
+        let again = node.run(|| lab.nodes[0].datapath.adopt()).unwrap();
+        assert_eq!(again, Adopted::default(), "once is enough");
 
         refused_while_it_runs(node);
         removed(node, iptables);
@@ -297,7 +298,7 @@ fn r11_what_others_need_of_kube_proxys_rules_stays() {
     for program in ["iptables-restore", "ip6tables-restore"] {
         feed(&netns, program, &[], text);
     }
-    let plan = Plan::apply(&look(&netns));
+    let plan = Plan::apply(&look(&netns), true);
     assert_eq!(plan.notes.len(), 2, "one for each family: {:?}", plan.notes);
     netns.run(|| carry_out(&plan, "".as_ref(), |_| {})).unwrap();
     let left = listed(&netns);
@@ -305,4 +306,41 @@ fn r11_what_others_need_of_kube_proxys_rules_stays() {
         assert_eq!(left.contains(name), stays, "{name}: {left}");
     }
     netns.run(hold::release).unwrap();
+}
+
+/// With a range of one port, which a masqueraded connection of kube-proxy's has: no flow of Mizzen's
+/// to the same backend gets it, and the connection goes on.
+#[test]
+fn r11_u14_source_ports_of_old_connections_are_given_to_nobody() {
+    const ONLY: u16 = 20_000;
+    let mut lab = Lab::new([1, 1]);
+    lab.nodes[0].source_ports(ONLY, ONLY);
+    let mut old = Vec::new();
+    for family in FAMILIES {
+        let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let backend = lab.nodes[1].pods[0].server(family);
+        let any = SocketAddr::new(family.service(10), PORT);
+        let rules = rules(family, [any, port], backend);
+        let fixed = format!("meta l4proto tcp masquerade to :{ONLY}");
+        nft(&lab.nodes[0].node.netns, &rules.replace("masquerade", &fixed));
+        let client = Client::dial(&lab.client, Transport::Tcp, port, 0).unwrap();
+        let seen = client.ask().unwrap().client;
+        assert_eq!(seen, SocketAddr::new(lab.address_of_node(0, family), ONLY));
+        old.push((client, backend, port));
+    }
+    for (family, (_, backend, _)) in FAMILIES.into_iter().zip(&old) {
+        node_port(&mut lab.nodes[0], family, Transport::Tcp, &[*backend], EXTERNAL);
+    }
+    let node = &lab.nodes[0].node.netns;
+    let adopted = node.run(|| lab.nodes[0].datapath.adopt()).unwrap();
+    assert_eq!(adopted, Adopted { flows: 0, ports: FAMILIES.len() });
+    for (client, _, port) in &old {
+        let before = lab.nodes[0].counted(Counter::DropNoSourcePort);
+        Client::dial_in_vain(&lab.client, Transport::Tcp, *port);
+        assert!(lab.nodes[0].counted(Counter::DropNoSourcePort) > before);
+        for _ in 0..3 {
+            assert_eq!(client.ask().unwrap().name, "pod-2-1");
+        }
+    }
+    sane(&lab);
 }
