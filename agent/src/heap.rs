@@ -12,6 +12,17 @@ pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
     *map = std::mem::take(map).into_iter().collect();
 }
 
+/// The order in which what is sorted fills a map of nodes most tightly, one of `imbl` that is: every
+/// second one leaves all nodes half full but for the last, and the others fill them. In their own
+/// order all would stay half full.
+pub(crate) fn packing<T>(sorted: Vec<T>) -> impl Iterator<Item = T> {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for (place, item) in sorted.into_iter().enumerate() {
+        if place % 2 == 0 { first.push(item) } else { second.push(item) }
+    }
+    first.into_iter().chain(second)
+}
+
 /// Has large pieces of memory, such as a page of a list, never stand between what is kept of them:
 /// they have pages of their own, and those go back as soon as they are let go. The C library begins
 /// so, and no longer does once it has seen some of that size.
@@ -40,6 +51,24 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
         line.trim().trim_end_matches(" kB").parse().ok()
+    }
+
+    /// How many nodes hold the entries of a map: those of one node stand one behind the other.
+    fn nodes(map: &imbl::OrdMap<u64, u64>) -> usize {
+        let places: Vec<usize> = map.keys().map(|key| std::ptr::from_ref(key).addr()).collect();
+        let apart = |pair: &[usize]| pair[1].wrapping_sub(pair[0]);
+        let beside = places.windows(2).map(apart).min().unwrap();
+        1 + places.windows(2).filter(|pair| apart(pair) != beside).count()
+    }
+
+    #[test]
+    fn a_map_that_is_filled_packing_has_half_the_nodes() {
+        let sorted: Vec<(u64, u64)> = (0..10_000).map(|number| (number, number)).collect();
+        let in_order: imbl::OrdMap<u64, u64> = sorted.iter().copied().collect();
+        let packed: imbl::OrdMap<u64, u64> = packing(sorted).collect();
+        assert_eq!(in_order, packed);
+        let (many, few) = (nodes(&in_order), nodes(&packed));
+        assert!(few * 10 <= many * 6 && few > 1, "{few} and {many}");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl ClusterState {
                 for key in gone {
                     changed |= self.unfile(&key);
                 }
-                for slice in all {
+                for slice in heap::packing(all) {
                     changed |= self.file(slice);
                 }
                 heap::pack(&mut self.filed);
@@ -232,7 +232,7 @@ fn replace<K: Ord + Clone, T: PartialEq>(
     for key in gone {
         held.remove(&key);
     }
-    for (key, value) in all {
+    for (key, value) in heap::packing(all) {
         changed |= insert(held, key, value);
     }
     changed

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::Vector;
 
 use super::{
     blocks::Blocks,
@@ -30,10 +30,10 @@ pub struct Pointer {
 pub struct Pointers {
     /// Services by numbers, which take little room: there are as many addresses as pods.
     by_address: Blocks<u32>,
-    /// The keys in the index that Services with these numbers have.
-    keys: OrdMap<u32, Arc<[u8]>>,
-    /// The number that comes next.
-    next: u32,
+    /// The keys in the index that Services have, in the places of their numbers.
+    keys: Vector<Option<Arc<[u8]>>>,
+    /// Numbers that nobody has any more.
+    free: Vector<u32>,
 }
 
 impl Pointers {
@@ -43,7 +43,8 @@ impl Pointers {
         address: IpAddr,
         names_of: impl Fn(&[u8]) -> Option<&'z ServiceNames>,
     ) -> Vec<Pointer> {
-        let keys = self.by_address.of(address).filter_map(|number| self.keys.get(number));
+        let key = |number: &u32| self.keys.get(*number as usize)?.as_ref();
+        let keys = self.by_address.of(address).filter_map(key);
         let services = keys.filter_map(|key| names_of(key));
         let mut all: Vec<_> = services.flat_map(|names| names.pointers(address)).collect();
         all.sort_unstable();
@@ -63,27 +64,30 @@ impl Pointers {
 
     /// Whether no address has a name, and no Service a number.
     pub fn is_empty(&self) -> bool {
-        self.by_address.is_empty() && self.keys.is_empty()
+        self.by_address.is_empty() && self.keys.iter().all(Option::is_none)
     }
 
     /// A number for the Service with that key.
     pub fn number(&mut self, key: &Arc<[u8]>) -> u32 {
-        // After as many Services as there are numbers they begin anew.
-        while self.keys.contains_key(&self.next) {
-            self.next = self.next.wrapping_add(1);
+        let key = Some(Arc::clone(key));
+        if let Some(number) = self.free.pop_back() {
+            self.keys.set(number as usize, key);
+            return number;
         }
-        let number = self.next;
-        self.keys.insert(number, Arc::clone(key));
-        self.next = number.wrapping_add(1);
-        number
+        self.keys.push_back(key);
+        // No cluster has as many Services as there are numbers.
+        u32::try_from(self.keys.len() - 1).unwrap_or(u32::MAX)
     }
 
     /// Has the addresses in `new` point to the Service with that number where those in `old` did;
     /// without `new` the number is another's to have. Touches only what differs, so that one
     /// endpoint of thousands costs one entry.
     pub fn replace(&mut self, number: u32, old: Option<&ServiceNames>, new: Option<&ServiceNames>) {
-        if new.is_none() {
-            self.keys.remove(&number);
+        if new.is_none()
+            && let Some(key) = self.keys.get_mut(number as usize)
+            && key.take().is_some()
+        {
+            self.free.push_back(number);
         }
         let addresses = |names: Option<&ServiceNames>| -> BTreeSet<IpAddr> {
             names.map(ServiceNames::pointing).into_iter().flatten().collect()
