@@ -1,12 +1,21 @@
 //! The file beside the configuration: read, validated and put in force while the agent runs. A
-//! file that can't be used leaves what was in force.
+//! file that can't be used leaves what was in force. One that says what it said is read and not
+//! understood again: a table of hosts may have a hundred thousand lines.
+
+use std::{
+    cell::RefCell,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use hickory_proto::rr::Name;
 use tokio::task::spawn_blocking;
 
 use super::{
     config::{Config, Source, served_addresses},
-    corefile::{self, Corefile, Machine, Surroundings as _},
+    corefile::{self, Corefile, Machine, Surroundings},
     meaning::{Meaning, Served},
     native, origin, resolv_conf,
     route::Route,
@@ -21,39 +30,104 @@ pub struct Followed {
     pub warnings: Vec<String>,
 }
 
-/// Reads the file that `config` names, if it names one.
-pub async fn look(config: &Config, domain: &Name) -> Result<Followed, String> {
-    let (config, domain) = (config.clone(), domain.clone());
-    spawn_blocking(move || read(config, domain))
-        .await
-        .map_err(|error| format!("the file was not read: {error}"))?
+/// What was read of the files, to tell whether they still say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// What they said, as a number; nothing of those that could not be read.
+    files: Vec<(PathBuf, Option<u64>)>,
+    /// Which files patterns meant.
+    patterns: Vec<(PathBuf, Vec<PathBuf>)>,
+}
+
+/// Reads the file that `config` names, if it names one; nothing where that and what it names say
+/// what was noted `before`.
+pub async fn look(
+    config: &Config,
+    domain: &Name,
+    before: Option<&Arc<Noted>>,
+) -> Result<Option<(Followed, Noted)>, String> {
+    let (config, domain, before) = (config.clone(), domain.clone(), before.cloned());
+    let look = move || {
+        if before.is_some_and(|before| before.holds(&Machine)) {
+            return Ok(None);
+        }
+        let noting = Noting { inner: &Machine, noted: RefCell::default() };
+        let followed = read(config, domain, &noting)?;
+        Ok(Some((followed, noting.noted.into_inner())))
+    };
+    spawn_blocking(look).await.map_err(|error| format!("the file was not read: {error}"))?
+}
+
+/// Surroundings, and what was read of them.
+struct Noting<'a> {
+    inner: &'a dyn Surroundings,
+    noted: RefCell<Noted>,
+}
+
+impl Surroundings for Noting<'_> {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let text = self.inner.read(path);
+        let said = text.as_ref().ok().map(|text| number(text));
+        self.noted.borrow_mut().files.push((path.to_owned(), said));
+        text
+    }
+
+    fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
+        let paths = self.inner.matching(pattern);
+        self.noted.borrow_mut().patterns.push((pattern.to_owned(), paths.clone()));
+        paths
+    }
+
+    /// The environment of a process does not change.
+    fn variable(&self, name: &str) -> Option<String> {
+        self.inner.variable(name)
+    }
+}
+
+impl Noted {
+    fn holds(&self, surroundings: &dyn Surroundings) -> bool {
+        let said = |path: &Path| surroundings.read(path).ok().map(|text| number(&text));
+        self.files.iter().all(|(path, before)| said(path) == *before)
+            && self.patterns.iter().all(|(all, before)| surroundings.matching(all) == *before)
+    }
+}
+
+/// A number that another text does not have but by a chance of one in 2^64.
+fn number(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What of the file that `config` names is left out; an error where it can't be used.
 pub fn check(config: &Config) -> Result<Vec<String>, String> {
     let domain = origin(&config.cluster_domain).map_err(|error| error.to_string())?;
-    read(config.clone(), domain).map(|followed| followed.warnings)
+    read(config.clone(), domain, &Machine).map(|followed| followed.warnings)
 }
 
-fn read(mut config: Config, domain: Name) -> Result<Followed, String> {
+fn read(
+    mut config: Config,
+    domain: Name,
+    surroundings: &dyn Surroundings,
+) -> Result<Followed, String> {
     match config.source.clone() {
         Source::Here => Ok(Followed { config, warnings: Vec::new() }),
         Source::ResolvConf(path) => {
-            let servers = resolv_conf::name_servers(&path, |path| Machine.read(path).ok());
+            let servers = resolv_conf::name_servers(&path, |path| surroundings.read(path).ok());
             let servers = servers.ok_or_else(|| format!("{} can't be read", path.display()))?;
             config.routes = vec![Route::to(servers)];
             Ok(Followed { config, warnings: Vec::new() })
         }
         Source::Corefile(path) => {
             let served = served(&config, domain);
-            let read = corefile::read(&path, &served, &Machine);
+            let read = corefile::read(&path, &served, surroundings);
             let Corefile { blocks, warnings } = read.map_err(|error| error.to_string())?;
             let config = Meaning::of(blocks, &served).applied(&config);
             Ok(Followed { config, warnings: warnings.iter().map(ToString::to_string).collect() })
         }
         Source::Blocks(written) => {
             let served = served(&config, domain);
-            let (blocks, warnings) = native::read(&written, &served, &Machine)?;
+            let (blocks, warnings) = native::read(&written, &served, surroundings)?;
             Ok(Followed { config: Meaning::of(blocks, &served).applied(&config), warnings })
         }
     }
@@ -66,5 +140,45 @@ fn served(config: &Config, domain: Name) -> Served {
         port: config.port,
         addresses: served_addresses(config),
         connects_pods: config.connects_pods,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_understood_again_when_any_of_them_says_something_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let hosts = folder.path().join("hosts");
+        write("hosts", "192.0.2.1 a.example\n");
+        let rest = format!("hosts {} {{\nfallthrough\n}}\nimport more/*\n", hosts.display());
+        write("Corefile", &format!(".:53 {{\nkubernetes cluster.local\n{rest}}}\n"));
+        std::fs::create_dir(folder.path().join("more")).unwrap();
+        let source = Source::Corefile(folder.path().join("Corefile"));
+        let config = Config { source, ..Config::default() };
+        let domain = origin("cluster.local").unwrap();
+        let mut noted = None;
+        let is_new = async |noted: &mut Option<Arc<Noted>>| {
+            let looked = look(&config, &domain, noted.as_ref()).await.unwrap();
+            let new = looked.map(|(followed, now)| {
+                *noted = Some(Arc::new(now));
+                followed.config
+            });
+            new.map(|config| config.routes)
+        };
+        let first = is_new(&mut noted).await.expect("the first look");
+        assert_eq!(is_new(&mut noted).await, None);
+        // As long as before.
+        write("hosts", "192.0.2.2 a.example\n");
+        let second = is_new(&mut noted).await.expect("a changed table");
+        assert_ne!(first, second);
+        write("more/forward", "forward . 192.0.2.53\n");
+        assert!(is_new(&mut noted).await.is_some(), "another file of the pattern");
+        assert_eq!(is_new(&mut noted).await, None);
+        std::fs::remove_file(&hosts).unwrap();
+        assert!(is_new(&mut noted).await.is_some(), "a file that is gone");
     }
 }

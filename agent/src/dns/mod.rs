@@ -55,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::Cache,
-    follow::Followed,
+    follow::{Followed, Noted},
     forward::Forwarder,
     metrics::Metrics,
     peers::Peers,
@@ -194,6 +194,8 @@ struct Role {
     config: Config,
     /// When to look at that file again.
     next_follow: Instant,
+    /// What it said, where that is in force.
+    noted: Option<Arc<Noted>>,
     /// Why what it says is not in force.
     unusable: Option<String>,
     warnings: Vec<String>,
@@ -271,6 +273,7 @@ impl Role {
             given: config.clone(),
             config,
             next_follow: Instant::now(),
+            noted: None,
             unusable: None,
             warnings: Vec::new(),
             cache,
@@ -287,10 +290,12 @@ impl Role {
     /// Puts what the file beside the configuration says in force, where that is new.
     async fn follow_source(&mut self) -> Result<(), Error> {
         let domain = origin(&self.given.cluster_domain)?;
-        let looked = follow::look(&self.given, &domain).await;
+        let looked = follow::look(&self.given, &domain, self.noted.as_ref()).await;
         self.next_follow = Instant::now() + FOLLOW;
         match looked {
-            Ok(Followed { config, warnings }) => {
+            Ok(None) => {}
+            Ok(Some((Followed { config, warnings }, noted))) => {
+                self.noted = Some(Arc::new(noted));
                 if self.warnings != warnings {
                     for warning in &warnings {
                         tracing::warn!(warning, "a part of the Corefile is left out");
@@ -304,6 +309,7 @@ impl Role {
                 }
             }
             Err(why) => {
+                self.noted = None;
                 let why = format!("{why}; what was in force before stays in force");
                 if self.unusable.as_ref() != Some(&why) {
                     self.metrics.reloaded(false);
