@@ -70,7 +70,7 @@ fn role() -> Value {
         "kind": "ClusterRole",
         "metadata": {"name": AGENT},
         "rules": [
-            rule("", &["nodes", "pods", "services"], &["list", "watch"]),
+            rule("", &["namespaces", "nodes", "pods", "services"], &["list", "watch"]),
             rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
             rule("networking.k8s.io", &["servicecidrs"], &["list", "watch"]),
             rule("", &["nodes"], &["get", "patch"]),
