@@ -307,7 +307,7 @@ mod tests {
                 let received = ask(Way::Udp(upstream), &question, &AtomicU64::new(0)).await;
                 let message = received.unwrap().message;
                 assert_eq!(message.metadata.response_code, ResponseCode::NoError);
-                assert_eq!(message.queries, [question.query.clone()]);
+                assert_eq!(message.queries, std::slice::from_ref(&question.query));
                 answering.abort();
             }
         }
