@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     Figure, catalogue, contender::Seat, interrupt, maps, mizzen, objects, scrape, triple::Triple,
@@ -180,7 +180,8 @@ fn watch_to_map(world: &World, seat: &Seat) -> Result<Vec<Figure>> {
             objects::replace_endpoints_caused_at(&service, at)
         })
         .collect();
-    bulk::send_paced(&world.api, &world.layout.dir, &requests, STORM_PER_S, SENDERS)?;
+    let failed = bulk::send_paced(&world.api, &world.layout.dir, &requests, STORM_PER_S, SENDERS)?;
+    ensure!(failed.is_empty(), "{} of {} changes failed", failed.len(), requests.len());
     let rate = f64::from(STORM_PER_S * STORM_SECONDS) / start.elapsed().as_secs_f64();
     let after = settled(&seat.triple)?;
     let contender = format!("mizzen-agent, {rate:.0} changes/s, 10,000 services");

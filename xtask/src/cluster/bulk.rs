@@ -61,14 +61,15 @@ fn command(list: &Path, pace: Pace) -> Command {
 }
 
 /// Several processes at once, which share the requests: one sends no more than one at a time at a
-/// given pace.
+/// given pace. Those that had no answer, or none that is a success: a machine that has too much to do
+/// leaves one of thousands without.
 pub fn send_paced(
     api: &Api,
     folder: &Path,
     requests: &[Request],
     per_second: u32,
     processes: u32,
-) -> Result<()> {
+) -> Result<Vec<Request>> {
     let mut running = Vec::new();
     for turn in 0..processes {
         let own: Vec<Request> =
@@ -80,13 +81,21 @@ pub fn send_paced(
         let child = curl.spawn().context("can't start curl")?;
         running.push((child, own, path));
     }
-    for (child, own, path) in running {
-        let output = child.wait_with_output()?;
-        fs::remove_file(path)?;
-        ensure!(output.status.success(), "curl ended with {}", output.status);
-        check(&String::from_utf8_lossy(&output.stdout), &own)?;
+    let ended: Vec<_> = running
+        .into_iter()
+        .map(|(child, own, path)| (child.wait_with_output(), fs::remove_file(path), own))
+        .collect();
+    // Only now: whoever returns leaves nobody behind who still sends.
+    let mut failed = Vec::new();
+    for (output, removed, own) in ended {
+        removed?;
+        let said = output?.stdout;
+        let said = String::from_utf8_lossy(&said);
+        let codes = said.lines().map(Some).chain(std::iter::repeat(None));
+        let bad = |code: Option<&str>| !code.is_some_and(|code| code.starts_with('2'));
+        failed.extend(own.into_iter().zip(codes).filter(|(_, code)| bad(*code)).map(|(of, _)| of));
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// The requests in the form of `curl --config`.
