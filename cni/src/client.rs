@@ -23,8 +23,8 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(5);
 const TAKE_OVER_PAUSE: Duration = Duration::from_millis(20);
 /// How long an agent may be away before it counts as being so.
 const GRACE: Duration = Duration::from_millis(300);
-/// How long a take-over may last.
-const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
+/// How long a take-over may last: what comes after has to be done in the rest of a call's time.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(7);
 
 /// What to do where nobody listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -379,6 +379,7 @@ impl LabNode {
             ifname,
             socket_translation,
             queued: false,
+            sends: None,
         };
         let pods = self.datapath.pods().unwrap();
         let namespace = fs::File::open(netns.path()).unwrap();

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use crate::{actor::Actor, netns::Netns};
 #[derive(Debug)]
 pub struct TestNode {
     /// Its network namespace.
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// How many flows a new table of its packet path has room for.
     pub flows: Option<u32>,
     cgroup: PathBuf,
@@ -27,7 +28,7 @@ impl TestNode {
     /// A new node. Whatever it has no route for goes to its loopback interface, so that a connect
     /// to a service's address finds one.
     pub fn new(role: &str) -> Self {
-        let netns = Netns::new(role);
+        let netns = Arc::new(Netns::new(role));
         netns.ip("route add default dev lo");
         netns.ip("-6 route add default dev lo");
         let cgroup = cgroup2().join(netns.name());

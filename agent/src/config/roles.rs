@@ -106,6 +106,7 @@ impl Config {
             masquerade_all: self.masquerade_all,
             snat_ports: (self.snat_port_min, self.snat_port_max),
             masquerade_pods: self.cni && self.masquerade_pods,
+            tunnel_port: if self.cni { self.vxlan_port } else { 0 },
             non_masquerade_cidrs: ranges("non_masquerade_cidrs", &self.non_masquerade_cidrs)?,
         })
     }

@@ -10,6 +10,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     limits, maps,
     node::{Endpoint, NodeAddr, NodeConfig, Peer, PodNetns},
+    pod_rate::PodRate,
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey, SetWord},
     socket::{SocketPeer, SocketPeers},
     traffic::{BackendCounts, CHUNK_IDS, CHUNKS, PacketCounts, ServiceCounts},
@@ -165,6 +166,8 @@ pub(super) const SOURCE_RANGES: MapLayout = layout::<SourceRangeKey, u32>(
 );
 pub(super) const POD_NETNS: MapLayout =
     layout::<u64, PodNetns>(maps::POD_NETNS, HASH, 0, limits::POD_NETNS_MAX);
+pub(super) const POD_RATES: MapLayout =
+    layout::<u32, PodRate>(maps::POD_RATES, HASH, 0, limits::POD_RATES_MAX);
 pub(super) const SOCKET_OPTIONS: MapLayout = layout::<u32, u32>(maps::SOCKET_OPTIONS, ARRAY, 0, 1);
 pub(super) const AFFINITY: MapLayout =
     layout::<AffinityKey, Affinity>(maps::AFFINITY, HASH, NO_PREALLOC, limits::AFFINITY_MAX);
@@ -207,6 +210,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     PEERS,
     SOURCE_RANGES,
     POD_NETNS,
+    POD_RATES,
     SOCKET_OPTIONS,
     AFFINITY,
     NODE_CONFIG,

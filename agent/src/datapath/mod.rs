@@ -17,9 +17,9 @@ mod affinity;
 mod allocated;
 mod barrier;
 mod cgroup;
-mod clsact;
 mod conntrack;
 mod counters;
+mod filter;
 mod growing;
 mod layout;
 mod link;
@@ -31,6 +31,7 @@ mod peers;
 mod pin;
 mod places;
 mod pod_netns;
+mod pod_rates;
 mod pods;
 mod probe;
 mod reader;
@@ -56,7 +57,6 @@ pub use self::{
     adopt::{AdoptError, Adopted},
     affinity::Clients,
     cgroup::{AttachError, Cgroup, CgroupError},
-    clsact::FilterError,
     conntrack::Flows,
     counters::{Counters, CountersError},
     link::{LinkError, Outcome, id as link_id},

@@ -2,13 +2,22 @@
 //! and changes nothing; what is missing is put back by the loop.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{Datapath, Features, cgroup, object::Programs, pin::Pins, sys, tc};
+use mizzen_ebpf_abi::{addr::Addr, node::Endpoint};
+
+use super::{
+    Datapath, Features, cgroup, layout,
+    object::Programs,
+    pin::Pins,
+    sys, tc,
+    walk::{self, Batch},
+};
 
 /// Looks at the places of one node's programs.
 #[derive(Clone, Debug)]
@@ -60,7 +69,8 @@ impl Places {
         tc::has_tcx()
     }
 
-    /// Every socket program, and every packet program that has a pin.
+    /// Every socket program, every packet program that has a pin, and those at pods' devices, in the
+    /// network namespace of the calling thread.
     pub fn read(&self) -> io::Result<Vec<Place>> {
         let sockets = cgroup::programs().map(|program| Place {
             program: program.to_owned(),
@@ -77,7 +87,25 @@ impl Places {
             let in_force = self.runs(program, &entry.path(), |link| link.ifindex() == index);
             places.push(Place { program: program.to_owned(), interface: Some(index), in_force });
         }
+        for index in self.pod_devices()? {
+            let seen = tc::look_at_pod(index, &self.programs).map_err(io::Error::other)?;
+            places.extend(seen.map(|(program, in_force)| Place {
+                program: program.to_owned(),
+                interface: Some(index),
+                in_force,
+            }));
+        }
         Ok(places)
+    }
+
+    /// The host's ends of the veths of all pods that the programs know.
+    fn pod_devices(&self) -> io::Result<BTreeSet<u32>> {
+        let endpoints = self.pins.open_map(&layout::ENDPOINTS).map_err(io::Error::other)?;
+        let mut devices = BTreeSet::new();
+        walk::visit(endpoints.as_fd(), |batch: &Batch<'_, Addr, Endpoint>| {
+            devices.extend(batch.iter().map(|(_, endpoint)| endpoint.ifindex));
+        })?;
+        Ok(devices)
     }
 
     /// Whether the link at `pin` runs this agent's program where it should.

@@ -220,6 +220,7 @@ mod tests {
             host_mac: [4; 6],
             socket_translation,
             queued: false,
+            sends: None,
         }
     }
 

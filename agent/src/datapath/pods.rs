@@ -22,6 +22,7 @@ use super::{
     peers::Peers,
     pin::{PinError, Pins},
     pod_netns::PodNamespaces,
+    pod_rates::PodRates,
     sys, tc,
     uplinks::Interface,
     walk::{self, Batch},
@@ -37,6 +38,7 @@ pub struct Pods {
     endpoints: OwnedFd,
     namespaces: PodNamespaces,
     peers: Peers,
+    rates: PodRates,
     programs: Arc<Programs>,
     pins: Arc<Pins>,
 }
@@ -45,8 +47,8 @@ impl Pods {
     pub(super) fn open(programs: Arc<Programs>, pins: Arc<Pins>) -> Result<Self, PinError> {
         let endpoints = pins.open_map(&layout::ENDPOINTS)?;
         let namespaces = PodNamespaces::open(&pins)?;
-        let peers = Peers::open(&pins)?;
-        Ok(Self { endpoints, namespaces, peers, programs, pins })
+        let (peers, rates) = (Peers::open(&pins)?, PodRates::open(&pins)?);
+        Ok(Self { endpoints, namespaces, peers, rates, programs, pins })
     }
 }
 
@@ -58,6 +60,7 @@ impl PodDatapath for Pods {
         for address in &link.addresses {
             self.put_endpoint(link, Addr::from(*address), &endpoint(link, flags))?;
         }
+        self.put_rate(link)?;
         self.attach_programs(link).map(drop)
     }
 
@@ -69,7 +72,22 @@ impl PodDatapath for Pods {
             sys::delete(self.endpoints.as_fd(), &Addr::from(*address))
                 .map_err(|source| failed("forget the address", link, source))?;
         }
-        Ok(())
+        self.rates.remove(link).map_err(|source| failed("forget the bandwidth", link, source))
+    }
+
+    fn missing(&self, link: &PodLink) -> Result<Option<String>, PodDatapathError> {
+        let unread = |source| failed("look at the address", link, source);
+        for address in &link.addresses {
+            let known: Option<Endpoint> =
+                sys::lookup(self.endpoints.as_fd(), &Addr::from(*address)).map_err(unread)?;
+            if known.is_none_or(|known| known.ifindex != link.ifindex) {
+                return Ok(Some(format!("the datapath does not know {address}")));
+            }
+        }
+        let seen = tc::look_at_pod(link.ifindex, &self.programs)
+            .map_err(|source| failed("look at the packet programs", link, source))?;
+        let lost = seen.iter().find(|(_, in_force)| !in_force);
+        Ok(lost.map(|(program, _)| format!("{program} is not attached to {}", link.ifname)))
     }
 
     fn survey(&self) -> Result<Survey, PodDatapathError> {
@@ -120,8 +138,11 @@ impl PodDatapath for Pods {
                 mended.push(maps::ENDPOINTS);
             }
         }
+        if !self.put_rate(link)? {
+            mended.push(maps::POD_RATES);
+        }
         let attached = self.attach_programs(link)?;
-        let lost = attached.iter().filter(|(_, outcome)| *outcome == Outcome::Attached);
+        let lost = attached.iter().filter(|(_, outcome)| *outcome != Outcome::Unchanged);
         mended.extend(lost.map(|_| "program"));
         Ok(mended)
     }
@@ -139,12 +160,19 @@ impl Pods {
         })
     }
 
+    /// Whether the table said so before.
+    fn put_rate(&self, link: &PodLink) -> Result<bool, PodDatapathError> {
+        self.rates.put(link).map_err(|source| {
+            failed("limit what the pod sends", link, or_full(&layout::POD_RATES, source))
+        })
+    }
+
     fn attach_programs(
         &self,
         link: &PodLink,
     ) -> Result<Vec<(&'static str, Outcome)>, PodDatapathError> {
         let interface = Interface { index: link.ifindex, name: link.ifname.clone() };
-        tc::attach_pod(&interface, &self.programs, &self.pins)
+        tc::attach_pod(&interface, link.sends.is_some(), &self.programs, &self.pins)
             .map_err(|source| failed("attach the packet programs", link, source))
     }
 }

@@ -4,9 +4,8 @@
 use std::{fs, io, path::Path};
 
 use super::{
-    clsact,
+    filter,
     pin::{PinError, Pins},
-    tc,
 };
 
 /// Why the datapath is still in force, or a part of it.
@@ -50,8 +49,8 @@ pub fn release(bpffs: &Path) -> Result<usize, ReleaseError> {
         };
         let text = folder.display().to_string();
         remove().map_err(|source| ReleaseError::Remove { folder: text, source })?;
-        if is_links && !tc::has_tcx() {
-            links += clsact::remove_all();
+        if is_links {
+            links += filter::remove_all();
         }
     }
     let folder = Pins::folder_of(bpffs);

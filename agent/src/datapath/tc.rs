@@ -1,8 +1,8 @@
 //! The packet programs' places: uplinks, and the host's ends of pods' veths.
 //!
-//! A place is a tcx link, pinned under the interface's index, so that it stays when the agent is
-//! gone and the next agent replaces the program in it without a gap. Kernels before 6.6 have no
-//! tcx: there the program is a filter of the `clsact` queueing discipline ([`super::clsact`]).
+//! At an uplink a place is a tcx link, pinned under the interface's index, so that it stays when the
+//! agent is gone and the next agent replaces the program in it without a gap. Kernels before 6.6 have
+//! no tcx: there, and at pods' veths everywhere, the program is a [`super::filter`].
 //! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
 
 use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
@@ -10,13 +10,15 @@ use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 use aya::util::KernelVersion;
 
 use super::{
-    Datapath, clsact,
+    Datapath,
+    filter::{self, Filter, Place},
     link::{self, LinkError, Outcome, Target},
     object::Programs,
     pin::Pins,
     sys,
     uplinks::Interface,
 };
+use crate::podnet::netlink::{Netlink, NetlinkError};
 
 /// The first kernel with tcx links.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -66,6 +68,9 @@ const POD: [Hook; 2] = [
     Hook { program: "tc_pod_egress", direction: Direction::Egress },
 ];
 
+/// Before the others, at the devices of pods whose bandwidth is limited.
+const POD_RATE: [Hook; 1] = [Hook { program: "tc_pod_rate", direction: Direction::Ingress }];
+
 const TUNNEL: [Hook; 2] = [
     Hook { program: "tc_tunnel_ingress", direction: Direction::Ingress },
     Hook { program: "tc_tunnel_egress", direction: Direction::Egress },
@@ -88,19 +93,26 @@ pub enum TcError {
         #[source]
         source: LinkError,
     },
-    /// The filter could not be made.
+    /// The filters could not be made.
     #[error(
-        "attach the eBPF program {program} to the interface {interface} as a filter of clsact, \
-         which needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
+        "attach eBPF programs to the interface {interface} as filters of clsact, which needs \
+         CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
     )]
     Filter {
-        /// The program.
-        program: &'static str,
         /// The interface.
         interface: String,
         /// Why not.
         #[source]
-        source: clsact::FilterError,
+        source: NetlinkError,
+    },
+    /// The link of an older agent, in whose place the filter is, can't be removed.
+    #[error("remove the eBPF link {} of an older agent", path.display())]
+    Former {
+        /// Its pin.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The pins can't be listed or removed.
     #[error("tidy up the pinned eBPF links in {}", .0.display())]
@@ -157,13 +169,45 @@ impl PacketPrograms {
     }
 }
 
-/// Attaches the packet programs to the host's end of a pod's veth.
+/// Attaches the packet programs to the host's end of a pod's veth; where its bandwidth `is_limited`,
+/// the one that sees to that, too.
 pub(super) fn attach_pod(
     interface: &Interface,
+    is_limited: bool,
     programs: &Programs,
     pins: &Pins,
 ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
-    attach(&POD, interface, programs, pins)
+    let mut outcomes = Vec::new();
+    if is_limited {
+        outcomes.extend(attach_filters(&POD_RATE, Place::First, interface, programs)?);
+    }
+    outcomes.extend(attach_filters(&POD, Place::Main, interface, programs)?);
+    // Agents before this one had links here, which see packets first. Now none needs to.
+    for hook in POD {
+        let path = pin_of(pins, hook.program, interface);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(TcError::Former { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Which of the packet programs of the host's end of a pod's veth are in force at an interface.
+pub(super) fn look_at_pod(
+    ifindex: u32,
+    programs: &Programs,
+) -> Result<[(&'static str, bool); 2], NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let mut seen = POD.map(|hook| (hook.program, false));
+    for (hook, (_, in_force)) in POD.iter().zip(&mut seen) {
+        let expected = programs.get(hook.program).map(|program| program.id);
+        let running = filter::running(&mut netlink, ifindex, hook.direction, Place::Main)?;
+        *in_force = running.is_some() && running == expected;
+    }
+    Ok(seen)
 }
 
 /// Attaches the packet programs to the tunnel's device.
@@ -186,26 +230,44 @@ fn attach(
     programs: &Programs,
     pins: &Pins,
 ) -> Result<Vec<(&'static str, Outcome)>, TcError> {
-    let has_tcx = has_tcx();
+    if !has_tcx() {
+        return attach_filters(hooks, Place::Main, interface, programs);
+    }
     let mut outcomes = Vec::new();
     for hook in hooks {
         let name = hook.program;
         let program = programs.get(name).ok_or(TcError::NoProgram(name))?;
-        // By index: names may hold dots, which the bpf file system keeps for itself.
-        let pin = pins.link(&format!("{name}-{}", interface.index));
-        let outcome = if has_tcx {
-            let target = Target::Interface(interface.index);
-            link::ensure(&pin, program, target, hook.direction.attach_type()).map_err(|source| {
-                TcError::Link { program: name, interface: interface.name.clone(), source }
-            })?
-        } else {
-            clsact::ensure(&interface.name, program, hook.direction, &pin).map_err(|source| {
-                TcError::Filter { program: name, interface: interface.name.clone(), source }
-            })?
-        };
+        let pin = pin_of(pins, name, interface);
+        let target = Target::Interface(interface.index);
+        let outcome = link::ensure(&pin, program, target, hook.direction.attach_type()).map_err(
+            |source| TcError::Link { program: name, interface: interface.name.clone(), source },
+        )?;
         outcomes.push((name, outcome));
     }
     Ok(outcomes)
+}
+
+fn attach_filters(
+    hooks: &[Hook],
+    place: Place,
+    interface: &Interface,
+    programs: &Programs,
+) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+    let filter = |hook: &Hook| {
+        let (name, direction) = (hook.program, hook.direction);
+        let program = programs.get(name).ok_or(TcError::NoProgram(name))?;
+        Ok(Filter { name, program, direction, place })
+    };
+    let filters = hooks.iter().map(filter).collect::<Result<Vec<_>, TcError>>()?;
+    let outcomes = filter::ensure(interface, &filters)
+        .map_err(|source| TcError::Filter { interface: interface.name.clone(), source })?;
+    Ok(hooks.iter().map(|hook| hook.program).zip(outcomes).collect())
+}
+
+/// Where the link of a program at an interface is pinned. By index: names may hold dots, which the
+/// bpf file system keeps for itself.
+fn pin_of(pins: &Pins, program: &str, interface: &Interface) -> PathBuf {
+    pins.link(&format!("{program}-{}", interface.index))
 }
 
 /// Removes the pins of links whose interface is gone.

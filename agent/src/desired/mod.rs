@@ -157,6 +157,8 @@ pub struct Settings {
     pub snat_ports: (u16, u16),
     /// Whether what pods send out of the cluster is masqueraded.
     pub masquerade_pods: bool,
+    /// UDP port of the tunnels to other nodes; 0: there are none.
+    pub tunnel_port: u16,
     /// Ranges outside of the cluster where pods are known: what pods send there is not.
     pub non_masquerade_cidrs: Vec<Cidr>,
 }

@@ -88,7 +88,9 @@ pub fn desired_node(
         snat_port_min: settings.snat_ports.0,
         snat_port_max: settings.snat_ports.1,
         flags,
-        reserved: [0; 2],
+        tunnel_port: settings.tunnel_port,
+        padding: 0,
+        reserved: 0,
     };
     DesiredNode { addrs: addresses(node, facts, settings), cluster_ranges, config }
 }

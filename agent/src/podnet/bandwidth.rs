@@ -136,6 +136,14 @@ impl Bucket {
     }
 }
 
+/// Whether an interface's root qdisc is a token bucket, whichever.
+pub fn has_bucket(netlink: &mut Netlink, ifindex: u32) -> Result<bool, NetlinkError> {
+    let question = RouteNetlinkMessage::GetQueueDiscipline(root_of(ifindex));
+    let answer = netlink.get("get the qdisc of a pod's link", question)?;
+    let Some(RouteNetlinkMessage::NewQueueDiscipline(message)) = answer else { return Ok(false) };
+    Ok(Bucket::read(&message).is_some())
+}
+
 /// An end of a pod's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

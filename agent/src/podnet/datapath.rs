@@ -10,6 +10,7 @@ use mizzen_ebpf_abi::{
 
 use tokio::sync::mpsc;
 
+use super::bandwidth::Bucket;
 use crate::{metrics::Metrics, model::node::Cidr};
 
 /// A pod's attachment, as the datapath has to know it.
@@ -30,6 +31,9 @@ pub struct PodLink {
     pub socket_translation: Option<bool>,
     /// Whether what it receives waits in a queue at the host's end, for its bandwidth is limited.
     pub queued: bool,
+    /// How much it may send, where that is limited: by its own queue, and where it took that away by
+    /// a program.
+    pub sends: Option<Bucket>,
 }
 
 /// What the tables say of pods at a moment.
@@ -62,6 +66,11 @@ pub trait PodDatapath: Send + Sync {
     /// Forgets the pod's addresses and namespace; the programs go with the link. Success where it
     /// is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
+
+    /// What of a pod that is attached is not as [`Self::attach`] left it; changes nothing.
+    fn missing(&self, _link: &PodLink) -> Result<Option<String>, PodDatapathError> {
+        Ok(None)
+    }
 
     /// What the tables say of pods.
     fn survey(&self) -> Result<Survey, PodDatapathError> {
@@ -142,6 +151,10 @@ impl PodDatapath for Announced {
 
     fn sync_peers(&self, peers: &BTreeMap<Cidr, IpAddr>) -> Result<usize, PodDatapathError> {
         self.datapath.sync_peers(peers)
+    }
+
+    fn missing(&self, link: &PodLink) -> Result<Option<String>, PodDatapathError> {
+        self.datapath.missing(link)
     }
 
     fn survey(&self) -> Result<Survey, PodDatapathError> {

@@ -10,6 +10,7 @@ use std::{
 use mizzen_cni::wire::Attachment;
 
 use super::{
+    bandwidth,
     datapath::PodLink,
     interface::{self, Interface, Neighbour},
     journal::{Entry, Phase},
@@ -61,9 +62,11 @@ impl Pods {
         let known: BTreeSet<_> =
             self.entries().iter().map(|(attachment, _)| attachment.host_ifname()).collect();
         let routes = interface::routes(&mut netlink)?;
+        let neighbours = interface::permanent_neighbours(&mut netlink)?;
         for interface in interface::interfaces(&mut netlink)? {
             if interface.is_pod_link() && !known.contains(&interface.ifname) {
-                self.take_in_stranger(&interface, &routes)?;
+                let queued = bandwidth::has_bucket(&mut netlink, interface.ifindex)?;
+                self.take_in_stranger(&interface, queued, &routes, &neighbours)?;
             }
         }
         self.reconcile().map(|_healed| ())
@@ -75,7 +78,9 @@ impl Pods {
     fn take_in_stranger(
         &self,
         interface: &Interface,
+        queued: bool,
         routes: &[routes::Present],
+        neighbours: &[Neighbour],
     ) -> Result<(), NetlinkError> {
         let Interface { ifname, ifindex, .. } = interface;
         let addresses: Vec<_> = routes
@@ -90,15 +95,17 @@ impl Pods {
         tracing::warn!(ifname, ?addresses, "keeping a pod link that the journal does not know");
         self.ledger().hold(&addresses);
         let (host_mac, pod_mac) = macs(&addresses);
+        // It may have been given another.
+        let said = neighbours.iter().find(|neighbour| neighbour.ifindex == *ifindex);
         let link = PodLink {
             ifname: ifname.clone(),
             ifindex: *ifindex,
             addresses,
-            pod_mac: pod_mac.0,
-            host_mac: host_mac.0,
+            pod_mac: said.map_or(pod_mac, |neighbour| neighbour.mac).0,
+            host_mac: interface.mac.unwrap_or(host_mac).0,
             socket_translation: None,
-            // Not known: the limit itself went with the journal's record.
-            queued: false,
+            queued,
+            sends: None,
         };
         if let Err(error) = self.datapath.attach(&link, None) {
             tracing::error!(ifname, error = chain(&error), "attach the datapath to a pod");
@@ -117,18 +124,29 @@ impl Pods {
             routes: routes.iter().map(|route| route.destination).collect(),
             neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
         };
-        let mut healed = Healed::new();
+        let (mut healed, mut outcome) = (Healed::new(), Ok(()));
         for (attachment, entry) in self.entries() {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
-            if self.ledger().get(&attachment) == Some(&entry) {
-                for what in self.heal(&attachment, &entry, &present, &mut netlink)? {
-                    *healed.entry(what).or_default() += 1;
+            // One that left is gone in a moment.
+            let leaves = self.leaving.holds(&attachment);
+            if !leaves && self.ledger().get(&attachment) == Some(&entry) {
+                // What one pod's link refuses, because it goes at this moment, is nothing to others.
+                match self.heal(&attachment, &entry, &present, &mut netlink) {
+                    Ok(mended) => {
+                        for what in mended {
+                            *healed.entry(what).or_default() += 1;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%attachment, error = chain(&error), "heal a pod's link");
+                        outcome = outcome.and(Err(error));
+                    }
                 }
             }
         }
         self.forget_strangers(&mut netlink)?;
-        Ok(healed)
+        outcome.map(|()| healed)
     }
 
     /// What there was to do, a word for each thing.

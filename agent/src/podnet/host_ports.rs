@@ -17,15 +17,21 @@ use super::{
     journal::{Entry, Phase},
     pods::{Pods, failure},
 };
-use crate::model::{
-    ObjectKey,
-    pod::{HostPort, HostPortPod, HostPortPods},
-    service::Protocol,
+use crate::{
+    host_ports::HostPorts,
+    model::{
+        ObjectKey,
+        pod::{HostPort, HostPortPod, HostPortPods},
+        service::Protocol,
+    },
 };
 
 /// How long an ADD waits for them. Where the tables can't be written so long, the runtime is told to
 /// try again rather than that all is well.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long a CHECK waits for what others asked for a moment ago.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// The host ports of all pods that are connected, or as good as. Of two sandboxes of one pod the
 /// later one has its ports.
@@ -91,6 +97,16 @@ impl Pods {
                 Err(failure(TRY_AGAIN_LATER, "host ports are not in force", details))
             }
         }
+    }
+
+    /// Whether a pod's host ports are in force, or it has none.
+    pub(super) fn has_host_ports(&self, entry: &Entry) -> bool {
+        if entry.requested.port_mappings.is_empty() {
+            return true;
+        }
+        let revision = self.ledger().ask_for_host_ports();
+        let in_force = |ports: &Arc<HostPorts>| ports.wait(revision, GRACE);
+        self.host_ports.get().is_some_and(in_force)
     }
 
     /// Takes the host ports of a pod that leaves out of force.

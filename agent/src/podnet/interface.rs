@@ -35,6 +35,11 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Whether it leads nowhere but to the node itself.
+    pub fn is_loopback(&self) -> bool {
+        self.ifname == "lo"
+    }
+
     /// Whether it is the host's end of a pod's veth.
     pub fn is_pod_link(&self) -> bool {
         is_host_ifname(&self.ifname)

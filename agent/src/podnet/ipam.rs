@@ -139,6 +139,24 @@ impl Ipam {
         }
     }
 
+    /// Freed addresses that are kept back, and when they are usable again.
+    pub fn cooling(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        self.ranges.iter().flat_map(|range| {
+            range.cooling.iter().map(|(offset, until)| (range.cidr.address_at(*offset), *until))
+        })
+    }
+
+    /// Keeps a free address back until then; one outside the ranges is nothing to us. To be called
+    /// in the order of the times.
+    pub fn cool(&mut self, address: IpAddr, until: Duration) {
+        if let Some((range, offset)) = self.find(address)
+            && !range.used.contains(&offset)
+            && range.cold.insert(offset)
+        {
+            range.cooling.push_back((offset, until));
+        }
+    }
+
     /// The first family that has no address left, cooling ones included.
     pub fn exhausted(&self) -> Option<Exhausted> {
         [true, false].into_iter().find_map(|v4| {

@@ -22,7 +22,7 @@ use super::{
     del_journal,
     heal::Healed,
     interface::{self, Interface, InterfaceAddress, is_host_ifname},
-    message::PROTOCOL,
+    message::{self, PROTOCOL},
     mtu,
     netlink::{Netlink, NetlinkError},
     pods::{Pods, chain},
@@ -229,7 +229,8 @@ pub fn matters(told: &RouteNetlinkMessage) -> bool {
             rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
         }
         RouteNetlinkMessage::NewLink(link) => {
-            !is_host_ifname(&interface::interface(link).ifname) || was_set_down(link)
+            let is_of_pod = is_host_ifname(&interface::interface(link).ifname);
+            !is_of_pod || was_set_down(link) && !message::is_leaving(link)
         }
         RouteNetlinkMessage::DelLink(_)
         | RouteNetlinkMessage::NewAddress(_)

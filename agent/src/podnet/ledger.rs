@@ -102,7 +102,14 @@ impl Ledger {
         self.write(Record::Ranges { ranges: ranges.iter().map(ToString::to_string).collect() })?;
         let entries = self.state.entries.values();
         let taken = entries.flat_map(|entry| &entry.addresses).chain(&self.held);
-        self.ipam = Ipam::new(ranges, &self.excluded, taken.copied());
+        let mut ipam = Ipam::new(ranges, &self.excluded, taken.copied());
+        // Others remember who had an address, whatever the ranges are now.
+        let mut cooling: Vec<(IpAddr, Duration)> = self.ipam.cooling().collect();
+        cooling.sort_by_key(|(_, until)| *until);
+        for (address, until) in cooling {
+            ipam.cool(address, until);
+        }
+        self.ipam = ipam;
         Ok(())
     }
 
@@ -170,6 +177,11 @@ impl Ledger {
         if let Some(entry) = self.state.entries.get_mut(attachment) {
             entry.ifindex = ifindex;
         }
+    }
+
+    /// Says that the addresses are no pod's any more, though they are not free yet.
+    pub fn disown(&self, addresses: &[IpAddr]) {
+        self.local_pods.remove(addresses);
     }
 
     /// Forgets an attachment and frees its addresses.

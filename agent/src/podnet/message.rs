@@ -110,6 +110,37 @@ pub fn delete_link(ifname: &str) -> Change {
     }
 }
 
+/// The group of pods' links that are to be deleted ("Mz" twice): one that nobody else has.
+const LEAVING: u32 = 0x4d7a_4d7a;
+
+/// Takes an interface down, and puts it among those that [`delete_leaving`] deletes.
+pub fn set_leaving(ifname: &str) -> Change {
+    let mut link = named(ifname);
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes.push(LinkAttribute::Group(LEAVING));
+    let mut change = set_link(format!("put interface {ifname} down, to be deleted"), link);
+    // It went with the pod's namespace.
+    change.tolerate = Some(Errno::ENODEV);
+    change
+}
+
+/// Whether an interface is among those.
+pub fn is_leaving(link: &LinkMessage) -> bool {
+    link.attributes.contains(&LinkAttribute::Group(LEAVING))
+}
+
+/// Deletes all interfaces that leave, for the time that one takes.
+pub fn delete_leaving() -> Change {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::Group(LEAVING));
+    Change {
+        what: "delete the interfaces of pods that left".to_owned(),
+        message: RouteNetlinkMessage::DelLink(link),
+        flags: 0,
+        tolerate: Some(Errno::ENODEV),
+    }
+}
+
 /// Brings an interface up.
 pub fn set_up(ifname: &str) -> Change {
     let mut link = named(ifname);

@@ -3,7 +3,8 @@
 //! ```text
 //! plugin ──cni.sock──> server ──> pods ──> ledger (ipam + journal)   who has which address
 //!                                  ├─────> link, netns, sysctl       veth, addresses, routes
-//!                                  └─────> datapath                  programs of the pod
+//!                                  ├─────> datapath                  programs of the pod
+//!                                  └─────> teardown                  links of pods that left
 //! snapshot, kernel events ──> keeper ──> ways, routes (pure) ──> between ──> tunnel, netlink
 //!                               └──────> conflist                    when it can serve
 //! every 5 s ──> review ──────> what the datapath has of each pod    mended where it was altered
@@ -50,6 +51,7 @@ pub mod keeper;
 pub mod opt_out;
 pub mod review;
 pub mod routes;
+mod teardown;
 
 use std::{
     collections::BTreeMap,
@@ -176,6 +178,7 @@ pub async fn run(
     let mut listener = Some(listener);
     let mut server = None;
     let review = tokio::spawn(review::run(Arc::clone(&pods), cancel.clone()));
+    let teardown = tokio::spawn(teardown::run(Arc::clone(&pods), cancel.clone()));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&pods), metrics));
     while !cancel.is_cancelled() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -197,10 +200,11 @@ pub async fn run(
         }
     }
     // A panic there has been reported by its own thread.
-    let _ended = review.await;
+    let _ended = (review.await, teardown.await);
     if let Some(server) = server {
         let _ended = server.await;
     }
+    blocking(move || pods.tear_down()).await;
     Ok(())
 }
 

@@ -15,18 +15,32 @@ use super::{
 /// IPv6 needs links of at least this many bytes (RFC 8200, 5).
 pub const MIN_MTU: u32 = 1280;
 
-/// The MTU of the interface that has the node's address.
+/// The most that a veth takes; loopback interfaces take a byte more.
+pub const MAX_MTU: u32 = 65_535;
+
+/// The MTU of the interface that has the node's address. Where that is the loopback interface (a node
+/// that tells routers of its address), it is the least of those that have an address on a link.
 pub fn of_uplink(
     interfaces: &[Interface],
     addresses: &[InterfaceAddress],
     internal_ips: &[IpAddr],
 ) -> u32 {
-    let uplinks = addresses.iter().filter(|held| internal_ips.contains(&held.address));
-    let mtu = uplinks
-        .filter_map(|held| interfaces.iter().find(|interface| interface.ifindex == held.ifindex))
-        .map(|interface| interface.mtu)
-        .min();
-    mtu.unwrap_or(DEFAULT_MTU).max(MIN_MTU)
+    let of = |held: &InterfaceAddress| {
+        let is_it = |interface: &&Interface| interface.ifindex == held.ifindex;
+        interfaces.iter().find(is_it).filter(|interface| !interface.is_loopback())
+    };
+    let least = |wanted: &dyn Fn(&InterfaceAddress) -> bool| {
+        addresses.iter().filter(|held| wanted(held)).filter_map(of).map(|found| found.mtu).min()
+    };
+    let on_a_link = |held: &InterfaceAddress| {
+        let length = if held.address.is_ipv4() { 32 } else { 128 };
+        let link_local = matches!(held.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        held.prefix_len < length && !link_local
+    };
+    let has_address = addresses.iter().any(|held| internal_ips.contains(&held.address));
+    let mtu = least(&|held| internal_ips.contains(&held.address))
+        .or_else(|| least(&on_a_link).filter(|_| has_address));
+    mtu.unwrap_or(DEFAULT_MTU).clamp(MIN_MTU, MAX_MTU)
 }
 
 /// The MTU in a tunnel that needs `overhead` bytes beside each packet.
@@ -87,6 +101,25 @@ mod tests {
         assert_eq!(of_uplink(&interfaces, &addresses, &[ip]), 1400);
         assert_eq!(of_uplink(&interfaces, &addresses, &[]), DEFAULT_MTU);
         assert_eq!(of_uplink(&[interface(2, 576)], &addresses, &[ip]), MIN_MTU);
+    }
+
+    /// A node whose address is on `lo`, which takes more than any veth.
+    #[test]
+    fn cni_24_the_mtu_of_a_node_whose_address_is_on_loopback_is_that_of_its_links() {
+        let lo = Interface { ifname: "lo".into(), ..interface(1, 65_536) };
+        let interfaces = [lo, interface(2, 9000), interface(3, 1500), interface(4, 1400)];
+        let ip = "192.0.2.7".parse().unwrap();
+        let on_lo = InterfaceAddress { prefix_len: 32, ..held(1, "192.0.2.7") };
+        let loopback = InterfaceAddress { prefix_len: 8, ..held(1, "127.0.0.1") };
+        // The last one has an address on no link: a pod's, or a tunnel's.
+        let alone = InterfaceAddress { prefix_len: 32, ..held(4, "10.0.0.1") };
+        let addresses = [loopback, on_lo, held(2, "198.51.100.2"), held(3, "203.0.113.2"), alone];
+        assert_eq!(of_uplink(&interfaces, &addresses, &[ip]), 1500);
+        assert_eq!(of_uplink(&interfaces, &addresses[..2], &[ip]), DEFAULT_MTU);
+        assert_eq!(
+            of_uplink(&[interface(2, 70_000)], &addresses[2..], &[addresses[2].address]),
+            MAX_MTU
+        );
     }
 
     #[test]

@@ -26,14 +26,16 @@ use mizzen_cni::{
 };
 
 use super::{
+    bandwidth::Bucket,
     claims::{Claim, Claims},
     datapath::{PodDatapath, PodLink},
     ipam::AllocateError,
     journal::{Entry, Phase},
     ledger::{Ledger, Reservation, ReserveError, link_spec},
-    link,
+    link::{self, LinkError},
     netns::NetnsId,
     steps::{self, Observer, Step},
+    teardown::Leaving,
 };
 use crate::{
     host_ports::HostPorts,
@@ -47,11 +49,13 @@ pub struct Pods {
     pub(super) datapath: Arc<dyn PodDatapath>,
     /// Links that an agent made whose journal is lost, by name.
     pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
+    /// Pods that left and whose links are still there.
+    pub(super) leaving: Leaving,
     /// Pods whose sockets are left alone; `None` until they are known.
     pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
     /// Those who see to host ports.
     pub(super) host_ports: OnceLock<Arc<HostPorts>>,
-    at_step: Observer,
+    pub(super) at_step: Observer,
     started: Instant,
     pub(super) mtu: AtomicU32,
     /// Why no pod can be connected now.
@@ -80,12 +84,18 @@ pub struct Added<'a> {
     pub link: Link,
     pods: &'a Pods,
     claim: Claim<'a>,
+    /// It was connected before, and somebody may have been told of it then.
+    is_repeated: bool,
 }
 
 impl Added<'_> {
-    /// Disconnects it again: to the runtime, which got no answer, the ADD has failed.
+    /// Disconnects it again: to the runtime, which got no answer, the ADD has failed. One that only
+    /// repeated an answer leaves the pod as it was.
     pub fn undo(self) {
         let attachment = self.claim.attachment();
+        if self.is_repeated {
+            return;
+        }
         tracing::warn!(%attachment, "undoing an ADD whose plugin has gone");
         let entry = self.pods.ledger().get(attachment).cloned();
         if let Some(entry) = entry {
@@ -107,6 +117,7 @@ impl Pods {
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
+            leaving: Leaving::default(),
             opted_out: Mutex::default(),
             host_ports: OnceLock::new(),
             at_step: steps::unobserved,
@@ -146,11 +157,12 @@ impl Pods {
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
         let deadline = Instant::now() + limit;
         let claim = self.claim(&addition.attachment, limit)?;
-        let link = self.add_claimed(addition, deadline)?;
-        Ok(Added { link, pods: self, claim })
+        let (link, is_repeated) = self.add_claimed(addition, deadline)?;
+        Ok(Added { link, pods: self, claim, is_repeated })
     }
 
-    fn add_claimed(&self, addition: &Addition, deadline: Instant) -> Result<Link, Failure> {
+    /// The link, and whether it was there before.
+    fn add_claimed(&self, addition: &Addition, deadline: Instant) -> Result<(Link, bool), Failure> {
         let attachment = &addition.attachment;
         if let Some(reason) = self.waiting() {
             return Err(failure(TRY_AGAIN_LATER, "the pod network is not ready", reason));
@@ -164,7 +176,7 @@ impl Pods {
                 && entry.requested == addition.requested
                 && link::verify(&link_spec(attachment, &entry), &addition.netns).is_ok()
             {
-                return Ok(answer(attachment, &entry));
+                return Ok((answer(attachment, &entry), true));
             }
             self.remove(attachment, &entry);
         }
@@ -175,10 +187,17 @@ impl Pods {
             mtu: self.mtu.load(Ordering::Relaxed),
             requested: addition.requested.clone(),
         };
-        let reserved = self.ledger().reserve(attachment, reservation, self.now());
+        let mut reserved = self.ledger().reserve(attachment, reservation.clone(), self.now());
+        if matches!(reserved, Err(ReserveError::Address(_))) {
+            // Addresses of pods that left just now are free when their links are gone.
+            self.tear_down();
+            reserved = self.ledger().reserve(attachment, reservation, self.now());
+        }
         let entry = reserved.map_err(|error| reserve_failure(&error))?;
         (self.at_step)(Step::Reserved);
-        self.connect(addition, &entry, deadline).inspect_err(|_| self.remove(attachment, &entry))
+        self.connect(addition, &entry, deadline)
+            .map(|link| (link, false))
+            .inspect_err(|_| self.remove(attachment, &entry))
     }
 
     fn connect(
@@ -188,8 +207,14 @@ impl Pods {
         deadline: Instant,
     ) -> Result<Link, Failure> {
         let attachment = &addition.attachment;
-        let ifindex = link::create(&link_spec(attachment, entry), &addition.netns)
-            .map_err(|error| failed("can't make the pod's link", &error))?;
+        let spec = link_spec(attachment, entry);
+        let mut made = link::create(&spec, &addition.netns);
+        if matches!(made, Err(LinkError::PodInterfaceExists { .. })) {
+            // It may be that of another container's attachment that left this namespace.
+            self.tear_down();
+            made = link::create(&spec, &addition.netns);
+        }
+        let ifindex = made.map_err(|error| failed("can't make the pod's link", &error))?;
         (self.at_step)(Step::LinkMade);
         self.datapath
             .attach(&self.pod_link(attachment, entry, ifindex), Some(&addition.netns))
@@ -211,7 +236,7 @@ impl Pods {
         let _claim = self.claim(attachment, limit)?;
         let known = self.ledger().get(attachment).cloned();
         match known {
-            Some(entry) => self.remove(attachment, &entry),
+            Some(entry) => self.withdraw(attachment, &entry),
             // Never added, or by an agent that lost its journal.
             None => {
                 if let Err(error) = link::delete(&attachment.host_ifname()) {
@@ -249,9 +274,17 @@ impl Pods {
         if let Some(lost) = lost.filter(|_| !addresses.is_empty()) {
             return Err(wrong(format!("{lost} is not in the previous result")));
         }
-        link::verify(&link_spec(attachment, &entry), netns)
-            .map(|_ifindex| ())
-            .map_err(|error| wrong(chain(&error)))
+        let ifindex = link::verify(&link_spec(attachment, &entry), netns)
+            .map_err(|error| wrong(chain(&error)))?;
+        let missing = self.datapath.missing(&self.pod_link(attachment, &entry, ifindex));
+        let missing = missing.map_err(|error| failed("can't look at the datapath", &error))?;
+        if let Some(missing) = missing {
+            return Err(wrong(missing));
+        }
+        if !self.has_host_ports(&entry) {
+            return Err(wrong("its host ports are not in force; see `mizzen status`".into()));
+        }
+        Ok(())
     }
 
     /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile
@@ -287,6 +320,9 @@ impl Pods {
         if let Some(reason) = self.waiting() {
             return Err(failure(UNAVAILABLE, "the pod network is not ready", reason));
         }
+        if self.ledger().exhausted().is_some() {
+            self.tear_down();
+        }
         match self.ledger().exhausted() {
             Some(exhausted) => {
                 Err(failure(UNAVAILABLE, "no address for another pod", exhausted.to_string()))
@@ -304,11 +340,20 @@ impl Pods {
         (self.at_step)(Step::HostPortsClosed);
         let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
         (self.at_step)(Step::Detached);
+        let withdrawn = || -> Result<(), Box<dyn Error>> {
+            leaving?;
+            Ok(detached?)
+        };
+        self.finish(attachment, withdrawn());
+        self.leaving.forget(attachment);
+    }
+
+    /// Ends what withdrew a pod: its link, and then its addresses. The caller holds the claim.
+    pub(super) fn finish(&self, attachment: &Attachment, withdrawn: Result<(), Box<dyn Error>>) {
         let deleted = link::delete(&attachment.host_ifname());
         (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
-            leaving?;
-            detached?;
+            withdrawn?;
             deleted?;
             Ok(self.ledger().release(attachment, self.now())?)
         };
@@ -329,6 +374,7 @@ impl Pods {
             host_mac: spec.host_mac.0,
             socket_translation: self.socket_translation(&entry.pod),
             queued: entry.requested.bandwidth.ingress.is_some(),
+            sends: entry.requested.bandwidth.egress.map(|limit| Bucket::of(limit, entry.mtu)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use hyper::StatusCode;
+use mizzen_cni::wire::Limit;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::spawn_blocking};
 
@@ -48,6 +49,12 @@ pub struct PodRow {
     pub host_ifname: String,
     /// Of the link, in bytes.
     pub mtu: u32,
+    /// What it may receive, in bits per second; 0: as much as comes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ingress: u64,
+    /// What it may send, likewise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub egress: u64,
     /// `connected`, `connecting`, `leaving` or `damaged`.
     pub state: String,
     /// What is damaged, each with what mends it; empty where nothing is.
@@ -142,9 +149,20 @@ fn pod(seen: &PodSeen) -> PodRow {
         addresses: entry.addresses.iter().map(ToString::to_string).collect(),
         host_ifname: attachment.host_ifname(),
         mtu: entry.mtu,
+        ingress: rate(entry.requested.bandwidth.ingress),
+        egress: rate(entry.requested.bandwidth.egress),
         state: state.to_owned(),
         damage: seen.wrong.iter().map(|(what, remedy)| format!("{what}; do: {remedy}")).collect(),
     }
+}
+
+fn rate(limit: Option<Limit>) -> u64 {
+    limit.map_or(0, |limit| limit.rate)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(rate: &u64) -> bool {
+    *rate == 0
 }
 
 /// Names of interfaces by their index.

@@ -71,4 +71,6 @@ counters! {
     DropTunnelSource = "drop_tunnel_source",
     /// Dropped: routed into the tunnel, to an address that is behind no other node.
     DropNoPeer = "drop_no_peer",
+    /// Dropped: a pod sent more than its bandwidth, past the queue that would have held it back.
+    DropPodRate = "drop_pod_rate",
 }

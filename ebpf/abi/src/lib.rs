@@ -31,6 +31,7 @@ pub mod maps;
 pub mod nat;
 pub mod node;
 pub mod packet;
+pub mod pod_rate;
 pub mod rate;
 pub mod reject;
 pub mod rewrite;

@@ -32,6 +32,8 @@ pub const PEERS_MAX: u32 = 1 << 15;
 pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
 /// Network namespaces of this node's pods.
 pub const POD_NETNS_MAX: u32 = 1 << 11;
+/// Pods of a node whose bandwidth is limited.
+pub const POD_RATES_MAX: u32 = POD_NETNS_MAX;
 /// Clients that keep their backends, of all sets together.
 pub const AFFINITY_MAX: u32 = 1 << 18;
 /// Flows that the packet path remembers by default, for each CPU: as kube-proxy's

@@ -39,6 +39,9 @@ pub const PEERS: &str = "PEERS";
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// Hash: cookie of a network namespace (`SO_NETNS_COOKIE`) -> [`crate::node::PodNetns`].
 pub const POD_NETNS: &str = "POD_NETNS";
+/// Hash: index of the host's end of a pod's veth -> [`crate::pod_rate::PodRate`]: how much a pod
+/// may send whose bandwidth is limited.
+pub const POD_RATES: &str = "POD_RATES";
 /// Array of one `u32`: bits of [`crate::node::socket_options`].
 pub const SOCKET_OPTIONS: &str = "SOCKET_OPTIONS";
 /// Hash: [`crate::affinity::AffinityKey`] -> [`crate::affinity::Affinity`].

@@ -86,8 +86,12 @@ record! {
         pub snat_port_max: u16,
         /// Bits of [`node_config_flags`].
         pub flags: u32,
+        /// UDP port of the nodes' ends of the tunnel, host byte order; 0: there are no tunnels.
+        pub tunnel_port: u16,
         /// Zero.
-        pub reserved: [u32; 2],
+        pub padding: u16,
+        /// Zero.
+        pub reserved: u32,
     }
 }
 

@@ -12,6 +12,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     limits,
     node::{Endpoint, NodeAddr, NodeConfig, Peer, PodNetns},
+    pod_rate::PodRate,
     service::{Allocated, Backend4, Backend6, Frontend, FrontendKey},
     socket::{SocketPeer, SocketPeers},
     traffic::{self, BackendCounts, PacketCounts, ServiceCounts},
@@ -100,6 +101,11 @@ pub(crate) static SOURCE_RANGES: LpmTrie<SourceRange, u32, { limits::SOURCE_RANG
 /// Cookie of a network namespace -> the pod in it.
 #[btf_map]
 pub(crate) static POD_NETNS: HashMap<u64, PodNetns, { limits::POD_NETNS_MAX as usize }> =
+    HashMap::new();
+
+/// The host's end of a pod's veth -> how much the pod may send.
+#[btf_map]
+pub(crate) static POD_RATES: HashMap<u32, PodRate, { limits::POD_RATES_MAX as usize }> =
     HashMap::new();
 
 /// What the socket programs have to look at.

@@ -53,6 +53,23 @@ fn cni_22_freed_addresses_rest_while_others_are_free() {
 }
 
 #[test]
+fn cni_22_a_freed_address_rests_where_it_is_kept_back_again() {
+    let mut before = ipam(&["10.244.1.0/29", "10.244.2.0/29"]);
+    for freed in ["10.244.1.2", "10.244.1.3"] {
+        assert_eq!(one(&mut before, NOW), freed);
+    }
+    before.free(ip("10.244.1.2"), NOW);
+    before.free(ip("10.244.1.3"), NOW + Duration::from_secs(1));
+    // The ranges change: one is not there any more, and one address is a pod's by now.
+    let mut after = Ipam::new(&["10.244.1.0/29".parse().unwrap()], &[], [ip("10.244.1.3")]);
+    for (address, until) in before.cooling() {
+        after.cool(address, until);
+    }
+    assert_eq!(after.cooling().collect::<Vec<_>>(), [(ip("10.244.1.2"), NOW + COOL_DOWN)]);
+    assert_eq!(one(&mut after, NOW), "10.244.1.4");
+}
+
+#[test]
 fn a_rested_address_is_free_again() {
     let mut ipam = ipam(&["10.244.1.0/29"]);
     for _ in 0..4 {

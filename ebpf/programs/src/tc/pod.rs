@@ -1,8 +1,10 @@
 //! Hooks of the host's ends of pods' veths. What a pod sends comes in here.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
+use mizzen_ebpf_abi::counters::Counter;
 
-use super::{answer, ingress, skb::Skb};
+use super::{PASS, answer, drop_counted, ingress, skb::Skb};
+use crate::{maps::POD_RATES, traffic::add};
 
 /// From a pod: services that its sockets did not translate; answers of a pod that is a backend.
 #[classifier]
@@ -14,4 +16,30 @@ fn tc_pod_ingress(context: TcContext) -> i32 {
 #[classifier]
 fn tc_pod_egress(context: TcContext) -> i32 {
     answer(Skb::new(&context))
+}
+
+/// From a pod whose bandwidth is limited, before all else: what is more than that ends here. There is
+/// nothing to do for one whose own queue holds it back.
+#[classifier]
+fn tc_pod_rate(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let Some(rate) = POD_RATES.get_ptr_mut(&skb.ifindex()) else {
+        return PASS;
+    };
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: an element of a live map; a word that other CPUs write is read whole.
+    let bucket = unsafe { core::ptr::read_volatile(rate) };
+    let Some(due) = bucket.admit(now, skb.length()) else {
+        return drop_counted(Counter::DropPodRate);
+    };
+    // SAFETY: as above.
+    let word = unsafe { &raw mut (*rate).due_ns };
+    if bucket.due_ns < now {
+        // SAFETY: as above. What another CPU adds at this moment may be lost: a packet.
+        unsafe { core::ptr::write_volatile(word, due) };
+    } else {
+        add(word, due - bucket.due_ns);
+    }
+    PASS
 }

@@ -20,7 +20,7 @@ use mizzen_ebpf_abi::{
     nat,
     node::Peer,
     packet::{Bytes as _, ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    tunnel::{SOURCE_MAC, VNI},
+    tunnel::{Own, SOURCE_MAC, VNI, is_outer_v4, is_outer_v6},
 };
 
 use super::{DROP, PASS, drop_counted, ingress, node, skb::Skb};
@@ -43,6 +43,28 @@ fn tc_tunnel_egress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let verdict = node::egress(skb);
     if verdict == PASS { lead(skb) } else { verdict }
+}
+
+/// Whether the packet, at an uplink, is one of the tunnel, with another inside, of which all that has
+/// to be said is said at the tunnel's device.
+#[inline(always)]
+pub(super) fn is_outer(skb: Skb, end: Own) -> bool {
+    let Some(config) = NODE_CONFIG.get(0) else {
+        return false;
+    };
+    let port = config.tunnel_port;
+    if port == 0 {
+        return false;
+    }
+    match skb.ethertype() {
+        ETHERTYPE_IPV4 => skb
+            .load(ETHERNET_HEADER)
+            .is_some_and(|header| is_outer_v4(&header, end, &config.ipv4, port)),
+        ETHERTYPE_IPV6 => skb
+            .load(ETHERNET_HEADER)
+            .is_some_and(|header| is_outer_v6(&header, end, &config.ipv6, port)),
+        _ => false,
+    }
 }
 
 /// The kernel's `struct bpf_tunnel_key`, without its unions: an IPv4 address is the first of the

@@ -2,18 +2,28 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
-use super::{ingress, node, skb::Skb};
+use mizzen_ebpf_abi::tunnel::Own;
+
+use super::{PASS, ingress, node, skb::Skb, tunnel};
 
 /// From other hosts: clients of node ports, external and load balancer addresses; answers of
 /// backends elsewhere.
 #[classifier]
 fn tc_uplink_ingress(context: TcContext) -> i32 {
-    ingress::<true>(Skb::new(&context))
+    let skb = Skb::new(&context);
+    if tunnel::is_outer(skb, Own::Destination) {
+        return PASS;
+    }
+    ingress::<true>(skb)
 }
 
 /// To other hosts: answers of backends that are this node itself, and what the node sends to
 /// services.
 #[classifier]
 fn tc_uplink_egress(context: TcContext) -> i32 {
-    node::egress(Skb::new(&context))
+    let skb = Skb::new(&context);
+    if tunnel::is_outer(skb, Own::Source) {
+        return PASS;
+    }
+    node::egress(skb)
 }

@@ -3,14 +3,14 @@
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use mizzen_agent::{
-    datapath::{Datapath, Pins},
+    datapath::Datapath,
     metrics::Metrics,
     podnet::datapath::{Announced, PodDatapath},
 };
-use mizzen_tests::{node::TestNode, wait::until};
+use mizzen_tests::{netns::check, node::TestNode, wait::until};
 use tokio::sync::mpsc;
 
-use super::bed::{Node, Pod, model};
+use super::bed::{LIMIT, Node, Pod, model};
 
 /// Runs bpftool on what is pinned at `path`.
 fn bpftool(words: &str, path: &Path, more: &str) {
@@ -24,9 +24,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Of each kind of thing that the datapath has of a pod, some are altered.
-fn alter(pods: &dyn PodDatapath, pins: &Pins) {
+fn alter(node: &Node, pods: &dyn PodDatapath, datapath: &Datapath) {
+    let pins = datapath.pins();
     let seen = pods.survey().unwrap();
-    let (address, endpoint) = seen.endpoints.first_key_value().unwrap();
+    let (address, _) = seen.endpoints.first_key_value().unwrap();
     let key = format!("key hex {}", hex(&address.octets));
     bpftool("map delete pinned", &pins.map("ENDPOINTS"), &key);
     let (cookie, _) = seen.namespaces.first_key_value().unwrap();
@@ -34,9 +35,17 @@ fn alter(pods: &dyn PodDatapath, pins: &Pins) {
     bpftool("map delete pinned", &pins.map("POD_NETNS"), &key);
     let element = "key hex 00 00 00 00 value hex 01 00 00 00";
     bpftool("map update pinned", &pins.map("SOCKET_OPTIONS"), element);
-    let link = |program| pins.link(&format!("{program}-{}", endpoint.ifindex));
-    fs::remove_file(link("tc_pod_ingress")).unwrap();
-    bpftool("link detach pinned", &link("tc_pod_egress"), "");
+    // One program is taken away, in the other's place is another one.
+    let device = node.pod_links().remove(0);
+    check(node.netns.command("tc").args(["filter", "del", "dev", &device, "ingress"]));
+    let other = pins.link("tc_test_other");
+    let id = datapath.programs().get("tc_uplink_egress").unwrap().id;
+    bpftool(&format!("prog pin id {id}"), &other, "");
+    let path = other.to_str().unwrap();
+    let words = ["filter", "replace", "dev", &device, "egress", "pref", "2", "handle", "0x6d7a"];
+    let program = ["bpf", "direct-action", "object-pinned", path];
+    check(node.netns.command("tc").args(words).args(program));
+    fs::remove_file(other).unwrap();
 }
 
 #[test]
@@ -54,7 +63,7 @@ fn r04_what_somebody_alters_of_a_pod_is_mended_and_counted() {
 
     let before = pods.survey().unwrap();
     assert_eq!((before.endpoints.len(), before.namespaces.len()), (2, 1));
-    alter(&*pods, datapath.pins());
+    alter(&node, &*pods, &datapath);
     assert_ne!(pods.survey().unwrap(), before);
     until("all of it to be mended", Duration::from_secs(10), || {
         let counted = ["ENDPOINTS", "POD_NETNS", "SOCKET_OPTIONS", "program"]
@@ -63,4 +72,71 @@ fn r04_what_somebody_alters_of_a_pod_is_mended_and_counted() {
     });
     assert_eq!(pods.survey().unwrap(), before);
     node.stop();
+}
+
+/// ADD answers when the pod's programs, its addresses and its place for policies are there.
+#[test]
+fn cni_33_add_answers_when_the_datapath_has_all_of_the_pod() {
+    let place = TestNode::new("add");
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
+    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
+    node.start_with(Arc::clone(&pods));
+    node.wait_ready();
+    let mut added = [Pod::new(), Pod::new(), Pod::new()];
+    for (pod, count) in added.iter_mut().zip(1..) {
+        node.add(pod);
+        let seen = pods.survey().unwrap();
+        assert_eq!((seen.endpoints.len(), seen.namespaces.len()), (2 * count, count));
+        assert!(seen.endpoints.values().all(|endpoint| endpoint.identity == 0));
+        let places = node.netns.run(|| datapath.places().read()).unwrap();
+        let of_pods: Vec<_> =
+            places.iter().filter(|place| place.program.starts_with("tc_pod_")).collect();
+        assert_eq!(of_pods.len(), 2 * count);
+        assert!(of_pods.iter().all(|place| place.in_force), "{of_pods:?}");
+    }
+}
+
+/// CHECK looks at what the datapath has of the pod, too.
+#[test]
+fn cni_38_check_notices_what_the_datapath_lacks_of_a_pod() {
+    let place = TestNode::new("check");
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
+    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
+    node.start_with(Arc::clone(&pods));
+    node.wait_ready();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    node.call("CHECK", &pod).expect_success();
+    let device = node.pod_links().remove(0);
+    let (address, _) = pods.survey().unwrap().endpoints.pop_first().unwrap();
+    let key = format!("key hex {}", hex(&address.octets));
+    let damages: [(&str, &dyn Fn()); 2] = [
+        ("tc_pod_egress is not attached", &|| {
+            let words = ["filter", "del", "dev", &device, "egress"];
+            check(node.netns.command("tc").args(words));
+        }),
+        ("the datapath does not know", &|| {
+            bpftool("map delete pinned", &datapath.pins().map("ENDPOINTS"), &key);
+        }),
+    ];
+    for (said, damage) in damages {
+        // What is damaged may be mended before CHECK looks.
+        until(said, LIMIT, || {
+            damage();
+            match node.call("CHECK", &pod) {
+                outcome if outcome.success => Err("CHECK noticed nothing".to_owned()),
+                outcome => {
+                    let text = outcome.expect_code(101);
+                    assert!(text.contains(said), "{text}");
+                    Ok(())
+                }
+            }
+        });
+        until("it to be mended", LIMIT, || match node.call("CHECK", &pod) {
+            outcome if outcome.success => Ok(()),
+            outcome => Err(format!("{outcome:?}")),
+        });
+    }
 }

@@ -8,11 +8,14 @@ use std::{
 };
 
 use mizzen_agent::{
+    datapath::Datapath,
     metrics::Metrics,
     podnet::datapath::{Announced, NoDatapath},
 };
+use mizzen_ebpf_abi::counters::Counter;
 use mizzen_tests::{
     netns::{Netns, check},
+    node::TestNode,
     wait::until,
 };
 use serde_json::{Value, json};
@@ -125,13 +128,45 @@ fn cni_32_one_direction_alone_leaves_the_other_as_it_is_and_del_takes_all_away()
     assert!(qdiscs(&node.netns).contains(&format!("dev {host} root")), "{}", qdiscs(&node.netns));
     assert!(!qdiscs(ingress.netns()).contains("tbf"));
     node.call("DEL", &ingress).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
     assert!(!qdiscs(&node.netns).contains("tbf"));
     let egress = add(&node, json!({"egressRate": EGRESS, "egressBurst": BURST}));
     let said = qdiscs(egress.netns());
     assert!(said.contains("qdisc tbf") && said.contains("rate 12Mbit burst 16Kb"), "{said}");
     assert!(!qdiscs(&node.netns).contains("tbf"));
     node.call("DEL", &egress).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
     assert!(!qdiscs(egress.netns()).contains("tbf"));
+}
+
+/// What waits in a queue is not put behind it by a program; and who takes the pod's own queue away is
+/// held to its rate by the node, though no agent is there to mend that.
+#[test]
+fn cni_32_limits_hold_where_programs_deliver_and_who_takes_its_queue_away() {
+    let place = TestNode::new("limits");
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
+    let pods = node.netns.run(|| datapath.pods()).unwrap();
+    node.start_with(Arc::new(pods));
+    node.wait_ready();
+    let (limited, free) = (add(&node, limits()), add(&node, Value::Null));
+    for (own, other) in limited.addresses.iter().zip(&free.addresses) {
+        check_rate(free.netns(), limited.netns(), *own, INGRESS);
+        check_rate(limited.netns(), free.netns(), *other, EGRESS);
+    }
+    let dropped = || datapath.counters().unwrap().get(Counter::DropPodRate).unwrap();
+    assert_eq!(dropped(), 0, "its own queue holds it back, and loses nothing");
+    node.stop();
+    check(limited.netns().command("tc").args(["qdisc", "del", "dev", "eth0", "root"]));
+    for address in &free.addresses {
+        let measured = rate(limited.netns(), free.netns(), *address, EGRESS as usize / 8);
+        assert!(measured < f64::from(EGRESS) * 1.1 + f64::from(BURST), "{measured:.0} bits/s");
+    }
+    assert!(dropped() > 0);
+    node.start_with(Arc::new(node.netns.run(|| datapath.pods()).unwrap()));
+    node.wait_ready();
+    node.call("DEL", &limited).expect_success();
+    assert_eq!(node.pod_links().len(), 1);
 }
 
 /// Whether both ends are limited as [`limits`] say.

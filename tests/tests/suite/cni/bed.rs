@@ -37,7 +37,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 /// A node: a namespace, its folders, and an agent's pod network while one runs.
 pub(super) struct Node {
     pub(super) name: String,
-    pub(super) netns: Netns,
+    pub(super) netns: Arc<Netns>,
     pub(super) folder: tempfile::TempDir,
     pub(super) board: Arc<Board>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
@@ -60,8 +60,12 @@ struct Agent {
 impl Node {
     /// A node without an agent, whose API server lists `nodes`.
     pub(super) fn new(name: &str, nodes: &[ModelNode]) -> Self {
+        Self::at(Arc::new(Netns::new(name)), name, nodes)
+    }
+
+    /// A node in this namespace.
+    pub(super) fn at(netns: Arc<Netns>, name: &str, nodes: &[ModelNode]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let netns = Netns::new(name);
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
         let (board, local_pods, host_ports, metrics) = Default::default();
         let (name, called, agent) = (name.into(), plugin(), None);
@@ -228,13 +232,19 @@ impl Node {
         result
     }
 
-    /// Names of the pod links on the node.
+    /// Names of the pod links on the node, when those of pods that left are gone.
     pub(super) fn pod_links(&self) -> Vec<String> {
-        let text = self.netns.ip("-o link show type veth");
+        let text = until("the end of links that leave", LIMIT, || {
+            let text = self.netns.ip("-o link show type veth");
+            if text.contains(LEAVING) { Err(text) } else { Ok(text) }
+        });
         let names = text.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next());
         names.filter(|name| name.starts_with("mz")).map(str::to_owned).collect()
     }
 }
+
+/// How links that are going to be deleted are shown.
+const LEAVING: &str = "group 1299860858";
 
 impl Drop for Node {
     fn drop(&mut self) {
@@ -268,6 +278,11 @@ impl Outcome {
     pub(super) fn expect_success(self) -> Value {
         assert!(self.success, "{self:?}");
         self.answer
+    }
+
+    #[track_caller]
+    pub(super) fn expect_failure(self) {
+        assert!(!self.success, "{self:?}");
     }
 
     /// The error's message and details.

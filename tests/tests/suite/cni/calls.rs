@@ -252,6 +252,17 @@ fn cni_24_the_mtu_is_the_uplinks_on_both_ends_and_in_the_result() {
     assert!(node.netns.ip(&format!("link show {}", node.pod_links()[0])).contains("mtu 1400"));
 }
 
+/// The loopback interface takes packets that no veth does.
+#[test]
+fn cni_24_a_node_whose_address_is_on_loopback_connects_pods() {
+    let mut node = Node::new("a", &[model("a", 1)]);
+    node.netns.ip("addr add 172.30.0.11/32 dev lo");
+    node.start();
+    node.wait_ready();
+    let mut pod = Pod::new();
+    assert_eq!(node.add(&mut pod)["interfaces"][1]["mtu"], 1500);
+}
+
 #[test]
 fn cni_28_a_stale_link_of_that_name_goes() {
     let node = Node::alone();
@@ -259,6 +270,7 @@ fn cni_28_a_stale_link_of_that_name_goes() {
     node.add(&mut pod);
     let ifname = node.pod_links()[0].clone();
     node.call("DEL", &pod).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
     node.netns.ip(&format!("link add {ifname} type bridge"));
     node.add(&mut pod);
     assert_eq!(node.pod_links(), [ifname], "a veth again");
@@ -330,6 +342,36 @@ fn cni_36_cni_37_del_takes_both_ends_away_and_says_nothing() {
     let gone = Path::new("/run/netns/mzt-not-there");
     let answer = node.call_in("DEL", &pod.container_id, gone, &node.conf("1.1.0"));
     assert_eq!(answer.expect_success(), Value::Null);
+}
+
+/// When DEL answers nothing reaches the pod, and it reaches nothing; its link goes a moment later, and
+/// is in nobody's way meanwhile.
+#[test]
+fn cni_35_cni_37_a_pod_is_cut_off_when_del_answers_and_may_come_again_at_once() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    for _ in 0..5 {
+        let result = node.add(&mut pod);
+        node.call("DEL", &pod).expect_success();
+        let routes = node.netns.ip("route") + &node.netns.ip("-6 route");
+        assert!(!pod.addresses.iter().any(|ip| routes.contains(&ip.to_string())), "{routes}");
+        let shown = node.netns.ip("-o link show type veth");
+        let host = result["interfaces"][0]["name"].as_str().unwrap();
+        assert!(!shown.contains(host) || shown.contains("state DOWN"), "{shown}");
+        node.call("CHECK", &pod).expect_failure();
+    }
+    // The next sandbox may have the same namespace.
+    node.add(&mut pod);
+    node.call("DEL", &pod).expect_success();
+    let mut next = Pod { netns: pod.netns.take(), ..Pod::new() };
+    node.add(&mut next);
+    node.call("CHECK", &next).expect_success();
+    assert_eq!(node.pod_links().len(), 1);
+    node.call("DEL", &next).expect_success();
+    // Again, and for good.
+    node.call("DEL", &next).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
+    node.call("CHECK", &next).expect_code(3);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use mizzen_tests::wait::until;
 use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
 
 #[test]
-fn add_without_an_agent_fails_at_once_with_a_reason() {
+fn cni_34_add_without_an_agent_fails_at_once_with_a_reason() {
     let node = Node::new("a", &[]);
     let start = Instant::now();
     let text = node.call("ADD", &Pod::new()).expect_code(11);
@@ -43,7 +43,10 @@ fn cni_35_del_without_an_agent_frees_all_and_the_agent_learns_of_it() {
     node.start();
     node.wait_ready();
     assert!(!noted.exists());
-    assert!(released(&pod, &node.journal()));
+    until("the release of its addresses", LIMIT, || match node.journal() {
+        text if released(&pod, &text) => Ok(()),
+        text => Err(text),
+    });
     node.call("CHECK", &pod).expect_code(3);
 }
 
@@ -72,6 +75,34 @@ fn a_node_without_pod_cidrs_waits_says_so_and_serves_when_they_come() {
     node.wait_ready();
     assert!(node.conflist().exists());
     node.call("ADD", &pod).expect_success();
+}
+
+/// Others still remember who had an address.
+#[test]
+fn cni_22_a_freed_address_rests_though_the_nodes_ranges_change() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    node.call("DEL", &pod).expect_success();
+    assert_eq!(node.pod_links(), [""; 0]);
+    until("the release", LIMIT, || match node.journal() {
+        text if released(&pod, &text) => Ok(()),
+        text => Err(text),
+    });
+    let mut changed = model("a", 1);
+    changed.pod_cidrs[1] = "fd00:244:7::/64".parse().unwrap();
+    node.snapshots.send_replace(snapshot(&[changed]).into());
+    let mut next = Pod::new();
+    until("an address of the other range", LIMIT, || {
+        node.add(&mut next);
+        let is_other = next.addresses[1].to_string().starts_with("fd00:244:7:");
+        if is_other {
+            return Ok(());
+        }
+        node.call("DEL", &next).expect_success();
+        Err(format!("{:?}", next.addresses))
+    });
+    assert_ne!(next.addresses[0], pod.addresses[0]);
 }
 
 #[test]
@@ -170,10 +201,8 @@ fn cni_29_a_pod_whose_namespace_died_gives_its_addresses_back() {
     node.call("CHECK", &Pod { netns: Pod::new().netns, ..second }).expect_code(3);
 }
 
-#[test]
-fn cni_19_an_add_whose_plugin_died_is_undone() {
-    let node = Node::alone();
-    let pod = Pod::new();
+/// An ADD whose plugin does not wait for the answer.
+fn add_and_die(node: &Node, pod: &Pod) {
     let request = wire::Request {
         version: wire::VERSION,
         timeout_ms: 8000,
@@ -191,7 +220,27 @@ fn cni_19_an_add_whose_plugin_died_is_undone() {
     let netns = File::open(pod.netns().path()).unwrap();
     let mut stream = UnixStream::connect(node.state_dir().join("cni.sock")).unwrap();
     wire::send(&mut stream, &request, Some(netns.as_fd())).unwrap();
-    drop(stream);
+}
+
+#[test]
+fn cni_17_a_repeated_add_whose_plugin_died_leaves_the_pod_as_it_was() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    let result = node.add(&mut pod);
+    for _ in 0..10 {
+        add_and_die(&node, &pod);
+    }
+    // It is behind those.
+    assert_eq!(node.call("ADD", &pod).expect_success(), result);
+    node.call("CHECK", &pod).expect_success();
+    assert!(!node.journal().contains("\"leaving\""), "{}", node.journal());
+}
+
+#[test]
+fn cni_19_an_add_whose_plugin_died_is_undone() {
+    let node = Node::alone();
+    let pod = Pod::new();
+    add_and_die(&node, &pod);
     until("the release of what was added", LIMIT, || match node.journal() {
         text if text.contains("\"released\"") => Ok(()),
         text => Err(text),

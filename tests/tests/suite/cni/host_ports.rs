@@ -86,7 +86,7 @@ impl Bench {
         let node = Node::new("a", &[model("a", 1)]);
         let client = Netns::new("client");
         node.netns.veth("eth0", &client, "eth0");
-        for (netns, number) in [(&node.netns, NODE), (&client, CLIENT)] {
+        for (netns, number) in [(&*node.netns, NODE), (&client, CLIENT)] {
             for family in FAMILIES {
                 let (length, nodad) = if family == Family::V4 { (24, "") } else { (64, "nodad") };
                 let address = family.wire(number);

@@ -140,7 +140,7 @@ impl Bench {
 }
 
 /// The containers that a journal says are attached.
-fn attached(journal: &str) -> BTreeSet<String> {
+pub(super) fn attached(journal: &str) -> BTreeSet<String> {
     let mut attached = BTreeSet::new();
     for line in journal.lines() {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -182,8 +182,8 @@ fn killed_after(bench: &Bench, kept: &Pod, step: Step, by_gc: bool) {
     } else {
         bench.node.call("DEL", &pod).expect_success();
     }
-    assert!(!pod.netns().ip("link show").contains("eth0"), "{what}");
     bench.check_only(kept, &what);
+    assert!(!pod.netns().ip("link show").contains("eth0"), "{what}");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn cni_19_plugins_killed_at_any_moment_leave_nothing_after_del() {
 
 /// Adds and deletes pods by several threads until `done`; no call may fail, and no two pods may have
 /// one address at a time. Pods are counted when they begin.
-fn add_and_delete(
+pub(super) fn add_and_delete(
     node: &Node,
     threads: usize,
     count: &AtomicU64,
@@ -333,13 +333,14 @@ fn cni_19_add_and_del_of_one_container_at_once_leave_nothing() {
         let ended = calls.map(|call| call.wait_with_output().unwrap().status.success());
         assert!(ended[1] && ended[3], "DEL never fails: {ended:?}");
         bench.node.call("DEL", &pod).expect_success();
+        assert_eq!(bench.node.pod_links().len(), 1);
         assert!(!pod.netns().ip("link show").contains("eth0"));
     }
     bench.check_end(&kept, "races");
 }
 
 /// Ends the load, whatever happens.
-struct Over<'a>(&'a AtomicBool);
+pub(super) struct Over<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -348,6 +349,6 @@ impl Drop for Over<'_> {
 }
 
 /// Has the next agent install the plugin again.
-fn touch(path: &Path) {
+pub(super) fn touch(path: &Path) {
     fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
 }

@@ -11,3 +11,4 @@ mod killed;
 mod look;
 mod traffic;
 mod tunnel;
+mod upgrade;

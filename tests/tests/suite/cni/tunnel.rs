@@ -96,7 +96,12 @@ impl Routed {
         }
         let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
         let [ipv4, ipv6] = addresses(number).map(Addr::from);
-        let config = NodeConfig { ipv4, ipv6, ..NodeConfig::default() };
+        let config = NodeConfig {
+            ipv4,
+            ipv6,
+            tunnel_port: mizzen_ebpf_abi::tunnel::PORT,
+            ..NodeConfig::default()
+        };
         datapath.maps().unwrap().set_node_config(&config).unwrap();
         node.start_with(Arc::new(datapath.pods().unwrap()));
         Self { node, datapath, _place: place }

@@ -47,16 +47,16 @@ pub(super) fn dns(family: Family) -> SocketAddr {
 }
 
 /// A node.
-pub(super) struct Host {
+pub(crate) struct Host {
     pub(super) number: u8,
-    pub(super) node: TestNode,
+    pub(crate) node: TestNode,
     pub(super) pod: Netns,
     state: tempfile::TempDir,
 }
 
 /// All of it.
-pub(super) struct Field {
-    pub(super) hosts: [Host; 2],
+pub(crate) struct Field {
+    pub(crate) hosts: [Host; 2],
     pub(super) client: Client,
     pub(super) runtime: Runtime,
     pub(super) kubeconfig: PathBuf,
@@ -66,7 +66,7 @@ pub(super) struct Field {
 }
 
 impl Field {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let wire = Netns::new("wire");
         wire.ip("link add br0 type bridge");
         wire.ip("link set br0 up");
@@ -111,7 +111,7 @@ impl Field {
     }
 
     /// Starts the agent of a node and waits until it is ready.
-    pub(super) fn agent(&self, host: &Host, flags: &[&str]) -> Agent {
+    pub(crate) fn agent(&self, host: &Host, flags: &[&str]) -> Agent {
         let agent = self.begin(host, flags);
         agent.until_ready(host);
         agent
@@ -124,7 +124,7 @@ impl Field {
     }
 
     /// The same with these flags.
-    pub(super) fn agent_after_with(
+    pub(crate) fn agent_after_with(
         &self,
         host: &Host,
         before: &mut Agent,
@@ -151,7 +151,10 @@ impl Field {
     pub(super) fn begin(&self, host: &Host, flags: &[&str]) -> Agent {
         let name = format!("node-{}", host.number);
         let mut command = host.node.netns.command(&binary("mizzen-agent"));
-        command.args(["run", "--node-name", &name, "--cni=false"]).args(flags);
+        command.args(["run", "--node-name", &name]).args(flags);
+        if !flags.contains(&"--cni=true") {
+            command.arg("--cni=false");
+        }
         let options = host.node.options();
         let cgroup = options.cgroup_root.clone().expect("a cgroup");
         for (flag, value) in [
@@ -341,7 +344,7 @@ fn binary(name: &str) -> String {
 }
 
 /// An agent's process; it is killed with the guard.
-pub(super) struct Agent {
+pub(crate) struct Agent {
     child: Child,
     log: PathBuf,
 }
@@ -360,7 +363,7 @@ impl Agent {
         Self { child, log }
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
@@ -380,7 +383,7 @@ impl Agent {
     }
 
     /// Waits until it has ended by itself.
-    pub(super) fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         wait::until("the agent to end", LIMIT, || match self.child.try_wait().unwrap() {
             Some(status) => Ok(status),
             None => Err(fs::read_to_string(&self.log).unwrap()),
@@ -391,7 +394,7 @@ impl Agent {
         self.child.try_wait().unwrap().is_none()
     }
 
-    pub(super) fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
         nix::sys::signal::kill(pid, signal).unwrap();
     }

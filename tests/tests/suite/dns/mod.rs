@@ -4,7 +4,7 @@
 mod corefile;
 mod encrypted;
 mod explain;
-mod field;
+pub(crate) mod field;
 mod forwarding;
 mod lifecycle;
 mod names;

@@ -152,8 +152,8 @@ fn b88_host_network_clients_and_backends() {
             let node = lab.address_of_node(0, family);
             let pod = &lab.nodes[0].pods[0];
             for (from, to, seen) in [
-                (&lab.nodes[0].node.netns, vip, node),
-                (&lab.nodes[0].node.netns, port, node),
+                (&*lab.nodes[0].node.netns, vip, node),
+                (&*lab.nodes[0].node.netns, port, node),
                 (&pod.netns, vip, pod.address(family)),
                 (&lab.client, port, family.wire(CLIENT)),
             ] {
