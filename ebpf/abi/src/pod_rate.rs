@@ -20,7 +20,7 @@ impl PodRate {
     /// A full bucket that lets pass so many octets per second, and so many at once.
     pub const fn new(rate: u64, burst: u64) -> Self {
         let rate = if rate == 0 { 1 } else { rate };
-        let ahead_ns = (burst as u128 * 1_000_000_000 / rate as u128) as u64;
+        let ahead_ns = burst.saturating_mul(1_000_000_000) / rate;
         Self { rate, ahead_ns, due_ns: 0 }
     }
 

@@ -30,12 +30,12 @@ pub enum Own {
 /// whatever is at that port.
 #[inline(always)]
 pub fn is_outer_v4(header: &[u8; OUTER_V4], end: Own, own: &Addr, port: u16) -> bool {
-    let is_whole = header[0] == 0x45 && header[6] & 0x3f == 0 && header[7] == 0;
+    let is_whole = header[0] == 0x45 && header[6] | 0xc0 == 0xc0 && header[7] == 0;
     let at = if matches!(end, Own::Source) { 12 } else { 16 };
     let address = [header[at], header[at + 1], header[at + 2], header[at + 3]];
     is_whole
         && header[9] == protocol::UDP
-        && is_of_tunnel([header[22], header[23]], port, &tail(header, 28))
+        && is_of_tunnel([header[22], header[23]], port, word(header, 28))
         && Addr::from_v4(address).is(own)
 }
 
@@ -50,30 +50,26 @@ pub fn is_outer_v6(header: &[u8; OUTER_V6], end: Own, own: &Addr, port: u16) -> 
         index += 1;
     }
     header[6] == protocol::UDP
-        && is_of_tunnel([header[42], header[43]], port, &tail(header, 48))
+        && is_of_tunnel([header[42], header[43]], port, word(header, 48))
         && Addr { octets }.is(own)
 }
 
 /// VXLAN's header: a flag that says that there is a number, and the number (RFC 7348 section 5).
 #[inline(always)]
-fn is_of_tunnel(to: [u8; 2], port: u16, vxlan: &[u8; 8]) -> bool {
-    const FLAGS: u32 = 0x0800_0000;
-    let [a, b, c, d, e, f, g, h] = *vxlan;
-    port != 0
-        && u16::from_be_bytes(to) == port
-        && u32::from_be_bytes([a, b, c, d]) == FLAGS
-        && u32::from_be_bytes([e, f, g, h]) == VNI << 8
+fn is_of_tunnel(to: [u8; 2], port: u16, vxlan: u64) -> bool {
+    const OURS: u64 = 0x0800_0000 << 32 | (VNI as u64) << 8;
+    port != 0 && u16::from_be_bytes(to) == port && vxlan == OURS
 }
 
+/// The eight octets at a place, as a number.
 #[inline(always)]
-fn tail<const N: usize>(header: &[u8; N], at: usize) -> [u8; 8] {
-    let mut octets = [0; 8];
-    let mut index = 0;
+fn word<const N: usize>(header: &[u8; N], at: usize) -> u64 {
+    let (mut word, mut index) = (0, 0);
     while index < 8 {
-        octets[index] = header[at + index];
+        word = word << 8 | header[at + index] as u64;
         index += 1;
     }
-    octets
+    word
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn cni_19_no_add_fails_while_agents_and_the_plugin_are_upgraded_and_nothing_is_left() {
     let field = Field::new();
     let host = &field.hosts[0];
+    // The field's own pod and ways: all of that is the agent's here.
+    for command in ["link del pod0", "route del 10.244.2.0/24", "-6 route del fd00:244:0:2::/64"] {
+        host.node.netns.ip(command);
+    }
     let mut node = Node::at(Arc::clone(&host.node.netns), "node-1", &[]);
     let [state, conf_dir, bin_dir] =
         ["state", "net.d", "bin"].map(|name| node.folder.path().join(name).display().to_string());
