@@ -21,14 +21,17 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::attach::AttachDatapath;
 use super::signals::Signals;
 use crate::{
     config::{Config, Resolved},
-    datapath::{Datapath, OpenError},
+    datapath::{Datapath, OpenError, Prepared},
     desired::NodeFacts,
     dns::{
         self,
@@ -216,7 +219,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
 async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let (identity, departure) = (Identity::of(config), Departure::default());
     let before = handover::meet(&config.state_dir, &identity).await?;
-    let alone = if before.is_none() { Some(Own::open(config).await?) } else { None };
+    let alone = if before.is_none() { Some(Own::open(config, &mut None).await?) } else { None };
     let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
@@ -256,14 +259,16 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
         departure: departure.clone(),
         ..Succession::default()
     };
-    if let Some(before) = before {
-        relieve(config, &shared, before, succession, intake).await?;
-    } else {
-        start_dns(config, &shared, succession, intake).await;
-    }
+    let prepared = match before {
+        Some(before) => relieve(config, &shared, before, succession, intake).await?,
+        None => {
+            start_dns(config, &shared, succession, intake).await;
+            None
+        }
+    };
     let own = match alone {
         Some(own) => own,
-        None => Own::wait(config).await?,
+        None => Own::wait(config, prepared).await?,
     };
     let giver = Giver { identity, sockets, departure };
     let (successors, asking) = mpsc::channel(1);
@@ -337,9 +342,10 @@ struct Own {
 }
 
 impl Own {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
+    async fn open(config: &Config, prepared: &mut Option<Prepared>) -> anyhow::Result<Self> {
         let listeners = Listeners::open(config).await?;
-        let datapath = config.services.then(|| Datapath::open(&config.datapath())).transpose()?;
+        let open = || Datapath::open_with(&config.datapath(), prepared);
+        let datapath = config.services.then(open).transpose()?;
         Ok(Self { listeners, datapath })
     }
 
@@ -355,14 +361,14 @@ impl Own {
     }
 
     /// As [`Self::open`], when the agent before has let go.
-    async fn wait(config: &Config) -> anyhow::Result<Self> {
+    async fn wait(config: &Config, mut prepared: Option<Prepared>) -> anyhow::Result<Self> {
         let deadline = Instant::now() + LEFT;
         let in_use = |error: &anyhow::Error| {
             error.downcast_ref::<ListenError>().is_some_and(ListenError::is_in_use)
                 || error.downcast_ref::<OpenError>().is_some_and(OpenError::is_busy)
         };
         loop {
-            match Self::open(config).await {
+            match Self::open(config, &mut prepared).await {
                 Err(error) if in_use(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(LOOK).await;
                 }
@@ -379,10 +385,13 @@ async fn relieve(
     mut before: Predecessor,
     succession: Succession,
     intake: &mut Tasks,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Prepared>> {
+    let mut prepared = None;
     if config.services {
-        // What can't work is said while the other still does.
-        Datapath::check(&config.datapath())?;
+        // What can't work is said while the other still does, and what takes long is done.
+        let options = config.datapath();
+        Datapath::check(&options)?;
+        prepared = spawn_blocking(move || Datapath::prepare(&options)).await??;
     }
     let (pid, version) = (before.pid, before.version.clone());
     tracing::info!(pid, version, "another agent runs; taking over from it");
@@ -404,7 +413,8 @@ async fn relieve(
         // It is never closed while the watches run.
         let _known = snapshots.wait_for(|snapshot| snapshot.synced.all()).await;
     };
-    Ok(before.relieve(ready, opening).await?)
+    before.relieve(ready, opening).await?;
+    Ok(prepared)
 }
 
 /// Starts the resolver, or gives up what an earlier one held.

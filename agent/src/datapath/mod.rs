@@ -128,6 +128,14 @@ impl OpenError {
     }
 }
 
+/// Programs that were loaded while another agent had the pins.
+#[derive(Debug)]
+pub struct Prepared {
+    programs: Programs,
+    /// The kernel's ids of the maps that they use, in the order of [`layout::PINNED`].
+    maps: Vec<u32>,
+}
+
 /// One node's datapath. There is one at a time: it holds the lock of the node's pins.
 #[derive(Debug)]
 pub struct Datapath {
@@ -147,17 +155,42 @@ impl Datapath {
         Ok(pin::refuse_newer(&options.bpffs)?)
     }
 
+    /// Loads the programs while another agent runs, with that one's maps, so that when it has left
+    /// nobody waits for the kernel to verify them. None where those maps are not what they need: then
+    /// there is more to do than load.
+    pub fn prepare(options: &Options) -> Result<Option<Prepared>, OpenError> {
+        let (features, netns) = (probe()?, sys::netns_cookie().map_err(OpenError::Netns)?);
+        let pins = Pins::of_another(&options.bpffs);
+        let Some(maps) = pins.map_ids() else { return Ok(None) };
+        let room = conntrack::room(options.flows);
+        let programs = Programs::load(&pins, features, netns, room)?;
+        Ok(Some(Prepared { programs, maps }))
+    }
+
     /// Loads the programs with the maps pinned by an earlier agent, or new ones. Attaches nothing
     /// and writes to no map.
     ///
     /// The node's network namespace is the one of the calling thread.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        Self::open_for(options, probe()?)
+        Self::open_with(options, &mut None)
+    }
+
+    /// As [`Self::open`], with the programs that are `prepared` where they fit; taken when the lock
+    /// of the pins is.
+    pub fn open_with(
+        options: &Options,
+        prepared: &mut Option<Prepared>,
+    ) -> Result<Self, OpenError> {
+        Self::open_for(options, probe()?, prepared)
     }
 
     /// As [`Self::open`], for a kernel with these features, which the one at hand has: how tests
     /// see what an older kernel would run.
-    pub fn open_for(options: &Options, features: Features) -> Result<Self, OpenError> {
+    pub fn open_for(
+        options: &Options,
+        features: Features,
+        prepared: &mut Option<Prepared>,
+    ) -> Result<Self, OpenError> {
         let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
         let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
         let pins = Arc::new(Pins::open(&options.bpffs)?);
@@ -166,8 +199,12 @@ impl Datapath {
             older.share(&pins)?;
         }
         let new = pins.check_maps()?;
-        let programs =
-            Arc::new(Programs::load(&pins, features, netns, conntrack::room(options.flows))?);
+        let fits = |prepared: &Prepared| pins.map_ids().is_some_and(|ids| ids == prepared.maps);
+        let programs = match prepared.take().filter(fits) {
+            Some(prepared) => prepared.programs,
+            None => Programs::load(&pins, features, netns, conntrack::room(options.flows))?,
+        };
+        let programs = Arc::new(programs);
         pins.check_maps().map_err(|error| {
             pins.remove_maps(&new);
             OpenError::Stale(error)

@@ -77,7 +77,7 @@ pub enum PinError {
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
-    _lock: Flock<File>,
+    _lock: Option<Flock<File>>,
 }
 
 impl Pins {
@@ -93,7 +93,18 @@ impl Pins {
             File::open(&folder).map_err(|source| PinError::Folder(folder.clone(), source))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| PinError::Busy(folder.clone()))?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder, _lock: Some(lock) })
+    }
+
+    /// The pins of the agent that has them, to be looked at.
+    pub(super) fn of_another(bpffs: &Path) -> Self {
+        Self { folder: bpffs.join(format!("v{ABI_VERSION}")), _lock: None }
+    }
+
+    /// The kernel's ids of all maps, where all are pinned and of the right shape.
+    pub(super) fn map_ids(&self) -> Option<Vec<u32>> {
+        let id = |expected| sys::map_info(self.open_map(expected).ok()?.as_fd()).ok();
+        PINNED.iter().map(|expected| id(expected).map(|info| info.id)).collect()
     }
 
     /// Where below `bpffs` this layout's pins are.

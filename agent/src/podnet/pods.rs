@@ -264,8 +264,11 @@ impl Pods {
         let entry = self.ledger().get(attachment).cloned().ok_or_else(unknown)?;
         let wrong =
             |details: String| failure(CHECK_FAILED, "the pod's network is damaged", details);
-        if entry.phase != Phase::Live {
-            return Err(wrong(format!("{attachment} is being removed")));
+        match entry.phase {
+            Phase::Live => {}
+            // Its DEL was answered, and what is left of it is nobody's.
+            Phase::Leaving => return Err(unknown()),
+            Phase::Reserved => return Err(wrong(format!("{attachment} was never connected"))),
         }
         if !NetnsId::of(netns).is_ok_and(|id| id == entry.netns) {
             return Err(wrong("CNI_NETNS is another namespace than at ADD".into()));

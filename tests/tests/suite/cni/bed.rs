@@ -280,11 +280,6 @@ impl Outcome {
         self.answer
     }
 
-    #[track_caller]
-    pub(super) fn expect_failure(self) {
-        assert!(!self.success, "{self:?}");
-    }
-
     /// The error's message and details.
     #[track_caller]
     pub(super) fn expect_code(self, code: u32) -> String {

@@ -204,7 +204,7 @@ fn what_an_older_kernel_runs_refuses_and_translates_too() {
         Bench::new(Family::V4);
     drop(datapath);
     let (options, older) = (node.options(), Features { loops: false, set_retval: false });
-    let datapath = node.netns.run(|| Datapath::open_for(&options, older)).unwrap();
+    let datapath = node.netns.run(|| Datapath::open_for(&options, older, &mut None)).unwrap();
     assert_eq!(attach(&datapath), [Outcome::Replaced; 9]);
 
     let (empty, vip) = ("10.96.0.11:80".parse().unwrap(), "10.96.0.10:80".parse().unwrap());
