@@ -26,6 +26,9 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long a take-over may last: what comes after has to be done in the rest of a call's time.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(7);
 
+/// How many agents may leave a call without an answer: one that refuses it does so, too.
+const LEFT_MAX: u32 = 3;
+
 /// What to do where nobody listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
@@ -59,7 +62,9 @@ pub enum ClientError {
     },
 }
 
-/// Asks the agent whose state folder is `state_dir`, and gives up at `deadline`.
+/// Asks the agent whose state folder is `state_dir`, and gives up at `deadline`. Where that agent left
+/// without an answer and `absence` allows to wait, the next one is asked: whatever is asked may be asked
+/// twice.
 pub fn call(
     state_dir: &Path,
     request: &Request,
@@ -68,10 +73,26 @@ pub fn call(
     deadline: Instant,
 ) -> Result<Response, ClientError> {
     let path = state_dir.join(SOCKET);
-    let mut stream = await_agent(state_dir, &path, absence, deadline)
-        .map_err(|source| ClientError::Down { path: path.clone(), source })?;
-    exchange(&mut stream, request, netns, deadline)
-        .map_err(|source| ClientError::Unanswered { path, source })
+    let (start, mut left) = (Instant::now(), 0);
+    loop {
+        let mut stream = await_agent(state_dir, &path, absence, (start, deadline))
+            .map_err(|source| ClientError::Down { path: path.clone(), source })?;
+        match exchange(&mut stream, request, netns, deadline) {
+            Err(error) if absence == Absence::Waits && left < LEFT_MAX && is_left(&error) => {
+                left += 1;
+                std::thread::sleep(TAKE_OVER_PAUSE);
+            }
+            outcome => {
+                return outcome.map_err(|source| ClientError::Unanswered { path, source });
+            }
+        }
+    }
+}
+
+/// Whether an agent that left while the call waited in its queue may be why there is no answer.
+fn is_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn exchange(
@@ -92,10 +113,9 @@ fn await_agent(
     state_dir: &Path,
     path: &Path,
     absence: Absence,
-    deadline: Instant,
+    (start, deadline): (Instant, Instant),
 ) -> io::Result<UnixStream> {
-    let start = Instant::now();
-    let mut seen = start;
+    let mut seen = Instant::now();
     loop {
         let error = match connect_by(path, deadline) {
             Err(error) if is_absence(&error) && absence == Absence::Waits => error,

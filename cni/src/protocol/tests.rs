@@ -225,6 +225,34 @@ fn cni_12_gc_reads_both_keys_and_never_takes_silence_for_an_empty_list() {
     assert_eq!(plugin::run(&invocation("GC"), stdin.as_bytes(), deadline).unwrap(), None);
 }
 
+/// An agent that leaves closes calls that wait in its queue; the next one answers them.
+#[test]
+fn cni_34_a_call_that_an_agent_left_without_an_answer_is_the_next_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("cni.sock")).unwrap();
+    let mut value = minimal("1.1.0");
+    value["stateDir"] = folder.path().to_str().into();
+    for leave in [1, 2, 3, 4] {
+        let listener = listener.try_clone().unwrap();
+        let agents = std::thread::spawn(move || {
+            for _ in 0..leave {
+                drop(listener.accept().unwrap());
+            }
+            if leave < 4 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let request: crate::wire::Request = crate::wire::receive(&mut stream).unwrap().0;
+                assert_eq!(request.command, crate::wire::Command::Status);
+                crate::wire::send(&mut stream, &crate::wire::Response::Done, None).unwrap();
+            }
+        });
+        let deadline = Instant::now() + plugin::TIME_LIMIT;
+        let outcome = plugin::run(&invocation("STATUS"), value.to_string().as_bytes(), deadline);
+        // One that closes every call refuses them.
+        assert_eq!(outcome.is_ok(), leave < 4, "{outcome:?}");
+        agents.join().unwrap();
+    }
+}
+
 /// Agents that accept and say nothing, and one that does not even accept.
 #[test]
 fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
