@@ -66,7 +66,7 @@ fn is_of_tunnel(to: [u8; 2], port: u16, vxlan: u64) -> bool {
 fn word<const N: usize>(header: &[u8; N], at: usize) -> u64 {
     let (mut word, mut index) = (0, 0);
     while index < 8 {
-        word = word << 8 | header[at + index] as u64;
+        word = word << 8 | u64::from(header[at + index]);
         index += 1;
     }
     word
