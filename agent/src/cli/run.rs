@@ -259,12 +259,11 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
         departure: departure.clone(),
         ..Succession::default()
     };
-    let prepared = match before {
-        Some(before) => relieve(config, &shared, before, succession, intake).await?,
-        None => {
-            start_dns(config, &shared, succession, intake).await;
-            None
-        }
+    let prepared = if let Some(before) = before {
+        relieve(config, &shared, before, succession, intake).await?
+    } else {
+        start_dns(config, &shared, succession, intake).await;
+        None
     };
     let own = match alone {
         Some(own) => own,
