@@ -19,7 +19,7 @@ use super::{
 use crate::dns::field::Field;
 
 /// A take-over waits for the kernel, which verifies programs anew.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]
 fn cni_19_no_add_fails_while_agents_and_the_plugin_are_upgraded_and_nothing_is_left() {
