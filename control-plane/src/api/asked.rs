@@ -118,9 +118,9 @@ impl Asked {
 mod tests {
     use super::*;
 
-    fn asked(method: Method, path: &str, query: &str) -> String {
+    fn asked(method: &Method, path: &str, query: &str) -> String {
         let Asked { verb, group, version, resource, subresource, namespace, name, .. } =
-            Asked::of(&method, path, &Params::parse(query));
+            Asked::of(method, path, &Params::parse(query));
         [verb, group, version, resource, subresource, namespace, name].join(" ")
     }
 
@@ -165,7 +165,7 @@ mod tests {
             (&get, "/metrics", "", "get      "),
             (&Method::POST, "/apis/none.example/v1/things", "", "create none.example v1 things   "),
         ] {
-            assert_eq!(asked(method.clone(), path, query), expected, "{method} {path} {query}");
+            assert_eq!(asked(method, path, query), expected, "{method} {path} {query}");
         }
     }
 }

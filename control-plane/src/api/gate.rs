@@ -155,15 +155,13 @@ fn impersonated(access: &Access, call: &Call) -> Result<Option<User>> {
     let ask = |asked: Attributes<'_>| {
         authorize(access, &call.user, &Attributes { verb: "impersonate", ..asked }).map(drop)
     };
-    match wanted.name.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':')) {
-        Some((namespace, name)) => {
-            let resource = "serviceaccounts";
-            ask(Attributes { resource, namespace, name, ..Attributes::default() })?;
-        }
-        None => {
-            let name = &wanted.name;
-            ask(Attributes { resource: "users", name, ..Attributes::default() })?;
-        }
+    let account = wanted.name.strip_prefix(SERVICE_ACCOUNT_PREFIX);
+    if let Some((namespace, name)) = account.and_then(|rest| rest.split_once(':')) {
+        let resource = "serviceaccounts";
+        ask(Attributes { resource, namespace, name, ..Attributes::default() })?;
+    } else {
+        let name = &wanted.name;
+        ask(Attributes { resource: "users", name, ..Attributes::default() })?;
     }
     for name in &wanted.groups {
         ask(Attributes { resource: "groups", name, ..Attributes::default() })?;

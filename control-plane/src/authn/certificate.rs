@@ -1,5 +1,7 @@
 //! Users by client certificates: the common name is the user, the organizations are the groups.
 
+use std::fmt::Write as _;
+
 use ring::digest;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -16,7 +18,11 @@ pub fn user(der: &[u8]) -> Option<User> {
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
     let mut user = User { name, groups: groups.map(str::to_owned).collect(), ..User::default() };
     let fingerprint = digest::digest(&digest::SHA256, der);
-    let hex: String = fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hex = String::with_capacity(64);
+    for byte in fingerprint.as_ref() {
+        // Writing to a text can't fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
     user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={hex}")]);
     Some(accepted(user))
 }

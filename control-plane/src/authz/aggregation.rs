@@ -8,7 +8,7 @@ use crate::controllers::selector::selects;
 /// `all` are the cluster's roles in the order of their names.
 pub fn rules<'a>(
     role: &ClusterRole,
-    all: impl Iterator<Item = &'a ClusterRole> + Clone,
+    all: &(impl Iterator<Item = &'a ClusterRole> + Clone),
 ) -> Option<Vec<PolicyRule>> {
     let selectors = role.aggregation_rule.as_ref()?.cluster_role_selectors.as_deref();
     let mut rules: Vec<PolicyRule> = Vec::new();

@@ -194,7 +194,7 @@ fn aggregate(made: &mut [Made]) {
     for _ in 0..3 {
         let all: Vec<ClusterRole> = made.iter().filter_map(|(_, value)| parse(value)).collect();
         for (_, value) in made.iter_mut() {
-            let rules = parse(value).and_then(|role| aggregation::rules(&role, all.iter()));
+            let rules = parse(value).and_then(|role| aggregation::rules(&role, &all.iter()));
             if let Some(rules) = rules.and_then(|rules| serde_json::to_value(rules).ok()) {
                 value["rules"] = rules;
             }

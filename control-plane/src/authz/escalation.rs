@@ -11,8 +11,8 @@ use super::rbac::{NoSuchRole, is_below};
 /// Most parts that rules are taken apart into; what has more is not covered.
 const PARTS_MAX: usize = 100_000;
 
-fn items(list: &Option<Vec<String>>) -> &[String] {
-    list.as_deref().unwrap_or_default()
+fn items(list: Option<&Vec<String>>) -> &[String] {
+    list.map_or(&[], Vec::as_slice)
 }
 
 fn one(text: &str) -> Vec<String> {
@@ -23,8 +23,8 @@ fn one(text: &str) -> Vec<String> {
 fn parts(rule: &PolicyRule) -> Vec<PolicyRule> {
     let mut parts = Vec::new();
     for verb in &rule.verbs {
-        for group in items(&rule.api_groups) {
-            for resource in items(&rule.resources) {
+        for group in items(rule.api_groups.as_ref()) {
+            for resource in items(rule.resources.as_ref()) {
                 let part = |name: Option<&String>| PolicyRule {
                     verbs: one(verb),
                     api_groups: Some(one(group)),
@@ -32,13 +32,13 @@ fn parts(rule: &PolicyRule) -> Vec<PolicyRule> {
                     resource_names: name.map(|name| one(name)),
                     non_resource_urls: None,
                 };
-                match items(&rule.resource_names) {
+                match items(rule.resource_names.as_ref()) {
                     [] => parts.push(part(None)),
                     names => parts.extend(names.iter().map(|name| part(Some(name)))),
                 }
             }
         }
-        for url in items(&rule.non_resource_urls) {
+        for url in items(rule.non_resource_urls.as_ref()) {
             let non_resource_urls = Some(one(url));
             parts.push(PolicyRule { verbs: one(verb), non_resource_urls, ..PolicyRule::default() });
         }
@@ -52,22 +52,23 @@ fn has_all(owner: &[String], wanted: &[String]) -> bool {
 
 /// Whether one rule covers a part.
 fn covers_part(owner: &PolicyRule, part: &PolicyRule) -> bool {
-    let names = items(&owner.resource_names);
-    let wanted_names = items(&part.resource_names);
+    let names = items(owner.resource_names.as_ref());
+    let wanted_names = items(part.resource_names.as_ref());
     let named = names.is_empty()
         || (!wanted_names.is_empty() && wanted_names.iter().all(|name| names.contains(name)));
     let resource = |wanted: &String| {
-        let owned = items(&owner.resources);
+        let owned = items(owner.resources.as_ref());
         let of_all_kinds =
             wanted.split_once('/').is_some_and(|(_, sub)| owned.contains(&format!("*/{sub}")));
         owned.iter().any(|one| one == "*" || one == wanted) || of_all_kinds
     };
-    let url =
-        |wanted: &String| items(&owner.non_resource_urls).iter().any(|one| is_below(one, wanted));
+    let url = |wanted: &String| {
+        items(owner.non_resource_urls.as_ref()).iter().any(|one| is_below(one, wanted))
+    };
     has_all(&owner.verbs, &part.verbs)
-        && has_all(items(&owner.api_groups), items(&part.api_groups))
-        && items(&part.resources).iter().all(resource)
-        && items(&part.non_resource_urls).iter().all(url)
+        && has_all(items(owner.api_groups.as_ref()), items(part.api_groups.as_ref()))
+        && items(part.resources.as_ref()).iter().all(resource)
+        && items(part.non_resource_urls.as_ref()).iter().all(url)
         && named
 }
 
@@ -108,10 +109,10 @@ fn quoted(list: &[String]) -> String {
 /// A rule on one line.
 fn line(rule: &PolicyRule) -> String {
     let fields = [
-        ("APIGroups", items(&rule.api_groups)),
-        ("Resources", items(&rule.resources)),
-        ("ResourceNames", items(&rule.resource_names)),
-        ("NonResourceURLs", items(&rule.non_resource_urls)),
+        ("APIGroups", items(rule.api_groups.as_ref())),
+        ("Resources", items(rule.resources.as_ref())),
+        ("ResourceNames", items(rule.resource_names.as_ref())),
+        ("NonResourceURLs", items(rule.non_resource_urls.as_ref())),
         ("Verbs", &rule.verbs),
     ];
     let said = fields.iter().filter(|(_, list)| !list.is_empty());
@@ -140,7 +141,7 @@ pub fn forbids(
     );
     if !own.1.is_empty() {
         let unresolved: Vec<String> = own.1.iter().map(ToString::to_string).collect();
-        text.push_str(&format!("; resolution errors: [{}]", unresolved.join(", ")));
+        text = format!("{text}; resolution errors: [{}]", unresolved.join(", "));
     }
     Some(text)
 }

@@ -291,8 +291,8 @@ fn has(list: &[String], wanted: &str) -> bool {
     list.iter().any(|one| one == "*" || one == wanted)
 }
 
-fn items(list: &Option<Vec<String>>) -> &[String] {
-    list.as_deref().unwrap_or_default()
+fn items(list: Option<&Vec<String>>) -> &[String] {
+    list.map_or(&[], Vec::as_slice)
 }
 
 /// Whether a rule allows what is asked.
@@ -301,11 +301,11 @@ pub fn allows(rule: &PolicyRule, asked: &Attributes<'_>) -> bool {
         return false;
     }
     if !asked.is_resource() {
-        return items(&rule.non_resource_urls).iter().any(|url| is_below(url, asked.path));
+        return items(rule.non_resource_urls.as_ref()).iter().any(|url| is_below(url, asked.path));
     }
-    let names = items(&rule.resource_names);
-    has(items(&rule.api_groups), asked.group)
-        && items(&rule.resources)
+    let names = items(rule.resource_names.as_ref());
+    has(items(rule.api_groups.as_ref()), asked.group)
+        && items(rule.resources.as_ref())
             .iter()
             .any(|one| covers_resource(one, asked.resource, asked.subresource))
         && (names.is_empty() || names.iter().any(|name| name == asked.name))

@@ -35,7 +35,7 @@ fn binding(
     namespace: &str,
     name: &str,
     role: (&str, &str),
-    subject: Value,
+    subject: &Value,
 ) -> (&'static str, Value) {
     let role = json!({"apiGroup": rbac::GROUP, "kind": role.0, "name": role.1});
     let plural = if namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
@@ -88,7 +88,7 @@ fn inv_129_a_role_holds_in_its_namespace_and_for_what_it_says() {
         {"apiGroups": ["apps"], "resources": ["*/scale"], "verbs": ["update"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"], "verbs": ["get", "delete"]},
     ]});
-    let bound = binding("a", "jane", ("Role", "reader"), named_user("jane"));
+    let bound = binding("a", "jane", ("Role", "reader"), &named_user("jane"));
     let rules = rules(&[("roles", role), bound]);
     let allowed = [
         "get pods a p",
@@ -113,8 +113,8 @@ fn inv_129_a_role_holds_in_its_namespace_and_for_what_it_says() {
 
 #[test]
 fn a_cluster_role_holds_where_it_is_bound() {
-    let in_namespace = binding("a", "edit", ("ClusterRole", "edit"), named_user("ed"));
-    let everywhere = binding("", "view", ("ClusterRole", "view"), named_user("vi"));
+    let in_namespace = binding("a", "edit", ("ClusterRole", "edit"), &named_user("ed"));
+    let everywhere = binding("", "view", ("ClusterRole", "view"), &named_user("vi"));
     let rules = bootstrapped(&[in_namespace, everywhere]);
     let graph = Graph::default();
     check(
@@ -139,9 +139,9 @@ fn subjects_are_users_groups_and_service_accounts() {
     let own = json!({"kind": "ServiceAccount", "name": "local"});
     let group = json!({"kind": "Group", "apiGroup": rbac::GROUP, "name": "devs"});
     let rules = bootstrapped(&[
-        binding("a", "account", ("ClusterRole", "view"), account),
-        binding("a", "own", ("ClusterRole", "view"), own),
-        binding("a", "group", ("ClusterRole", "view"), group),
+        binding("a", "account", ("ClusterRole", "view"), &account),
+        binding("a", "own", ("ClusterRole", "view"), &own),
+        binding("a", "group", ("ClusterRole", "view"), &group),
     ]);
     let graph = Graph::default();
     let may = ["list pods a"];
@@ -170,8 +170,8 @@ fn everybody_may_look_at_health_and_the_known_at_the_api() {
 #[test]
 fn reasons_name_binding_role_and_subject() {
     let rules = bootstrapped(&[
-        binding("a", "b", ("ClusterRole", "view"), named_user("jane")),
-        binding("", "gone", ("ClusterRole", "nothing"), named_user("jane")),
+        binding("a", "b", ("ClusterRole", "view"), &named_user("jane")),
+        binding("", "gone", ("ClusterRole", "nothing"), &named_user("jane")),
     ]);
     let why = |text: &str| {
         decide(&user("jane"), &asked(text), &rules, &Graph::default()).why().to_string()

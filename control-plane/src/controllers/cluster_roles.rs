@@ -41,7 +41,7 @@ impl Controller for ClusterRoles {
     async fn look(&self, key: &Key, _: Option<&Failure>) -> Result<Outcome, LookError> {
         let Some(role) = self.world.get::<ClusterRole>(key) else { return Ok(Outcome::default()) };
         let all = self.world.cache::<ClusterRole>().all();
-        let wanted = aggregation::rules(&role, all.iter().map(|role| &**role));
+        let wanted = aggregation::rules(&role, &all.iter().map(|role| &**role));
         let Some(wanted) = wanted.filter(|wanted| role.rules.as_ref() != Some(wanted)) else {
             return Ok(Outcome::default());
         };

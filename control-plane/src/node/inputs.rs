@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    pod::inputs::{Inputs, TokenRequest, Wanted},
+    pod::inputs::{Inputs, Token, TokenRequest, Wanted},
     runtime::PodIdentity,
 };
 
@@ -51,7 +51,10 @@ pub(super) async fn fetch(
         inputs.services.extend(found);
     }
     for request in &wanted.tokens {
-        let token = token(client.clone(), pod, &wanted.account, request).await?;
+        let token = match wanted.held.get(request) {
+            Some(held) => held.clone(),
+            None => token(client.clone(), pod, &wanted.account, request).await?,
+        };
         inputs.tokens.insert(request.clone(), token);
     }
     Ok(inputs)
@@ -80,7 +83,7 @@ async fn token(
     pod: &PodIdentity,
     account: &str,
     wanted: &TokenRequest,
-) -> Result<String, String> {
+) -> Result<Token, String> {
     let api: Api<ServiceAccount> = Api::namespaced(client, &pod.namespace);
     let bound = BoundObjectReference {
         api_version: Some("v1".to_owned()),
@@ -99,8 +102,12 @@ async fn token(
         },
         ..Request::default()
     };
+    let now = Timestamp::now();
     let answer = api.create_token_request(account, &PostParams::default(), &request).await;
     let failed = |why: String| format!("asking for a token of service account {account:?}: {why}");
     let answer = answer.map_err(|error| failed(error.to_string()))?;
-    answer.status.map(|status| status.token).ok_or_else(|| failed("there is none".to_owned()))
+    let status = answer.status.ok_or_else(|| failed("there is none".to_owned()))?;
+    // It may hold for another time than was asked for.
+    let seconds = status.expiration_timestamp.0.as_second() - now.as_second();
+    Ok(Token::new(status.token, now, seconds))
 }

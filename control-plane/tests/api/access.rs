@@ -385,6 +385,20 @@ async fn a_node_writes_about_itself_and_its_pods_only() {
         "cannot delete resource \"nodes\"",
     );
 
+    // Its lease, and nobody else's.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    assert!(post(&node, leases, &json!({"metadata": {"name": "n1"}})).await.is_ok());
+    refused(
+        post(&node, leases, &json!({"metadata": {"name": "n2"}})).await,
+        "same name as the requesting node",
+    );
+    refused(get(&node, &format!("{leases}/n2")).await, "same name as the requesting node");
+}
+
+#[tokio::test]
+async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
+    let server = Server::start().await;
+    let node = with_certificate(&server, "system:node:n1", Some("system:nodes")).await;
     // A pod that is bound to it brings the right to what the pod refers to; no other does.
     let secret = |name: &str| json!({"metadata": {"name": name}, "stringData": {}});
     for name in ["own", "other"] {
@@ -435,15 +449,6 @@ async fn a_node_writes_about_itself_and_its_pods_only() {
         post(&node, path, &json!({"spec": {}})).await,
         "node requested token not bound to a pod",
     );
-
-    // Its lease, and nobody else's.
-    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    assert!(post(&node, leases, &json!({"metadata": {"name": "n1"}})).await.is_ok());
-    refused(
-        post(&node, leases, &json!({"metadata": {"name": "n2"}})).await,
-        "same name as the requesting node",
-    );
-    refused(get(&node, &format!("{leases}/n2")).await, "same name as the requesting node");
 }
 
 #[tokio::test]

@@ -11,19 +11,15 @@ async fn refused(kubectl: &Kubectl, arguments: &str) -> String {
 }
 
 const MANIFEST: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: robot}
----
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
-metadata: {name: reader}
+metadata: {name: reader, namespace: default}
 rules:
 - {apiGroups: [''], resources: [pods], verbs: [get, list, watch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
-metadata: {name: reader}
+metadata: {name: reader, namespace: default}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
 subjects:
 - {kind: ServiceAccount, name: robot, namespace: default}
@@ -34,6 +30,8 @@ subjects:
 async fn inv_129_rules_that_are_applied_hold_for_tokens_that_are_created() {
     let server = Server::start().await;
     let Some(kubectl) = Kubectl::find(&server) else { return };
+    let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: robot}}";
+    kubectl.with("create -f -", account).await;
     let made = kubectl.with("auth reconcile -f -", MANIFEST).await;
     assert!(made.contains("role.rbac.authorization.k8s.io/reader reconciled"), "{made}");
     assert!(made.contains("rolebinding.rbac.authorization.k8s.io/reader reconciled"), "{made}");

@@ -59,13 +59,7 @@ impl Server {
                 .unwrap();
         let kubeconfig = control_plane.kubeconfig.clone();
         let url = format!("https://{}", control_plane.addresses[0]);
-        Self {
-            client: client(&kubeconfig).await,
-            kubeconfig,
-            url,
-            control_plane,
-            directory: directory,
-        }
+        Self { client: client(&kubeconfig).await, kubeconfig, url, control_plane, directory }
     }
 
     /// Where it keeps its certificates.

@@ -1,6 +1,7 @@
 //! Controllers and scheduler against the real API server, with a fake kubelet.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod accounts;
 mod cluster;
 
 use std::collections::BTreeSet;

@@ -16,6 +16,7 @@ use xtask::{
 use super::{
     Check, World,
     restart::{finish_loads, start_loads},
+    streams,
     traffic::pod,
 };
 
@@ -24,6 +25,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("a_killed_runtime_leaves_pods_alone_and_is_met_again", killed_runtime),
     ("pods_of_a_runtime_have_addresses_of_their_nodes_ranges", addresses),
     ("a_deleted_pod_leaves_nothing_at_the_runtime", deleted_pod),
+    ("inv_116_a_container_has_a_token_that_the_api_server_knows", token),
 ];
 
 /// Makes a pod of the default namespace, and waits until it is `done`.
@@ -181,4 +183,45 @@ fn host_links(world: &World, node: &str) -> Result<usize> {
 fn namespaces(world: &World, node: &str) -> usize {
     let dir = world.layout.run_dir().join(node).join("containerd/io.containerd.grpc.v1.cri/netns");
     fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+fn token(world: &World) -> Result<()> {
+    let script = "cd /var/run/secrets/kubernetes.io/serviceaccount && cat token && echo && \
+                  cat namespace && echo && head -n 1 ca.crt; sleep 3600";
+    let mut spec = busybox("node-1");
+    spec["containers"][0]["command"] = json!(["sh", "-c", script]);
+    run_pod(world, "with-token", &spec, "Ready")?;
+    let outcome = token_of_pod(world);
+    delete_pod(world, "with-token")?;
+    let token = outcome?;
+    // It goes with its pod.
+    let status = review(world, &token)?;
+    ensure!(status["authenticated"] != true, "the token of a pod that is gone: {status}");
+    Ok(())
+}
+
+fn token_of_pod(world: &World) -> Result<String> {
+    let Some(logs) = streams::kubectl(world, &["logs", "with-token"]) else {
+        return Ok(String::from("none"));
+    };
+    let (code, said, error) = streams::run(logs)?;
+    let lines: Vec<&str> = said.lines().collect();
+    let [token, "default", "-----BEGIN CERTIFICATE-----"] = lines[..] else {
+        anyhow::bail!("{code}: {said:?}, {error:?}");
+    };
+    let status = review(world, token)?;
+    let user = &status["user"];
+    ensure!(user["username"] == "system:serviceaccount:default:default", "{status}");
+    let extra = &user["extra"];
+    ensure!(extra["authentication.kubernetes.io/pod-name"][0] == "with-token", "{status}");
+    ensure!(extra["authentication.kubernetes.io/node-name"][0] == "node-1", "{status}");
+    Ok(token.to_owned())
+}
+
+/// Whose a token is, as the API server says.
+fn review(world: &World, token: &str) -> Result<Value> {
+    let review = json!({"spec": {"token": token}}).to_string();
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let answer = world.api.expect("POST", path, Some(("application/json", &review)))?;
+    Ok(answer["status"].clone())
 }

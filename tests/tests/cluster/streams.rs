@@ -19,7 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// kubectl with arguments; none where the machine has none.
-fn kubectl(world: &World, args: &[&str]) -> Option<Command> {
+pub(crate) fn kubectl(world: &World, args: &[&str]) -> Option<Command> {
     if !invoke::in_path("kubectl") {
         println!("    this machine has no kubectl");
         return None;
@@ -30,7 +30,7 @@ fn kubectl(world: &World, args: &[&str]) -> Option<Command> {
 }
 
 /// Its exit code and what it printed.
-fn run(mut command: Command) -> Result<(i32, String, String)> {
+pub(crate) fn run(mut command: Command) -> Result<(i32, String, String)> {
     let output = command.stdin(Stdio::null()).output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().context("kubectl was killed")?;

@@ -135,12 +135,12 @@ fn referred(pod: &Object) -> Option<&'static str> {
     let spec = pod.at("/spec")?;
     let has = |value: &Value, keys: [&str; 2]| keys.iter().any(|key| !value[*key].is_null());
     let volumes = || spec["volumes"].as_array().into_iter().flatten();
-    let projected = || volumes().flat_map(|one| one["projected"]["sources"].as_array()).flatten();
+    let projected = || volumes().filter_map(|one| one["projected"]["sources"].as_array()).flatten();
     let containers = ["containers", "initContainers", "ephemeralContainers"];
-    let containers = || containers.iter().flat_map(|list| spec[*list].as_array()).flatten();
+    let containers = || containers.iter().filter_map(|list| spec[*list].as_array()).flatten();
     let sources = || {
-        let from = containers().flat_map(|one| one["envFrom"].as_array()).flatten();
-        let values = containers().flat_map(|one| one["env"].as_array()).flatten();
+        let from = containers().filter_map(|one| one["envFrom"].as_array()).flatten();
+        let values = containers().filter_map(|one| one["env"].as_array()).flatten();
         from.chain(values.map(|one| &one["valueFrom"]))
     };
     if spec["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty())

@@ -73,19 +73,19 @@ fn complete(object: &mut Object, wanted: &Object) -> bool {
         };
         let missing: Vec<Value> =
             wanted.list("/rules").iter().filter(|rule| lacks(rule)).cloned().collect();
-        changed |= add(object, "/rules", missing);
+        changed |= add(object, "/rules", &missing);
     }
     let subjects = object.list("/subjects");
     let missing: Vec<Value> =
         wanted.list("/subjects").iter().filter(|one| !subjects.contains(one)).cloned().collect();
-    changed | add(object, "/subjects", missing)
+    changed | add(object, "/subjects", &missing)
 }
 
-fn add(object: &mut Object, at: &str, missing: Vec<Value>) -> bool {
+fn add(object: &mut Object, at: &str, missing: &[Value]) -> bool {
     if missing.is_empty() {
         return false;
     }
-    let all = [object.list(at), missing.as_slice()].concat();
+    let all = [object.list(at), missing].concat();
     object.set(at, all);
     true
 }

@@ -340,7 +340,8 @@ impl Context<'_> {
     fn fetch_inputs(&mut self) {
         let asked = |action: &Action| matches!(action, Action::FetchInputs(_));
         if !self.decision.actions.iter().any(asked) && self.free(&Object::Inputs) {
-            self.act(Action::FetchInputs(Box::new(inputs::wanted(self.pod))));
+            let wanted = inputs::wanted(self.pod).holding(self.seen.inputs.as_ref(), self.now);
+            self.act(Action::FetchInputs(Box::new(wanted)));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret, Service, VolumeProjection},
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 
 use super::super::static_pods;
@@ -19,6 +19,8 @@ pub struct Wanted {
     pub secrets: BTreeSet<String>,
     /// Tokens of its service account.
     pub tokens: BTreeSet<TokenRequest>,
+    /// Those that are there and are good for a while yet.
+    pub held: BTreeMap<TokenRequest, Token>,
     /// The service account that they are of.
     pub account: String,
     /// The services of its namespace, for its environment.
@@ -34,6 +36,24 @@ pub struct TokenRequest {
     pub seconds: i64,
 }
 
+/// A token, and when a new one is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The token.
+    pub text: String,
+    /// When four fifths of its time are over, or a day after it was asked for.
+    pub renew: Timestamp,
+}
+
+impl Token {
+    /// A token that was asked for now and holds for so many seconds.
+    pub fn new(text: String, now: Timestamp, seconds: i64) -> Self {
+        let seconds = (seconds - seconds / 5).clamp(0, RENEW_MAX);
+        let renew = now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
+        Self { text, renew }
+    }
+}
+
 /// What was found. What is not in it does not exist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
@@ -44,7 +64,7 @@ pub struct Inputs {
     /// `Secret`s by name.
     pub secrets: BTreeMap<String, Secret>,
     /// Tokens of the service account.
-    pub tokens: BTreeMap<TokenRequest, String>,
+    pub tokens: BTreeMap<TokenRequest, Token>,
     /// Services of the pod's namespace, and `default/kubernetes`.
     pub services: Vec<Service>,
 }
@@ -62,6 +82,8 @@ impl Inputs {
     }
 }
 
+/// The longest that a token is used, in seconds.
+const RENEW_MAX: i64 = 24 * 3600;
 /// How long a token is good for where the pod does not say, as by the API.
 const TOKEN_SECONDS: i64 = 3600;
 
@@ -74,6 +96,17 @@ impl TokenRequest {
             audience: projection.audience.clone().unwrap_or_default(),
             seconds: projection.expiration_seconds.unwrap_or(TOKEN_SECONDS),
         }
+    }
+}
+
+impl Wanted {
+    /// With the tokens that are good for a while yet, which need not be asked for again.
+    pub(super) fn holding(mut self, inputs: Option<&Inputs>, now: Timestamp) -> Self {
+        let held = inputs.into_iter().flat_map(|inputs| &inputs.tokens);
+        let good =
+            held.filter(|(request, token)| self.tokens.contains(request) && now < token.renew);
+        self.held = good.map(|(request, token)| (request.clone(), token.clone())).collect();
+        self
     }
 }
 
@@ -139,6 +172,23 @@ mod tests {
     use serde_json::json;
 
     use super::{super::testing, *};
+
+    #[test]
+    fn a_token_is_kept_until_four_fifths_of_its_time_are_over() {
+        let request = TokenRequest { audience: String::new(), seconds: 3600 };
+        let mut inputs = Inputs::none(testing::at(0));
+        let token = Token::new("t".into(), testing::at(0), 3600);
+        inputs.tokens.insert(request.clone(), token);
+        let mut wanted = Wanted::default();
+        wanted.tokens.insert(request);
+        let held =
+            |seconds: i64| wanted.clone().holding(Some(&inputs), testing::at(seconds)).held.len();
+        assert_eq!((held(0), held(2879), held(2880)), (1, 1, 0));
+        let year = Token::new("t".into(), testing::at(0), 365 * 24 * 3600);
+        assert_eq!(year.renew, testing::at(RENEW_MAX));
+        // What is not wanted any more is not kept.
+        assert_eq!(Wanted::default().holding(Some(&inputs), testing::at(0)).held.len(), 0);
+    }
 
     #[test]
     fn every_reference_is_found() {

@@ -306,8 +306,8 @@ impl Files<'_> {
         if let Some(token) = &projection.service_account_token {
             self.secret = true;
             let found = self.sources.inputs.tokens.get(&TokenRequest::of(token));
-            let text = found.ok_or("the API server gave no token for the service account")?;
-            self.add(&token.path, mode, text.clone().into_bytes())?;
+            let found = found.ok_or("the API server gave no token for the service account")?;
+            self.add(&token.path, mode, found.text.clone().into_bytes())?;
         }
         Ok(())
     }

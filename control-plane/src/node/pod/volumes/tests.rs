@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    super::{inputs::Inputs, testing},
+    super::{
+        inputs::{Inputs, Token},
+        testing,
+    },
     *,
 };
 
@@ -14,7 +17,7 @@ fn inputs() -> Inputs {
     let secret = json!({"data": {"key": "c2VjcmV0"}});
     inputs.secrets.insert("secret".into(), serde_json::from_value(secret).unwrap());
     let token = TokenRequest { audience: String::new(), seconds: 3600 };
-    inputs.tokens.insert(token, "signed".into());
+    inputs.tokens.insert(token, Token::new("signed".into(), testing::at(0), 3600));
     inputs
 }
 
