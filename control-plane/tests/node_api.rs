@@ -22,7 +22,7 @@ use kube::{
     api::{DeleteParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use mizzen_control_plane::node::runtime::process::find_cgroup2;
+use mizzen_control_plane::{node::runtime::process::find_cgroup2, pki::Authority};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mizzen-control-plane");
@@ -155,13 +155,28 @@ fn log(folder: &tempfile::TempDir, name: &str) -> Stdio {
     fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
 }
 
+/// As an administrator makes it for a node.
+fn make_kubeconfig(folder: &tempfile::TempDir) {
+    let admin = Kubeconfig::read_from(folder.path().join("data/admin.kubeconfig")).unwrap();
+    let server = admin.clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
+    let made = Command::new(PROGRAM)
+        .args(["kubeconfig", "--user", "system:node:node-1", "--group", "system:nodes"])
+        .args(["--server", &server, "--data-dir"])
+        .arg(folder.path().join("data"))
+        .arg("--output")
+        .arg(folder.path().join("node.kubeconfig"))
+        .status();
+    assert!(made.unwrap().success());
+}
+
 fn start_node(folder: &tempfile::TempDir, cgroup: &std::path::Path) -> Child {
     let path = |name: &str| folder.path().join(name);
+    make_kubeconfig(folder);
     Command::new(PROGRAM)
         .args(["node", "--name", "node-1", "--node-ip", "127.0.0.1", "--node-ip", "::1"])
         .args(["--label", "zone=a", "--cluster-dns", "10.96.0.10"])
         .arg("--kubeconfig")
-        .arg(path("data/admin.kubeconfig"))
+        .arg(path("node.kubeconfig"))
         .arg("--state-dir")
         .arg(path("state"))
         .args(["--port", "0"])
@@ -485,4 +500,31 @@ async fn a_static_pod_runs_is_mirrored_and_ends_with_its_file() {
     fs::remove_file(folder.join("static.json")).unwrap();
     cluster.gone("static-node-1").await;
     until("its sandbox to be gone", async || (cluster.left() == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_node_answers_the_api_server_and_not_whoever_has_a_certificate() {
+    let cluster = Cluster::new().await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let port = until("the node's port", async || {
+        let node = serde_json::to_value(nodes.get_opt("node-1").await.ok()??).ok()?;
+        node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64()
+    })
+    .await;
+    let authority = Authority::read(&cluster.folder.path().join("data/pki")).unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    for (user, group, let_in) in [
+        ("system:node:node-2", Some("system:nodes"), false),
+        ("jane", None, false),
+        ("root", Some("system:masters"), true),
+    ] {
+        let file = Kubeconfig::from_yaml(&authority.kubeconfig(&url, user, group).unwrap());
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(file.unwrap(), &options).await.unwrap();
+        // The node's own certificate is named in its Node object, not signed by the CA.
+        config.accept_invalid_certs = true;
+        let client = Client::try_from(config).unwrap();
+        let request = http::Request::get("/healthz").body(Vec::new()).unwrap();
+        assert_eq!(client.request_text(request).await.is_ok(), let_in, "{user}");
+    }
 }

@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -174,7 +174,7 @@ async fn keep(
         let owner = owner(client, pod).await?;
         api.create(&PostParams::default(), &mirror_of(pod, &hash, owner)).await
     };
-    let found = match api.get_opt(&name).await? {
+    let found = match on_this_node(api, pod).await? {
         Some(found) if found.annotations().get(MIRROR) != Some(&hash) && !is_mirror(&found) => {
             tracing::warn!(pod = name, "another pod has the name of a static pod's mirror");
             return Ok(());
@@ -208,6 +208,14 @@ pub(super) async fn delete(api: &Api<Pod>, name: &str) -> Result<(), kube::Error
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         outcome => outcome.map(drop),
     }
+}
+
+/// The pod of that name on the same node. A node may ask for those of its own only.
+async fn on_this_node(api: &Api<Pod>, pod: &Pod) -> Result<Option<Pod>, kube::Error> {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let which = format!("spec.nodeName={node},metadata.name={}", pod.name_any());
+    let found = api.list(&ListParams::default().fields(&which)).await?;
+    Ok(found.items.into_iter().next())
 }
 
 /// The node as the owner of a mirror, which is all that it may create.
