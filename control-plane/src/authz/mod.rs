@@ -8,7 +8,7 @@
 //!
 //! The first that allows wins, and what nobody allows is refused: there are no rules that deny.
 //! Deciding reads memory only and takes no lock for longer than that; [`live`] keeps the state up
-//! to date with the store (ADR 30).
+//! to date with the store (ADR 32).
 
 pub mod aggregation;
 pub mod bootstrap;
