@@ -1,11 +1,11 @@
-//! `mizzen-agent config show|check`.
+//! `mizzen-agent config show|check|reference`.
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
 use crate::{
-    config::{ConfigError, Flags, Resolved, resolve},
+    config::{self, ConfigError, Environment, Flags, Note, Resolved, resolve},
     dns,
 };
 
@@ -23,27 +23,64 @@ pub struct Source {
 impl Source {
     /// The configuration in force.
     pub fn resolve(self) -> Result<Resolved, ConfigError> {
-        let node_name = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
-        resolve(self.config.as_deref(), self.flags, node_name)
+        resolve(self.config.as_deref(), self.flags, Environment::of_process())
     }
+}
+
+/// How it is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A file that would say the same
+    Text,
+    /// Each value with its origin
+    Json,
 }
 
 /// `config` and its verbs.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the configuration in force, with the origin of each value
-    Show(Box<Source>),
-    /// Say whether the configuration, and the Corefile that it names, is valid
-    Check(Box<Source>),
+    Show {
+        /// Where it is from.
+        #[command(flatten)]
+        source: Box<Source>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Format,
+    },
+    /// Say whether a file, or the configuration and the Corefile that it names, is valid
+    Check {
+        /// A file of the agent's or a KubeProxyConfiguration; without: what `run` would take
+        #[arg(value_name = "FILE", exclusive = true)]
+        file: Option<PathBuf>,
+        /// Where it is from.
+        #[command(flatten)]
+        source: Box<Source>,
+    },
+    /// Print docs/configuration.md
+    #[command(hide = true)]
+    Reference,
 }
 
 impl ConfigCommand {
     /// Does what it says.
     pub fn execute(self) -> anyhow::Result<()> {
         match self {
-            Self::Show(source) => print!("{}", source.resolve()?.show()),
-            Self::Check(source) => {
-                let role = source.resolve()?.config.dns();
+            Self::Show { source, output } => {
+                let resolved = source.resolve()?;
+                match output {
+                    Format::Text => print!("{}", resolved.show()),
+                    Format::Json => println!("{:#}", resolved.to_json()),
+                }
+            }
+            Self::Check { file: Some(file), .. } => {
+                say_vain(&config::check_file(&file)?);
+                println!("{} is valid", file.display());
+            }
+            Self::Check { file: None, source } => {
+                let resolved = source.resolve()?;
+                say_vain(&resolved.notes);
+                let role = resolved.config.dns();
                 if matches!(role.source, dns::Source::Corefile(_) | dns::Source::Blocks(_)) {
                     for warning in dns::follow::check(&role).map_err(anyhow::Error::msg)? {
                         eprintln!("left out: {warning}");
@@ -51,7 +88,14 @@ impl ConfigCommand {
                 }
                 println!("the configuration is valid");
             }
+            Self::Reference => print!("{}", config::reference_page()),
         }
         Ok(())
+    }
+}
+
+fn say_vain(notes: &[Note]) {
+    for Note { field, why } in notes {
+        eprintln!("no effect: {field}: {why}");
     }
 }

@@ -37,7 +37,7 @@ impl Agent {
     /// Does what the command line says.
     pub fn execute(self) -> anyhow::Result<()> {
         match self.command {
-            AgentCommand::Run(source) => run::run(source.resolve()?),
+            AgentCommand::Run(source) => run::run(source.resolve()?.named()?),
             AgentCommand::Config(command) => command.execute(),
         }
     }

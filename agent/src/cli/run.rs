@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::attach::AttachDatapath;
 use super::signals::Signals;
 use crate::{
-    config::{Config, Resolved},
+    config::{self, Config, Resolved},
     datapath::{Datapath, OpenError, Prepared},
     desired::NodeFacts,
     dns::{
@@ -96,6 +96,9 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shown = resolved.show();
     let config = resolved.config;
     process::start_log(&config)?;
+    for config::Note { field, why } in resolved.notes {
+        tracing::info!(field, why, "a field of kube-proxy's configuration has no effect");
+    }
     process::check_rights(&config)?;
     process::raise_descriptor_limit();
     heap::keep_large_pieces_apart();

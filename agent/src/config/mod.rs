@@ -1,12 +1,21 @@
-//! The agent's configuration: a file, flags for every field of it, and the defaults, in this order
-//! of precedence from the last to the first. Read once, validated once, passed on by value.
+//! The agent's configuration: flags, a file, a KubeProxyConfiguration and the defaults, in this order
+//! of precedence. Read once, validated once, passed on by value.
+//!
+//! [`fields`] is the one table of it: the flags, the file's fields, the configuration itself and the
+//! reference page are made of it. [`kube_proxy`] has another, of kube-proxy's fields.
 
 mod fields;
+mod kube_proxy;
+mod reference;
 mod roles;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 pub use fields::{Config, Flags};
+pub use kube_proxy::Note;
+pub use reference::page as reference_page;
 
 /// The only `apiVersion` of the file.
 pub const API_VERSION: &str = "mizzen.dev/v1alpha1";
@@ -18,6 +27,8 @@ pub const KIND: &str = "AgentConfiguration";
 pub enum Origin {
     /// Nobody said anything.
     Default,
+    /// kube-proxy's configuration.
+    KubeProxy,
     /// The file.
     File,
     /// A variable of the environment.
@@ -30,10 +41,28 @@ impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Default => "default",
+            Self::KubeProxy => "kube-proxy",
             Self::File => "file",
             Self::Environment => "environment",
             Self::Flag => "flag",
         })
+    }
+}
+
+/// The variables that say something, where they are set.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `NODE_NAME`: what the node is called where nobody says otherwise.
+    pub node_name: Option<String>,
+    /// `RUST_LOG`: what is logged, whoever says otherwise.
+    pub log_filter: Option<String>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_process() -> Self {
+        let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self { node_name: given("NODE_NAME"), log_filter: given("RUST_LOG") }
     }
 }
 
@@ -42,6 +71,8 @@ impl std::fmt::Display for Origin {
 pub struct Resolved {
     /// The values.
     pub config: Config,
+    /// What of kube-proxy's configuration has no effect.
+    pub notes: Vec<Note>,
     origins: Vec<Origin>,
 }
 
@@ -79,12 +110,14 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// A value can't be.
-    #[error("{field} (--{flag}): {why}")]
+    #[error("{field} (--{flag}){place}: {why}")]
     Value {
         /// The field's name in the file.
         field: String,
         /// The flag's name.
         flag: String,
+        /// Where a file says it: ` in FILE, line 3`; else empty.
+        place: String,
         /// What is wrong, and what would be right.
         why: String,
     },
@@ -93,42 +126,83 @@ pub enum ConfigError {
 impl ConfigError {
     /// An error about the field `name` of [`Config`].
     fn value(name: &str, why: impl Into<String>) -> Self {
-        debug_assert!(fields::NAMES.contains(&name), "{name} is no field");
-        Self::Value { field: camel_case(name), flag: name.replace('_', "-"), why: why.into() }
+        debug_assert!(fields::all().any(|field| field.name == name), "{name} is no field");
+        let (field, flag) = (camel_case(name), name.replace('_', "-"));
+        Self::Value { field, flag, place: String::new(), why: why.into() }
     }
-}
 
-/// The configuration from an optional file, the flags, and `node_name_variable`, the value of
-/// NODE_NAME.
-pub fn resolve(
-    file: Option<&Path>,
-    flags: Flags,
-    node_name_variable: Option<String>,
-) -> Result<Resolved, ConfigError> {
-    let file = file.map(read).transpose()?.unwrap_or_default();
-    let (mut config, mut origins) = fields::layer(file, flags);
-    if config.node_name.is_empty()
-        && let Some(name) = node_name_variable
-    {
-        config.node_name = name;
-        if let Some(at) = fields::NAMES.iter().position(|name| *name == "node_name") {
-            origins[at] = Origin::Environment;
+    /// The same, where it is about a field of the file with `text`, with its place.
+    fn placed(mut self, path: &Path, text: &str) -> Self {
+        if let Self::Value { field, place, .. } = &mut self {
+            let key = format!("{field}:");
+            if let Some(line) = text.lines().position(|line| line.starts_with(&key)) {
+                *place = format!(" in {}, line {}", path.display(), line + 1);
+            }
         }
+        self
     }
-    config.check()?;
-    Ok(Resolved { config, origins })
 }
 
-fn read(path: &Path) -> Result<fields::File, ConfigError> {
-    let path = path.to_path_buf();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(source) => return Err(ConfigError::Read { path, source }),
+/// The configuration from an optional file, the flags and the environment.
+pub fn resolve(
+    path: Option<&Path>,
+    flags: Flags,
+    environment: Environment,
+) -> Result<Resolved, ConfigError> {
+    let text = path.map(read).transpose()?;
+    let file = match path.zip(text.as_ref()) {
+        Some((path, text)) => parse(text, path)?,
+        None => fields::File::default(),
     };
-    parse(&text, path)
+    let named = flags.kube_proxy_config.as_ref().or(file.kube_proxy_config.as_ref());
+    let taken = match named.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => take(&read(path)?, path)?,
+        None => kube_proxy::Taken::default(),
+    };
+    let (config, origins) = fields::layer(flags, file, taken.settings);
+    let mut resolved = Resolved { config, notes: taken.notes, origins };
+    resolved.hear(environment);
+    resolved.config.check().map_err(|error| match path.zip(text.as_ref()) {
+        Some((path, text)) if resolved.is_of_file(&error) => error.placed(path, text),
+        _ => error,
+    })?;
+    Ok(resolved)
 }
 
-fn parse(text: &str, path: PathBuf) -> Result<fields::File, ConfigError> {
+/// Validates a file alone, of either kind; gives what of it has no effect.
+pub fn check_file(path: &Path) -> Result<Vec<Note>, ConfigError> {
+    let text = read(path)?;
+    if is_kube_proxys(&text) {
+        let taken = take(&text, path)?;
+        fields::layer(Flags::default(), fields::File::default(), taken.settings).0.check()?;
+        return Ok(taken.notes);
+    }
+    let file = parse(&text, path)?;
+    let (config, _) = fields::layer(Flags::default(), file, fields::File::default());
+    config.check().map_err(|error| error.placed(path, &text))?;
+    Ok(Vec::new())
+}
+
+/// Whether a file says of itself that it is kube-proxy's.
+fn is_kube_proxys(text: &str) -> bool {
+    text.lines().any(|line| {
+        let value = line.strip_prefix("kind:").map(|value| value.trim().trim_matches(['"', '\'']));
+        value == Some(kube_proxy::KIND)
+    })
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let path = path.to_path_buf();
+    std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })
+}
+
+fn take(text: &str, path: &Path) -> Result<kube_proxy::Taken, ConfigError> {
+    let path = path.to_path_buf();
+    kube_proxy::take(text).map_err(|source| ConfigError::Parse { path, source })
+}
+
+fn parse(text: &str, path: &Path) -> Result<fields::File, ConfigError> {
+    let path = path.to_path_buf();
     let file: fields::File = match serde_yaml_ng::from_str(text) {
         Ok(file) => file,
         Err(source) => return Err(ConfigError::Parse { path, source }),
@@ -145,14 +219,69 @@ fn parse(text: &str, path: PathBuf) -> Result<fields::File, ConfigError> {
 }
 
 impl Resolved {
+    /// Without a name of the node nothing runs; what is shown and checked does without.
+    pub fn named(self) -> Result<Self, ConfigError> {
+        if self.config.node_name.is_empty() {
+            let why = "name this machine's Node object by --node-name or the variable NODE_NAME";
+            return Err(ConfigError::value("node_name", why));
+        }
+        Ok(self)
+    }
+
+    /// Takes what the variables say.
+    fn hear(&mut self, environment: Environment) {
+        let Config { node_name, log_filter, .. } = &mut self.config;
+        let mut from_environment = Vec::new();
+        if let (true, Some(name)) = (node_name.is_empty(), environment.node_name) {
+            *node_name = name;
+            from_environment.push("node_name");
+        }
+        if let Some(filter) = environment.log_filter {
+            *log_filter = filter;
+            from_environment.push("log_filter");
+        }
+        for (field, origin) in fields::all().zip(&mut self.origins) {
+            if from_environment.contains(&field.name) {
+                *origin = Origin::Environment;
+            }
+        }
+    }
+
+    /// Whether an error is about a value of the file.
+    fn is_of_file(&self, error: &ConfigError) -> bool {
+        let ConfigError::Value { field: wrong, .. } = error else { return false };
+        let mut all = fields::all().zip(&self.origins);
+        all.any(|(field, origin)| field.key() == *wrong && *origin == Origin::File)
+    }
+
     /// The configuration as a file that would say the same, with the origin of each value.
     pub fn show(&self) -> String {
         let mut lines = vec![format!("apiVersion: {API_VERSION}"), format!("kind: {KIND}")];
-        for ((field, value), origin) in fields::values(&self.config).into_iter().zip(&self.origins)
-        {
-            lines.push(format!("{field}: {value}  # {origin}"));
+        for (field, value, origin) in self.rows() {
+            lines.push(format!("{}: {value}  # {origin}", field.key()));
         }
         lines.join("\n") + "\n"
+    }
+
+    /// Each value with its origin, and what of kube-proxy's configuration has no effect.
+    pub fn to_json(&self) -> Value {
+        let fields = self.rows().map(|(field, value, origin)| {
+            let value: Value = serde_json::from_str(&value).unwrap_or_default();
+            (field.key(), json!({"value": value, "origin": origin.to_string()}))
+        });
+        let notes = self.notes.iter().map(|note| json!({"field": note.field, "why": note.why}));
+        json!({
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "fields": fields.collect::<serde_json::Map<_, _>>(),
+            "withoutEffect": notes.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Each field, its value as JSON, and its origin.
+    fn rows(&self) -> impl Iterator<Item = (&'static fields::Field, String, Origin)> {
+        let values = fields::values(&self.config).into_iter().zip(&self.origins);
+        fields::all().zip(values).map(|(field, (value, origin))| (field, value, *origin))
     }
 }
 
@@ -169,82 +298,4 @@ fn camel_case(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        let error = parse(text, "agent.yaml".into()).unwrap_err();
-        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        format!("{error}: {cause}")
-    }
-
-    const HEAD: &str = "apiVersion: mizzen.dev/v1alpha1\n";
-
-    #[test]
-    fn an_unknown_field_is_named_with_its_line() {
-        let error = error(&format!("{HEAD}nodeName: a\nnodePortAdresses: []\n"));
-        assert!(error.contains("agent.yaml") && error.contains("nodePortAdresses"), "{error}");
-        assert!(error.contains("line 3"), "{error}");
-        assert!(error.contains("nodePortAddresses"), "it says what there is: {error}");
-    }
-
-    #[test]
-    fn what_is_wrong_in_a_server_block_is_named_with_its_line() {
-        let unknown = error(&format!("{HEAD}dnsBlocks:\n- zones: [a]\n  forwards: []\n"));
-        assert!(unknown.contains("dnsBlocks[0]") && unknown.contains("forwards"), "{unknown}");
-        assert!(unknown.contains("line 4"), "{unknown}");
-        let meant = error(&format!("{HEAD}dnsBlocks:\n- zones: [a]\n  bufsize: 1\n"));
-        assert!(meant.contains("dnsBlocks[0]: bufsize: 1 is no number"), "{meant}");
-        assert!(meant.contains("line 3"), "the block's: {meant}");
-    }
-
-    #[test]
-    fn server_blocks_are_shown_as_they_would_be_written() {
-        let blocks = "[{\"zones\":[\"a\"],\"forward\":[{\"to\":[\"192.0.2.1\"]}]}]";
-        let flags = Flags {
-            node_name: Some("n".into()),
-            dns_blocks: Some("[{zones: [a], forward: [{to: [192.0.2.1]}]}]".parse().unwrap()),
-            ..Flags::default()
-        };
-        let shown = resolve(None, flags, None).unwrap().show();
-        assert!(shown.contains(&format!("dnsBlocks: {blocks}  # flag\n")), "{shown}");
-        let again = parse(&shown, "shown".into()).unwrap();
-        assert_eq!(again.dns_blocks.unwrap().0.len(), 1);
-    }
-
-    #[test]
-    fn a_value_of_the_wrong_type_is_named_with_its_line() {
-        let error = error(&format!("{HEAD}services: maybe\n"));
-        assert!(error.contains("services") && error.contains("line 2"), "{error}");
-    }
-
-    #[test]
-    fn another_version_is_refused() {
-        let error = error("apiVersion: mizzen.dev/v2\n");
-        assert!(error.contains("mizzen.dev/v2") && error.contains(API_VERSION), "{error}");
-        assert!(parse("", "x".into()).is_err(), "apiVersion is needed");
-    }
-
-    #[test]
-    fn flags_go_before_the_file_before_defaults() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.yaml");
-        std::fs::write(&path, format!("{HEAD}nodeName: a\nclusterDomain: file.example\n")).unwrap();
-        let flags = Flags { node_name: Some("b".into()), ..Flags::default() };
-        let resolved = resolve(Some(&path), flags, Some("c".into())).unwrap();
-        assert_eq!(resolved.config.node_name, "b");
-        let shown = resolved.show();
-        assert!(shown.contains("nodeName: \"b\"  # flag\n"), "{shown}");
-        assert!(shown.contains("clusterDomain: \"file.example\"  # file\n"), "{shown}");
-        assert!(shown.contains("services: true  # default\n"), "{shown}");
-        let again = parse(&shown, "shown".into()).unwrap();
-        assert_eq!(fields::layer(again, Flags::default()).0, resolved.config);
-    }
-
-    #[test]
-    fn without_a_node_name_the_remedies_are_named() {
-        let error = resolve(None, Flags::default(), None).unwrap_err().to_string();
-        assert!(error.contains("--node-name") && error.contains("NODE_NAME"), "{error}");
-        assert!(resolve(None, Flags::default(), Some("n".into())).is_ok());
-    }
-}
+mod tests;

@@ -24,10 +24,6 @@ fn given(path: &Path) -> Option<PathBuf> {
 impl Config {
     /// Whether all values can be. Looks at nothing but the values.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.node_name.is_empty() {
-            let why = "name this machine's Node object by --node-name or the variable NODE_NAME";
-            return Err(ConfigError::value("node_name", why));
-        }
         self.node_port_ranges()?;
         self.pod_detection()?;
         ranges("service_cidrs", &self.service_cidrs)?;

@@ -8,7 +8,7 @@ use crate::config::Config;
 
 /// Logs to standard error from now on.
 pub(super) fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log_filter.clone());
+    let filter = &config.log_filter;
     // The client reports every failed attempt as an error; the watches say what it means.
     let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::try_new(format!("{filter}{quiet}"))

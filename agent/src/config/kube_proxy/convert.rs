@@ -1,0 +1,101 @@
+//! The settings that a KubeProxyConfiguration's values become. Pure.
+
+use std::path::PathBuf;
+
+use super::{File, Values, listen_address};
+
+/// From this verbosity on klog tells what is for debugging.
+const VERBOSITY_DEBUG: i64 = 4;
+/// All addresses; loopback ones too.
+const ALL: [&str; 2] = ["0.0.0.0/0", "::/0"];
+/// Loopback addresses.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+/// All addresses that a node may have, but for loopback ones.
+const ALL_BUT_LOOPBACK: [&str; 11] = [
+    "0.0.0.0/2",
+    "64.0.0.0/3",
+    "96.0.0.0/4",
+    "112.0.0.0/5",
+    "120.0.0.0/6",
+    "124.0.0.0/7",
+    "126.0.0.0/8",
+    "128.0.0.0/1",
+    // Global, unique local, link-local: RFC 4291, 4193.
+    "2000::/3",
+    "fc00::/7",
+    "fe80::/10",
+];
+
+/// What the values of a file become.
+pub(super) fn settings(values: &Values) -> File {
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let (detect_local, cluster_cidr, pod_device) = local_pods(values);
+    let verbose = values.integer("logging.verbosity").unwrap_or(0) >= VERBOSITY_DEBUG;
+    let masquerade_all = match mode(values) {
+        "nftables" => values.flag("nftables.masqueradeAll"),
+        _ => values.flag("iptables.masqueradeAll"),
+    };
+    File {
+        kubeconfig: values.text("clientConnection.kubeconfig").map(PathBuf::from),
+        node_name: values.text("hostnameOverride").map(|name| name.trim().to_lowercase()),
+        healthz_bind_address: address(values, "healthzBindAddress", 10256),
+        metrics_bind_address: address(values, "metricsBindAddress", 10249),
+        node_port_addresses: Some(node_port_addresses(values)),
+        detect_local: Some(detect_local.to_owned()),
+        cluster_cidr: (!cluster_cidr.is_empty()).then(|| texts(&cluster_cidr)),
+        pod_device: pod_device.map(|device| vec![device]),
+        masquerade_all,
+        log_format: values.text("logging.format").map(str::to_owned),
+        log_filter: verbose.then(|| "debug".to_owned()),
+        ..File::default()
+    }
+}
+
+/// The mode: on Linux, iptables where none is named.
+fn mode(values: &Values) -> &str {
+    values.text("mode").unwrap_or("iptables")
+}
+
+fn address(values: &Values, path: &str, port: u16) -> Option<std::net::SocketAddr> {
+    listen_address(values.text(path)?, port)
+}
+
+fn node_port_addresses(values: &Values) -> Vec<String> {
+    let localhost = values.flag("iptables.localhostNodePorts").unwrap_or(true);
+    let named = values.texts("nodePortAddresses");
+    let unset: &[&str] = match mode(values) {
+        "nftables" => &["primary"],
+        "iptables" if localhost => &ALL,
+        _ => &ALL_BUT_LOOPBACK,
+    };
+    let meant = |word: &'_ str| -> Vec<String> {
+        match word {
+            "all" => ALL.map(str::to_owned).into(),
+            "localhost" => LOOPBACK.map(str::to_owned).into(),
+            other => vec![other.to_owned()],
+        }
+    };
+    if named.is_empty() {
+        return unset.iter().map(|text| (*text).to_owned()).collect();
+    }
+    named.iter().flat_map(|word| meant(word)).collect()
+}
+
+/// How pods are told from others, the ranges for it, and the device that leads to them.
+fn local_pods(values: &Values) -> (&'static str, Vec<&str>, Option<String>) {
+    let ranges = values.text("clusterCIDR").unwrap_or_default().split(',').map(str::trim);
+    let ranges: Vec<&str> = ranges.filter(|range| !range.is_empty()).collect();
+    match values.text("detectLocalMode").unwrap_or("ClusterCIDR") {
+        "ClusterCIDR" if ranges.is_empty() => ("None", Vec::new(), None),
+        "ClusterCIDR" => ("ClusterCIDR", ranges, None),
+        "BridgeInterface" => {
+            let device = values.text("detectLocal.bridgeInterface").map(str::to_owned);
+            ("PodCIDRs", Vec::new(), device)
+        }
+        "InterfaceNamePrefix" => {
+            let prefix = values.text("detectLocal.interfaceNamePrefix");
+            ("PodCIDRs", Vec::new(), prefix.map(|prefix| format!("{prefix}+")))
+        }
+        _ => ("PodCIDRs", Vec::new(), None),
+    }
+}
