@@ -1,4 +1,4 @@
-//! The command lines: `mizzen-agent` ([`run`], [`config`]) and `mizzen` ([`inspect`], `why`, `check`).
+//! The command lines: `mizzen-agent` ([`run`], [`config`], [`ready`]) and `mizzen` ([`inspect`], `why`, `check`).
 
 mod check;
 pub mod config;
@@ -6,6 +6,7 @@ pub mod inspect;
 mod migrate;
 mod names;
 mod pod_network;
+pub mod ready;
 pub mod run;
 mod signals;
 mod traffic;
@@ -28,6 +29,8 @@ pub enum AgentCommand {
     /// Run the agent
     #[command(after_help = run::EXAMPLES)]
     Run(Box<config::Source>),
+    /// Say whether the agent of this container serves its node (for probes)
+    Ready(ready::Ready),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -38,6 +41,7 @@ impl Agent {
     pub fn execute(self) -> anyhow::Result<()> {
         match self.command {
             AgentCommand::Run(source) => run::run(source.resolve()?.named()?),
+            AgentCommand::Ready(ready) => ready.execute(),
             AgentCommand::Config(command) => command.execute(),
         }
     }

@@ -13,6 +13,7 @@
 
 mod attach;
 mod process;
+mod service_manager;
 
 use std::{
     net::IpAddr,
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::attach::AttachDatapath;
+use self::{attach::AttachDatapath, service_manager::ServiceManager};
 use super::signals::Signals;
 use crate::{
     config::{self, Config, Resolved},
@@ -42,7 +43,7 @@ use crate::{
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
     heap,
     host_ports::HostPorts,
-    kube::{self, Snapshots, client::ApiServers, node_condition},
+    kube::{self, Snapshots, bootstrap, client::ApiServers, node_condition},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
     migrate,
@@ -101,6 +102,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     }
     process::check_rights(&config)?;
     process::raise_descriptor_limit();
+    process::open_sysctls();
     heap::keep_large_pieces_apart();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -149,6 +151,8 @@ struct Begun {
     servers: ApiServers,
     vitals: Arc<Vitals>,
     names: Option<Names>,
+    /// The listening sockets of DNS.
+    sockets: Arc<OpenSockets>,
     /// Where agents that come after it ask.
     successors: mpsc::Sender<handover::Asking>,
 }
@@ -160,12 +164,13 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         tables: Tasks::new("tables"),
         front: Tasks::new("serve"),
     };
+    let manager = ServiceManager::of_process();
     let begun = tokio::select! {
-        begun = begin(config, &mut stages.intake) => begun?,
+        begun = begin(config, &manager, &mut stages.intake) => begun?,
         () = signals.told_to_stop() => return Ok(false),
     };
-    let Begun { own: Own { listeners, datapath }, shared, servers, vitals, names, successors } =
-        begun;
+    let Begun { own, shared, servers, vitals, names, sockets, successors } = begun;
+    let Own { listeners, datapath } = own;
     if config.services {
         stages.intake.spawn("hold", migrate::hold::run(stages.intake.token()));
     }
@@ -203,11 +208,13 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         }),
     };
     serve::start(listeners, facts, successors, &mut stages.front);
+    let (front, board) = (&mut stages.front, shared.board.clone());
+    front.spawn("service manager", manager.clone().tell_ready(board, front.token()));
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = config.node_name, "started");
     let stop = async {
         tokio::select! {
-            () = signals.told_and_lame(&vitals) => {}
+            () = signals.told_and_lame(&vitals) => manager.keep(&sockets),
             () = shared.departure.relieved() => {}
         }
     };
@@ -219,11 +226,15 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
 
 /// Takes what is the node's: first of all where nobody has it, else when watches and DNS work and
 /// the agent that has it has left.
-async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
+async fn begin(
+    config: &Config,
+    manager: &ServiceManager,
+    intake: &mut Tasks,
+) -> anyhow::Result<Begun> {
     let (identity, departure) = (Identity::of(config), Departure::default());
     let before = handover::meet(&config.state_dir, &identity).await?;
     let alone = if before.is_none() { Some(Own::open(config, &mut None).await?) } else { None };
-    let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
+    let servers = find_servers(config).await?;
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
     metrics.dns.follow_requests(servers.requests());
@@ -232,6 +243,10 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
         Thread::start("follower").context("start the thread that follows the cluster")?;
     let on = (&mut *intake, &follower);
     let snapshots = kube::start(&servers, beside, &board, &metrics, on)?;
+    let (known, told, stop) = (snapshots.clone(), board.clone(), intake.token());
+    let (data_dir, follows) = (config.data_dir(), servers.clone());
+    let task = bootstrap::run(data_dir, config.services, follows, known, told, stop);
+    intake.spawn("api servers", task);
     let local_pods = Arc::default();
     let host_ports = Arc::new(if config.cni { HostPorts::default() } else { HostPorts::none() });
     let departing = departure.clone();
@@ -265,17 +280,35 @@ async fn begin(config: &Config, intake: &mut Tasks) -> anyhow::Result<Begun> {
     let prepared = if let Some(before) = before {
         relieve(config, &shared, before, succession, intake).await?
     } else {
-        start_dns(config, &shared, succession, intake).await;
+        let inherited = Inherited::new(manager.take());
+        start_dns(config, &shared, Succession { inherited, ..succession }, intake).await;
         None
     };
     let own = match alone {
         Some(own) => own,
         None => Own::wait(config, prepared).await?,
     };
-    let giver = Giver { identity, sockets, departure };
+    let giver = Giver { identity, sockets: Arc::clone(&sockets), departure };
     let (successors, asking) = mpsc::channel(1);
     intake.spawn("hand-over", giver.run(asking, intake.token()));
-    Ok(Begun { own, shared, servers, vitals, names, successors })
+    Ok(Begun { own, shared, servers, vitals, names, sockets, successors })
+}
+
+/// The API servers: those that are named, and those that were known when an agent last ran.
+async fn find_servers(config: &Config) -> anyhow::Result<ApiServers> {
+    let servers = ApiServers::new(config.kubeconfig().as_deref(), &config.api_server).await?;
+    if config.services {
+        servers.refuse_services(&config.service_addresses()?)?;
+    }
+    let recalled = config.data_dir().map(|dir| bootstrap::recall(&dir)).transpose();
+    servers.learn(recalled.map(Option::unwrap_or_default).unwrap_or_else(|error| {
+        tracing::warn!(
+            "API servers that were known before are not: {:#}",
+            anyhow::Error::from(error)
+        );
+        Vec::new()
+    }));
+    Ok(servers)
 }
 
 /// The node whose pods are asked for their wishes about services: they are followed where this agent

@@ -9,7 +9,12 @@ use std::{
 use mizzen_ebpf_abi::limits;
 
 use super::{Config, ConfigError};
-use crate::{datapath, desired, dns, kube::convert::parse_cidr, model::node::Cidr, podnet};
+use crate::{
+    datapath, desired, dns,
+    kube::{bootstrap::ServiceAddresses, convert::parse_cidr},
+    model::node::Cidr,
+    podnet,
+};
 
 /// Where name servers are found when none is configured.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -55,6 +60,17 @@ impl Config {
     /// The kubeconfig, where there is one.
     pub fn kubeconfig(&self) -> Option<PathBuf> {
         given(&self.kubeconfig)
+    }
+
+    /// Where is kept what outlives a reboot.
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        given(&self.data_dir)
+    }
+
+    /// What is known of Services' addresses before anything was asked.
+    pub fn service_addresses(&self) -> Result<ServiceAddresses, ConfigError> {
+        let ranges = ranges("service_cidrs", &self.service_cidrs)?;
+        Ok(ServiceAddresses::of_process(ranges, &self.cluster_domain))
     }
 
     fn node_port_ranges(&self) -> Result<desired::NodePortAddresses, ConfigError> {

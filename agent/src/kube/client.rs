@@ -1,23 +1,33 @@
-//! How to reach the API server: from a kubeconfig, or from the pod's service account; with the
-//! addresses overridden where the configuration names some.
+//! How to reach the API server: at the addresses that the configuration names, else at the one that
+//! goes with the credentials; and where none of these answers, at those that the Service
+//! `kubernetes` was last known to lead to ([`super::bootstrap`]).
 //!
-//! An agent that serves Services can't reach the API server at a Service address: it would depend
-//! on itself. In the cluster it therefore wants `--api-server`.
+//! Whoever fails asks for the next server ([`Clients::pick`]), and has the credentials read again
+//! where their files have changed ([`ApiServers::look_again`]).
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use kube::{
-    Client, Config,
-    client::ConfigExt as _,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Client, Config, client::ConfigExt as _};
 use tower::{BoxError, ServiceBuilder, timeout::TimeoutLayer};
 
-use super::counted::Counted;
+use super::{
+    bootstrap::{self, ServiceAddresses},
+    counted::Counted,
+    credentials::{Credentials, Read},
+};
 use crate::metrics::requests::Requests;
 
 /// How long a connection attempt may take.
@@ -34,76 +44,228 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
 /// How long what was sent may stay unconfirmed.
 const UNCONFIRMED: Duration = Duration::from_secs(30);
+/// A name that the certificate of every API server has: what is known of a server by the Service's
+/// endpoints is its address, which the certificate need not have.
+const SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// The API servers of the cluster, at least one, and how to reach them.
 #[derive(Clone)]
-pub struct ApiServers {
-    configs: Vec<(String, Config)>,
+pub struct ApiServers(Arc<Shared>);
+
+struct Shared {
+    credentials: Credentials,
+    read: ArcSwap<Read>,
+    /// Grows with each reading of the credentials.
+    version: AtomicU64,
+    /// Addresses by configuration, or by the credentials.
+    named: Vec<String>,
+    /// Addresses by the endpoints of the Service `kubernetes`, without the named ones.
+    known: ArcSwap<Vec<String>>,
+    /// The address that worked last.
+    works: ArcSwap<String>,
     requests: Arc<Requests>,
 }
 
-/// Clients of the servers. What they do is done by the runtime that made them.
+/// A server, as somebody uses it.
 #[derive(Clone)]
-pub struct Clients(Vec<(String, Client)>);
+pub struct Picked {
+    /// Its address.
+    pub url: String,
+    /// The client for it.
+    pub client: Client,
+    /// Of the credentials.
+    version: u64,
+}
+
+impl Picked {
+    /// Whether this is the same server by the same credentials.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.url == other.url && self.version == other.version
+    }
+}
+
+/// Clients of the servers. What they do is done by the runtime that asks for them first.
+#[derive(Clone)]
+pub struct Clients {
+    servers: ApiServers,
+    made: Arc<Mutex<Vec<Picked>>>,
+}
 
 impl ApiServers {
     /// The servers. Nothing is sent yet: one that does not answer is no error here; one that no
     /// client can be made for is.
     pub async fn new(kubeconfig: Option<&Path>, urls: &[String]) -> Result<Self, ClientError> {
-        let base = match kubeconfig {
-            Some(path) => from_kubeconfig(path).await?,
-            None => Config::incluster().map_err(|source| ClientError::InCluster(source.into()))?,
+        let credentials = Credentials::of(kubeconfig);
+        let read = credentials.read().await?;
+        let named = match urls {
+            [] => vec![read.config.cluster_url.to_string()],
+            urls => urls.to_vec(),
         };
-        let named: Vec<String> =
-            if urls.is_empty() { vec![base.cluster_url.to_string()] } else { urls.to_vec() };
-        let mut configs = Vec::new();
-        for url in named {
-            let mut config = base.clone();
-            config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
-            configs.push((url, config));
-        }
-        let servers = Self { configs, requests: Arc::default() };
+        let works = ArcSwap::from_pointee(named[0].clone());
+        let servers = Self(Arc::new(Shared {
+            credentials,
+            read: ArcSwap::from_pointee(read),
+            version: AtomicU64::new(0),
+            named,
+            known: ArcSwap::default(),
+            works,
+            requests: Arc::default(),
+        }));
         servers.clients()?;
         Ok(servers)
     }
 
     /// What was asked of them, by all clients together.
     pub fn requests(&self) -> Arc<Requests> {
-        Arc::clone(&self.requests)
+        Arc::clone(&self.0.requests)
+    }
+
+    /// An error where one of the named addresses is a Service's: an agent that makes Services work
+    /// can't reach by one what it needs for it.
+    pub fn refuse_services(&self, services: &ServiceAddresses) -> Result<(), ClientError> {
+        for url in &self.0.named {
+            if let Some(why) = host(url).and_then(|host| services.has(&host)) {
+                return Err(ClientError::Service { url: url.clone(), why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses to try when no named one answers.
+    pub fn learn(&self, urls: Vec<String>) {
+        let unnamed = urls.into_iter().filter(|url| {
+            let same = |named: &String| bootstrap::is_same_server(named, url);
+            !self.0.named.iter().any(same)
+        });
+        self.0.known.store(Arc::new(unnamed.collect()));
+    }
+
+    /// The named addresses that a Service has, where `services` are known.
+    pub fn named_hosts(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        self.0.named.iter().filter_map(|url| Some((url.as_str(), host(url)?.parse().ok()?)))
+    }
+
+    /// Reads the credentials again, where their files have changed. Those that can't be read stay
+    /// as they were: whoever writes them is not done.
+    pub async fn look_again(&self) {
+        if !self.0.read.load().is_out_of_date() {
+            return;
+        }
+        match self.0.credentials.read().await {
+            Ok(read) => {
+                self.0.read.store(Arc::new(read));
+                self.0.version.fetch_add(1, Ordering::AcqRel);
+                tracing::info!("the credentials for the API server were renewed");
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!("the credentials for the API server stay: {error:#}");
+            }
+        }
     }
 
     /// Clients that are served by the runtime of the caller.
     pub fn clients(&self) -> Result<Clients, ClientError> {
-        let client = |(url, config): &(String, Config)| {
-            if let Some(proxy) = &config.proxy_url {
-                let (url, proxy) = (url.clone(), proxy.to_string());
-                return Err(ClientError::Proxy { url, proxy });
-            }
-            match client(config, &self.requests) {
-                Ok(client) => Ok((url.clone(), client)),
-                Err(source) => Err(ClientError::Client { url: url.clone(), source: source.into() }),
-            }
-        };
-        self.configs.iter().map(client).collect::<Result<_, _>>().map(Clients)
+        let made = self.0.named.iter().map(|url| self.client(url));
+        let made = Arc::new(Mutex::new(made.collect::<Result<_, _>>()?));
+        Ok(Clients { servers: self.clone(), made })
+    }
+
+    fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    /// Every address, that first which worked last; named ones before those that are known.
+    fn urls(&self) -> Vec<String> {
+        let works = self.0.works.load();
+        let known = self.0.known.load();
+        let mut urls: Vec<_> = self.0.named.iter().chain(known.iter()).cloned().collect();
+        if let Some(at) = urls.iter().position(|url| *url == **works) {
+            urls[..=at].rotate_right(1);
+        }
+        urls
+    }
+
+    /// How to reach the server at `url`.
+    fn config(&self, url: &str) -> Result<Config, ClientError> {
+        let mut config = self.0.read.load().config.clone();
+        config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.to_owned() })?;
+        if !self.0.named.iter().any(|named| named == url) && config.tls_server_name.is_none() {
+            config.tls_server_name = Some(SERVER_NAME.to_owned());
+        }
+        if let Some(proxy) = &config.proxy_url {
+            let (url, proxy) = (url.to_owned(), proxy.to_string());
+            return Err(ClientError::Proxy { url, proxy });
+        }
+        Ok(config)
+    }
+
+    /// A client of the server at `url`, by the credentials as they are now.
+    fn client(&self, url: &str) -> Result<Picked, ClientError> {
+        let version = self.version();
+        let config = self.config(url)?;
+        let client = client(&config, &self.0.requests)
+            .map_err(|source| ClientError::Client { url: url.to_owned(), source: source.into() })?;
+        Ok(Picked { url: url.to_owned(), client, version })
     }
 }
 
 impl Clients {
-    /// The server to use after `failures` failures in a row: each in turn.
-    pub fn pick(&self, failures: usize) -> (&str, Client) {
-        let (url, client) = &self.0[failures % self.0.len()];
-        (url, client.clone())
+    /// The server to use after `failures` failures in a row: each in turn, beginning with that which
+    /// worked last.
+    pub fn pick(&self, failures: usize) -> Picked {
+        let urls = self.servers.urls();
+        let version = self.servers.version();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|picked| urls.contains(&picked.url));
+        let of = |made: &[Picked], url: &str| made.iter().position(|picked| picked.url == url);
+        // One for which no client can be made, as by a file that is half written, is left out.
+        for turn in 0..urls.len() {
+            let url = &urls[(failures + turn) % urls.len()];
+            let at = of(&made, url);
+            if let Some(at) = at.filter(|at| made[*at].version == version) {
+                return made[at].clone();
+            }
+            match self.servers.client(url) {
+                Ok(picked) => {
+                    if let Some(at) = at {
+                        made.swap_remove(at);
+                    }
+                    made.push(picked.clone());
+                    return picked;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!("no new client for the API server {url}: {error:#}");
+                }
+            }
+        }
+        // Those of named servers are there from the beginning.
+        made[failures % made.len()].clone()
     }
 
-    /// Whether there is another server to turn to.
-    pub fn several(&self) -> bool {
-        self.0.len() > 1
+    /// Has others begin with the server that `picked` is.
+    pub fn works(&self, picked: &Picked) {
+        if **self.servers.0.works.load() != picked.url {
+            self.servers.0.works.store(Arc::new(picked.url.clone()));
+        }
+    }
+
+    /// See [`ApiServers::look_again`].
+    pub async fn look_again(&self) {
+        self.servers.look_again().await;
     }
 
     /// The address that comes first.
-    pub fn first_url(&self) -> &str {
-        &self.0[0].0
+    pub fn first_url(&self) -> String {
+        self.servers.urls().swap_remove(0)
     }
+}
+
+/// The host that a URL names, without the brackets of IPv6 addresses.
+fn host(url: &str) -> Option<String> {
+    let url: hyper::Uri = url.parse().ok()?;
+    Some(url.host()?.trim_matches(['[', ']']).to_owned())
 }
 
 /// The client that `kube` makes by default, but for how it knows that a server is gone.
@@ -134,17 +296,6 @@ fn client(config: &Config, requests: &Arc<Requests>) -> Result<Client, kube::Err
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-async fn from_kubeconfig(path: &Path) -> Result<Config, ClientError> {
-    let error = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Kubeconfig {
-        path: path.display().to_string(),
-        source,
-    };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|source| error(source.into()))?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(|source| error(source.into()))
-}
-
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -165,6 +316,18 @@ pub enum ClientError {
     Url {
         /// What was given.
         url: String,
+    },
+    /// The API server is named by an address of a Service, which this agent is to make work.
+    #[error(
+        "the API server {url} can't be reached before this agent runs: {why}, and it is this agent \
+         that makes Services work; name the servers' own addresses by --api-server, as \
+         https://192.0.2.1:6443 (repeatable)"
+    )]
+    Service {
+        /// What was given, by --api-server or with the credentials.
+        url: String,
+        /// Which Service's it is.
+        why: String,
     },
     /// The environment or the kubeconfig sends the agent through a proxy.
     #[error(

@@ -81,6 +81,7 @@ pub async fn run(
                 }
                 Err(error) => {
                     failures += 1;
+                    servers.look_again().await;
                     board.report(PART, State::Degraded(explain(node, &error)));
                     RETRY
                 }
@@ -108,7 +109,7 @@ fn serve(board: &Board, parts: &[&'static str]) -> bool {
 }
 
 async fn tell(node: &str, servers: &Clients, failures: usize) -> Result<(), kube::Error> {
-    let api: Api<Node> = Api::all(servers.pick(failures).1);
+    let api: Api<Node> = Api::all(servers.pick(failures).client);
     let object = limited(api.get(node)).await?;
     for write in writes(&object, Timestamp::now()) {
         tracing::info!(node, ?write, "telling the cluster that the network serves");

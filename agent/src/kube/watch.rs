@@ -12,7 +12,7 @@ use std::{
 
 use futures::StreamExt;
 use kube::{
-    Api, Client,
+    Api,
     core::Status,
     runtime::watcher::{self, Event as WatchEvent},
 };
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::Clients,
+    client::{Clients, Picked},
     seen::{FromMeta as _, Modelled, Seen},
     state::{Arrived, Change, Event},
 };
@@ -117,10 +117,9 @@ impl Watch {
             watcher::Config { field_selector: self.fields.clone(), ..watcher::Config::default() };
         let mut progress = Progress { listed: None, synced: false, absent: false, failures: 0 };
         loop {
-            let (url, client) = self.servers.pick(progress.failures);
-            let api: Api<Seen<T>> = Api::all(client.clone());
+            let server = self.pick(&progress);
+            let api: Api<Seen<T>> = Api::all(server.client.clone());
             let mut events = watcher::watcher(api, config.clone()).boxed();
-            let switch = self.servers.pick(progress.failures + 1).0 != url;
             loop {
                 let failing = progress.synced && progress.failures > 0;
                 let mut stuck = false;
@@ -133,13 +132,13 @@ impl Watch {
                         Some(Err(silence()))
                     }
                     () = tokio::time::sleep(QUIET), if failing => {
-                        self.works(&mut progress);
+                        self.works(&server, &mut progress);
                         continue;
                     }
                 };
                 match event {
                     Some(Ok(event)) => {
-                        let Some(change) = self.take(event, &mut progress) else {
+                        let Some(change) = self.take(event, &server, &mut progress) else {
                             continue;
                         };
                         if self.changes.send(change.into()).await.is_err() {
@@ -147,17 +146,17 @@ impl Watch {
                         }
                     }
                     Some(Err(error)) if self.does_without(&error, &progress) => {
-                        if self.go_without::<T>(&error, &mut progress).await.is_err() {
+                        if self.go_without::<T>(&error, &server, &mut progress).await.is_err() {
                             return Ok(());
                         }
                         break;
                     }
                     Some(Err(error)) => {
-                        self.failed(url, &error, &mut progress).await;
-                        if status_of(&error).is_none() && !self.servers.several() {
-                            self.until_reachable(url, &client, &error, &mut progress).await;
+                        self.failed(&server.url, &error, &mut progress).await;
+                        if status_of(&error).is_none() {
+                            self.until_reachable(&server, &error, &mut progress).await;
                         }
-                        if switch || stuck {
+                        if stuck || !self.pick(&progress).is_same(&server) {
                             break;
                         }
                     }
@@ -167,10 +166,18 @@ impl Watch {
         }
     }
 
+    /// The server to use. A connection to one that has answered may end at any time: it is begun
+    /// again there before another is asked, who would have to be asked for everything.
+    fn pick<T>(&self, progress: &Progress<T>) -> Picked {
+        let known = usize::from(progress.synced);
+        self.servers.pick(progress.failures.saturating_sub(known))
+    }
+
     /// An event as a change, where it makes one.
     fn take<T: Modelled>(
         &self,
         event: WatchEvent<Seen<T>>,
+        server: &Picked,
         progress: &mut Progress<T>,
     ) -> Option<Change> {
         let key = |seen: &Seen<T>| T::Key::from_meta(&seen.meta);
@@ -200,7 +207,7 @@ impl Watch {
             }
             WatchEvent::Delete(seen) => Event::Delete(key(&seen)),
         };
-        self.works(progress);
+        self.works(server, progress);
         Some(T::change(event))
     }
 
@@ -215,6 +222,7 @@ impl Watch {
     async fn go_without<T: Modelled>(
         &self,
         error: &watcher::Error,
+        server: &Picked,
         progress: &mut Progress<T>,
     ) -> Result<(), mpsc::error::SendError<Arrived>> {
         if !progress.absent {
@@ -222,7 +230,7 @@ impl Watch {
             self.changes.send(T::change(Event::Replace(Vec::new())).into()).await?;
             (progress.synced, progress.absent) = (true, true);
         }
-        self.works(progress);
+        self.works(server, progress);
         tokio::select! {
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep(ABSENT_RETRY) => {}
@@ -230,8 +238,9 @@ impl Watch {
         Ok(())
     }
 
-    fn works<T>(&self, progress: &mut Progress<T>) {
+    fn works<T>(&self, server: &Picked, progress: &mut Progress<T>) {
         progress.failures = 0;
+        self.servers.works(server);
         self.staleness.works(self.kind.plural);
         self.board.report(self.kind.part, State::Ready);
     }
@@ -245,24 +254,26 @@ impl Watch {
         if !progress.synced || progress.failures > 1 {
             self.report(url, error, progress.synced);
         }
+        self.servers.look_again().await;
         self.pause(progress.failures).await;
     }
 
-    /// Waits until the server answers anything at all.
+    /// Waits until the server answers anything at all, as long as there is no other to ask.
     async fn until_reachable<T>(
         &self,
-        url: &str,
-        client: &Client,
+        server: &Picked,
         error: &watcher::Error,
         progress: &mut Progress<T>,
     ) {
-        while !self.cancel.is_cancelled() {
-            let probe = tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await;
+        while !self.cancel.is_cancelled() && self.pick(progress).is_same(server) {
+            let version = server.client.apiserver_version();
+            let probe = tokio::time::timeout(PROBE_TIMEOUT, version).await;
             if matches!(probe, Ok(Ok(_) | Err(kube::Error::Api(_)))) {
                 return;
             }
             progress.failures += 1;
-            self.report(url, error, progress.synced);
+            self.report(&server.url, error, progress.synced);
+            self.servers.look_again().await;
             self.pause(progress.failures).await;
         }
     }

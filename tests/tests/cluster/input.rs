@@ -59,6 +59,8 @@ fn port_in_use(world: &World) -> Result<()> {
             &kubeconfig,
             "--state-dir",
             &state,
+            "--data-dir",
+            &state,
             "--bpffs",
             &bpffs,
             "--services=false",

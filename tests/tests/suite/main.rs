@@ -1,7 +1,9 @@
 //! All tests that need more than one piece, in one binary. Each module is one subject.
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
+mod bootstrap;
 mod cni;
+mod credentials;
 mod dns;
 mod foreign;
 mod maps;

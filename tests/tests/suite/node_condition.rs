@@ -69,7 +69,7 @@ fn a_node_is_said_to_have_a_network_when_its_agent_serves_and_not_before() {
         let server = serve(folder.path(), ([127, 0, 0, 1], 0).into()).await;
         let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
         let clients = servers.clients().unwrap();
-        let api: Api<Node> = Api::all(clients.pick(0).1);
+        let api: Api<Node> = Api::all(clients.pick(0).client);
         api.create(&PostParams::default(), &registered()).await.unwrap();
         let before = (None, vec![TAINT.to_owned(), "other".to_owned()]);
         assert_eq!(said(&api).await, before);

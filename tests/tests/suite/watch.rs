@@ -64,7 +64,7 @@ impl Agent {
         assert!(seen.is_ok(), "waited for {what}; the board says {:?}", self.board.parts());
     }
 
-    async fn until_board(&self, what: &str, holds: impl Fn(&State) -> bool) {
+    pub(crate) async fn until_board(&self, what: &str, holds: impl Fn(&State) -> bool) {
         let check = async {
             while !self.board.parts().values().all(&holds) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -81,7 +81,7 @@ impl Agent {
 
 async fn services(kubeconfig: &Path) -> Api<Service> {
     let servers = ApiServers::new(Some(kubeconfig), &[]).await.unwrap();
-    Api::default_namespaced(servers.clients().unwrap().pick(0).1)
+    Api::default_namespaced(servers.clients().unwrap().pick(0).client)
 }
 
 fn web() -> Service {

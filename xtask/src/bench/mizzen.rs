@@ -68,6 +68,7 @@ pub fn start(triple: &Triple) -> Result<Started> {
         ("--cgroup-root", cgroup_root.clone()),
         ("--bpffs", layout.bpffs(node)),
         ("--state-dir", layout.state_dir(node)),
+        ("--data-dir", layout.data_dir(node)),
         ("--cni-conf-dir", layout.cni_conf_dir(node)),
         ("--cni-bin-dir", layout.cni_bin_dir(node)),
     ] {

@@ -128,6 +128,11 @@ impl Layout {
         self.run_dir().join(node)
     }
 
+    /// What a node's agent keeps over a reboot (`--data-dir`).
+    pub fn data_dir(&self, node: &str) -> PathBuf {
+        self.dir.join(node).join("data")
+    }
+
     /// Run-time state of the whole cluster; goes with it.
     pub fn run_dir(&self) -> PathBuf {
         PathBuf::from("/run").join(self.prefix())

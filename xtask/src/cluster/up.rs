@@ -123,6 +123,7 @@ fn agent_spec(layout: &Layout, host: &Host) -> Result<process::Spec> {
         ("--cgroup-root", cgroup::node_dir(layout, node)?),
         ("--bpffs", layout.bpffs(node)),
         ("--state-dir", layout.state_dir(node)),
+        ("--data-dir", layout.data_dir(node)),
         ("--cni-conf-dir", layout.cni_conf_dir(node)),
         ("--cni-bin-dir", layout.cni_bin_dir(node)),
     ] {

@@ -1,7 +1,15 @@
 //! What the agent's process needs before anything starts: a log, rights, and file descriptors.
 
+use std::path::Path;
+
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        statvfs::{FsFlags, statvfs},
+    },
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
@@ -49,6 +57,27 @@ pub(super) fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Makes the settings of the kernel writable where a container runtime shows them read-only: in this
+/// process' own mount namespace, and so for it alone. On a node they are writable as they are.
+pub(super) fn open_sysctls() {
+    let place = Path::new("/proc/sys");
+    let read_only = statvfs(place).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    if !read_only {
+        return;
+    }
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC;
+    let none = None::<&str>;
+    match mount(none, place, none, flags, none) {
+        Ok(()) => tracing::debug!("/proc/sys is writable now"),
+        // Whoever needs a setting that is otherwise says which.
+        Err(error) => tracing::info!(%error, "/proc/sys stays read-only; that takes SYS_ADMIN"),
     }
 }
 

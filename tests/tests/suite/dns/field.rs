@@ -32,10 +32,10 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take.
-pub(super) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// The API server's address on the wire, and its port.
-const API: u8 = 1;
-pub(super) const API_PORT: u16 = 6443;
+pub(crate) const API: u8 = 1;
+pub(crate) const API_PORT: u16 = 6443;
 /// Where the agents look for an upstream.
 pub(super) const UPSTREAM: u8 = 200;
 /// A name that both nodes know.
@@ -57,9 +57,9 @@ pub(crate) struct Host {
 /// All of it.
 pub(crate) struct Field {
     pub(crate) hosts: [Host; 2],
-    pub(super) client: Client,
-    pub(super) runtime: Runtime,
-    pub(super) kubeconfig: PathBuf,
+    pub(crate) client: Client,
+    pub(crate) runtime: Runtime,
+    pub(crate) kubeconfig: PathBuf,
     server: Option<ControlPlane>,
     data: tempfile::TempDir,
     _wire: Netns,
@@ -80,9 +80,8 @@ impl Field {
             builder.worker_threads(2).enable_all().build().unwrap()
         });
         let data = tempfile::tempdir().unwrap();
-        let listen = SocketAddr::new(Family::V4.wire(API), API_PORT);
         let folder = data.path().to_owned();
-        let (server, client) = on(&runtime, async move { serve(folder, listen).await });
+        let (server, client) = on(&runtime, async move { serve(folder, API_PORT).await });
         let kubeconfig = server.kubeconfig.clone();
         let this =
             Self { hosts, client, runtime, kubeconfig, server: Some(server), data, _wire: wire };
@@ -148,7 +147,7 @@ impl Field {
     }
 
     /// Starts the agent of a node.
-    pub(super) fn begin(&self, host: &Host, flags: &[&str]) -> Agent {
+    pub(crate) fn begin(&self, host: &Host, flags: &[&str]) -> Agent {
         let name = format!("node-{}", host.number);
         let mut command = host.node.netns.command(&binary("mizzen-agent"));
         command.args(["run", "--node-name", &name]).args(flags);
@@ -162,6 +161,7 @@ impl Field {
             ("--bpffs", &options.bpffs),
             ("--cgroup-root", &cgroup),
             ("--state-dir", &host.state.path().to_owned()),
+            ("--data-dir", &host.state.path().join("data")),
         ] {
             if !flags.contains(&flag) {
                 command.arg(flag).arg(value);
@@ -173,15 +173,14 @@ impl Field {
 
     /// Starts the API server again, where it was or at another port; a client of it.
     pub(super) fn start_server(&mut self, port: u16) -> Client {
-        let listen = SocketAddr::new(Family::V4.wire(API), port);
         let folder = self.data.path().to_owned();
-        let (server, client) = on(&self.runtime, async move { serve(folder, listen).await });
+        let (server, client) = on(&self.runtime, async move { serve(folder, port).await });
         self.server = Some(server);
         client
     }
 
     /// Ends the API server.
-    pub(super) fn stop_server(&mut self) {
+    pub(crate) fn stop_server(&mut self) {
         if let Some(server) = self.server.take() {
             on(&self.runtime, server.stop());
         }
@@ -194,16 +193,18 @@ impl Drop for Field {
     }
 }
 
-async fn serve(data_dir: PathBuf, listen: SocketAddr) -> (ControlPlane, Client) {
-    let args = Args { listen: vec![listen], no_controllers: true, ..Args::new(data_dir) };
+/// In both families: the kubeconfig names the first.
+async fn serve(data_dir: PathBuf, port: u16) -> (ControlPlane, Client) {
+    let listen = FAMILIES.map(|family| SocketAddr::new(family.wire(API), port)).into();
+    let args = Args { listen, no_controllers: true, ..Args::new(data_dir) };
     let server = ControlPlane::start(args, CancellationToken::new()).await.unwrap();
     let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
-    let client = servers.clients().unwrap().pick(0).1;
+    let client = servers.clients().unwrap().pick(0).client;
     (server, client)
 }
 
 /// What `future` gives, run by the runtime's own threads.
-pub(super) fn on<T: Send + 'static>(
+pub(crate) fn on<T: Send + 'static>(
     runtime: &Runtime,
     future: impl Future<Output = T> + Send + 'static,
 ) -> T {
@@ -286,7 +287,7 @@ impl Host {
     }
 
     /// A client in the node's pod.
-    pub(super) fn in_pod(&self) -> Actor {
+    pub(crate) fn in_pod(&self) -> Actor {
         self.node.pod_actor(&self.pod)
     }
 
@@ -299,12 +300,12 @@ impl Host {
     }
 
     /// The node's state folder.
-    pub(super) fn state(&self) -> &Path {
+    pub(crate) fn state(&self) -> &Path {
         self.state.path()
     }
 
     /// What a port of the node answers to an HTTP request.
-    pub(super) fn http(&self, at: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    pub(crate) fn http(&self, at: SocketAddr, path: &str) -> Result<(u16, String), String> {
         http(&self.node.netns, at, path)
     }
 
@@ -317,11 +318,11 @@ impl Host {
 }
 
 /// Where an agent's own metrics are.
-pub(super) const METRICS: SocketAddr =
+pub(crate) const METRICS: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10249);
 
 /// What is answered at `at`, as a host sees it.
-pub(super) fn http(netns: &Netns, at: SocketAddr, path: &str) -> Result<(u16, String), String> {
+pub(crate) fn http(netns: &Netns, at: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let asked = netns.run(|| {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -367,7 +368,7 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    fn until_ready(&self, host: &Host) {
+    pub(crate) fn until_ready(&self, host: &Host) {
         wait::until("the agent to be ready", LIMIT, || match host.http(METRICS, "/readyz") {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}\n{}", self.log())),
@@ -375,7 +376,7 @@ impl Agent {
     }
 
     /// Waits until its log has this.
-    pub(super) fn until_logged(&self, text: &str) {
+    pub(crate) fn until_logged(&self, text: &str) {
         wait::until(text, LIMIT, || match self.log() {
             log if log.contains(text) => Ok(()),
             log => Err(log),
@@ -390,7 +391,7 @@ impl Agent {
         })
     }
 
-    pub(super) fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 

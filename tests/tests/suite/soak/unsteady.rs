@@ -52,8 +52,8 @@ pub(super) struct Unsteady {
 impl Unsteady {
     /// Stands before the server that the kubeconfig names.
     pub(super) async fn start(kubeconfig: &Path, dice: Dice) -> Self {
-        let (_, real) =
-            ApiServers::new(Some(kubeconfig), &[]).await.unwrap().clients().unwrap().pick(0);
+        let servers = ApiServers::new(Some(kubeconfig), &[]).await.unwrap();
+        let real = servers.clients().unwrap().pick(0).client;
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let this = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),

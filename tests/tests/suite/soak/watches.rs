@@ -34,8 +34,8 @@ struct Objects {
 
 impl Objects {
     async fn of(kubeconfig: &Path, dice: Dice) -> Self {
-        let (_, client) =
-            ApiServers::new(Some(kubeconfig), &[]).await.unwrap().clients().unwrap().pick(0);
+        let servers = ApiServers::new(Some(kubeconfig), &[]).await.unwrap();
+        let client = servers.clients().unwrap().pick(0).client;
         let services = Api::default_namespaced(client.clone());
         Self { services, slices: Api::default_namespaced(client), dice }
     }

@@ -125,6 +125,7 @@ fn start_agent(pair: &Pair) -> Result<process::Started> {
         ("--cgroup-root", cgroup::node_dir(layout, node)?),
         ("--bpffs", layout.bpffs(node)),
         ("--state-dir", layout.state_dir(node)),
+        ("--data-dir", layout.data_dir(node)),
         ("--cni-conf-dir", layout.cni_conf_dir(node)),
         ("--cni-bin-dir", layout.cni_bin_dir(node)),
     ] {

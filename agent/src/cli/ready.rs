@@ -1,0 +1,56 @@
+//! `mizzen-agent ready`: whether the agent of this container serves its node. Two containers of one
+//! node share addresses and sockets while one takes over from the other, so that an answer alone
+//! does not tell whose it is.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::serve::{listen::SOCKET, wire};
+
+/// How long the agent may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Options of `ready`.
+#[derive(Debug, clap::Args)]
+pub struct Ready {
+    /// The agent's state folder
+    #[arg(long, default_value = "/run/mizzen")]
+    state_dir: PathBuf,
+}
+
+impl Ready {
+    /// An error where the agent is another container's, or not ready.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let path = self.state_dir.join(SOCKET);
+        let mut stream = UnixStream::connect(&path)
+            .with_context(|| format!("no agent serves {}", path.display()))?;
+        let pid = getsockopt(&stream, PeerCredentials).context("ask who serves")?.pid();
+        let mounts = |who: &str| fs::read_link(format!("/proc/{who}/ns/mnt"));
+        let own = mounts("self").context("look at this process")?;
+        let its = mounts(&pid.to_string())
+            .with_context(|| format!("look at the agent, process {pid}; that needs hostPID"))?;
+        ensure!(
+            own == its,
+            "the agent that serves the node, process {pid}, is another container's"
+        );
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        write!(stream, "GET /v1/status HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
+        let body = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?.1;
+        let status: wire::Status = serde_json::from_str(body).context("the answer is odd")?;
+        let waits = status.parts.into_iter().find(|part| part.state != "ready");
+        let why = waits.map(|part| format!("{}: {}", part.name, part.reason)).unwrap_or_default();
+        ensure!(status.ready, "the agent is not ready: {why}");
+        Ok(())
+    }
+}
