@@ -30,6 +30,8 @@ enum Command {
     Exec(commands::exec::Exec),
     /// Build the binaries of the product
     Build(commands::build::Build),
+    /// Build the container image of the agent
+    Image(commands::image::Image),
     /// Run every test, set-up included
     Test(commands::test::Test),
     /// Run the fault tests at full counts
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Down => commands::down::run(),
         Command::Exec(options) => commands::exec::run(options),
         Command::Build(options) => commands::build::run(options),
+        Command::Image(options) => commands::image::run(options),
         Command::Test(options) => commands::test::run(options),
         Command::Soak(options) => commands::soak::run(options),
         Command::Lint(options) => commands::lint::run(options),
@@ -98,6 +101,8 @@ mod tests {
             "schemas /tmp/go/src",
             "build",
             "build --debug",
+            "image",
+            "image --debug --json",
         ] {
             assert!(parses(line), "{line}");
         }

@@ -102,9 +102,44 @@ fn build_static(profile: Profile, package: &str, program: &str) -> Result<PathBu
             .arg("build")
             .args(profile.flag())
             .args(["-p", package, "--target", &triple])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"),
+            .env("CARGO_ENCODED_RUSTFLAGS", static_flags().join("\x1f")),
     )?;
     Ok(target_dir().join(triple).join(profile.folder()).join(program))
+}
+
+/// Builds the image of the agent, below the folder of binaries.
+pub fn build_node_image(profile: Profile) -> Result<image::node::Made> {
+    toolchain::ensure_tools(toolchain::BUILD_TOOLS)?;
+    toolchain::ensure_tools(toolchain::IMAGE_TOOLS)?;
+    let compiler = toolchain::ensure_bpf()?;
+    step("building the eBPF programs", || build_programs(compiler))?;
+    let triple = toolchain::static_target();
+    step("building mizzen-agent, mizzen and mizzen-cni (static)", || {
+        let packages = ["-p", "mizzen-agent", "-p", "mizzen-cni", "--target", &triple];
+        let mut build = cargo();
+        build.arg("build").args(profile.flag()).args(packages);
+        invoke::run(build.env("CARGO_ENCODED_RUSTFLAGS", static_flags().join("\x1f")))
+    })?;
+    step("packing the image", || {
+        let bin = target_dir().join(&triple).join(profile.folder());
+        image::node::make(&bin_dir(profile).join("image"), &bin, &triple)
+    })
+}
+
+/// Flags for binaries with their own libc and without symbols, which don't tell in which folders
+/// they were built: the same source gives the same binary anywhere.
+fn static_flags() -> Vec<String> {
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(home?.join(".cargo")));
+    let mut flags = vec!["-Ctarget-feature=+crt-static".into(), "-Cstrip=symbols".into()];
+    let folders = [(Some(checkout()), "/mizzen"), (cargo_home, "/cargo")];
+    for (folder, name) in folders {
+        if let Some(folder) = folder {
+            flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
+        }
+    }
+    flags
 }
 
 /// Builds the images of a cluster on a container runtime. Theirs is a static program too.
@@ -112,7 +147,7 @@ pub fn build_images(profile: Profile) -> Result<()> {
     toolchain::ensure_tools(toolchain::CONTAINERD_TOOLS)?;
     step("building the container images", || {
         let built = build_static(profile, "mizzen-images", "mizzen-image")?;
-        image::make_all(&bin_dir(profile).join("images"), &built).map(drop)
+        image::cluster::make_all(&bin_dir(profile).join("images"), &built).map(drop)
     })
 }
 

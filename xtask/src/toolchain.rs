@@ -52,6 +52,13 @@ pub const CONTAINERD_TOOLS: &[Tool] = &[
     Tool { program: "ldd", package: "libc-bin" },
 ];
 
+/// What making an image needs.
+pub const IMAGE_TOOLS: &[Tool] = &[
+    Tool { program: "tar", package: "tar" },
+    Tool { program: "gzip", package: "gzip" },
+    Tool { program: "sha256sum", package: "coreutils" },
+];
+
 /// What a cluster in network namespaces needs.
 pub const CLUSTER_TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2" },
@@ -136,6 +143,21 @@ pub fn ensure_bpf() -> Result<BpfCompiler> {
         })?;
     }
     Ok(compiler)
+}
+
+/// The target for binaries that bring their own libc: musl where it is installed together with a
+/// compiler for the C that is linked in, else glibc.
+pub fn static_target() -> String {
+    let arch = std::env::consts::ARCH;
+    let musl = format!("{arch}-unknown-linux-musl");
+    let sysroot = invoke::capture(Command::new("rustc").args(["--print", "sysroot"]));
+    let installed =
+        sysroot.is_ok_and(|root| Path::new(root.trim()).join("lib/rustlib").join(&musl).is_dir());
+    if installed && invoke::in_path("musl-gcc") {
+        musl
+    } else {
+        format!("{arch}-unknown-linux-gnu")
+    }
 }
 
 fn find_compiler() -> Option<BpfCompiler> {

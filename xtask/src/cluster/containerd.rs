@@ -49,12 +49,18 @@ pub fn ensure(layout: &Layout, host: &Host, images: &[Image]) -> Result<()> {
         up::alive(layout, &name(&host.name))?;
         Ok(ctr(layout, &host.name, &["images", "list"]).map_err(|error| format!("{error:#}")))
     })?;
-    for image in images.iter().filter(|image| !has(&listed, image)) {
-        let file = image.file.display().to_string();
-        ctr(layout, &host.name, &["images", "import", &file])
-            .with_context(|| format!("can't import {file}"))?;
-    }
-    Ok(())
+    images
+        .iter()
+        .filter(|image| !has(&listed, image))
+        .try_for_each(|image| import(layout, &host.name, image))
+}
+
+/// Gives an image to a node's containerd, which serves.
+pub fn import(layout: &Layout, node: &str, image: &Image) -> Result<()> {
+    let file = image.file.display().to_string();
+    ctr(layout, node, &["images", "import", &file])
+        .with_context(|| format!("can't import {file}"))
+        .map(drop)
 }
 
 /// Starts a node's containerd where it does not run.

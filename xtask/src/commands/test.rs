@@ -38,5 +38,6 @@ pub(super) fn prepare(command: &str) -> Result<()> {
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
     product::build(Profile::Debug)?;
-    product::build_images(Profile::Debug)
+    product::build_images(Profile::Debug)?;
+    product::build_node_image(Profile::Debug).map(drop)
 }
