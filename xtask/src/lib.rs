@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cluster;
 pub mod commands;
 pub mod conformance;
+pub mod deploy;
 pub mod image;
 pub mod invoke;
 pub mod load;

@@ -27,7 +27,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// An error where the agent is another container's, or not ready.
+    /// An error where the agent is another container's, or a part of it waits for something.
     pub fn execute(self) -> anyhow::Result<()> {
         let path = self.state_dir.join(SOCKET);
         let mut stream = UnixStream::connect(&path)
@@ -48,9 +48,10 @@ impl Ready {
         stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
         let body = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?.1;
         let status: wire::Status = serde_json::from_str(body).context("the answer is odd")?;
-        let waits = status.parts.into_iter().find(|part| part.state != "ready");
-        let why = waits.map(|part| format!("{}: {}", part.name, part.reason)).unwrap_or_default();
-        ensure!(status.ready, "the agent is not ready: {why}");
+        // What is degraded serves: a roll-out that waited for it would never end.
+        let waits = status.parts.into_iter().find(|part| part.state == "waiting");
+        let why = waits.map(|part| format!("{} waits: {}", part.name, part.reason));
+        ensure!(why.is_none(), "the agent is not ready: {}", why.unwrap_or_default());
         Ok(())
     }
 }

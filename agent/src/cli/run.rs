@@ -214,7 +214,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
     tracing::info!(version, node = config.node_name, "started");
     let stop = async {
         tokio::select! {
-            () = signals.told_and_lame(&vitals) => manager.keep(&sockets),
+            () = signals.told_and_lame(&vitals) => manager.keep(&sockets, &shared.departure),
             () = shared.departure.relieved() => {}
         }
     };
@@ -281,7 +281,10 @@ async fn begin(
         relieve(config, &shared, before, succession, intake).await?
     } else {
         let inherited = Inherited::new(manager.take());
-        start_dns(config, &shared, Succession { inherited, ..succession }, intake).await;
+        // Where sockets were kept, nobody else was asked.
+        let others_answer = succession.others_answer && inherited.is_empty();
+        let succession = Succession { inherited, others_answer, ..succession };
+        start_dns(config, &shared, succession, intake).await;
         None
     };
     let own = match alone {

@@ -472,11 +472,11 @@ impl Role {
     /// fills the tables, which ends after this role, then leads packets to them to the rest of
     /// the cluster.
     ///
-    /// Where another agent goes on by the same sockets, the addresses are its own.
+    /// Where another agent goes on by the same sockets, or will, the addresses are its own.
     async fn close(self) {
         tokio::join!(self.listeners.close(), self.secure_listeners.close());
         self.servers.close().await;
-        if self.departure.has_successor() {
+        if self.departure.leaves_addresses() {
             return;
         }
         if let Err(error) = release().await {

@@ -61,6 +61,11 @@ impl Inherited {
         this
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
     /// Takes the sockets at `address`: of connections, or of datagrams.
     pub fn take(&mut self, address: SocketAddr, connections: bool) -> Vec<Socket> {
         self.sockets.remove(&(address, connections)).unwrap_or_default()

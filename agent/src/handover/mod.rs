@@ -27,7 +27,10 @@ use std::{
     io,
     os::fd::AsFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio_util::sync::CancellationToken;
@@ -74,12 +77,24 @@ struct Inner {
     /// The line to who goes on, from the moment in which it has the sockets. It is closed when the
     /// last clone goes, which is when all has ended.
     successor: Mutex<Option<Arc<Channel>>>,
+    /// Whether somebody keeps the sockets for an agent that is about to start.
+    kept: AtomicBool,
 }
 
 impl Departure {
     /// Whether another agent has the sockets: what it goes on with is not given up.
     pub fn has_successor(&self) -> bool {
         self.successor().is_some()
+    }
+
+    /// From now on the sockets are kept for an agent that is about to start.
+    pub fn set_kept(&self) {
+        self.inner.kept.store(true, Ordering::Release);
+    }
+
+    /// Whether what the sockets are bound to is to stay: another agent has them, or will.
+    pub fn leaves_addresses(&self) -> bool {
+        self.has_successor() || self.inner.kept.load(Ordering::Acquire)
     }
 
     /// Done when another agent serves, and this one is to leave.

@@ -9,6 +9,8 @@ mod foreign;
 mod maps;
 mod node_condition;
 mod packet;
+mod privileges;
+mod service_manager;
 mod soak;
 mod socket;
 mod watch;

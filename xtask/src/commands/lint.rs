@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{checkout, conformance, invoke, product, step::step, toolchain};
+use crate::{checkout, conformance, deploy, invoke, product, step::step, toolchain};
 
 /// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.
 const LICENCES: &[&str] = &[
@@ -33,10 +33,14 @@ const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "misc", "co
 /// Lines that a Rust file may have.
 const LINES_MAX: usize = 600;
 
+/// The page of the agent's settings.
+const REFERENCE: &str = "docs/configuration.md";
+
 /// Options of `lint`.
 #[derive(Args, Debug)]
 pub struct Lint {
-    /// First mend what can be: formatting, and the tests that docs/conformance.md names
+    /// First mend what can be: formatting, the tests that docs/conformance.md names, and files that
+    /// are made: manifests, chart, reference pages
     #[arg(long)]
     fix: bool,
 }
@@ -46,6 +50,7 @@ pub fn run(options: &Lint) -> Result<()> {
     if options.fix {
         invoke::run(product::cargo().args(["fmt", "--all"]))?;
         conformance::name_tests(&checkout())?;
+        deploy::write(&checkout())?;
     }
     step("formatting", || invoke::run(product::cargo().args(["fmt", "--all", "--check"])))?;
     toolchain::ensure_tools(toolchain::BUILD_TOOLS)?;
@@ -67,6 +72,8 @@ pub fn run(options: &Lint) -> Result<()> {
             doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"),
         )
     })?;
+    step("reference of the configuration", || check_reference(options.fix))?;
+    step("manifests and chart", || told(deploy::complaints(&checkout())?))?;
     step("licences of dependencies", check_dependencies)?;
     step("numbered behaviours", check_conformance)?;
     step("names, sizes and links", check_tree)
@@ -76,6 +83,26 @@ pub fn run(options: &Lint) -> Result<()> {
 fn lint_programs() -> Result<()> {
     let compiler = toolchain::ensure_bpf()?;
     product::build_programs(compiler)
+}
+
+/// The page that the agent itself prints.
+fn check_reference(fix: bool) -> Result<()> {
+    let mut agent = product::cargo();
+    agent.args(["run", "--quiet", "-p", "mizzen-agent", "--bin", "mizzen-agent", "--"]);
+    let page = invoke::capture(agent.args(["config", "reference"]))?;
+    let file = checkout().join(REFERENCE);
+    if fix {
+        fs::write(&file, page).with_context(|| format!("can't write {REFERENCE}"))
+    } else if fs::read_to_string(&file).ok() == Some(page) {
+        Ok(())
+    } else {
+        bail!("{REFERENCE}: `cargo xtask lint --fix` makes another one")
+    }
+}
+
+/// Complaints as an error.
+fn told(complaints: Vec<String>) -> Result<()> {
+    if complaints.is_empty() { Ok(()) } else { bail!("{}", complaints.join("\n")) }
 }
 
 fn check_dependencies() -> Result<()> {
@@ -90,10 +117,7 @@ fn check_dependencies() -> Result<()> {
             complaints.push(format!("{name}: licence {licence:?} is not in the list"));
         }
     }
-    if !complaints.is_empty() {
-        bail!("{}", complaints.join("\n"));
-    }
-    Ok(())
+    told(complaints)
 }
 
 /// Whether an SPDX expression can be met from the list.
@@ -105,11 +129,7 @@ fn licence_allowed(expression: &str) -> bool {
 }
 
 fn check_conformance() -> Result<()> {
-    let complaints = conformance::complaints(&checkout())?;
-    if !complaints.is_empty() {
-        bail!("{}", complaints.join("\n"));
-    }
-    Ok(())
+    told(conformance::complaints(&checkout())?)
 }
 
 fn check_tree() -> Result<()> {
@@ -141,10 +161,7 @@ fn check_tree() -> Result<()> {
             complaints.extend(dead_links(file, &text));
         }
     }
-    if !complaints.is_empty() {
-        bail!("{}", complaints.join("\n"));
-    }
-    Ok(())
+    told(complaints)
 }
 
 /// Links of a Markdown file to files that are not there.

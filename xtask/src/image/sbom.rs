@@ -92,8 +92,9 @@ mod tests {
     #[test]
     fn what_is_linked_is_listed_and_what_builds_and_tests_is_not() {
         let kind = |name: &str, kind: Value| json!({"pkg": name, "dep_kinds": [{"kind": kind}]});
+        let packages = ["agent", "linked", "deep", "build", "dev", "other"].map(package);
         let metadata = json!({
-            "packages": ["agent", "linked", "deep", "build", "dev", "other"].map(package),
+            "packages": packages,
             "resolve": {"nodes": [
                 {"id": "agent", "deps": [
                     kind("linked", Value::Null), kind("build", "build".into()), kind("dev", "dev".into()),

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     dns::succession::OpenSockets,
+    handover::Departure,
     status::{Board, State},
     supervisor::TaskError,
 };
@@ -94,17 +95,19 @@ impl ServiceManager {
         Ok(())
     }
 
-    /// Says that the agent stops, and hands `sockets` in for the next one.
-    pub(super) fn keep(&self, sockets: &OpenSockets) {
+    /// Says that the agent stops, and hands `sockets` in for the next one: their addresses stay then.
+    pub(super) fn keep(&self, sockets: &OpenSockets, departure: &Departure) {
         if self.at.is_none() {
             return;
         }
         match sockets.duplicates() {
+            Ok(sockets) if sockets.is_empty() => {}
             Ok(sockets) => {
                 for part in sockets.chunks(SENT_MAX) {
                     let part: Vec<_> = part.iter().map(|socket| socket.as_fd()).collect();
                     self.tell(&format!("FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0"), &part);
                 }
+                departure.set_kept();
             }
             Err(error) => tracing::warn!(%error, "the service manager keeps no DNS sockets"),
         }

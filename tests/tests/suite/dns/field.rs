@@ -42,7 +42,7 @@ pub(super) const UPSTREAM: u8 = 200;
 pub(super) const NAME: &str = "web.default.svc.cluster.local";
 
 /// The cluster DNS address.
-pub(super) fn dns(family: Family) -> SocketAddr {
+pub(crate) fn dns(family: Family) -> SocketAddr {
     SocketAddr::new(family.service(10), 53)
 }
 
@@ -148,9 +148,16 @@ impl Field {
 
     /// Starts the agent of a node.
     pub(crate) fn begin(&self, host: &Host, flags: &[&str]) -> Agent {
+        self.begin_by(host, &[], flags)
+    }
+
+    /// The same by a program that becomes the agent.
+    pub(crate) fn begin_by(&self, host: &Host, by: &[&str], flags: &[&str]) -> Agent {
         let name = format!("node-{}", host.number);
-        let mut command = host.node.netns.command(&binary("mizzen-agent"));
-        command.args(["run", "--node-name", &name]).args(flags);
+        let agent = binary("mizzen-agent");
+        let words = [by, &[&agent, "run", "--node-name", &name]].concat();
+        let mut command = host.node.netns.command(words[0]);
+        command.args(&words[1..]).args(flags);
         if !flags.contains(&"--cni=true") {
             command.arg("--cni=false");
         }
@@ -292,7 +299,7 @@ impl Host {
     }
 
     /// What `mizzen` says on the node, and its exit code.
-    pub(super) fn mizzen(&self, words: &[&str]) -> (Option<i32>, String) {
+    pub(crate) fn mizzen(&self, words: &[&str]) -> (Option<i32>, String) {
         let mut command = self.node.netns.command(&binary("mizzen"));
         let output = command.arg("--state-dir").arg(self.state()).args(words).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -362,6 +369,11 @@ impl Agent {
             .spawn()
             .expect("start the agent: `cargo xtask build --debug`");
         Self { child, log }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn log(&self) -> String {

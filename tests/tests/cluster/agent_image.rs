@@ -1,0 +1,136 @@
+//! The agent as a pod, from its own image, as `deploy/mizzen.yaml` describes it: with these
+//! capabilities, this root file system, these folders of the node. It takes over from the agent that
+//! runs on the node, connects pods, and gives its place back.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use xtask::{
+    cluster::{
+        cgroup, containerd,
+        exec::{self, Place},
+        layout::Host,
+        process, traffic, up,
+    },
+    deploy, image,
+};
+
+use super::{
+    Check, World,
+    containerd::{busybox, delete_pod, run_pod},
+    restart::{finish_loads, start_loads, wait_ready},
+};
+
+/// The checks of this subject.
+pub(crate) const CHECKS: &[Check] = &[(
+    "the_agents_image_takes_over_with_the_manifests_rights_and_connects_pods",
+    image_takes_over,
+)];
+
+/// The pod's name.
+const POD: &str = "agent";
+
+fn image_takes_over(world: &World) -> Result<()> {
+    let host = world.layout.node_hosts().remove(0);
+    for image in image::all(&world.layout.bin_dir.join("image"))? {
+        containerd::import(&world.layout, &host.name, &image)?;
+    }
+    let config = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POD},
+        "data": {"agent.yaml": config(world, &host)?.to_string()},
+    });
+    world.api.apply(&config.to_string())?;
+    let loads = start_loads(world)?;
+    run_pod(world, POD, &pod(world, &host)?, "Ready")?;
+    let on_node = up::agent(&host.name);
+    ensure!(
+        process::running(&world.layout, &on_node).is_none(),
+        "the agent on the node goes on though the pod is ready"
+    );
+    // It connects pods, and has them served.
+    run_pod(world, "connected", &busybox(&host.name), "Ready")?;
+    let connected = Place::Pod("connected".into());
+    traffic::get(&world.layout, &connected, "http://hello.default.svc.cluster.local/")?;
+    healthy(world, &host)?;
+    // The other way round.
+    up::start_agent(&world.layout, &host)?;
+    wait_ready(world, &host.name)?;
+    ensure!(process::running(&world.layout, &on_node).is_some(), "the agent on the node ended");
+    delete_pod(world, "connected")?;
+    delete_pod(world, POD)?;
+    world.api.expect("DELETE", "/api/v1/namespaces/default/configmaps/agent", None)?;
+    finish_loads(loads)
+}
+
+/// Every part works with the rights that it has.
+fn healthy(world: &World, host: &Host) -> Result<()> {
+    let argv = ["mizzen", "status", "-o", "json"];
+    let said = exec::capture(&world.layout, &Place::Host(host.name.clone()), &argv)?;
+    let status: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let parts = status["parts"].as_array().context("no parts")?;
+    let unwell: Vec<_> = parts.iter().filter(|part| part["state"] != "ready").collect();
+    ensure!(unwell.is_empty(), "not ready: {unwell:?}");
+    Ok(())
+}
+
+/// The configuration for a node of this cluster, whose folders are its own.
+fn config(world: &World, host: &Host) -> Result<Value> {
+    let (layout, node) = (&world.layout, host.name.as_str());
+    Ok(json!({
+        "apiVersion": "mizzen.dev/v1alpha1", "kind": "AgentConfiguration",
+        "apiServer": [format!("https://{}", layout.api_address())],
+        "kubeconfig": layout.kubeconfig(),
+        "cgroupRoot": cgroup::node_dir(layout, node)?,
+        "bpffs": layout.bpffs(node),
+        "stateDir": layout.state_dir(node),
+        "dataDir": layout.data_dir(node),
+        "cniConfDir": layout.cni_conf_dir(node),
+        "cniBinDir": layout.cni_bin_dir(node),
+    }))
+}
+
+/// The manifest's pod, with the folders of this node in the places of a machine's.
+fn pod(world: &World, host: &Host) -> Result<Value> {
+    let (layout, node) = (&world.layout, host.name.as_str());
+    let objects = deploy::agent_objects();
+    let set =
+        objects.iter().find(|object| object["kind"] == "DaemonSet").context("no DaemonSet")?;
+    let mut spec = set["spec"]["template"]["spec"].clone();
+    // This cluster knows agents by the administrator's certificate.
+    spec.as_object_mut().context("no spec")?.remove("serviceAccountName");
+    spec["nodeName"] = node.into();
+    let mut place = |name: &str, path: &Path| -> Result<()> {
+        let find = |list: &mut Value| -> Option<usize> {
+            list.as_array()?.iter().position(|one| one["name"] == name)
+        };
+        let volume = find(&mut spec["volumes"]).with_context(|| format!("no volume {name}"))?;
+        spec["volumes"][volume] =
+            json!({"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+        let mounts = &mut spec["containers"][0]["volumeMounts"];
+        let mount = find(mounts).with_context(|| format!("no mount {name}"))?;
+        mounts[mount]["mountPath"] = json!(path);
+        Ok(())
+    };
+    place("run", &layout.state_dir(node))?;
+    place("data", &layout.data_dir(node))?;
+    place("cni-conf", &layout.cni_conf_dir(node))?;
+    place("cni-bin", &layout.cni_bin_dir(node))?;
+    let container = &mut spec["containers"][0];
+    let state = layout.state_dir(node).display().to_string();
+    container["readinessProbe"]["exec"]["command"]
+        .as_array_mut()
+        .context("no probe")?
+        .extend(["--state-dir".into(), state.into()]);
+    let folder = layout.kubeconfig().parent().context("no folder")?.to_path_buf();
+    let admin = json!({"name": "admin", "mountPath": folder, "readOnly": true});
+    container["volumeMounts"].as_array_mut().context("no mounts")?.insert(0, admin);
+    spec["volumes"]
+        .as_array_mut()
+        .context("no volumes")?
+        .push(json!({"name": "admin", "hostPath": {"path": folder}}));
+    let config = spec["volumes"].as_array_mut().context("no volumes")?;
+    let config = config.iter_mut().find(|one| one["name"] == "config").context("no config")?;
+    config["configMap"]["name"] = POD.into();
+    Ok(spec)
+}

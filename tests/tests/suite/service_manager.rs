@@ -1,0 +1,109 @@
+//! The agent below a service manager, as systemd is one: it says when it serves, and its DNS sockets
+//! outlive a restart. Needs root.
+
+use std::{
+    io::IoSliceMut,
+    net::UdpSocket,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::net::UnixDatagram,
+    },
+    time::Duration,
+};
+
+use mizzen_tests::{lab::Family, wait};
+use nix::sys::{
+    signal::Signal,
+    socket::{
+        ControlMessageOwned, MsgFlags, SockType::Datagram, getsockopt, recvmsg, sockopt::SockType,
+    },
+};
+
+use super::dns::field::{Field, LIMIT, dns};
+
+/// What the agent says, and the descriptors that come with it.
+fn next(manager: &UnixDatagram) -> (String, Vec<OwnedFd>) {
+    let mut text = [0; 4096];
+    let mut space = nix::cmsg_space!([i32; 64]);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let (length, descriptors) = {
+        let message =
+            recvmsg::<()>(manager.as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
+        let rights = message.cmsgs().unwrap().flat_map(|one| match one {
+            ControlMessageOwned::ScmRights(descriptors) => descriptors,
+            _ => Vec::new(),
+        });
+        (message.bytes, rights.collect::<Vec<_>>())
+    };
+    // SAFETY: the kernel made these descriptors for this process, and nobody else has them.
+    let own = descriptors.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+    let descriptors = own.collect();
+    (String::from_utf8_lossy(&text[..length]).into_owned(), descriptors)
+}
+
+#[test]
+fn a_service_manager_is_told_and_keeps_the_dns_sockets_over_a_restart() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let path = host.state().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let told = format!("NOTIFY_SOCKET={}", path.display());
+    let agent = field.begin_by(host, &["env", &told], &[]);
+    assert_eq!(next(&manager).0, "READY=1");
+    agent.until_ready(host);
+    agent.signal(Signal::SIGTERM);
+    let mut kept = Vec::new();
+    loop {
+        let (said, descriptors) = next(&manager);
+        match said.as_str() {
+            "STOPPING=1" => break,
+            said => assert_eq!(said, "FDSTORE=1\nFDNAME=dns\nFDPOLL=0"),
+        }
+        kept.extend(descriptors);
+    }
+    let mut agent = agent;
+    assert!(agent.ended().success());
+    let at = dns(Family::V4);
+    let datagrams = |socket: &OwnedFd| getsockopt(socket, SockType).is_ok_and(|it| it == Datagram);
+    let sockets = kept.into_iter().filter(datagrams).map(UdpSocket::from);
+    let at_address = |socket: &UdpSocket| socket.local_addr().is_ok_and(|it| it == at);
+    let socket = sockets.into_iter().find(at_address).expect("a socket of cluster DNS");
+    // Asked while nobody is there.
+    let (asking, answered) = host.node.netns.run(|| {
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        client.connect(at).unwrap();
+        client.send(&question("web.default.svc.cluster.local")).unwrap();
+        let answered = client.recv(&mut [0; 512]).is_ok();
+        (client, answered)
+    });
+    assert!(!answered, "nobody is there");
+    // As systemd does it: the descriptors from the third on.
+    let own = socket.as_raw_fd();
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&{own}");
+    // Not every shell knows descriptors of two digits.
+    let agent = field.begin_by(host, &["env", &told, "bash", "-c", &script, "bash"], &[]);
+    drop(socket);
+    assert_eq!(next(&manager).0, "FDSTOREREMOVE=1\nFDNAME=dns");
+    wait::until("the question to be answered", LIMIT, || {
+        let mut answer = [0; 512];
+        match asking.recv(&mut answer) {
+            Ok(length) if answer[..2] == [0x12, 0x34] => Ok(length),
+            other => Err(format!("{other:?}\n{}", agent.log())),
+        }
+    });
+}
+
+/// A question for the A records of a name.
+fn question(name: &str) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}

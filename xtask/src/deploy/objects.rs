@@ -1,0 +1,269 @@
+//! The objects of the manifests.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::privileges::{CAPABILITIES, rules};
+
+/// The name of all objects, and the label that finds the pods.
+const NAME: &str = "mizzen-agent";
+/// The version of the product, and of its image.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Where the agent's metrics are.
+const METRICS_PORT: u16 = 10249;
+
+/// Stands above the plain manifest.
+pub(super) const NOTE: &str = "\
+#
+# The whole of Mizzen for a cluster: services, pod network and DNS on every node (docs/install.md).
+# In the ConfigMap, name the API servers' own addresses (apiServer), and switch off what something
+# else does. Import the image on each node (`cargo xtask image`), or name a registry's.
+";
+/// Stands above the one for metrics.
+pub(super) const METRICS_NOTE: &str = "\
+#
+# For Prometheus with its operator. The agent's metrics are on 127.0.0.1 by default: set
+# metricsBindAddress to \"[::]:10249\" in the ConfigMap, and keep strangers from that port.
+";
+
+/// What the open places are filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Open {
+    /// The defaults.
+    Plain,
+    /// Words for Helm, in the form that [`super::chart`] turns into its own.
+    Chart,
+}
+
+/// The chart's values, and with them what the plain manifests have.
+pub(super) fn values() -> Value {
+    json!({
+        "image": {"repository": NAME, "tag": VERSION, "pullPolicy": "IfNotPresent"},
+        "config": {
+            "apiVersion": "mizzen.dev/v1alpha1",
+            "kind": "AgentConfiguration",
+            "apiServer": [],
+            "services": true,
+            "cni": true,
+            "dns": true,
+        },
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "priorityClassName": "system-node-critical",
+        // The tables of the packet path count too: up to 84 MB of flows on large nodes. There is no
+        // limit, because tables that grow beyond one would fail.
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        "tolerations": [{"operator": "Exists"}],
+    })
+}
+
+impl Open {
+    /// The value at a path such as `image.tag`.
+    fn value(self, path: &str) -> Value {
+        match self {
+            Self::Plain => {
+                let pointer = format!("/{}", path.replace('.', "/"));
+                values().pointer(&pointer).cloned().unwrap_or_default()
+            }
+            Self::Chart => format!("HELM(.Values.{path})").into(),
+        }
+    }
+
+    fn namespace(self) -> Value {
+        match self {
+            Self::Plain => "kube-system".into(),
+            Self::Chart => "HELM(.Release.Namespace)".into(),
+        }
+    }
+
+    fn image(self) -> Value {
+        match self {
+            Self::Plain => format!("{NAME}:{VERSION}").into(),
+            Self::Chart => "HELMRAW(.Values.image.repository):HELMRAW(.Values.image.tag)".into(),
+        }
+    }
+
+    /// The agent's configuration as text.
+    fn config(self) -> Value {
+        match self {
+            Self::Plain => CONFIG.into(),
+            Self::Chart => "HELMTEXT(.Values.config)".into(),
+        }
+    }
+}
+
+/// The configuration in the plain manifest: what the chart has as `config`.
+const CONFIG: &str = "\
+apiVersion: mizzen.dev/v1alpha1
+kind: AgentConfiguration
+# The API servers' own addresses, as https://192.0.2.1:6443: needed while services are on, for a
+# Service's address can't be reached before the agent serves. Or have kube-proxy's configuration
+# name them, where kubeadm made the cluster:
+#   kubeProxyConfig: /var/lib/kube-proxy/config.conf
+apiServer: []
+# What the agent does. Everything else: docs/configuration.md.
+services: true
+cni: true
+dns: true
+";
+
+fn metadata(open: Open, namespaced: bool) -> Value {
+    let mut metadata = json!({"name": NAME, "labels": labels()});
+    if namespaced {
+        metadata["namespace"] = open.namespace();
+    }
+    metadata
+}
+
+fn labels() -> Value {
+    json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "mizzen"})
+}
+
+fn selector() -> Value {
+    json!({"app.kubernetes.io/name": NAME})
+}
+
+/// The agent and what it needs.
+pub(super) fn agent(open: Open) -> Vec<Value> {
+    let role =
+        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME});
+    vec![
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(open, true)}),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": metadata(open, false), "rules": rules(),
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": metadata(open, false), "roleRef": role,
+            "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": open.namespace()}],
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(open, true),
+            "data": {"agent.yaml": open.config()},
+        }),
+        daemon_set(open),
+    ]
+}
+
+fn daemon_set(open: Open) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata(open, true),
+        "spec": {
+            "selector": {"matchLabels": selector()},
+            // The new agent takes over from the old one, which then leaves.
+            "updateStrategy": {
+                "type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            },
+            "template": {"metadata": {"labels": labels()}, "spec": pod(open)},
+        },
+    })
+}
+
+fn pod(open: Open) -> Value {
+    let mounted = |name: &str, path: &str| json!({"name": name, "mountPath": path});
+    let node_folder = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
+    let follows = |mut mount: Value| {
+        mount["mountPropagation"] = "HostToContainer".into();
+        mount
+    };
+    let read_only = |mut mount: Value| {
+        mount["readOnly"] = true.into();
+        mount
+    };
+    json!({
+        "serviceAccountName": NAME,
+        "hostNetwork": true,
+        // By the processes of pods it finds their network namespaces and sockets.
+        "hostPID": true,
+        "dnsPolicy": "Default",
+        "priorityClassName": open.value("priorityClassName"),
+        "nodeSelector": open.value("nodeSelector"),
+        "tolerations": open.value("tolerations"),
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "agent",
+            "image": open.image(),
+            "imagePullPolicy": open.value("image.pullPolicy"),
+            "args": ["run", "--config", "/etc/mizzen/agent.yaml"],
+            "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+            "resources": open.value("resources"),
+            "securityContext": security(),
+            "readinessProbe": {
+                "exec": {"command": ["/usr/bin/mizzen-agent", "ready"]},
+                "periodSeconds": 5, "timeoutSeconds": 6,
+            },
+            "livenessProbe": {
+                "httpGet": {"host": "127.0.0.1", "path": "/livez", "port": 10256},
+                "initialDelaySeconds": 60, "periodSeconds": 20, "timeoutSeconds": 5,
+                "failureThreshold": 3,
+            },
+            "volumeMounts": [
+                read_only(mounted("config", "/etc/mizzen")),
+                read_only(mounted("kube-proxy", "/var/lib/kube-proxy")),
+                follows(mounted("bpffs", "/sys/fs/bpf")),
+                read_only(follows(mounted("cgroup", "/sys/fs/cgroup"))),
+                follows(mounted("netns", "/run/netns")),
+                mounted("run", "/run/mizzen"),
+                mounted("data", "/var/lib/mizzen"),
+                mounted("cni-conf", "/etc/cni/net.d"),
+                mounted("cni-bin", "/opt/cni/bin"),
+                mounted("tmp", "/tmp"),
+            ],
+        }],
+        "volumes": [
+            {"name": "config", "configMap": {"name": NAME}},
+            {"name": "kube-proxy", "configMap": {"name": "kube-proxy", "optional": true}},
+            node_folder("bpffs", "/sys/fs/bpf", "Directory"),
+            node_folder("cgroup", "/sys/fs/cgroup", "Directory"),
+            node_folder("netns", "/run/netns", "DirectoryOrCreate"),
+            node_folder("run", "/run/mizzen", "DirectoryOrCreate"),
+            node_folder("data", "/var/lib/mizzen", "DirectoryOrCreate"),
+            node_folder("cni-conf", "/etc/cni/net.d", "DirectoryOrCreate"),
+            node_folder("cni-bin", "/opt/cni/bin", "DirectoryOrCreate"),
+            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+        ],
+    })
+}
+
+/// See docs/privileges.md. `allowPrivilegeEscalation: false` can't stand beside SYS_ADMIN.
+fn security() -> Value {
+    let capabilities: Vec<_> = CAPABILITIES.iter().map(|capability| capability.name).collect();
+    json!({
+        "runAsUser": 0,
+        "readOnlyRootFilesystem": true,
+        "appArmorProfile": {"type": "Unconfined"},
+        "capabilities": {"drop": ["ALL"], "add": capabilities},
+    })
+}
+
+/// Where Prometheus finds the agents.
+pub(super) fn metrics(open: Open) -> Vec<Value> {
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": metadata(open, true),
+            "spec": {
+                "clusterIP": "None", "selector": selector(),
+                "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": METRICS_PORT}],
+            },
+        }),
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor",
+            "metadata": metadata(open, true),
+            "spec": {
+                "selector": {"matchLabels": selector()},
+                "endpoints": [
+                    {"port": "metrics", "path": "/metrics", "interval": "30s"},
+                    {"port": "metrics", "path": "/metrics/services", "interval": "60s"},
+                ],
+            },
+        }),
+    ]
+}
+
+/// The documents as YAML.
+pub(super) fn yaml(documents: &[Value]) -> Result<String> {
+    let texts = documents.iter().map(serde_yaml_ng::to_string);
+    let texts = texts.collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.into_iter().map(|text| format!("---\n{text}")).collect())
+}

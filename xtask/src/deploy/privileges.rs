@@ -1,0 +1,140 @@
+//! What the agent may do on its node and at the API server, and what each of it is for.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+/// A capability of Linux.
+pub struct Capability {
+    /// Without `CAP_`.
+    pub name: &'static str,
+    /// What it is used for.
+    pub reason: &'static str,
+    /// What there is not without it.
+    pub lost: &'static str,
+}
+
+/// All that the agent has.
+pub const CAPABILITIES: &[Capability] = &[
+    Capability {
+        name: "DAC_READ_SEARCH",
+        reason: "finds the sockets of processes that don't run as root",
+        lost: "connections of such processes to deleted endpoints are not reset, and the octets of live ones not counted",
+    },
+    Capability {
+        name: "NET_ADMIN",
+        reason: "attaches programs; makes links, routes, rules, neighbours and queues; ends connections",
+        lost: "everything: the agent ends and says so",
+    },
+    Capability { name: "NET_BIND_SERVICE", reason: "listens on port 53", lost: "cluster DNS" },
+    Capability {
+        name: "SYS_ADMIN",
+        reason: "loads programs, makes their tables and looks at those that others attached; enters the \
+                 network namespaces of pods; makes /proc/sys writable in its own container, and \
+                 mounts a bpf file system where there is none",
+        lost: "services and the pod network: the agent ends and says so",
+    },
+    Capability {
+        name: "SYS_PTRACE",
+        reason: "finds network namespaces and sockets by the processes that have them",
+        lost: "connections to deleted endpoints are not reset, and the octets of live ones not counted",
+    },
+];
+
+/// A rule of the agent's role at the API server.
+pub struct Rule {
+    /// `apiGroups`; the core group is empty.
+    pub group: &'static str,
+    /// `resources`.
+    pub resources: &'static [&'static str],
+    /// `verbs`.
+    pub verbs: &'static [&'static str],
+    /// What it is used for.
+    pub reason: &'static str,
+}
+
+/// All that the agent reads and writes.
+pub const RULES: &[Rule] = &[
+    Rule {
+        group: "",
+        resources: &["nodes", "pods", "services"],
+        verbs: &["list", "watch"],
+        reason: "services, and the addresses of nodes; of pods only those of its own node, for their annotations",
+    },
+    Rule {
+        group: "discovery.k8s.io",
+        resources: &["endpointslices"],
+        verbs: &["list", "watch"],
+        reason: "where services lead to",
+    },
+    Rule {
+        group: "networking.k8s.io",
+        resources: &["servicecidrs"],
+        verbs: &["list", "watch"],
+        reason: "which addresses are services' though no service has them",
+    },
+    Rule {
+        group: "",
+        resources: &["nodes"],
+        verbs: &["get", "patch"],
+        reason: "removes the taint mizzen.dev/agent-not-ready of its own node, where it connects pods",
+    },
+    Rule {
+        group: "",
+        resources: &["nodes/status"],
+        verbs: &["patch"],
+        reason: "says that its own node has a network (NetworkUnavailable), where it connects pods",
+    },
+];
+
+/// The rules as a ClusterRole has them.
+pub fn rules() -> Vec<Value> {
+    let rule = |rule: &Rule| json!({"apiGroups": [rule.group], "resources": rule.resources, "verbs": rule.verbs});
+    RULES.iter().map(rule).collect()
+}
+
+/// A manifest with the reason behind each capability.
+pub(super) fn annotated(yaml: &str) -> String {
+    let line = |line: &str| {
+        let named = line.trim_start().strip_prefix("- ");
+        let capability = CAPABILITIES.iter().find(|capability| named == Some(capability.name));
+        match capability {
+            Some(capability) => format!("{line}  # {}\n", capability.reason),
+            None => format!("{line}\n"),
+        }
+    };
+    yaml.lines().map(line).collect()
+}
+
+/// docs/privileges.md.
+pub(super) fn page() -> String {
+    let mut page = "# What the agent may do\n\n\
+        Made by `cargo xtask lint --fix` from xtask/src/deploy/privileges.rs; don't edit it.\n\n\
+        ## On its node\n\n\
+        It runs as root with these capabilities and no others, in the node's network and PID \
+        namespaces, on a read-only root file system, under the runtime's own seccomp profile \
+        ([`deploy/mizzen.yaml`](../deploy/mizzen.yaml)); the suite runs an agent with exactly these.\n\n\
+        | capability | for | without it |\n|---|---|---|\n"
+        .to_owned();
+    for Capability { name, reason, lost } in CAPABILITIES {
+        let _infallible = writeln!(page, "| `{name}` | {reason} | {lost} |");
+    }
+    page.push_str(
+        "\nThe kernel takes `SYS_ADMIN` for `BPF` and `PERFMON` too; these two would do for loading \
+         programs, but not for entering pods' namespaces. It is much, and `privileged` would be more: devices, all of /proc and /sys, and \
+         every other capability. AppArmor's default profile of runtimes forbids to look at other \
+         processes and to mount, so the agent's container has none.\n\n\
+         ## At the API server\n\n| group | resources | verbs | for |\n|---|---|---|---|\n",
+    );
+    for Rule { group, resources, verbs, reason } in RULES {
+        let group = if group.is_empty() { "core" } else { group };
+        let (resources, verbs) = (resources.join(", "), verbs.join(", "));
+        let _infallible = writeln!(page, "| {group} | {resources} | {verbs} | {reason} |");
+    }
+    page.push_str(
+        "\nRBAC can't name one node: with `get` and `patch` of nodes every agent may do so to each. \
+         Where that is too much, leave the two rules out: the agent says in `mizzen status` (part \
+         `node-condition`) what it may not do, and something else has to remove the taint.\n",
+    );
+    page
+}
