@@ -80,7 +80,7 @@ fn config(world: &World, host: &Host) -> Result<Value> {
     Ok(json!({
         "apiVersion": "mizzen.dev/v1alpha1", "kind": "AgentConfiguration",
         "apiServer": [format!("https://{}", layout.api_address())],
-        "kubeconfig": layout.kubeconfig(),
+        "kubeconfig": layout.agent_kubeconfig(),
         "cgroupRoot": cgroup::node_dir(layout, node)?,
         "bpffs": layout.bpffs(node),
         "stateDir": layout.state_dir(node),
@@ -97,7 +97,7 @@ fn pod(world: &World, host: &Host) -> Result<Value> {
     let set =
         objects.iter().find(|object| object["kind"] == "DaemonSet").context("no DaemonSet")?;
     let mut spec = set["spec"]["template"]["spec"].clone();
-    // This cluster knows agents by the administrator's certificate.
+    // Agents of this cluster have their token in a file of the node.
     spec.as_object_mut().context("no spec")?.remove("serviceAccountName");
     spec["nodeName"] = node.into();
     let mut place = |name: &str, path: &Path| -> Result<()> {
@@ -122,13 +122,12 @@ fn pod(world: &World, host: &Host) -> Result<Value> {
         .as_array_mut()
         .context("no probe")?
         .extend(["--state-dir".into(), state.into()]);
-    let folder = layout.kubeconfig().parent().context("no folder")?.to_path_buf();
-    let admin = json!({"name": "admin", "mountPath": folder, "readOnly": true});
-    container["volumeMounts"].as_array_mut().context("no mounts")?.insert(0, admin);
+    let token = json!({"name": "token", "mountPath": layout.dir, "readOnly": true});
+    container["volumeMounts"].as_array_mut().context("no mounts")?.insert(0, token);
     spec["volumes"]
         .as_array_mut()
         .context("no volumes")?
-        .push(json!({"name": "admin", "hostPath": {"path": folder}}));
+        .push(json!({"name": "token", "hostPath": {"path": layout.dir}}));
     let config = spec["volumes"].as_array_mut().context("no volumes")?;
     let config = config.iter_mut().find(|one| one["name"] == "config").context("no config")?;
     config["configMap"]["name"] = POD.into();

@@ -85,6 +85,7 @@ fn the_role_allows_what_the_agent_watches_and_nothing_more() {
         &watch::NODES,
         &watch::SERVICE_CIDRS,
         &watch::PODS,
+        &watch::NAMESPACES,
     ];
     let watched: BTreeSet<_> = watched.iter().map(|kind| kind.plural).collect();
     let with = |verb: &str| -> BTreeSet<_> {

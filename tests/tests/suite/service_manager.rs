@@ -2,16 +2,16 @@
 //! outlive a restart. Needs root.
 
 use std::{
+    fs,
     io::IoSliceMut,
     net::UdpSocket,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::net::UnixDatagram,
     },
-    time::Duration,
 };
 
-use mizzen_tests::{lab::Family, wait};
+use mizzen_tests::lab::Family;
 use nix::sys::{
     signal::Signal,
     socket::{
@@ -70,31 +70,29 @@ fn a_service_manager_is_told_and_keeps_the_dns_sockets_over_a_restart() {
     let sockets = kept.into_iter().filter(datagrams).map(UdpSocket::from);
     let at_address = |socket: &UdpSocket| socket.local_addr().is_ok_and(|it| it == at);
     let socket = sockets.into_iter().find(at_address).expect("a socket of cluster DNS");
-    // Asked while nobody is there.
-    let (asking, answered) = host.node.netns.run(|| {
-        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
-        client.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-        client.connect(at).unwrap();
-        client.send(&question("web.default.svc.cluster.local")).unwrap();
-        let answered = client.recv(&mut [0; 512]).is_ok();
-        (client, answered)
-    });
-    assert!(!answered, "nobody is there");
     // As systemd does it: the descriptors from the third on.
     let own = socket.as_raw_fd();
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&{own}");
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&{own} {own}<&-");
     // Not every shell knows descriptors of two digits.
     let agent = field.begin_by(host, &["env", &told, "bash", "-c", &script, "bash"], &[]);
+    let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
     drop(socket);
     assert_eq!(next(&manager).0, "FDSTOREREMOVE=1\nFDNAME=dns");
-    wait::until("the question to be answered", LIMIT, || {
-        let mut answer = [0; 512];
-        match asking.recv(&mut answer) {
-            Ok(length) if answer[..2] == [0x12, 0x34] => Ok(length),
-            other => Err(format!("{other:?}\n{}", agent.log())),
-        }
+    agent.until_ready(host);
+    // It serves by the socket that was kept, and by no copy of it.
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().flatten();
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    let socket = format!("socket:[{inode}]");
+    let held = targets.filter(|target| target.as_os_str() == socket.as_str()).count();
+    assert_eq!(held, 2, "one that is read, and one to be handed on");
+    let answered = host.node.netns.run(|| {
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client.send_to(&question("web.default.svc.cluster.local"), at).unwrap();
+        client.recv(&mut [0; 512])
     });
+    assert!(answered.is_ok(), "{answered:?}\n{}", agent.log());
 }
 
 /// A question for the A records of a name.

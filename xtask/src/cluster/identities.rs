@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Layout, api::Api};
-use crate::invoke;
+use crate::{deploy, invoke};
 
-/// The agents' service account, its role and their binding.
+/// The agents' service account.
 const AGENT: &str = "mizzen-agent";
 /// Where it is.
 const NAMESPACE: &str = "kube-system";
@@ -40,9 +40,13 @@ pub(super) fn node_part(layout: &Layout, api: &Api, node: &str) -> Result<PathBu
 
 /// The agents' kubeconfig, made where there is none, and what they may do.
 pub(super) fn agent(layout: &Layout, api: &Api) -> Result<PathBuf> {
-    api.apply(&serde_yaml_ng::to_string(&account())?)?;
-    api.apply(&serde_yaml_ng::to_string(&role())?)?;
-    api.apply(&serde_yaml_ng::to_string(&binding())?)?;
+    // What the manifest gives them: that it is enough shows here.
+    let rights = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
+    let objects = deploy::agent_objects();
+    for object in objects.iter().filter(|object| rights.iter().any(|kind| object["kind"] == *kind))
+    {
+        api.apply(&serde_yaml_ng::to_string(object)?)?;
+    }
     let path = layout.agent_kubeconfig();
     if path.exists() {
         return Ok(path);
@@ -56,37 +60,6 @@ pub(super) fn agent(layout: &Layout, api: &Api) -> Result<PathBuf> {
     let token = answer["status"]["token"].as_str().context("the API server gave no token")?;
     write(&path, &kubeconfig(&api.server, &api.ca, token))?;
     Ok(path)
-}
-
-fn account() -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": AGENT, "namespace": NAMESPACE}})
-}
-
-/// What the agent watches, and the one thing that it writes: that its node's network serves.
-fn role() -> Value {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": AGENT},
-        "rules": [
-            rule("", &["namespaces", "nodes", "pods", "services"], &["list", "watch"]),
-            rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
-            rule("networking.k8s.io", &["servicecidrs"], &["list", "watch"]),
-            rule("", &["nodes"], &["get", "patch"]),
-            rule("", &["nodes/status"], &["patch"]),
-        ],
-    })
-}
-
-fn binding() -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": AGENT},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": AGENT},
-        "subjects": [{"kind": "ServiceAccount", "name": AGENT, "namespace": NAMESPACE}],
-    })
 }
 
 /// A kubeconfig is YAML, and JSON is YAML.

@@ -62,6 +62,12 @@ pub const RULES: &[Rule] = &[
         reason: "services, and the addresses of nodes; of pods only those of its own node, for their annotations",
     },
     Rule {
+        group: "",
+        resources: &["namespaces"],
+        verbs: &["list", "watch"],
+        reason: "which namespaces exist though no Service is in them, for answers of cluster DNS; without it those are not known",
+    },
+    Rule {
         group: "discovery.k8s.io",
         resources: &["endpointslices"],
         verbs: &["list", "watch"],
