@@ -304,13 +304,13 @@ async fn find_servers(config: &Config) -> anyhow::Result<ApiServers> {
         servers.refuse_services(&config.service_addresses()?)?;
     }
     let recalled = config.data_dir().map(|dir| bootstrap::recall(&dir)).transpose();
-    servers.learn(recalled.map(Option::unwrap_or_default).unwrap_or_else(|error| {
-        tracing::warn!(
-            "API servers that were known before are not: {:#}",
-            anyhow::Error::from(error)
-        );
-        Vec::new()
-    }));
+    match recalled {
+        Ok(known) => servers.learn(known.unwrap_or_default()),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!("API servers that were known before are not: {error:#}");
+        }
+    }
     Ok(servers)
 }
 

@@ -71,7 +71,7 @@ impl ServiceAddresses {
         let service = name.strip_suffix(&format!(".{domain}")).unwrap_or(&name);
         let of_services = service == "kubernetes"
             || service == "kubernetes.default"
-            || service.ends_with(".svc") && service.matches('.').count() == 2;
+            || service.split('.').count() == 3 && service.split('.').next_back() == Some("svc");
         of_services.then(|| format!("{host} is the name of a Service"))
     }
 }
@@ -201,7 +201,7 @@ pub async fn run(
                 match keep(dir, &known) {
                     Ok(()) => kept = Some(known),
                     Err(error) => {
-                        state = State::Degraded(format!("{:#}", anyhow::Error::from(error)))
+                        state = State::Degraded(format!("{:#}", anyhow::Error::from(error)));
                     }
                 }
             }

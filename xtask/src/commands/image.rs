@@ -24,7 +24,8 @@ pub struct Image {
 pub fn run(options: &Image) -> Result<()> {
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
     let made = product::build_node_image(profile)?;
-    let megabytes = made.size as f64 / 1e6;
+    // A tenth of a megabyte is exact enough.
+    let megabytes = f64::from(u32::try_from(made.size / 1000).unwrap_or(u32::MAX)) / 1e3;
     if options.json {
         let value = serde_json::json!({
             "area": "services", "name": "image-size", "value": megabytes, "unit": "MB",

@@ -73,7 +73,7 @@ pub fn run(options: &Lint) -> Result<()> {
         )
     })?;
     step("reference of the configuration", || check_reference(options.fix))?;
-    step("manifests and chart", || told(deploy::complaints(&checkout())?))?;
+    step("manifests and chart", || told(&deploy::complaints(&checkout())?))?;
     step("licences of dependencies", check_dependencies)?;
     step("numbered behaviours", check_conformance)?;
     step("names, sizes and links", check_tree)
@@ -101,7 +101,7 @@ fn check_reference(fix: bool) -> Result<()> {
 }
 
 /// Complaints as an error.
-fn told(complaints: Vec<String>) -> Result<()> {
+fn told(complaints: &[String]) -> Result<()> {
     if complaints.is_empty() { Ok(()) } else { bail!("{}", complaints.join("\n")) }
 }
 
@@ -117,7 +117,7 @@ fn check_dependencies() -> Result<()> {
             complaints.push(format!("{name}: licence {licence:?} is not in the list"));
         }
     }
-    told(complaints)
+    told(&complaints)
 }
 
 /// Whether an SPDX expression can be met from the list.
@@ -129,7 +129,7 @@ fn licence_allowed(expression: &str) -> bool {
 }
 
 fn check_conformance() -> Result<()> {
-    told(conformance::complaints(&checkout())?)
+    told(&conformance::complaints(&checkout())?)
 }
 
 fn check_tree() -> Result<()> {
@@ -161,7 +161,7 @@ fn check_tree() -> Result<()> {
             complaints.extend(dead_links(file, &text));
         }
     }
-    told(complaints)
+    told(&complaints)
 }
 
 /// Links of a Markdown file to files that are not there.

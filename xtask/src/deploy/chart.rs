@@ -78,7 +78,7 @@ fn template(documents: &[Value]) -> Result<String> {
         let mut text = String::new();
         while let Some((before, behind)) = rest.split_once(word) {
             let (path, after) = behind.split_once(')').context("a word has no end")?;
-            text += &format!("{before}{{{{ {path}{filter} }}}}");
+            text.extend([before, "{{ ", path, filter, " }}"]);
             rest = after.to_owned();
         }
         rest = text + &rest;
@@ -164,7 +164,7 @@ fn render_line(line: &str, values: &Value) -> Result<String> {
             value = value.to_string().into();
         }
         let text = value.as_str().with_context(|| format!("{expression} is no text"))?;
-        rendered += &format!("{before}{text}");
+        rendered.extend([before, text]);
         rest = after;
     }
     Ok(rendered + rest)

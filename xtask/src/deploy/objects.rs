@@ -265,5 +265,5 @@ pub(super) fn metrics(open: Open) -> Vec<Value> {
 pub(super) fn yaml(documents: &[Value]) -> Result<String> {
     let texts = documents.iter().map(serde_yaml_ng::to_string);
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
-    Ok(texts.into_iter().map(|text| format!("---\n{text}")).collect())
+    Ok(texts.iter().flat_map(|text| ["---\n", text]).collect())
 }

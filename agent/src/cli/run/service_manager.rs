@@ -81,7 +81,8 @@ impl ServiceManager {
         cancel: CancellationToken,
     ) -> Result<(), TaskError> {
         if self.at.is_none() {
-            return Ok(cancel.cancelled().await);
+            cancel.cancelled().await;
+            return Ok(());
         }
         let serves = |state: &State| matches!(state, State::Ready | State::Degraded(_));
         while !board.parts().values().all(serves) {
