@@ -68,7 +68,7 @@ fn with(path: &str, value: &str) -> String {
     let parts: Vec<_> = path.split('.').collect();
     for (depth, part) in parts.iter().enumerate() {
         let end = if depth + 1 == parts.len() { format!(" {value}") } else { String::new() };
-        text += &format!("{}{part}:{end}\n", "  ".repeat(depth));
+        text.extend([&"  ".repeat(depth), *part, ":", &end, "\n"]);
     }
     text
 }
