@@ -240,7 +240,7 @@ fn ways() -> impl Iterator<Item = (Family, Transport, [IpAddr; 2])> {
 }
 
 #[test]
-fn cni_31_a_host_port_answers_at_every_address_of_the_node_from_when_add_returns_to_del() {
+fn b69_cni_31_a_host_port_answers_at_every_address_of_the_node_from_when_add_returns_to_del() {
     let bench = Bench::new();
     let (pod, _servers) = bench.add("one", &both(PORT));
     for (family, transport, addresses) in ways() {
