@@ -2,7 +2,7 @@
 //! capabilities, this root file system, these folders of the node. It takes over from the agent that
 //! runs on the node, connects pods, and gives its place back.
 
-use std::path::Path;
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -31,7 +31,42 @@ pub(crate) const CHECKS: &[Check] = &[(
 /// The pod's name.
 const POD: &str = "agent";
 
+/// Mounts of this machine that follow into containers, as a kubelet's machine has them: where no
+/// systemd made them shared, until this is dropped.
+struct Shared(Vec<&'static str>);
+
+impl Shared {
+    fn make() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let is_private = |path: &&str| {
+            let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            lines.any(|words| {
+                words.get(4) == Some(path) && !words.iter().any(|word| word.starts_with("shared:"))
+            })
+        };
+        let private = ["/sys/fs/bpf", "/sys/fs/cgroup"].into_iter().filter(is_private).collect();
+        let this = Self(private);
+        this.0.iter().try_for_each(|path| set("--make-shared", path))?;
+        Ok(this)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _as_before = set("--make-private", path);
+        }
+    }
+}
+
+fn set(propagation: &str, path: &str) -> Result<()> {
+    let done = Command::new("mount").args([propagation, path]).status()?;
+    ensure!(done.success(), "mount {propagation} {path}");
+    Ok(())
+}
+
 fn image_takes_over(world: &World) -> Result<()> {
+    let _shared = Shared::make()?;
     let host = world.layout.node_hosts().remove(0);
     for image in image::all(&world.layout.bin_dir.join("image"))? {
         containerd::import(&world.layout, &host.name, &image)?;
