@@ -6,7 +6,7 @@ use xtask::cluster::{
     traffic, up,
 };
 
-use super::{Check, World};
+use super::{Check, World, containerd::delete_pod};
 
 /// The checks of this subject.
 pub(crate) const CHECKS: &[Check] = &[
@@ -52,7 +52,7 @@ spec:
     let own = Place::Host(node.name);
     let services = exec::capture(&world.layout, &own, &["mizzen", "services", "default"])?;
     ensure!(services.contains("pod/host-port") && services.contains("HostPort"), "{services}");
-    world.api.expect("DELETE", POD, None)?;
+    delete_pod(world, "host-port")?;
     up::wait(&world.layout, "the host port to be closed", || {
         let answer = traffic::get(&world.layout, &places[0], &urls[0]);
         Ok(if answer.is_err() { Ok(()) } else { Err("it is open".to_owned()) })
