@@ -16,8 +16,7 @@ use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     conntrack::{Flow, FlowKey, flow_flags},
     flow_state::state,
-    limits::{SNAT_PORT_MAX, SNAT_PORT_MIN},
-    nat::{Entries, Translation},
+    nat::{self, Entries, Translation},
     select::{self, Window},
     service::{Frontend, NO_SET},
 };
@@ -174,14 +173,9 @@ impl Adopter<'_> {
     /// they are.
     fn reservation(&self, connection: &Translated) -> Option<(FlowKey, Flow)> {
         let answers = key(&connection.reply);
-        let config = self.tables.node_config();
-        let ports = if config.snat_port_min == 0 || config.snat_port_max < config.snat_port_min {
-            SNAT_PORT_MIN..=SNAT_PORT_MAX
-        } else {
-            config.snat_port_min..=config.snat_port_max
-        };
+        let (first, last) = nat::source_ports(&self.tables.node_config());
         let port = connection.reply.destination.port();
-        if !ports.contains(&port) || !self.is_of_node(&answers.destination) {
+        if !(first..=last).contains(&port) || !self.is_of_node(&answers.destination) {
             return None;
         }
         let [opened, ..] = self.now_s.to_le_bytes();
@@ -212,7 +206,7 @@ fn backend(tables: &TableReader, frontend: &Frontend, to: &Translation) -> Optio
         let id = select::Tables::slot(tables, slot);
         let v4 = to.destination.is_v4();
         let found = select::Tables::backend(tables, frontend.set, id, v4)?;
-        (found.addr == to.destination && found.port == to.destination_port).then_some(found.id)
+        found.is_at(&to.destination, to.destination_port).then_some(found.id)
     })
 }
 

@@ -13,7 +13,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nameindex};
 
 use super::{link::Outcome, object::LoadedProgram, tc::Direction, uplinks::Interface};
 use crate::podnet::netlink::{Change, Netlink, NetlinkError};
@@ -76,24 +76,29 @@ pub(super) fn ensure(
     Ok(outcomes)
 }
 
-/// Removes all filters of ours in this network namespace. How many there were.
-pub(super) fn remove_all() -> usize {
-    let (Ok(mut netlink), Ok(interfaces)) = (Netlink::open(), nix::net::if_::if_nameindex()) else {
-        return 0;
-    };
-    let mut removed = 0;
+/// Removes all filters of ours in this network namespace. How many there were; what can't be removed
+/// holds up nothing else.
+pub(super) fn remove_all() -> Result<usize, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let interfaces = if_nameindex().map_err(|errno| NetlinkError::Socket {
+        operation: "list the interfaces for",
+        source: errno.into(),
+    })?;
+    let (mut removed, mut outcome) = (0, Ok(()));
     for interface in &interfaces {
         for direction in [Direction::Ingress, Direction::Egress] {
             for place in [Place::First, Place::Main] {
                 let ifindex = interface.index();
-                if let Ok(Some(_)) = running(&mut netlink, ifindex, direction, place) {
-                    let delete = remove(ifindex, direction, place);
-                    removed += usize::from(netlink.apply(vec![delete]).is_ok());
-                }
+                let done = running(&mut netlink, ifindex, direction, place).and_then(|there| {
+                    let delete = there.map(|_| remove(ifindex, direction, place));
+                    removed += usize::from(delete.is_some());
+                    netlink.apply(delete.into_iter().collect())
+                });
+                outcome = outcome.and(done);
             }
         }
     }
-    removed
+    outcome.map(|()| removed)
 }
 
 fn remove(ifindex: u32, direction: Direction, place: Place) -> Change {

@@ -7,6 +7,7 @@ use super::{
     filter,
     pin::{PinError, Pins},
 };
+use crate::podnet::netlink::NetlinkError;
 
 /// Why the datapath is still in force, or a part of it.
 #[derive(Debug, thiserror::Error)]
@@ -14,8 +15,14 @@ pub enum ReleaseError {
     /// Somebody else has the pins, or they can't be reached.
     #[error(transparent)]
     Pins(#[from] PinError),
+    /// Filters can't be removed.
+    #[error(
+        "remove the programs at the devices of this network namespace, which run on without their \
+         tables' writer; run it again, or remove them with `tc filter del`"
+    )]
+    Filters(#[from] NetlinkError),
     /// A pin can't be removed.
-    #[error("remove the pins in {folder}; what is left of them stays in force")]
+    #[error("remove the pins in {folder}; what is left of them stays in force: run it again")]
     Remove {
         /// The folder.
         folder: String,
@@ -50,7 +57,7 @@ pub fn release(bpffs: &Path) -> Result<usize, ReleaseError> {
         let text = folder.display().to_string();
         remove().map_err(|source| ReleaseError::Remove { folder: text, source })?;
         if is_links {
-            links += filter::remove_all();
+            links += filter::remove_all()?;
         }
     }
     let folder = Pins::folder_of(bpffs);

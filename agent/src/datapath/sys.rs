@@ -104,46 +104,44 @@ pub(super) fn lookup_per_cpu(map: BorrowedFd<'_>, key: u32, values: &mut [u64]) 
     unsafe { bpf(Command::MapLookup, &mut attr) }.map(drop)
 }
 
-/// Writes an element.
-pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
-    let mut attr = element(map, address(key), address(value));
+/// Writes an element; `flags` say whether there may or must be one.
+fn write<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()> {
+    let mut attr = ElementAttr { flags, ..element(map, address(key), address(value)) };
     // SAFETY: the kernel reads key and value, which are live.
     unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
+}
+
+/// Whether something was done that fails with `refusal` where it can't be.
+fn unless(refusal: i32, done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(refusal) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes an element.
+pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    write(map, key, value, 0)
 }
 
 /// Writes an element where there is none; whether there was none.
 pub(super) fn insert<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
     const BPF_NOEXIST: u64 = 1;
-    let mut attr = ElementAttr { flags: BPF_NOEXIST, ..element(map, address(key), address(value)) };
-    // SAFETY: the kernel reads key and value, which are live.
-    match unsafe { bpf(Command::MapUpdate, &mut attr) } {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-        Err(error) => Err(error),
-    }
+    unless(libc::EEXIST, write(map, key, value, BPF_NOEXIST))
 }
 
 /// Puts another value in the place of an element's; whether there is one.
 pub(super) fn replace<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
     const BPF_EXIST: u64 = 2;
-    let mut attr = ElementAttr { flags: BPF_EXIST, ..element(map, address(key), address(value)) };
-    // SAFETY: the kernel reads key and value, which are live.
-    match unsafe { bpf(Command::MapUpdate, &mut attr) } {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(error),
-    }
+    unless(libc::ENOENT, write(map, key, value, BPF_EXIST))
 }
 
 /// Removes an element; whether there was one.
 pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut attr = element(map, address(key), 0);
     // SAFETY: the kernel reads the key, which is live.
-    match unsafe { bpf(Command::MapDelete, &mut attr) } {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(error),
-    }
+    unless(libc::ENOENT, unsafe { bpf(Command::MapDelete, &mut attr) }.map(drop))
 }
 
 /// The key after `key`, or the first one.

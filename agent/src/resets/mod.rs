@@ -19,10 +19,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mizzen_ebpf_abi::{addr::Addr, socket::SocketPeer};
@@ -134,21 +134,18 @@ pub fn start(
     let Found { denied, unnamed, .. } = namespaces::below(&cgroup, &node);
     board.report(PART, state(&denied, unnamed));
     let of_thread = Arc::clone(&counts);
-    start_with(counts, move |batch| {
-        let end = |counts: &Counts| {
-            let found = namespaces::below(&cgroup, &node);
-            let unnamed = found.unnamed;
-            let denied = end_connections(&batch, found, &translations, counts);
-            board.report(PART, state(&denied, unnamed));
-        };
-        end(&of_thread);
-        // Again a moment later: a socket whose program chose before the tables changed may not have
-        // been in the kernel's lists yet. What could not be looked for is counted once.
-        thread::sleep(LATE);
-        let late = Counts::default();
-        end(&late);
-        of_thread.tcp.fetch_add(late.tcp.load(Relaxed), Relaxed);
-        of_thread.udp.fetch_add(late.udp.load(Relaxed), Relaxed);
+    start_with(counts, move |batch, look| {
+        let found = namespaces::below(&cgroup, &node);
+        let unnamed = found.unnamed;
+        let counts = Counts::default();
+        let denied = end_connections(&batch, found, &translations, &counts);
+        board.report(PART, state(&denied, unnamed));
+        of_thread.tcp.fetch_add(counts.tcp.load(Relaxed), Relaxed);
+        of_thread.udp.fetch_add(counts.udp.load(Relaxed), Relaxed);
+        if look == Look::First {
+            // What could not be looked for is counted once.
+            of_thread.failures.fetch_add(counts.failures.load(Relaxed), Relaxed);
+        }
     })
 }
 
@@ -170,23 +167,56 @@ fn state(denied: &BTreeSet<u32>, unnamed: usize) -> State {
     ))
 }
 
-/// Starts a thread that calls `end` with what is asked for, as much at a time as there is.
+/// Which look for the sockets of an endpoint it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// At once.
+    First,
+    /// A moment later: a socket whose program chose before the tables changed may not have been in
+    /// the kernel's lists yet.
+    Late,
+}
+
+/// Starts a thread that calls `end` with what is asked for, as much at a time as there is: at once,
+/// and again when [`LATE`] has passed or the queue is gone. What is asked for meanwhile does not wait
+/// for that.
 fn start_with(
     counts: Arc<Counts>,
-    mut end: impl FnMut(Vec<Reset>) + Send + 'static,
+    mut end: impl FnMut(Vec<Reset>, Look) + Send + 'static,
 ) -> io::Result<(Queue, Worker)> {
     let (queue, receiver) = Queue::new(counts);
     let (tells, ended) = oneshot::channel();
     let thread = thread::Builder::new().name("resets".into()).spawn(move || {
         let _tells: oneshot::Sender<()> = tells;
-        while let Ok(mut batch) = receiver.recv() {
-            // What came meanwhile goes together: namespaces are entered once.
-            while batch.len() < BATCH_MAX
-                && let Ok(more) = receiver.try_recv()
-            {
-                batch.extend(more);
+        let mut late: Option<(Instant, Vec<Reset>)> = None;
+        loop {
+            let asked = match &late {
+                None => receiver.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
+                Some((due, _)) => {
+                    receiver.recv_timeout(due.saturating_duration_since(Instant::now()))
+                }
+            };
+            let is_over = asked == Err(RecvTimeoutError::Disconnected);
+            if let Ok(mut batch) = asked {
+                // What came meanwhile goes together: namespaces are entered once.
+                while batch.len() < BATCH_MAX
+                    && let Ok(more) = receiver.try_recv()
+                {
+                    batch.extend(more);
+                }
+                end(batch.clone(), Look::First);
+                let (_, waiting) = late.get_or_insert_with(|| (Instant::now() + LATE, Vec::new()));
+                waiting.extend(batch);
             }
-            end(batch);
+            let is_due = |(due, waiting): &mut (Instant, Vec<Reset>)| {
+                is_over || *due <= Instant::now() || waiting.len() >= BATCH_MAX
+            };
+            if let Some((_, batch)) = late.take_if(is_due) {
+                end(batch, Look::Late);
+            }
+            if is_over {
+                break;
+            }
         }
     })?;
     Ok((queue, Worker { thread, ended }))
@@ -383,7 +413,10 @@ mod tests {
     async fn v8_what_was_asked_for_is_done_before_the_agent_ends() {
         let (allow, allowed) = std::sync::mpsc::channel();
         let (done, ends) = std::sync::mpsc::channel();
-        let end = move |batch: Vec<Reset>| {
+        let end = move |batch: Vec<Reset>, look| {
+            if look == Look::Late {
+                return;
+            }
             allowed.recv().unwrap();
             done.send(batch.iter().map(|reset| reset.generation).collect::<Vec<_>>()).unwrap();
         };
@@ -408,7 +441,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn resets_that_take_for_ever_do_not_hold_up_the_end() {
         let (_never, blocked) = std::sync::mpsc::channel::<()>();
-        let end = move |_batch| blocked.recv().unwrap_or_default();
+        let end = move |_batch, _look| blocked.recv().unwrap_or_default();
         let (queue, worker) = start_with(Arc::default(), end).unwrap();
         queue.push(vec![reset(1)]);
         let cancel = CancellationToken::new();
@@ -416,9 +449,32 @@ mod tests {
         worker.run(cancel).await.unwrap();
     }
 
+    /// Everything is looked for twice, and what comes meanwhile does not wait for the second look.
+    #[test]
+    fn v8_a_second_look_holds_up_no_first_one() {
+        let (done, seen) = std::sync::mpsc::channel();
+        let (hand_over, handed_over) = std::sync::mpsc::channel::<Queue>();
+        let end = move |batch: Vec<Reset>, look| {
+            // The second is asked for while the first is seen to.
+            if let Ok(queue) = handed_over.recv() {
+                queue.push(vec![reset(2)]);
+            }
+            for reset in batch {
+                done.send((reset.generation, look)).unwrap();
+            }
+        };
+        let (queue, worker) = start_with(Arc::default(), end).unwrap();
+        queue.push(vec![reset(1)]);
+        hand_over.send(queue).unwrap();
+        drop(hand_over);
+        let looks: Vec<_> = seen.iter().collect();
+        assert_eq!(looks, [(1, Look::First), (2, Look::First), (1, Look::Late), (2, Look::Late)]);
+        worker.thread.join().unwrap();
+    }
+
     #[tokio::test]
     async fn a_thread_that_panics_is_told() {
-        let (queue, worker) = start_with(Arc::default(), |_batch| panic!("gone")).unwrap();
+        let (queue, worker) = start_with(Arc::default(), |_batch, _look| panic!("gone")).unwrap();
         queue.push(vec![reset(1)]);
         let error = worker.run(CancellationToken::new()).await.unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");

@@ -185,9 +185,7 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     let settled = key.protocol != protocol::UDP
         || flow.flags & flow_flags::OUTWARD != 0
         || select::Tables::backend(live, flow.set, flow.backend, flow.destination.is_v4())
-            .is_some_and(|found| {
-                found.addr == flow.destination && found.port == flow.destination_port
-            });
+            .is_some_and(|found| found.is_at(&flow.destination, flow.destination_port));
     (original && lives && settled).then_some((key, flow))
 }
 

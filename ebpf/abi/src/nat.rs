@@ -166,16 +166,22 @@ impl Entries {
     }
 }
 
+/// The first and the last of the node's source ports.
+#[inline(always)]
+pub fn source_ports(config: &NodeConfig) -> (u16, u16) {
+    if config.snat_port_min == 0 || config.snat_port_max < config.snat_port_min {
+        (SNAT_PORT_MIN, SNAT_PORT_MAX)
+    } else {
+        (config.snat_port_min, config.snat_port_max)
+    }
+}
+
 /// The source port to try as number `probe` (from 0), network byte order: from a random start
 /// through the node's range, in steps that visit distinct ports.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a 16-bit span")]
 pub fn source_port(config: &NodeConfig, start: u32, probe: u32) -> [u8; 2] {
-    let (min, max) = if config.snat_port_min == 0 || config.snat_port_max < config.snat_port_min {
-        (SNAT_PORT_MIN, SNAT_PORT_MAX)
-    } else {
-        (config.snat_port_min, config.snat_port_max)
-    };
+    let (min, max) = source_ports(config);
     let span = u32::from(max - min) + 1;
     // Both terms stay far below 2^32: no wrap-around that would skew the steps.
     let port = min + ((start % span + probe) % span) as u16;

@@ -109,6 +109,14 @@ pub struct Backend {
     pub port: [u8; 2],
 }
 
+impl Backend {
+    /// Whether it has this address and port.
+    #[inline(always)]
+    pub fn is_at(&self, addr: &Addr, port: [u8; 2]) -> bool {
+        self.addr.is(addr) && self.port == port
+    }
+}
+
 /// Why there is no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoBackend {

@@ -43,9 +43,7 @@ impl FlowTable for Flows {
     #[inline(always)]
     fn has_backend(self, flow: &Flow) -> bool {
         match lookup::backend(flow.set, flow.backend, flow.destination.is_v4()) {
-            Some(backend) => {
-                backend.addr.is(&flow.destination) && backend.port == flow.destination_port
-            }
+            Some(backend) => backend.is_at(&flow.destination, flow.destination_port),
             None => false,
         }
     }
