@@ -6,14 +6,18 @@ pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod cidr;
+pub mod control_plane;
 pub mod controllers;
+pub mod in_process;
 pub mod kubeconfig;
+mod listen;
 pub mod node;
 pub mod pki;
 pub mod registry;
-
 pub mod scheduler;
 pub mod schema;
 pub mod serve;
 mod shown;
 pub mod store;
+
+pub use control_plane::ControlPlane;

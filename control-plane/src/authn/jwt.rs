@@ -45,13 +45,20 @@ impl SigningKey {
             let failed = |reason| PkiError::File { path: path.to_owned(), reason };
             std::fs::read_to_string(path).map_err(failed)?
         } else {
-            let made = KeyPair::generate()
-                .map_err(|reason| PkiError::Make { what: "service account key", reason })?;
-            let text = made.serialize_pem();
+            let text = make()?;
             pki::write_private(path, &text)?;
             text
         };
         Self::parse(&text).map_err(|reason| PkiError::Parse { path: path.to_owned(), reason })
+    }
+
+    /// A key that nobody else has, nor anybody after this process.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn generate() -> Result<Self, PkiError> {
+        let failed = |reason| PkiError::Parse { path: "a key just made".into(), reason };
+        Self::parse(&make()?).map_err(failed)
     }
 
     fn parse(pem: &str) -> Result<Self, String> {
@@ -110,6 +117,13 @@ impl SigningKey {
             "y": coordinate(33),
         }]})
     }
+}
+
+/// A new key, PEM.
+fn make() -> Result<String, PkiError> {
+    let made = KeyPair::generate()
+        .map_err(|reason| PkiError::Make { what: "service account key", reason })?;
+    Ok(made.serialize_pem())
 }
 
 #[cfg(test)]

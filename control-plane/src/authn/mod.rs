@@ -78,7 +78,7 @@ impl Authenticator {
 }
 
 /// A user whose credentials were accepted.
-fn accepted(mut user: User) -> User {
+pub(crate) fn accepted(mut user: User) -> User {
     if !user.is_in(AUTHENTICATED) {
         user.groups.push(AUTHENTICATED.to_owned());
     }

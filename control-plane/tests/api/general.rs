@@ -4,7 +4,7 @@ use http::{Method, Request};
 use serde_json::json;
 
 use crate::server::{Server, args, said};
-use mizzen_control_plane::serve::{ControlPlane, ServeError};
+use mizzen_control_plane::serve::{self, ServeError};
 use tokio_util::sync::CancellationToken;
 
 /// A client of the server's CA without a certificate.
@@ -253,7 +253,7 @@ async fn a_port_in_use_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let mut args = args(directory.path(), &["--in-memory"]);
     args.listen = vec![address.parse().unwrap()];
-    match ControlPlane::start(args, CancellationToken::new()).await.err() {
+    match serve::Server::start(args, CancellationToken::new()).await.err() {
         Some(error @ ServeError::Listen { .. }) => {
             let text = error.to_string();
             assert!(
@@ -272,7 +272,7 @@ async fn the_kubeconfig_is_private_and_the_ca_survives_a_restart() {
     let mut authorities = Vec::new();
     for _ in 0..2 {
         let control_plane =
-            ControlPlane::start(args(directory.path(), &[]), CancellationToken::new())
+            serve::Server::start(args(directory.path(), &[]), CancellationToken::new())
                 .await
                 .unwrap();
         let mode = std::fs::metadata(&control_plane.kubeconfig).unwrap().permissions().mode();

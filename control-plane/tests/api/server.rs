@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser as _;
 use http::{Method, Request};
 use kube::Client;
-use mizzen_control_plane::serve::{Args, ControlPlane};
+use mizzen_control_plane::serve::{self, Args};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ pub(crate) struct Server {
     pub(crate) kubeconfig: PathBuf,
     /// `https://127.0.0.1:PORT`.
     pub(crate) url: String,
-    control_plane: ControlPlane,
+    control_plane: serve::Server,
     directory: tempfile::TempDir,
 }
 
@@ -54,7 +54,7 @@ impl Server {
     pub(crate) async fn with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control_plane =
-            ControlPlane::start(args(directory.path(), more), CancellationToken::new())
+            serve::Server::start(args(directory.path(), more), CancellationToken::new())
                 .await
                 .unwrap();
         let kubeconfig = control_plane.kubeconfig.clone();

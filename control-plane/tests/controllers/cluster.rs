@@ -15,7 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use mizzen_control_plane::serve::{Args, ControlPlane};
+use mizzen_control_plane::serve::{Args, Server};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
         let args = Args { in_memory: true, ..Args::new(directory.path().to_owned()) };
-        let server = ControlPlane::start(args, cancel.clone()).await.unwrap();
+        let server = Server::start(args, cancel.clone()).await.unwrap();
         let kubeconfig = Kubeconfig::read_from(&server.kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();

@@ -16,17 +16,17 @@ use mizzen_agent::{
     status::{Board, State},
     supervisor::{Tasks, Thread, supervise},
 };
-use mizzen_control_plane::serve::{Args, ControlPlane};
+use mizzen_control_plane::serve::{Args, Server};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The API server of the cluster that is kept in `data_dir`.
-pub(crate) async fn serve(data_dir: &Path, listen: SocketAddr) -> ControlPlane {
+pub(crate) async fn serve(data_dir: &Path, listen: SocketAddr) -> Server {
     let args =
         Args { listen: vec![listen], no_controllers: true, ..Args::new(data_dir.to_owned()) };
-    ControlPlane::start(args, CancellationToken::new()).await.unwrap()
+    Server::start(args, CancellationToken::new()).await.unwrap()
 }
 
 /// The agent's watches, alone.

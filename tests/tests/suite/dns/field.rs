@@ -19,7 +19,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use mizzen_agent::kube::client::ApiServers;
-use mizzen_control_plane::serve::{Args, ControlPlane};
+use mizzen_control_plane::serve::{Args, Server};
 use mizzen_tests::{
     actor::Actor,
     lab::{FAMILIES, Family, mac, plug, set},
@@ -60,7 +60,7 @@ pub(crate) struct Field {
     pub(crate) client: Client,
     pub(crate) runtime: Runtime,
     pub(crate) kubeconfig: PathBuf,
-    server: Option<ControlPlane>,
+    server: Option<Server>,
     data: tempfile::TempDir,
     _wire: Netns,
 }
@@ -201,10 +201,10 @@ impl Drop for Field {
 }
 
 /// In both families: the kubeconfig names the first.
-async fn serve(data_dir: PathBuf, port: u16) -> (ControlPlane, Client) {
+async fn serve(data_dir: PathBuf, port: u16) -> (Server, Client) {
     let listen = FAMILIES.map(|family| SocketAddr::new(family.wire(API), port)).into();
     let args = Args { listen, no_controllers: true, ..Args::new(data_dir) };
-    let server = ControlPlane::start(args, CancellationToken::new()).await.unwrap();
+    let server = Server::start(args, CancellationToken::new()).await.unwrap();
     let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
     let client = servers.clients().unwrap().pick(0).client;
     (server, client)
