@@ -44,6 +44,7 @@ use crate::authn::service_account::{ISSUER, Issuer};
 use crate::authn::token_file::TokenFile;
 use crate::authz::{Authorizer, MASTERS, User};
 use crate::cidr::Cidr;
+use crate::election::Candidate;
 use crate::in_process::InProcess;
 use crate::pki::PkiError;
 use crate::registry::service::Ranges;
@@ -98,6 +99,8 @@ pub struct Builder {
     issuer: Option<Issuer>,
     audit: Option<Audit>,
     addresses: Addresses,
+    /// Who this is among control planes over the same store; `None` if it is alone.
+    candidate: Option<String>,
 }
 
 impl Builder {
@@ -113,6 +116,7 @@ impl Builder {
             issuer: None,
             audit: None,
             addresses: Addresses { advertise: vec![Ipv4Addr::LOCALHOST.into()], port: 6443 },
+            candidate: None,
         }
     }
 
@@ -132,6 +136,13 @@ impl Builder {
     #[must_use]
     pub fn over(self, store: Arc<dyn Store>) -> Self {
         Self { backing: Backing::Store(store), ..self }
+    }
+
+    /// Among others over the same store: controllers and scheduler run where their Lease in
+    /// `kube-system` is held. `identity` is nobody else's.
+    #[must_use]
+    pub fn elected_as(self, identity: String) -> Self {
+        Self { candidate: Some(identity), ..self }
     }
 
     /// The ranges of Service addresses: one, or two of different families, the default one first.
@@ -259,7 +270,7 @@ impl Builder {
         authorizer.follow(&control_plane.tasks, &control_plane.shutdown);
         control_plane.tasks.spawn(async move { api.expire().await });
         if let Some(config) = self.controllers {
-            control_plane.start_controllers(config);
+            control_plane.start_controllers(config, self.candidate);
         }
         Ok(control_plane)
     }
@@ -320,18 +331,42 @@ impl ControlPlane {
     }
 
     /// Starts controllers and scheduler, each as the user that RBAC knows it by.
-    fn start_controllers(&self, config: controllers::Config) {
+    fn start_controllers(&self, config: controllers::Config, candidate: Option<String>) {
         let client = |name| self.client_as(User::new(name, &[]));
         let scheduler = client("system:kube-scheduler");
-        self.tasks.spawn(scheduler::run(scheduler, self.shutdown.clone()));
+        self.tasks.spawn(led(
+            ("kube-scheduler", scheduler.clone(), candidate.clone()),
+            self.shutdown.clone(),
+            move |stop| scheduler::run(scheduler.clone(), stop),
+        ));
         let own = client("system:kube-controller-manager");
-        let controllers = controllers::run(own, config, self.shutdown.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = controllers.await {
-                // Checked at the start: only a fault of ours leads here.
-                tracing::error!(%error, "controllers ended");
-            }
-        });
+        self.tasks.spawn(led(
+            ("kube-controller-manager", own.clone(), candidate),
+            self.shutdown.clone(),
+            move |stop| {
+                let controllers = controllers::run(own.clone(), config.clone(), stop);
+                async move {
+                    if let Err(error) = controllers.await {
+                        // Checked at the start: only a fault of ours leads here.
+                        tracing::error!(%error, "controllers ended");
+                    }
+                }
+            },
+        ));
+    }
+}
+
+/// Does work until `stop`: all the time, or while the Lease of its name is held.
+async fn led<W>(
+    (name, client, candidate): (&'static str, Client, Option<String>),
+    stop: CancellationToken,
+    work: impl Fn(CancellationToken) -> W,
+) where
+    W: Future<Output = ()>,
+{
+    match candidate {
+        Some(identity) => Candidate::new(client, name, identity).run(stop, work).await,
+        None => work(stop).await,
     }
 }
 

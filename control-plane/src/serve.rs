@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use crate::controllers;
 use crate::listen::{Door, acceptor};
 use crate::pki::{Pki, PkiError};
 use crate::registry::service::{Ranges, ranges};
+use crate::store::{Etcd, EtcdOptions};
 
 /// Arguments of `serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,6 +45,12 @@ pub struct Args {
     /// Keep nothing on disk but the certificates: the cluster is gone when the process ends
     #[arg(long)]
     pub in_memory: bool,
+    /// Where objects are kept: in --data-dir, or in an etcd that several control planes share
+    #[arg(long, value_enum, default_value_t = Backend::Embedded)]
+    pub store: Backend,
+    /// What says where etcd is
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
     /// Serve the API alone, without controllers and scheduler, and so without service accounts
     /// for pods
     #[arg(long)]
@@ -79,6 +88,8 @@ impl Args {
             cluster_cidr: cidrs(CLUSTER_CIDRS),
             service_cidr: cidrs(SERVICE_CIDRS),
             in_memory: false,
+            store: Backend::Embedded,
+            etcd: EtcdArgs::default(),
             no_controllers: false,
             token_auth_file: None,
             service_account_issuer: ISSUER.to_owned(),
@@ -97,6 +108,63 @@ pub enum Plugin {
     /// Pods have an account that exists, and its token
     #[value(name = "ServiceAccount")]
     ServiceAccount,
+}
+
+/// Stores that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// A log in the data directory
+    Embedded,
+    /// etcd, API v3
+    Etcd,
+}
+
+/// Arguments about etcd.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct EtcdArgs {
+    /// etcd's members, for --store etcd
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        required_if_eq("store", "etcd"),
+        conflicts_with = "in_memory"
+    )]
+    pub etcd_endpoints: Vec<String>,
+    /// What the cluster's keys in etcd begin with [default: /mizzen]
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// CA of etcd's certificates, PEM; https needs it
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// How often etcd is told to give up what is older than this; 0 leaves it to others
+    /// [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub etcd_compaction_interval: Option<u64>,
+}
+
+impl EtcdArgs {
+    fn options(&self) -> EtcdOptions {
+        let usual = EtcdOptions::new(self.etcd_endpoints.clone());
+        let compact_every = match self.etcd_compaction_interval {
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+            None => usual.compact_every,
+        };
+        EtcdOptions {
+            prefix: self.etcd_prefix.clone().unwrap_or(usual.prefix),
+            ca_file: self.etcd_cafile.clone(),
+            identity: self.etcd_certfile.clone().zip(self.etcd_keyfile.clone()),
+            compact_every,
+            ..usual
+        }
+    }
 }
 
 /// Why the control plane could not start or go on.
@@ -180,7 +248,8 @@ impl Server {
         config.root_ca.clone_from(&pki.authority.certificate);
         let nodes = Nodes::new(vec![pki.kubelet.clone()], pki.kubelet_key.clone_key());
         let builder = builder.controllers(config).nodes(nodes).reached_at(advertise, port);
-        let control_plane = asked_for(&args, builder)?.start().await?;
+        let builder = with_store(&args, asked_for(&args, builder)?).await?;
+        let control_plane = builder.start().await?;
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         let server = addresses.first().map(|address| format!("https://{}", reachable(*address)));
         pki.write_kubeconfig(&kubeconfig, &server.unwrap_or_default())?;
@@ -201,9 +270,6 @@ impl Server {
 fn asked_for(args: &Args, builder: Builder) -> Result<Builder, ServeError> {
     let tokens = args.token_auth_file.as_deref().map(TokenFile::read).transpose()?;
     let mut builder = builder.issuer(issuer(args)?).tokens(tokens.unwrap_or_default());
-    if !args.in_memory {
-        builder = builder.in_directory(&args.data_dir.join("store"));
-    }
     if args.no_controllers {
         builder = builder.without_controllers();
     }
@@ -214,6 +280,20 @@ fn asked_for(args: &Args, builder: Builder) -> Result<Builder, ServeError> {
         Some(audit) => builder.audit(audit),
         None => builder,
     })
+}
+
+/// Where the arguments say that objects are.
+async fn with_store(args: &Args, builder: Builder) -> Result<Builder, StartError> {
+    if args.store == Backend::Etcd {
+        let store = Etcd::open(&args.etcd.options()).await?;
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        let identity = format!("{}_{}", host.to_string_lossy(), uuid::Uuid::new_v4());
+        return Ok(builder.over(Arc::new(store)).elected_as(identity));
+    }
+    if args.in_memory {
+        return Ok(builder.in_memory());
+    }
+    Ok(builder.in_directory(&args.data_dir.join("store")))
 }
 
 /// Who issues tokens of service accounts, by the key in the data directory.

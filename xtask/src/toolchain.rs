@@ -40,6 +40,8 @@ pub const BUILD_TOOLS: &[Tool] = &[
     Tool { program: "cc", package: "gcc" },
     // The messages of the Container Runtime Interface are made of its own definition.
     Tool { program: "protoc", package: "protobuf-compiler" },
+    // etcd's definition imports protobuf's own types.
+    Tool { program: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
 ];
 
 /// What a cluster on containerd needs on top, and its images.
@@ -76,6 +78,8 @@ pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "iptables-restore", package: "iptables" },
     Tool { program: "conntrack", package: "conntrack" },
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
+    // Several control planes share one.
+    Tool { program: "etcd", package: "etcd-server" },
 ];
 
 /// What the benchmarks need on top: a load generator, other contenders, and a look at the kernel's

@@ -224,6 +224,10 @@ impl From<StoreError> for Failure {
             StoreError::Write { .. } => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "InternalError", error.to_string())
             }
+            StoreError::Away { .. } => {
+                let message = format!("the store can not be reached: {error}");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+            }
             StoreError::Closed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
                     .retry_after(1)

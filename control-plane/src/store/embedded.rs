@@ -6,24 +6,20 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
-use imbl::OrdMap;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, oneshot};
 
-use super::history::{Bounds, Cursor, History};
+use super::history::{Bounds, Cursor};
 use super::log::{Log, Policy, write_error};
 use super::recover::recover;
+use super::state::{Entries, State};
 use super::{
-    Action, Entry, Event, Expect, Key, MAX_VALUE, Op, Page, Query, Revision, Store, StoreError,
-    Watch,
+    Action, Entry, Event, Expect, MAX_VALUE, Op, Page, Query, Revision, Store, StoreError, Watch,
 };
-
-/// All entries at one revision. Cloning is cheap: maps share their nodes.
-pub(super) type Entries = OrdMap<Key, Entry>;
 
 /// How many writers may wait before further ones wait to get into the queue.
 const QUEUE: usize = 4096;
@@ -47,25 +43,10 @@ impl Default for Options {
     }
 }
 
-/// What readers see.
-pub(super) struct State {
-    visible: RwLock<(Revision, Entries)>,
-    pub(super) history: History,
-}
-
-impl State {
-    fn new(options: &Options, revision: Revision, base: Revision, entries: Entries) -> Self {
-        let bounds = Bounds { events: options.history_events, bytes: options.history_bytes };
-        Self { visible: RwLock::new((revision, entries)), history: History::new(bounds, base) }
-    }
-
-    /// The newest visible revision.
-    pub(super) fn revision(&self) -> Revision {
-        self.visible.read().unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    fn snapshot(&self) -> (Revision, Entries) {
-        self.visible.read().unwrap_or_else(PoisonError::into_inner).clone()
+impl Options {
+    /// What bounds the history.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { events: self.history_events, bytes: self.history_bytes }
     }
 }
 
@@ -88,7 +69,7 @@ pub struct Embedded {
 impl Embedded {
     /// A store that forgets everything when it is dropped.
     pub fn in_memory(options: &Options) -> Self {
-        let state = State::new(options, 0, 0, Entries::new());
+        let state = State::new(options.bounds(), 0, 0, Entries::new());
         Self::start(state, None, None)
     }
 
@@ -98,7 +79,8 @@ impl Embedded {
         let lock = lock(directory)?;
         let policy = Policy { least: options.snapshot_after };
         let recovered = recover(directory, options.history_events, policy)?;
-        let state = State::new(options, recovered.revision, recovered.base, recovered.entries);
+        let state =
+            State::new(options.bounds(), recovered.revision, recovered.base, recovered.entries);
         state.history.append(&recovered.events);
         Ok(Self::start(state, Some(recovered.log), Some(lock)))
     }
@@ -165,7 +147,7 @@ impl Committer {
         }
     }
 
-    /// Makes a durable batch visible: history first, then the state, then the watches' bells.
+    /// Makes a durable batch visible.
     fn publish(&mut self, revision: Revision, entries: Entries, events: &[Arc<Event>]) {
         if events.is_empty() {
             return;
@@ -173,9 +155,7 @@ impl Committer {
         if let Some(log) = &mut self.log {
             log.maintain(revision, &entries);
         }
-        self.state.history.append(events);
-        *self.state.visible.write().unwrap_or_else(PoisonError::into_inner) = (revision, entries);
-        self.state.history.ring(events, revision);
+        self.state.publish(revision, entries, events);
     }
 }
 

@@ -2,12 +2,13 @@
 //! older revision.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::embedded::State;
+use super::state::State;
 use super::{Entry, Event, Progress, Revision, StoreError, Watch, topic};
 
 /// How much history one topic keeps.
@@ -37,14 +38,14 @@ struct Topic {
 pub(super) struct History {
     bounds: Bounds,
     /// No event up to this revision exists anywhere (the snapshot that the process started from).
-    base: Revision,
+    base: AtomicU64,
     topics: RwLock<HashMap<Box<str>, Arc<Topic>>>,
 }
 
 impl History {
     /// An empty history that begins after `base`.
     pub(super) fn new(bounds: Bounds, base: Revision) -> Self {
-        Self { bounds, base, topics: RwLock::default() }
+        Self { bounds, base: AtomicU64::new(base), topics: RwLock::default() }
     }
 
     /// Appends the events of a batch of commits, in order, without waking anybody.
@@ -66,6 +67,25 @@ impl History {
         }
     }
 
+    /// Forgets everything: what is known begins after `base`.
+    pub(super) fn forget(&self, base: Revision) {
+        // No topic is made meanwhile.
+        let topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        self.base.store(base, Ordering::Relaxed);
+        for topic in topics.values() {
+            let mut ring = topic.ring.write().unwrap_or_else(PoisonError::into_inner);
+            *ring = Ring { events: VecDeque::new(), bytes: 0, complete_after: base };
+        }
+    }
+
+    /// Wakes all watches.
+    pub(super) fn ring_all(&self, revision: Revision) {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        for topic in topics.values() {
+            topic.bell.send_replace(revision);
+        }
+    }
+
     /// Events of the topic of `prefix` after `after` up to `until`.
     pub(super) fn between(
         &self,
@@ -84,7 +104,11 @@ impl History {
         drop(topics);
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let ring = Ring { events: VecDeque::new(), bytes: 0, complete_after: self.base };
+            let ring = Ring {
+                events: VecDeque::new(),
+                bytes: 0,
+                complete_after: self.base.load(Ordering::Relaxed),
+            };
             Arc::new(Topic { ring: RwLock::new(ring), bell: watch::Sender::new(0) })
         };
         Arc::clone(topics.entry(name.into()).or_insert_with(fresh))

@@ -16,8 +16,8 @@ use std::thread::JoinHandle;
 
 use bytes::BytesMut;
 
-use super::embedded::Entries;
 use super::frame::{self, Record};
+use super::state::Entries;
 use super::{Event, Revision, StoreError};
 
 /// Size of a segment after which the next one begins, in bytes.

@@ -6,10 +6,12 @@
 //! follows. What a reader can see is durable: a commit becomes visible after it reached the disk.
 
 mod embedded;
+mod etcd;
 mod frame;
 mod history;
 mod log;
 mod recover;
+mod state;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use embedded::{Embedded, Options};
+pub use etcd::{Etcd, EtcdOptions};
 
 /// Position in the single order of all commits. 0 is "before the first commit".
 pub type Revision = u64;
@@ -222,6 +225,17 @@ pub enum StoreError {
     Locked {
         /// The lock file.
         path: PathBuf,
+    },
+    /// The store is not here, and did what it was asked not, or not known to have: a write may
+    /// have happened.
+    #[error("etcd at {endpoints} did not {what}: {reason}")]
+    Away {
+        /// The endpoints, as configured.
+        endpoints: Arc<str>,
+        /// What it was asked for.
+        what: &'static str,
+        /// What the client saw.
+        reason: Arc<str>,
     },
     /// The store is shutting down.
     #[error("the store is closed")]

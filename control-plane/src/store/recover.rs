@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::embedded::Entries;
 use super::frame::{self, Found, Record};
 use super::log::{self, Log, Policy};
+use super::state::Entries;
 use super::{Entry, Event, Revision, StoreError};
 
 /// What a data directory held.

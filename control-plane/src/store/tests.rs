@@ -1,12 +1,11 @@
-//! The store against a model, and against damage.
+//! The embedded store against damage, and the bounds of its history. What every store has to do is
+//! in `tests/stores`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use proptest::prelude::*;
 
 use super::*;
 
@@ -30,163 +29,6 @@ async fn all(store: &dyn Store, prefix: &str, at: Option<Revision>) -> Result<Mo
         (key.to_string(), (String::from_utf8(entry.value.to_vec()).unwrap(), entry.modified))
     };
     Ok(page.entries.into_iter().map(pair).collect())
-}
-
-/// One step of a generated history.
-#[derive(Clone, Debug)]
-enum Step {
-    /// Put with the right condition.
-    Put(u8, u8),
-    /// Put that demands a revision that was never this key's.
-    Stale(u8),
-    /// Create.
-    Create(u8, u8),
-    Delete(u8),
-    /// Two keys of two topics at once.
-    Both(u8, u8),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
-        1 => (0..6_u8).prop_map(Step::Stale),
-        2 => (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Create(key, value)),
-        2 => (0..6_u8).prop_map(Step::Delete),
-        1 => (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Both(key, value)),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-fn key(number: u8) -> String {
-    format!("core/things/ns{}/{number}", number % 2)
-}
-
-/// Keys that a commit changes, and what they hold then; `None` if it must be refused.
-type Expected = Option<Vec<(String, Option<String>)>>;
-
-/// Does a step on the store and on the model; checks that they agree on the outcome.
-async fn step(store: &dyn Store, model: &mut Model, step: &Step) {
-    let before = store.revision().await.unwrap();
-    let next = before + 1;
-    let (ops, expected): (Vec<Op>, Expected) = match step {
-        Step::Put(number, value) => {
-            let key = key(*number);
-            let expect =
-                model.get(&key).map_or(Expect::Absent, |(_, modified)| Expect::Modified(*modified));
-            (
-                vec![put(&key, &value.to_string(), expect)],
-                Some(vec![(key, Some(value.to_string()))]),
-            )
-        }
-        Step::Stale(number) => (
-            vec![
-                put("other/things/x", "x", Expect::Any),
-                put(&key(*number), "x", Expect::Modified(next)),
-            ],
-            None,
-        ),
-        Step::Create(number, value) => {
-            let key = key(*number);
-            let expected =
-                (!model.contains_key(&key)).then(|| vec![(key.clone(), Some(value.to_string()))]);
-            (vec![put(&key, &value.to_string(), Expect::Absent)], expected)
-        }
-        Step::Delete(number) => {
-            let key = key(*number);
-            let present = model.contains_key(&key);
-            (vec![remove(&key)], Some(if present { vec![(key, None)] } else { vec![] }))
-        }
-        Step::Both(number, value) => {
-            let (one, other) = (key(*number), format!("other/things/{number}"));
-            let ops =
-                vec![put(&one, &value.to_string(), Expect::Any), put(&other, "both", Expect::Any)];
-            (ops, Some(vec![(one, Some(value.to_string())), (other, Some("both".to_owned()))]))
-        }
-    };
-    let outcome = store.commit(ops).await;
-    match expected {
-        None => {
-            assert!(matches!(outcome, Err(StoreError::Conflict { .. })), "{step:?}: {outcome:?}");
-        }
-        Some(changes) => {
-            let revision = if changes.is_empty() { before } else { next };
-            assert_eq!(outcome.unwrap(), revision, "{step:?}");
-            for (key, value) in changes {
-                match value {
-                    Some(value) => model.insert(key, (value, revision)),
-                    None => model.remove(&key),
-                };
-            }
-        }
-    }
-    assert_eq!(all(store, "", None).await.unwrap(), *model);
-}
-
-/// Applies what a watch delivers to a state.
-fn follow(state: &mut Model, progress: &Progress, last: &mut Revision) {
-    for event in &progress.events {
-        assert!(event.revision >= *last, "out of order");
-        *last = event.revision;
-        let had =
-            state.get(&*event.key).map(|(value, modified)| (Bytes::from(value.clone()), *modified));
-        let previous = event.previous.as_ref().map(|entry| (entry.value.clone(), entry.modified));
-        assert_eq!(previous, had, "the previous state is not what the watch has seen");
-        match &event.entry {
-            Some(entry) => {
-                let value = String::from_utf8(entry.value.to_vec()).unwrap();
-                state.insert(event.key.to_string(), (value, entry.modified));
-            }
-            None => drop(state.remove(&*event.key)),
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn agrees_with_the_model_at_every_revision(steps in steps()) {
-        runtime().block_on(async {
-            let store = Embedded::in_memory(&Options::default());
-            let mut model = Model::new();
-            let mut states = vec![(0, Model::new())];
-            for one in &steps {
-                step(&store, &mut model, one).await;
-                states.push((store.revision().await.unwrap(), model.clone()));
-            }
-            let things = |state: &Model| -> Model {
-                state.iter().filter(|(key, _)| key.starts_with("core/things/")).map(|(key, value)| (key.clone(), value.clone())).collect()
-            };
-            for (revision, state) in &states {
-                let past = all(&store, "core/things/", Some(*revision)).await.unwrap();
-                assert_eq!(past, things(state), "state at {revision}");
-                // A watch from any revision leads from that state to the newest.
-                let mut cursor = store.watch("core/things/", *revision).await.unwrap();
-                let (mut followed, mut last) = (things(state), *revision);
-                follow(&mut followed, &cursor.take().unwrap(), &mut last);
-                assert_eq!(followed, things(&model));
-            }
-        });
-    }
-
-    #[test]
-    fn comes_back_as_it_was(steps in steps(), snapshot_after in prop_oneof![Just(200_u64), Just(1 << 20)], history in prop_oneof![Just(4_usize), Just(1000)]) {
-        runtime().block_on(async {
-            let directory = tempfile::tempdir().unwrap();
-            let options = Options { snapshot_after, history_events: history, ..Options::default() };
-            let mut model = Model::new();
-            let mut revision = 0;
-            for part in steps.chunks(7) {
-                let store = Embedded::open(directory.path(), &options).unwrap();
-                assert_eq!(store.revision().await.unwrap(), revision);
-                assert_eq!(all(&store, "", None).await.unwrap(), model);
-                for one in part {
-                    step(&store, &mut model, one).await;
-                }
-                revision = store.revision().await.unwrap();
-            }
-        });
-    }
 }
 
 /// A directory with `count` single-key commits, and the path of its only segment.
@@ -334,24 +176,6 @@ fn who_falls_behind_is_told_and_nobody_else_notices() {
 }
 
 #[test]
-fn a_revision_that_was_never_reached_is_refused() {
-    runtime().block_on(async {
-        let store = Embedded::in_memory(&Options::default());
-        store.commit(vec![put("core/things/a", "1", Expect::Any)]).await.unwrap();
-        assert!(store.watch("core/things/", 1).await.is_ok());
-        assert!(matches!(
-            store.watch("core/things/", 2).await.err(),
-            Some(StoreError::Ahead { asked: 2, newest: 1 })
-        ));
-        assert!(all(&store, "core/things/", Some(1)).await.is_ok());
-        assert!(matches!(
-            all(&store, "core/things/", Some(2)).await,
-            Err(StoreError::Ahead { asked: 2, newest: 1 })
-        ));
-    });
-}
-
-#[test]
 fn history_counts_the_values_that_only_deletions_keep() {
     runtime().block_on(async {
         let options = Options { history_bytes: 1000, ..Options::default() };
@@ -370,94 +194,5 @@ fn history_counts_the_values_that_only_deletions_keep() {
             Some(StoreError::Compacted { .. })
         ));
         assert_eq!(store.watch("core/things/", 17).await.unwrap().take().unwrap().events.len(), 3);
-    });
-}
-
-#[test]
-fn concurrent_writers_lose_no_increment() {
-    let directory = tempfile::tempdir().unwrap();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let store = Arc::new(Embedded::open(directory.path(), &Options::default()).unwrap());
-        let mut writers = tokio::task::JoinSet::new();
-        for _ in 0..16 {
-            let store = Arc::clone(&store);
-            writers.spawn(async move {
-                for _ in 0..10 {
-                    loop {
-                        let entry = store.get("core/things/n").await.unwrap();
-                        let (number, expect) = match &entry {
-                            Some(entry) => (
-                                String::from_utf8_lossy(&entry.value).parse::<u32>().unwrap(),
-                                Expect::Modified(entry.modified),
-                            ),
-                            None => (0, Expect::Absent),
-                        };
-                        match store
-                            .commit(vec![put("core/things/n", &(number + 1).to_string(), expect)])
-                            .await
-                        {
-                            Ok(_) => break,
-                            Err(StoreError::Conflict { .. }) => {}
-                            Err(other) => panic!("{other}"),
-                        }
-                    }
-                }
-            });
-        }
-        while writers.join_next().await.transpose().unwrap().is_some() {}
-    });
-    let (revision, model) = state(directory.path()).unwrap();
-    assert_eq!((revision, model["core/things/n"].0.as_str()), (160, "160"));
-}
-
-#[test]
-fn pages_of_one_revision_are_consistent() {
-    runtime().block_on(async {
-        let store = Embedded::in_memory(&Options::default());
-        for number in 0..10 {
-            store
-                .commit(vec![put(&format!("core/things/{number}"), "old", Expect::Any)])
-                .await
-                .unwrap();
-        }
-        let first = store
-            .range(Query { prefix: "core/things/", after: None, limit: Some(4), at: None })
-            .await
-            .unwrap();
-        assert_eq!((first.entries.len(), first.remaining, first.revision), (4, 6, 10));
-        store
-            .commit(vec![
-                put("core/things/7", "new", Expect::Any),
-                remove("core/things/8"),
-                put("core/things/55", "new", Expect::Any),
-            ])
-            .await
-            .unwrap();
-        let after = first.entries[3].0.clone();
-        let rest = store
-            .range(Query {
-                prefix: "core/things/",
-                after: Some(&after),
-                limit: None,
-                at: Some(first.revision),
-            })
-            .await
-            .unwrap();
-        let keys: Vec<&str> =
-            rest.entries.iter().map(|(key, _)| key.rsplit('/').next().unwrap()).collect();
-        assert_eq!(keys, ["4", "5", "6", "7", "8", "9"]);
-        assert!(rest.entries.iter().all(|(_, entry)| entry.value == "old"));
-    });
-}
-
-#[test]
-fn too_large_a_value_is_refused() {
-    runtime().block_on(async {
-        let store = Embedded::in_memory(&Options::default());
-        let outcome =
-            store.commit(vec![put("a/b/c", &"x".repeat(MAX_VALUE + 1), Expect::Any)]).await;
-        assert!(matches!(outcome, Err(StoreError::TooLarge { .. })));
     });
 }
