@@ -117,6 +117,9 @@ pub const DNS_BENCH_TOOLS: &[Tool] = &[
     Tool { program: "conntrack", package: "conntrack" },
 ];
 
+/// What those of the control plane need: what its store is compared with.
+pub const CONTROL_PLANE_BENCH_TOOLS: &[Tool] = &[Tool { program: "etcd", package: "etcd-server" }];
+
 /// Makes sure that the programs are there.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<_> = tools

@@ -5,12 +5,14 @@
 //!                            └──> rules (nftables, iptables) ──┘         │
 //!  sockets, scale, packet, update, … ──> turns ──> statistics ──> Figure ┴─> report, plot
 //! ```
-//! That is `services`; `cni` and `dns` have contenders of their own and share the rest.
+//! That is `services`; `cni`, `dns` and `control-plane` have contenders of their own and share the
+//! rest.
 
 pub mod catalogue;
 pub mod cni;
 pub mod conntrack;
 pub mod contender;
+pub mod control_plane;
 pub mod dns;
 pub mod frame;
 pub mod interrupt;
@@ -51,11 +53,13 @@ pub enum Area {
     Cni,
     /// Cluster DNS
     Dns,
+    /// API server and store
+    ControlPlane,
 }
 
 impl Area {
     /// In the order of their sections.
-    pub const ALL: [Self; 3] = [Self::Services, Self::Cni, Self::Dns];
+    pub const ALL: [Self; 4] = [Self::Services, Self::Cni, Self::Dns, Self::ControlPlane];
 
     /// The title of its section.
     pub fn title(self) -> &'static str {
@@ -63,6 +67,7 @@ impl Area {
             Self::Services => "Services",
             Self::Cni => "Pod network",
             Self::Dns => "Cluster DNS",
+            Self::ControlPlane => "Control plane",
         }
     }
 
@@ -72,6 +77,7 @@ impl Area {
             Self::Services => services::names(),
             Self::Cni => cni::NAMES.to_vec(),
             Self::Dns => dns::NAMES.to_vec(),
+            Self::ControlPlane => control_plane::NAMES.to_vec(),
         }
     }
 
@@ -81,6 +87,7 @@ impl Area {
             Self::Services => services::measure(options),
             Self::Cni => cni::measure(options),
             Self::Dns => dns::measure(options),
+            Self::ControlPlane => control_plane::measure(options),
         }
     }
 }

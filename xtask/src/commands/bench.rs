@@ -44,6 +44,7 @@ pub fn run(options: &Bench) -> Result<()> {
         Area::Services => toolchain::BENCH_TOOLS,
         Area::Cni => toolchain::CNI_BENCH_TOOLS,
         Area::Dns => toolchain::DNS_BENCH_TOOLS,
+        Area::ControlPlane => toolchain::CONTROL_PLANE_BENCH_TOOLS,
     })?;
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
     if !options.built {

@@ -2,6 +2,7 @@
 //! replaces its section and leaves those of the others.
 
 mod cni;
+mod control_plane;
 mod dns;
 mod services;
 
@@ -41,6 +42,7 @@ pub fn write(area: Area, results: &Results, docs: &Path) -> Result<PathBuf> {
         Area::Services => services::section(results, &machine),
         Area::Cni => cni::section(results, &machine),
         Area::Dns => dns::section(results, &machine),
+        Area::ControlPlane => control_plane::section(results, &machine),
     };
     let folder = docs.join("benchmarks");
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
