@@ -151,6 +151,11 @@ impl Actor {
         self.receive_words(socket).1
     }
 
+    /// Waits until there is something to receive.
+    pub fn until_readable(&mut self, socket: Socket) {
+        self.say(&format!("peek {}", socket.0)).expect("something to receive");
+    }
+
     /// Begins to wait for something to receive; [`Self::received`] tells what became of it.
     pub fn begin_receive(&mut self, socket: Socket) {
         self.tell(&format!("receive {}", socket.0));

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, Read as _, Write as _},
+    mem::MaybeUninit,
     net::{Shutdown, SocketAddr, UdpSocket},
     sync::{
         Arc,
@@ -90,6 +91,10 @@ impl Actor {
                     libc::MSG_FASTOPEN,
                 );
                 sent.map(|_| String::new())
+            }
+            ["peek", socket] => {
+                let mut first = [MaybeUninit::uninit()];
+                self.socket(socket)?.peek(&mut first).map(|_| String::new())
             }
             ["receive", socket] => receive(self.socket(socket)?),
             ["load", kind, to] => self.start_load(kind, to, ""),

@@ -14,13 +14,18 @@ use nix::sys::signal::Signal;
 
 use super::{
     encrypted::{Certificate, Line},
-    field::{Field, Host, LIMIT, NAME, dns},
+    field::{Agent, Field, Host, LIMIT, NAME, dns},
     overload::question,
     site::{NODE_LOCAL, dig},
 };
 
-/// Where no API server is.
-const NOWHERE: [&str; 2] = ["--api-server", "https://172.30.0.99:6443"];
+/// Begins an agent that finds no API server: there is none where it is told, and it has no folder
+/// that others have left addresses in.
+fn begin_without_server(field: &Field, host: &Host) -> Agent {
+    let data = host.state().join("data-of-its-own");
+    let data = data.to_str().unwrap();
+    field.begin(host, &["--api-server", "https://172.30.0.99:6443", "--data-dir", data])
+}
 
 fn answers(host: &Host, family: Family, by: &str) -> String {
     dig(&host.pod, &format!("@{} {by} {NAME}", dns(family).ip()))
@@ -63,7 +68,7 @@ fn a_hand_over_that_comes_to_nothing_leaves_the_running_agent_as_it_was() {
     }
 
     // It has the sockets, can't learn the cluster, and is killed.
-    let waits = field.begin(host, &NOWHERE);
+    let waits = begin_without_server(&field, host);
     agent.until_logged("another agent has the sockets");
     let mut third = field.begin(host, &[]);
     assert!(!third.ended().success());
@@ -84,7 +89,7 @@ fn an_agent_that_stops_while_another_waits_gives_nothing_up() {
     let host = &field.hosts[0];
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let mut agent = field.agent(host, &[]);
-        let waits = field.begin(host, &NOWHERE);
+        let waits = begin_without_server(&field, host);
         agent.until_logged("another agent has the sockets");
         agent.signal(signal);
         agent.ended();

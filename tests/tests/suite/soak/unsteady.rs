@@ -1,9 +1,11 @@
 //! An API server that misbehaves: it stands before the real one and hands on what that says, but
 //! resets connections, refuses, repeats events, swaps them, cuts them off, keeps deletions to
 //! itself and then claims that the history is gone (410). When it is told to calm down it ends
-//! every watch with a last 410, so that all is listed once more, and behaves from then on.
+//! every watch with a last 410, those too that are between two connections then, so that all is
+//! listed once more, and behaves from then on.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -45,6 +47,8 @@ pub(super) struct Unsteady {
     /// How often it misbehaved.
     pub(super) faults: Arc<AtomicU64>,
     calm: watch::Sender<bool>,
+    /// What the watches are of that have had their last 410.
+    told: Arc<Mutex<BTreeSet<String>>>,
     dice: Arc<Mutex<Dice>>,
     real: kube::Client,
 }
@@ -59,6 +63,7 @@ impl Unsteady {
             url: format!("http://{}", listener.local_addr().unwrap()),
             faults: Arc::default(),
             calm: watch::Sender::new(false),
+            told: Arc::default(),
             dice: Arc::new(Mutex::new(dice)),
             real,
         };
@@ -103,6 +108,7 @@ impl Unsteady {
         if watches && self.fault(8) {
             return Ok(whole(StatusCode::GONE, Bytes::from_static(GONE.as_bytes())));
         }
+        let topic = topic(&uri);
         let forwarded = Request::get(uri).body(Body::empty()).map_err(io::Error::other)?;
         let answered = self.real.send(forwarded).await.map_err(io::Error::other)?;
         let (head, body) = answered.into_parts();
@@ -112,7 +118,7 @@ impl Unsteady {
         }
         let (send, mut lines) = mpsc::channel(LINES_MAX);
         let this = self.clone();
-        tokio::spawn(async move { this.hand_on(body, send).await });
+        tokio::spawn(async move { this.hand_on(topic, body, send).await });
         let frames = futures::stream::poll_fn(move |context| lines.poll_recv(context));
         let frames = frames.map(|line: io::Result<Bytes>| line.map(Frame::data));
         let mut response = Response::new(BoxBody::new(StreamBody::new(frames)));
@@ -121,14 +127,19 @@ impl Unsteady {
     }
 
     /// Hands on the lines of a watch, after its own fashion, until it ends.
-    async fn hand_on(&self, body: Body, send: mpsc::Sender<io::Result<Bytes>>) {
+    async fn hand_on(&self, topic: String, body: Body, send: mpsc::Sender<io::Result<Bytes>>) {
         let mut calmed = self.calm.subscribe();
-        calmed.mark_unchanged();
+        // Who had no connection at that time may have seen the last events in any order.
+        if *calmed.borrow_and_update() && self.told.lock().unwrap().insert(topic.clone()) {
+            let _gone = send.send(Ok(gone())).await;
+            return;
+        }
         let mut frames = BodyStream::new(body);
         let (mut buffer, mut held) = (Vec::new(), None);
         loop {
             let frame = tokio::select! {
                 _ = calmed.changed() => {
+                    self.told.lock().unwrap().insert(topic);
                     let _gone = send.send(Ok(gone())).await;
                     return;
                 }
@@ -169,6 +180,12 @@ impl Unsteady {
         said.extend(held.take().map(Ok));
         said
     }
+}
+
+/// What a watch is of, wherever it begins.
+fn topic(uri: &str) -> String {
+    let parts = uri.split(['?', '&']).filter(|part| !part.starts_with("resourceVersion="));
+    parts.collect::<Vec<_>>().join("&")
 }
 
 /// The event that says that the history is gone.

@@ -144,7 +144,15 @@ fn r05_r06_whatever_happens_to_watches_the_tables_follow_the_last_list() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(tokio::time::timeout(LIMIT, reached).await.is_ok(), "{told}: never the same");
+        if tokio::time::timeout(LIMIT, reached).await.is_err() {
+            let seen = Arc::clone(&agent.snapshots.borrow());
+            let tables = lookup::everything(&datapath.maps().unwrap().dump().unwrap());
+            panic!(
+                "{told}: never the same; the snapshot is {}, the tables are {}",
+                if same(&seen, &truth) { "that of the last lists" } else { "another" },
+                if tables == expected { "what they lead to" } else { "others" },
+            );
+        }
         agent.stop().await;
         following.await.unwrap();
         steady.stop().await;
