@@ -158,6 +158,8 @@ pub(super) const CLUSTER_RANGES: MapLayout = layout::<PrefixKey, u32>(
 );
 pub(super) const PEERS: MapLayout =
     layout::<PrefixKey, Peer>(maps::PEERS, LPM_TRIE, NO_PREALLOC, limits::PEERS_MAX);
+pub(super) const TUNNELLED: MapLayout =
+    layout::<PrefixKey, u32>(maps::TUNNELLED, LPM_TRIE, NO_PREALLOC, limits::PEERS_MAX);
 pub(super) const SOURCE_RANGES: MapLayout = layout::<SourceRangeKey, u32>(
     maps::SOURCE_RANGES,
     LPM_TRIE,
@@ -208,6 +210,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     ENDPOINTS,
     CLUSTER_RANGES,
     PEERS,
+    TUNNELLED,
     SOURCE_RANGES,
     POD_NETNS,
     POD_RATES,

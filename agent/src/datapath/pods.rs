@@ -122,6 +122,12 @@ impl PodDatapath for Pods {
             .map_err(|error| unread("write map PEERS")(or_full(&layout::PEERS, error)))
     }
 
+    fn sync_tunnelled(&self, devices: &BTreeMap<Cidr, u32>) -> Result<usize, PodDatapathError> {
+        self.peers
+            .sync_tunnelled(devices)
+            .map_err(|error| unread("write map TUNNELLED")(or_full(&layout::TUNNELLED, error)))
+    }
+
     fn mend(
         &self,
         link: &PodLink,

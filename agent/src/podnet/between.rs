@@ -1,9 +1,10 @@
 //! What leads to other nodes' pods, as the kernel and the datapath shall have it: the tunnel's
-//! device, the table of peers, routes, and the rule for what pods send. One pass does all of it in
-//! an order in which nothing is sent where nobody would take it:
+//! device, the tables of peers and of what is tunnelled, routes, and the rule for what pods send.
+//! One pass does all of it in an order in which nothing is sent where nobody would take it:
 //!
 //! ```text
 //! device and its programs -> peers -> device up -> routes of pods -> rule -> routes of all
+//!                                                                  -> what is tunnelled
 //! ```
 //! Peers are known whichever way leads to them. So a node that moves from one way to the other is
 //! one route that is replaced, and what comes by the old way meanwhile is still taken.
@@ -13,6 +14,8 @@ use std::{
     net::IpAddr,
     sync::{Mutex, PoisonError},
 };
+
+use mizzen_ebpf_abi::maps;
 
 use super::{
     heal::Healed,
@@ -38,6 +41,7 @@ struct Wanted {
     pod_routes: BTreeMap<Cidr, Via>,
     rules: BTreeSet<Cidr>,
     peers: BTreeMap<Cidr, IpAddr>,
+    tunnelled: BTreeMap<Cidr, u32>,
     /// Index of the tunnel's device, when it was up.
     tunnel: Option<u32>,
 }
@@ -95,11 +99,13 @@ impl Between {
                 BTreeSet::new()
             },
             peers: ways.peers.clone(),
+            tunnelled: ways.tunnelled(tunnel),
             tunnel,
         };
         sync_pod_routes(netlink, &now, &before, &mut outcome)?;
         sync_rules(netlink, &now, &before, &mut outcome)?;
         sync_routes(netlink, &now, &before, &mut outcome)?;
+        sync_tunnelled(pods, &now, &before, &mut outcome);
         *before = now;
         Ok(outcome)
     }
@@ -156,6 +162,17 @@ impl Between {
             }
         }
         Ok(device)
+    }
+}
+
+/// What pods send past the routes.
+fn sync_tunnelled(pods: &Pods, now: &Wanted, before: &Wanted, outcome: &mut Outcome) {
+    match pods.datapath.sync_tunnelled(&now.tunnelled) {
+        Ok(written) if written > 0 && before.tunnelled == now.tunnelled => {
+            *outcome.healed.entry(maps::TUNNELLED).or_default() += written;
+        }
+        Ok(_) => {}
+        Err(error) => outcome.problems.push(chain(&error)),
     }
 }
 

@@ -96,6 +96,12 @@ pub trait PodDatapath: Send + Sync {
         Ok(0)
     }
 
+    /// Has the table of what is tunnelled say by which device pods' packets to these ranges go. How
+    /// many entries were otherwise.
+    fn sync_tunnelled(&self, _devices: &BTreeMap<Cidr, u32>) -> Result<usize, PodDatapathError> {
+        Ok(0)
+    }
+
     /// Mends what somebody else altered of a pod that is attached, by the tables as they are in
     /// `seen`: its addresses, its programs, and what is known of its namespace; where nothing is
     /// known any more, that it is the one in `netns`. Gives the names of the maps, and `program`.
@@ -151,6 +157,10 @@ impl PodDatapath for Announced {
 
     fn sync_peers(&self, peers: &BTreeMap<Cidr, IpAddr>) -> Result<usize, PodDatapathError> {
         self.datapath.sync_peers(peers)
+    }
+
+    fn sync_tunnelled(&self, devices: &BTreeMap<Cidr, u32>) -> Result<usize, PodDatapathError> {
+        self.datapath.sync_tunnelled(devices)
     }
 
     fn missing(&self, link: &PodLink) -> Result<Option<String>, PodDatapathError> {

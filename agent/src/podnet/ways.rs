@@ -171,6 +171,16 @@ impl Ways {
         nodes.filter_map(|range| Some((range, self.by_tunnel(range, tunnel?)?))).collect()
     }
 
+    /// What pods send through the tunnel whatever the routes say, by the index of its device: the
+    /// same as by those.
+    pub fn tunnelled(&self, tunnel: Option<u32>) -> BTreeMap<Cidr, u32> {
+        let Some(ifindex) = tunnel else { return BTreeMap::new() };
+        let ranges = self.ways.iter().filter(|way| way.is_tunnel()).map(|way| way.range);
+        let nodes = self.tunnelled_nodes.iter().map(|address| host_route(*address));
+        let is_led = |range: &Cidr| self.by_tunnel(*range, ifindex).is_some();
+        ranges.chain(nodes).filter(is_led).map(|range| (range, ifindex)).collect()
+    }
+
     /// What the node itself sends there is from the address that others know it by: another would
     /// be none of this node's to its peer.
     fn by_tunnel(&self, range: Cidr, ifindex: u32) -> Option<Via> {

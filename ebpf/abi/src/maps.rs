@@ -34,6 +34,9 @@ pub const CLUSTER_RANGES: &str = "CLUSTER_RANGES";
 /// Longest-prefix match over 16-byte addresses -> [`crate::node::Peer`]: behind which other node an
 /// address is.
 pub const PEERS: &str = "PEERS";
+/// Longest-prefix match over 16-byte addresses -> index of the tunnel's device: what pods send
+/// through the tunnel.
+pub const TUNNELLED: &str = "TUNNELLED";
 /// Longest-prefix match over a set's id and a 16-byte address -> 1: who may use the set's frontends
 /// that have [`crate::service::frontend_flags::SOURCE_RANGES`].
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";

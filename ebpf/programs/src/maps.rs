@@ -83,6 +83,10 @@ pub(crate) static CLUSTER_RANGES: LpmTrie<Addr, u32, { limits::CLUSTER_RANGES_MA
 #[btf_map]
 pub(crate) static PEERS: LpmTrie<Addr, Peer, { limits::PEERS_MAX as usize }> = LpmTrie::new();
 
+/// What pods send through the tunnel -> index of the tunnel's device.
+#[btf_map]
+pub(crate) static TUNNELLED: LpmTrie<Addr, u32, { limits::PEERS_MAX as usize }> = LpmTrie::new();
+
 /// A set, and an address of those who may use it: what a source range is matched against.
 #[repr(C)]
 #[derive(Clone, Copy)]

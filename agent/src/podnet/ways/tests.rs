@@ -58,6 +58,7 @@ fn both_families_go_by_the_nodes_internal_ips() {
     assert_eq!(found.routes(None), expected);
     assert_eq!((found.need_tunnel(), found.overhead()), (false, 0));
     assert!(found.pod_routes(Some(TUNNEL)).is_empty());
+    assert!(found.tunnelled(Some(TUNNEL)).is_empty());
 }
 
 #[test]
@@ -76,6 +77,10 @@ fn a_node_on_no_link_is_reached_by_a_tunnel() {
         (cidr("2001:db8::9/128"), Via::From(TUNNEL, from6)),
     ]);
     assert_eq!(found.pod_routes(Some(TUNNEL)), of_pods);
+    let past_the_routes =
+        ["10.244.3.0/24", "fd00:244:3::/64", "192.0.2.9/32", "2001:db8::9/128"].map(cidr);
+    assert_eq!(found.tunnelled(Some(TUNNEL)), past_the_routes.map(|range| (range, TUNNEL)).into());
+    assert!(found.tunnelled(None).is_empty(), "there is no device");
     let peers = [
         ("10.244.3.0/24", v4),
         ("192.0.2.9/32", v4),

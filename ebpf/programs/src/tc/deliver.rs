@@ -8,6 +8,7 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS,
     },
+    btf_maps::lpm_trie,
     helpers::generated::{
         bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
     },
@@ -18,10 +19,11 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     node::{Endpoint, endpoint_flags},
     packet::{Bytes, Packet},
+    tunnel,
 };
 
-use super::{DROP, PASS, drop_counted, skb::Skb, translate};
-use crate::maps::ENDPOINTS;
+use super::{DROP, PASS, UNKNOWN, drop_counted, skb::Skb, translate};
+use crate::maps::{ENDPOINTS, TUNNELLED};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -130,30 +132,91 @@ pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey, way: &mut Way) -> Option<i
     Some(send(skb, way))
 }
 
-/// Sends an untranslated packet to another pod of this node, as its router: straight into that pod's
-/// namespace. What is too large or has come too far is left to the stack, which tells its sender.
+/// Sends an untranslated packet of a pod on where it goes to another pod of this node, or through
+/// the tunnel. Anything else is the stack's.
 #[inline(never)]
-pub(super) fn to_neighbour(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
-    let (source, destination) = (&packet.key.source, &packet.key.destination);
-    let Some(endpoint) = ENDPOINTS.get_ptr(destination) else {
-        return PASS;
+pub(super) fn from_pod(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    let verdict = to_pod_here(skb, packet, way);
+    if verdict == UNKNOWN { into_tunnel(skb, packet, way) } else { verdict }
+}
+
+/// Sends an untranslated packet that came out of the tunnel on where it goes to a pod of this node.
+/// Anything else is the stack's.
+#[inline(never)]
+pub(super) fn from_tunnel(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    let verdict = to_pod_here(skb, packet, way);
+    if verdict == UNKNOWN { PASS } else { verdict }
+}
+
+/// Sends an untranslated packet to a pod of this node, as its router: straight into that pod's
+/// namespace, or into the queue before it. What is too large or has come too far is left to the
+/// stack, which tells its sender. [`UNKNOWN`] where it goes to no pod of this node.
+#[inline(always)]
+fn to_pod_here(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    let Some(endpoint) = ENDPOINTS.get_ptr(&packet.key.destination) else {
+        return UNKNOWN;
     };
     // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
     let endpoint = unsafe { &*endpoint };
-    let hop_limit = packet.hop_limit();
-    if hop_limit < 2
-        || endpoint.flags & endpoint_flags::QUEUED != 0
-        || to_pod(skb, endpoint, network_length(skb, packet), way) != Found::Way
+    let length = network_length(skb, packet);
+    if packet.hop_limit() < 2 || to_pod(skb, endpoint, length, way) != Found::Way {
+        return PASS;
+    }
+    if forward(skb, packet, &way.macs).is_err() {
+        return DROP;
+    }
+    // SAFETY: the helpers take no pointers.
+    unsafe {
+        if endpoint.flags & endpoint_flags::QUEUED != 0 {
+            bpf_redirect(way.ifindex, 0) as i32
+        } else {
+            bpf_redirect_peer(way.ifindex, 0) as i32
+        }
+    }
+}
+
+/// Sends an untranslated packet of a pod to the tunnel's device, as its router, where that is its
+/// way. One that claims to be from elsewhere is the stack's, and so is what is too large or has come
+/// too far.
+#[inline(always)]
+fn into_tunnel(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+    let destination = &packet.key.destination;
+    let Some(device) = TUNNELLED.get(&lpm_trie::Key::new(128, *destination)) else {
+        return PASS;
+    };
+    way.ifindex = *device;
+    let length = network_length(skb, packet);
+    if packet.hop_limit() < 2
+        || !is_from_pod_here(skb, &packet.key.source)
+        || exceeds_mtu(skb, length, way)
     {
         return PASS;
     }
-    if translate::addresses(skb, packet, source, destination, hop_limit - 1).is_err()
-        || skb.store(0, &way.macs, 0).is_err()
-    {
+    // To which node, and from what link-layer address, is said at that device.
+    if forward(skb, packet, &tunnel::DEVICE_MAC).is_err() {
         return DROP;
     }
     // SAFETY: the helper takes no pointers.
-    unsafe { bpf_redirect_peer(way.ifindex, 0) as i32 }
+    unsafe { bpf_redirect(way.ifindex, 0) as i32 }
+}
+
+/// Makes a packet the next link's, under link-layer addresses (or the destination alone) of that, and
+/// with one hop less before it.
+#[inline(always)]
+fn forward<const N: usize>(skb: Skb, packet: &Packet, macs: &[u8; N]) -> Result<(), ()> {
+    let (source, destination) = (&packet.key.source, &packet.key.destination);
+    translate::addresses(skb, packet, source, destination, packet.hop_limit() - 1)?;
+    skb.store(0, macs, 0)
+}
+
+/// Whether the packet is from the pod whose device it came by.
+#[inline(always)]
+pub(super) fn is_from_pod_here(skb: Skb, source: &Addr) -> bool {
+    match ENDPOINTS.get_ptr(source) {
+        // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
+        Some(endpoint) => unsafe { (*endpoint).ifindex == skb.ifindex() },
+        None => false,
+    }
 }
 
 /// Octets of the largest IP packet that this buffer will be on a wire: one that holds many of a
@@ -182,18 +245,24 @@ fn to_pod(skb: Skb, endpoint: &Endpoint, length: u32, way: &mut Way) -> Found {
     ];
     way.ifindex = endpoint.ifindex;
     way.hop.family = 0;
+    if exceeds_mtu(skb, length, way) { Found::TooBig } else { Found::Way }
+}
+
+/// Whether the way's device takes no packet of this length; its MTU is then in the way. A device
+/// that is gone drops it.
+#[inline(always)]
+fn exceeds_mtu(skb: Skb, length: u32, way: &mut Way) -> bool {
     if length <= FITS_EVERYWHERE {
-        return Found::Way;
+        return false;
     }
     // In: the length to compare; out: the MTU.
     let mut mtu = length;
     // SAFETY: the helper reads and writes the one word.
-    let exceeds = unsafe { bpf_check_mtu(skb.as_ptr(), endpoint.ifindex, &raw mut mtu, 0, 0) };
-    if exceeds > 0 {
+    let exceeds = unsafe { bpf_check_mtu(skb.as_ptr(), way.ifindex, &raw mut mtu, 0, 0) } > 0;
+    if exceeds {
         way.mtu = mtu as u16;
-        return Found::TooBig;
     }
-    Found::Way // a device that is gone drops it
+    exceeds
 }
 
 /// To where the node's routes lead; the kernel resolves the neighbour.

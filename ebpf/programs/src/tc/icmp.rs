@@ -9,7 +9,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS,
+    DROP, PASS, UNKNOWN,
     deliver::{self, Found},
     drop_counted, hop_limit, node,
     scratch::{self, Scratch},
@@ -65,11 +65,12 @@ pub(super) fn of_node(skb: Skb, scratch: &mut Scratch) -> i32 {
     if redirected { node::back(skb) } else { PASS }
 }
 
-/// Translates an error that quotes a packet of a known flow, as it left us; anything else passes.
+/// Translates an error that quotes a packet of a known flow, as it left us; anything else is
+/// [`UNKNOWN`].
 #[inline(never)]
 pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
     let Some(flow) = quoted_flow(skb, scratch) else {
-        return PASS;
+        return UNKNOWN;
     };
     // SAFETY: as there.
     let flow = unsafe { &*flow };

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     lookup,
-    maps::{ENDPOINTS, NODE_CONFIG, PEERS, count},
+    maps::{NODE_CONFIG, PEERS, count},
 };
 
 /// Opens the flow of a packet that dials no service, if it is one of a pod's that leaves the
@@ -35,7 +35,7 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch) -> i32 {
         return PASS;
     };
     if config.flags & MASQUERADE_PODS == 0
-        || !is_pod_here(skb, &key.source)
+        || !deliver::is_from_pod_here(skb, &key.source)
         || stays(&key.destination)
     {
         return PASS;
@@ -62,16 +62,6 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch) -> i32 {
             count(reason);
             DROP
         }
-    }
-}
-
-/// Whether the packet is from the pod whose device it came by.
-#[inline(always)]
-fn is_pod_here(skb: Skb, source: &Addr) -> bool {
-    match ENDPOINTS.get_ptr(source) {
-        // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
-        Some(endpoint) => unsafe { (*endpoint).ifindex == skb.ifindex() },
-        None => false,
     }
 }
 

@@ -35,7 +35,7 @@ mod translate;
 mod tunnel;
 mod uplink;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use mizzen_ebpf_abi::{
     addr::protocol,
     conntrack::{Flow, flow_flags},
@@ -49,6 +49,8 @@ use crate::maps::count;
 
 /// The next program decides, in the end the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
+/// The datapath knows nothing of the packet that would tell it what to do.
+const UNKNOWN: i32 = TC_ACT_PIPE as i32;
 /// The packet ends here.
 const DROP: i32 = TC_ACT_SHOT as i32;
 
@@ -59,23 +61,21 @@ fn drop_counted(reason: Counter) -> i32 {
     DROP
 }
 
-/// A packet that comes in, from an uplink or from a pod. What comes by an uplink with another
-/// host's link-layer address is the node's own on its way back, or what a device in promiscuous
-/// mode gets to see. (Of pods that are ports of a bridge, all that they send by it looks so.)
+/// A packet that comes in, from an uplink or from a pod; [`UNKNOWN`] where it is of no flow and
+/// opens none. What comes by an uplink with another host's link-layer address is the node's own on
+/// its way back, or what a device in promiscuous mode gets to see. (Of pods that are ports of a
+/// bridge, all that they send by it looks so.)
 #[inline(always)]
-fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
-    let Some(scratch) = parsed(skb) else {
-        return PASS;
-    };
+fn ingress<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch) -> i32 {
     if UPLINK && skb.is_for_another_host() {
         return if node::is_back(skb, scratch) { node::forward(skb, scratch) } else { PASS };
     }
     if is_icmp(&scratch.packet) && !may_be_of_echo(&scratch.packet) {
-        return icmp(skb, scratch);
+        return icmp::related(skb, scratch);
     }
     let flow = match flow_of::<UPLINK>(skb, scratch, 0) {
         Ok(flow) => flow,
-        Err(PASS) if !UPLINK => return to_neighbour(skb, scratch),
+        Err(PASS) => return UNKNOWN,
         Err(verdict) => return verdict,
     };
     let packet = &scratch.packet;
@@ -110,16 +110,6 @@ fn ingress<const UPLINK: bool>(skb: Skb) -> i32 {
         return DROP;
     }
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
-}
-
-/// What a pod sends untranslated: to another pod of this node it goes straight, so that it meets
-/// this program and no other. Anything else is the stack's.
-#[inline(always)]
-fn to_neighbour(skb: Skb, scratch: &mut Scratch) -> i32 {
-    if !policy::allows(&scratch.packet) {
-        return DROP;
-    }
-    deliver::to_neighbour(skb, &scratch.packet, &mut scratch.way)
 }
 
 /// A packet of a flow that is larger than its next link takes. One that may be fragmented goes to
@@ -157,12 +147,6 @@ fn is_icmp(packet: &Packet) -> bool {
 #[inline(always)]
 fn may_be_of_echo(packet: &Packet) -> bool {
     packet.is_echo() || packet.fragment == Fragment::LATER
-}
-
-/// An error belongs to the flow of what it quotes.
-#[inline(always)]
-fn icmp(skb: Skb, scratch: &mut Scratch) -> i32 {
-    icmp::related(skb, scratch)
 }
 
 /// A packet that the node itself sends to a pod: the answer of a backend that is the node itself

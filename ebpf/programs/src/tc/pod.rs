@@ -3,13 +3,24 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use mizzen_ebpf_abi::counters::Counter;
 
-use super::{PASS, answer, drop_counted, ingress, skb::Skb};
+use super::{
+    DROP, PASS, UNKNOWN, answer, deliver, drop_counted, ingress, parsed, policy, skb::Skb,
+};
 use crate::{maps::POD_RATES, traffic::add};
 
-/// From a pod: services that its sockets did not translate; answers of a pod that is a backend.
+/// From a pod: services that its sockets did not translate; answers of a pod that is a backend. What
+/// it sends to other pods goes straight to them, or into the tunnel that leads to them.
 #[classifier]
 fn tc_pod_ingress(context: TcContext) -> i32 {
-    ingress::<false>(Skb::new(&context))
+    let skb = Skb::new(&context);
+    let Some(scratch) = parsed(skb) else {
+        return PASS;
+    };
+    match ingress::<false>(skb, scratch) {
+        UNKNOWN if !policy::allows(&scratch.packet) => DROP,
+        UNKNOWN => deliver::from_pod(skb, &scratch.packet, &mut scratch.way),
+        verdict => verdict,
+    }
 }
 
 /// To a pod: answers of backends that are this node itself.

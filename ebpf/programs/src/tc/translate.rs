@@ -1,7 +1,7 @@
 //! The fourth stage: a backend for a new flow, and the rewriting of every packet.
 
 use aya_ebpf::{
-    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_PIPE},
+    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_OK},
     helpers::generated::bpf_get_prandom_u32,
 };
 use mizzen_ebpf_abi::{
@@ -16,7 +16,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, conntrack, masquerade, reject,
+    DROP, PASS, UNKNOWN, conntrack, masquerade, reject,
     scratch::Scratch,
     skb::{Covered, Skb},
     traffic,
@@ -29,8 +29,6 @@ use crate::{
 
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
-/// What [`find`] answers where no service is dialled.
-const FOREIGN: i32 = TC_ACT_PIPE as i32;
 
 /// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack
 /// of its own. The device is that by which a packet of the node itself leaves; else 0. Of what pods
@@ -38,7 +36,7 @@ const FOREIGN: i32 = TC_ACT_PIPE as i32;
 #[inline(always)]
 pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     let verdict = find(skb, &scratch.packet, &mut scratch.opening);
-    if verdict == FOREIGN {
+    if verdict == UNKNOWN {
         return if UPLINK { PASS } else { masquerade::open(skb, scratch) };
     }
     if verdict != OPENED {
@@ -56,14 +54,15 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
     }
 }
 
-/// Finds what the packet dials, and the slots that its traffic policy gives it.
+/// Finds what the packet dials, and the slots that its traffic policy gives it; [`UNKNOWN`] where
+/// that is no service.
 #[inline(never)]
 fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
         let verdict = unserved(skb, packet);
-        return if verdict == PASS { FOREIGN } else { verdict };
+        return if verdict == PASS { UNKNOWN } else { verdict };
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present

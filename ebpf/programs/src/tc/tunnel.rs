@@ -1,9 +1,10 @@
 //! Hooks of the device that tunnels to nodes with which this one shares no link (VXLAN, RFC 7348),
 //! one device for all of them: which node a packet goes to is said here, packet by packet.
 //!
-//! What comes out of the tunnel is as what comes by an uplink, but for one thing: it has to be from
-//! an address that is behind the node that sent it. So no node, and nobody who can reach its port
-//! without forging a node's address, speaks for another's pods.
+//! What comes out of the tunnel is as what comes by an uplink, but for two things. It has to be from
+//! an address that is behind the node that sent it: so no node, and nobody who can reach its port
+//! without forging a node's address, speaks for another's pods. And what is for a pod goes straight
+//! to it, as what the pod sends there goes straight into the tunnel: the stack sees neither.
 
 use core::mem::size_of;
 
@@ -23,7 +24,7 @@ use mizzen_ebpf_abi::{
     tunnel::{Own, SOURCE_MAC, VNI, is_outer_v4, is_outer_v6},
 };
 
-use super::{DROP, PASS, drop_counted, ingress, node, skb::Skb};
+use super::{DROP, PASS, UNKNOWN, deliver, drop_counted, ingress, node, parsed, policy, skb::Skb};
 use crate::maps::{NODE_CONFIG, PEERS};
 
 /// From another node.
@@ -33,7 +34,14 @@ fn tc_tunnel_ingress(context: TcContext) -> i32 {
     if !is_of_its_sender(skb) {
         return drop_counted(Counter::DropTunnelSource);
     }
-    ingress::<true>(skb)
+    let Some(scratch) = parsed(skb) else {
+        return PASS;
+    };
+    match ingress::<true>(skb, scratch) {
+        UNKNOWN if !policy::allows(&scratch.packet) => DROP,
+        UNKNOWN => deliver::from_tunnel(skb, &scratch.packet, &mut scratch.way),
+        verdict => verdict,
+    }
 }
 
 /// To another node: what was routed into the tunnel, answers of backends that are this node among

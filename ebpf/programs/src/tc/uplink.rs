@@ -4,7 +4,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 
 use mizzen_ebpf_abi::tunnel::Own;
 
-use super::{PASS, ingress, node, skb::Skb, tunnel};
+use super::{PASS, UNKNOWN, ingress, node, parsed, skb::Skb, tunnel};
 
 /// From other hosts: clients of node ports, external and load balancer addresses; answers of
 /// backends elsewhere.
@@ -14,7 +14,13 @@ fn tc_uplink_ingress(context: TcContext) -> i32 {
     if tunnel::is_outer(skb, Own::Destination) {
         return PASS;
     }
-    ingress::<true>(skb)
+    let Some(scratch) = parsed(skb) else {
+        return PASS;
+    };
+    match ingress::<true>(skb, scratch) {
+        UNKNOWN => PASS,
+        verdict => verdict,
+    }
 }
 
 /// To other hosts: answers of backends that are this node itself, and what the node sends to

@@ -6,7 +6,8 @@
 //! The router knows nodes and no pods: what has a pod's address outside of a tunnel is lost there.
 
 use std::{
-    io::{Read, Write},
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -16,12 +17,13 @@ use mizzen_agent::{
     apply::maps::Maps as _,
     datapath::{Datapath, find_uplinks},
     model::node::Node as ModelNode,
+    podnet::datapath::PodDatapath as _,
 };
 use mizzen_ebpf_abi::{addr::Addr, counters::Counter, node::NodeConfig, service::frontend_flags};
 use mizzen_tests::{
     echo::{Client, Echo, TRANSPORTS, Transport},
     lab::{Family, set},
-    netns::Netns,
+    netns::{Netns, check},
     node::TestNode,
     tables::TestTables,
     wait::until,
@@ -176,6 +178,75 @@ fn pods_and_nodes_reach_each_other_through_the_tunnel() {
     }
 }
 
+/// Has a node's firewall drop what is forwarded, and what is of no connection that it knows.
+fn forward_nothing(node: &Node) {
+    for rule in [
+        "add table inet firewall",
+        "add chain inet firewall forward { type filter hook forward priority 0; policy drop; }",
+        "add chain inet firewall input { type filter hook input priority 0; }",
+        "add rule inet firewall input ct state invalid drop",
+    ] {
+        check(node.netns.command("nft").arg(rule));
+    }
+}
+
+/// A host's firewall that tracks connections would see one half of each if one direction passed the
+/// stack and the other did not: neither does, from the first packet on.
+#[test]
+fn what_pods_of_two_nodes_send_each_other_passes_no_stack() {
+    let bed = Bed::new();
+    let (on_a, on_b) = (bed.a.add(), bed.b.add());
+    for node in [&bed.a.node, &bed.b.node] {
+        forward_nothing(node);
+    }
+    for family in [0, 1] {
+        let (pod_a, pod_b) = (on_a.addresses[family], on_b.addresses[family]);
+        let node_b = addresses(2)[family];
+        assert_eq!(reach(on_a.netns(), on_b.netns(), pod_b), pod_a);
+        assert_eq!(reach(on_a.netns(), &bed.b.node.netns, node_b), pod_a);
+        assert_eq!(reach(&bed.b.node.netns, on_a.netns(), pod_a), node_b);
+        Talk::open(on_a.netns(), on_b.netns(), pod_b).exchange();
+        Talk::open(on_b.netns(), on_a.netns(), pod_a).exchange();
+        // Nobody listens there: the answer is an error, and comes the same way.
+        let socket = on_a.netns().run(|| UdpSocket::bind(SocketAddr::new(pod_a, 0)).unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.connect(SocketAddr::new(pod_b, 9)).unwrap();
+        socket.send(b"anybody?").unwrap();
+        let told = socket.recv(&mut [0; 16]).unwrap_err().kind();
+        assert_eq!(told, ErrorKind::ConnectionRefused);
+        // Datagrams in fragments, there and back.
+        let server = SocketAddr::new(pod_b, 8_081);
+        let _echo = Echo::start(on_b.netns(), server, "far");
+        let client = Client::dial(on_a.netns(), Transport::Udp, server, 0).unwrap();
+        assert!(client.ask_with(4_000).unwrap().length >= 4_000);
+    }
+}
+
+#[test]
+fn what_a_pod_sends_under_another_address_is_the_stacks() {
+    let bed = Bed::new();
+    let (on_a, on_b) = (bed.a.add(), bed.b.add());
+    forward_nothing(&bed.a.node);
+    for (family, ip, forged) in [(0, "", "10.244.1.250/32"), (1, "-6 ", "fd00:244:1::fa/128")] {
+        let nodad = if family == 0 { "" } else { "nodad" };
+        on_a.netns().ip(&format!("{ip}addr add {forged} dev lo {nodad}"));
+        let source = forged.split('/').next().unwrap().parse::<IpAddr>().unwrap();
+        let pod = on_b.addresses[family];
+        let server = on_b.netns().run(|| UdpSocket::bind(SocketAddr::new(pod, 0)).unwrap());
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        let at = server.local_addr().unwrap();
+        on_a.netns().run(|| {
+            for (from, text) in [(source, &b"forged"[..]), (on_a.addresses[family], b"own")] {
+                let socket = UdpSocket::bind(SocketAddr::new(from, 0)).unwrap();
+                socket.send_to(text, at).unwrap();
+            }
+        });
+        let mut buffer = [0; 16];
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from.ip()), (&b"own"[..], on_a.addresses[family]));
+    }
+}
+
 #[test]
 fn what_is_not_behind_the_node_that_sent_it_is_dropped() {
     let bed = Bed::new();
@@ -285,7 +356,13 @@ fn what_somebody_takes_of_the_tunnel_is_put_back_and_counted() {
     let (on_a, on_b) = (bed.a.add(), bed.b.add());
     let netns = &bed.a.node.netns;
     let healed = |what| bed.a.node.metrics.tables.healed_of(what);
-    let breaks: [(&str, &[&str]); 4] = [
+    let forget = || {
+        let pods = bed.a.datapath.pods().unwrap();
+        pods.sync_tunnelled(&BTreeMap::new()).unwrap();
+    };
+    let breaks: [(&str, &[&str]); 5] = [
+        // A table says nothing when it is altered: what comes next has all looked at.
+        ("TUNNELLED", &["route del 10.244.2.0/24"]),
         ("link", &["link del mizzen.vxlan"]),
         ("link", &["link set mizzen.vxlan down"]),
         ("route", &["route del 10.244.2.0/24", "-6 route del fd00:244:2::/64"]),
@@ -293,6 +370,9 @@ fn what_somebody_takes_of_the_tunnel_is_put_back_and_counted() {
     ];
     for (what, commands) in breaks {
         let before = healed(what);
+        if what == "TUNNELLED" {
+            forget();
+        }
         for command in commands {
             netns.ip(command);
         }
