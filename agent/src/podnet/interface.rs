@@ -32,6 +32,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether there is something at the other end.
+    pub carrier: bool,
 }
 
 impl Interface {
@@ -80,6 +82,7 @@ pub fn interface(link: &LinkMessage) -> Interface {
         mac: None,
         mtu: 0,
         up: link.header.flags.contains(LinkFlags::Up),
+        carrier: link.header.flags.contains(LinkFlags::LowerUp),
     };
     for attribute in &link.attributes {
         match attribute {

@@ -19,7 +19,7 @@ use super::{
     Config,
     between::{Between, Outcome},
     conflist::{self, PLUGIN},
-    del_journal,
+    cut, del_journal,
     heal::Healed,
     interface::{self, Interface, InterfaceAddress, is_host_ifname},
     message::{self, PROTOCOL},
@@ -137,6 +137,7 @@ impl Keeper {
         let addresses = interface::addresses(&mut netlink)?;
         let internal_ips = own.map(|node| node.internal_ips.as_slice()).unwrap_or_default();
         let uplink = mtu::of_uplink(&interfaces, &addresses, internal_ips);
+        self.pods.set_cut(cut::reason(&interfaces, &addresses, internal_ips));
         // Before the list of nodes is complete, a route that is not wanted yet may be tomorrow's.
         if !snapshot.synced.nodes {
             self.pods.set_mtu(self.config.mtu.unwrap_or(uplink));
@@ -253,7 +254,7 @@ mod tests {
     use super::*;
 
     fn interface(ifindex: u32, mtu: u32, up: bool) -> Interface {
-        Interface { ifindex, ifname: format!("eth{ifindex}"), mac: None, mtu, up }
+        Interface { ifindex, ifname: format!("eth{ifindex}"), mac: None, mtu, up, carrier: up }
     }
 
     fn held(ifindex: u32, address: &str, prefix_len: u8) -> InterfaceAddress {

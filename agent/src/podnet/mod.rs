@@ -45,6 +45,7 @@ pub mod ways;
 mod netconf;
 
 pub mod conflist;
+pub mod cut;
 pub mod del_journal;
 pub mod heal;
 pub mod keeper;

@@ -86,7 +86,14 @@ mod tests {
     use super::*;
 
     fn interface(ifindex: u32, mtu: u32) -> Interface {
-        Interface { ifindex, ifname: format!("eth{ifindex}"), mac: None, mtu, up: true }
+        Interface {
+            ifindex,
+            ifname: format!("eth{ifindex}"),
+            mac: None,
+            mtu,
+            up: true,
+            carrier: true,
+        }
     }
 
     fn held(ifindex: u32, address: &str) -> InterfaceAddress {

@@ -19,8 +19,8 @@ use std::{
 
 use mizzen_cni::{
     protocol::error::{
-        CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, OPERATION_FAILED, TRY_AGAIN_LATER, UNAVAILABLE,
-        UNKNOWN_CONTAINER,
+        CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, LIMITED, OPERATION_FAILED, TRY_AGAIN_LATER,
+        UNAVAILABLE, UNKNOWN_CONTAINER,
     },
     wire::{Attachment, Failure, Link, Pod, Requested},
 };
@@ -60,6 +60,8 @@ pub struct Pods {
     pub(super) mtu: AtomicU32,
     /// Why no pod can be connected now.
     waiting: Mutex<Option<String>>,
+    /// Why pods are cut off from the rest of the cluster.
+    cut: Mutex<Option<String>>,
 }
 
 /// An ADD: which attachment, for whom, where.
@@ -124,6 +126,7 @@ impl Pods {
             started: Instant::now(),
             mtu: AtomicU32::new(super::DEFAULT_MTU),
             waiting: Mutex::new(Some("the agent has just started".into())),
+            cut: Mutex::default(),
         })
     }
 
@@ -151,6 +154,11 @@ impl Pods {
     /// Says whether pods can be connected, and if not, why.
     pub fn set_waiting(&self, reason: Option<String>) {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Says why pods are cut off from the rest of the cluster, where they are.
+    pub fn set_cut(&self, reason: Option<String>) {
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     /// Connects a pod.
@@ -318,8 +326,12 @@ impl Pods {
         Err(failure(OPERATION_FAILED, "not all could be removed", failures.join("; ")))
     }
 
-    /// Whether an ADD could succeed.
+    /// Whether an ADD could succeed, and what it connects could reach anybody.
     pub fn status(&self) -> Result<(), Failure> {
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(reason) = cut {
+            return Err(failure(LIMITED, "pods are cut off from the cluster", reason));
+        }
         if let Some(reason) = self.waiting() {
             return Err(failure(UNAVAILABLE, "the pod network is not ready", reason));
         }

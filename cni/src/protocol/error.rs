@@ -23,6 +23,8 @@ pub const INVALID_NETNS: u32 = 8;
 pub const TRY_AGAIN_LATER: u32 = 11;
 /// STATUS: an ADD would fail.
 pub const UNAVAILABLE: u32 = 50;
+/// STATUS: an ADD would fail, and pods that are there may be cut off.
+pub const LIMITED: u32 = 51;
 /// Ours: a kernel or datapath operation failed.
 pub const OPERATION_FAILED: u32 = 100;
 /// Ours: CHECK found something that is not as ADD left it.

@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
+use mizzen_tests::{netns::Netns, wait::until};
 use serde_json::{Value, json};
 
-use super::bed::{Node, Pod, addresses, model, plugin, pod_name};
+use super::bed::{LIMIT, Node, Pod, addresses, model, plugin, pod_name};
 
 #[test]
 fn cni_01_a_person_is_told_what_it_is() {
@@ -219,7 +220,7 @@ fn cni_23_to_27_the_pods_end_is_set_up_for_its_first_packet() {
     }
     assert!(netns.ip("route show default").contains("via 169.254.1.1 dev eth0"));
     assert!(netns.ip("-6 route show default").contains("via fe80::1 dev eth0"));
-    let sysctl = |netns: &mizzen_tests::netns::Netns, name: &str| {
+    let sysctl = |netns: &Netns, name: &str| {
         let path = Path::new("/proc/sys/net").join(name);
         netns.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
     };
@@ -427,6 +428,35 @@ fn cni_40_status_of_a_node_that_serves_and_of_one_that_does_not() {
     node.call("STATUS", &pod).expect_success();
     node.stop();
     node.call("STATUS", &pod).expect_code(50);
+}
+
+#[test]
+fn cni_40_status_of_a_node_whose_pods_are_cut_off() {
+    let node = Node::alone();
+    let other = Netns::new("other");
+    node.netns.veth("eth0", &other, "eth0");
+    node.netns.ip("addr add 172.30.0.11/24 dev eth0");
+    let pod = Pod::new();
+    let told = |what: &str, code: Option<u64>, text: &str| {
+        until(what, LIMIT, || {
+            let said = node.call("STATUS", &pod);
+            let details = said.answer["details"].as_str().unwrap_or_default();
+            if said.answer["code"].as_u64() == code && details.contains(text) {
+                Ok(())
+            } else {
+                Err(format!("{said:?}"))
+            }
+        });
+    };
+    told("the link to work", None, "");
+    node.netns.ip("link set eth0 down");
+    told("a link that is down", Some(51), "ip link set eth0 up");
+    node.netns.ip("link set eth0 up");
+    told("the link to work again", None, "");
+    other.ip("link set eth0 down");
+    told("a link without a carrier", Some(51), "no carrier");
+    other.ip("link set eth0 up");
+    told("the carrier to be back", None, "");
 }
 
 #[test]
