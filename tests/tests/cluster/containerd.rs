@@ -1,6 +1,10 @@
 //! The cluster on containerd: what a real container runtime does to pods and to us.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{Seek as _, Write as _},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -25,6 +29,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ("a_killed_runtime_leaves_pods_alone_and_is_met_again", killed_runtime),
     ("pods_of_a_runtime_have_addresses_of_their_nodes_ranges", addresses),
     ("a_deleted_pod_leaves_nothing_at_the_runtime", deleted_pod),
+    ("what_comes_by_standard_input_reaches_a_command_with_its_end", standard_input),
+    ("a_container_says_why_it_ended", termination),
     ("inv_116_a_container_has_a_token_that_the_api_server_knows", token),
 ];
 
@@ -111,6 +117,69 @@ fn killed_runtime(world: &World) -> Result<()> {
     up::wait(&world.layout, "hello", || up::deployment_ready(&world.api, "hello"))?;
     let after = containers(world)?;
     ensure!(before == after, "containers changed: {before:?} became {after:?}");
+    Ok(())
+}
+
+/// More than fits any buffer on the way; `cat` ends when there is no more.
+fn standard_input(world: &World) -> Result<()> {
+    run_pod(world, "reader", &busybox("node-2"), "Ready")?;
+    let outcome = input_of_reader(world);
+    delete_pod(world, "reader")?;
+    outcome
+}
+
+fn input_of_reader(world: &World) -> Result<()> {
+    let words = ["exec", "-i", "reader", "--", "sh", "-c", "cat; echo done >&2; exit 4"];
+    let Some(mut command) = streams::kubectl(world, &words) else { return Ok(()) };
+    let sent = "more than any buffer on the way holds\n".repeat(60_000);
+    let mut file = tempfile::tempfile()?;
+    file.write_all(sent.as_bytes())?;
+    file.rewind()?;
+    let output = command.stdin(file).output()?;
+    let complained = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(4), "{}: {complained}", output.status);
+    ensure!(complained.starts_with("done\n"), "{complained:?}");
+    ensure!(output.stdout == sent.as_bytes(), "{} octets came back", output.stdout.len());
+    // Without any, too.
+    let words = ["exec", "-i", "reader", "--", "cat"];
+    let (code, said, error) = streams::run(streams::kubectl(world, &words).context("gone")?)?;
+    ensure!((code, said.as_str()) == (0, ""), "{code}: {said:?}, {error:?}");
+    Ok(())
+}
+
+fn termination(world: &World) -> Result<()> {
+    let container = |name: &str, script: &str, more: Value| {
+        let mut container = json!({"name": name, "image": "busybox",
+            "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", script]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            container[key] = value.clone();
+        }
+        container
+    };
+    let spec = json!({"nodeName": "node-2", "restartPolicy": "Never", "containers": [
+        container("file", "echo -n by file > /dev/termination-log; exit 3", json!({
+            "securityContext": {"runAsUser": 1000, "readOnlyRootFilesystem": true}})),
+        container("own", "echo -n own > /tmp/why", json!({"terminationMessagePath": "/tmp/why"})),
+        container("log", "echo by log; exit 1",
+            json!({"terminationMessagePolicy": "FallbackToLogsOnError"})),
+        container("silent", "echo nothing of this; exit 1", json!({})),
+    ]});
+    let pod = run_pod(world, "ends", &spec, "Failed")?;
+    let statuses = pod["status"]["containerStatuses"].as_array().context("no statuses")?;
+    let message = |status: &Value| {
+        let message = status["state"]["terminated"]["message"].as_str();
+        (status["name"].as_str().unwrap_or_default().to_owned(), message.map(str::to_owned))
+    };
+    let said: std::collections::BTreeMap<_, _> = statuses.iter().map(message).collect();
+    let expected = [
+        ("file", Some("by file")),
+        ("own", Some("own")),
+        ("log", Some("by log\n")),
+        ("silent", None),
+    ];
+    let expected = expected.map(|(name, text)| (name.to_owned(), text.map(str::to_owned))).into();
+    delete_pod(world, "ends")?;
+    ensure!(said == expected, "{said:?}");
     Ok(())
 }
 

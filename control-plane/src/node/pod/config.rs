@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::{
     super::runtime::{
         ContainerConfig, ImageRequest, PodIdentity, PortMapping, PullPolicy, SandboxConfig,
+        Termination,
     },
     dns,
     environment::{Sources, environment},
@@ -131,9 +132,19 @@ pub(super) fn container(
         limits: resources::limits(pod, node, container),
         stdin: container.stdin.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
+        termination: termination(container),
         env,
     };
     Ok((config, volumes))
+}
+
+fn termination(container: &Container) -> Termination {
+    let path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    let policy = container.termination_message_policy.as_deref();
+    Termination {
+        path: path.unwrap_or("/dev/termination-log").to_owned(),
+        or_log: policy == Some("FallbackToLogsOnError"),
+    }
 }
 
 /// The plans of all volumes that containers mount, to bring them up to date. A volume whose objects
@@ -249,6 +260,17 @@ mod tests {
             .map(|m| format!("{}:{}->{}/{}", m.host_ip, m.host_port, m.container_port, m.protocol))
             .collect();
         assert_eq!(texts, [":8080->80/tcp", "192.0.2.11:53->53/udp"]);
+    }
+
+    #[test]
+    fn a_container_may_say_why_it_ended() {
+        let said = |container: &serde_json::Value| made(container).unwrap().termination;
+        let (file, log) = ("/dev/termination-log".to_owned(), "/tmp/why".to_owned());
+        let plain = said(&json!({"name": "c", "image": "i"}));
+        assert_eq!(plain, Termination { path: file, or_log: false });
+        let own = said(&json!({"name": "c", "image": "i", "terminationMessagePath": "/tmp/why",
+            "terminationMessagePolicy": "FallbackToLogsOnError"}));
+        assert_eq!(own, Termination { path: log, or_log: true });
     }
 
     #[test]

@@ -131,6 +131,17 @@ pub struct ContainerConfig {
     pub stdin: bool,
     /// It has a terminal.
     pub tty: bool,
+    /// How it may say why it ended.
+    pub termination: Termination,
+}
+
+/// How a container may say why it ended, for runtimes whose containers have files of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Termination {
+    /// Where it writes that (`terminationMessagePath`); empty where it has no such file.
+    pub path: String,
+    /// Where it fails and wrote nothing, the end of its log stands for it.
+    pub or_log: bool,
 }
 
 /// A file or folder of the node in a container.

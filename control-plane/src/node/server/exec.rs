@@ -9,39 +9,37 @@
 //! | 4 | client | the size of the terminal |
 //! | 255 | client | the end of the channel that the next octet names (v5) |
 //!
-//! A container runtime serves commands itself, over a socket that only the node reaches: messages
-//! are handed on as they are. Runtimes speak `v4` there, which knows no end of a channel, so the end
-//! of standard input is not handed on.
+//! A container runtime serves commands itself, over a socket that only the node reaches, in streams
+//! ([`spdy`]). In the WebSockets that it may also speak, no channel can end by itself.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, io, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Empty};
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Message, Utf8Bytes,
-        handshake::{client::generate_key, derive_accept_key},
+        handshake::derive_accept_key,
         protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
+use tokio_util::codec::Framed;
 
 use super::{
     super::runtime::{ContainerState, ExecOutput, Runtime, Streaming},
     Body, Refusal, Server,
+    spdy::{self, Channel, Frame},
 };
 
 /// The subprotocols that clients may ask for, the best first.
 const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
-/// The one that is spoken with container runtimes.
-const RUNTIME_PROTOCOL: &str = "v4.channel.k8s.io";
-const STDOUT: u8 = 1;
-const STATUS: u8 = 3;
+/// Names a channel that ends.
 const CLOSE: u8 = 255;
 /// For how long the runtime may take to take a stream.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -108,7 +106,7 @@ impl<R: Runtime> Server<R> {
         };
         let url = runtime.exec_url(&id, &options.command, options.streaming).await;
         let upstream = match url.map_err(|error| failed(text(error)))? {
-            Some(url) => Some(dial(&url).await.map_err(failed)?),
+            Some(url) => Some(dial(&url, options.streaming).await.map_err(failed)?),
             None if options.streaming.stdin || options.streaming.tty => {
                 let message = "the process runtime gives commands no standard input and no \
                                terminal";
@@ -119,7 +117,7 @@ impl<R: Runtime> Server<R> {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
-            let mut client = websocket(upgraded, Role::Server).await;
+            let mut client = websocket(upgraded).await;
             let outcome = if let Some(upstream) = upstream {
                 relay(&mut client, upstream).await
             } else {
@@ -172,12 +170,12 @@ fn limits() -> WebSocketConfig {
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-async fn websocket(upgraded: Upgraded, role: Role) -> Socket {
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(limits())).await
+async fn websocket(upgraded: Upgraded) -> Socket {
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(limits())).await
 }
 
-/// Connects to the runtime's own server of commands.
-async fn dial(url: &str) -> Result<Socket, String> {
+/// Connects to the runtime's own server of commands, and opens the streams that are asked for.
+async fn dial(url: &str, streaming: Streaming) -> Result<Streams, String> {
     let connect = async {
         let failed = |error: &dyn std::fmt::Display| {
             format!("the runtime's server of commands at {url}: {error}")
@@ -190,13 +188,11 @@ async fn dial(url: &str) -> Result<Socket, String> {
             .await
             .map_err(|error| failed(&error))?;
         tokio::spawn(connection.with_upgrades());
-        let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+        let request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
             .header(header::HOST, authority.as_str())
-            .header(header::UPGRADE, "websocket")
+            .header(header::UPGRADE, spdy::UPGRADE)
             .header(header::CONNECTION, "Upgrade")
-            .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, generate_key())
-            .header(header::SEC_WEBSOCKET_PROTOCOL, RUNTIME_PROTOCOL)
+            .header("x-stream-protocol-version", spdy::PROTOCOL)
             .body(Empty::<Bytes>::new())
             .map_err(|error| failed(&error))?;
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
@@ -204,7 +200,9 @@ async fn dial(url: &str) -> Result<Socket, String> {
             return Err(failed(&response.status()));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| failed(&error))?;
-        Ok(websocket(upgraded, Role::Client).await)
+        let mut streams = Framed::new(TokioIo::new(upgraded), spdy::Codec::default());
+        open(&mut streams, streaming).await.map_err(|error| failed(&error))?;
+        Ok(streams)
     };
     match tokio::time::timeout(CONNECT, connect).await {
         Ok(outcome) => outcome,
@@ -212,42 +210,108 @@ async fn dial(url: &str) -> Result<Socket, String> {
     }
 }
 
-type SocketError = tokio_tungstenite::tungstenite::Error;
-
-/// Hands messages on, in both directions, until one side ends.
-async fn relay(client: &mut Socket, mut runtime: Socket) -> Result<(), SocketError> {
-    loop {
-        tokio::select! {
-            message = client.next() => match message.transpose()? {
-                Some(Message::Binary(data)) if data.first() != Some(&CLOSE) => {
-                    runtime.send(Message::Binary(data)).await?;
-                }
-                Some(Message::Close(_)) | None => break,
-                Some(_) => {}
-            },
-            message = runtime.next() => match message.transpose()? {
-                Some(Message::Binary(data)) => client.send(Message::Binary(data)).await?,
-                Some(Message::Close(_)) | None => break,
-                Some(_) => {}
-            },
+/// Opens streams, until all are open on the other side: what is sent before is lost there.
+async fn open(streams: &mut Streams, streaming: Streaming) -> io::Result<()> {
+    let Streaming { stdin, stdout, stderr, tty } = streaming;
+    let wanted = [
+        (stdin, Channel::Stdin),
+        (stdout, Channel::Stdout),
+        (stderr, Channel::Stderr),
+        (true, Channel::Error),
+        (tty, Channel::Resize),
+    ];
+    let mut missing = BTreeSet::new();
+    for (_, channel) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        streams.send(Frame::Open(channel)).await?;
+        missing.insert(channel);
+    }
+    while !missing.is_empty() {
+        match streams.next().await.transpose()? {
+            Some(Frame::Opened(channel)) => {
+                missing.remove(&channel);
+            }
+            Some(Frame::Ping(id)) => streams.send(Frame::Ping(id)).await?,
+            Some(Frame::Other) => {}
+            Some(frame) => return Err(io::Error::other(format!("it answered with {frame:?}"))),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
-    let _gone_already = runtime.close(None).await;
     Ok(())
+}
+
+type SocketError = tokio_tungstenite::tungstenite::Error;
+/// The streams of a command at the runtime.
+type Streams = Framed<TokioIo<Upgraded>, spdy::Codec>;
+
+/// Hands on what comes, until one side ends: each direction by itself, for a command that is not read
+/// from does not read either.
+async fn relay(client: &mut Socket, runtime: Streams) -> Result<(), SocketError> {
+    let (mut to_client, mut from_client) = client.split();
+    let (mut to_runtime, mut from_runtime) = runtime.split();
+    let (ping, mut pings) = mpsc::channel(1);
+    let inwards = async {
+        loop {
+            let frame = tokio::select! {
+                Some(id) = pings.recv() => Some(Frame::Ping(id)),
+                message = from_client.next() => match message.transpose()? {
+                    Some(Message::Binary(data)) => of_client(data),
+                    Some(Message::Close(_)) | None => return Ok(()),
+                    Some(_) => None,
+                },
+            };
+            if let Some(frame) = frame {
+                to_runtime.send(frame).await?;
+            }
+        }
+    };
+    let outwards = async {
+        while let Some(frame) = from_runtime.next().await.transpose()? {
+            match frame {
+                Frame::Data { channel, data, .. } if !data.is_empty() => {
+                    to_client.send(framed(channel as u8, &data)).await?;
+                }
+                Frame::Data { last: true, channel: Channel::Error, .. }
+                | Frame::Reset(Channel::Error)
+                | Frame::GoAway => break,
+                Frame::Ping(id) => drop(ping.try_send(id)), // one of many will do
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = inwards => ended,
+        ended = outwards => ended,
+    }
+}
+
+/// What a client's message is to the runtime.
+fn of_client(mut message: Bytes) -> Option<Frame> {
+    let mut number = message.try_get_u8().ok()?;
+    let last = number == CLOSE;
+    if last {
+        number = message.try_get_u8().ok()?;
+        message.clear();
+    }
+    let channel = Channel::from_number(number)?;
+    let is_clients = matches!(channel, Channel::Stdin | Channel::Resize);
+    is_clients.then_some(Frame::Data { channel, last, data: message })
+}
+
+/// A message to the client.
+fn framed(channel: u8, data: &[u8]) -> Message {
+    let mut frame = vec![channel];
+    frame.extend_from_slice(data);
+    Message::Binary(frame.into())
 }
 
 /// Sends what a command wrote, and how it ended.
 async fn whole(client: &mut Socket, ran: Result<ExecOutput, String>) -> Result<(), SocketError> {
-    let framed = |channel: u8, data: &[u8]| {
-        let mut frame = vec![channel];
-        frame.extend_from_slice(data);
-        Message::Binary(frame.into())
-    };
     if let Ok(ran) = &ran {
-        client.send(framed(STDOUT, ran.output.as_bytes())).await?;
+        client.send(framed(Channel::Stdout as u8, ran.output.as_bytes())).await?;
     }
     let status = status(&ran.map(|ran| ran.exit_code)).to_string();
-    client.send(framed(STATUS, status.as_bytes())).await
+    client.send(framed(Channel::Error as u8, status.as_bytes())).await
 }
 
 /// How a command ended, as clients understand it.
@@ -279,6 +343,20 @@ mod tests {
         assert!(!terminal.streaming.stderr, "a terminal has no standard error of its own");
         assert!(Options::parse("output=1").unwrap_err().contains("no command"));
         assert!(Options::parse("command=a").unwrap_err().contains("stdout"));
+    }
+
+    #[test]
+    fn only_what_a_command_reads_is_handed_on_and_its_end() {
+        let data = |channel, last, text: &'static str| {
+            Some(Frame::Data { channel, last, data: Bytes::from_static(text.as_bytes()) })
+        };
+        let to = |message: &'static [u8]| of_client(Bytes::from_static(message));
+        assert_eq!(to(b"\0text"), data(Channel::Stdin, false, "text"));
+        assert_eq!(to(b"\x04{}"), data(Channel::Resize, false, "{}"));
+        assert_eq!(to(b"\xff\0"), data(Channel::Stdin, true, ""));
+        for odd in [&b""[..], b"\x01text", b"\x03{}", b"\x09", b"\xff", b"\xff\x01"] {
+            assert_eq!(to(odd), None, "{odd:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 mod exec;
 mod logs;
+mod spdy;
 mod tls;
 
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

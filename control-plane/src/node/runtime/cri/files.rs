@@ -115,6 +115,11 @@ impl Files {
         Ok(())
     }
 
+    /// Where a container of the sandbox may say why it ended.
+    pub(super) fn termination(&self, sandbox: &str, name: &str, attempt: u32) -> PathBuf {
+        self.etc(sandbox).join("termination").join(format!("{name}-{attempt}"))
+    }
+
     /// Writes the pod's /etc/hosts, and says where it is.
     pub(super) fn write_hosts(&self, sandbox: &str, text: &str) -> anyhow::Result<PathBuf> {
         let etc = self.etc(sandbox);

@@ -9,10 +9,15 @@
 mod call;
 mod files;
 mod rotate;
+mod termination;
 mod translate;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use k8s_cri::v1::{
@@ -30,8 +35,8 @@ use self::{
     watch::Changes,
 };
 use super::{
-    Container, ContainerConfig, ExecOutput, ImageError, ImageRequest, NetworkState, PullPolicy,
-    Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
+    Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest, NetworkState,
+    PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
 };
 
 /// For how long a runtime that is only starting is waited for.
@@ -161,12 +166,27 @@ impl CriRuntime {
         let mut containers = Vec::new();
         for one in listed.containers {
             match self.container_status(&one.id).await {
-                Ok(status) => containers.push(translate::container_seen(sandbox, &status)),
+                Ok(status) => containers.push(self.seen(sandbox, &status)),
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(containers)
+    }
+
+    /// A container of the runtime's, with what it said of its end.
+    fn seen(&self, sandbox: &str, status: &cri::ContainerStatus) -> Container {
+        let mut container = translate::container_seen(sandbox, status);
+        if let ContainerState::Exited { message, .. } = &mut container.state {
+            let path = self.files.termination(sandbox, &container.name, container.attempt);
+            let log = Path::new(&status.log_path);
+            let log = translate::may_be_told_by_log(status).then_some(log);
+            *message = match (message.take(), termination::message(&path, log)) {
+                (Some(of_runtime), Some(own)) => Some(format!("{of_runtime}: {own}")),
+                (of_runtime, own) => of_runtime.or(own),
+            };
+        }
+        container
     }
 
     async fn run(&self, config: &SandboxConfig) -> Result<Sandbox, anyhow::Error> {
@@ -199,7 +219,10 @@ impl CriRuntime {
         let hosts = self.files.write_hosts(sandbox, &config.hosts)?;
         let security = sandbox_config.linux.as_ref().and_then(|one| one.security_context.as_ref());
         let namespaces = security.and_then(|security| security.namespace_options.clone());
-        let container = translate::container(config, &pod, namespaces, &hosts);
+        let termination = self.files.termination(sandbox, &config.name, config.attempt);
+        termination::make(&termination)?;
+        let own = translate::OwnFiles { hosts: &hosts, termination: &termination };
+        let container = translate::container(config, &pod, namespaces, own);
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(container),
@@ -353,14 +376,18 @@ impl Runtime for CriRuntime {
         gone_is_done(stopped).map_err(|error| error.of("stopping", id))
     }
 
-    async fn remove_container(&self, _sandbox: &str, id: &str) -> Result<(), RuntimeError> {
-        let logs = self.container_status(id).await.ok().map(|status| status.log_path);
+    async fn remove_container(&self, sandbox: &str, id: &str) -> Result<(), RuntimeError> {
+        let known = self.container_status(id).await.ok();
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
         let removed = bounded(call::WORK, self.client.runtime().remove_container(request)).await;
         gone_is_done(removed).map_err(|error| error.of("removing", id))?;
-        if let Some(path) = logs.filter(|path| !path.is_empty()) {
-            // What is left of it goes with the pod.
-            let _gone_already = std::fs::remove_file(path);
+        if let Some(status) = known {
+            let metadata = status.metadata.unwrap_or_default();
+            let termination = self.files.termination(sandbox, &metadata.name, metadata.attempt);
+            for path in [Path::new(&status.log_path), &termination] {
+                // What is left of them goes with the pod.
+                let _gone_already = std::fs::remove_file(path);
+            }
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ const BACKOFF: &str = "node.mizzen.dev/backoff-seconds";
 const HOSTNAME: &str = "node.mizzen.dev/hostname";
 /// The image as the pod names it.
 const IMAGE: &str = "node.mizzen.dev/image";
+/// The end of its log may stand for what it did not say of its own.
+const OR_LOG: &str = "node.mizzen.dev/termination-message-or-log";
 /// The period that a quota of processor time is for, in microseconds.
 const CPU_PERIOD_US: i64 = 100_000;
 
@@ -178,24 +180,32 @@ fn port_mapping(port: &PortMapping) -> cri::PortMapping {
     }
 }
 
-/// A container for the runtime. `pod` is whose sandbox it is in, `hosts` the pod's /etc/hosts.
+/// A container for the runtime. `pod` is whose sandbox it is in, `own` its files.
 pub(super) fn container(
     config: &ContainerConfig,
     pod: &PodIdentity,
     namespaces: Option<cri::NamespaceOption>,
-    hosts: &Path,
+    own: OwnFiles<'_>,
 ) -> cri::ContainerConfig {
     let mut labels = labels(pod);
     labels.insert(CONTAINER_NAME.to_owned(), config.name.clone());
-    let annotations =
-        [(BACKOFF, config.backoff.as_secs().to_string()), (IMAGE, config.image.clone())];
+    let annotations = [
+        (BACKOFF, config.backoff.as_secs().to_string()),
+        (IMAGE, config.image.clone()),
+        (OR_LOG, config.termination.or_log.to_string()),
+    ];
     let mut mounts: Vec<cri::Mount> = config.mounts.iter().map(mount).collect();
-    if !config.mounts.iter().any(|mount| mount.container_path == "/etc/hosts") {
-        mounts.push(cri::Mount {
-            container_path: "/etc/hosts".to_owned(),
-            host_path: hosts.display().to_string(),
-            ..cri::Mount::default()
-        });
+    for (container_path, file) in
+        [("/etc/hosts", own.hosts), (config.termination.path.as_str(), own.termination)]
+    {
+        let is_taken = |mount: &Mount| mount.container_path == container_path;
+        if !container_path.is_empty() && !config.mounts.iter().any(is_taken) {
+            mounts.push(cri::Mount {
+                container_path: container_path.to_owned(),
+                host_path: file.display().to_string(),
+                ..cri::Mount::default()
+            });
+        }
     }
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
@@ -219,6 +229,20 @@ pub(super) fn container(
         }),
         ..cri::ContainerConfig::default()
     }
+}
+
+/// The files that the node part makes for a container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnFiles<'a> {
+    /// Its pod's /etc/hosts.
+    pub hosts: &'a Path,
+    /// Where it may say why it ended.
+    pub termination: &'a Path,
+}
+
+/// Whether the end of a container's log may stand for what it did not say of its own: it failed.
+pub(super) fn may_be_told_by_log(status: &cri::ContainerStatus) -> bool {
+    status.exit_code != 0 && status.annotations.get(OR_LOG).is_some_and(|word| word == "true")
 }
 
 /// A container's log, in the folder of its pod's.

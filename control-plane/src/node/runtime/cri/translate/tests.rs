@@ -1,6 +1,6 @@
 //! What the runtime is asked, and how its answers are understood.
 
-use super::*;
+use super::{super::super::Termination, *};
 
 fn pod() -> PodIdentity {
     PodIdentity { namespace: "ns".into(), name: "web".into(), uid: "u-1".into() }
@@ -8,6 +8,13 @@ fn pod() -> PodIdentity {
 
 fn places() -> Places<'static> {
     Places { cgroup: "/mizzen-up/node-1", logs: Path::new("/run/m/logs") }
+}
+
+fn own() -> OwnFiles<'static> {
+    OwnFiles {
+        hosts: Path::new("/run/m/etc/s/hosts"),
+        termination: Path::new("/run/m/etc/s/termination/main-4"),
+    }
 }
 
 fn config() -> SandboxConfig {
@@ -98,7 +105,7 @@ fn what_is_said_of_a_sandbox_again_is_what_was_said_at_first() {
 
 fn made(config: ContainerConfig) -> cri::ContainerConfig {
     let config = ContainerConfig { name: "c".into(), image: "hello".into(), ..config };
-    container(&config, &pod(), None, Path::new("/run/m/etc/s/hosts"))
+    container(&config, &pod(), None, own())
 }
 
 fn security_of(config: ContainerConfig) -> cri::LinuxContainerSecurityContext {
@@ -185,6 +192,28 @@ fn a_container_has_the_pods_hosts_file_unless_it_mounts_its_own() {
     assert_eq!(hosts(config), ["/own"]);
 }
 
+#[test]
+fn a_container_may_write_why_it_ended_where_it_wants_to() {
+    let made_with = |path: &str, or_log| {
+        let termination = Termination { path: path.into(), or_log };
+        made(ContainerConfig { termination, ..ContainerConfig::default() })
+    };
+    let with = made_with("/dev/termination-log", true);
+    let mount = with.mounts.iter().find(|mount| mount.container_path == "/dev/termination-log");
+    let mount = mount.unwrap();
+    assert_eq!(mount.host_path, "/run/m/etc/s/termination/main-4");
+    assert!(!mount.readonly);
+    assert_eq!(made_with("", false).mounts.len(), 1, "nothing but its hosts");
+    let ended = |annotations, exit_code| {
+        let status = cri::ContainerStatus { annotations, exit_code, ..Default::default() };
+        may_be_told_by_log(&status)
+    };
+    assert!(ended(with.annotations.clone(), 1));
+    assert!(!ended(with.annotations, 0), "it did not fail");
+    assert!(!ended(made_with("/dev/termination-log", false).annotations, 1));
+    assert!(!ended(HashMap::new(), 1), "somebody else's");
+}
+
 /// A container whose state is the runtime's `state`.
 fn seen(state: cri::ContainerState, change: impl Fn(&mut cri::ContainerStatus)) -> Container {
     let mut status = cri::ContainerStatus {
@@ -207,7 +236,7 @@ fn what_was_said_of_a_container_is_found_again() {
         backoff: Duration::from_secs(20),
         ..ContainerConfig::default()
     };
-    let sent = container(&config, &pod(), None, Path::new("/h"));
+    let sent = container(&config, &pod(), None, own());
     let found = seen(cri::ContainerState::ContainerCreated, |status| {
         status.annotations.clone_from(&sent.annotations);
         status.image = Some(cri::ImageSpec { image: "sha256:1".into(), ..Default::default() });
