@@ -43,7 +43,8 @@ pub(crate) fn give_back() {
     let _any = unsafe { libc::malloc_trim(0) };
 }
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
+#[cfg(target_env = "gnu")]
 mod tests {
     use std::os::unix::fs::FileExt as _;
 
