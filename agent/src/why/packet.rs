@@ -33,6 +33,13 @@ pub(super) fn explain(
     if let Some((key, flow)) = existing(live, client, dialled) {
         return existing_flow(&key, &flow);
     }
+    if client.here && origin == Origin::Node && live.node_addr_flags(&dialled.addr).is_some() {
+        return at_packet(
+            Outcome::Unused,
+            "what the node sends to its own addresses goes by its loopback interface, which has no \
+             programs",
+        );
+    }
     let Some(frontend) = frontend else { return unserved(live, dialled) };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0
         && live.listens(&dialled.addr, dialled.port, dialled.protocol)
@@ -60,14 +67,15 @@ pub(super) fn explain(
         return nothing(PathName::Packet, reason, dialled, window);
     }
     let address = nat::masquerade_address(&config, v4);
-    if address.is_none() && facts.masquerades(false) {
+    let goes_on = |candidate: &Candidate| is_node(live, candidate);
+    if address.is_none() && facts.masquerades(false) && !candidates.iter().any(goes_on) {
         return at_packet(
             Outcome::Dropped,
             "its source has to be rewritten, and the Node has no InternalIP of this family",
         );
     }
-    let masquerade = masquerade(live, client, &facts, address, &candidates);
-    let pinned = kept(live, client.addr, &slots, v4);
+    let masquerade = masquerade(live, (client, dialled), &facts, address, &candidates);
+    let pinned = kept(live, *nat::client(origin, &client.addr, &config), &slots, v4);
     let outcome = if pinned.is_some() { Outcome::Pinned } else { Outcome::Balanced };
     Path {
         window: Some(window_name(window)),
@@ -100,34 +108,49 @@ fn because(frontend: &Frontend, facts: &Facts, bound: bool) -> &'static str {
     }
 }
 
+/// Whether a candidate is this node itself.
+fn is_node(live: &impl Live, candidate: &Candidate) -> bool {
+    address_of(candidate).is_some_and(|addr| live.node_addr_flags(&addr).is_some())
+}
+
+fn address_of(candidate: &Candidate) -> Option<Addr> {
+    Some(candidate.address.parse::<std::net::SocketAddr>().ok()?.ip().into())
+}
+
 /// What becomes of the source, for most candidates and for those that differ.
 fn masquerade(
     live: &impl Live,
-    client: &Client,
+    (client, dialled): (&Client, &Dialled),
     facts: &Facts,
     address: Option<Addr>,
     candidates: &[Candidate],
 ) -> Masquerade {
-    let rewritten = address.map_or(String::new(), |addr| IpAddr::from(addr).to_string());
-    let usual = facts.masquerades(false);
-    let seen = |masqueraded: bool| if masqueraded { rewritten.clone() } else { String::new() };
+    let text = |addr: Addr| IpAddr::from(addr).to_string();
+    let rewritten = address.map_or(String::new(), text);
+    let masquerades = facts.masquerades(false);
+    let usual = if masquerades { rewritten.clone() } else { String::new() };
     let exception = |candidate: &Candidate| {
-        let addr = candidate.address.parse::<std::net::SocketAddr>().ok()?.ip().into();
-        let (masqueraded, reason) = if live.node_addr_flags(&addr).is_some() {
-            (false, "the backend is this node itself")
-        } else if addr.is(&client.addr) {
-            (true, "the backend is the client itself, whose answer must come back here")
+        let (address, reason) = if is_node(live, candidate) {
+            // Only what leaves by an uplink and comes back meets the programs.
+            if client.here && facts.origin == Origin::Node {
+                let reason = "the backend is this node itself, which takes nothing from its own \
+                              address that comes in: the service's stands for it";
+                (text(dialled.addr), reason)
+            } else {
+                (String::new(), "the backend is this node itself")
+            }
+        } else if address_of(candidate)?.is(&client.addr) {
+            let reason = "the backend is the client itself, whose answer must come back here";
+            (rewritten.clone(), reason)
         } else {
             return None;
         };
         let (candidate, reason) = (candidate.address.clone(), reason.to_owned());
-        (masqueraded != usual).then(|| Exception { candidate, address: seen(masqueraded), reason })
+        (address != usual).then_some(Exception { candidate, address, reason })
     };
-    Masquerade {
-        address: seen(usual),
-        reason: source_reason(facts, usual).to_owned(),
-        exceptions: candidates.iter().filter_map(exception).collect(),
-    }
+    let exceptions = candidates.iter().filter_map(exception).collect();
+    let reason = source_reason(facts, masquerades).to_owned();
+    Masquerade { address: usual, reason, exceptions }
 }
 
 /// Why the source is rewritten or kept, where the backend is neither the client nor this node.

@@ -2,7 +2,7 @@
 
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
-    nat::Origin,
+    nat::{self, Origin},
     node::{endpoint_flags, node_config_flags},
     select::{self, Unserved, Window},
     service::{Frontend, frontend_flags},
@@ -69,7 +69,8 @@ pub(super) fn explain(
         let reason = select::NoBackend::ForeignBackend;
         return nothing(PathName::Socket, reason, dialled, window);
     }
-    let pinned = kept(live, client.addr, &slots, v4);
+    let keeper = *nat::client(origin, &client.addr, &live.node_config());
+    let pinned = kept(live, keeper, &slots, v4);
     let outcome = if pinned.is_some() { Outcome::Pinned } else { Outcome::Balanced };
     let reason = match dialled.protocol {
         protocol::UDP => {

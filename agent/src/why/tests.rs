@@ -40,6 +40,8 @@ mod names;
 const NOW_S: u32 = 1_000;
 const NODE: &str = "192.0.2.1";
 const NODE_V6: &str = "2001:db8::1";
+/// More addresses of it, which are not by what others know it.
+const SECOND: [&str; 2] = ["192.0.2.99", "2001:db8::99"];
 /// A pod of this node that is a backend of `web`, one that is none, and one of another node.
 const BACKEND: &str = "10.244.0.5";
 const POD: &str = "10.244.0.9";
@@ -126,12 +128,12 @@ const SERVICES: &str = "
 - {name: web, spec: {clusterIPs: [10.96.0.7, 'fd00:96::7'], ports: [
     {name: http, port: 80, nodePort: 30080}, {name: dns, port: 53, protocol: UDP}]}}
 - {name: local, spec: {clusterIPs: [10.96.0.8], externalTrafficPolicy: Local,
-    internalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30081}]}}
+    internalTrafficPolicy: Local, externalIPs: [203.0.113.7], ports: [{port: 80, nodePort: 30081}]}}
 - {name: far, spec: {clusterIPs: [10.96.0.9], externalTrafficPolicy: Local,
     internalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30082}]}}
 - {name: empty, spec: {clusterIPs: [10.96.0.10], ports: [{port: 80, name: t},
     {port: 80, protocol: UDP, name: u}]}}
-- {name: sticky, spec: {clusterIPs: [10.96.0.11], sessionAffinity: ClientIP, ports: [{port: 80}]}}
+- {name: sticky, spec: {clusterIPs: [10.96.0.11, 'fd00:96::b'], sessionAffinity: ClientIP, ports: [{port: 80}]}}
 - {name: ending, spec: {clusterIPs: [10.96.0.12], ports: [{port: 80}]}}
 - {name: host, spec: {clusterIPs: [10.96.0.13], ports: [{port: 80, nodePort: 30083}]}}
 - {name: headless, spec: {clusterIPs: [None], ports: [{port: 80}]}}
@@ -149,6 +151,8 @@ const SLICES: &str = "
 - {of: far, ports: [{name: '', port: 8080}], endpoints: [{addresses: [10.244.1.5], nodeName: b}]}
 - {of: sticky, ports: [{name: '', port: 8080}], endpoints: [{addresses: [10.244.0.5], nodeName: a},
     {addresses: [10.244.1.5], nodeName: b}]}
+- {of: sticky, family: IPv6, ports: [{name: '', port: 8080}], endpoints: [
+    {addresses: ['fd00:244:1::5'], nodeName: b}]}
 - {of: ending, ports: [{name: '', port: 8080}], endpoints: [{addresses: [10.244.1.5], nodeName: b,
     conditions: {ready: false, serving: true, terminating: true}}]}
 - {of: host, ports: [{name: '', port: 8080}], endpoints: [{addresses: [192.0.2.1], nodeName: a},
@@ -220,8 +224,8 @@ fn memory(masquerade_all: bool) -> Memory {
         ..Settings::default()
     };
     let address = |text| LocalAddress { addr: ip(text), ifindex: 2 };
-    let facts =
-        NodeFacts { addresses: [address(NODE), address(NODE_V6)].into(), ..NodeFacts::default() };
+    let addresses = [NODE, NODE_V6, SECOND[0], SECOND[1]].map(address);
+    let facts = NodeFacts { addresses: addresses.into(), ..NodeFacts::default() };
     let mut desired = Desired::new(settings);
     let mut maps = MemoryMaps::default();
     let change = desired.update(&snapshot(), &facts);
@@ -249,7 +253,9 @@ fn memory(masquerade_all: bool) -> Memory {
 /// What becomes of a connection; `here` by the address.
 fn why(live: &Memory, client: &str, dialled: &str, protocol: u8) -> Explanation {
     let at: SocketAddr = dialled.parse().unwrap();
-    let here = client.starts_with("10.244.0.") || [NODE, NODE_V6].contains(&client);
+    let here = client.starts_with("10.244.0.")
+        || [NODE, NODE_V6].contains(&client)
+        || SECOND.contains(&client);
     let client = Client { addr: ip(client).into(), port: None, here };
     explain(live, &client, &Dialled { addr: at.ip().into(), port: at.port(), protocol })
 }
@@ -325,8 +331,12 @@ fn b30_b33_b36_external_policy_local_binds_clients_outside_alone() {
     let pod = tcp(&live, POD, "192.0.2.1:30081").packet;
     assert_eq!((hosts(&pod), masqueraded(&pod)), (set(&[BACKEND, REMOTE]), ""));
     assert_eq!(pod.window, Some(WindowName::Nearby));
-    let node = tcp(&live, NODE, "192.0.2.1:30081").packet;
+    let node = tcp(&live, NODE, "203.0.113.7:80").packet;
     assert_eq!((hosts(&node), masqueraded(&node)), (set(&[BACKEND, REMOTE]), NODE));
+    // At its own address no packet of the node meets a program.
+    let node = tcp(&live, NODE, "192.0.2.1:30081");
+    assert_eq!((node.decides, node.packet.outcome), (PathName::Socket, Outcome::Unused));
+    assert_eq!(hosts(&node.socket), set(&[BACKEND, REMOTE]));
 }
 
 #[test]
@@ -446,6 +456,31 @@ fn b71_b72_b75_session_affinity_pins_until_it_ends() {
     assert_eq!(pinned(&live), None, "too long ago");
 }
 
+/// The node is one client, by whichever of its addresses it sends.
+#[test]
+fn d12_whichever_address_the_node_sends_from_it_keeps_one_backend() {
+    let mut live = memory(false);
+    for (primary, second, vip) in
+        [(NODE, SECOND[0], "10.96.0.11:80"), (NODE_V6, SECOND[1], "[fd00:96::b]:80")]
+    {
+        let at: SocketAddr = vip.parse().unwrap();
+        let key = FrontendKey::new(at.ip().into(), at.port(), protocol::TCP);
+        let set = live.tables.frontends[&key].set;
+        let v4 = live.tables.backends4.iter().find(|(_, b)| b.set == set).map(|(id, _)| *id);
+        let v6 = live.tables.backends6.iter().find(|(_, b)| b.set == set).map(|(id, _)| *id);
+        let backend = if at.is_ipv4() { v4 } else { v6 }.unwrap();
+        let kept = Affinity { backend, seen_s: NOW_S, ..Affinity::default() };
+        live.affinity.insert(AffinityKey { client: ip(primary).into(), set }, kept);
+        for from in [primary, second] {
+            let explained = tcp(&live, from, vip);
+            assert_eq!(explained.origin, Origin::Node, "{from}");
+            for path in [&explained.socket, &explained.packet] {
+                assert_eq!(path.outcome, Outcome::Pinned, "{from} {:?}", path.path);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_existing_flow_pins_and_says_so() {
     let mut live = memory(false);
@@ -536,6 +571,20 @@ fn b2_b23_a_client_that_is_its_own_backend_is_masqueraded() {
     assert_eq!(host.address, NODE);
     assert_eq!(host.exceptions[0].candidate, "192.0.2.1:8080");
     assert_eq!(host.exceptions[0].address, "");
+}
+
+/// As `b88_the_node_reaches_a_backend_in_its_own_network` meets it by packets.
+#[test]
+fn b88_towards_a_backend_in_its_own_network_the_service_stands_for_the_node() {
+    let live = memory(false);
+    let masquerade = tcp(&live, NODE, "10.96.0.13:80").packet.masquerade.unwrap();
+    assert_eq!(masquerade.address, NODE, "for the backend of another node");
+    let [exception] = &masquerade.exceptions[..] else { panic!("{masquerade:?}") };
+    assert_eq!(exception.candidate, "192.0.2.1:8080");
+    assert_eq!(exception.address, "10.96.0.13");
+    // A pod keeps its address towards it.
+    let pod = tcp(&live, POD, "10.96.0.13:80").packet.masquerade.unwrap();
+    assert_eq!((&*pod.address, pod.exceptions.len()), ("", 0));
 }
 
 #[test]

@@ -72,6 +72,15 @@ impl Facts {
     }
 }
 
+/// Who the client of a flow is where clients keep their backends: whom its packets come from; but
+/// the node, whichever of its addresses it sends from, is one client, by the address that its
+/// sockets are known by (reference D12).
+#[inline(always)]
+pub fn client<'a>(origin: Origin, source: &'a Addr, config: &'a NodeConfig) -> &'a Addr {
+    let own = if source.is_v4() { &config.ipv4 } else { &config.ipv6 };
+    if matches!(origin, Origin::Node) && !own.is(&Addr::default()) { own } else { source }
+}
+
 /// How the first packet of a flow leaves.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -117,12 +117,16 @@ fn choose(opening: &mut Opening) -> Result<(), NoBackend> {
     Ok(())
 }
 
-/// The backend that the client keeps (B71). The client is who the packet comes from.
+/// The backend that the client keeps (B71).
 #[inline(never)]
 fn choose_for_client(opening: &mut Opening) -> Result<(), NoBackend> {
     // SAFETY: the helper has no preconditions.
     let hash = unsafe { bpf_get_prandom_u32() };
-    let (client, v4) = (&opening.key.source, opening.key.destination.is_v4());
+    let (source, v4) = (&opening.key.source, opening.key.destination.is_v4());
+    let client = match NODE_CONFIG.get(0) {
+        Some(config) => nat::client(opening.facts.origin, source, config),
+        None => source,
+    };
     let backend = lookup::choose_for(client, &opening.slots, hash, v4)?;
     lead_to(opening, &backend);
     Ok(())

@@ -95,6 +95,53 @@ fn b71_clients_are_told_apart() {
     }
 }
 
+/// The node has two addresses on its way out, and sends from the second. It is one client on both
+/// paths: what its sockets keep, its packets are led to. Six backends: that all agree by chance has
+/// a chance of 1 in 6^9.
+#[test]
+fn d12_b79b_the_node_is_one_client_whichever_address_it_sends_from() {
+    let mut lab = Lab::new([3, 3]);
+    lab.route_out();
+    lab.nodes[0].datapath.attach_sockets().unwrap();
+    for family in FAMILIES {
+        let second = family.wire(77);
+        let node = &lab.nodes[0].node.netns;
+        let (ip, length) = if family == Family::V4 { ("", 24) } else { ("-6 ", 64) };
+        let nodad = if family == Family::V4 { "" } else { "nodad" };
+        node.ip(&format!("addr add {second}/{length} dev eth0 {nodad}"));
+        let router = family.wire(CLIENT);
+        node.ip(&format!("{ip}route replace default via {router} src {second}"));
+        lab.nodes[0].tables.node_address(second);
+        let all = backends(&lab, family);
+        let vip = SocketAddr::new(family.service(10), PORT);
+        for transport in TRANSPORTS {
+            let case = format!("{family:?} {transport:?}");
+            let tables = &mut lab.nodes[0].tables;
+            let sticky = Sticky::new(tables, &all, THREE_HOURS);
+            tables.frontend(vip, transport.number(), sticky.set, 0);
+            // Of the node's cgroup, so that its sockets are translated.
+            let mut actor = lab.nodes[0].node.actor();
+            let kind = match (transport, family) {
+                (Transport::Tcp, Family::V4) => "tcp4",
+                (Transport::Tcp, Family::V6) => "tcp6",
+                (Transport::Udp, Family::V4) => "udp4",
+                (Transport::Udp, Family::V6) => "udp6",
+            };
+            let socket = actor.open(kind);
+            actor.connect(socket, vip).unwrap();
+            actor.send(socket, "?");
+            let said = actor.receive(socket);
+            let (kept, seen) = said.split_once(' ').unwrap();
+            let seen: SocketAddr = seen.parse().unwrap();
+            // By packet, under the other address.
+            let by_packet = names(&lab.nodes[0].node.netns, transport, vip, 9);
+            assert_eq!(by_packet, [kept.to_owned()].into(), "{case}, by socket from {seen}");
+        }
+    }
+    assert!(lab.nodes[0].counted(Counter::FlowCreated) >= 36, "by packet");
+    sane(&lab);
+}
+
 /// Each new flow counts anew; without any, the choice is forgotten.
 #[test]
 fn b72_affinity_ends_with_its_timeout_and_flows_prolong_it() {
