@@ -298,4 +298,6 @@ fn camel_case(name: &str) -> String {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
