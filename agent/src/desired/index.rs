@@ -265,16 +265,51 @@ impl Desired {
 
     /// Puts the sets of one service in the place of those that it had.
     fn replace(&mut self, service: &ObjectKey, snapshot: &Snapshot, touched: &mut Touched) {
+        let Some(object) = snapshot.services.get(service) else {
+            self.withdraw(service, touched);
+            return;
+        };
+        let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
+        let place = Place { node: &self.settings.node_name, zone: self.zone.as_deref() };
+        let mut asked = desired_sets(object, &slices, place, &self.settings);
+        asked.0.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let place = place_of_service(object.created_s);
+        let Some(asked) = self.renew_backends(service, place, asked, touched) else { return };
         self.withdraw(service, touched);
-        let Some(object) = snapshot.services.get(service) else { return };
         if object.foreign_proxy && !object.cluster_ips.is_empty() {
             self.foreign.insert(service.clone(), object.cluster_ips.clone());
             touched.foreign = true;
         }
-        let slices = snapshot.slices_of(service).map(Arc::as_ref).collect::<Vec<_>>();
-        let place = Place { node: &self.settings.node_name, zone: self.zone.as_deref() };
-        let asked = desired_sets(object, &slices, place, &self.settings);
-        self.enter(service, place_of_service(object.created_s), asked, touched);
+        self.enter(service, place, asked, touched);
+    }
+
+    /// Where a service asks for the same frontends as before, as when only its endpoints changed,
+    /// its sets are all there is to follow: who has which frontend stays as it is. Gives back what it
+    /// asks for where that is not so.
+    fn renew_backends(
+        &mut self,
+        service: &ObjectKey,
+        place: i64,
+        asked: Asked,
+        touched: &mut Touched,
+    ) -> Option<Asked> {
+        let (sets, warnings) = &asked;
+        let Some(served) = self.services.get_mut(service) else { return Some(asked) };
+        let same = served.place == place
+            && served.sets.len() == sets.len()
+            && served.sets.iter().zip(sets).all(|((held_key, held), (key, set))| {
+                held_key == key && held.frontends == set.frontends
+            });
+        if !same || !warnings.is_empty() || self.warnings.contains_key(service) {
+            return Some(asked);
+        }
+        for ((key, held), (_, set)) in served.sets.iter_mut().zip(asked.0) {
+            self.without_local.count(key, held, u64::wrapping_sub);
+            self.without_local.count(key, &set, u64::wrapping_add);
+            *held = Arc::new(set);
+            touched.sets.insert(key.clone());
+        }
+        None
     }
 
     /// Follows the pods' host ports; anew all of them, where the node's addresses changed.
@@ -305,7 +340,7 @@ impl Desired {
         &mut self,
         owner: &ObjectKey,
         place: i64,
-        (sets, warnings): (Vec<(SetKey, DesiredSet)>, Vec<Warning>),
+        (sets, warnings): Asked,
         touched: &mut Touched,
     ) {
         if !warnings.is_empty() {
@@ -399,6 +434,9 @@ impl WithoutLocalEndpoints {
         }
     }
 }
+
+/// The sets that somebody asks for, and what can't be had of what it asks for.
+type Asked = (Vec<(SetKey, DesiredSet)>, Vec<Warning>);
 
 /// What an update may have changed.
 #[derive(Default)]
