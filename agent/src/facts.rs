@@ -86,8 +86,26 @@ async fn follow(
 }
 
 async fn read(handle: &Handle) -> Result<BTreeSet<LocalAddress>, rtnetlink::Error> {
+    let left_out = service_device(handle).await?;
     let messages = handle.address().get().execute();
-    messages.try_filter_map(async |message| Ok(local_address(&message))).try_collect().await
+    let own = async |message: AddressMessage| {
+        Ok(local_address(&message).filter(|local| Some(local.ifindex) != left_out))
+    };
+    messages.try_filter_map(own).try_collect().await
+}
+
+/// The device on which kube-proxy's ipvs mode has the addresses of all services, and leaves them when
+/// it goes: they are services', not the node's.
+const SERVICE_DEVICE: &str = "kube-ipvs0";
+
+/// The index of that device, where there is one.
+async fn service_device(handle: &Handle) -> Result<Option<u32>, rtnetlink::Error> {
+    let request = handle.link().get().match_name(SERVICE_DEVICE.to_owned());
+    match request.execute().try_next().await {
+        Ok(device) => Ok(device.map(|device| device.header.index)),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// An interface's own address, where others could dial it.

@@ -5,6 +5,7 @@ mod bootstrap;
 mod cni;
 mod credentials;
 mod dns;
+mod facts;
 mod foreign;
 mod maps;
 mod node_condition;
