@@ -8,7 +8,7 @@ use std::{
 use mizzen_ebpf_abi::counters::Counter;
 
 use super::{
-    layout,
+    layout::{self, MapLayout},
     pin::{PinError, Pins},
     sys,
 };
@@ -24,6 +24,48 @@ pub struct Counters {
 #[derive(Debug, thiserror::Error)]
 #[error("read the eBPF counters")]
 pub struct CountersError(#[from] io::Error);
+
+/// The pin of a table that is about to take another's place.
+const NEXT: &str = "COUNTERS_NEXT";
+
+/// Sees to it that a table that is pinned has room for all counters. New ones are appended to those
+/// that an earlier agent knew, which is no other layout: a larger table takes the place of its, with
+/// what was counted. Its programs count in the old one until they are replaced.
+pub(super) fn make_room(pins: &Pins) -> Result<(), PinError> {
+    let path = pins.map(layout::COUNTERS.name);
+    let failed = |error| PinError::Open(path.clone(), error);
+    let old = match sys::open_pin(&path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let found = MapLayout::of(old.as_fd(), &layout::COUNTERS).map_err(failed)?;
+    // What is not a table of counters at all is told by who checks all maps.
+    if found.entries >= layout::COUNTERS.entries
+        || !layout::COUNTERS.differs_in_entries_at_most(&found)
+    {
+        return Ok(());
+    }
+    let grow = || {
+        let new = sys::create_map(&layout::COUNTERS)?;
+        let mut values = vec![0; cpus()?];
+        for counter in 0..found.entries {
+            sys::lookup_per_cpu(old.as_fd(), counter, &mut values)?;
+            sys::update_per_cpu(new.as_fd(), counter, &values)?;
+        }
+        let next = pins.map(NEXT);
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        sys::pin(new.as_fd(), &next)?;
+        fs::rename(&next, &path)
+    };
+    grow().map_err(failed)?;
+    let (from, to) = (found.entries, layout::COUNTERS.entries);
+    tracing::info!(from, to, "took over what an earlier agent's programs counted");
+    Ok(())
+}
 
 impl Counters {
     pub(super) fn open(pins: &Pins) -> Result<Self, PinError> {

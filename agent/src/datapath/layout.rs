@@ -228,10 +228,19 @@ pub(super) const PINNED: &[MapLayout] = &[
 ];
 
 impl MapLayout {
-    /// Whether a map of the shape `found` is what is asked for.
+    /// Whether a map of the shape `found` is what is asked for. There may be counters that only a
+    /// later agent has.
     pub(super) fn admits(&self, found: &Self) -> bool {
-        let entries = if self.entries == ANY { found.entries } else { self.entries };
-        Self { entries, ..*self } == *found
+        let enough = match self.name {
+            maps::COUNTERS => found.entries >= self.entries,
+            _ => self.entries == ANY || found.entries == self.entries,
+        };
+        enough && self.differs_in_entries_at_most(found)
+    }
+
+    /// Whether a map of the shape `found` is as asked for, but for the number of its elements.
+    pub(super) fn differs_in_entries_at_most(&self, found: &Self) -> bool {
+        Self { entries: found.entries, ..*self } == *found
     }
 
     /// The shape of a map in the kernel, under the name of the expected one.

@@ -198,6 +198,7 @@ impl Datapath {
         if let Some(older) = &older {
             older.share(&pins)?;
         }
+        counters::make_room(&pins)?;
         let new = pins.check_maps()?;
         let fits = |prepared: &Prepared| pins.map_ids().is_some_and(|ids| ids == prepared.maps);
         let programs = match prepared.take().filter(fits) {

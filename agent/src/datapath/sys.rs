@@ -104,6 +104,13 @@ pub(super) fn lookup_per_cpu(map: BorrowedFd<'_>, key: u32, values: &mut [u64]) 
     unsafe { bpf(Command::MapLookup, &mut attr) }.map(drop)
 }
 
+/// Writes an element of a per-CPU map, a word for each possible CPU.
+pub(super) fn update_per_cpu(map: BorrowedFd<'_>, key: u32, values: &[u64]) -> io::Result<()> {
+    let mut attr = element(map, address(&key), values.as_ptr() as u64);
+    // SAFETY: the kernel reads one word per possible CPU, which is what callers bring.
+    unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
+}
+
 /// Writes an element; `flags` say whether there may or must be one.
 fn write<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()> {
     let mut attr = ElementAttr { flags, ..element(map, address(key), address(value)) };

@@ -1,4 +1,8 @@
 //! What the programs count: one list, from which metrics and drop reasons take their names.
+//!
+//! New counters are appended, and none is ever removed or moved: an agent takes over what the
+//! programs of an earlier one counted, and one that knows fewer leaves the others alone. That is no
+//! change of the layout.
 
 macro_rules! counters {
     ($( $(#[$meta:meta])* $variant:ident = $name:literal, )*) => {

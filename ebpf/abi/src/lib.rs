@@ -6,7 +6,8 @@
 //! - padding is explicit and zero, so that a record is its bytes;
 //! - size and alignment are asserted here at compile time;
 //! - a field in network byte order is a `[u8; N]`; an integer is in host byte order;
-//! - a change of any layout raises [`maps::ABI_VERSION`], which is part of the pin path.
+//! - a change of any layout raises [`maps::ABI_VERSION`], which is part of the pin path; only what
+//!   is appended to [`counters`] does not.
 //!
 //! Addresses of both families share one 16-byte form ([`addr::Addr`]), IPv4 as v4-mapped IPv6, so
 //! that one set of tables and one piece of logic serves both.
