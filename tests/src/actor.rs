@@ -13,7 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, storm::Plan};
 
 /// The process. It ends with the guard.
 #[derive(Debug)]
@@ -196,6 +196,12 @@ impl Actor {
     /// is a failure too.
     pub fn load_of(&mut self, kind: &str, to: SocketAddr, name: &str) {
         self.say(&format!("load {kind} {to} {name}")).unwrap();
+    }
+
+    /// Has a service be used as by a busy client, until [`Self::stop`].
+    pub fn storm(&mut self, plan: &Plan) {
+        let Plan { to, name, rate, lasting } = plan;
+        self.say(&format!("storm {to} {name} {rate} {lasting}")).unwrap();
     }
 
     /// Asks the DNS server for the A records of a name again and again, until [`Self::stop`]: see

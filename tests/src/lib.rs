@@ -17,5 +17,6 @@ pub mod netns;
 pub mod node;
 pub mod rate;
 pub mod soak;
+pub mod storm;
 pub mod tables;
 pub mod wait;

@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use mizzen_tests::{names::Client, rate::Steady};
+use mizzen_tests::{
+    names::Client,
+    rate::Steady,
+    storm::{Plan, Storm},
+};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// How long anything may take before it counts as lost.
@@ -50,6 +54,7 @@ struct Actor {
     sockets: BTreeMap<usize, Socket>,
     opened: usize,
     load: Option<Load>,
+    storm: Option<Storm>,
 }
 
 impl Actor {
@@ -112,6 +117,20 @@ impl Actor {
                 let client = Steady::new(parse(to)?, name, parse(rate)?, parse(retries)?)?;
                 self.load = Some(Load::steady(client));
                 Ok(String::new())
+            }
+            ["storm", to, name, rate, lasting] => {
+                let plan = Plan {
+                    to: parse(to)?,
+                    name: (*name).to_owned(),
+                    rate: parse(rate)?,
+                    lasting: parse(lasting)?,
+                };
+                self.storm = Some(Storm::start(&plan)?);
+                Ok(String::new())
+            }
+            ["stop"] if self.storm.is_some() => {
+                let outcome = self.storm.take().map(Storm::stop).unwrap_or_default();
+                Ok(format!("{} {} {}", outcome.done, outcome.failed, outcome.first_failure))
             }
             ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
             _ => Err(usage(&words.join(" "))),

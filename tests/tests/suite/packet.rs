@@ -29,6 +29,7 @@ mod kube_proxy;
 mod lifetimes;
 mod masquerade;
 mod node;
+mod objects;
 mod outward;
 mod ports;
 mod programs;

@@ -27,7 +27,7 @@ use mizzen_agent::{
 };
 use mizzen_tests::lab::Family;
 
-const NODE: &str = "node-1";
+pub(super) const NODE: &str = "node-1";
 /// The port of every service.
 pub(super) const PORT: u16 = 80;
 
@@ -43,6 +43,11 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts one over the tables, which it reads before it writes.
     pub(super) fn start(maps: Box<dyn Maps>) -> Self {
+        Self::of_node(maps, facts())
+    }
+
+    /// Likewise, of a node with these facts.
+    pub(super) fn of_node(maps: Box<dyn Maps>, facts: NodeFacts) -> Self {
         let (board, metrics) = (Arc::<Board>::default(), Arc::<Metrics>::default());
         let reconciler = Reconciler::new(
             settings(),
@@ -51,7 +56,7 @@ impl Agent {
             Arc::clone(&board),
             Arc::clone(&metrics),
         );
-        Self { reconciler, metrics, board, facts: facts() }
+        Self { reconciler, metrics, board, facts }
     }
 
     /// The next agent after this one, over the same tables; it goes on counting.

@@ -6,3 +6,4 @@ mod figures;
 mod tables;
 mod unsteady;
 mod watches;
+mod whole_load;

@@ -176,7 +176,7 @@ fn r01_an_abort_at_any_write_is_noticed_by_nobody() {
 }
 
 /// Every frontend leads to backends of its own set.
-fn sound(datapath: &Datapath, told: &str) {
+pub(super) fn sound(datapath: &Datapath, told: &str) {
     let tables = datapath.maps().unwrap().dump().unwrap();
     for (key, found) in lookup::everything(&tables) {
         assert!(found.is_ok(), "{told}: {key:?}: {found:?}");
@@ -184,8 +184,8 @@ fn sound(datapath: &Datapath, told: &str) {
 }
 
 /// A writer that dies: after so many writes every call fails.
-struct Dying {
-    left: u64,
+pub(super) struct Dying {
+    pub(super) left: u64,
 }
 
 impl Witness<KernelMaps> for Dying {

@@ -191,36 +191,33 @@ fn r02_a_newer_layout_is_refused_with_both_versions_and_left_alone() {
 /// all the while.
 #[test]
 fn r02_counters_are_appended_to_what_was_counted() {
-    for family in FAMILIES {
+    let known = u32::try_from(Counter::ALL.len()).unwrap();
+    let (first, last) = (Counter::ALL[0], Counter::ALL[Counter::ALL.len() - 1]);
+    assert_eq!((first as u32, last as u32), (0, known - 1));
+    for (family, entries) in FAMILIES.into_iter().zip([known - 3, known + 5]) {
         let mut bench = Bench::new(family);
         let vip = bench.service(10, &[bench.a]);
         let Bench { mut actor, node, datapath, tables, _backends, .. } = bench;
         drop((datapath, tables));
         let pin = layout(&node, ABI_VERSION).join("maps/COUNTERS");
-        let known = u32::try_from(Counter::ALL.len()).unwrap();
-        let first = Counter::ALL[0];
-        assert_eq!(first as u32, 0);
-        let last = Counter::ALL[Counter::ALL.len() - 1];
         let mut load = node.actor();
         load.load(family.tcp(), vip);
-        for entries in [known - 3, known + 5] {
-            fs::remove_file(&pin).unwrap();
-            old_map(&pin, &format!("type percpu_array key 4 value 8 entries {entries}"));
-            // The same on each CPU.
-            put(&pin, &0_u32.to_ne_bytes(), &1_000_u64.to_ne_bytes());
-            let before = map_id(&pin);
-            let datapath = node.open();
-            assert_eq!(map_id(&pin) == before, entries > known, "{entries}: one that is enough stays");
-            let counted = |counter| datapath.counters().unwrap().get(counter).unwrap();
-            let kept = counted(first);
-            assert!(kept >= 1_000 && kept.is_multiple_of(1_000), "{entries}: {kept}");
-            assert_eq!(counted(last), 0, "{entries}");
-            let outcomes = datapath.attach_sockets().unwrap();
-            assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Replaced));
-            let before = counted(first);
-            assert_eq!(ask(&mut actor, family, vip).unwrap().1, vip);
-            assert!(counted(first) > before, "{entries}: the programs count there");
-        }
+        fs::remove_file(&pin).unwrap();
+        old_map(&pin, &format!("type percpu_array key 4 value 8 entries {entries}"));
+        // The same on each CPU.
+        put(&pin, &0_u32.to_ne_bytes(), &1_000_u64.to_ne_bytes());
+        let before = map_id(&pin);
+        let datapath = node.open();
+        assert_eq!(map_id(&pin) == before, entries > known, "one that is enough stays");
+        let counted = |counter| datapath.counters().unwrap().get(counter).unwrap();
+        let kept = counted(first);
+        assert!(kept >= 1_000 && kept.is_multiple_of(1_000), "{entries}: {kept}");
+        assert_eq!(counted(last), 0, "{entries}");
+        let outcomes = datapath.attach_sockets().unwrap();
+        assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Replaced));
+        let before = counted(first);
+        assert_eq!(ask(&mut actor, family, vip).unwrap().1, vip);
+        assert!(counted(first) > before, "{entries}: the programs count there");
         let load = load.stop();
         assert_eq!(load.failed, 0, "{}", load.first_failure);
     }

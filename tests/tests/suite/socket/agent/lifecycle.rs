@@ -5,7 +5,13 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc};
 use mizzen_agent::{
     apply::maps::Maps as _,
     desired::{LocalAddress, NodeFacts},
-    model::{ObjectKey, node::Node, snapshot::Snapshot},
+    model::{
+        ObjectKey,
+        endpoints::{EndpointSlice, Site},
+        node::Node,
+        service::{Service, TrafficPolicy},
+        snapshot::Snapshot,
+    },
 };
 use mizzen_ebpf_abi::{counters::Counter, node::NodeAddr};
 use mizzen_tests::backend::Backend;
@@ -149,6 +155,54 @@ fn b101_b102_b105_b106_a_datagram_socket_follows_its_service() {
         answers(&mut bench, "a", "B105");
         agent.follow(&without_service(&cluster(family, &[a])));
         nobody(&mut bench, "B106: deleted");
+    }
+}
+
+/// With the internal policy Local, while another node has an endpoint all the time: a socket that
+/// stays the same is led to the node's own endpoint, or left to its packets, which are dropped.
+#[test]
+fn b107_a_datagram_socket_follows_the_nodes_own_endpoint() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let socket = bench.actor.open(family.udp());
+        let mut agent = Agent::start(&bench.datapath, family);
+        let (a, b) = (bench.a, bench.b);
+        let mut revision = 0;
+        // `b` stands for a pod of another node unless it is the one that replaces `a`.
+        let mut follow = |endpoints: &[(SocketAddr, &str)]| {
+            revision += 1;
+            let addrs: Vec<SocketAddr> = endpoints.iter().map(|(addr, _)| *addr).collect();
+            let mut objects = Snapshot { revision, ..cluster(family, &addrs) };
+            let (key, service) = objects.services.iter().next().unwrap();
+            let (key, mut service) = (key.clone(), Service::clone(service));
+            service.internal_policy = TrafficPolicy::Local;
+            objects.services.insert(key, Arc::new(service));
+            let (key, slice) = objects.slices.iter().next().unwrap();
+            let (key, mut slice) = (key.clone(), EndpointSlice::clone(slice));
+            for (endpoint, (_, node)) in slice.endpoints.iter_mut().zip(endpoints) {
+                endpoint.site = Site::on(node);
+            }
+            objects.slices.insert(key, Arc::new(slice));
+            agent.follow(&objects);
+        };
+        let answers = |bench: &mut Bench, name: &str| {
+            for _ in 0..5 {
+                bench.actor.send_to(socket, vip, "?");
+                let answer = bench.actor.receive_from(socket);
+                assert_eq!(answer, (vip, name.to_owned()), "{family:?}");
+            }
+        };
+        follow(&[(a, NODE), (b, "node-2")]);
+        answers(&mut bench, "a");
+        follow(&[(b, NODE), (a, "node-2")]);
+        answers(&mut bench, "b");
+        follow(&[(a, "node-2")]);
+        let before = bench.counted(Counter::SocketTranslated);
+        bench.actor.send_to(socket, vip, "?");
+        assert_eq!(bench.counted(Counter::SocketTranslated), before, "no endpoint of the node's");
+        follow(&[(b, "node-2"), (a, NODE)]);
+        answers(&mut bench, "a");
     }
 }
 
