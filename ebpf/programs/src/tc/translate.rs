@@ -9,6 +9,7 @@ use mizzen_ebpf_abi::{
     conntrack::{Flow, flow_flags},
     counters::Counter,
     nat::{self, Facts},
+    node::cluster_range_flags,
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
     service::frontend_flags,
@@ -55,14 +56,17 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
 }
 
 /// Finds what the packet dials, and the slots that its traffic policy gives it; [`UNKNOWN`] where
-/// that is no service.
+/// that is no service, and nothing else of the cluster's ranges.
 #[inline(never)]
 fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
-        let verdict = unserved(skb, packet);
-        return if verdict == PASS { UNKNOWN } else { verdict };
+        return match lookup::range_flags(&key.destination) {
+            0 => UNKNOWN,
+            flags if flags & cluster_range_flags::SERVICES == 0 => PASS, // of the cluster
+            _ => unserved(skb, packet),
+        };
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present

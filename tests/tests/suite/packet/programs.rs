@@ -8,6 +8,7 @@ use mizzen_ebpf_abi::{
     conntrack::FlowKey,
     counters::Counter,
     frame::{Frame, checksums_are_right, key},
+    node::node_config_flags::MASQUERADE_PODS,
     packet::{ETHERNET_HEADER, Packet, parse, parse_quoted, tcp_flags},
 };
 use mizzen_tests::{
@@ -304,6 +305,7 @@ fn packets_between_pods_of_a_node_meet_one_program() {
 #[test]
 fn p06_what_a_packet_costs() {
     let mut lab = Lab::new([0, 0]);
+    lab.nodes[0].configure(MASQUERADE_PODS);
     for name in [
         "tc_uplink_ingress",
         "tc_uplink_egress",
@@ -324,12 +326,20 @@ fn p06_what_a_packet_costs() {
         let strange = key(17, (family.wire(CLIENT), 40_010), (to.0, NODE_PORT + 1));
         // As all are of connections that sockets translated: the most there is.
         let segment = key(6, (family.wire(CLIENT), 40_011), (to.0, NODE_PORT + 1));
-        for (what, flow) in
-            [("no service's", strange), ("segment of no flow", segment), ("translated", identity)]
-        {
-            let tcp_flags = tcp_flags::ACK;
+        // What most of a cluster's packets are: from a pod here to one of another node.
+        let (pod, other) = (family.pod(1, 2), family.pod(2, 2));
+        let pods = key(17, (pod, 40_012), (other, 53));
+        let opens = key(6, (pod, 40_013), (other, 80));
+        let (ack, syn) = (tcp_flags::ACK, tcp_flags::SYN);
+        for (what, program, flow, tcp_flags) in [
+            ("no service's", "tc_uplink_ingress", strange, ack),
+            ("segment of no flow", "tc_uplink_ingress", segment, ack),
+            ("translated", "tc_uplink_ingress", identity, ack),
+            ("a pod's datagram to another", "tc_pod_ingress", pods, ack),
+            ("a pod's SYN to another", "tc_pod_ingress", opens, syn),
+        ] {
             let frame = Frame { hop_limit: 255, tcp_flags, ..Frame::new(flow) }.bytes();
-            let program = lab.nodes[0].datapath.programs().get("tc_uplink_ingress").unwrap();
+            let program = lab.nodes[0].datapath.programs().get(program).unwrap();
             let ran = lab.nodes[0].node.netns.run(|| program.test_run(&frame, 100_000)).unwrap();
             println!("{family:?} {what}: {:?} a packet", ran.duration);
             assert!(ran.duration.as_nanos() < 20_000);
