@@ -180,9 +180,8 @@ fn roll(world: &World, deployments: &[String], app: &str, mark: &str) -> Result<
 
 /// The uids of pods with this label, those that go included.
 fn pods(world: &World, app: &str) -> Result<Vec<String>> {
-    let list = world
-        .api
-        .get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
+    let list =
+        world.api.get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
     let pods = list["items"].as_array().into_iter().flatten();
     Ok(pods.filter_map(|pod| pod["metadata"]["uid"].as_str()).map(str::to_owned).collect())
 }

@@ -85,11 +85,8 @@ impl Cluster {
         let length = if self.family == Family::V4 { 24 } else { 64 };
         let pods = Cidr::holding(self.family.pod(number, 0), length).unwrap();
         let name = node_name(number);
-        let node = Node {
-            internal_ips: vec![address],
-            pod_cidrs: vec![pods],
-            ..Node::named(&name)
-        };
+        let node =
+            Node { internal_ips: vec![address], pod_cidrs: vec![pods], ..Node::named(&name) };
         self.snapshot.nodes.insert(name.as_str().into(), Arc::new(node));
     }
 

@@ -88,8 +88,7 @@ impl Load {
     }
 
     fn facts(&self) -> NodeFacts {
-        let address =
-            LocalAddress { addr: self.lab.address_of_node(0, self.family), ifindex: 1 };
+        let address = LocalAddress { addr: self.lab.address_of_node(0, self.family), ifindex: 1 };
         NodeFacts { addresses: [address].into(), ..NodeFacts::default() }
     }
 
@@ -110,7 +109,8 @@ impl Load {
         let [first, second] = &self.lab.nodes;
         let vip = |last| SocketAddr::new(self.family.service(last), PORT);
         let port = SocketAddr::new(self.lab.address_of_node(0, self.family), NODE_PORT);
-        let plan = |to, name: &str, rate, lasting| Plan { to, name: name.to_owned(), rate, lasting };
+        let plan =
+            |to, name: &str, rate, lasting| Plan { to, name: name.to_owned(), rate, lasting };
         // The second node's programs are at no socket.
         let loads = [
             (first.node.actor(), plan(vip(10), "pod-1-", 1_000, 50)),

@@ -1,0 +1,42 @@
+//! The node as a client, and as a backend.
+
+use super::*;
+
+/// The node is one client, by whichever of its addresses it sends.
+#[test]
+fn d12_whichever_address_the_node_sends_from_it_keeps_one_backend() {
+    let mut live = memory(false);
+    for (primary, second, vip) in
+        [(NODE, SECOND[0], "10.96.0.11:80"), (NODE_V6, SECOND[1], "[fd00:96::b]:80")]
+    {
+        let at: SocketAddr = vip.parse().unwrap();
+        let key = FrontendKey::new(at.ip().into(), at.port(), protocol::TCP);
+        let set = live.tables.frontends[&key].set;
+        let v4 = live.tables.backends4.iter().find(|(_, b)| b.set == set).map(|(id, _)| *id);
+        let v6 = live.tables.backends6.iter().find(|(_, b)| b.set == set).map(|(id, _)| *id);
+        let backend = if at.is_ipv4() { v4 } else { v6 }.unwrap();
+        let kept = Affinity { backend, seen_s: NOW_S, ..Affinity::default() };
+        live.affinity.insert(AffinityKey { client: ip(primary).into(), set }, kept);
+        for from in [primary, second] {
+            let explained = tcp(&live, from, vip);
+            assert_eq!(explained.origin, Origin::Node, "{from}");
+            for path in [&explained.socket, &explained.packet] {
+                assert_eq!(path.outcome, Outcome::Pinned, "{from} {:?}", path.path);
+            }
+        }
+    }
+}
+
+/// As `b88_the_node_reaches_a_backend_in_its_own_network` meets it by packets.
+#[test]
+fn b88_towards_a_backend_in_its_own_network_the_service_stands_for_the_node() {
+    let live = memory(false);
+    let masquerade = tcp(&live, NODE, "10.96.0.13:80").packet.masquerade.unwrap();
+    assert_eq!(masquerade.address, NODE, "for the backend of another node");
+    let [exception] = &masquerade.exceptions[..] else { panic!("{masquerade:?}") };
+    assert_eq!(exception.candidate, "192.0.2.1:8080");
+    assert_eq!(exception.address, "10.96.0.13");
+    // A pod keeps its address towards it.
+    let pod = tcp(&live, POD, "10.96.0.13:80").packet.masquerade.unwrap();
+    assert_eq!((&*pod.address, pod.exceptions.len()), ("", 0));
+}
