@@ -17,7 +17,7 @@ use std::{
 use mizzen_tests::{
     names::Client,
     rate::Steady,
-    storm::{Plan, Storm},
+    storm::{Outcome, Plan, Storm},
 };
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -118,19 +118,11 @@ impl Actor {
                 self.load = Some(Load::steady(client));
                 Ok(String::new())
             }
-            ["storm", to, name, rate, lasting] => {
-                let plan = Plan {
-                    to: parse(to)?,
-                    name: (*name).to_owned(),
-                    rate: parse(rate)?,
-                    lasting: parse(lasting)?,
-                };
-                self.storm = Some(Storm::start(&plan)?);
-                Ok(String::new())
-            }
+            ["storm", to, name, rate, lasting] => self.start_storm(to, name, rate, lasting),
             ["stop"] if self.storm.is_some() => {
-                let outcome = self.storm.take().map(Storm::stop).unwrap_or_default();
-                Ok(format!("{} {} {}", outcome.done, outcome.failed, outcome.first_failure))
+                let Outcome { done, failed, first_failure } =
+                    self.storm.take().map(Storm::stop).unwrap_or_default();
+                Ok(format!("{done} {failed} {first_failure}"))
             }
             ["stop"] => self.load.take().map_or_else(|| Err(usage("no load")), Load::stop),
             _ => Err(usage(&words.join(" "))),
@@ -139,6 +131,18 @@ impl Actor {
 
     fn start_load(&mut self, kind: &str, to: &str, name: &str) -> io::Result<String> {
         self.load = Some(Load::start(kind.to_owned(), parse(to)?, name.to_owned()));
+        Ok(String::new())
+    }
+
+    fn start_storm(
+        &mut self,
+        to: &str,
+        name: &str,
+        rate: &str,
+        lasting: &str,
+    ) -> io::Result<String> {
+        let (to, rate, lasting) = (parse(to)?, parse(rate)?, parse(lasting)?);
+        self.storm = Some(Storm::start(&Plan { to, name: name.to_owned(), rate, lasting })?);
         Ok(String::new())
     }
 
