@@ -5,17 +5,17 @@ use std::{
     cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Instant,
 };
 
 use nix::{
-    cmsg_space,
     errno::Errno,
+    getsockopt_impl, sockopt_impl,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
-        sendmmsg, sendmsg,
+        ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, sendmmsg,
+        sendmsg, sendto,
     },
 };
 
@@ -94,49 +94,20 @@ impl Batch {
     /// Takes what has arrived at a socket of IPv6, or of IPv4, in the place of what is here, and says
     /// how many.
     pub(super) fn take(&mut self, socket: &impl AsRawFd, ipv6: bool) -> io::Result<usize> {
-        self.receive(socket, Some(usize::from(ipv6)))?;
-        Ok(self.arrived.len())
-    }
-
-    /// As [`take`](Self::take); also how many the socket had no room for until the last of these
-    /// came, where it is asked to count them and ever had none (`SO_RXQ_OVFL`).
-    pub(super) fn take_counted(
-        &mut self,
-        socket: &impl AsRawFd,
-    ) -> io::Result<(usize, Option<u32>)> {
-        let lost = self.receive(socket, None)?;
-        Ok((self.arrived.len(), lost))
-    }
-
-    fn receive(&mut self, socket: &impl AsRawFd, family: Option<usize>) -> io::Result<Option<u32>> {
         let mut memory = self.questions.chunks_exact_mut(DATAGRAM);
         let mut slices: [[IoSliceMut<'_>; 1]; MANY] =
             std::array::from_fn(|_| [IoSliceMut::new(memory.next().unwrap_or_default())]);
         self.arrived.clear();
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let mut counting;
-        let takes = if let Some(takes) = family.and_then(|family| self.takes.get_mut(family)) {
-            takes
-        } else {
-            // New ones: as with addresses the system takes what it wrote for the room that there is.
-            counting = MultiHeaders::preallocate(MANY, Some(cmsg_space!(u32)));
-            &mut counting
-        };
+        let (takes, flags) = (&mut self.takes[usize::from(ipv6)], MsgFlags::MSG_DONTWAIT);
         let taken = recvmmsg(socket.as_raw_fd(), takes, &mut slices, flags, None)?;
         // To one without an address, as to port 0, nothing can be sent.
         let nobody = SocketAddr::from(([0; 4], 0));
         let since = Instant::now();
-        let mut lost = None;
         for message in taken {
             let source = message.address.as_ref().and_then(address).unwrap_or(nobody);
             self.arrived.push(Arrived { length: message.bytes.min(DATAGRAM), source, since });
-            for beside in message.cmsgs().into_iter().flatten() {
-                if let ControlMessageOwned::RxqOvfl(count) = beside {
-                    lost = Some(count);
-                }
-            }
         }
-        Ok(lost)
+        Ok(self.arrived.len())
     }
 
     /// Has all that is here wait.
@@ -186,9 +157,36 @@ impl Batch {
 
     /// Sends what was written; gives back what the socket has no room for.
     pub(super) fn give(&mut self, socket: &impl AsRawFd, couples: &Couples) -> Vec<Left> {
+        let left = match self.to[..] {
+            [] => return Vec::new(),
+            [to] => self.send_only(socket, to),
+            _ => self.send_all(socket, couples),
+        };
+        self.to.clear();
+        left
+    }
+
+    /// Sends the one answer that there is, as it is mostly while answers keep up with questions.
+    fn send_only(&self, socket: &impl AsRawFd, to: SocketAddr) -> Vec<Left> {
+        let answer = &self.answers[0];
+        let address = SockaddrStorage::from(to);
+        loop {
+            match sendto(socket.as_raw_fd(), answer, &address, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return vec![(answer.clone(), to)],
+                Err(error) => {
+                    tracing::debug!(%error, "udp answer not sent");
+                    return Vec::new();
+                }
+                Ok(_) => return Vec::new(),
+            }
+        }
+    }
+
+    fn send_all(&mut self, socket: &impl AsRawFd, couples: &Couples) -> Vec<Left> {
         let mut order: Vec<usize> = (0..self.to.len()).collect();
         let mut alone = Vec::with_capacity(order.len());
-        if couples.0.load(Relaxed) && order.len() > 1 {
+        if couples.0.load(Relaxed) {
             let (to, answers) = (&self.to, &self.answers);
             for train in trains::couple(&mut order, |at| to[at], |at| answers[at].len()) {
                 let train = &order[train];
@@ -199,9 +197,7 @@ impl Batch {
         } else {
             alone = order;
         }
-        let left = self.send_alone(socket, &alone);
-        self.to.clear();
-        left
+        self.send_alone(socket, &alone)
     }
 
     /// Sends a train of answers; whether it has left, or none of it can.
@@ -252,6 +248,23 @@ impl Batch {
         Vec::new()
     }
 }
+
+/// For how many datagrams a socket had no room since it was opened, modulo 2^32. Asked for when it
+/// matters: said with each datagram (`SO_RXQ_OVFL`) it costs every one of them.
+pub(super) fn lost(socket: &impl AsFd) -> io::Result<u32> {
+    /// `SK_MEMINFO_DROPS`, the last of them.
+    const DROPS: usize = 8;
+    Ok(getsockopt(socket, MemInfo)?[DROPS])
+}
+
+sockopt_impl!(
+    /// What a socket holds, and for how much it had no room.
+    MemInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
 
 fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|address| SocketAddrV4::from(*address).into());
@@ -359,7 +372,7 @@ mod tests {
             Batch::with(|batch| {
                 assert_eq!(batch.take(&ours, address == "::1").unwrap(), MANY);
                 batch.put_off(&mut backlog);
-                assert_eq!((batch.len(), batch.take_counted(&ours).unwrap()), (0, (2, None)));
+                assert_eq!((batch.len(), batch.take(&ours, address == "::1").unwrap()), (0, 2));
                 batch.catch_up(&mut backlog, Instant::now());
                 let mut order = Vec::new();
                 for place in 0..batch.len() {
@@ -378,17 +391,14 @@ mod tests {
 
     #[test]
     fn the_socket_says_for_how_many_it_had_no_room() {
-        use nix::sys::socket::{setsockopt, sockopt::RxqOvfl};
         for address in ["127.0.0.1", "::1"] {
             let (ours, theirs) = pair(address);
-            setsockopt(&ours, RxqOvfl, &1).unwrap();
             socket2::SockRef::from(&ours).set_recv_buffer_size(4096).unwrap();
+            assert_eq!(lost(&ours).unwrap(), 0);
             (0..100).for_each(|_| assert_eq!(theirs.send(&[1]).unwrap(), 1));
-            let took = Batch::with(|batch| batch.take_counted(&ours).unwrap().0);
+            let took = Batch::with(|batch| batch.take(&ours, address == "::1").unwrap());
             assert!(took < 100);
-            assert_eq!(theirs.send(&[2]).unwrap(), 1);
-            let (count, lost) = Batch::with(|batch| batch.take_counted(&ours)).unwrap();
-            assert_eq!((count, lost), (1, Some(100 - u32::try_from(took).unwrap())));
+            assert_eq!(lost(&ours).unwrap(), 100 - u32::try_from(took).unwrap());
         }
     }
 }

@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use nix::sys::socket::{setsockopt, sockopt::RxqOvfl};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -265,8 +264,6 @@ fn datagrams(address: SocketAddr, count: usize, left: Vec<Socket>) -> io::Result
     for socket in &all {
         // As much as the system admits; with less it still works.
         let _smaller = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-        // It says for how many it had no room, when it had none; every kernel that we know does.
-        let _not_counted = setsockopt(socket, RxqOvfl, &1);
     }
     Ok(all)
 }

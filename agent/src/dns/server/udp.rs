@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Begun, Resolver,
     backlog::{Backlog, LetGo},
-    batch::{Arrived, Batch, Couples, Left, MANY},
+    batch::{self, Arrived, Batch, Couples, Left, MANY},
     listen::{Audience, Connections},
     trail::Trail,
 };
@@ -76,16 +76,23 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
                 continue;
             }
         }
+        let mut emptied = false;
         let take = |batch: &mut Batch, waiting: &mut Waiting| {
-            served.socket.try_io(Interest::READABLE, || served.take(batch, waiting))
+            served.socket.try_io(Interest::READABLE, || {
+                emptied = served.take(batch, waiting)?;
+                // What comes from now on is a new event, so nobody has to look for it.
+                if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            })
         };
         match Batch::with(|batch| served.turn(batch, &mut waiting, take)) {
             Ok(left) => {
                 for (answer, to) in left {
                     served.send(&answer, to).await;
                 }
-                // Other sockets of this thread have their turn.
-                tokio::task::yield_now().await;
+                if !emptied || !waiting.backlog.is_empty() {
+                    // Other sockets of this thread have their turn.
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) => failed(&error).await,
         }
@@ -103,7 +110,7 @@ async fn finish(served: &Arc<Served>, waiting: &mut Waiting) {
     let alone = !served.connections.has_successor() && served.turn_away().await;
     loop {
         let take = |batch: &mut Batch, waiting: &mut Waiting| {
-            if alone { served.take(batch, waiting) } else { Ok(()) }
+            if alone { served.take(batch, waiting).map(drop) } else { Ok(()) }
         };
         let turn = Batch::with(|batch| {
             let left = served.turn(batch, waiting, take)?;
@@ -172,22 +179,25 @@ impl Served {
         Ok(self.answer(batch, &waiting.upstreams))
     }
 
-    /// Has the batch hold the newest of what has arrived, and the others wait.
-    fn take(&self, batch: &mut Batch, waiting: &mut Waiting) -> io::Result<()> {
+    /// Has the batch hold the newest of what has arrived, and the others wait; whether the socket
+    /// had no more.
+    fn take(&self, batch: &mut Batch, waiting: &mut Waiting) -> io::Result<bool> {
         let mut count = batch.take(&self.socket, self.ipv6)?;
+        if count < MANY {
+            return Ok(true);
+        }
         for _ in 1..TAKEN {
             if count < MANY {
                 break;
             }
             batch.put_off(&mut waiting.backlog);
-            let lost;
-            (count, lost) = batch.take_counted(&self.socket)?;
-            if let Some(lost) = lost {
-                let more = lost.wrapping_sub(std::mem::replace(&mut waiting.lost, lost));
-                self.resolver.shed(Shed::Socket, more.into());
-            }
+            count = batch.take(&self.socket, self.ipv6)?;
         }
-        Ok(())
+        // One that had no room was full.
+        let lost = batch::lost(&self.socket)?;
+        let more = lost.wrapping_sub(std::mem::replace(&mut waiting.lost, lost));
+        self.resolver.shed(Shed::Socket, more.into());
+        Ok(count < MANY)
     }
 
     /// Answers what is in the batch; gives what could not be sent yet. What takes no more than a
@@ -257,7 +267,7 @@ impl Served {
 mod tests {
     use std::{net::UdpSocket as Std, sync::Mutex, time::Duration};
 
-    use nix::sys::socket::{setsockopt, sockopt::RxqOvfl};
+    use socket2::SockRef;
 
     use super::*;
     use crate::{
@@ -284,7 +294,6 @@ mod tests {
         let resolver = Resolver::new(zone, Arc::new(forwarder), Arc::clone(&metrics), pods);
         let socket = Std::bind((address, 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
-        setsockopt(&socket, RxqOvfl, &1).unwrap();
         let client = Std::bind((address, 0)).unwrap();
         client.connect(socket.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -315,7 +324,8 @@ mod tests {
     /// Lets `served` have a turn; which questions it answered.
     fn turn(served: &Arc<Served>, client: &Std, waiting: &mut Waiting) -> Vec<u16> {
         let (answered, left) = Batch::with(|batch| {
-            let take = |batch: &mut Batch, waiting: &mut Waiting| served.take(batch, waiting);
+            let take =
+                |batch: &mut Batch, waiting: &mut Waiting| served.take(batch, waiting).map(drop);
             let left = served.turn(batch, waiting, take).unwrap();
             (batch.len(), left.len())
         });
@@ -360,7 +370,7 @@ mod tests {
             assert!(rest.len() >= crate::dns::server::backlog::MOST, "{}", rest.len());
             assert!(rest[rest.len() - MANY..].iter().all(|number| rest[0] > *number), "{rest:?}");
             answered.extend(rest);
-            // The socket tells for how many it had no room with what comes next.
+            // The socket is asked for how many it had no room when a batch is full once more.
             (0..2 * many).for_each(|number| ask(&client, number));
             let last: usize = (0..3).map(|_| turn(&served, &client, &mut waiting).len()).sum();
             let asked = usize::from(5 * many * ROUNDS + 2 * many);
@@ -369,6 +379,38 @@ mod tests {
             assert!(full > 0 && socket > 0, "{full} {late} {socket}");
             let shed = usize::try_from(full + late + socket).unwrap();
             assert_eq!(answered.len() + last + shed, asked, "{full} {late} {socket}");
+        }
+    }
+
+    /// However many come together: what a socket has beyond what is taken at a time is no new event.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn nobody_waits_behind_a_socket_that_was_not_emptied() {
+        let taken = MANY * TAKEN;
+        for address in ["127.0.0.1", "::1"] {
+            let (served, client, _metrics) = pair(address);
+            for socket in [SockRef::from(&served.socket), SockRef::from(&client)] {
+                socket.set_recv_buffer_size(1 << 20).unwrap();
+            }
+            let stop = CancellationToken::new();
+            let served = Arc::into_inner(served).unwrap();
+            let serving = tokio::spawn(serve(served, stop.clone()));
+            for count in [1, MANY - 1, MANY, MANY + 1, taken - 1, taken, taken + 1, taken + MANY, 1]
+            {
+                let numbers = 0..u16::try_from(count).unwrap();
+                numbers.clone().for_each(|number| ask(&client, number));
+                let mut answer = [0; 512];
+                let mut answered: Vec<_> = numbers
+                    .clone()
+                    .map(|_| {
+                        client.recv(&mut answer).expect("an answer to each");
+                        u16::from_be_bytes([answer[0], answer[1]])
+                    })
+                    .collect();
+                answered.sort_unstable();
+                assert_eq!(answered, numbers.collect::<Vec<_>>());
+            }
+            stop.cancel();
+            serving.await.unwrap();
         }
     }
 
