@@ -34,6 +34,7 @@ pub mod podnet;
 pub mod reconcile;
 pub mod resets;
 pub mod serve;
+mod slice;
 pub mod source_ports;
 pub mod status;
 pub mod supervisor;

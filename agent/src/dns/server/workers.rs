@@ -1,12 +1,13 @@
 //! The threads that answer datagrams and do nothing else. The kernel divides the processor between
-//! them and what else the agent does, so that a long list that is read delays no answer.
+//! them and what else the agent does, in short turns, so that a long list that is read, or a burst of
+//! changes that is followed, delays no answer (docs/adr/0036).
 
 use std::{io, thread};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-use crate::dns::metrics;
+use crate::{dns::metrics, slice};
 
 /// What ends the name of each.
 const NAME: &str = "dns-udp";
@@ -38,6 +39,9 @@ impl Workers {
         let (handle, stop) = (runtime.handle().clone(), self.stop.clone());
         let work = move || {
             metrics::count_apart(number);
+            if let Err(error) = slice::take_turns_of(slice::SHORT) {
+                tracing::debug!(%error, "datagrams are answered in turns as long as others'");
+            }
             runtime.block_on(stop.cancelled());
         };
         let thread = thread::Builder::new().name(format!("{NAME}-{number}")).spawn(work)?;
@@ -62,5 +66,21 @@ impl Drop for Workers {
                 tracing::error!("a thread for datagrams panicked");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_wait_for_no_long_turn_of_another_thread() {
+        let workers = Workers::start(1);
+        let (told, turn) = std::sync::mpsc::channel();
+        let handles = workers.handles();
+        handles[0].spawn(async move { told.send(slice::turn()) });
+        let (ours, others) = (turn.recv().unwrap(), slice::turn());
+        // Kernels before 6.12 know no turns of a thread's own.
+        assert!(ours == slice::SHORT && others > ours || ours.is_zero(), "{ours:?} {others:?}");
     }
 }
