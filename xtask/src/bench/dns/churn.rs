@@ -1,4 +1,8 @@
 //! `p50-under-churn`, `p99-under-churn`: latency while a thousand endpoints change a second.
+//!
+//! Changes make work for the API server and for the agent, on the same two CPUs. How much of that is
+//! felt by whoever answers tells a server that follows nothing: it answers while the agent follows
+//! beside it, on its CPU.
 
 use std::{
     thread,
@@ -44,31 +48,37 @@ const QUERIES_PER_SECOND: u32 = 5_000;
 const MARGIN: f64 = 0.5;
 const SECONDS: f64 = 3.0;
 
-/// Whether endpoints change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    Quiet,
-    Churn,
+/// Whether endpoints change while a server is asked.
+#[derive(Clone, Copy, Debug)]
+enum Turn<'a> {
+    Quiet(&'a Seat),
+    Churn(&'a Seat),
 }
 
-/// Both figures, with as many services as there are.
-pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
+/// Both figures, with as many services as there are. `other`: a server that follows nothing.
+pub fn measure(world: &World, ours: &Seat, other: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     let api_server = process::running(&world.layout, up::CONTROL_PLANE);
     let api_server = api_server.context("no API server runs")?.pid.to_string();
     give_way(&api_server)?;
-    let figures = take(world, seat, rounds);
+    let figures = take(world, ours, other, rounds);
     take_part(&api_server)?;
     figures
 }
 
-fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
+fn take(world: &World, ours: &Seat, other: &Seat, rounds: u32) -> Result<Vec<Figure>> {
     let data = questions::data(questions::services().map(|(name, _)| name));
-    let mut changes = Changes { world, turn: 0, meant: MEANT.0, rates: Vec::new() };
-    let turns = [Turn::Quiet, Turn::Quiet, Turn::Churn];
+    let mut changes = Changes { world, ours, turn: 0, meant: MEANT.0, rates: Vec::new() };
+    let turns = [
+        Turn::Quiet(ours),
+        Turn::Quiet(ours),
+        Turn::Churn(ours),
+        Turn::Quiet(other),
+        Turn::Churn(other),
+    ];
+    let ask = |seat| load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS);
     let taken = turns::quiet(P99, &turns, rounds, compare::p99_of, |turn| match turn {
-        Turn::Quiet => load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS),
-        Turn::Churn => changes
-            .during(seat, || load::run(seat, &data, Pace::PerSecond(QUERIES_PER_SECOND), SECONDS)),
+        Turn::Quiet(seat) => ask(seat),
+        Turn::Churn(seat) => changes.during(|| ask(seat)),
     })?;
     let rate = turns::Summary::of(&changes.rates).value;
     let contender = format!("mizzen at {rate:.0} changes/s / quiet, {} services", world.services);
@@ -79,11 +89,20 @@ fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
         if rate < PER_SECOND_MIN { figure } else { figure.at_most(bound, noise) }
     };
     let mut figures = vec![figure(P50, compare::p50_of, 1.2), figure(P99, compare::p99_of, 2.0)];
-    for (at, label) in [(0, "mizzen, quiet"), (2, "mizzen under churn")] {
+    for (name, quantity) in [(P50, compare::p50_of as turns::Quantity), (P99, compare::p99_of)] {
+        let contender = format!("{} beside an agent that follows / quiet", other.label);
+        figures.push(Figure::ratio(name, taken.ratio(4, 3, quantity), contender, rounds));
+    }
+    for (at, label) in [
+        (0, "mizzen, quiet".to_owned()),
+        (2, "mizzen under churn".to_owned()),
+        (3, format!("{}, quiet", other.label)),
+        (4, format!("{} beside churn", other.label)),
+    ] {
         for (name, quantity) in
             [("p50-at-5000", compare::p50_of as turns::Quantity), ("p99-at-5000", compare::p99_of)]
         {
-            figures.push(Figure::of(name, taken.plain(at, quantity), "us", label, rounds));
+            figures.push(Figure::of(name, taken.plain(at, quantity), "us", &*label, rounds));
         }
     }
     // What is beyond the questions' own cost is that of the changes.
@@ -96,6 +115,8 @@ fn take(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
 /// Changes of endpoints: each turn has one of many services be ready no more, or again.
 struct Changes<'a> {
     world: &'a World,
+    /// Who follows.
+    ours: &'a Seat,
     turn: u32,
     /// How many shall be sent a second, so that as many come as are wanted.
     meant: f64,
@@ -104,7 +125,7 @@ struct Changes<'a> {
 
 impl Changes<'_> {
     /// Runs `load` while endpoints change.
-    fn during(&mut self, seat: &Seat, load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
+    fn during(&mut self, load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
         self.turn += 1;
         let ready = self.turn.is_multiple_of(2);
         let seconds = SECONDS + 2.0 * MARGIN;
@@ -125,7 +146,7 @@ impl Changes<'_> {
         let rate = f64::from(sent.max(1)) / took.as_secs_f64();
         self.rates.push(rate);
         self.meant = (self.meant * PER_SECOND / rate).clamp(PER_SECOND, MEANT.1);
-        followed(seat, count - 1, ready)?;
+        followed(self.ours, count - 1, ready)?;
         Ok(measured)
     }
 }

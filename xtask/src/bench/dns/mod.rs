@@ -83,6 +83,8 @@ fn seat_all(world: &mut World, packages: &Packages, options: &Options) -> Result
     if options.wants_any(COMPARED.iter().copied()) {
         seats.push(Seat::of_peer(world, packages, Peer::Unbound)?);
         seats.push(Seat::of_peer(world, packages, Peer::Unbound)?);
+    } else if options.wants_any([churn::P50, churn::P99]) {
+        seats.push(Seat::of_peer(world, packages, Peer::Unbound)?);
     }
     seats.push(Seat::of_mizzen(world, packages)?);
     if options.wants_any([compare::CPU, compare::P99]) {
@@ -127,7 +129,7 @@ fn compared(seats: &[Seat], options: &Options, results: &mut Results) -> Result<
     Ok(())
 }
 
-/// Everything that the agent does alone in a large cluster.
+/// Everything that the agent does in a large cluster; of the others the reference stays.
 fn large(
     world: &mut World,
     seats: Vec<Seat>,
@@ -139,14 +141,19 @@ fn large(
     }
     let (ours, others): (Vec<Seat>, Vec<Seat>) =
         seats.into_iter().partition(|seat| seat.label == MIZZEN);
-    for other in &others {
+    let (reference, others): (Vec<Seat>, Vec<Seat>) =
+        others.into_iter().partition(|seat| seat.label == Peer::Unbound.label());
+    for other in others.iter().chain(reference.iter().skip(1)) {
         process::end(&other.process)?;
     }
     step("10,000 services with 10 pods each", || memory::grow(world))?;
     for seat in &ours {
         step("waiting for the agent to follow", || memory::follow(seat))?;
-        if options.wants_any([churn::P50, churn::P99]) {
-            results.take("*-under-churn", || churn::measure(world, seat, options.rounds))?;
+        if let Some(reference) = reference.first()
+            && options.wants_any([churn::P50, churn::P99])
+        {
+            results
+                .take("*-under-churn", || churn::measure(world, seat, reference, options.rounds))?;
         }
         if options.wants(memory::NAME) {
             results.take(memory::NAME, || memory::measure(seat))?;
