@@ -32,6 +32,12 @@ use crate::dns::{message::Transport, metrics::Shed};
 const PAUSE: Duration = Duration::from_millis(20);
 /// Batches that are taken in a turn, in which one is answered.
 const TAKEN: usize = 4;
+/// With fewer than these in a batch, the next are waited for. With more, some have come meanwhile, and
+/// to take them at once costs less than to hear of them.
+const FEW: usize = 2;
+/// So often before other sockets of the thread have their turn.
+const IN_A_ROW: usize = 16;
+const _: () = assert!(FEW <= MANY, "who has a full batch may have more");
 /// The port to which a socket is connected from which no more questions shall come (RFC 863).
 const DISCARD: u16 = 9;
 
@@ -65,6 +71,7 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
     let served = Arc::new(served);
     let mut waiting = Waiting::default();
     let mut stopped = pin!(stop.cancelled());
+    let mut in_a_row = 0;
     while !stop.is_cancelled() {
         if waiting.backlog.is_empty() {
             let ready = tokio::select! {
@@ -76,12 +83,16 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
                 continue;
             }
         }
-        let mut emptied = false;
+        let mut quiet = false;
         let take = |batch: &mut Batch, waiting: &mut Waiting| {
             served.socket.try_io(Interest::READABLE, || {
-                emptied = served.take(batch, waiting)?;
-                // What comes from now on is a new event, so nobody has to look for it.
-                if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                let taken = served.take(batch, waiting);
+                quiet = match &taken {
+                    Ok(count) => *count < FEW,
+                    Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+                };
+                // It had no more: what comes from now on is a new event.
+                if quiet { Err(io::ErrorKind::WouldBlock.into()) } else { taken.map(drop) }
             })
         };
         match Batch::with(|batch| served.turn(batch, &mut waiting, take)) {
@@ -89,7 +100,9 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
                 for (answer, to) in left {
                     served.send(&answer, to).await;
                 }
-                if !emptied || !waiting.backlog.is_empty() {
+                in_a_row = if quiet { 0 } else { in_a_row + 1 };
+                if in_a_row == IN_A_ROW || !waiting.backlog.is_empty() {
+                    in_a_row = 0;
                     // Other sockets of this thread have their turn.
                     tokio::task::yield_now().await;
                 }
@@ -179,12 +192,11 @@ impl Served {
         Ok(self.answer(batch, &waiting.upstreams))
     }
 
-    /// Has the batch hold the newest of what has arrived, and the others wait; whether the socket
-    /// had no more.
-    fn take(&self, batch: &mut Batch, waiting: &mut Waiting) -> io::Result<bool> {
+    /// Has the batch hold the newest of what has arrived, and the others wait; how many it holds.
+    fn take(&self, batch: &mut Batch, waiting: &mut Waiting) -> io::Result<usize> {
         let mut count = batch.take(&self.socket, self.ipv6)?;
         if count < MANY {
-            return Ok(true);
+            return Ok(count);
         }
         for _ in 1..TAKEN {
             if count < MANY {
@@ -197,7 +209,7 @@ impl Served {
         let lost = batch::lost(&self.socket)?;
         let more = lost.wrapping_sub(std::mem::replace(&mut waiting.lost, lost));
         self.resolver.shed(Shed::Socket, more.into());
-        Ok(count < MANY)
+        Ok(count)
     }
 
     /// Answers what is in the batch; gives what could not be sent yet. What takes no more than a
