@@ -36,6 +36,8 @@ enum Command {
     Test(commands::test::Test),
     /// Run the fault tests at full counts
     Soak(commands::soak::Soak),
+    /// Search for octets that what reads those of others does not bear
+    Fuzz(commands::fuzz::Fuzz),
     /// Check formatting, lints, documentation and the rules of the tree
     Lint(commands::lint::Lint),
     /// Run side-by-side benchmarks and write docs/benchmarks.md
@@ -49,6 +51,9 @@ enum Command {
 
 #[expect(clippy::print_stderr, reason = "the error of the command")]
 fn main() -> ExitCode {
+    if let Some(compiled) = commands::fuzz::compile() {
+        return if compiled.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let result = match &Cli::parse().command {
         Command::Up(options) => commands::up::run(options),
         Command::Down => commands::down::run(),
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         Command::Image(options) => commands::image::run(options),
         Command::Test(options) => commands::test::run(options),
         Command::Soak(options) => commands::soak::run(options),
+        Command::Fuzz(options) => commands::fuzz::run(options),
         Command::Lint(options) => commands::lint::run(options),
         Command::Bench(options) => commands::bench::run(options),
         Command::Schemas(options) => commands::schemas::run(options),
@@ -97,6 +103,8 @@ mod tests {
             "bench services --only socket-rr --rounds 2 --debug",
             "soak",
             "soak r01 --seed 7",
+            "fuzz",
+            "fuzz corefile --seconds 600 --keep",
             "lint",
             "schemas /tmp/go/src",
             "build",
@@ -116,6 +124,7 @@ mod tests {
             "up --runtime docker",
             "exec node-1",
             "exec node-1 --",
+            "fuzz --seconds 0",
             "bench services --rounds 0",
         ] {
             assert!(!parses(line), "{line}");

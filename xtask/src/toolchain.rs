@@ -44,6 +44,9 @@ pub const BUILD_TOOLS: &[Tool] = &[
     Tool { program: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
 ];
 
+/// What the search for octets that are not borne needs on top: libFuzzer is C++.
+pub const FUZZ_TOOLS: &[Tool] = &[Tool { program: "c++", package: "g++" }];
+
 /// What a cluster on containerd needs on top, and its images.
 pub const CONTAINERD_TOOLS: &[Tool] = &[
     Tool { program: "containerd", package: "containerd" },

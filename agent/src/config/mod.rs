@@ -171,15 +171,19 @@ pub fn resolve(
 
 /// Validates a file alone, of either kind; gives what of it has no effect.
 pub fn check_file(path: &Path) -> Result<Vec<Note>, ConfigError> {
-    let text = read(path)?;
-    if is_kube_proxys(&text) {
-        let taken = take(&text, path)?;
+    check_text(&read(path)?, path)
+}
+
+/// The same of what a file says.
+pub fn check_text(text: &str, path: &Path) -> Result<Vec<Note>, ConfigError> {
+    if is_kube_proxys(text) {
+        let taken = take(text, path)?;
         fields::layer(Flags::default(), fields::File::default(), taken.settings).0.check()?;
         return Ok(taken.notes);
     }
-    let file = parse(&text, path)?;
+    let file = parse(text, path)?;
     let (config, _) = fields::layer(Flags::default(), file, fields::File::default());
-    config.check().map_err(|error| error.placed(path, &text))?;
+    config.check().map_err(|error| error.placed(path, text))?;
     Ok(Vec::new())
 }
 

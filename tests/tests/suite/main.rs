@@ -7,6 +7,7 @@ mod credentials;
 mod dns;
 mod facts;
 mod foreign;
+mod fuzz;
 mod maps;
 mod node_condition;
 mod packet;

@@ -22,6 +22,8 @@ const LICENCES: &[&str] = &[
     "MIT-0",
     "MPL-2.0",
     "MPL-2.0+",
+    // Of libFuzzer, which is a part of no program of the product.
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod build;
 pub mod down;
 pub mod exec;
+pub mod fuzz;
 pub mod image;
 pub mod lint;
 pub mod schemas;
