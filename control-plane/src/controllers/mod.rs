@@ -15,6 +15,7 @@
 
 pub(crate) mod cache;
 mod cluster_roles;
+mod daemonset;
 mod deployment;
 mod endpointslice;
 mod engine;
@@ -31,6 +32,9 @@ mod pod_gc;
 pub(crate) mod queue;
 mod replicaset;
 pub(crate) mod selector;
+mod share;
+pub(crate) mod taints;
+mod template_hash;
 pub(crate) mod world;
 pub(crate) mod write;
 
@@ -41,6 +45,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::cluster_roles::ClusterRoles;
+use self::daemonset::DaemonSets;
 use self::deployment::Deployments;
 use self::endpointslice::EndpointSlices;
 use self::engine::{Controller, drive};
@@ -160,6 +165,7 @@ pub async fn run(
     start.controller(EndpointSlices::new(Arc::clone(&world)), queues.endpoint_slices);
     start.controller(ReplicaSets::new(Arc::clone(&world)), queues.replica_sets);
     start.controller(Deployments::new(Arc::clone(&world)), queues.deployments);
+    start.controller(DaemonSets::new(Arc::clone(&world)), queues.daemon_sets);
     start.controller(Garbage::new(Arc::clone(&world), client.clone(), graph), graph_queue);
     start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
@@ -177,6 +183,7 @@ struct Queues {
     endpoint_slices: Arc<Queue<key::Key>>,
     replica_sets: Arc<Queue<key::Key>>,
     deployments: Arc<Queue<key::Key>>,
+    daemon_sets: Arc<Queue<key::Key>>,
     namespaces: Arc<Queue<key::Key>>,
     node_lifecycle: Arc<Queue<key::Key>>,
     pod_gc: Arc<Queue<key::Key>>,
@@ -197,6 +204,7 @@ impl Queues {
             endpoint_slices: queue(EndpointSlices::subscribe),
             replica_sets: queue(ReplicaSets::subscribe),
             deployments: queue(Deployments::subscribe),
+            daemon_sets: queue(DaemonSets::subscribe),
             namespaces: queue(Namespaces::subscribe),
             node_lifecycle: queue(NodeLifecycle::subscribe),
             pod_gc: queue(PodGc::subscribe),

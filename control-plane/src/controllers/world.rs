@@ -7,9 +7,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::core::DynamicObject;
@@ -118,6 +120,9 @@ world! {
     endpoint_slices: EndpointSlice,
     replica_sets: ReplicaSet,
     deployments: Deployment,
+    daemon_sets: DaemonSet,
+    revisions: ControllerRevision,
+    endpoints: Endpoints,
     namespaces: Namespace,
     leases: Lease,
     config_maps: ConfigMap trim |map| {

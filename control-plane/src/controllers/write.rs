@@ -1,8 +1,8 @@
 //! What controllers want done, as data. [`super::interpreter`] is the only one that does it.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, ObjectReference, Pod, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -48,6 +48,12 @@ pub(crate) enum Object {
     ReplicaSet(Box<ReplicaSet>),
     /// A deployment.
     Deployment(Box<Deployment>),
+    /// A daemon set.
+    DaemonSet(Box<DaemonSet>),
+    /// A revision of a daemon set.
+    ControllerRevision(Box<ControllerRevision>),
+    /// The endpoints of a Service, as one object.
+    Endpoints(Box<Endpoints>),
     /// An endpoint slice.
     EndpointSlice(Box<EndpointSlice>),
     /// A node.
@@ -94,6 +100,9 @@ objects!(
     Pod,
     ReplicaSet,
     Deployment,
+    DaemonSet,
+    ControllerRevision,
+    Endpoints,
     EndpointSlice,
     Node,
     Namespace,

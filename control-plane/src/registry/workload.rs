@@ -107,6 +107,9 @@ impl Strategy for ReplicationControllers {
     }
 }
 
+/// Annotation of daemon sets with how often their template has changed; nobody else sets it.
+const TEMPLATE_GENERATION: &str = "/metadata/annotations/deprecated.daemonset.template.generation";
+
 impl Strategy for DaemonSets {
     fn default(&self, object: &mut Object) {
         if object.text("/spec/updateStrategy/type") == "RollingUpdate" {
@@ -116,6 +119,7 @@ impl Strategy for DaemonSets {
     }
 
     fn prepare_create(&self, object: &mut Object) {
+        object.set(TEMPLATE_GENERATION, "1");
         let zeros = [
             "currentNumberScheduled",
             "desiredNumberScheduled",
@@ -126,6 +130,12 @@ impl Strategy for DaemonSets {
             "/status",
             zeros.map(|name| (name.to_owned(), json!(0))).into_iter().collect::<Value>(),
         );
+    }
+
+    fn prepare_update(&self, object: &mut Object, old: &Object) {
+        let before = old.text(TEMPLATE_GENERATION).parse::<i64>().unwrap_or(1);
+        let changed = object.at("/spec/template") != old.at("/spec/template");
+        object.set(TEMPLATE_GENERATION, (before + i64::from(changed)).to_string());
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {

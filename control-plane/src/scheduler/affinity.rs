@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::controllers::selector;
 
 /// Whether the node is one of those that the pod insists on.
-pub(super) fn is_required(spec: &PodSpec, node: &Node) -> bool {
+pub(crate) fn is_required(spec: &PodSpec, node: &Node) -> bool {
     let labels = spec.node_selector.as_ref();
     if !labels.is_none_or(|wanted| selector::contains(Some(node.labels()), wanted)) {
         return false;

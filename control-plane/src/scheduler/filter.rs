@@ -8,6 +8,7 @@ use kube::ResourceExt;
 
 use super::affinity;
 use super::cluster::{Cluster, Needs, NodeInfo};
+use crate::controllers::taints;
 
 /// The taint of a cordoned node, which a pod may tolerate.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -99,7 +100,7 @@ pub(super) fn check(spec: &PodSpec, needs: &Needs, info: &NodeInfo) -> Vec<Reaso
     if spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && *name != node.name_any()) {
         return one(Reason::NodeName);
     }
-    if let Some(taint) = repelling_taint(node, tolerations) {
+    if let Some(taint) = taints::first(node, tolerations, &["NoSchedule", "NoExecute"]) {
         return one(Reason::Taint(taint.key.clone(), taint.value.clone().unwrap_or_default()));
     }
     if !affinity::is_required(spec, node) {
@@ -121,33 +122,7 @@ fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    tolerations.iter().any(|toleration| tolerates(toleration, &taint))
-}
-
-/// The first taint that keeps a pod with these tolerations away.
-fn repelling_taint<'a>(node: &'a Node, tolerations: &[Toleration]) -> Option<&'a Taint> {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let repels = |taint: &&Taint| {
-        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
-            && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
-    };
-    taints.iter().find(repels)
-}
-
-/// Whether the toleration covers the taint. No key means every key, no effect every effect.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (effect, key) = (given(&toleration.effect), given(&toleration.key));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => {
-            !key.is_empty() && given(&toleration.value) == given(&taint.value)
-        }
-        Some("Exists") => true,
-        Some(_) => false,
-    }
+    taints::is_tolerated(&taint, tolerations)
 }
 
 fn shortages(needs: &Needs, info: &NodeInfo) -> Vec<Reason> {

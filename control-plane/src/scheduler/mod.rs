@@ -10,7 +10,7 @@
 //! Bindings go out beside it. A pod that fits nowhere is told why in its condition PodScheduled
 //! and parked until a node or a pod changes in a way that may help.
 
-mod affinity;
+pub(crate) mod affinity;
 mod cluster;
 mod filter;
 mod pending;

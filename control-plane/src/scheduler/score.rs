@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use super::affinity;
 use super::cluster::{Needs, NodeInfo};
-use super::filter::tolerates;
+use crate::controllers::taints;
 
 /// The best of these nodes; `None` if there are none.
 pub(super) fn best<'c>(
@@ -67,11 +67,9 @@ impl View {
 }
 
 fn repelling(spec: &PodSpec, node: &Node) -> i64 {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let repels = taints.iter().filter(|taint| {
-        taint.effect == "PreferNoSchedule"
-            && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    let repels = taints::of(node).iter().filter(|taint| {
+        taint.effect == "PreferNoSchedule" && !taints::is_tolerated(taint, tolerations)
     });
     i64::try_from(repels.count()).unwrap_or(i64::MAX)
 }

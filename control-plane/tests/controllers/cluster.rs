@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +32,8 @@ pub(crate) struct Cluster {
     /// While set, pods that start are not ready.
     pub(crate) unready: Arc<AtomicBool>,
     cancel: CancellationToken,
-    _directory: tempfile::TempDir,
+    kubeconfig: PathBuf,
+    directory: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -45,7 +48,8 @@ impl Cluster {
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         let client = Client::try_from(config).unwrap();
         let unready = Arc::default();
-        let cluster = Self { client, unready, cancel, _directory: directory };
+        let kubeconfig = server.kubeconfig.clone();
+        let cluster = Self { client, unready, cancel, kubeconfig, directory: directory };
         for index in 1..=nodes {
             cluster.add_node(&format!("n{index}")).await;
         }
@@ -137,6 +141,30 @@ impl Cluster {
             + DeserializeOwned,
     {
         let _ = self.api::<K>().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// What `kubectl` prints for a command line, whose arguments have no blanks; `None`, said
+    /// aloud, where there is no kubectl.
+    pub(crate) async fn kubectl(&self, line: &str) -> Option<String> {
+        const KUBECTL: &str = "/usr/bin/kubectl";
+        if !Path::new(KUBECTL).exists() {
+            eprintln!("skipped: this machine has no {KUBECTL}");
+            return None;
+        }
+        let mut command = Command::new(KUBECTL);
+        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.directory.path());
+        command.args(line.split_whitespace());
+        let run = move || command.output().unwrap();
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "kubectl {line}: {errors}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// Changes a node by a merge patch.
+    pub(crate) async fn change_node(&self, name: &str, change: Value) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
     }
 
     /// Names of pods by node; pods that wait are under the empty name.

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cluster;
+mod daemonset;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::{revision, template};
+use crate::controllers::share::{self, Round};
 use crate::controllers::write::Write;
 
 /// Annotation with the deployment's replicas when a set was last scaled.
@@ -156,12 +156,14 @@ impl<'a> Family<'a> {
         if !self.is_rolling() {
             return Leeway { surge: 0, unavailable: 0 };
         }
+        let quarter = |round| share::percent(25, wanted, round);
         let strategy = self.deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
         let surge = rolling.and_then(|rolling| rolling.max_surge.as_ref());
         let unavailable = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
-        let surge = share(surge, wanted, |pods, hundred| pods.div_ceil(hundred));
-        let unavailable = share(unavailable, wanted, |pods, hundred| pods / hundred);
+        let surge = share::of(surge, wanted, Round::Up).unwrap_or_else(|| quarter(Round::Up));
+        let unavailable =
+            share::of(unavailable, wanted, Round::Down).unwrap_or_else(|| quarter(Round::Down));
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
         Leeway { surge, unavailable: unavailable.min(wanted) }
     }
@@ -202,21 +204,5 @@ impl<'a> Family<'a> {
     pub(super) fn writes(&self) -> Vec<Write> {
         let members = self.new.iter().chain(&self.old);
         members.flat_map(|member| member.writes(self.deployment)).collect()
-    }
-}
-
-/// A number of pods, or a percentage of `wanted`, with that division by a hundred.
-/// By default 25 %.
-fn share(value: Option<&IntOrString>, wanted: i32, divide: fn(u64, u64) -> u64) -> i32 {
-    let percent = |percent: u64| {
-        let pods = u64::from(wanted.unsigned_abs()).saturating_mul(percent);
-        i32::try_from(divide(pods, 100)).unwrap_or(i32::MAX)
-    };
-    match value {
-        None => percent(25),
-        Some(IntOrString::Int(pods)) => (*pods).max(0),
-        Some(IntOrString::String(text)) => {
-            text.strip_suffix('%').and_then(|text| text.parse().ok()).map_or(0, percent)
-        }
     }
 }
