@@ -33,6 +33,7 @@ pub(crate) mod queue;
 mod replicaset;
 pub(crate) mod selector;
 mod share;
+mod taint_eviction;
 pub(crate) mod taints;
 mod template_hash;
 pub(crate) mod world;
@@ -58,6 +59,7 @@ use self::node_lifecycle::NodeLifecycle;
 use self::pod_gc::PodGc;
 use self::queue::Queue;
 use self::replicaset::ReplicaSets;
+use self::taint_eviction::TaintEviction;
 use self::world::{Kind, KindVisitor, World};
 use crate::cidr::Cidr;
 
@@ -169,6 +171,7 @@ pub async fn run(
     start.controller(Garbage::new(Arc::clone(&world), client.clone(), graph), graph_queue);
     start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
+    start.controller(TaintEviction::new(Arc::clone(&world)), queues.taint_eviction);
     start.controller(PodGc::new(Arc::clone(&world)), queues.pod_gc);
     start.controller(ServiceAccounts::new(Arc::clone(&world)), queues.service_accounts);
     start.controller(RootCa::new(Arc::clone(&world), config.root_ca), queues.root_ca);
@@ -186,6 +189,7 @@ struct Queues {
     daemon_sets: Arc<Queue<key::Key>>,
     namespaces: Arc<Queue<key::Key>>,
     node_lifecycle: Arc<Queue<key::Key>>,
+    taint_eviction: Arc<Queue<key::Key>>,
     pod_gc: Arc<Queue<key::Key>>,
     service_accounts: Arc<Queue<key::Key>>,
     root_ca: Arc<Queue<key::Key>>,
@@ -207,6 +211,7 @@ impl Queues {
             daemon_sets: queue(DaemonSets::subscribe),
             namespaces: queue(Namespaces::subscribe),
             node_lifecycle: queue(NodeLifecycle::subscribe),
+            taint_eviction: queue(TaintEviction::subscribe),
             pod_gc: queue(PodGc::subscribe),
             service_accounts: queue(ServiceAccounts::subscribe),
             root_ca: queue(RootCa::subscribe),

@@ -4,6 +4,7 @@
 mod accounts;
 mod cluster;
 mod daemonset;
+mod eviction;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
