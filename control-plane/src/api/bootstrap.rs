@@ -38,6 +38,10 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     ensure(api, ("networking.k8s.io", "servicecidrs"), "", service_cidr(api)).await?;
     ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
     ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
+    if let Some(first) = addresses.advertise.first() {
+        let endpoints = endpoints_of_kubernetes(addresses, family(*first));
+        ensure(api, ("", "endpoints"), "default", endpoints).await?;
+    }
     for (family, suffix) in [("IPv4", ""), ("IPv6", "-ipv6")] {
         let of_family =
             addresses.advertise.iter().filter(|address| self::family(**address) == family);
@@ -56,6 +60,19 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
         ensure(api, ("discovery.k8s.io", "endpointslices"), "default", slice).await?;
     }
     Ok(())
+}
+
+/// The same for clients that know no slices, which have one family.
+fn endpoints_of_kubernetes(addresses: &Addresses, family: &str) -> Value {
+    let of_family = addresses.advertise.iter().filter(|one| self::family(**one) == family);
+    let of_family: Vec<Value> = of_family.map(|address| json!({"ip": address})).collect();
+    json!({
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": of_family,
+            "ports": [{"name": "https", "port": addresses.port, "protocol": "TCP"}],
+        }],
+    })
 }
 
 fn internal(what: &str) -> Failure {
@@ -82,11 +99,15 @@ async fn ensure(
     if api.store.get(&target.key()).await?.is_none() {
         return api.insert(&target, object, &How::default()).await.map(drop);
     }
-    if plural == "endpointslices" {
+    let follows: &[&str] = match plural {
+        "endpointslices" => &["/endpoints", "/ports"],
+        "endpoints" => &["/subsets"],
+        _ => &[],
+    };
+    if !follows.is_empty() {
         api.rewrite(&target, Part::Main, &How::default(), |old| {
             let mut new = old.clone();
-            new.copy("/endpoints", &object);
-            new.copy("/ports", &object);
+            follows.iter().for_each(|field| new.copy(field, &object));
             Ok(new)
         })
         .await?;

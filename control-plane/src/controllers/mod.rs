@@ -17,6 +17,7 @@ pub(crate) mod cache;
 mod cluster_roles;
 mod daemonset;
 mod deployment;
+mod endpoints;
 mod endpointslice;
 mod engine;
 mod every_namespace;
@@ -48,7 +49,9 @@ use tokio_util::sync::CancellationToken;
 use self::cluster_roles::ClusterRoles;
 use self::daemonset::DaemonSets;
 use self::deployment::Deployments;
+use self::endpoints::EndpointsOfServices;
 use self::endpointslice::EndpointSlices;
+use self::endpointslice::mirroring::Mirroring;
 use self::engine::{Controller, drive};
 use self::every_namespace::{RootCa, ServiceAccounts};
 use self::garbage::Garbage;
@@ -146,6 +149,8 @@ pub async fn run(
     let pools = config.pools()?;
     let mut world = World::default();
     let queues = Queues::subscribe(&mut world);
+    let endpoints = Arc::new(Queue::default());
+    let gone_services = EndpointsOfServices::subscribe(&mut world, &endpoints);
     let graph_queue = Arc::new(Queue::default());
     let graph = Garbage::subscribe(&mut world, &graph_queue);
     let world = Arc::new(world);
@@ -165,6 +170,8 @@ pub async fn run(
     let mut start = Starter { interpreter, tasks: &mut tasks, cancel: &cancel };
     start.controller(ipam, queues.ipam);
     start.controller(EndpointSlices::new(Arc::clone(&world)), queues.endpoint_slices);
+    start.controller(EndpointsOfServices::new(Arc::clone(&world), gone_services), endpoints);
+    start.controller(Mirroring::new(Arc::clone(&world)), queues.mirroring);
     start.controller(ReplicaSets::new(Arc::clone(&world)), queues.replica_sets);
     start.controller(Deployments::new(Arc::clone(&world)), queues.deployments);
     start.controller(DaemonSets::new(Arc::clone(&world)), queues.daemon_sets);
@@ -184,6 +191,7 @@ pub async fn run(
 struct Queues {
     ipam: Arc<Queue<key::Key>>,
     endpoint_slices: Arc<Queue<key::Key>>,
+    mirroring: Arc<Queue<key::Key>>,
     replica_sets: Arc<Queue<key::Key>>,
     deployments: Arc<Queue<key::Key>>,
     daemon_sets: Arc<Queue<key::Key>>,
@@ -206,6 +214,7 @@ impl Queues {
         Self {
             ipam: queue(NodeIpam::subscribe),
             endpoint_slices: queue(EndpointSlices::subscribe),
+            mirroring: queue(Mirroring::subscribe),
             replica_sets: queue(ReplicaSets::subscribe),
             deployments: queue(Deployments::subscribe),
             daemon_sets: queue(DaemonSets::subscribe),

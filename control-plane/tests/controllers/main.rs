@@ -4,6 +4,7 @@
 mod accounts;
 mod cluster;
 mod daemonset;
+mod endpoints;
 mod eviction;
 
 use std::collections::BTreeSet;

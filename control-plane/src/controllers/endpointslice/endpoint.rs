@@ -14,14 +14,14 @@ use crate::controllers::pod_facts;
 
 /// An IP family, as a slice names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     Ipv4,
     Ipv6,
 }
 
 impl Family {
     /// The `addressType` of slices.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ipv4 => "IPv4",
             Self::Ipv6 => "IPv6",
@@ -30,7 +30,7 @@ impl Family {
 
     /// The families of a Service. A Service that does not say has those of its cluster addresses;
     /// a headless one without either has both.
-    pub(super) fn of_service(service: &Service) -> Vec<Self> {
+    pub(crate) fn of_service(service: &Service) -> Vec<Self> {
         let Some(spec) = &service.spec else { return Vec::new() };
         let named = spec.ip_families.as_deref().unwrap_or_default();
         let mut families: Vec<Self> = named
@@ -53,7 +53,8 @@ impl Family {
         families
     }
 
-    fn of_address(address: &str) -> Option<Self> {
+    /// The family of an address in text.
+    pub(crate) fn of_address(address: &str) -> Option<Self> {
         let address: std::net::IpAddr = address.parse().ok()?;
         Some(if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 })
     }
@@ -61,7 +62,7 @@ impl Family {
 
 /// The ports of an endpoint in an order that makes equal ones equal: name, protocol, number and
 /// application protocol.
-pub(super) type Ports = Vec<(String, String, Option<i32>, Option<String>)>;
+pub(crate) type Ports = Vec<(String, String, Option<i32>, Option<String>)>;
 
 /// The endpoints of a family, grouped by their ports: a slice has one list of ports for all.
 pub(super) fn by_ports(seen: &Seen<'_>, family: Family) -> BTreeMap<Ports, Vec<Endpoint>> {
@@ -146,28 +147,33 @@ fn endpoint(seen: &Seen<'_>, pod: &Pod, family: Family) -> Option<Endpoint> {
             None
         },
         hostname: hostname(seen.service, pod),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".to_owned()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(reference(pod)),
         node_name,
         zone,
         ..Endpoint::default()
     })
 }
 
+/// What says which pod an address is of.
+pub(crate) fn reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".to_owned()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
 /// The pod's address of that family.
-fn address(pod: &Pod, family: Family) -> Option<String> {
+pub(crate) fn address(pod: &Pod, family: Family) -> Option<String> {
     let status = pod.status.as_ref()?;
     let many = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
     many.chain(&status.pod_ip).find(|address| Family::of_address(address) == Some(family)).cloned()
 }
 
 /// The name by which a pod that asked for one is found below a headless Service.
-fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+pub(crate) fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let below = spec.subdomain.as_deref() == Some(service.name_any().as_str());
     spec.hostname.clone().filter(|name| below && !name.is_empty())
@@ -189,7 +195,7 @@ fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<En
 }
 
 /// The Service's ports as they are on that pod. A port that the pod does not have is left out.
-fn ports(service: &Service, pod: &Pod) -> Ports {
+pub(crate) fn ports(service: &Service, pod: &Pod) -> Ports {
     let wanted = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     let mut ports: Ports = wanted
         .iter()

@@ -4,9 +4,10 @@
 //! slices that exist with as few writes as it can. Services without a selector, and slices that
 //! somebody else manages, are left alone.
 
-mod endpoint;
+pub(super) mod endpoint;
+pub(super) mod mirroring;
 mod slices;
-mod trigger;
+pub(super) mod trigger;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +33,14 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The name of this controller in that label, the same as Kubernetes'.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Label of slices and Endpoints of headless Services.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Annotation with the time of the change that slices or Endpoints show.
+pub(super) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// Annotation of Endpoints that have more addresses than they may name.
+pub(super) const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+/// Annotation with what `kubectl apply` was given.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Label of nodes with their zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -105,7 +114,7 @@ impl Controller for EndpointSlices {
 }
 
 /// The selector of a Service whose slices are ours to keep.
-fn selector_of(service: &Service) -> Option<&BTreeMap<String, String>> {
+pub(super) fn selector_of(service: &Service) -> Option<&BTreeMap<String, String>> {
     let spec = service.spec.as_ref()?;
     let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
     (spec.type_.as_deref() != Some("ExternalName")).then_some(selector)
@@ -113,7 +122,7 @@ fn selector_of(service: &Service) -> Option<&BTreeMap<String, String>> {
 
 /// The Services that a pod's change concerns, by its labels before and now. A change that no
 /// endpoint shows concerns nobody.
-fn concerned(world: &World, change: &Change<Pod>) -> BTreeSet<Key> {
+pub(super) fn concerned(world: &World, change: &Change<Pod>) -> BTreeSet<Key> {
     if let (Some(old), Some(new)) = (&change.old, &change.new)
         && endpoint::looks_the_same(old, new)
     {

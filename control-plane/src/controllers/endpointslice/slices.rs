@@ -10,16 +10,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::endpoint::{self, Family, Ports};
-use super::{MANAGED_BY, MANAGER, SERVICE_NAME, Seen};
+use super::{
+    HEADLESS, LAST_APPLIED, MANAGED_BY, MANAGER, OVER_CAPACITY, SERVICE_NAME, Seen, TRIGGER_TIME,
+};
 use crate::controllers::ownership;
 use crate::controllers::write::Write;
 
 /// The most endpoints in a slice (`--max-endpoints-per-slice` of Kubernetes).
 const MAX_ENDPOINTS: usize = 100;
-/// Label of slices of headless Services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Annotation of slices with the time of the change that they show.
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// What all slices of a Service and family have in common.
 pub(super) struct Template {
@@ -38,6 +36,11 @@ impl Template {
             owner_references: Some(vec![ownership::controller_reference(service)]),
             ..ObjectMeta::default()
         };
+        Self::of(meta, family)
+    }
+
+    /// What slices of a family have, whoever they are for.
+    pub(super) fn of(meta: ObjectMeta, family: Family) -> Self {
         Self { meta, family }
     }
 }
@@ -58,8 +61,8 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
 /// The annotations of the Service but for kubectl's, and the time of the change.
 fn annotations(service: &Service, trigger: Option<Timestamp>) -> Option<BTreeMap<String, String>> {
     let mut annotations = service.annotations().clone();
-    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    annotations.remove("endpoints.kubernetes.io/over-capacity");
+    annotations.remove(LAST_APPLIED);
+    annotations.remove(OVER_CAPACITY);
     annotations.remove(TRIGGER_TIME);
     if let Some(trigger) = trigger {
         annotations.insert(TRIGGER_TIME.to_owned(), trigger.to_string());

@@ -12,14 +12,14 @@ use crate::controllers::pod_facts;
 
 /// The times that a Service's slices show already.
 #[derive(Debug, Default)]
-pub(super) struct Triggers {
+pub(crate) struct Triggers {
     service: Option<Timestamp>,
     pods: HashMap<String, Timestamp>,
 }
 
 impl Triggers {
     /// The oldest time of a change since the last call; `None` if there is none with a known time.
-    pub(super) fn next(&mut self, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
+    pub(crate) fn next(&mut self, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
         let mut oldest = None;
         let mut note = |time: Option<Timestamp>| {
             if let Some(time) = time {
