@@ -224,3 +224,40 @@ async fn a_document_describes_every_kind() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_names_no_class_gets_the_default_one() {
+    let server = Server::start().await;
+    let classes = "/apis/storage.k8s.io/v1/storageclasses";
+    let class = |name: &str, default: bool| {
+        json!({
+            "metadata": {"name": name, "annotations": {
+                "storageclass.kubernetes.io/is-default-class": default.to_string()}},
+            "provisioner": "disk.example",
+        })
+    };
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str, class: Option<&str>| {
+        json!({"metadata": {"name": name}, "spec": {"storageClassName": class,
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    server.post(classes, &class("slow", false)).await.unwrap();
+    let none = server.post(claims, &claim("none", None)).await.unwrap();
+    assert_eq!(none["spec"].get("storageClassName"), None);
+    server.post(classes, &class("fast", true)).await.unwrap();
+    for (name, asked, given) in
+        [("a", None, "fast"), ("b", Some("slow"), "slow"), ("c", Some(""), "")]
+    {
+        let made = server.post(claims, &claim(name, asked)).await.unwrap();
+        assert_eq!(made["spec"]["storageClassName"], given, "{name}");
+    }
+    let ingresses = "/apis/networking.k8s.io/v1/ingressclasses";
+    let nginx = json!({"metadata": {"name": "nginx", "annotations": {
+        "ingressclass.kubernetes.io/is-default-class": "true"}}, "spec": {"controller": "a.example/b"}});
+    server.post(ingresses, &nginx).await.unwrap();
+    let edge = json!({"metadata": {"name": "edge"}, "spec": {"defaultBackend": {"service": {
+        "name": "web", "port": {"number": 80}}}}});
+    let path = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let made = server.post(path, &edge).await.unwrap();
+    assert_eq!(made["spec"]["ingressClassName"], "nginx");
+}

@@ -8,11 +8,11 @@
 //! | `ServiceAccount` | pods have an account that exists, and its token in their containers |
 //! | `Priority` | pods have the value of their priority class |
 //! | `DefaultTolerationSeconds` | pods stay for five minutes on a node that is away (in the strategy of pods) |
-//! | `DefaultIngressClass` | an Ingress without class gets the default one |
+//! | `DefaultIngressClass`, `DefaultStorageClass` | an Ingress or a claim without class gets the default one |
 //!
 //! That nobody grants more than they have, by roles and bindings, is looked at here too.
 
-mod ingress;
+mod default_class;
 mod node_restriction;
 mod priority;
 mod rules;
@@ -78,7 +78,9 @@ impl Api {
             self.admit_account(kind, object).await?;
             self.admit_priority(kind, object).await?;
         } else if is(kind, "networking.k8s.io", "ingresses") {
-            self.admit_ingress_class(kind, object).await?;
+            self.admit_class(&default_class::INGRESS, object).await?;
+        } else if is(kind, "", "persistentvolumeclaims") {
+            self.admit_class(&default_class::STORAGE, object).await?;
         } else if kind.group == crate::authz::rbac::GROUP {
             self.admit_rules(kind, object, None, how)?;
         }
