@@ -10,13 +10,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, Request};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::time::timeout;
 
 use super::key::Key;
 use super::world::{Kind, World};
-use super::write::{Deletion, Object, ObjectVisitor, Report, Target, Write, slow_start_batches};
+use super::write::{
+    Deletion, Object, ObjectVisitor, Owner, Report, Target, Write, slow_start_batches,
+};
 
 /// The longest that a write may take. The largest is a slow start of 500 pods.
 const WRITE_TIME: Duration = Duration::from_mins(1);
@@ -97,10 +99,12 @@ impl Interpreter {
     fn perform_one(&self, write: Write) -> BoxFuture<'_, Result<(), WriteError>> {
         async move {
             match write {
-                Write::Create(object) => self.create(&object).await,
-                Write::Replace(object) => self.send("update", &object, Verb::Replace).await,
+                Write::Create(object) => self.send("create", &object, Verb::Create).await.map(drop),
+                Write::Replace(object) => {
+                    self.send("update", &object, Verb::Replace).await.map(drop)
+                }
                 Write::ReplaceSubresource(name, object) => {
-                    self.send("update", &object, Verb::ReplaceSubresource(name)).await
+                    self.send("update", &object, Verb::ReplaceSubresource(name)).await.map(drop)
                 }
                 Write::MergePatch { target, subresource, patch } => {
                     self.patch(target, subresource, Patch::Merge(patch)).await
@@ -114,7 +118,7 @@ impl Interpreter {
                     Ok(())
                 }
                 Write::Bind { target, uid, node } => self.bind(&target, uid, node).await,
-                Write::SlowStart(objects) => self.slow_start(&objects).await,
+                Write::SlowStart(objects, owner) => self.slow_start(&objects, &owner).await,
                 Write::Together(writes) => {
                     let writes = writes.into_iter().map(|write| self.perform_one(write));
                     join_all(writes).await.into_iter().collect()
@@ -124,27 +128,35 @@ impl Interpreter {
         .boxed()
     }
 
-    async fn slow_start(&self, objects: &[Object]) -> Result<(), WriteError> {
+    async fn slow_start(&self, objects: &[Object], owner: &Owner) -> Result<(), WriteError> {
         let mut rest = objects;
         for size in slow_start_batches(objects.len()) {
             let (batch, later) = rest.split_at(size);
             rest = later;
-            let answers = join_all(batch.iter().map(|object| self.create(object))).await;
+            let answers = join_all(batch.iter().map(|object| self.create(object, owner))).await;
             answers.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
     }
 
-    async fn create(&self, object: &Object) -> Result<(), WriteError> {
-        self.send("create", object, Verb::Create).await
+    async fn create(&self, object: &Object, owner: &Owner) -> Result<(), WriteError> {
+        let sent = self.send("create", object, Verb::Create).await;
+        self.tell(match &sent {
+            Ok(name) => owner.made(name),
+            Err(WriteError::Failed { source, .. }) => owner.failed(&source.to_string()),
+            Err(error) => owner.failed(&error.to_string()),
+        })
+        .await;
+        sent.map(drop)
     }
 
+    /// Sends an object as a whole; gives the name that it has.
     async fn send(
         &self,
         name: &'static str,
         object: &Object,
         verb: Verb,
-    ) -> Result<(), WriteError> {
+    ) -> Result<String, WriteError> {
         let target = object.target();
         let sent = object.visit(Sender { interpreter: self, key: &target.key, verb }).await;
         sent.map_err(|error| failure(name, &target, error))
@@ -301,7 +313,7 @@ struct Sender<'a> {
 }
 
 impl ObjectVisitor for Sender<'_> {
-    type Output = Result<(), kube::Error>;
+    type Output = Result<String, kube::Error>;
 
     async fn visit<K: Kind + Serialize>(self, object: &K) -> Self::Output {
         let resource = ApiResource::erase::<K>(&());
@@ -320,8 +332,9 @@ impl ObjectVisitor for Sender<'_> {
         };
         let request = request.map_err(kube::Error::BuildRequest)?;
         let answer: K = self.interpreter.client.request(request).await?;
+        let name = answer.name_any();
         self.interpreter.world.written(answer);
-        Ok(())
+        Ok(name)
     }
 }
 

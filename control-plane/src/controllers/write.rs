@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::Resource;
 use kube::api::PropagationPolicy;
 use kube::core::{ApiResource, DynamicObject};
+use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -135,9 +135,46 @@ pub(crate) enum Write {
     Bind { target: Target, uid: String, node: String },
     /// Creations in batches of 1, 2, 4, …: when a batch has a failure, the rest is left for later,
     /// so that a mistake (a quota, an invalid template) costs one request and not hundreds.
-    SlowStart(Vec<Object>),
+    /// What becomes of each is told about their owner.
+    SlowStart(Vec<Object>, Owner),
     /// Writes that do not depend on each other.
     Together(Vec<Write>),
+}
+
+/// Whose pods are made, and who tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Owner {
+    /// The owner.
+    pub(crate) about: ObjectReference,
+    /// The controller.
+    pub(crate) component: &'static str,
+}
+
+impl Owner {
+    /// An owner by its object.
+    pub(crate) fn of<K: Resource<DynamicType = ()>>(object: &K, component: &'static str) -> Self {
+        Self { about: object.object_ref(&()), component }
+    }
+
+    /// That a pod was made.
+    pub(crate) fn made(&self, pod: &str) -> Report {
+        self.report(false, "SuccessfulCreate", format!("Created pod: {pod}"))
+    }
+
+    /// That a pod could not be made.
+    pub(crate) fn failed(&self, why: &str) -> Report {
+        self.report(true, "FailedCreate", format!("Error creating: {why}"))
+    }
+
+    /// That a pod was deleted.
+    pub(crate) fn deleted(&self, pod: &str) -> Write {
+        Write::Tell(self.report(false, "SuccessfulDelete", format!("Deleted pod: {pod}")))
+    }
+
+    fn report(&self, warning: bool, reason: &'static str, message: String) -> Report {
+        let about = self.about.clone();
+        Report { about, warning, reason, message, component: self.component }
+    }
 }
 
 /// A DELETE request.
@@ -204,6 +241,14 @@ impl Write {
             grace_period_seconds: None,
             propagation: None,
         })
+    }
+
+    /// DELETE of an owner's pods, and that it was done.
+    pub(crate) fn delete_pods<'a>(pods: impl Iterator<Item = &'a Pod>, owner: &Owner) -> Vec<Self> {
+        let both = pods.map(|pod| (Self::delete(pod), owner.deleted(&pod.name_any())));
+        let (deletions, told): (Vec<Self>, Vec<Self>) = both.unzip();
+        let some = |writes: Vec<Self>| (!writes.is_empty()).then_some(Self::Together(writes));
+        some(deletions).into_iter().chain(some(told)).collect()
     }
 
     /// DELETE at once, without waiting for anybody to confirm.

@@ -33,7 +33,7 @@ use super::pod_facts;
 use super::queue::Queue;
 use super::selector;
 use super::world::{Kind, World};
-use super::write::{Object, Outcome, Write};
+use super::write::{Object, Outcome, Owner, Write};
 
 /// The most pods that one look creates, and the most that it deletes.
 const BURST: usize = 250;
@@ -285,12 +285,11 @@ fn writes(seen: &Seen<'_>, hash: &str, step: &Step<'_>) -> Vec<Write> {
         let message = format!("Found succeeded daemon pod {pod}, will try to delete it");
         Write::tell(set, COMPONENT, "SucceededDaemonPod", message)
     }));
-    let deletions: Vec<Write> =
-        step.delete.iter().take(BURST).map(|pod| Write::delete(&***pod)).collect();
-    writes.extend((!deletions.is_empty()).then_some(Write::Together(deletions)));
+    let owner = Owner::of(set, COMPONENT);
+    writes.extend(Write::delete_pods(step.delete.iter().take(BURST).map(|pod| &***pod), &owner));
     let pods: Vec<Object> =
         step.create.iter().take(BURST).map(|node| pod::new(set, hash, node).into()).collect();
-    writes.extend((!pods.is_empty()).then_some(Write::SlowStart(pods)));
+    writes.extend((!pods.is_empty()).then_some(Write::SlowStart(pods, owner)));
     writes
 }
 

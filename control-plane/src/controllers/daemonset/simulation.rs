@@ -61,14 +61,14 @@ impl Sim {
             match write {
                 Write::Together(deletions) => {
                     for deletion in deletions {
-                        let Write::Delete(deletion) = deletion else { panic!("{deletion:?}") };
+                        let Write::Delete(deletion) = deletion else { continue };
                         let pod =
                             self.pods.iter_mut().find(|pod| pod.name == deletion.target.key.name);
                         pod.unwrap().leaving = true;
                         moved += 1;
                     }
                 }
-                Write::SlowStart(made) => {
+                Write::SlowStart(made, _) => {
                     for object in made {
                         let Object::Pod(pod) = object else { panic!("{object:?}") };
                         let node = pod::node_of(&pod).unwrap()[1..].parse().unwrap();

@@ -108,11 +108,12 @@ fn moves(plan: &Plan) -> (Vec<String>, Vec<String>) {
     let (mut gone, mut made) = (Vec::new(), Vec::new());
     for write in &plan.outcome.writes {
         match write {
-            Write::Together(deletions) => gone.extend(deletions.iter().map(|write| match write {
-                Write::Delete(deletion) => deletion.target.key.name.clone(),
+            Write::Together(writes) => gone.extend(writes.iter().filter_map(|write| match write {
+                Write::Delete(deletion) => Some(deletion.target.key.name.clone()),
+                Write::Tell(_) => None,
                 other => panic!("{other:?}"),
             })),
-            Write::SlowStart(pods) => made.extend(pods.iter().map(|pod| match pod {
+            Write::SlowStart(pods, _) => made.extend(pods.iter().map(|pod| match pod {
                 Object::Pod(pod) => pod::node_of(pod).unwrap().to_owned(),
                 other => panic!("{other:?}"),
             })),
@@ -153,7 +154,7 @@ fn a_new_set_has_a_revision_first_and_then_a_pod_for_each_node() {
     let nodes = [node("n1", &json!({})), node("n2", &json!({}))];
     let plan = look(&set, &nodes, &[]);
     assert_eq!(moves(&plan), (vec![], vec!["n1".to_owned(), "n2".to_owned()]));
-    let Write::SlowStart(pods) = &plan.outcome.writes[0] else { panic!("{:?}", plan.outcome) };
+    let Write::SlowStart(pods, _) = &plan.outcome.writes[0] else { panic!("{:?}", plan.outcome) };
     let Object::Pod(pod) = &pods[0] else { panic!("{pods:?}") };
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("each-"));
     assert_eq!(pod.labels()[history::HASH_LABEL], *hash);

@@ -24,10 +24,12 @@ use super::ownership::{self, Claim};
 use super::pod_facts;
 use super::queue::Queue;
 use super::world::World;
-use super::write::{Object, Outcome, Write};
+use super::write::{Object, Outcome, Owner, Write};
 
 /// The most pods that one look creates or deletes.
 const BURST: usize = 500;
+/// Who tells of replica sets.
+const COMPONENT: &str = "replicaset-controller";
 
 /// The controller of ReplicaSets.
 pub(crate) struct ReplicaSets {
@@ -143,33 +145,33 @@ pub(crate) fn reconcile(seen: &Seen<'_>) -> Outcome {
     let active: Vec<&Arc<Pod>> =
         mine.iter().copied().filter(|pod| pod_facts::is_active(pod)).collect();
     let leaving = set.metadata.deletion_timestamp.is_some();
-    let scale = if leaving { None } else { scale(seen, &active) };
-    let status = status::write(seen, &mine, &active);
-    let writes = match (scale, seen.failure) {
-        // The pods that change bring us back here; the status waits until then.
-        (Some(scale), None) => vec![scale],
-        // Told before the next attempt, which may fail again.
-        (Some(scale), Some(_)) => status.into_iter().chain([scale]).collect(),
-        (None, _) => status.into_iter().collect(),
-    };
+    let mut writes = if leaving { Vec::new() } else { scale(seen, &active) };
+    // The pods that change bring us back here; the status waits until then. After a failure it is
+    // told before the next attempt, which may fail again.
+    if writes.is_empty() || seen.failure.is_some() {
+        writes.splice(0..0, status::write(seen, &mine, &active));
+    }
     Outcome { writes, again_after: next_availability(seen, &active) }
 }
 
-fn scale(seen: &Seen<'_>, active: &[&Arc<Pod>]) -> Option<Write> {
+fn scale(seen: &Seen<'_>, active: &[&Arc<Pod>]) -> Vec<Write> {
+    let owner = Owner::of(seen.set, COMPONENT);
     let wanted = wanted_replicas(seen.set);
     if let Some(missing) = wanted.checked_sub(active.len()).filter(|missing| *missing > 0) {
-        let pod = new_pod(seen.set);
-        return Some(Write::SlowStart(vec![Object::from(pod); missing.min(BURST)]));
+        let pods = vec![Object::from(new_pod(seen.set)); missing.min(BURST)];
+        return vec![Write::SlowStart(pods, owner)];
     }
-    let surplus = active.len().checked_sub(wanted).filter(|surplus| *surplus > 0)?;
+    let surplus = active.len().saturating_sub(wanted);
+    if surplus == 0 {
+        return Vec::new();
+    }
     let related = seen.pods.iter().filter(|pod| {
         pod_facts::is_active(pod)
             && ownership::controller_of(&pod.metadata)
                 .is_some_and(|owner| seen.siblings.contains(&owner.uid))
     });
     let ranked = ranking::first_to_go(active, related, seen.now);
-    let deletions = ranked.into_iter().take(surplus.min(BURST));
-    Some(Write::Together(deletions.map(Write::delete).collect()))
+    Write::delete_pods(ranked.into_iter().take(surplus.min(BURST)), &owner)
 }
 
 /// `spec.replicas`, by default 1.

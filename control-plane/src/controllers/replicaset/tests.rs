@@ -61,7 +61,7 @@ fn status_of(outcome: &Outcome) -> k8s_openapi::api::apps::v1::ReplicaSetStatus 
 #[test]
 fn inv_64_missing_pods_are_created_from_the_template() {
     let outcome = look(&set(3), &[pod("a", &json!({}))]);
-    let Write::SlowStart(created) = &outcome.writes[0] else { panic!("{outcome:?}") };
+    let Write::SlowStart(created, _) = &outcome.writes[0] else { panic!("{outcome:?}") };
     assert_eq!(created.len(), 2);
     let Object::Pod(created) = &created[0] else { panic!("{created:?}") };
     assert_eq!(created.metadata.generate_name.as_deref(), Some("web-abc-"));
@@ -96,7 +96,7 @@ fn ended_and_leaving_pods_do_not_count() {
         pod("c", &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
     ];
     let outcome = look(&set(2), &pods);
-    let Write::SlowStart(created) = &outcome.writes[0] else { panic!("{outcome:?}") };
+    let Write::SlowStart(created, _) = &outcome.writes[0] else { panic!("{outcome:?}") };
     assert_eq!(created.len(), 1);
     let status = status_of(&look(&set(1), &pods));
     assert_eq!((status.replicas, status.terminating_replicas), (1, Some(1)));
@@ -166,7 +166,7 @@ fn a_failed_creation_is_a_condition_until_the_count_is_right() {
     let condition = &status.conditions.as_ref().unwrap()[0];
     assert_eq!(condition.reason.as_deref(), Some("FailedCreate"));
     assert_eq!(condition.message.as_deref(), Some("exceeded quota"));
-    assert!(matches!(&outcome.writes[1], Write::SlowStart(_)), "and it is tried again");
+    assert!(matches!(&outcome.writes[1], Write::SlowStart(..)), "and it is tried again");
     wanting.status = Some(status);
     let outcome = look(&wanting, &[pod("a", &json!({}))]);
     assert_eq!(status_of(&outcome).conditions, None);
