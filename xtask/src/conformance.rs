@@ -21,9 +21,13 @@ const SOURCES: [&str; 5] = ["agent", "cni", "control-plane", "ebpf", "tests"];
 const SCENARIOS: &str = "agent/tests/scenarios";
 /// What a row without a test has to begin with.
 const REASONS: [&str; 3] = ["Later: ", "Not ours: ", "By design: "];
-/// Numbers that must have a row: behaviours, divergences, reliability. Others have one when a test
-/// carries them.
-const LISTS: [(char, u32); 3] = [('B', 140), ('V', 12), ('R', 12)];
+/// Numbers that must have a row, from and to: behaviours, divergences, reliability, and those of
+/// orchestration from labels to deployments. Others have one when a test carries them.
+const LISTS: [(char, u32, u32); 4] =
+    [('B', 1, 140), ('V', 1, 12), ('R', 1, 12), (ORCHESTRATION, 54, 74)];
+/// The list of an orchestrator's behaviours: its tests begin with `inv_`, and numbers without a
+/// letter.
+const ORCHESTRATION: char = 'I';
 
 /// A behaviour's number: list, number, and the letter of one that was put in between (B79b).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,11 +53,17 @@ fn number(word: &str) -> Option<Number> {
         _ => return None,
     };
     let number = digits.parse().ok().filter(|_| digits.len() <= 3)?;
-    matches!(list, 'B' | 'D' | 'F' | 'P' | 'R' | 'U' | 'V').then_some(Number(list, number, letter))
+    matches!(list, 'B' | 'D' | 'F' | ORCHESTRATION | 'P' | 'R' | 'U' | 'V')
+        .then_some(Number(list, number, letter))
 }
 
-/// The numbers at the start of a test's name: `b08_b09_…` two, `b20_to_b46_…` twenty-seven.
+/// The numbers at the start of a test's name: `b08_b09_…` two, `b20_to_b46_…` twenty-seven,
+/// `inv_66_71_…` two of orchestration.
 fn numbers(name: &str) -> Vec<Number> {
+    if let Some(rest) = name.strip_prefix("inv_") {
+        let numbers = rest.split('_').map_while(|word| word.parse().ok());
+        return numbers.map(|number| Number(ORCHESTRATION, number, None)).collect();
+    }
     let mut found: Vec<Number> = Vec::new();
     let mut words = name.strip_prefix("soak_").unwrap_or(name).split('_').peekable();
     while let Some(word) = words.next() {
@@ -147,7 +157,11 @@ fn compare(page: &str, proofs: &Proofs) -> Vec<String> {
             complaints.push(format!("{TABLE}: {number} has two rows"));
         }
     }
-    let listed = LISTS.iter().flat_map(|(list, last)| (1..=*last).map(|n| Number(*list, n, None)));
+    let of_list = |(list, from, to): &(char, u32, u32)| {
+        let list = *list;
+        (*from..=*to).map(move |number| Number(list, number, None))
+    };
+    let listed = LISTS.iter().flat_map(of_list);
     for number in listed.filter(|number| !table.contains_key(number)) {
         complaints.push(format!("{TABLE}: {number} has no row"));
     }

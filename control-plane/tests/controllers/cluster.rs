@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest that anything here may take.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where kubectl is, if it is.
+const KUBECTL: &str = "/usr/bin/kubectl";
 
 /// A running control plane.
 pub(crate) struct Cluster {
@@ -146,19 +149,36 @@ impl Cluster {
     /// What `kubectl` prints for a command line, whose arguments have no blanks; `None`, said
     /// aloud, where there is no kubectl.
     pub(crate) async fn kubectl(&self, line: &str) -> Option<String> {
-        const KUBECTL: &str = "/usr/bin/kubectl";
         if !Path::new(KUBECTL).exists() {
             eprintln!("skipped: this machine has no {KUBECTL}");
             return None;
         }
+        let output = self.output(line).await;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "kubectl {line}: {errors}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What a `kubectl` that has to fail says to it.
+    pub(crate) async fn refused(&self, line: &str) -> String {
+        let output = self.output(line).await;
+        assert!(!output.status.success(), "kubectl {line}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    async fn output(&self, line: &str) -> Output {
         let mut command = Command::new(KUBECTL);
         command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.directory.path());
         command.args(line.split_whitespace());
         let run = move || command.output().unwrap();
-        let output = tokio::task::spawn_blocking(run).await.unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "kubectl {line}: {errors}");
-        Some(String::from_utf8(output.stdout).unwrap())
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
+    /// Writes a file that `kubectl` can read, and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
     }
 
     /// Changes a node by a merge patch.

@@ -4,8 +4,11 @@
 mod accounts;
 mod cluster;
 mod daemonset;
+mod deployment;
 mod endpoints;
 mod eviction;
+mod kubectl;
+mod replicaset;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -21,7 +24,7 @@ use serde_json::{Value, json};
 use cluster::{Cluster, deployment, service, until};
 
 /// Waits for a rollout as `kubectl rollout status` does.
-async fn rolled_out(cluster: &Cluster, replicas: i32) -> Deployment {
+pub(crate) async fn rolled_out(cluster: &Cluster, replicas: i32) -> Deployment {
     until("the rollout", async || {
         let web: Deployment = cluster.get("web").await;
         let status = web.status.clone().unwrap_or_default();
