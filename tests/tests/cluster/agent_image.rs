@@ -33,10 +33,10 @@ const POD: &str = "agent";
 
 /// Mounts of this machine that follow into containers, as a kubelet's machine has them: where no
 /// systemd made them shared, until this is dropped.
-struct Shared(Vec<&'static str>);
+pub(crate) struct Shared(Vec<&'static str>);
 
 impl Shared {
-    fn make() -> Result<Self> {
+    pub(crate) fn make() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let is_private = |path: &&str| {
             let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -71,9 +71,12 @@ fn image_takes_over(world: &World) -> Result<()> {
     for image in image::all(&world.layout.bin_dir.join("image"))? {
         containerd::import(&world.layout, &host.name, &image)?;
     }
+    let mut config = config(world, &host)?;
+    // Agents of this cluster have their token in a file of the node.
+    config["kubeconfig"] = json!(world.layout.agent_kubeconfig());
     let config = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POD},
-        "data": {"agent.yaml": config(world, &host)?.to_string()},
+        "data": {"agent.yaml": config.to_string()},
     });
     world.api.apply(&config.to_string())?;
     let loads = start_loads(world)?;
@@ -99,7 +102,7 @@ fn image_takes_over(world: &World) -> Result<()> {
 }
 
 /// Every part works with the rights that it has.
-fn healthy(world: &World, host: &Host) -> Result<()> {
+pub(crate) fn healthy(world: &World, host: &Host) -> Result<()> {
     let argv = ["mizzen", "status", "-o", "json"];
     let said = exec::capture(&world.layout, &Place::Host(host.name.clone()), &argv)?;
     let status: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
@@ -110,12 +113,11 @@ fn healthy(world: &World, host: &Host) -> Result<()> {
 }
 
 /// The configuration for a node of this cluster, whose folders are its own.
-fn config(world: &World, host: &Host) -> Result<Value> {
+pub(crate) fn config(world: &World, host: &Host) -> Result<Value> {
     let (layout, node) = (&world.layout, host.name.as_str());
     Ok(json!({
         "apiVersion": "mizzen.dev/v1alpha1", "kind": "AgentConfiguration",
         "apiServer": [format!("https://{}", layout.api_address())],
-        "kubeconfig": layout.agent_kubeconfig(),
         "cgroupRoot": cgroup::node_dir(layout, node)?,
         "bpffs": layout.bpffs(node),
         "stateDir": layout.state_dir(node),
@@ -125,16 +127,35 @@ fn config(world: &World, host: &Host) -> Result<Value> {
     }))
 }
 
-/// The manifest's pod, with the folders of this node in the places of a machine's.
+/// The manifest's pod by itself, on a node, with the token of the node's own agent.
 fn pod(world: &World, host: &Host) -> Result<Value> {
+    let dir = &world.layout.dir;
+    let mut spec = on_node(world, host)?;
+    spec.as_object_mut().context("no spec")?.remove("serviceAccountName");
+    spec["nodeName"] = host.name.as_str().into();
+    let mounts = spec["containers"][0]["volumeMounts"].as_array_mut().context("no mounts")?;
+    mounts.insert(0, json!({"name": "token", "mountPath": dir, "readOnly": true}));
+    let volumes = spec["volumes"].as_array_mut().context("no volumes")?;
+    volumes.push(json!({"name": "token", "hostPath": {"path": dir}}));
+    name_config(&mut spec, POD)?;
+    Ok(spec)
+}
+
+/// Has the agent's configuration come from that ConfigMap.
+pub(crate) fn name_config(spec: &mut Value, name: &str) -> Result<()> {
+    let volumes = spec["volumes"].as_array_mut().context("no volumes")?;
+    let config = volumes.iter_mut().find(|one| one["name"] == "config").context("no config")?;
+    config["configMap"]["name"] = name.into();
+    Ok(())
+}
+
+/// The manifest's pod, with the folders of this node in the places of a machine's.
+pub(crate) fn on_node(world: &World, host: &Host) -> Result<Value> {
     let (layout, node) = (&world.layout, host.name.as_str());
     let objects = deploy::agent_objects();
     let set =
         objects.iter().find(|object| object["kind"] == "DaemonSet").context("no DaemonSet")?;
     let mut spec = set["spec"]["template"]["spec"].clone();
-    // Agents of this cluster have their token in a file of the node.
-    spec.as_object_mut().context("no spec")?.remove("serviceAccountName");
-    spec["nodeName"] = node.into();
     let mut place = |name: &str, path: &Path| -> Result<()> {
         let find = |list: &mut Value| -> Option<usize> {
             list.as_array()?.iter().position(|one| one["name"] == name)
@@ -151,20 +172,10 @@ fn pod(world: &World, host: &Host) -> Result<Value> {
     place("data", &layout.data_dir(node))?;
     place("cni-conf", &layout.cni_conf_dir(node))?;
     place("cni-bin", &layout.cni_bin_dir(node))?;
-    let container = &mut spec["containers"][0];
     let state = layout.state_dir(node).display().to_string();
-    container["readinessProbe"]["exec"]["command"]
+    spec["containers"][0]["readinessProbe"]["exec"]["command"]
         .as_array_mut()
         .context("no probe")?
         .extend(["--state-dir".into(), state.into()]);
-    let token = json!({"name": "token", "mountPath": layout.dir, "readOnly": true});
-    container["volumeMounts"].as_array_mut().context("no mounts")?.insert(0, token);
-    spec["volumes"]
-        .as_array_mut()
-        .context("no volumes")?
-        .push(json!({"name": "token", "hostPath": {"path": layout.dir}}));
-    let config = spec["volumes"].as_array_mut().context("no volumes")?;
-    let config = config.iter_mut().find(|one| one["name"] == "config").context("no config")?;
-    config["configMap"]["name"] = POD.into();
     Ok(spec)
 }

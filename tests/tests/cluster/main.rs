@@ -6,6 +6,7 @@
 //! that failed whatever does not run is started again, so that it fails alone. At the end the
 //! cluster is removed, and that nothing is left is the last check.
 
+mod agent_daemon_set;
 mod agent_image;
 mod containerd;
 mod explain;
@@ -115,6 +116,7 @@ fn containerd_checks() -> Vec<Check> {
         streams::CHECKS,
         containerd::CHECKS,
         agent_image::CHECKS,
+        agent_daemon_set::CHECKS,
     ]
     .concat()
 }

@@ -63,6 +63,13 @@ pub fn import(layout: &Layout, node: &str, image: &Image) -> Result<()> {
         .map(drop)
 }
 
+/// Gives an image of a node's containerd another name, which may be in use.
+pub fn tag(layout: &Layout, node: &str, image: &str, name: &str) -> Result<()> {
+    ctr(layout, node, &["images", "tag", "--force", image, name])
+        .with_context(|| format!("can't name {image} {name}"))
+        .map(drop)
+}
+
 /// Starts a node's containerd where it does not run.
 pub fn start(layout: &Layout, host: &Host) -> Result<process::Started> {
     let node = &host.name;
