@@ -107,7 +107,9 @@ async fn ensure(
     if !follows.is_empty() {
         api.rewrite(&target, Part::Main, &How::default(), |old| {
             let mut new = old.clone();
-            follows.iter().for_each(|field| new.copy(field, &object));
+            for field in follows {
+                new.copy(field, &object);
+            }
             Ok(new)
         })
         .await?;

@@ -235,14 +235,14 @@ mod tests {
         };
         assert_eq!(look(0), Outcome::default());
         controller.world.written(node(3, &[taint("a")]));
-        assert_eq!(look(0).again_after, Some(Duration::from_secs(60)));
+        assert_eq!(look(0).again_after, Some(Duration::from_mins(1)));
         // Another taint that the pod tolerates no worse: the time goes on.
         controller.world.written(node(4, &[taint("a"), taint("a")]));
         assert_eq!(look(50).again_after, Some(Duration::from_secs(10)));
         controller.world.written(node(5, &[]));
         assert_eq!(look(50), Outcome::default());
         controller.world.written(node(6, &[taint("a")]));
-        assert_eq!(look(50).again_after, Some(Duration::from_secs(60)), "it began anew");
+        assert_eq!(look(50).again_after, Some(Duration::from_mins(1)), "it began anew");
         controller.world.written(node(7, &[taint("a"), taint("a")]));
         let writes = look(110).writes;
         let [Write::Tell(_), Write::StrategicPatch { patch, .. }, Write::Delete(_)] = &writes[..]

@@ -52,7 +52,7 @@ impl Cluster {
         let client = Client::try_from(config).unwrap();
         let unready = Arc::default();
         let kubeconfig = server.kubeconfig.clone();
-        let cluster = Self { client, unready, cancel, kubeconfig, directory: directory };
+        let cluster = Self { client, unready, cancel, kubeconfig, directory };
         for index in 1..=nodes {
             cluster.add_node(&format!("n{index}")).await;
         }

@@ -7,6 +7,7 @@ mod daemonset;
 mod deployment;
 mod endpoints;
 mod eviction;
+mod kube_rs;
 mod kubectl;
 mod replicaset;
 

@@ -40,7 +40,7 @@ impl<'a> History<'a> {
         mine.sort_by_key(|one| one.revision);
         let data = data_of(set);
         let is_current = |one: &&Arc<ControllerRevision>| holds(one, &data);
-        let current = mine.iter().rposition(|one| is_current(one)).map(|index| mine.remove(index));
+        let current = mine.iter().rposition(is_current).map(|index| mine.remove(index));
         Self { current, old: mine }
     }
 
@@ -54,7 +54,7 @@ impl<'a> History<'a> {
     /// highest number for it, also where it was used before.
     pub(super) fn due(&self, seen: &Seen<'_>) -> Option<Write> {
         let next = self.old.last().map_or(0, |one| one.revision) + 1;
-        let Some(current) = self.current else { return Some(self.begin(seen, next)) };
+        let Some(current) = self.current else { return Some(begin(seen, next)) };
         if current.revision >= next && current.labels().contains_key(HASH_LABEL) {
             return None;
         }
@@ -65,22 +65,6 @@ impl<'a> History<'a> {
             current.labels_mut().insert(HASH_LABEL.to_owned(), hash);
         }
         Some(Write::Replace(current.into()))
-    }
-
-    /// A new revision, or another name for it if its name is taken.
-    fn begin(&self, seen: &Seen<'_>, number: i64) -> Write {
-        let revision = new(seen.set, number);
-        let taken = |failure: &Failure| failure.already_exists;
-        let name = revision.name_any();
-        if seen.failure.is_some_and(taken)
-            && seen.revisions.iter().any(|one| one.name_any() == name)
-        {
-            let mut set = seen.set.clone();
-            let status = set.status.get_or_insert_default();
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-            return Write::replace_status(set);
-        }
-        Write::Create(revision.into())
     }
 
     /// Old revisions beyond `revisionHistoryLimit` (by default 10), oldest first, but for those
@@ -97,6 +81,20 @@ impl<'a> History<'a> {
         let surplus = self.old.len().saturating_sub(limit);
         unused.take(surplus).map(|one| Write::delete(&***one)).collect()
     }
+}
+
+/// A new revision, or another name for it if its name is taken.
+fn begin(seen: &Seen<'_>, number: i64) -> Write {
+    let revision = new(seen.set, number);
+    let taken = |failure: &Failure| failure.already_exists;
+    let name = revision.name_any();
+    if seen.failure.is_some_and(taken) && seen.revisions.iter().any(|one| one.name_any() == name) {
+        let mut set = seen.set.clone();
+        let status = set.status.get_or_insert_default();
+        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+        return Write::replace_status(set);
+    }
+    Write::Create(revision.into())
 }
 
 fn template_hash(set: &DaemonSet) -> String {

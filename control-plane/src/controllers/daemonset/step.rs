@@ -101,7 +101,7 @@ pub(super) fn rolls(set: &DaemonSet) -> bool {
     strategy.and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete")
 }
 
-fn stays(pod: &&&Arc<Pod>) -> bool {
+fn stays(pod: &Pod) -> bool {
     !pod_facts::is_terminating(pod)
 }
 
@@ -110,7 +110,9 @@ pub(super) fn manage<'a>(facts: &Facts<'_>, places: &'a [Place<'a>]) -> Step<'a>
     let mut step = Step::default();
     for place in places {
         match place.fit {
-            Fit::Unwanted => step.delete.extend(place.pods.iter().filter(stays)),
+            Fit::Unwanted => {
+                step.delete.extend(place.pods.iter().filter(|pod| stays(pod)));
+            }
             // A pod that goes is waited for: the node has no room for two.
             Fit::Wanted if place.pods.is_empty() => step.create.push(place.node),
             Fit::Wanted | Fit::Tolerated => keep_one(facts, place, &mut step),
@@ -122,7 +124,7 @@ pub(super) fn manage<'a>(facts: &Facts<'_>, places: &'a [Place<'a>]) -> Step<'a>
 /// Replaces pods that have ended, and takes those away that are too many.
 fn keep_one<'a>(facts: &Facts<'_>, place: &'a Place<'a>, step: &mut Step<'a>) {
     let mut running = Vec::new();
-    for &pod in place.pods.iter().filter(stays) {
+    for &pod in place.pods.iter().filter(|pod| stays(pod)) {
         match (pod_facts::phase(pod), facts.waits.get(place.node)) {
             ("Failed", Some(wait)) => {
                 step.wait = Some(step.wait.map_or(*wait, |shortest| shortest.min(*wait)));
@@ -159,8 +161,8 @@ fn keep_one<'a>(facts: &Facts<'_>, place: &'a Place<'a>, step: &mut Step<'a>) {
 type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
 
 fn pair<'a>(facts: &Facts<'_>, place: &'a Place<'a>) -> Option<Pair<'a>> {
-    let stays = place.pods.iter().copied().filter(|pod| !pod_facts::is_terminating(pod));
-    let (new, old): (Vec<_>, Vec<_>) = stays.partition(|pod| facts.is_updated(pod));
+    let there = place.pods.iter().copied().filter(|pod| stays(pod));
+    let (new, old): (Vec<_>, Vec<_>) = there.partition(|pod| facts.is_updated(pod));
     (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))
 }
 

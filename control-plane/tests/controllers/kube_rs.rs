@@ -1,0 +1,69 @@
+//! A controller that somebody wrote with kube-rs, against the API server and our garbage collector.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+
+use crate::cluster::{Cluster, until};
+
+/// Keeps a Secret with the data of each ConfigMap that asks for it.
+async fn reconcile(map: Arc<ConfigMap>, client: Arc<Client>) -> Result<Action, kube::Error> {
+    let secrets: Api<Secret> = Api::default_namespaced((*client).clone());
+    let name = map.name_any();
+    let secret = json!({
+        "metadata": {"name": name, "ownerReferences": [map.controller_owner_ref(&())]},
+        "stringData": map.data,
+    });
+    if secrets.get_opt(&name).await?.is_some() {
+        let change = Patch::Merge(json!({"stringData": map.data}));
+        secrets.patch(&name, &PatchParams::default(), &change).await?;
+    } else {
+        let secret: Secret = serde_json::from_value(secret).map_err(kube::Error::SerdeError)?;
+        secrets.create(&PostParams::default(), &secret).await?;
+    }
+    Ok(Action::await_change())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_of_kube_rs_follows_what_it_owns() {
+    let cluster = Cluster::start(0).await;
+    let maps: Api<ConfigMap> = cluster.api();
+    let secrets: Api<Secret> = cluster.api();
+    let asked = watcher::Config::default().labels("secret=yes").streaming_lists();
+    let controller = Controller::new(maps.clone(), asked)
+        .owns(secrets.clone(), watcher::Config::default())
+        .run(reconcile, |_, _, _| Action::await_change(), Arc::new(cluster.client.clone()))
+        .for_each(|_| async {});
+    let controller = tokio::spawn(controller);
+    let holds = async |wanted: Option<&str>| {
+        until("the secret", async || {
+            let secret = secrets.get_opt("a").await.unwrap();
+            let data = secret.and_then(|secret| secret.data?.remove("x"));
+            let found = data.map(|data| String::from_utf8(data.0).unwrap());
+            if found.as_deref() == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    };
+    let map = |value: &str| json!({"metadata": {"name": "a", "labels": {"secret": "yes"}}, "data": {"x": value}});
+    cluster.create::<ConfigMap>(map("1")).await;
+    holds(Some("1")).await;
+    cluster.merge::<ConfigMap>("a", map("2")).await;
+    holds(Some("2")).await;
+    // What it owns is looked after.
+    let first = secrets.get("a").await.unwrap().uid();
+    cluster.delete::<Secret>("a").await;
+    until("another secret", async || {
+        let found = secrets.get_opt("a").await.unwrap().and_then(|secret| secret.uid());
+        if found.is_some() && found != first { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    cluster.delete::<ConfigMap>("a").await;
+    holds(None).await;
+    controller.abort();
+}
