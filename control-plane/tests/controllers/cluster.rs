@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -35,7 +35,8 @@ pub(crate) struct Cluster {
     /// While set, pods that start are not ready.
     pub(crate) unready: Arc<AtomicBool>,
     cancel: CancellationToken,
-    kubeconfig: PathBuf,
+    /// It stops when it is dropped.
+    server: Server,
     directory: tempfile::TempDir,
 }
 
@@ -51,8 +52,7 @@ impl Cluster {
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
         let client = Client::try_from(config).unwrap();
         let unready = Arc::default();
-        let kubeconfig = server.kubeconfig.clone();
-        let cluster = Self { client, unready, cancel, kubeconfig, directory };
+        let cluster = Self { client, unready, cancel, server, directory };
         for index in 1..=nodes {
             cluster.add_node(&format!("n{index}")).await;
         }
@@ -168,7 +168,7 @@ impl Cluster {
 
     async fn output(&self, line: &str) -> Output {
         let mut command = Command::new(KUBECTL);
-        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.directory.path());
+        command.env("KUBECONFIG", &self.server.kubeconfig).env("HOME", self.directory.path());
         command.args(line.split_whitespace());
         let run = move || command.output().unwrap();
         tokio::task::spawn_blocking(run).await.unwrap()
