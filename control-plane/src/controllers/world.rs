@@ -7,13 +7,22 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim,
+    Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
@@ -44,7 +53,13 @@ impl<K: Resource + Clone + Debug> Default for Shelf<K> {
 
 /// A kind that the world holds.
 pub(crate) trait Kind:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+    Resource<DynamicType = (), Scope: 'static>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
 {
     /// Where the world keeps objects of this kind.
     fn shelf(world: &World) -> &Shelf<Self>;
@@ -133,6 +148,32 @@ world! {
     },
     service_accounts: ServiceAccount,
     cluster_roles: ClusterRole,
+    // Of these the garbage collector alone wants to know, and no more than whose they are.
+    secrets: Secret trim |secret| {
+        secret.data = None;
+        secret.string_data = None;
+    },
+    claims: PersistentVolumeClaim trim |claim| (claim.spec, claim.status) = (None, None),
+    volumes: PersistentVolume trim |volume| (volume.spec, volume.status) = (None, None),
+    pod_templates: PodTemplate trim |template| template.template = None,
+    replication_controllers: ReplicationController trim |of| (of.spec, of.status) = (None, None),
+    quotas: ResourceQuota trim |quota| (quota.spec, quota.status) = (None, None),
+    limit_ranges: LimitRange trim |range| range.spec = None,
+    stateful_sets: StatefulSet trim |set| (set.spec, set.status) = (None, None),
+    jobs: Job trim |job| (job.spec, job.status) = (None, None),
+    cron_jobs: CronJob trim |job| (job.spec, job.status) = (None, None),
+    autoscalers: HorizontalPodAutoscaler trim |of| (of.spec, of.status) = (None, None),
+    budgets: PodDisruptionBudget trim |budget| (budget.spec, budget.status) = (None, None),
+    ingresses: Ingress trim |ingress| (ingress.spec, ingress.status) = (None, None),
+    ingress_classes: IngressClass,
+    network_policies: NetworkPolicy trim |policy| policy.spec = None,
+    roles: Role trim |role| role.rules = None,
+    role_bindings: RoleBinding trim |binding| binding.subjects = None,
+    cluster_role_bindings: ClusterRoleBinding trim |binding| binding.subjects = None,
+    signing_requests: CertificateSigningRequest trim |request| request.status = None,
+    storage_classes: StorageClass,
+    drivers: CSIDriver,
+    attachments: VolumeAttachment,
 }
 
 /// Something to do for each kind.

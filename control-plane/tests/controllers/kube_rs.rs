@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Secret};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::Role;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
@@ -63,5 +65,47 @@ async fn a_controller_of_kube_rs_follows_what_it_owns() {
         if found.is_some() && found != first { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
+    cluster.delete::<ConfigMap>("a").await;
+    until("no secret", async || {
+        let found = secrets.get_opt("a").await.unwrap();
+        found.map_or(Ok(()), |secret| Err(format!("{secret:?}")))
+    })
+    .await;
     controller.abort();
+}
+
+/// Kinds that no controller but the garbage collector looks at; and an owner of no namespace.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owned_by_any_kind_goes_with_it() {
+    let cluster = Cluster::start(0).await;
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let volume = json!({
+        "metadata": {"name": "owner"},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/nowhere"},
+        },
+    });
+    let volume = serde_json::from_value(volume).unwrap();
+    let owner = volumes.create(&PostParams::default(), &volume).await.unwrap();
+    let owned = |name: &str| json!({"name": name, "ownerReferences": [owner.owner_ref(&())]});
+    cluster.create::<Role>(json!({"metadata": owned("role"), "rules": []})).await;
+    cluster
+        .create::<NetworkPolicy>(json!({"metadata": owned("policy"), "spec": {"podSelector": {}}}))
+        .await;
+    cluster.create::<Secret>(json!({"metadata": {"name": "of-nobody"}})).await;
+    volumes.delete("owner", &DeleteParams::default()).await.unwrap();
+    let (roles, policies): (Api<Role>, Api<NetworkPolicy>) = (cluster.api(), cluster.api());
+    until("neither role nor policy", async || {
+        let role = roles.get_opt("role").await.unwrap();
+        let policy = policies.get_opt("policy").await.unwrap();
+        if role.is_none() && policy.is_none() {
+            Ok(())
+        } else {
+            Err(format!("{role:?} {policy:?}"))
+        }
+    })
+    .await;
+    assert!(cluster.api::<Secret>().get_opt("of-nobody").await.unwrap().is_some());
 }

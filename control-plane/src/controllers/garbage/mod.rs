@@ -1,5 +1,5 @@
 //! Deletes what nobody owns any more: ReplicaSets of a deleted Deployment, their pods, the slices
-//! of a deleted Service.
+//! of a deleted Service; of every kind that the world holds, which are all but events.
 //!
 //! The graph is the index of ownerReferences in the caches ([`graph`]); the decision about one
 //! object is a pure function of the states of its owners ([`decide`]). An owner that the caches
@@ -9,8 +9,10 @@
 mod decide;
 mod graph;
 
+use std::any::TypeId;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::discovery::{Scope, pinned_kind};
@@ -98,10 +100,8 @@ impl Garbage {
     ) -> Result<Option<(ApiResource, Scope)>, kube::Error> {
         let mut known = KnownKind { reference, found: None };
         World::for_each_kind(&mut known);
-        if let Some(resource) = known.found {
-            let cluster = matches!(resource.kind.as_str(), "Node" | "Namespace");
-            let scope = if cluster { Scope::Cluster } else { Scope::Namespaced };
-            return Ok(Some((resource, scope)));
+        if known.found.is_some() {
+            return Ok(known.found);
         }
         let (group, version) =
             reference.api_version.split_once('/').unwrap_or(("", &reference.api_version));
@@ -188,7 +188,7 @@ impl KindVisitor for Lookup<'_> {
 
 struct KnownKind<'a> {
     reference: &'a OwnerReference,
-    found: Option<ApiResource>,
+    found: Option<(ApiResource, Scope)>,
 }
 
 impl KindVisitor for KnownKind<'_> {
@@ -196,7 +196,9 @@ impl KindVisitor for KnownKind<'_> {
         let same = K::kind(&()) == self.reference.kind.as_str()
             && K::api_version(&()) == self.reference.api_version.as_str();
         if same {
-            self.found = Some(ApiResource::erase::<K>(&()));
+            let cluster = TypeId::of::<K::Scope>() == TypeId::of::<ClusterResourceScope>();
+            let scope = if cluster { Scope::Cluster } else { Scope::Namespaced };
+            self.found = Some((ApiResource::erase::<K>(&()), scope));
         }
     }
 }

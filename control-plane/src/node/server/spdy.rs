@@ -222,12 +222,12 @@ mod tests {
     fn streams_are_opened_in_one_stream_of_headers() {
         let mut codec = Codec::default();
         let first = encoded(&mut codec, Frame::Open(Channel::Stdin));
-        let begin = [0x80, 3, 0, 1, 0, 0, 0, 55, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x78, 0x20];
+        let begin = [0x80, 3, 0, 1, 0, 0, 0, 53, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x78, 0x20];
         assert_eq!(first[..20], begin);
-        assert_eq!(first.len(), 8 + 55);
+        assert_eq!(first.len(), 8 + 53);
         let second = encoded(&mut codec, Frame::Open(Channel::Error));
-        assert_eq!((second[7], second[11]), (49, 7), "the beginning is said once");
-        assert_eq!(second[18..23], [0, 28, 0, 227, 255], "a stored block and its length");
+        assert_eq!((second[7], second[11]), (47, 7), "the beginning is said once");
+        assert_eq!(second[18..23], [0, 27, 0, 228, 255], "a stored block and its length");
         assert_eq!(second[23..], *b"\0\0\0\x01\0\0\0\x0astreamtype\0\0\0\x05error\0\0\0\xff\xff");
     }
 
