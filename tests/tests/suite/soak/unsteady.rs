@@ -47,7 +47,7 @@ pub(super) struct Unsteady {
     /// How often it misbehaved.
     pub(super) faults: Arc<AtomicU64>,
     calm: watch::Sender<bool>,
-    /// What the watches are of that have had their last 410.
+    /// What the watches are of that have had a 410 at their first request since then.
     told: Arc<Mutex<BTreeSet<String>>>,
     dice: Arc<Mutex<Dice>>,
     real: kube::Client,
@@ -129,8 +129,9 @@ impl Unsteady {
     /// Hands on the lines of a watch, after its own fashion, until it ends.
     async fn hand_on(&self, topic: String, body: Body, send: mpsc::Sender<io::Result<Bytes>>) {
         let mut calmed = self.calm.subscribe();
-        // Who had no connection at that time may have seen the last events in any order.
-        if *calmed.borrow_and_update() && self.told.lock().unwrap().insert(topic.clone()) {
+        // Who had no connection at that time, or had let it go, may have seen the last events in any
+        // order.
+        if *calmed.borrow_and_update() && self.told.lock().unwrap().insert(topic) {
             let _gone = send.send(Ok(gone())).await;
             return;
         }
@@ -139,7 +140,6 @@ impl Unsteady {
         loop {
             let frame = tokio::select! {
                 _ = calmed.changed() => {
-                    self.told.lock().unwrap().insert(topic);
                     let _gone = send.send(Ok(gone())).await;
                     return;
                 }

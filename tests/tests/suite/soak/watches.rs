@@ -93,9 +93,28 @@ fn web_slice(service: &str, name: &str, endpoints: &serde_json::Value) -> Endpoi
     serde_json::from_value(object).unwrap()
 }
 
-/// Two snapshots that say the same, whenever they said it.
+/// Two snapshots that say the same, whenever they said it. (One may know its node's pods already,
+/// which no table here comes from.)
 fn same(a: &Snapshot, b: &Snapshot) -> bool {
-    a.synced == b.synced && a.services == b.services && a.slices == b.slices && a.nodes == b.nodes
+    a.synced.all() == b.synced.all()
+        && a.services == b.services
+        && a.slices == b.slices
+        && a.nodes == b.nodes
+}
+
+/// In what two snapshots differ.
+fn differences(seen: &Snapshot, truth: &Snapshot) -> String {
+    let parts = [
+        ("synced", seen.synced.all() == truth.synced.all()),
+        ("services", seen.services == truth.services),
+        ("slices", seen.slices == truth.slices),
+        ("nodes", seen.nodes == truth.nodes),
+    ];
+    let parts: Vec<&str> = parts.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect();
+    if parts.is_empty() {
+        return "that of the last lists".to_owned();
+    }
+    format!("another in {}: {seen:#?}, and in truth {truth:#?}", parts.join(", "))
 }
 
 #[test]
@@ -149,7 +168,7 @@ fn r05_r06_whatever_happens_to_watches_the_tables_follow_the_last_list() {
             let tables = lookup::everything(&datapath.maps().unwrap().dump().unwrap());
             panic!(
                 "{told}: never the same; the snapshot is {}, the tables are {}",
-                if same(&seen, &truth) { "that of the last lists" } else { "another" },
+                differences(&seen, &truth),
                 if tables == expected { "what they lead to" } else { "others" },
             );
         }
