@@ -60,11 +60,16 @@ impl Authorizer {
 
     /// Decides about a request. A refusal rests on everything that the store has committed.
     pub fn decide(&self, user: &User, asked: &Attributes<'_>) -> Decision {
-        let decision = self.read(|rules, graph| super::decide(user, asked, rules, graph));
-        if decision.is_allowed() || !matches!(self.catch_up(), Ok(true)) {
+        let look = || self.read(|rules, graph| super::decide(user, asked, rules, graph));
+        let decision = look();
+        if decision.is_allowed() {
             return decision;
         }
-        self.read(|rules, graph| super::decide(user, asked, rules, graph))
+        if let Err(error) = self.catch_up() {
+            tracing::debug!(%error, "refused by rules that may be behind the store");
+        }
+        // Even where there was nothing left to take in: a follower may have done so since.
+        look()
     }
 
     /// Looks at the rules and the graph.
@@ -73,8 +78,8 @@ impl Authorizer {
         look(&state.rules, &state.graph)
     }
 
-    /// Takes in what was committed since; says whether there was anything.
-    pub fn catch_up(&self) -> Result<bool, StoreError> {
+    /// Takes in what was committed since.
+    pub fn catch_up(&self) -> Result<(), StoreError> {
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Vec::new();
         for (topic, cursor) in cursors.iter_mut() {
@@ -85,11 +90,11 @@ impl Authorizer {
             }));
         }
         if changes.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         changes.into_iter().flatten().for_each(|change| state.take(change));
-        Ok(true)
+        Ok(())
     }
 
     /// Starts the tasks that follow the store until `shutdown`.
@@ -116,7 +121,7 @@ impl Authorizer {
                 // Only heard, not read; one that has fallen behind is made anew.
                 let heard = bell.take().map(drop);
                 match heard.and_then(|()| self.catch_up()) {
-                    Ok(_) => {}
+                    Ok(()) => {}
                     Err(StoreError::Compacted { .. }) => break,
                     Err(error) => return Err(error),
                 }
@@ -224,5 +229,59 @@ impl State {
                 Topic::Pods => graph.remove(&namespace, &name),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{Action, Embedded, Expect, Op, Options};
+
+    fn put(key: String, value: &serde_json::Value) -> Op {
+        let action = Action::Put(value.to_string().into());
+        Op { key: key.into(), expect: Expect::Any, action }
+    }
+
+    /// A user's binding to a role, and a hundred others that take their time to be read.
+    fn rules(user: &str) -> Vec<Op> {
+        let group = "rbac.authorization.k8s.io";
+        let role = json!({
+            "metadata": {"name": user},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}],
+        });
+        let binding = json!({
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        });
+        let mut ops: Vec<Op> = (0..100)
+            .map(|number| put(format!("{group}/clusterroles/{user}-{number}"), &role))
+            .collect();
+        ops.push(put(format!("{group}/clusterroles/{user}"), &role));
+        ops.push(put(format!("{group}/clusterrolebindings/{user}"), &binding));
+        ops
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_is_refused_while_a_follower_takes_their_rights_in() {
+        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(&Options::default()));
+        let authorizer = Arc::new(Authorizer::open(Arc::clone(&store)).await.unwrap());
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        authorizer.follow(&tasks, &shutdown);
+        let asked = Attributes {
+            verb: "list",
+            version: "v1",
+            resource: "configmaps",
+            ..Attributes::default()
+        };
+        for number in 0..200 {
+            let user = format!("user-{number}");
+            store.commit(rules(&user)).await.unwrap();
+            let decision = authorizer.decide(&User::new(&user, &[]), &asked);
+            assert!(decision.is_allowed(), "{user}: {:?}", decision.why());
+        }
+        shutdown.cancel();
     }
 }
