@@ -13,7 +13,7 @@ use hyper::body::Body as HttpBody;
 
 use crate::api::{Api, Body, Peer};
 use crate::authn;
-use crate::authz::User;
+use crate::authz::{ANONYMOUS, User};
 
 /// Requests of one user. Cloning is cheap.
 ///
@@ -26,8 +26,11 @@ pub struct InProcess {
 }
 
 impl InProcess {
+    /// Requests of a user whose word is taken. Nobody's word can be taken for being anonymous: then
+    /// a request is whose token it brings, as on a connection without a certificate.
     pub(crate) fn new(api: Arc<Api>, user: User) -> Self {
-        Self { api, peer: Arc::new(Peer::new(Some(authn::accepted(user)), None)) }
+        let known = (user.name != ANONYMOUS).then(|| authn::accepted(user));
+        Self { api, peer: Arc::new(Peer::new(known, None)) }
     }
 }
 

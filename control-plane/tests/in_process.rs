@@ -149,6 +149,20 @@ async fn others_may_do_what_rbac_says() {
 }
 
 #[tokio::test]
+async fn anonymous_is_in_no_group_of_the_authenticated() {
+    let control_plane = ControlPlane::builder().without_controllers().start().await.unwrap();
+    // Discovery is for whoever is authenticated, the version for everybody.
+    control_plane.client_as(User::new("jane", &[])).list_core_api_versions().await.unwrap();
+    let nobody = control_plane.client_as(User::anonymous());
+    let refused = nobody.list_core_api_versions().await.unwrap_err();
+    assert!(
+        refused.to_string().contains(r#"User "system:anonymous" cannot get path"#),
+        "{refused}"
+    );
+    nobody.apiserver_version().await.unwrap();
+}
+
+#[tokio::test]
 async fn two_of_a_process_have_nothing_in_common() {
     let (one, other) = (
         ControlPlane::builder().without_controllers().start().await.unwrap(),
