@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_client::{CompactionOptions, Error, EventType, WatchOptions, WatchResponse};
 use tokio::sync::watch;
 
-use super::{Asked, At, MESSAGE_MAX, signed, unsigned};
+use super::{ANSWER, Asked, At, MESSAGE_MAX, signed, unsigned};
 use crate::store::state::{Entries, State};
 use crate::store::{Event, Query, Revision, StoreError};
 
@@ -152,9 +152,12 @@ pub(super) async fn compact(asked: Asked, every: Duration) {
 
 async fn give_up(asked: &Asked, revision: Revision) {
     let options = CompactionOptions::new();
-    match asked.kv().compact(signed(revision), Some(options)).await {
-        Ok(_) => drop(asked.compacted.fetch_max(revision, Ordering::Relaxed)),
-        Err(error) if At::of(&error).is_some() => {}
-        Err(error) => tracing::warn!(revision, %error, "cannot compact etcd"),
+    let mut kv = asked.kv();
+    let given_up = kv.compact(signed(revision), Some(options));
+    match tokio::time::timeout(ANSWER, given_up).await {
+        Ok(Ok(_)) => drop(asked.compacted.fetch_max(revision, Ordering::Relaxed)),
+        Ok(Err(error)) if At::of(&error).is_some() => {}
+        Ok(Err(error)) => tracing::warn!(revision, %error, "cannot compact etcd"),
+        Err(_elapsed) => tracing::warn!(revision, "etcd did not compact in time"),
     }
 }
