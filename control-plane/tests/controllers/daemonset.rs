@@ -93,6 +93,16 @@ async fn revisions(cluster: &Cluster) -> Vec<i64> {
     found
 }
 
+/// Deletes the set, and waits until its pods and revisions are gone too.
+async fn goes_with_all_it_made(cluster: &Cluster) {
+    cluster.delete::<DaemonSet>("each").await;
+    until("everything to be gone", async || {
+        let left = (pods(cluster).await.len(), revisions(cluster).await.len());
+        if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn daemon_set_should_run_and_stop_simple_daemon() {
     let cluster = Cluster::start(3).await;
@@ -111,12 +121,7 @@ async fn daemon_set_should_run_and_stop_simple_daemon() {
     // A node that comes gets one.
     cluster.add_node("n4").await;
     rolled_out(&cluster, 4).await;
-    cluster.delete::<DaemonSet>("each").await;
-    until("everything to be gone", async || {
-        let left = (pods(&cluster).await.len(), revisions(&cluster).await.len());
-        if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await;
+    goes_with_all_it_made(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,12 +176,7 @@ async fn daemon_set_should_update_pod_when_spec_was_updated_and_update_strategy_
         assert!(after.values().all(|(_, image, _)| image == "v2"), "{after:?}");
         assert!(after.keys().all(|name| !before.contains_key(name)), "{after:?}");
         assert_eq!(revisions(&cluster).await, [1, 2]);
-        cluster.delete::<DaemonSet>("each").await;
-        until("everything to be gone", async || {
-            let left = (pods(&cluster).await.len(), revisions(&cluster).await.len());
-            if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
-        })
-        .await;
+        goes_with_all_it_made(&cluster).await;
     }
 }
 

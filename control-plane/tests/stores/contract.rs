@@ -6,6 +6,30 @@ use mizzen_control_plane::store::{Expect, MAX_VALUE, Query, Store, StoreError};
 
 use crate::model::{all, put, remove};
 
+/// A test of each part of the contract, on a store that `$start` makes; beside the store it gives
+/// what has to be there as long as that.
+macro_rules! every_part {
+    ($start:path) => {
+        $crate::contract::every_part!(
+            $start:
+            a_revision_that_was_never_reached_is_refused,
+            concurrent_writers_lose_no_increment,
+            pages_of_one_revision_are_consistent,
+            too_large_a_value_is_refused,
+            a_commit_happens_whole_or_not_at_all,
+            a_large_range_is_whole,
+        );
+    };
+    ($start:path: $($part:ident),* $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $part() {
+            let (_kept, store) = $start().await;
+            $crate::contract::$part(std::sync::Arc::new(store)).await;
+        }
+    )*};
+}
+pub(crate) use every_part;
+
 pub(crate) async fn a_revision_that_was_never_reached_is_refused(store: Arc<dyn Store>) {
     let one = store.commit(vec![put("core/things/a", "1", Expect::Any)]).await.unwrap();
     assert!(store.watch("core/things/", one).await.is_ok());

@@ -12,26 +12,13 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Runs a part of the contract on a store in a directory.
-macro_rules! keeps {
-    ($($name:ident),* $(,)?) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let directory = tempfile::tempdir().unwrap();
-            let store = Embedded::open(directory.path(), &Options::default()).unwrap();
-            contract::$name(Arc::new(store)).await;
-        }
-    )*};
+async fn in_a_directory() -> (tempfile::TempDir, Embedded) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(directory.path(), &Options::default()).unwrap();
+    (directory, store)
 }
 
-keeps!(
-    a_revision_that_was_never_reached_is_refused,
-    concurrent_writers_lose_no_increment,
-    pages_of_one_revision_are_consistent,
-    too_large_a_value_is_refused,
-    a_commit_happens_whole_or_not_at_all,
-    a_large_range_is_whole,
-);
+contract::every_part!(in_a_directory);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

@@ -10,25 +10,13 @@ use crate::contract;
 use crate::model::{agrees_at_every_revision, all, put, steps};
 use crate::server::{Door, LIMIT, Server, options_of, start_with_tls};
 
-/// Runs a part of the contract on a store over an etcd.
-macro_rules! keeps {
-    ($($name:ident),* $(,)?) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let server = Server::start().await;
-            contract::$name(Arc::new(server.store().await)).await;
-        }
-    )*};
+async fn over_an_etcd() -> (Server, Etcd) {
+    let server = Server::start().await;
+    let store = server.store().await;
+    (server, store)
 }
 
-keeps!(
-    a_revision_that_was_never_reached_is_refused,
-    concurrent_writers_lose_no_increment,
-    pages_of_one_revision_are_consistent,
-    too_large_a_value_is_refused,
-    a_commit_happens_whole_or_not_at_all,
-    a_large_range_is_whole,
-);
+contract::every_part!(over_an_etcd);
 
 #[test]
 fn agrees_with_the_model_at_every_revision() {
