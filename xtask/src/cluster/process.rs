@@ -40,15 +40,37 @@ impl Started {
 
     /// Its resident memory in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.pid);
-        let status = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .map(|kib| kib * 1024)
-            .with_context(|| format!("{path} has no VmRSS"))
+        status_bytes(self.pid, "VmRSS")
     }
+
+    /// CPU time that it has used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        cpu_time(self.pid)
+    }
+}
+
+/// Memory of a process in bytes, by a field of `/proc/PID/status`.
+pub fn status_bytes(pid: i32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB"))
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .map(|kib| kib * 1024)
+        .with_context(|| format!("{path} has no {field}"))
+}
+
+/// CPU time that a process's threads have used, the kernel's work in their context included.
+pub fn cpu_time(pid: i32) -> Result<Duration> {
+    let folder = format!("/proc/{pid}/task");
+    let mut nanos = 0;
+    for task in fs::read_dir(&folder).with_context(|| format!("can't read {folder}"))? {
+        // A thread may end between the two looks.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// What to start.

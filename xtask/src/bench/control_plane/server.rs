@@ -1,7 +1,7 @@
 //! Servers on the loopback interface: a control plane, or etcd. They end with their value.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::load::{Load, text};
-use crate::bench::interrupt;
+use crate::{bench::interrupt, cluster::process};
 
 /// How long a server may take to its first answer.
 const START: Duration = Duration::from_secs(30);
@@ -63,8 +63,8 @@ impl Server {
     }
 
     /// Its id.
-    pub(super) fn pid(&self) -> u32 {
-        self.process.id()
+    pub(super) fn pid(&self) -> i32 {
+        self.process.id().cast_signed()
     }
 
     /// Runs the load on it.
@@ -80,25 +80,15 @@ impl Server {
         load.run(&arguments).with_context(|| self.label)
     }
 
-    /// A line of `/proc/PID/status` in megabytes.
+    /// Megabytes by a field of `/proc/PID/status`.
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
     pub(super) fn megabytes(&self, field: &str) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let kib = line.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u32>().ok());
-        Ok(f64::from(kib.with_context(|| format!("{path} has no {field}"))?) * 1024.0 / 1e6)
+        Ok(process::status_bytes(self.pid(), field)? as f64 / 1e6)
     }
 
     /// The CPU time that it has used.
     pub(super) fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let path = task?.path().join("schedstat");
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let first = text.split_whitespace().next().and_then(|value| value.parse().ok());
-            nanoseconds += first.unwrap_or(0_u64);
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        process::cpu_time(self.pid())
     }
 
     fn wait(&mut self, answers: impl Fn() -> bool) -> Result<()> {

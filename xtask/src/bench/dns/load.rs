@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    pair::{ADDRESS, At, cpu_time},
+    pair::{ADDRESS, At},
     seat::Seat,
 };
 use crate::load::Measured;
@@ -49,9 +49,9 @@ pub fn run(seat: &Seat, data: &str, pace: Pace, seconds: f64) -> Result<Measured
         }
         Pace::Once => argv.extend(["-t", "2", "-n", "1"]),
     }
-    let before = cpu_time(&seat.process)?;
+    let before = seat.process.cpu_time()?;
     let printed = seat.pair.capture(At::Client, &argv)?;
-    let used = cpu_time(&seat.process)?.saturating_sub(before);
+    let used = seat.process.cpu_time()?.saturating_sub(before);
     let said = Said::parse(&printed)?;
     ensure!(
         said.lost() <= LOST_MAX || matches!(pace, Pace::Flood(_)),

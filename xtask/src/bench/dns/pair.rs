@@ -7,7 +7,7 @@
 //! ```
 //! Client and upstream run on one CPU, the server on the other.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{fs, net::Ipv4Addr, path::PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -127,18 +127,6 @@ fn pinned(at: At) -> Vec<String> {
         At::Server => SERVER_CPU,
     };
     ["taskset", "--cpu-list", &cpu.to_string()].map(str::to_owned).to_vec()
-}
-
-/// CPU time that a process's threads have used, the kernel's work in their context included.
-pub fn cpu_time(process: &process::Started) -> Result<Duration> {
-    let folder = format!("/proc/{}/task", process.pid);
-    let mut nanos = 0;
-    for task in fs::read_dir(&folder).with_context(|| format!("can't read {folder}"))? {
-        // A thread may end between the two looks.
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanos += text.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(nanos))
 }
 
 /// Waits for something of a pair.
