@@ -1,6 +1,6 @@
 //! The embedded store.
 
-use std::sync::Arc;
+use std::future::{Ready, ready};
 
 use mizzen_control_plane::store::{Embedded, Options, Store};
 use proptest::prelude::*;
@@ -12,10 +12,10 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-async fn in_a_directory() -> (tempfile::TempDir, Embedded) {
+fn in_a_directory() -> Ready<(tempfile::TempDir, Embedded)> {
     let directory = tempfile::tempdir().unwrap();
     let store = Embedded::open(directory.path(), &Options::default()).unwrap();
-    (directory, store)
+    ready((directory, store))
 }
 
 contract::every_part!(in_a_directory);
