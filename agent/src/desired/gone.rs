@@ -165,6 +165,9 @@ impl Departures {
     /// Takes in which nodes came and went. Endpoints of one that went are given up by
     /// [`Self::settle`].
     pub fn follow_nodes(&mut self, before: &Snapshot, after: &Snapshot) {
+        if before.nodes.ptr_eq(&after.nodes) {
+            return;
+        }
         for item in before.nodes.diff(&after.nodes) {
             match item {
                 DiffItem::Remove(name, _) => drop(self.absent.insert(name.clone(), self.round)),

@@ -104,7 +104,7 @@ impl Desired {
         let snapshot = &*self.keep_own_node(snapshot);
         let mut touched = Touched::default();
         self.departures.follow_nodes(&self.seen, snapshot);
-        let mut changed = changed_services(&self.seen, snapshot);
+        let mut changed = snapshot.changed_services(&self.seen).into_owned();
         let zone = snapshot.nodes.get(&self.settings.node_name).and_then(|node| node.zone.clone());
         if self.zone != zone {
             self.zone = zone;
@@ -120,8 +120,7 @@ impl Desired {
         if touched.foreign
             || before != *facts
             || self.seen.revision == 0
-            || self.seen.nodes.diff(&snapshot.nodes).next().is_some()
-            || self.seen.service_cidrs.diff(&snapshot.service_cidrs).next().is_some()
+            || self.seen.nodes_differ(snapshot)
         {
             let foreign = self.foreign.values().flatten().copied();
             let node = Arc::new(desired_node(snapshot, facts, &self.settings, foreign));
@@ -446,17 +445,4 @@ struct Touched {
     deleted: Deleted,
     /// Whether a service that is another proxy's came or went.
     foreign: bool,
-}
-
-/// The services that differ between two snapshots, by themselves or by their slices. Persistent
-/// maps are compared without a look at what they share.
-fn changed_services(before: &Snapshot, after: &Snapshot) -> BTreeSet<ObjectKey> {
-    use imbl::ordmap::DiffItem::{Add, Remove, Update};
-    let services = before.services.diff(&after.services).map(|item| match item {
-        Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.clone(),
-    });
-    let slices = before.slices.diff(&after.slices).map(|item| match item {
-        Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.0.clone(),
-    });
-    services.chain(slices).collect()
 }

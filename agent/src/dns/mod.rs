@@ -46,7 +46,6 @@ use std::{
 };
 
 use hickory_proto::rr::Name;
-use imbl::ordmap::DiffItem;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -488,17 +487,14 @@ impl Role {
 /// When the pods changed of which slices of headless Services in `to` tell, and those in `from`
 /// do not.
 fn triggers(from: &Snapshot, to: &Snapshot) -> Vec<SystemTime> {
-    let changed = from.slices.diff(&to.slices).filter_map(|item| match item {
-        DiffItem::Add((key, _), slice) => Some((key, slice, None)),
-        DiffItem::Update { old: (_, old), new: ((key, _), slice) } => {
-            Some((key, slice, old.trigger_time))
-        }
-        DiffItem::Remove(..) => None,
+    let changed = to.changed_services(from);
+    let headless = changed.iter().filter_map(|key| to.services.get(key)).filter(|of| of.headless);
+    let slices = headless.flat_map(|service| to.slices_of(&service.key));
+    let news = slices.filter_map(|slice| {
+        let before = from.slices.get(&(slice.service.clone(), slice.key.name.clone()));
+        slice.trigger_time.filter(|now| before.and_then(|slice| slice.trigger_time) != Some(*now))
     });
-    changed
-        .filter(|(key, ..)| to.services.get(*key).is_some_and(|service| service.headless))
-        .filter_map(|(_, slice, before)| slice.trigger_time.filter(|now| Some(*now) != before))
-        .collect()
+    news.collect()
 }
 
 /// What the zone is told.

@@ -26,7 +26,7 @@ use crate::{
         node::Node,
         pod::OptedOutPod,
         service::{Service, ServiceCidr},
-        snapshot::Snapshot,
+        snapshot::{Snapshot, Step},
     },
     supervisor::TaskError,
 };
@@ -35,6 +35,9 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(1);
 /// Changes that one publication gathers at most.
 const GATHERED_MAX: usize = 4096;
+
+/// Services that a step names at most: where more changed, to compare costs less.
+const STEP_MAX: usize = 1024;
 
 /// How long after a list the memory that nobody needs any more is given back: by then everyone has
 /// taken in what it brought.
@@ -110,12 +113,21 @@ impl<T, K> Event<T, K> {
 }
 
 /// The cluster, as told by changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClusterState {
     snapshot: Snapshot,
+    /// What changed since the last publication, as long as that is little.
+    step: Option<Step>,
     /// Which service each slice is filed under: its label may change, and a deletion names the
     /// slice alone.
     filed: BTreeMap<ObjectKey, ObjectKey>,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        let step = Some(Step::default());
+        Self { snapshot: Snapshot::default(), step, filed: BTreeMap::new() }
+    }
 }
 
 impl ClusterState {
@@ -124,14 +136,27 @@ impl ClusterState {
         &self.snapshot
     }
 
+    /// The cluster as it is now, for publication: it knows what changed since the one before.
+    pub fn publication(&mut self) -> Arc<Snapshot> {
+        let next = Step { from: self.snapshot.revision, ..Step::default() };
+        let step = self.step.replace(next).map(Arc::new);
+        Arc::new(Snapshot { step, ..self.snapshot.clone() })
+    }
+
+    /// Notes that a service changed, or one of its slices.
+    fn touch(&mut self, service: &ObjectKey) {
+        if let Some(step) = &mut self.step {
+            step.services.insert(service.clone());
+        }
+        self.step.take_if(|step| step.services.len() > STEP_MAX);
+    }
+
     /// Takes in a change. False where it says nothing new.
     pub fn apply(&mut self, change: Change) -> bool {
-        let Snapshot { services, nodes, service_cidrs, opted_out_pods, namespaces, synced, .. } =
+        let Snapshot { nodes, service_cidrs, opted_out_pods, namespaces, synced, .. } =
             &mut self.snapshot;
         let changed = match change {
-            Change::Services(event) => {
-                apply(services, &mut synced.services, event, |service| service.key.clone())
-            }
+            Change::Services(event) => self.apply_services(event),
             Change::Slices(event) => self.apply_slices(event),
             Change::Nodes(event) => {
                 apply(nodes, &mut synced.nodes, event, |node| node.name.clone())
@@ -152,11 +177,22 @@ impl ClusterState {
         changed
     }
 
+    fn apply_services(&mut self, event: Event<Service, ObjectKey>) -> bool {
+        match &event {
+            Event::Apply(service) => self.touch(&service.key),
+            Event::Delete(key) => self.touch(key),
+            Event::Replace(_) => self.step = None,
+        }
+        let Snapshot { services, synced, .. } = &mut self.snapshot;
+        apply(services, &mut synced.services, event, |service| service.key.clone())
+    }
+
     fn apply_slices(&mut self, event: Event<EndpointSlice, ObjectKey>) -> bool {
         match event {
             Event::Apply(slice) => self.file(slice),
             Event::Delete(key) => self.unfile(&key),
             Event::Replace(all) => {
+                self.step = None;
                 let listed: BTreeSet<&ObjectKey> = all.iter().map(|slice| &slice.key).collect();
                 let gone: Vec<ObjectKey> =
                     self.filed.keys().filter(|key| !listed.contains(key)).cloned().collect();
@@ -176,16 +212,21 @@ impl ClusterState {
     /// Files a slice under its service, and no longer under another.
     fn file(&mut self, slice: EndpointSlice) -> bool {
         let service = slice.service.clone();
-        let moved = self.filed.get(&slice.key).is_some_and(|held| *held != service);
+        self.touch(&service);
+        let filed = self.filed.get(&slice.key);
+        let (stays, moved) = (filed == Some(&service), filed.is_some_and(|held| *held != service));
         if moved {
             self.unfile(&slice.key);
         }
-        self.filed.insert(slice.key.clone(), service.clone());
+        if !stays {
+            self.filed.insert(slice.key.clone(), service.clone());
+        }
         insert(&mut self.snapshot.slices, (service, slice.key.name.clone()), slice) || moved
     }
 
     fn unfile(&mut self, key: &ObjectKey) -> bool {
         let Some(service) = self.filed.remove(key) else { return false };
+        self.touch(&service);
         self.snapshot.slices.remove(&(service, key.name.clone())).is_some()
     }
 }
@@ -246,8 +287,7 @@ pub struct Publish {
 }
 
 impl Publish {
-    fn publish(&self, snapshot: &Snapshot) {
-        let snapshot = Arc::new(snapshot.clone());
+    fn publish(&self, snapshot: Arc<Snapshot>) {
         self.all.send_replace(Arc::clone(&snapshot));
         self.calm.send_if_modified(|known| {
             let differs = !known.same_but_for_slices(&snapshot);
@@ -294,7 +334,7 @@ pub async fn run(
             taken |= take(next, &mut state);
         }
         if taken.changed {
-            publish.publish(state.snapshot());
+            publish.publish(state.publication());
             gathered = Instant::now() + GATHER;
         }
         if taken.listed {
@@ -358,6 +398,45 @@ mod tests {
         assert!(state.snapshot().synced.slices);
         let again = vec![slice("z", "a"), slice("y", "a")];
         assert!(!state.apply(Change::Slices(Event::Replace(again))), "a relist with no news");
+    }
+
+    /// What differs between publications, as they tell it, and whether they were asked to compare.
+    fn told(before: &Snapshot, after: &Snapshot) -> (Vec<String>, bool) {
+        let changed = after.changed_services(before);
+        let compared = matches!(changed, std::borrow::Cow::Owned(_));
+        (changed.iter().map(|service| service.name.to_string()).collect(), compared)
+    }
+
+    #[test]
+    fn a_publication_tells_what_changed_since_the_one_before() {
+        let mut state = ClusterState::default();
+        state.apply(Change::Slices(Event::Replace(vec![slice("x", "a"), slice("y", "b")])));
+        let listed = state.publication();
+        assert_eq!(told(&Snapshot::default(), &listed), (vec!["a".into(), "b".into()], true));
+
+        state.apply(Change::Slices(Event::Apply(slice("x", "c"))));
+        let moved = state.publication();
+        assert_eq!(told(&listed, &moved), (vec!["a".into(), "c".into()], false));
+
+        state.apply(Change::Slices(Event::Delete(ObjectKey::new("default", "y"))));
+        state.apply(Change::Services(Event::Delete(ObjectKey::new("default", "z"))));
+        let deleted = state.publication();
+        assert_eq!(told(&moved, &deleted).0, ["b", "z"]);
+        let missed = (vec!["a".into(), "b".into(), "c".into()], true);
+        assert_eq!(told(&listed, &deleted), missed, "who missed one compares");
+    }
+
+    #[test]
+    fn where_much_changed_publications_are_compared() {
+        let mut state = ClusterState::default();
+        let before = state.publication();
+        for service in 0..=STEP_MAX {
+            state.apply(Change::Slices(Event::Apply(slice("x", &service.to_string()))));
+        }
+        let many = state.publication();
+        assert_eq!(told(&before, &many), (vec![STEP_MAX.to_string()], true));
+        state.apply(Change::Slices(Event::Apply(slice("y", "a"))));
+        assert_eq!(told(&many, &state.publication()), (vec!["a".into()], false));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One consistent view of the cluster, cheap to copy and never changed once published.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{
     ObjectKey,
@@ -49,11 +49,22 @@ impl Synced {
     }
 }
 
+/// What led to a snapshot from the one that was published before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// The revision of the one before.
+    pub from: u64,
+    /// The services that may differ, by themselves or by their slices: all others do not.
+    pub services: BTreeSet<ObjectKey>,
+}
+
 /// The cluster as this agent knows it. Persistent maps: a copy shares all that did not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Grows with every published change.
     pub revision: u64,
+    /// What changed at last, where that is known and little.
+    pub step: Option<Arc<Step>>,
     /// What is complete.
     pub synced: Synced,
     /// Services by key.
@@ -80,6 +91,42 @@ impl Snapshot {
             && self.service_cidrs.ptr_eq(&other.service_cidrs)
             && self.opted_out_pods.ptr_eq(&other.opted_out_pods)
             && self.namespaces.ptr_eq(&other.namespaces)
+    }
+
+    /// Whether nodes or ranges of cluster IPs differ.
+    pub fn nodes_differ(&self, other: &Self) -> bool {
+        let (nodes, ranges) = (&other.nodes, &other.service_cidrs);
+        !self.nodes.ptr_eq(nodes) && self.nodes.diff(nodes).next().is_some()
+            || !self.service_cidrs.ptr_eq(ranges)
+                && self.service_cidrs.diff(ranges).next().is_some()
+    }
+
+    /// The services that may differ from those of a snapshot that was published before, by
+    /// themselves or by their slices.
+    ///
+    /// Who follows every snapshot is told; who missed some compares. To compare persistent maps is
+    /// to look at a part of all nodes on the way to what differs: some twenty microseconds among ten
+    /// thousand services, where nothing of them is in the processor's caches.
+    pub fn changed_services(&self, before: &Self) -> Cow<'_, BTreeSet<ObjectKey>> {
+        match self.step.as_deref().filter(|step| step.from == before.revision) {
+            Some(step) => {
+                debug_assert!(self.differing_services(before).is_subset(&step.services));
+                Cow::Borrowed(&step.services)
+            }
+            None => Cow::Owned(self.differing_services(before)),
+        }
+    }
+
+    /// The services that differ, found without a look at what both snapshots share.
+    fn differing_services(&self, before: &Self) -> BTreeSet<ObjectKey> {
+        use DiffItem::{Add, Remove, Update};
+        let services = before.services.diff(&self.services).map(|item| match item {
+            Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.clone(),
+        });
+        let slices = before.slices.diff(&self.slices).map(|item| match item {
+            Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.0.clone(),
+        });
+        services.chain(slices).collect()
     }
 
     /// The addresses by which services know a pod.

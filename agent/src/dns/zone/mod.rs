@@ -163,7 +163,7 @@ impl Zone {
     pub fn advance(&self, from: &Snapshot, to: &Snapshot) -> Self {
         let mut next = self.clone();
         let naming = &self.settings.naming;
-        let mut services = changed_services(from, to);
+        let mut services = to.changed_services(from).into_owned();
         let mut changed = false;
         for name in changed_namespaces(from, to) {
             changed |= next.note_namespace(&name, naming.has_namespace(&name, to));
@@ -327,30 +327,15 @@ impl Zone {
 
 /// The namespaces of which something differs between two snapshots.
 fn changed_namespaces(from: &Snapshot, to: &Snapshot) -> BTreeSet<Arc<str>> {
+    if from.namespaces.ptr_eq(&to.namespaces) {
+        return BTreeSet::new();
+    }
     let all = from.namespaces.diff(&to.namespaces).map(|item| match item {
         DiffItem::Add(name, _)
         | DiffItem::Remove(name, _)
         | DiffItem::Update { new: (name, _), .. } => Arc::clone(name),
     });
     all.collect()
-}
-
-/// The Services of which something differs between two snapshots.
-fn changed_services(from: &Snapshot, to: &Snapshot) -> BTreeSet<ObjectKey> {
-    let mut keys = BTreeSet::new();
-    for item in from.services.diff(&to.services) {
-        let (DiffItem::Add(key, _)
-        | DiffItem::Remove(key, _)
-        | DiffItem::Update { new: (key, _), .. }) = item;
-        keys.insert(key.clone());
-    }
-    for item in from.slices.diff(&to.slices) {
-        let (DiffItem::Add(key, _)
-        | DiffItem::Remove(key, _)
-        | DiffItem::Update { new: (key, _), .. }) = item;
-        keys.insert(key.0.clone());
-    }
-    keys
 }
 
 #[cfg(test)]
