@@ -165,7 +165,32 @@ pub struct Cache {
     entries: HashMap<Key, Entry>,
     by_expiry: BTreeSet<(Instant, Key)>,
     octets: usize,
-    evicted: u64,
+    held: Tally,
+}
+
+/// What the cache counts of its entries, by [`Sort`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Those that it holds.
+    pub entries: [u64; 2],
+    /// Those that went because there was no room.
+    pub evicted: [u64; 2],
+}
+
+/// CoreDNS's two sorts of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Records.
+    Success,
+    /// No such name, no such records, or a failure.
+    Denial,
+}
+
+impl Sort {
+    /// That of an answer.
+    pub fn of(code: ResponseCode, answers: usize) -> Self {
+        if code == ResponseCode::NoError && answers > 0 { Self::Success } else { Self::Denial }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +205,7 @@ enum Kept {
 #[derive(Debug)]
 struct Entry {
     kept: Kept,
+    sort: Sort,
     /// Who said it; nobody where nobody answered.
     by: Option<SocketAddr>,
     stored: Instant,
@@ -200,6 +226,7 @@ impl Entry {
         let expires = now + lifetime;
         Self {
             kept,
+            sort: Sort::Denial,
             by,
             stored: now,
             expires,
@@ -240,7 +267,7 @@ impl Cache {
     /// An empty cache of at most so many octets.
     pub fn new(limit: usize) -> Self {
         let (entries, by_expiry) = (HashMap::new(), BTreeSet::new());
-        Self { limit, entries, by_expiry, octets: 0, evicted: 0 }
+        Self { limit, entries, by_expiry, octets: 0, held: Tally::default() }
     }
 
     /// How many entries there are.
@@ -253,9 +280,9 @@ impl Cache {
         self.entries.is_empty()
     }
 
-    /// How many entries went because there was no room.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    /// What it counts of its entries.
+    pub fn tally(&self) -> Tally {
+        self.held
     }
 
     /// What is known of a question.
@@ -316,6 +343,7 @@ impl Cache {
         let mut entry = Entry::new((Kept::Answer(octets.into()), Some(by)), now, lifetime);
         entry.ends += keeping.stale;
         entry.prefetch = keeping.prefetch;
+        entry.sort = Sort::of(code, message.answers.len());
         self.insert(key, entry);
     }
 
@@ -357,19 +385,22 @@ impl Cache {
         self.forget(&key);
         while self.octets + cost > self.limit {
             let Some((_, first)) = self.by_expiry.first().cloned() else { break };
-            self.forget(&first);
-            self.evicted += 1;
+            if let Some(sort) = self.forget(&first) {
+                self.held.evicted[sort as usize] += 1;
+            }
         }
         self.octets += cost;
+        self.held.entries[entry.sort as usize] += 1;
         self.by_expiry.insert((entry.expires, key.clone()));
         self.entries.insert(key, entry);
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.octets -= entry.cost(key);
-            self.by_expiry.remove(&(entry.expires, key.clone()));
-        }
+    fn forget(&mut self, key: &Key) -> Option<Sort> {
+        let entry = self.entries.remove(key)?;
+        self.octets -= entry.cost(key);
+        self.held.entries[entry.sort as usize] -= 1;
+        self.by_expiry.remove(&(entry.expires, key.clone()));
+        Some(entry.sort)
     }
 }
 

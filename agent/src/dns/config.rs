@@ -14,7 +14,7 @@ use super::{
     route::Route,
     tls,
     vitals::Places,
-    zone::{PodNames, naming::Naming},
+    zone::{PodNames, Trees, naming::Naming},
 };
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
@@ -41,8 +41,8 @@ pub struct Config {
     pub ttl: u32,
     /// Whether a name below the cluster domain that does not exist is asked of upstreams.
     pub names_fall_through: bool,
-    /// Whether an address that no Service and no endpoint has is asked of upstreams.
-    pub addresses_fall_through: bool,
+    /// In which trees an address that no Service and no endpoint has is asked of upstreams.
+    pub addresses_fall_through: Trees,
     /// Which objects have names, and which.
     pub naming: Naming,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
@@ -95,7 +95,7 @@ impl Default for Config {
             pod_names: PodNames::default(),
             ttl: 5,
             names_fall_through: false,
-            addresses_fall_through: true,
+            addresses_fall_through: Trees::BOTH,
             naming: Naming::default(),
             routes: vec![Route::default()],
             blocks: Vec::new(),
@@ -162,8 +162,9 @@ pub struct Forwarding {
     pub attempt: Duration,
     /// How long all tries may take together.
     pub total: Duration,
-    /// Questions to upstreams under way at once. As many more wait for their turn, the newest of
-    /// which is next; the oldest fails with an explanation when there are more.
+    /// Questions under way at once to the upstreams of one route that names no other number. As many
+    /// more wait for their turn, the newest of which is next; the oldest fails with an explanation
+    /// when there are more.
     pub max_in_flight: usize,
     /// How long one may wait for its turn, as a part of [`total`](Self::total).
     pub patience: Duration,
@@ -174,8 +175,8 @@ impl Default for Forwarding {
         Self {
             attempt: Duration::from_millis(900),
             total: Duration::from_millis(3800),
-            // Each has a socket. With the connections below this stays under the 1,024
-            // descriptors that many service managers admit to a process.
+            // Each has a socket, and up to five where upstreams are slow: the agent has as many
+            // descriptors as the system admits to it.
             max_in_flight: 400,
             patience: Duration::from_secs(1),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 
-use super::zone::{PodNames, Settings, Zone, naming::Naming};
+use super::zone::{PodNames, Settings, Trees, Zone, naming::Naming};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice, SliceNames},
@@ -144,7 +144,7 @@ pub(super) fn settings() -> Settings {
         ttl: 5,
         pods: PodNames::Insecure,
         names_fall_through: false,
-        reverse_falls_through: false,
+        reverse_falls_through: Trees::default(),
         naming: Naming::default(),
     }
 }

@@ -14,7 +14,7 @@ use super::{
     route::{Policy, Route, Upstream},
     tls,
     vitals::Told,
-    zone::{PodNames, naming::Naming},
+    zone::{PodNames, Trees, naming::Naming},
 };
 
 /// What server blocks have to fit, from the rest of the agent's configuration.
@@ -62,8 +62,8 @@ pub struct Kubernetes {
     pub ttl: u32,
     /// Whether one that does not exist is asked of upstreams.
     pub names_fall_through: bool,
-    /// The same of addresses that no Service and no endpoint has.
-    pub addresses_fall_through: bool,
+    /// In which trees the same is done with addresses that no Service and no endpoint has.
+    pub addresses_fall_through: Trees,
     /// Which objects have names, and which.
     pub naming: Naming,
 }
@@ -100,6 +100,7 @@ impl Forward {
             policy: self.policy,
             by_tcp: self.by_tcp,
             except: self.except.clone(),
+            max_concurrent: self.max_concurrent,
             upstreams: self.upstreams.clone(),
             ..Route::default()
         }
@@ -115,8 +116,6 @@ pub struct Meaning {
     pub routes: Vec<Route>,
     /// The blocks, which the routes name by their places.
     pub blocks: Vec<Block>,
-    /// How many questions to upstreams may be under way, where a block says it.
-    pub max_concurrent: Option<usize>,
     /// Where clients are answered over TLS too, where a block says it.
     pub tls: Option<tls::Listener>,
     /// Where the resolver tells how it is, where a block says it.
@@ -130,9 +129,6 @@ impl Meaning {
         for (place, block) in blocks.into_iter().enumerate() {
             this.kubernetes = block.kubernetes.clone().or(this.kubernetes);
             this.tls = block.tls.clone().or(this.tls);
-            for forward in &block.forwards {
-                this.max_concurrent = forward.max_concurrent.or(this.max_concurrent);
-            }
             this.route(place, &block, served);
             this.told.extend(block.told);
             this.blocks.push(Block { zones: block.zones, chain: block.chain });
@@ -173,7 +169,7 @@ impl Meaning {
     pub fn applied(&self, config: &Config) -> Config {
         let mut config = config.clone();
         config.names_fall_through = false;
-        config.addresses_fall_through = true;
+        config.addresses_fall_through = Trees::BOTH;
         config.naming = Naming::default();
         if let Some(kubernetes) = &self.kubernetes {
             config.pod_names = kubernetes.pods;
@@ -186,9 +182,6 @@ impl Meaning {
         config.blocks.clone_from(&self.blocks);
         config.tls.clone_from(&self.tls);
         self.told.apply(&mut config);
-        if let Some(max) = self.max_concurrent {
-            config.forward.max_in_flight = max;
-        }
         config
     }
 }

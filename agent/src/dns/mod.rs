@@ -433,7 +433,11 @@ impl Role {
         let since = self.probed.map(|at| at.elapsed());
         let due = match since {
             None => true,
-            Some(since) => since >= PROBE || since >= PROBE_PAUSE && forwarder.take_suspicion(),
+            Some(since) if since < PROBE_PAUSE => false,
+            // One that leads back here is asked again as soon as it does so no more.
+            Some(since) => {
+                since >= PROBE || forwarder.take_suspicion() || !forwarder.loops().is_empty()
+            }
         };
         if due && self.probes.is_empty() {
             self.probed = Some(Instant::now());
@@ -505,8 +509,9 @@ fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
         ttl: config.ttl,
         pods: config.pod_names,
         names_fall_through: config.names_fall_through,
-        reverse_falls_through: config.addresses_fall_through
-            && routes.iter().any(|route| !route.upstreams.is_empty()),
+        reverse_falls_through: config
+            .addresses_fall_through
+            .and(routes.iter().any(|route| !route.upstreams.is_empty())),
         naming: config.naming.clone(),
     })
 }

@@ -69,6 +69,8 @@ pub struct Route {
     pub by_tcp: bool,
     /// Zones in it of which nobody is asked.
     pub except: Vec<Name>,
+    /// How many questions may be under way at once, where it is said.
+    pub max_concurrent: Option<usize>,
     /// For how long answers are kept.
     pub keeping: Keeping,
     /// What is said of questions that nobody answers.
@@ -87,6 +89,7 @@ impl Default for Route {
             policy: Policy::default(),
             by_tcp: false,
             except: Vec::new(),
+            max_concurrent: None,
             keeping: Keeping::default(),
             errors: None,
         }

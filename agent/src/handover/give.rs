@@ -92,9 +92,10 @@ impl Giver {
             channel.send(&Message::Refusal { why }, &[]).await?;
             return Ok(Outcome::Alone);
         }
+        // Before it has them: who is told to stop in between must not turn its clients away.
+        self.departure.set_successor(Some(Arc::clone(channel)));
         self.offer(channel).await?;
         tracing::info!(pid, version = agent, "another agent has the sockets and will go on");
-        self.departure.set_successor(Some(Arc::clone(channel)));
         tokio::select! {
             () = cancel.cancelled() => Ok(Outcome::Stopping),
             said = channel.receive() => match said? {

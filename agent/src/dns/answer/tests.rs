@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     dns::{
         fixture::{self, settings, zone_with},
-        zone::{PodNames, Settings},
+        zone::{PodNames, Settings, Trees},
     },
     model::snapshot::Snapshot,
 };
@@ -215,11 +215,18 @@ fn dns_16_a_service_wins_over_an_endpoint() {
 fn dns_17_dns_38_an_unknown_address_is_the_upstreams_to_answer_where_there_are_any() {
     let unknown = "99.0.0.10.in-addr.arpa.";
     negative(&zone_with(settings()), unknown, RecordType::PTR, ResponseCode::NXDomain);
-    let through = zone_with(Settings { reverse_falls_through: true, ..settings() });
+    let through = zone_with(Settings { reverse_falls_through: Trees::BOTH, ..settings() });
     assert!(matches!(outcome(&through, unknown, RecordType::PTR), Outcome::Foreign));
     // No such type does not fall through, nor does a known address.
     negative(&through, "1.0.0.10.in-addr.arpa.", RecordType::TXT, ResponseCode::NoError);
     assert_eq!(ask(&through, "1.0.0.10.in-addr.arpa.", RecordType::PTR).answers.len(), 2);
+    // Each tree for itself.
+    let (v6, v4) = (Trees { v4: false, v6: true }, Trees { v4: true, v6: false });
+    for (unknown, stays, leaves) in [(unknown, v6, v4), ("1.2.3.ip6.arpa.", v4, v6)] {
+        let with = |trees| zone_with(Settings { reverse_falls_through: trees, ..settings() });
+        negative(&with(stays), unknown, RecordType::PTR, ResponseCode::NXDomain);
+        assert!(matches!(outcome(&with(leaves), unknown, RecordType::PTR), Outcome::Foreign));
+    }
 }
 
 #[test]
@@ -460,7 +467,7 @@ fn dns_36_headless_with_no_ready_endpoint() {
 fn dns_37_before_everything_is_listed_our_names_fail_and_others_do_not() {
     let mut partly = fixture::snapshot();
     partly.synced.slices = false;
-    let through = Settings { reverse_falls_through: true, ..settings() };
+    let through = Settings { reverse_falls_through: Trees::BOTH, ..settings() };
     let zone = Zone::new(through, 0).advance(&Snapshot::default(), &partly);
     for name in ["svc1.testns.svc.cluster.local.", "nope.cluster.local.", "99.0.0.10.in-addr.arpa."]
     {

@@ -3,7 +3,7 @@
 //! which is CoreDNS's:
 //!
 //! ```text
-//! bufsize -> log -> dns64 -> rewrite -> autopath -> acl -> template -> hosts, index, upstreams
+//! bufsize -> log -> dns64 -> acl -> rewrite -> autopath -> template -> hosts, index, upstreams
 //! ```
 
 pub mod acl;
@@ -30,12 +30,12 @@ pub struct Chain {
     pub log: Vec<LogRule>,
     /// How IPv6 addresses are made of IPv4 addresses.
     pub dns64: Option<Dns64>,
+    /// Who may ask what.
+    pub access: Vec<Access>,
     /// Which questions are asked otherwise.
     pub rewrites: Vec<Rule>,
     /// Whose search list is gone through here.
     pub autopath: Option<Autopath>,
-    /// Who may ask what.
-    pub access: Vec<Access>,
     /// Answers made of the question.
     pub templates: Vec<Template>,
 }

@@ -18,7 +18,7 @@ use crate::dns::{
     route::{Policy, Upstream},
     tls::Peer,
     vitals::Places,
-    zone::{PodNames, naming::Naming},
+    zone::{PodNames, Trees, naming::Naming},
 };
 
 mod steps;
@@ -70,7 +70,7 @@ impl Said {
     }
 
     /// Whether names of the cluster fall through, and whether addresses do.
-    fn falls_through(&self) -> (bool, bool) {
+    fn falls_through(&self) -> (bool, Trees) {
         let config = self.applied(&Config::default());
         (config.names_fall_through, config.addresses_fall_through)
     }
@@ -127,9 +127,9 @@ fn the_corefile_of_kubeadm() {
     let text = include_str!("fixtures/kubeadm.Corefile");
     let meaning = meaning(text);
     assert_eq!((meaning.pods(), meaning.ttl()), (Some(PodNames::Insecure), Some(30)));
-    assert_eq!(meaning.falls_through(), (false, true));
-    assert_eq!(meaning.max_concurrent, Some(1000));
+    assert_eq!(meaning.falls_through(), (false, Trees::BOTH));
     let [route] = &meaning.routes[..] else { panic!("{meaning:?}") };
+    assert_eq!(route.max_concurrent, Some(1000));
     assert_eq!((&route.zone, &route.upstreams), (&Name::root(), &at(&["192.0.2.1", "192.0.2.2"])));
     assert_eq!((route.policy, route.by_tcp), (Policy::Random, false));
     assert_eq!(route.keeping.ttl, (seconds(5), seconds(30)));
@@ -264,7 +264,7 @@ fn all_that_kubernetes_says() {
     let with = |body: &str| meaning(&format!(". {{\n kubernetes cluster.local {{\n{body}\n}}\n}}"));
     assert_eq!(with("").pods(), Some(PodNames::Disabled), "as CoreDNS has it");
     assert_eq!(with("pods verified").pods(), Some(PodNames::Verified));
-    assert!(with("").falls_through().1, "addresses are not this block's");
+    assert_eq!(with("").falls_through().1, Trees::BOTH, "addresses are not this block's");
     assert!(with("fallthrough").falls_through().0);
     assert!(!with("fallthrough in-addr.arpa").falls_through().0);
     assert_eq!(with("endpoint https://192.0.2.1").warnings.len(), 1);
@@ -284,7 +284,16 @@ fn all_that_kubernetes_says() {
     assert_eq!(namespaces.as_deref(), Some("team in (a)"));
     assert!(naming("ignore empty_service").ignore_empty_services);
     let kept = meaning("cluster.local in-addr.arpa {\n kubernetes\n}\n");
-    assert!(!kept.falls_through().1, "unknown addresses are denied");
+    let other = Trees { v4: false, v6: true };
+    assert_eq!(kept.falls_through().1, other, "unknown addresses of the tree are denied");
+    let both = |through: &str| {
+        let zones = "cluster.local in-addr.arpa ip6.arpa";
+        let text = format!(". {{\n kubernetes {zones} {{\n  {through}\n }}\n}}\n");
+        meaning(&text).falls_through().1
+    };
+    assert_eq!(both("fallthrough in-addr.arpa"), Trees { v4: true, v6: false });
+    assert_eq!(both("fallthrough in-addr.arpa ip6.arpa"), Trees::BOTH);
+    assert_eq!(both("ttl 5"), Trees::default());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::dns::{
     answer::Outcome,
     fixture::{settings, snapshot, zone_with},
     message::{self, Received},
-    zone::{PodNames, Settings},
+    zone::{PodNames, Settings, Trees},
 };
 
 /// What the long way says, where it needs nobody else.
@@ -161,7 +161,8 @@ fn names() -> impl Strategy<Value = String> {
 fn zones() -> impl Strategy<Value = Settings> {
     let pods =
         prop::sample::select(vec![PodNames::Disabled, PodNames::Insecure, PodNames::Verified]);
-    (pods, any::<bool>(), any::<bool>(), 0..600_u32).prop_map(
+    let trees = (any::<bool>(), any::<bool>()).prop_map(|(v4, v6)| Trees { v4, v6 });
+    (pods, any::<bool>(), trees, 0..600_u32).prop_map(
         |(pods, names_fall_through, reverse_falls_through, ttl)| Settings {
             ttl,
             pods,

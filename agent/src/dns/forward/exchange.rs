@@ -15,7 +15,7 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::link::Link;
@@ -26,6 +26,10 @@ const DATAGRAM: usize = 4096;
 /// How long the real answer may come after one whose question is in other letters. What is left of
 /// the time for a try is enough to ask by TCP.
 const OTHER_LETTERS: Duration = Duration::from_millis(100);
+
+/// How long an upstream may take to say by TCP what did not fit a datagram, before the part that did
+/// is the answer.
+const WHOLE: Duration = Duration::from_millis(1500);
 
 /// An upstream's answer.
 #[derive(Debug)]
@@ -139,7 +143,12 @@ async fn put(
         Way::Tcp(upstream) => by_tcp(upstream, query, &octets).await,
         Way::Udp(upstream) => match by_udp(upstream, query, &octets, passed_over).await? {
             Some(received) if !received.message.metadata.truncation => Ok(received),
-            _ => by_tcp(upstream, query, &octets).await,
+            Some(part) => {
+                let whole = timeout(WHOLE, by_tcp(upstream, query, &octets)).await;
+                // Who asks is told that it is a part, and may have a better way than ours.
+                Ok(whole.ok().and_then(Result::ok).unwrap_or(part))
+            }
+            None => by_tcp(upstream, query, &octets).await,
         },
     }
 }

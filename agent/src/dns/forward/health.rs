@@ -20,6 +20,8 @@ pub struct Health {
 struct Failing {
     pause: Duration,
     until: Instant,
+    /// Whether a question is asked of it to see whether it is back.
+    probed: bool,
 }
 
 impl Health {
@@ -51,7 +53,7 @@ impl Health {
             .iter()
             .position(|state| state.is_some_and(|failing| failing.until <= now));
         if let Some(failing) = probed.and_then(|place| self.upstreams[place].as_mut()) {
-            failing.until = now + failing.pause;
+            (failing.until, failing.probed) = (now + failing.pause, true);
         }
         // Stable: equals stay in their order.
         order.sort_by_key(|place| {
@@ -80,10 +82,11 @@ impl Health {
         if let Some(state) = self.upstreams.get_mut(place) {
             let pause = state.map_or(FIRST_PAUSE, |failing| {
                 // Questions that were under way together count as one failure.
-                if failing.until > now { failing.pause } else { failing.pause * 2 }
+                let again = failing.probed || failing.until <= now;
+                if again { failing.pause * 2 } else { failing.pause }
             });
             let pause = pause.min(LONGEST_PAUSE);
-            *state = Some(Failing { pause, until: now + pause });
+            *state = Some(Failing { pause, until: now + pause, probed: false });
         }
     }
 }
@@ -133,6 +136,22 @@ mod tests {
         }
         health.failed(0, now);
         assert_eq!(health.order(now + LONGEST_PAUSE / 2, 0), [1, 0], "but by now it is long");
+    }
+
+    #[test]
+    fn dns_61_pauses_grow_where_each_probe_takes_its_time_to_fail() {
+        let (mut now, silent) = (Instant::now(), Duration::from_millis(900));
+        let mut health = Health::new(2);
+        health.failed(0, now);
+        for pause in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
+            assert_eq!(health.order(now + pause - silent, 0), [1, 0], "passed over for {pause:?}");
+            now += pause;
+            assert_eq!(health.order(now, 0), [0, 1], "probed after {pause:?}");
+            now += silent;
+            for _together in 0..3 {
+                health.failed(0, now);
+            }
+        }
     }
 
     #[test]

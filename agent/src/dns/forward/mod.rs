@@ -10,6 +10,7 @@ pub mod knows;
 pub mod link;
 pub mod probe;
 mod room;
+mod tries;
 
 use std::{
     net::SocketAddr,
@@ -23,13 +24,13 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::{Name, Record},
+    rr::{Name, RData, Record, RecordType, rdata::HINFO},
 };
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use self::{
     error_log::ErrorLog,
-    exchange::{ExchangeError, Way},
+    exchange::Way,
     flight::Flights,
     health::Health,
     link::Link,
@@ -38,7 +39,7 @@ use self::{
 };
 use super::{
     answer::{Explanation, Reply},
-    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort},
     chain::Chain,
     config::Forwarding,
     direct,
@@ -53,6 +54,8 @@ use super::{
 const CLIENT_RESPONSE: Duration = Duration::from_millis(1800);
 /// The TTL of an answer that has outlived its time, in seconds (RFC 8767 4).
 const STALE_TTL: u32 = 30;
+/// The TTL of the one record that is said where all are asked for, in seconds.
+const ANY_TTL: u32 = 8482;
 /// How many may wait for each question that may be under way: for that question, for one that has to
 /// wait itself, or to hear that newer ones had its place.
 const WAITING_PER_FLIGHT: usize = 8;
@@ -75,9 +78,10 @@ pub struct Forwarder {
     health: Vec<Mutex<Health>>,
     limits: Forwarding,
     cache: Arc<Mutex<Cache>>,
-    flights: Arc<Flights>,
-    /// Where those are who wait.
-    room: Arc<Room>,
+    /// By the places of the routes: one whose upstreams are silent takes nobody else's.
+    flights: Vec<Arc<Flights>>,
+    /// Where those are who wait, likewise.
+    rooms: Vec<Arc<Room>>,
     turn: AtomicUsize,
     probes: Probes,
     direct: direct::Scope,
@@ -131,6 +135,8 @@ impl Forwarder {
         let links = routes.iter().zip(&counts).map(|(route, counts)| {
             route.upstreams.iter().zip(counts).map(|(named, counts)| link(named, counts)).collect()
         });
+        let most =
+            || routes.iter().map(|route| route.max_concurrent.unwrap_or(limits.max_in_flight));
         Self {
             health: health.collect(),
             links: links.collect(),
@@ -138,8 +144,8 @@ impl Forwarder {
             counts,
             metrics,
             cache,
-            flights: Flights::new(limits.max_in_flight, limits.patience),
-            room: Room::new(limits.max_in_flight * WAITING_PER_FLIGHT),
+            flights: most().map(|most| Flights::new(most, limits.patience)).collect(),
+            rooms: most().map(|most| Room::new(most * WAITING_PER_FLIGHT)).collect(),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
             direct: routes.direct(),
@@ -187,21 +193,24 @@ impl Forwarder {
         if !self.routes.asks_for(place, &name) {
             return AtOnce::Answer(Reply::failure(Explanation::NoUpstream), Origin::Nobody);
         }
+        if question.query.query_type() == RecordType::ANY {
+            return AtOnce::Answer(one_for_all(question), Origin::Nobody);
+        }
         let found = lock(&self.cache).get(Asked { question, place }, Instant::now());
         let (reply, stale) = match found {
             Found::Fresh { hit, refresh } => {
-                if refresh {
+                if refresh && let Some(flights) = self.flights.get(place) {
                     // Nobody waits for it; where there is no room it is left.
                     let Flight { key, ask } = self.flight(question, place);
-                    self.flights.begin_if_free(key, ask);
+                    flights.begin_if_free(key, ask);
                 }
                 let reply = remembered(question, &hit, &route.keeping);
-                self.metrics.looked_up(reply.as_ref().map(|reply| reply.code), false, refresh);
+                self.metrics.looked_up(reply.as_ref().map(sort), false, refresh);
                 (reply, None)
             }
             Found::Stale { hit, ask: false } => {
                 let reply = outlived(question, &hit);
-                self.metrics.looked_up(reply.as_ref().map(|reply| reply.code), true, false);
+                self.metrics.looked_up(reply.as_ref().map(sort), true, false);
                 (reply, None)
             }
             Found::Failed(_) => (Some(Reply::failure(Explanation::FailedBefore)), None),
@@ -217,7 +226,10 @@ impl Forwarder {
         if !question.recursion_desired {
             return AtOnce::Answer(Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
-        AtOnce::Ask(Errand { place, stale, chair: self.room.enter() })
+        match self.rooms.get(place) {
+            Some(room) => AtOnce::Ask(Errand { place, stale, chair: room.enter() }),
+            None => AtOnce::Answer(Reply::failure(Explanation::NoUpstream), Origin::Nobody),
+        }
     }
 
     fn overloaded(&self, question: &Question, stale: Option<&Hit>) -> Reply {
@@ -234,11 +246,12 @@ impl Forwarder {
         question: &Question,
         mut errand: Errand,
     ) -> (Reply, Option<SocketAddr>) {
-        let Some(route) = self.routes.at(errand.place) else {
+        let place = errand.place;
+        let (Some(route), Some(flights)) = (self.routes.at(place), self.flights.get(place)) else {
             return (Reply::failure(Explanation::NoUpstream), None);
         };
-        let Flight { key, ask } = self.flight(question, errand.place);
-        let seat = self.flights.board(key, ask);
+        let Flight { key, ask } = self.flight(question, place);
+        let seat = flights.board(key, ask);
         let stale = errand.stale.as_ref().and_then(|hit| outlived(question, hit));
         let answer = async {
             tokio::select! {
@@ -253,7 +266,7 @@ impl Forwarder {
                 Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.
                 _ => {
-                    self.metrics.looked_up(Some(stale.code), true, false);
+                    self.metrics.looked_up(Some(sort(&stale)), true, false);
                     return (stale, None);
                 }
             },
@@ -299,71 +312,13 @@ impl Forwarder {
         Flight { key: Key::of(Asked { question, place }), ask }
     }
 
-    /// Tries one upstream after the other until one answers or the time is up.
-    async fn ask_upstreams(&self, question: &Question, place: usize, deadline: Instant) -> Answer {
-        let silence = Explanation::NoReachableAuthority;
-        let (route, health) = self.at(place).ok_or(silence)?;
-        let order = {
-            let mut health = lock(health);
-            if health.all_failing() {
-                self.metrics.general.all_failing();
-            }
-            health.order(Instant::now(), self.next_turn(route.policy))
-        };
-        if order.is_empty() {
-            return Err(Explanation::Loop);
-        }
-        // With a single upstream a lost datagram still gets its second and third chance.
-        let (round, tries) = (order.len(), (2 * order.len()).max(4));
-        let mut refusal = None;
-        for (attempt, upstream) in order.into_iter().cycle().take(tries).enumerate() {
-            let now = Instant::now();
-            // Once all were asked, one that refused is the best there is.
-            if now >= deadline || attempt >= round && refusal.is_some() {
-                break;
-            }
-            let until = deadline.min(now + self.limits.attempt);
-            let Some(address) = route.upstreams.get(upstream).map(|named| named.address) else {
-                continue;
-            };
-            let Some(counts) = self.counts.get(place).and_then(|all| all.get(upstream)) else {
-                continue;
-            };
-            let asking = async {
-                match self.way(place, upstream) {
-                    Some(way) => {
-                        exchange::ask(way, question, &self.metrics.general.passed_over).await
-                    }
-                    None => Err(ExchangeError::Closed),
-                }
-            };
-            match timeout_at(until.into(), asking).await {
-                Ok(Ok(received)) => {
-                    lock(health).answered(upstream);
-                    counts.answered(received.message.metadata.response_code, now.elapsed());
-                    if !is_refusal(&received.message) {
-                        let asked = Asked { question, place };
-                        return Ok(self.remember(asked, received, address, &route.keeping));
-                    }
-                    // Another one may know better; if none does, this is the answer.
-                    refusal.get_or_insert((received, address));
-                }
-                failed => {
-                    let error = failed.ok().and_then(Result::err).map(|error| error.to_string());
-                    tracing::debug!(upstream = %address, error, "upstream gave no answer");
-                    lock(health).failed(upstream, Instant::now());
-                    counts.failed();
-                    self.probes.suspect();
-                }
-            }
-        }
-        let asked = Asked { question, place };
-        let refused = |(received, by)| self.remember(asked, received, by, &route.keeping);
-        refusal.map(refused).ok_or(silence)
-    }
-
     fn at(&self, place: usize) -> Option<(&Route, &Mutex<Health>)> {
         Some((self.routes.at(place)?, self.health.get(place)?))
+    }
+
+    /// Where it is kept how an upstream is: its route's health, and what it said so far.
+    fn books(&self, place: usize, upstream: usize) -> Option<(&Mutex<Health>, &UpstreamCounts)> {
+        Some((self.health.get(place)?, self.counts.get(place)?.get(upstream)?))
     }
 
     /// How the upstream at these places is asked; `None` where it is asked over TLS and that can't
@@ -397,7 +352,7 @@ impl Forwarder {
         let mut cache = lock(&self.cache);
         let said = Said { message: &message, octets: &octets, by };
         cache.put(asked, said, keeping, Instant::now());
-        self.metrics.cache_holds(cache.len(), cache.evicted());
+        self.metrics.cache_holds(cache.tally());
         drop(cache);
         Heard { message: Arc::new(message), by }
     }
@@ -481,6 +436,19 @@ fn as_reply(question: &Question, message: &Message, ttl: impl Fn(u32) -> u32) ->
         additionals: records(&message.additionals),
         explanation: None,
     }
+}
+
+/// The answer to a question for all records of a name: one, whatever there is, so that nobody sends
+/// much to somebody else by asking for it (RFC 8482 4.2).
+fn one_for_all(question: &Question) -> Reply {
+    let told = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));
+    let record = Record::from_rdata(question.query.name().clone(), ANY_TTL, told);
+    Reply { answers: vec![record], ..Reply::of_code(ResponseCode::NoError) }
+}
+
+/// Of which sort an answer is that the cache gave.
+fn sort(reply: &Reply) -> Sort {
+    Sort::of(reply.code, reply.answers.len())
 }
 
 fn is_refusal(message: &Message) -> bool {

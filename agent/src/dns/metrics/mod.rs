@@ -30,7 +30,11 @@ use self::{
     answers::{APART, Answers, PLACE},
     buckets::{Buckets, TIMES, Unit},
 };
-use super::{forward::link::LinkCounts, message::Transport};
+use super::{
+    cache::{Sort, Tally},
+    forward::link::LinkCounts,
+    message::Transport,
+};
 use crate::metrics::requests::Requests;
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
@@ -140,8 +144,9 @@ struct CacheCounts {
     hits: [AtomicU64; 2],
     stale: AtomicU64,
     prefetches: AtomicU64,
-    entries: AtomicU64,
-    evictions: AtomicU64,
+    /// The same, as the cache holds them.
+    entries: [AtomicU64; 2],
+    evictions: [AtomicU64; 2],
 }
 
 /// Of one upstream.
@@ -237,20 +242,23 @@ impl Metrics {
     }
 
     /// The cache was asked; whether it had an answer, a denial, or nothing.
-    pub fn looked_up(&self, hit: Option<ResponseCode>, stale: bool, prefetch: bool) {
+    pub fn looked_up(&self, hit: Option<Sort>, stale: bool, prefetch: bool) {
         let cache = &self.cache;
         cache.requests.fetch_add(1, Relaxed);
-        if let Some(code) = hit {
-            cache.hits[usize::from(code != ResponseCode::NoError)].fetch_add(1, Relaxed);
+        if let Some(sort) = hit {
+            cache.hits[sort as usize].fetch_add(1, Relaxed);
         }
         cache.stale.fetch_add(u64::from(stale), Relaxed);
         cache.prefetches.fetch_add(u64::from(prefetch), Relaxed);
     }
 
     /// What the cache holds now.
-    pub fn cache_holds(&self, entries: usize, evicted: u64) {
-        self.cache.entries.store(entries as u64, Relaxed);
-        self.cache.evictions.store(evicted, Relaxed);
+    pub fn cache_holds(&self, Tally { entries, evicted }: Tally) {
+        for (counts, now) in [(&self.cache.entries, entries), (&self.cache.evictions, evicted)] {
+            for (count, now) in counts.iter().zip(now) {
+                count.store(now, Relaxed);
+            }
+        }
     }
 
     /// A question was not asked because too many are under way.
@@ -328,10 +336,15 @@ impl Metrics {
         let cache = &self.cache;
         let labels = format!("{SERVER},zones=\".\",view=\"\"");
         let of_type = |kind: &str| format!("{SERVER},type=\"{kind}\",zones=\".\",view=\"\"");
-        let hits = "coredns_cache_hits_total";
-        head(text, hits, "counter", "Answers out of the cache");
-        for (kind, count) in ["success", "denial"].iter().zip(&cache.hits) {
-            sample(text, hits, &of_type(kind), count);
+        for (name, kind, help, counts) in [
+            ("coredns_cache_hits_total", "counter", "Answers out of the cache", &cache.hits),
+            ("coredns_cache_evictions_total", "counter", "Entries without room", &cache.evictions),
+            ("coredns_cache_entries", "gauge", "Entries of the cache", &cache.entries),
+        ] {
+            head(text, name, kind, help);
+            for (sort, count) in ["success", "denial"].iter().zip(counts) {
+                sample(text, name, &of_type(sort), count);
+            }
         }
         for (name, kind, help, count) in [
             ("coredns_cache_requests_total", "counter", "Look-ups in the cache", &cache.requests),
@@ -347,8 +360,6 @@ impl Metrics {
                 "Answers beyond their time",
                 &cache.stale,
             ),
-            ("coredns_cache_evictions_total", "counter", "Entries without room", &cache.evictions),
-            ("coredns_cache_entries", "gauge", "Entries of the cache", &cache.entries),
         ] {
             head(text, name, kind, help);
             sample(text, name, &labels, count);
@@ -445,7 +456,7 @@ mod tests {
         metrics.answered(&request, Origin::Kubernetes, ResponseCode::NXDomain, 90, millisecond);
         let odd = Request { kind: Some(RecordType::Unknown(65_280)), ..request };
         metrics.answered(&odd, Origin::Forward, ResponseCode::NoError, 900, millisecond);
-        metrics.looked_up(Some(ResponseCode::NXDomain), true, false);
+        metrics.looked_up(Some(Sort::Denial), true, false);
         let upstream = metrics.upstream("192.0.2.1:53".parse().unwrap());
         upstream.answered(ResponseCode::ServFail, millisecond);
         metrics.write(&mut text);

@@ -21,7 +21,7 @@ use crate::{
         notation, resolv_conf,
         route::Policy,
         tls::{Identity, Listener, PORT},
-        zone::naming::Naming,
+        zone::{Trees, naming::Naming},
     },
     model::labels::Selector,
 };
@@ -124,11 +124,13 @@ impl Reader<'_> {
             let zones = zones(written.fallthrough.as_ref().unwrap_or(&Vec::new()), &[])?;
             Ok(zones.iter().any(|from| from.zone_of(zone)))
         };
-        let trees = ["in-addr.arpa", "ip6.arpa"].map(notation::zone);
-        let mut addresses = true;
-        for tree in trees {
-            addresses &= through(&tree?)?;
-        }
+        let addresses = match written.fallthrough {
+            None => Trees::BOTH,
+            Some(_) => Trees {
+                v4: through(&notation::zone("in-addr.arpa")?)?,
+                v6: through(&notation::zone("ip6.arpa")?)?,
+            },
+        };
         let naming = Naming {
             namespaces: written.namespaces.iter().map(|name| name.as_str().into()).collect(),
             namespace_labels: written.namespace_labels.as_ref().map(|of| of.meant()).transpose()?,
@@ -144,7 +146,7 @@ impl Reader<'_> {
             pods: written.pods.as_ref().map_or(Ok(own.pod_names), |pods| pods.meant())?,
             ttl: written.ttl.unwrap_or(own.ttl),
             names_fall_through: through(&self.served.domain)?,
-            addresses_fall_through: written.fallthrough.is_none() || addresses,
+            addresses_fall_through: addresses,
             naming,
         })
     }

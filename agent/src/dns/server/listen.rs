@@ -262,10 +262,20 @@ fn datagrams(address: SocketAddr, count: usize, left: Vec<Socket>) -> io::Result
         all.push(next);
     }
     for socket in &all {
+        hear_everyone(socket)?;
         // As much as the system admits; with less it still works.
         let _smaller = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     }
     Ok(all)
+}
+
+/// Takes back what an agent that ended may have done to a socket that was kept, so that nobody asked
+/// there any more: it connected it. The address and the port stay.
+fn hear_everyone(socket: &Socket) -> io::Result<()> {
+    if socket.peer_addr().is_ok() {
+        rustix::net::connect_unspec(socket)?;
+    }
+    Ok(())
 }
 
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -321,8 +331,11 @@ mod tests {
     #[test]
     fn what_another_process_left_is_used_whole() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let first = bind(address.parse().unwrap(), Type::DGRAM, Protocol::UDP).unwrap();
-            let taken = first.local_addr().unwrap().as_socket().unwrap();
+            let any = bind(address.parse().unwrap(), Type::DGRAM, Protocol::UDP).unwrap();
+            let taken = any.local_addr().unwrap().as_socket().unwrap();
+            drop(any);
+            // By its number, as ours are: a port that the kernel chose goes with the connection.
+            let first = bind(taken, Type::DGRAM, Protocol::UDP).unwrap();
             // One of an agent that has no threads for it, more for this one, fewer for the next.
             for (count, expected) in [(3, 3), (1, 3), (4, 4)] {
                 let before = datagrams(taken, 3, vec![first.try_clone().unwrap()]).unwrap();
@@ -330,9 +343,14 @@ mod tests {
                     all.iter().map(|socket| socket.cookie().unwrap()).collect()
                 };
                 let numbers_before = numbers(&before);
+                // As an agent does that thinks nobody goes on with them.
+                before[0].connect(&SocketAddr::new(taken.ip(), 9).into()).unwrap();
                 let ours = datagrams(taken, count, before).unwrap();
                 assert_eq!(ours.len(), expected);
                 assert!(numbers(&ours).starts_with(&numbers_before));
+                assert!(ours.iter().all(|socket| socket.peer_addr().is_err()), "one is deaf");
+                let address = |socket: &Socket| socket.local_addr().unwrap().as_socket();
+                assert!(ours.iter().all(|socket| address(socket) == Some(taken)));
             }
         }
     }

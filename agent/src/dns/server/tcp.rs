@@ -55,9 +55,9 @@ impl Connections {
         Arc::new(Self { limits, departure, by_source: Mutex::default() })
     }
 
-    /// Whether another process goes on with the sockets.
-    pub(super) fn has_successor(&self) -> bool {
-        self.departure.has_successor()
+    /// Whether another process goes on with the sockets, or one will that is about to start.
+    pub(super) fn goes_on(&self) -> bool {
+        self.departure.leaves_addresses()
     }
 
     /// Counts one more from `source`, unless there are too many.

@@ -120,7 +120,7 @@ pub(super) async fn serve(served: Served, stop: CancellationToken) {
 /// upstreams take: another process reads it, or there is no socket for it and clients are led
 /// elsewhere, or refused, at once.
 async fn finish(served: &Arc<Served>, waiting: &mut Waiting) {
-    let alone = !served.connections.has_successor() && served.turn_away().await;
+    let alone = !served.connections.goes_on() && served.turn_away().await;
     loop {
         let take = |batch: &mut Batch, waiting: &mut Waiting| {
             if alone { served.take(batch, waiting).map(drop) } else { Ok(()) }

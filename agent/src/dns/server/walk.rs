@@ -75,7 +75,7 @@ impl Walk {
     }
 
     async fn steps(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
-        let said = self.rewritten(question, steps, depth).await?;
+        let said = self.admitted(question, steps, depth).await?;
         let concerned =
             |dns64: &&Dns64| dns64.concerns(question, self.client) && dns64.is_wanted(&said.0);
         let Some(dns64) = steps.chain.dns64.as_ref().filter(concerned) else { return Some(said) };
@@ -90,6 +90,23 @@ impl Walk {
             }
             None => Some(said),
         }
+    }
+
+    /// The answer, where the client may ask for the name as it wrote it: what it is rewritten to is
+    /// the configuration's word and not the client's.
+    async fn admitted(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
+        let access = &steps.chain.access;
+        if !access.is_empty() {
+            let action = acl::verdict(access, &question.query, self.client);
+            self.metrics.chain.judged(action);
+            self.trail.judged(question.query.name(), action);
+            match action.reply() {
+                Some(reply) => return Some((reply, Origin::Acl)),
+                None if action == acl::Action::Drop => return None,
+                None => {}
+            }
+        }
+        self.rewritten(question, steps, depth).await
     }
 
     async fn rewritten(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
@@ -165,18 +182,8 @@ impl Walk {
 
     /// The answer to a question that is asked as it is.
     async fn single(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
-        let chain = &steps.chain;
-        if !chain.access.is_empty() {
-            let action = acl::verdict(&chain.access, &question.query, self.client);
-            self.metrics.chain.judged(action);
-            self.trail.judged(question.query.name(), action);
-            match action.reply() {
-                Some(reply) => return Some((reply, Origin::Acl)),
-                None if action == acl::Action::Drop => return None,
-                None => {}
-            }
-        }
-        if let Some(reply) = template::answer(&chain.templates, &question.query, self.client) {
+        if let Some(reply) = template::answer(&steps.chain.templates, &question.query, self.client)
+        {
             let name = question.query.name();
             self.trail.step("template", name, || "the answer is written".to_owned());
             return Some((self.followed(question, reply, depth).await, Origin::Template));

@@ -18,6 +18,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use hickory_proto::rr::Name;
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
+pub use self::reverse::Trees;
 use self::{
     naming::Naming,
     pods::Pods,
@@ -53,7 +54,7 @@ pub struct Settings {
     /// Whether names below the cluster domain that don't exist are the upstreams' to answer.
     pub names_fall_through: bool,
     /// Whether addresses that we have no name for are the upstreams' to answer.
-    pub reverse_falls_through: bool,
+    pub reverse_falls_through: Trees,
     /// Which objects have names, and which.
     pub naming: Naming,
 }
@@ -253,7 +254,9 @@ impl Zone {
             let apex_labels = self.origin.label_count();
             return Some(Place { apex_labels, reverse: false, found });
         }
-        let found = match reverse::parse(name)? {
+        let tree = reverse::parse(name)?;
+        let through = self.settings.reverse_falls_through.has(name);
+        let found = match tree {
             Arpa::Address(address) => {
                 let names_of = |key: &[u8]| self.services.get(key).map(|entry| &*entry.names);
                 match self.pointers.of(address, names_of) {
@@ -261,12 +264,12 @@ impl Zone {
                     pointers => Found::Pointers(pointers),
                 }
             }
-            _ if self.settings.reverse_falls_through => return None,
+            _ if through => return None,
             Arpa::Prefix(_) if name.label_count() == 2 => Found::Apex,
             Arpa::Prefix(range) if self.pointers.any_in(&range) => Found::Empty,
             Arpa::Prefix(_) | Arpa::Nothing => Found::Missing,
         };
-        if matches!(found, Found::Missing) && self.settings.reverse_falls_through && self.synced {
+        if matches!(found, Found::Missing) && through && self.synced {
             return None;
         }
         Some(Place { apex_labels: 2, reverse: true, found })

@@ -138,6 +138,32 @@ pub enum Arpa {
     Nothing,
 }
 
+/// Some of the two trees of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trees {
+    /// `in-addr.arpa`.
+    pub v4: bool,
+    /// `ip6.arpa`.
+    pub v6: bool,
+}
+
+impl Trees {
+    /// Both.
+    pub const BOTH: Self = Self { v4: true, v6: true };
+
+    /// Those of these that are among `others` too.
+    #[must_use]
+    pub fn and(self, others: bool) -> Self {
+        Self { v4: self.v4 && others, v6: self.v6 && others }
+    }
+
+    /// Whether the tree that `name` is in is one of them.
+    pub fn has(self, name: &LowerName) -> bool {
+        let ipv6 = name.label_count().checked_sub(2).is_some_and(|at| name.label(at) == b"ip6");
+        if ipv6 { self.v6 } else { self.v4 }
+    }
+}
+
 /// Reads a name under `in-addr.arpa` (RFC 1035 3.5) or `ip6.arpa` (RFC 3596 2.5); `None` where it
 /// stands in neither tree.
 pub fn parse(name: &LowerName) -> Option<Arpa> {

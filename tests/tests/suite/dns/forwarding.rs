@@ -395,7 +395,10 @@ fn answers_are_counted_under_the_names_of_coredns() {
         responses(&format!("{ours},rcode=\"NXDOMAIN\",plugin=\"kubernetes\"}} 8\n")),
         responses(&format!("{others},rcode=\"NOERROR\",plugin=\"forward\"}} 1\n")),
         responses(&format!("{others},rcode=\"NOERROR\",plugin=\"cache\"}} 3\n")),
-        "coredns_cache_entries{server=\"dns://.:53\",zones=\".\",view=\"\"} 1\n".to_owned(),
+        "coredns_cache_entries{server=\"dns://.:53\",type=\"success\",zones=\".\",view=\"\"} 1\n"
+            .to_owned(),
+        "coredns_cache_entries{server=\"dns://.:53\",type=\"denial\",zones=\".\",view=\"\"} 0\n"
+            .to_owned(),
         format!("to=\"{}:53\",rcode=\"NOERROR\"}} 1\n", OUTSIDE[0]),
     ] {
         assert!(text.contains(&line), "{line}{text}");

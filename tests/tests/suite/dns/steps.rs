@@ -177,8 +177,14 @@ fn access_rules_look_at_the_client() {
     let served = serve(&block(&format!(
         "acl blocked.example.org {{\n block type A net {v4} {v6}\n}}\n\
          acl filtered.example.org {{\n filter net {v4}/32 {v6}/64\n}}\n\
-         acl dropped.example.org {{\n drop\n}}",
+         acl dropped.example.org {{\n drop\n}}\n\
+         acl secret.example {{\n block\n}}\n\
+         rewrite name secret.example www.example.org\n\
+         rewrite name open.example blocked.example.org",
     )));
+    // The client's own words are judged, before they become others and not after.
+    served.says("secret.example A", "status: REFUSED");
+    served.says("open.example A", "status: NXDOMAIN");
     served.says("blocked.example.org A", "EDE: 15 (Blocked)");
     served.says("blocked.example.org A", "status: REFUSED");
     served.says("blocked.example.org TXT", "status: NXDOMAIN");
@@ -193,7 +199,7 @@ fn access_rules_look_at_the_client() {
     }
     let metrics = served.metrics();
     for line in [
-        "coredns_acl_blocked_requests_total{server=\"dns://.:53\"} 8\n",
+        "coredns_acl_blocked_requests_total{server=\"dns://.:53\"} 12\n",
         "coredns_acl_filtered_requests_total{server=\"dns://.:53\"} 8\n",
         "coredns_acl_dropped_requests_total{server=\"dns://.:53\"} 2\n",
     ] {

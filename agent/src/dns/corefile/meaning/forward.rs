@@ -54,19 +54,23 @@ pub(super) fn read(
                 let most = if most == 0 { MAX_CONCURRENT } else { most };
                 this.max_concurrent = usize::try_from(most).ok();
             }
-            // UDP comes first anyhow; an upstream's health is known by its answers; what is said
-            // of TLS was read with the upstreams.
-            "prefer_udp"
-            | "tls"
-            | "tls_servername"
-            | "expire"
+            // UDP comes first anyhow; what is said of TLS was read with the upstreams.
+            "prefer_udp" | "tls" | "tls_servername" => {}
+            "expire"
             | "max_fails"
             | "health_check"
             | "max_connect_attempts"
             | "max_idle_conns"
             | "max_age"
             | "read_timeout"
-            | "failfast_all_unhealthy_upstreams" => {}
+            | "failfast_all_unhealthy_upstreams" => {
+                let option = &line.name.text;
+                let what = format!(
+                    "forward: {option} has no effect: how an upstream is, its answers tell; \
+                     one that failed is asked last, and again after 1 s to 30 s"
+                );
+                warnings.push(Warning { at: line.name.at.clone(), what });
+            }
             _ => return Err(unknown(line, directive)),
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     dns::{
         meaning::{Kubernetes, is_reverse},
         notation,
-        zone::{PodNames, naming::Naming},
+        zone::{PodNames, Trees, naming::Naming},
     },
     model::labels::Selector,
 };
@@ -35,7 +35,7 @@ pub(super) fn read(
         pods: PodNames::Disabled,
         ttl: 5,
         names_fall_through: false,
-        addresses_fall_through: true,
+        addresses_fall_through: Trees::BOTH,
         naming: Naming::default(),
     };
     let mut warnings = Vec::new();
@@ -81,8 +81,11 @@ pub(super) fn read(
     }
     this.names_fall_through = falls_through(&through, &served.domain);
     // Addresses that nobody has are ours to deny where the whole tree is, and is kept.
-    let mut whole = zones.iter().filter(|zone| zone.num_labels() == 2 && is_reverse(zone));
-    this.addresses_fall_through = whole.all(|zone| falls_through(&through, zone));
+    let leaves = |tree: &str| -> Result<bool, CorefileError> {
+        let tree = notation::zone(tree).map_err(|why| directive.name.error(why))?;
+        Ok(!zones.contains(&tree) || falls_through(&through, &tree))
+    };
+    this.addresses_fall_through = Trees { v4: leaves("in-addr.arpa")?, v6: leaves("ip6.arpa")? };
     Ok((this, warnings))
 }
 

@@ -1,0 +1,153 @@
+//! One question to the upstreams of a route: to one after the other, each for a while alone. One
+//! that is slow is passed over and still waited for while the next is asked: the first good answer
+//! is taken, whoever gives it.
+
+use std::{
+    net::SocketAddr,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::timeout_at;
+
+use super::{
+    Answer, Forwarder, Heard,
+    exchange::{self, ExchangeError, Received},
+    is_refusal, lock,
+};
+use crate::dns::{answer::Explanation, cache::Asked, message::Question, route::Route};
+
+/// What a try came to.
+struct Outcome {
+    /// The upstream's place.
+    upstream: usize,
+    /// Its address.
+    by: SocketAddr,
+    /// What it said, and how long that took.
+    said: Result<(Received, Duration), ExchangeError>,
+}
+
+/// What is known while tries are under way.
+struct Tries<'a> {
+    forwarder: &'a Forwarder,
+    route: &'a Route,
+    asked: Asked<'a>,
+    /// Who was asked last, as long as that is not for too long.
+    newest: Option<usize>,
+    /// The answer of one that refused.
+    refusal: Option<(Received, SocketAddr)>,
+}
+
+impl Forwarder {
+    /// Tries one upstream after the other until one answers or the time is up.
+    pub(super) async fn ask_upstreams(
+        &self,
+        question: &Question,
+        place: usize,
+        deadline: Instant,
+    ) -> Answer {
+        let silence = Explanation::NoReachableAuthority;
+        let (route, health) = self.at(place).ok_or(silence)?;
+        let order = {
+            let mut health = lock(health);
+            if health.all_failing() {
+                self.metrics.general.all_failing();
+            }
+            health.order(Instant::now(), self.next_turn(route.policy))
+        };
+        if order.is_empty() {
+            return Err(Explanation::Loop);
+        }
+        // With a single upstream a lost datagram still gets its second and third chance.
+        let (round, tries) = (order.len(), (2 * order.len()).max(4));
+        let mut order = order.into_iter().cycle().take(tries).enumerate();
+        let asked = Asked { question, place };
+        let mut tries = Tries { forwarder: self, route, asked, newest: None, refusal: None };
+        let (mut under_way, mut patience) = (FuturesUnordered::new(), deadline);
+        loop {
+            if tries.newest.is_none() {
+                // Once all were asked, one that refused is the best there is.
+                let alone = tries.refusal.is_none();
+                match order.next().filter(|(attempt, _)| alone || *attempt < round) {
+                    Some((_, upstream)) => {
+                        let Some(by) = route.upstreams.get(upstream) else { continue };
+                        under_way.push(self.try_one(asked, upstream, by.address));
+                        tries.newest = Some(upstream);
+                        patience = Instant::now() + self.limits.attempt;
+                    }
+                    None if !alone || under_way.is_empty() => break,
+                    None => patience = deadline,
+                }
+            }
+            match timeout_at(deadline.min(patience).into(), under_way.next()).await {
+                Ok(Some(outcome)) => {
+                    if let ControlFlow::Break(heard) = tries.note(outcome) {
+                        return Ok(heard);
+                    }
+                }
+                Ok(None) => tries.newest = None,
+                Err(_) => tries.passed_over(),
+            }
+            if Instant::now() >= deadline {
+                tries.passed_over();
+                break;
+            }
+        }
+        let refused = |(received, by)| self.remember(asked, received, by, &route.keeping);
+        tries.refusal.map(refused).ok_or(silence)
+    }
+
+    /// Asks one upstream, which takes as long as it takes.
+    async fn try_one(&self, asked: Asked<'_>, upstream: usize, by: SocketAddr) -> Outcome {
+        let since = Instant::now();
+        let passed_over = &self.metrics.general.passed_over;
+        let said = match self.way(asked.place, upstream) {
+            Some(way) => exchange::ask(way, asked.question, passed_over).await,
+            None => Err(ExchangeError::Closed),
+        };
+        Outcome { upstream, by, said: said.map(|received| (received, since.elapsed())) }
+    }
+}
+
+impl Tries<'_> {
+    /// Takes note of what a try came to; a good answer ends them all.
+    fn note(&mut self, Outcome { upstream, by, said }: Outcome) -> ControlFlow<Heard> {
+        let (received, elapsed) = match said {
+            Ok(said) => said,
+            Err(error) => {
+                tracing::debug!(upstream = %by, %error, "upstream gave no answer");
+                // One that was passed over was noted then.
+                if self.newest == Some(upstream) {
+                    self.passed_over();
+                }
+                return ControlFlow::Continue(());
+            }
+        };
+        if let Some((health, counts)) = self.forwarder.books(self.asked.place, upstream) {
+            lock(health).answered(upstream);
+            counts.answered(received.message.metadata.response_code, elapsed);
+        }
+        if is_refusal(&received.message) {
+            // Another one may know better; if none does, this is the answer.
+            self.refusal.get_or_insert((received, by));
+            self.newest.take_if(|newest| *newest == upstream);
+            return ControlFlow::Continue(());
+        }
+        let keeping = &self.route.keeping;
+        ControlFlow::Break(self.forwarder.remember(self.asked, received, by, keeping))
+    }
+
+    /// Who was asked last gave no answer, or takes too long.
+    fn passed_over(&mut self) {
+        let Some(upstream) = self.newest.take() else { return };
+        if let Some((health, counts)) = self.forwarder.books(self.asked.place, upstream) {
+            lock(health).failed(upstream, Instant::now());
+            counts.failed();
+        }
+        self.forwarder.probes.suspect();
+    }
+}
+
+#[cfg(test)]
+mod tests;

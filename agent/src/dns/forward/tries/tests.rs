@@ -1,0 +1,177 @@
+//! Real upstreams on loopback that are slow, silent, or say half of it.
+
+use std::{
+    net::IpAddr,
+    str::FromStr as _,
+    sync::{Arc, Mutex},
+};
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, Record, RecordType, rdata::A},
+};
+use tokio::{net::UdpSocket, task::JoinSet};
+
+use super::*;
+use crate::dns::{
+    answer::Reply, cache::Cache, config::Forwarding, forward::AtOnce, message::Transport,
+    route::Routes,
+};
+
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
+/// Far longer than the patience of [`LIMITS`] with one upstream.
+const SLOW: Duration = Duration::from_millis(400);
+const LIMITS: Forwarding = Forwarding {
+    attempt: Duration::from_millis(100),
+    total: Duration::from_secs(20),
+    max_in_flight: 1,
+    patience: Duration::from_millis(100),
+};
+
+/// The upstreams of a test, which end with it.
+#[derive(Default)]
+struct Upstreams(JoinSet<()>);
+
+impl Upstreams {
+    /// One that answers after `delay` with `code`, cut short where `truncated`.
+    async fn one(
+        &mut self,
+        at: &str,
+        delay: Duration,
+        code: ResponseCode,
+        truncated: bool,
+    ) -> SocketAddr {
+        let socket = Arc::new(UdpSocket::bind((at.parse::<IpAddr>().unwrap(), 0)).await.unwrap());
+        let address = socket.local_addr().unwrap();
+        self.0.spawn(async move {
+            let mut octets = [0; 512];
+            loop {
+                let (length, client) = socket.recv_from(&mut octets).await.unwrap();
+                let answer = answer(&octets[..length], code, truncated);
+                let socket = Arc::clone(&socket);
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    let _gone = socket.send_to(&answer, client).await;
+                });
+            }
+        });
+        address
+    }
+
+    /// One that never says anything.
+    async fn silent(&mut self, at: &str) -> SocketAddr {
+        self.one(at, Duration::from_secs(3600), ResponseCode::NoError, false).await
+    }
+}
+
+fn answer(query: &[u8], code: ResponseCode, truncated: bool) -> Vec<u8> {
+    let query = Message::from_vec(query).unwrap();
+    let owner = query.queries[0].name().clone();
+    let mut answer = query.into_response();
+    answer.metadata.response_code = code;
+    answer.metadata.truncation = truncated;
+    if code == ResponseCode::NoError {
+        answer.answers = vec![Record::from_rdata(owner, 60, RData::A(A::new(192, 0, 2, 80)))];
+    }
+    answer.to_vec().unwrap()
+}
+
+fn question(name: &str, kind: RecordType) -> Question {
+    Question {
+        id: 1,
+        recursion_desired: true,
+        checking_disabled: false,
+        query: Query::query(Name::from_str(name).unwrap(), kind),
+        edns: None,
+        transport: Transport::Udp,
+    }
+}
+
+fn forwarder(routes: Vec<Route>) -> Arc<Forwarder> {
+    let cache = Arc::new(Mutex::new(Cache::new(1 << 16)));
+    let routes = Routes::new(routes, &[]);
+    Arc::new(Forwarder::new(routes, LIMITS, cache, Arc::default()))
+}
+
+async fn ask(forwarder: &Arc<Forwarder>, name: &str) -> Reply {
+    let question = question(name, RecordType::A);
+    match forwarder.at_once(&question, None) {
+        AtOnce::Answer(reply, _) => reply,
+        AtOnce::Ask(errand) => forwarder.ask(&question, errand).await.0,
+    }
+}
+
+#[tokio::test]
+async fn dns_60_an_upstream_that_is_slower_than_a_try_is_heard() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let slow = upstreams.one(at, SLOW, ResponseCode::NoError, false).await;
+        let dead = upstreams.silent(at).await;
+        let refuses = upstreams.one(at, Duration::ZERO, ResponseCode::Refused, false).await;
+        for asked in [vec![slow], vec![slow, dead], vec![dead, slow], vec![slow, slow]] {
+            let reply = ask(&forwarder(vec![Route::to(asked.clone())]), "www.example.org.").await;
+            assert_eq!((reply.code, reply.answers.len()), (ResponseCode::NoError, 1), "{asked:?}");
+        }
+        let forwarder = forwarder(vec![Route::to(vec![dead, refuses])]);
+        let reply = ask(&forwarder, "www.example.org.").await;
+        assert_eq!(reply.code, ResponseCode::Refused, "nobody waits for one that is silent");
+    }
+}
+
+#[tokio::test]
+async fn dns_61_one_that_answers_late_is_well_again() {
+    let mut upstreams = Upstreams::default();
+    let slow = upstreams.one("127.0.0.1", SLOW, ResponseCode::NoError, false).await;
+    let forwarder = forwarder(vec![Route::to(vec![slow])]);
+    ask(&forwarder, "www.example.org.").await;
+    assert!(!lock(&forwarder.health[0]).all_failing());
+}
+
+#[tokio::test]
+async fn dns_19_what_nobody_says_whole_is_said_in_part() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        // Nobody listens there for TCP.
+        let half = upstreams.one(at, Duration::ZERO, ResponseCode::NoError, true).await;
+        let forwarder = forwarder(vec![Route::to(vec![half])]);
+        let reply = ask(&forwarder, "www.example.org.").await;
+        assert_eq!(
+            (reply.code, reply.answers.len(), reply.truncated),
+            (ResponseCode::NoError, 1, true)
+        );
+        assert!(lock(&forwarder.cache).is_empty(), "a part is not kept");
+    }
+}
+
+#[tokio::test]
+async fn upstreams_that_are_silent_take_no_places_of_other_zones() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let dead = upstreams.silent(at).await;
+        let well = upstreams.one(at, Duration::ZERO, ResponseCode::NoError, false).await;
+        let stub = Name::from_str("stub.example.").unwrap();
+        let stub = Route { zone: stub.clone(), from: stub, ..Route::to(vec![dead]) };
+        let forwarder = forwarder(vec![stub, Route::to(vec![well])]);
+        let mut waiting = JoinSet::new();
+        for number in 0..4 {
+            let (forwarder, name) = (Arc::clone(&forwarder), format!("{number}.stub.example."));
+            waiting.spawn(async move { ask(&forwarder, &name).await });
+        }
+        // The one that is under way and the one that waits; the others are told.
+        while waiting.len() > 2 {
+            waiting.join_next().await.unwrap().unwrap();
+        }
+        assert_eq!(ask(&forwarder, "www.example.org.").await.code, ResponseCode::NoError);
+    }
+}
+
+#[test]
+fn dns_45_any_of_a_foreign_name_is_answered_small_and_asked_of_nobody() {
+    let forwarder = forwarder(vec![Route::to(vec!["192.0.2.1:53".parse().unwrap()])]);
+    let question = question("www.example.org.", RecordType::ANY);
+    let AtOnce::Answer(reply, _) = forwarder.at_once(&question, None) else {
+        panic!("somebody is asked")
+    };
+    assert_eq!((reply.code, reply.answers.len()), (ResponseCode::NoError, 1));
+    assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
+}
