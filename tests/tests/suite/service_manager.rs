@@ -6,12 +6,12 @@ use std::{
     io::IoSliceMut,
     net::UdpSocket,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::net::UnixDatagram,
     },
 };
 
-use mizzen_tests::lab::Family;
+use mizzen_tests::lab::FAMILIES;
 use nix::sys::{
     signal::Signal,
     socket::{
@@ -65,34 +65,61 @@ fn a_service_manager_is_told_and_keeps_the_dns_sockets_over_a_restart() {
     }
     let mut agent = agent;
     assert!(agent.ended().success());
-    let at = dns(Family::V4);
     let datagrams = |socket: &OwnedFd| getsockopt(socket, SockType).is_ok_and(|it| it == Datagram);
-    let sockets = kept.into_iter().filter(datagrams).map(UdpSocket::from);
-    let at_address = |socket: &UdpSocket| socket.local_addr().is_ok_and(|it| it == at);
-    let socket = sockets.into_iter().find(at_address).expect("a socket of cluster DNS");
+    let address = |socket: &OwnedFd| UdpSocket::from(socket.try_clone().unwrap()).local_addr();
+    let of_dns = |socket: &OwnedFd| {
+        datagrams(socket) && FAMILIES.iter().any(|family| address(socket).unwrap() == dns(*family))
+    };
+    let sockets: Vec<_> = kept.iter().filter(|socket| of_dns(socket)).map(inode).collect();
+    assert!(sockets.len() >= FAMILIES.len(), "sockets of cluster DNS");
     // As systemd does it: the descriptors from the third on.
-    let own = socket.as_raw_fd();
-    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&{own} {own}<&-");
+    let handed: Vec<_> = kept.iter().map(|socket| dup_beyond(socket, 100)).collect();
+    drop(kept);
+    let numbers = || handed.iter().map(AsRawFd::as_raw_fd);
+    let moves: Vec<_> = (3..).zip(numbers()).map(|(to, from)| format!("{to}<&{from}")).collect();
+    let closes: Vec<_> = numbers().map(|from| format!("{from}<&-")).collect();
+    let (moves, closes) = (moves.join(" "), closes.join(" "));
+    let count = handed.len();
+    let script = format!("exec {moves} {closes}; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$@\"");
     // Not every shell knows descriptors of two digits.
     let agent = field.begin_by(host, &["env", &told, "bash", "-c", &script, "bash"], &[]);
-    let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
-    drop(socket);
+    drop(handed);
     assert_eq!(next(&manager).0, "FDSTOREREMOVE=1\nFDNAME=dns");
     agent.until_ready(host);
-    // It serves by the socket that was kept, and by no copy of it.
+    // It serves by the sockets that were kept, and by no copies of them.
     let descriptors = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().flatten();
     let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-    let socket = format!("socket:[{inode}]");
-    let held = targets.filter(|target| target.as_os_str() == socket.as_str()).count();
-    assert_eq!(held, 2, "one that is read, and one to be handed on");
-    let answered = host.node.netns.run(|| {
-        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
-        client.set_read_timeout(Some(LIMIT)).unwrap();
-        client.send_to(&question("web.default.svc.cluster.local"), at).unwrap();
-        client.recv(&mut [0; 512])
-    });
-    assert!(answered.is_ok(), "{answered:?}\n{}", agent.log());
+    let targets: Vec<_> = targets.collect();
+    for inode in sockets {
+        let socket = format!("socket:[{inode}]");
+        let held = targets.iter().filter(|target| target.as_os_str() == socket.as_str()).count();
+        assert_eq!(held, 2, "one that is read, and one to be handed on");
+    }
+    // The kernel divides clients among the sockets: each of them answers.
+    for family in FAMILIES {
+        for _ in 0..32 {
+            let answered = host.node.netns.run(|| {
+                let client = UdpSocket::bind((family.any(), 0)).unwrap();
+                client.set_read_timeout(Some(LIMIT)).unwrap();
+                client.send_to(&question("web.default.svc.cluster.local"), dns(family)).unwrap();
+                client.recv(&mut [0; 512])
+            });
+            assert!(answered.is_ok(), "{family:?}: {answered:?}\n{}", agent.log());
+        }
+    }
+}
+
+/// By which a socket is known to be the same.
+fn inode(socket: &OwnedFd) -> u64 {
+    nix::sys::stat::fstat(socket).unwrap().st_ino
+}
+
+/// The same socket by a number that is not below `least`, and that a program which is started has
+/// too.
+fn dup_beyond(socket: &OwnedFd, least: i32) -> OwnedFd {
+    let number = nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_DUPFD(least)).unwrap();
+    // SAFETY: the kernel made this descriptor for this call, and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// A question for the A records of a name.
