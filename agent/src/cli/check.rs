@@ -20,7 +20,8 @@ pub(super) fn print(body: &str) -> anyhow::Result<(String, Outcome)> {
     Ok((text, if healthy { Outcome::Ok } else { Outcome::Degraded }))
 }
 
-fn line(finding: &Finding, width: usize) -> String {
+/// A finding: a line, and what to do below it.
+pub(super) fn line(finding: &Finding, width: usize) -> String {
     let verdict = match finding.verdict {
         Verdict::Ok => "ok  ",
         Verdict::Warn => "warn",

@@ -11,34 +11,42 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::{check, migrate::Migrate, names, pod_network, traffic, why};
+use super::{
+    bugreport::BugReport, check, flows::Flows, log::Log, man, migrate::Migrate, names, pod_network,
+    status, traffic, why,
+};
 use crate::{
     serve::{listen::SOCKET, wire},
-    why::{
-        answer::Flow,
-        question::{Destination, Source},
-    },
+    why::question::{Destination, Source},
 };
 
 /// How long the agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stream of its may be silent, in which it says something all the time.
+const SILENCE: Duration = Duration::from_mins(1);
+/// Octets of the head of an answer.
+const HEAD_MAX: usize = 16 * 1024;
 
 const EXAMPLES: &str = "\
 Examples:
-  mizzen status                    how the agent's parts are
+  mizzen status                    whether the node is healthy, else what is wrong and what to do
   mizzen check                     what is wrong with the datapath, and what to do
   mizzen services -o json          every service port, for scripts
   mizzen backends kube-system/kube-dns
   mizzen backends --traffic default            who was sent how much, former backends summed up
   mizzen why default/client default/web:80     where a connection goes, and why
   mizzen why 192.0.2.7 192.0.2.1:30080/udp     the same for a client outside
+  mizzen flows --follow --verdict dropped      what is dropped from now on, and why
+  mizzen flows --follow --service default/web  where each new connection of a service goes
+  mizzen log set debug             log more, until `mizzen log reset`
+  mizzen bugreport                 what a maintainer needs, in one file
   mizzen routes                    how other nodes' pods are reached: directly or by a tunnel
   mizzen dns web --from default/client         what a pod gets for a name, step by step, and why
   mizzen dns www.example.org --type AAAA       the same for a full name
   mizzen migrate plan              what of kube-proxy is left on this node, and what to do about it
   mizzen --state-dir /run/x diff   what the kernel's tables lack
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready; check: something fails; diff:
+Exit codes: 0 ok, 1 failure, 2 usage, 3 degraded (status: not ready, or something fails; check: something fails; diff:
 there are differences; pods, routes: something is damaged or missing; backends: the tables are at fault; why: the connection is refused or dropped;
 dns: there is no such name or record)";
 
@@ -66,7 +74,7 @@ pub(super) enum Format {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// How the agent and its parts are
+    /// Whether this node is healthy; what is wrong, and what to do, where it is not
     Status,
     /// The services' ports, their policies, what clients dial, and their endpoints
     Services(Filter),
@@ -87,12 +95,8 @@ enum Command {
         #[arg(value_name = "DST[:PORT][/PROTO]")]
         destination: Destination,
     },
-    /// The packet path's connections
-    Flows {
-        /// How many at most
-        #[arg(long, default_value_t = 1_000)]
-        limit: usize,
-    },
+    /// The packet path's connections; with --follow, what becomes of connections from now on
+    Flows(Flows),
     /// How this node's resolver answers a name, and why
     Dns {
         /// The name, or an address for its name
@@ -114,6 +118,15 @@ enum Command {
     Diff,
     /// From kube-proxy to Mizzen on this node, and back
     Migrate(Migrate),
+    /// What the agent logs: show it, or change it while the agent runs
+    Log(Log),
+    /// Pack what a maintainer needs into one file, with secrets removed
+    Bugreport(BugReport),
+    /// Write the manual pages of mizzen and mizzen-agent into a folder
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Completions for a shell
     Completions {
         /// The shell
@@ -143,7 +156,7 @@ impl Filter {
 }
 
 /// A path with parameters.
-fn question(path: &str, parameters: &[(&'static str, String)]) -> String {
+pub(super) fn question(path: &str, parameters: &[(&'static str, String)]) -> String {
     if parameters.is_empty() {
         return path.to_owned();
     }
@@ -177,7 +190,12 @@ impl Mizzen {
     /// Does what the command line says.
     pub fn execute(self) -> anyhow::Result<Outcome> {
         let (path, print): (_, Print) = match self.command {
-            Command::Status => ("/v1/status".to_owned(), status),
+            Command::Status => {
+                let (text, outcome) = status::ask(&self.state_dir, self.output)?;
+                // A reader that has seen enough, such as `head`, is no failure.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                return Ok(outcome);
+            }
             Command::Services(filter) => (question("/v1/services", &filter.parameters()), services),
             Command::Backends { filter, traffic: false } => {
                 (question("/v1/backends", &filter.parameters()), backends)
@@ -201,8 +219,12 @@ impl Mizzen {
                     [("source", source.to_string()), ("destination", destination.to_string())];
                 (question("/v1/why", &parameters), why::print)
             }
-            Command::Flows { limit } => {
-                (question("/v1/flows", &[("limit", limit.to_string())]), flows)
+            Command::Flows(flows) => return flows.execute(&self.state_dir, self.output),
+            Command::Log(log) => return log.execute(&self.state_dir, self.output),
+            Command::Bugreport(report) => return report.execute(&self.state_dir),
+            Command::Man { folder } => {
+                man::write(&folder)?;
+                return Ok(Outcome::Ok);
             }
             Command::Migrate(migrate) => return migrate.execute(&self.state_dir, self.output),
             Command::Completions { shell } => {
@@ -226,8 +248,49 @@ impl Mizzen {
 
 /// The body of the agent's answer.
 pub(super) fn get(state_dir: &Path, path: &str) -> anyhow::Result<String> {
+    ask(state_dir, "GET", path)
+}
+
+/// The same, by another method.
+pub(super) fn ask(state_dir: &Path, method: &str, path: &str) -> anyhow::Result<String> {
+    let mut stream = connect(state_dir)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?;
+    if !is_ok(head) {
+        bail!("the agent answers: {}", body.trim());
+    }
+    Ok(body.to_owned())
+}
+
+/// An answer that goes on until one of both ends it. By HTTP/1.0, it has no form of its own.
+pub(super) fn open(state_dir: &Path, path: &str) -> anyhow::Result<UnixStream> {
+    let mut stream = connect(state_dir)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n")?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut octet = [0];
+        stream.read_exact(&mut octet).context("the agent did not answer in time")?;
+        head.push(octet[0]);
+        anyhow::ensure!(head.len() < HEAD_MAX, "the agent's answer has no end of its head");
+    }
+    if !is_ok(&String::from_utf8_lossy(&head)) {
+        let mut body = String::new();
+        stream.read_to_string(&mut body).context("the agent's answer is cut off")?;
+        bail!("the agent answers: {}", body.trim());
+    }
+    stream.set_read_timeout(Some(SILENCE))?;
+    Ok(stream)
+}
+
+fn is_ok(head: &str) -> bool {
+    head.split_whitespace().nth(1) == Some("200")
+}
+
+fn connect(state_dir: &Path) -> anyhow::Result<UnixStream> {
     let socket = state_dir.join(SOCKET);
-    let mut stream = UnixStream::connect(&socket).with_context(|| {
+    let stream = UnixStream::connect(&socket).with_context(|| {
         format!(
             "can't reach the agent at {}: it must run on this node, --state-dir or \
              MIZZEN_STATE_DIR must name its state folder, and you must be root",
@@ -236,29 +299,7 @@ pub(super) fn get(state_dir: &Path, path: &str) -> anyhow::Result<String> {
     })?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("the agent answers: {}", body.trim());
-    }
-    Ok(body.to_owned())
-}
-
-fn status(body: &str) -> anyhow::Result<(String, Outcome)> {
-    let status: wire::Status = serde_json::from_str(body)?;
-    let state = if status.ready { "ready" } else { "not ready" };
-    let mut text = format!("mizzen-agent {} on {}: {state}\n", status.version, status.node);
-    let rows = status.parts.into_iter().map(|part| vec![part.name, part.state, part.reason]);
-    text.push_str(&columns(&["PART", "STATE", "REASON"], rows.collect()));
-    for warning in status.warnings {
-        text.push_str("warning: ");
-        text.push_str(&warning);
-        text.push('\n');
-    }
-    Ok((text, if status.ready { Outcome::Ok } else { Outcome::Degraded }))
+    Ok(stream)
 }
 
 fn services(body: &str) -> anyhow::Result<(String, Outcome)> {
@@ -336,30 +377,6 @@ fn frontend_rows(of: wire::Frontend) -> Vec<Vec<String>> {
     }
 }
 
-fn flows(body: &str) -> anyhow::Result<(String, Outcome)> {
-    let wire::Flows { flows, more } = serde_json::from_str(body)?;
-    let row = |flow: Flow| {
-        let or = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-        vec![
-            flow.protocol,
-            flow.source,
-            flow.destination,
-            or(flow.service),
-            flow.backend,
-            or(flow.masqueraded),
-            flow.state,
-            format!("{}s", flow.idle_seconds),
-        ]
-    };
-    let heads =
-        ["PROTO", "SOURCE", "DIALLED", "SERVICE", "BACKEND", "MASQUERADED", "STATE", "IDLE"];
-    let mut text = columns(&heads, flows.into_iter().map(row).collect());
-    if more {
-        text.push_str("there are more than these: see --limit\n");
-    }
-    Ok((text, Outcome::Ok))
-}
-
 fn diff(body: &str) -> anyhow::Result<(String, Outcome)> {
     let diff: wire::Diff = serde_json::from_str(body)?;
     if diff.steps.is_empty() {
@@ -392,28 +409,6 @@ mod tests {
     fn the_command_line_is_sound() {
         Mizzen::command().debug_assert();
         super::super::Agent::command().debug_assert();
-    }
-
-    #[test]
-    fn a_status_that_is_not_ready_is_degraded_and_says_why() {
-        let part = |name: &str, state: &str, reason: &str| wire::Part {
-            name: name.into(),
-            state: state.into(),
-            reason: reason.into(),
-        };
-        let status_of = |ready, parts| wire::Status {
-            version: "1".into(),
-            node: "n".into(),
-            ready,
-            parts,
-            warnings: vec!["service a/b: x".into()],
-        };
-        let parts = vec![part("cni", "waiting", "no podCIDRs"), part("dns", "ready", "")];
-        let body = serde_json::to_string(&status_of(false, parts)).unwrap();
-        let (text, outcome) = status(&body).unwrap();
-        assert_eq!(outcome, Outcome::Degraded);
-        assert!(text.contains("cni   waiting  no podCIDRs\n"), "{text}");
-        assert!(text.ends_with("warning: service a/b: x\n"), "{text}");
     }
 
     #[test]

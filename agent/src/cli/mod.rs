@@ -1,14 +1,19 @@
 //! The command lines: `mizzen-agent` ([`run`], [`config`], [`ready`]) and `mizzen` ([`inspect`], `why`, `check`).
 
+mod bugreport;
 mod check;
 pub mod config;
+mod flows;
 pub mod inspect;
+mod log;
+mod man;
 mod migrate;
 mod names;
 mod pod_network;
 pub mod ready;
 pub mod run;
 mod signals;
+mod status;
 mod traffic;
 mod why;
 

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{attach::AttachDatapath, service_manager::ServiceManager};
+use self::{attach::AttachDatapath, process::Shown, service_manager::ServiceManager};
 use super::signals::Signals;
 use crate::{
     config::{self, Config, Resolved},
@@ -57,6 +57,7 @@ use crate::{
         self,
         check::Checker,
         explain::Explainer,
+        follow::Followers,
         health::Health,
         ledger::Ledger,
         listen::{ListenError, Listeners},
@@ -96,7 +97,7 @@ Examples:
 pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shown = resolved.show();
     let config = resolved.config;
-    process::start_log(&config)?;
+    let log = Arc::new(process::start_log(&config)?);
     for config::Note { field, why } in resolved.notes {
         tracing::info!(field, why, "a field of kube-proxy's configuration has no effect");
     }
@@ -111,7 +112,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
         .context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let relieved = serve_node(&config, shown, &mut signals).await?;
+        let relieved = serve_node(&config, Shown { config: shown, log }, &mut signals).await?;
         if relieved && std::env::var_os(IN_A_POD).is_some() {
             // A container that ends is started again, and would take everything back.
             tracing::info!("another agent goes on; waiting to be told to stop");
@@ -158,7 +159,7 @@ struct Begun {
 }
 
 /// Whether another agent goes on at the end.
-async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> anyhow::Result<bool> {
+async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> anyhow::Result<bool> {
     let mut stages = Stages {
         intake: Tasks::new("intake"),
         tables: Tasks::new("tables"),
@@ -184,7 +185,7 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         Some(datapath) => start_datapath(config, datapath, &shared, &health, &mut stages)?,
         None => Services::default(),
     };
-    let Services { programs, pods, queries, explainer, checker, ledger } = services;
+    let Services { programs, pods, queries, explainer, followers, checker, ledger } = services;
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
@@ -195,9 +196,11 @@ async fn serve_node(config: &Config, shown: String, signals: &mut Signals) -> an
         metrics: shared.metrics.clone(),
         programs,
         health,
-        config: shown,
+        config: shown.config,
+        log: Some(shown.log),
         queries,
         explainer,
+        followers,
         checker,
         ledger,
         names,
@@ -327,6 +330,7 @@ struct Services {
     pods: Option<Arc<dyn PodDatapath>>,
     queries: Option<mpsc::Sender<Query>>,
     explainer: Option<Explainer>,
+    followers: Option<Followers>,
     checker: Option<Checker>,
     ledger: Option<Ledger>,
 }
@@ -343,6 +347,7 @@ fn start_datapath(
     let pods = Announced::new(Arc::new(datapath.pods()?), released, shared.metrics.clone());
     let foreign_pods = (!config.cni).then(|| datapath.packet_programs());
     let readers = datapath.table_readers();
+    let events = datapath.flow_events();
     let snat_ports = (config.snat_port_min, config.snat_port_max);
     let (places, uplinks) = (datapath.places(), config.uplink.clone());
     let checker = Checker { places, uplinks, snat_ports, foreign_cni: !config.cni };
@@ -352,6 +357,7 @@ fn start_datapath(
     let (asked, known) = start_services(config, datapath, shared, receiver, intake, tables)?;
     let (node, state_dir) = (config.node_name.clone(), config.state_dir.clone());
     let snapshots = shared.snapshots.all.clone();
+    let followers = Followers::new(events, state_dir.clone(), snapshots.clone(), asked.clone());
     let explainer = Explainer::new(node, state_dir, readers, snapshots, asked.clone());
     let calm = shared.snapshots.calm.clone();
     serve::start_service_health(health.clone(), calm, known, config.tables()?, front);
@@ -369,6 +375,7 @@ fn start_datapath(
         ledger: Some(Ledger::new(asked.clone(), live)),
         queries: Some(asked),
         explainer: Some(explainer),
+        followers: Some(followers),
         checker: Some(checker),
     })
 }

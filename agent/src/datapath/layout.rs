@@ -44,6 +44,7 @@ const PERCPU_ARRAY: u32 = 6;
 const LPM_TRIE: u32 = 11;
 const ARRAY_OF_MAPS: u32 = 12;
 const SK_STORAGE: u32 = 24;
+const RINGBUF: u32 = 27;
 
 pub(super) const NO_PREALLOC: u32 = 1 << 0;
 pub(super) const MMAPABLE: u32 = 1 << 10;
@@ -198,6 +199,18 @@ pub(super) const BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY_OF
 /// What is put into [`BARRIER`].
 pub(super) const INSIDE_BARRIER: MapLayout = layout::<u32, u32>(maps::BARRIER, ARRAY, 0, 1);
 
+pub(super) const FLOW_EVENTS: MapLayout =
+    layout::<u32, u32>(maps::FLOW_EVENTS, ARRAY_OF_MAPS, 0, 1);
+/// What is put into [`FLOW_EVENTS`].
+pub(super) const FLOW_RING: MapLayout = MapLayout {
+    name: maps::FLOW_EVENTS,
+    kind: RINGBUF,
+    key_size: 0,
+    value_size: 0,
+    flags: 0,
+    entries: limits::FLOW_EVENTS_BYTES,
+};
+
 /// All maps that are pinned.
 pub(super) const PINNED: &[MapLayout] = &[
     FRONTENDS.outer(),
@@ -225,6 +238,7 @@ pub(super) const PINNED: &[MapLayout] = &[
     PACKET_COUNTS,
     SERVICE_COUNTS,
     BARRIER,
+    FLOW_EVENTS,
 ];
 
 impl MapLayout {

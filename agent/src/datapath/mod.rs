@@ -20,6 +20,7 @@ mod cgroup;
 mod conntrack;
 mod counters;
 mod filter;
+mod flow_events;
 mod growing;
 mod layout;
 mod link;
@@ -59,6 +60,7 @@ pub use self::{
     cgroup::{AttachError, Cgroup, CgroupError},
     conntrack::Flows,
     counters::{Counters, CountersError},
+    flow_events::{FlowEvents, FlowRing, FollowError, now_ns},
     link::{LinkError, Outcome, id as link_id},
     maps::KernelMaps,
     migrate::MigrateError,
@@ -211,6 +213,7 @@ impl Datapath {
             OpenError::Stale(error)
         })?;
         growing::begin(&pins)?;
+        flow_events::forget(&pins)?;
         conntrack::tell_other_size(&pins, options.flows)?;
         if let Some(older) = older {
             older.hand_over(&pins)?;

@@ -284,6 +284,17 @@ pub(super) fn boot_seconds() -> io::Result<u32> {
     u32::try_from(time.tv_sec).map_err(io::Error::other)
 }
 
+/// Nanoseconds since boot, without suspend: what programs get from `bpf_ktime_get_ns`.
+pub(super) fn monotonic_ns() -> io::Result<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes a live record.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(time.tv_sec).map_err(io::Error::other)?;
+    Ok(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).map_err(io::Error::other)?)
+}
+
 #[repr(C)]
 struct CreateAttr {
     kind: u32,

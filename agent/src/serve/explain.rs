@@ -3,8 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -21,7 +22,8 @@ use super::{
 use crate::{
     datapath::{ReadError, TableReaders},
     desired::SetKey,
-    model::snapshot::Snapshot,
+    follow::filter::{Filter, address_of},
+    model::{ObjectKey, snapshot::Snapshot},
     podnet,
     reconcile::Query,
     why::{
@@ -103,10 +105,14 @@ impl Explainer {
         reply(self.explain(asked).await)
     }
 
-    /// `/v1/flows?limit=N`.
+    /// `/v1/flows?limit=N&pod=NS/NAME&service=NS[/NAME]`.
     pub(super) async fn flows(&self, asked: &Asked) -> Answer {
+        let filter = match super::follow::filter(asked) {
+            Ok(filter) => filter,
+            Err(why) => return Answer::text(why).with(StatusCode::BAD_REQUEST),
+        };
         let limit = asked.parameter("limit").and_then(|limit| limit.parse().ok());
-        reply(self.list(limit.unwrap_or(FLOWS_DEFAULT).min(FLOWS_MAX)).await)
+        reply(self.list(limit.unwrap_or(FLOWS_DEFAULT).min(FLOWS_MAX), filter).await)
     }
 
     async fn explain(&self, asked: &Asked) -> Result<Answers, ExplainError> {
@@ -134,14 +140,27 @@ impl Explainer {
         Ok(Answers { node: self.node.clone(), answers })
     }
 
-    async fn list(&self, limit: usize) -> Result<wire::Flows, ExplainError> {
+    async fn list(&self, limit: usize, filter: Filter) -> Result<wire::Flows, ExplainError> {
         let _permit = self.questions.acquire().await.map_err(|_| ExplainError::Stopping)?;
-        let readers = self.readers.clone();
-        let (flows, more) = spawn_blocking(move || list(&readers, limit))
-            .await
-            .map_err(|_| ExplainError::Stopping)??;
+        let (readers, state_dir) = (self.readers.clone(), self.state_dir.clone());
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        // Services have their names only afterwards.
+        let first = if filter.service.is_some() { FLOWS_MAX } else { limit };
+        let pod = filter.pod.clone();
+        let (flows, mut more) = spawn_blocking(move || {
+            let addresses = pod.map(|pod| addresses_of(&pod, &state_dir, &snapshot));
+            list(&readers, first, addresses.as_ref())
+        })
+        .await
+        .map_err(|_| ExplainError::Stopping)??;
         let owners = self.owners(flows.iter().map(|(set, _)| *set).collect()).await?;
-        let flows = flows.into_iter().map(|(set, flow)| named(set, flow, &owners)).collect();
+        let mut flows: Vec<_> = flows
+            .into_iter()
+            .map(|(set, flow)| named(set, flow, &owners))
+            .filter(|flow| filter.admits_service(&flow.service))
+            .collect();
+        more |= flows.len() > limit;
+        flows.truncate(limit);
         Ok(wire::Flows { flows, more })
     }
 
@@ -184,10 +203,22 @@ fn learn(
     Ok(learned?)
 }
 
-/// The live flows, with the set of each, and whether there are more than `limit`.
+/// The addresses of a pod: of one that this node's agent connected, else of one behind a service.
+fn addresses_of(pod: &str, state_dir: &Path, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let Some((namespace, name)) = pod.split_once('/') else { return BTreeSet::new() };
+    let key = ObjectKey::new(namespace, name);
+    match podnet::pods_in(state_dir).remove(&key) {
+        Some(addresses) => addresses.into_iter().collect(),
+        None => snapshot.addresses_of(&key).collect(),
+    }
+}
+
+/// The live flows, those of some addresses where any are named, with the set of each, and whether there
+/// are more than `limit`.
 fn list(
     readers: &TableReaders,
     limit: usize,
+    of: Option<&BTreeSet<IpAddr>>,
 ) -> Result<(Vec<(u32, answer::Flow)>, bool), ReadError> {
     use crate::why::live::Live as _;
     readers.ask(|live| {
@@ -196,6 +227,12 @@ fn list(
             let Some(shown) = resolve::shown_flow(live, key, flow) else {
                 return ControlFlow::Continue(());
             };
+            let is = |text: &str| {
+                of.is_none_or(|of| address_of(text).is_some_and(|address| of.contains(&address)))
+            };
+            if !is(&shown.source) && !is(&shown.backend) {
+                return ControlFlow::Continue(());
+            }
             if flows.len() == limit {
                 more = true;
                 return ControlFlow::Break(());

@@ -1,10 +1,27 @@
-//! A small HTTP/1.1 server: GET only, bodies made in memory, connections and time bounded.
+//! A small HTTP/1.1 server: GET, and PUT for root alone; bodies made in memory or sent in parts, connections and time
+//! bounded.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming, SizeHint},
+    header,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -34,13 +51,21 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// The query, still encoded.
     query: String,
+    /// Whether something is to be changed (PUT), and not only told.
+    pub(crate) changes: bool,
 }
 
 impl Asked {
     /// A path without a query.
     #[cfg(test)]
     pub(super) fn path(path: &str) -> Self {
-        Self { path: path.to_owned(), query: String::new() }
+        Self { path: path.to_owned(), ..Self::default() }
+    }
+
+    /// The same, to change something.
+    #[cfg(test)]
+    pub(super) fn change(path: &str, query: &str) -> Self {
+        Self { path: path.to_owned(), query: query.to_owned(), changes: true }
     }
 
     /// The value of a parameter; the first where there are several.
@@ -57,12 +82,51 @@ pub(crate) struct Answer {
     content_type: &'static str,
     headers: Vec<(&'static str, String)>,
     pub(crate) body: String,
+    /// What follows the body, for as long as it is not closed.
+    stream: Option<mpsc::Receiver<Bytes>>,
+}
+
+/// The body of a response: all of it at once, or parts as they come.
+enum Body {
+    Whole(Full<Bytes>),
+    Parts(mpsc::Receiver<Bytes>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Parts(parts) => {
+                parts.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Parts(_) => SizeHint::default(),
+        }
+    }
 }
 
 impl Answer {
     pub(crate) fn text(body: impl Into<String>) -> Self {
         let content_type = "text/plain; charset=utf-8";
-        Self { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
+        let (headers, body) = (Vec::new(), body.into());
+        Self { status: StatusCode::OK, content_type, headers, body, stream: None }
+    }
+
+    /// Lines of JSON, as they come.
+    pub(crate) fn stream(parts: mpsc::Receiver<Bytes>) -> Self {
+        let content_type = "application/x-ndjson";
+        Self { content_type, stream: Some(parts), ..Self::text("") }
     }
 
     pub(crate) fn json(value: &impl serde::Serialize) -> Self {
@@ -87,8 +151,12 @@ impl Answer {
         Self::text(body).with(StatusCode::NOT_FOUND)
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+    fn into_response(self) -> Response<Body> {
+        let body = match self.stream {
+            Some(parts) => Body::Parts(parts),
+            None => Body::Whole(Full::new(Bytes::from(self.body))),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let content_type = header::HeaderValue::from_static(self.content_type);
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
@@ -253,19 +321,25 @@ async fn connection<S, R, F>(
     R: Fn(Asked) -> F,
     F: Future<Output = Answer>,
 {
+    // A stream lasts for as long as who asked listens.
+    let streaming = Arc::<AtomicBool>::default();
     let service = service_fn(|mut request: Request<Incoming>| {
         let get = request.method() == Method::GET;
+        // Things are changed where root alone asks.
+        let changes = request.method() == Method::PUT && switch.is_some();
         let switched = switch.as_ref().filter(|_| get).and_then(|it| it.answer(&mut request));
-        let answer = (get && switched.is_none()).then(|| {
+        let answer = ((get || changes) && switched.is_none()).then(|| {
             let query = request.uri().query().unwrap_or_default().to_owned();
-            routes(Asked { path: request.uri().path().to_owned(), query })
+            routes(Asked { path: request.uri().path().to_owned(), query, changes })
         });
+        let streams = Arc::clone(&streaming);
         async move {
             let answer = match (answer, switched) {
                 (_, Some(switched)) => switched,
                 (Some(answer), None) => answer.await,
                 (None, None) => Answer::text("GET only\n").with(StatusCode::METHOD_NOT_ALLOWED),
             };
+            streams.store(answer.stream.is_some(), Relaxed);
             Ok::<_, Infallible>(answer.into_response())
         }
     });
@@ -275,10 +349,17 @@ async fn connection<S, R, F>(
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let too_long = async {
+        tokio::time::sleep(CONNECTION_TIMEOUT).await;
+        while streaming.load(Relaxed) {
+            tokio::time::sleep(CONNECTION_TIMEOUT).await;
+        }
+    };
     tokio::select! {
         () = cancel.cancelled() => {}
-        ended = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {
-            if let Ok(Err(error)) = ended {
+        () = too_long => {}
+        ended = served => {
+            if let Err(error) = ended {
                 tracing::trace!(%error, "connection ended");
             }
         }

@@ -5,13 +5,15 @@
 //! |---|---|
 //! | `healthzBindAddress` | `/healthz`, `/livez` |
 //! | `metricsBindAddress` | `/metrics`, `/metrics/services`, `/metrics/backends`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/check`, `/v1/dns`, and the hand-over to the next agent |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/flows/follow`, `/v1/check`, `/v1/dns`, `/v1/log`, `/v1/config`, `/v1/metrics`, `/v1/process`, `/v1/programs`, and the hand-over to the next agent |
 //! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
 pub mod check;
 pub mod explain;
+pub mod follow;
 pub mod health;
 pub(crate) mod http;
+mod insight;
 pub mod ledger;
 pub mod listen;
 pub mod names;
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     desired::{NodeFacts, Settings},
     handover,
+    log::Log,
     metrics::{Metrics, ProgramCounters, traffic},
     model::snapshot::Snapshot,
     reconcile::Query,
@@ -37,6 +40,7 @@ use crate::{
 };
 use check::Checker;
 use explain::Explainer;
+use follow::Followers;
 use health::Health;
 use http::{Answer, Asked};
 use ledger::Ledger;
@@ -58,10 +62,14 @@ pub struct Facts {
     pub programs: Option<Arc<dyn ProgramCounters>>,
     /// The configuration in force, as a file.
     pub config: String,
+    /// The agent's log; none in tests.
+    pub log: Option<Arc<Log>>,
     /// Questions to the loop; `None` where the services role is off.
     pub queries: Option<mpsc::Sender<Query>>,
     /// Answers to questions about the live tables; `None` likewise.
     pub explainer: Option<Explainer>,
+    /// Lets others follow what becomes of connections; `None` likewise.
+    pub followers: Option<Followers>,
     /// Looks at the datapath; `None` likewise.
     pub checker: Option<Checker>,
     /// What services were sent; `None` likewise.
@@ -198,6 +206,9 @@ impl Facts {
     }
 
     async fn admin(&self, asked: &Asked) -> Answer {
+        if asked.changes && asked.path != "/v1/log" {
+            return Answer::text("GET only\n").with(StatusCode::METHOD_NOT_ALLOWED);
+        }
         match asked.path.as_str() {
             "/v1/status" => Answer::json(&self.status().await),
             "/v1/services" => {
@@ -227,6 +238,10 @@ impl Facts {
                 Some(explainer) => explainer.flows(asked).await,
                 None => Self::reply::<()>(None),
             },
+            "/v1/flows/follow" => match &self.followers {
+                Some(followers) => followers.follow(asked).await,
+                None => Self::reply::<()>(None),
+            },
             "/v1/pods" | "/v1/routes" => match &self.pods {
                 Some(pods) if asked.path == "/v1/pods" => pods.pods(asked).await,
                 Some(pods) => pods.routes().await,
@@ -239,6 +254,7 @@ impl Facts {
                 None => Answer::text("the DNS role is off in this agent (--dns=false)")
                     .with(StatusCode::SERVICE_UNAVAILABLE),
             },
+            path if insight::PATHS.contains(&path) => self.insight(asked),
             _ => Answer::not_found(&[
                 "/v1/status",
                 "/v1/services",
@@ -247,10 +263,12 @@ impl Facts {
                 "/v1/diff",
                 "/v1/why",
                 "/v1/flows",
+                "/v1/flows/follow",
                 "/v1/pods",
                 "/v1/routes",
                 "/v1/check",
                 "/v1/dns",
+                "/v1/log",
             ]),
         }
     }
@@ -298,8 +316,10 @@ mod tests {
             health,
             programs: None,
             config: String::new(),
+            log: None,
             queries: None,
             explainer: None,
+            followers: None,
             checker: None,
             ledger: None,
             names: None,
@@ -326,6 +346,16 @@ mod tests {
         assert_eq!(facts.health("/healthz").status, StatusCode::OK);
         assert_eq!(facts.health("/livez").status, StatusCode::OK);
         assert_eq!(facts.health("/other").status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn nothing_but_the_log_is_changed() {
+        for path in ["/v1/status", "/v1/flows/follow", "/v1/config"] {
+            let answer = facts().admin(&Asked::change(path, "")).await;
+            assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        }
+        let answer = facts().admin(&Asked::change("/v1/log", "filter=debug")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
     }
 
     #[tokio::test]

@@ -394,7 +394,8 @@ fn state(flow: &conntrack::Flow) -> &'static str {
     }
 }
 
-fn protocol_name(protocol: u8) -> String {
+/// A protocol as it is shown: its name, else its number.
+pub fn protocol_name(protocol: u8) -> String {
     let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     let name = known.into_iter().find(|known| protocol_number(*known) == protocol);
     name.map_or_else(|| protocol.to_string(), |name| name.to_string())

@@ -77,4 +77,6 @@ counters! {
     DropNoPeer = "drop_no_peer",
     /// Dropped: a pod sent more than its bandwidth, past the queue that would have held it back.
     DropPodRate = "drop_pod_rate",
+    /// Something happened that those who follow were not told of: they read too slowly.
+    FlowEventLost = "flow_event_lost",
 }

@@ -23,6 +23,7 @@ pub mod affinity;
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
+pub mod event;
 pub mod flow_state;
 #[cfg(any(test, feature = "frame"))]
 pub mod frame;

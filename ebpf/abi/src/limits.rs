@@ -61,6 +61,9 @@ pub const ROOM_PROBES_MAX: u32 = 8;
 pub const ANSWERS_PER_SECOND: u64 = 1_000;
 /// How many of them at once, after a pause.
 pub const ANSWERS_BURST: u64 = 1_000;
+/// Octets of the ring buffer by which connections are followed: what ten thousand of them take. It is
+/// there while somebody follows.
+pub const FLOW_EVENTS_BYTES: u32 = 1 << 20;
 /// IPv6 extension headers that a packet may carry before it is left to the stack.
 pub const IPV6_EXTENSIONS_MAX: u32 = 6;
 

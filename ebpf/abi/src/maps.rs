@@ -69,3 +69,5 @@ pub const TCP_PEERS: &str = "TCP_PEERS";
 /// Array-of-maps of one entry, whose update waits for running programs: the barrier that
 /// separates a flip from the reuse of what it unlinked.
 pub const BARRIER: &str = "BARRIER";
+/// Array of one ring buffer of [`crate::event::FlowEvent`]; empty while nobody follows.
+pub const FLOW_EVENTS: &str = "FLOW_EVENTS";

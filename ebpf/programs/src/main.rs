@@ -7,6 +7,7 @@
 // For the one instruction that adds to what other processors add to: `core` has none for BPF.
 #![feature(asm_experimental_arch)]
 
+mod events;
 mod lookup;
 mod maps;
 mod socket;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use mizzen_ebpf_abi::{
@@ -10,6 +10,7 @@ use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey},
     conntrack::{Flow, FlowKey},
     counters::Counter,
+    event::FlowEvent,
     limits,
     node::{Endpoint, NodeAddr, NodeConfig, Peer, PodNetns},
     pod_rate::PodRate,
@@ -174,6 +175,14 @@ pub(crate) static SERVICE_COUNTS: HashMap<
 /// Never read: an update from user space waits for all programs that run meanwhile.
 #[btf_map]
 pub(crate) static BARRIER: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
+
+/// Where those who follow connections read; empty while there are none, which is all that it costs
+/// then. One look-up, which the kernel inlines.
+#[btf_map]
+pub(crate) static FLOW_EVENTS: ArrayOfMaps<
+    RingBuf<FlowEvent, { limits::FLOW_EVENTS_BYTES as usize }>,
+    1,
+> = ArrayOfMaps::new();
 
 /// Counts one.
 #[inline(always)]

@@ -53,7 +53,7 @@ fn installed_rolled_out_and_removed(world: &World) -> Result<()> {
     // What a failure left in place goes, or the next check meets it.
     let gone = if done.is_err() { remove(world, &hosts) } else { Ok(()) };
     let finished = finish_loads(loads);
-    done.and(gone).and(finished)
+    done.and(gone).and(finished).map(drop)
 }
 
 /// By cluster IP on the nodes and by node port from outside, both families.

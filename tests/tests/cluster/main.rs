@@ -11,6 +11,7 @@ mod agent_image;
 mod containerd;
 mod explain;
 mod follow;
+mod followed;
 mod input;
 mod kubectl;
 mod leftovers;

@@ -1,4 +1,5 @@
-//! A rolling update under load: pods go and come, and no client notices.
+//! A rolling update under load: pods go and come, and no client notices; and who follows is told of it
+//! as it happens.
 
 use anyhow::{Context as _, Result, ensure};
 use mizzen_tests::soak;
@@ -7,6 +8,7 @@ use xtask::cluster::{exec::Place, traffic, up};
 
 use super::{
     Check, World, explain,
+    followed::{self, Followed},
     soak::{finish_loads, start_load},
     traffic::hello,
 };
@@ -27,18 +29,27 @@ fn no_request_fails(world: &World) -> Result<()> {
     let (ips, port) = hello(world)?;
     let nodes = world.layout.node_hosts();
     let client = Place::Host("client".into());
+    let followed: Vec<Followed> =
+        nodes.iter().map(|node| Followed::start(world, &node.name)).collect::<Result<_>>()?;
     let mut loads = Vec::new();
     for (ip, node) in ips.iter().zip(&nodes) {
         let target = format!("{}:80", traffic::host(ip));
         loads.push(start_load(world, &Place::Host(node.name.clone()), &target, &OPTIONS)?);
     }
-    for ip in [nodes[0].ipv4.to_string(), nodes[1].ipv6.to_string()] {
-        let target = format!("{}:{port}", traffic::host(&ip));
-        loads.push(start_load(world, &client, &target, &OPTIONS)?);
+    let outside = [nodes[0].ipv4.to_string(), nodes[1].ipv6.to_string()]
+        .map(|ip| format!("{}:{port}", traffic::host(&ip)));
+    for target in &outside {
+        loads.push(start_load(world, &client, target, &OPTIONS)?);
     }
     let rolled = roll_all(world, &["hello".to_owned()], "hello");
     let finished = finish_loads(loads);
-    rolled.and(finished)
+    let told: Result<Vec<_>> = followed.into_iter().map(|it| it.finish(world)).collect();
+    let made = rolled.and(finished)?;
+    for (node, events) in told?.iter().enumerate() {
+        followed::agrees(events, &format!("{}:80", traffic::host(&ips[node])), made[node])?;
+        followed::tells_of_packets(events, &outside[node])?;
+    }
+    Ok(())
 }
 
 /// The name of the service with the policies Local, and the label of its pods.
@@ -102,7 +113,7 @@ fn rolled_near(world: &World, names: &[String]) -> Result<()> {
     }
     let rolled = roll_all(world, names, NEAR);
     let finished = finish_loads(loads);
-    rolled.and(finished)
+    rolled.and(finished).map(drop)
 }
 
 /// A deployment of one pod on a node, which is replaced before it goes.

@@ -182,8 +182,9 @@ pub(super) fn start_load(
     Ok((format!("{place:?} -> {target}"), child))
 }
 
-pub(super) fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
-    let mut first = Ok(());
+/// Ends loads, of which none may have failed; how many connections each made.
+pub(super) fn finish_loads(loads: Vec<(String, Child)>) -> Result<Vec<u64>> {
+    let mut connections = Ok(Vec::new());
     for (what, mut child) in loads {
         if let Some(mut input) = child.stdin.take() {
             // It may have ended by itself, which its answer tells.
@@ -191,12 +192,16 @@ pub(super) fn finish_loads(loads: Vec<(String, Child)>) -> Result<()> {
         }
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        println!("    {what}: {}", String::from_utf8_lossy(&output.stdout).trim());
-        if !output.status.success() && first.is_ok() {
-            first = Err(anyhow::anyhow!("{what}: {said}"));
+        let done = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("    {what}: {}", done.trim());
+        if !output.status.success() && connections.is_ok() {
+            connections = Err(anyhow::anyhow!("{what}: {said}"));
+        } else if let Ok(connections) = &mut connections {
+            let first = done.split(' ').next().unwrap_or_default();
+            connections.push(first.parse().with_context(|| format!("{what}: {done}"))?);
         }
     }
-    first
+    connections
 }
 
 fn pods(world: &World) -> Result<Vec<Pod>> {

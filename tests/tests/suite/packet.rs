@@ -23,6 +23,7 @@ mod affinity;
 mod answers;
 mod endpoints;
 mod flows;
+mod followed;
 mod fragments;
 mod headers;
 mod kube_proxy;

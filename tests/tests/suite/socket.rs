@@ -23,6 +23,7 @@ use mizzen_tests::{
 
 mod agent;
 mod clients;
+mod followed;
 mod kinds;
 mod migration;
 mod resets;

@@ -1,6 +1,6 @@
 //! What the agent's process needs before anything starts: a log, rights, and file descriptors.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use nix::{
@@ -10,24 +10,20 @@ use nix::{
         statvfs::{FsFlags, statvfs},
     },
 };
-use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::{config::Config, log::Log};
+
+/// What the agent shows of itself.
+pub(super) struct Shown {
+    /// The configuration in force, as a file.
+    pub(super) config: String,
+    /// What it logs.
+    pub(super) log: Arc<Log>,
+}
 
 /// Logs to standard error from now on.
-pub(super) fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = &config.log_filter;
-    // The client reports every failed attempt as an error; the watches say what it means.
-    let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
-        .with_context(|| format!("log filter {filter:?} (--log-filter or RUST_LOG)"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log_format == "json" {
-        log.json().init();
-    } else {
-        log.with_ansi(false).init();
-    }
-    Ok(())
+pub(super) fn start_log(config: &Config) -> anyhow::Result<Log> {
+    Log::start(&config.log_filter, &config.log_format).context("--log-filter or RUST_LOG")
 }
 
 /// Every role changes the node's kernel state; without the rights for it nothing would work, and

@@ -43,6 +43,13 @@ pub(super) fn address(sock: &SockAddr, v4: bool) -> Option<Addr> {
     (!addr.is(&Addr::default())).then_some(addr)
 }
 
+/// The client as those who follow are told of it: its address in a family, all zero where that is
+/// not known, and its port.
+#[inline(always)]
+pub(super) fn named(sock: &SockAddr, v4: bool) -> (Addr, [u8; 2]) {
+    (address(sock, v4).unwrap_or_default(), sock.own_port())
+}
+
 /// Whether the socket is of a pod whose sockets are left alone. Costs nothing where no pod of the
 /// node wants that.
 #[inline(always)]

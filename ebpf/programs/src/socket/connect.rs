@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use mizzen_ebpf_abi::{addr::protocol, counters::Counter};
+use mizzen_ebpf_abi::{addr::protocol, counters::Counter, service::NO_SET};
 
 use super::{
     HAS_SET_RETVAL, PROCEED, REFUSE, Unserved, choose, client,
@@ -15,6 +15,7 @@ use super::{
     service, slots,
 };
 use crate::{
+    events,
     lookup::{self, NoBackend},
     maps::count,
     traffic,
@@ -46,8 +47,11 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
             count(Counter::SocketTranslated);
             PROCEED
         }
-        Err(Untranslated::Refused) if protocol == protocol::TCP => {
+        Err(Untranslated::Refused(set)) if protocol == protocol::TCP => {
             count(Counter::SocketRefused);
+            let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
+            let v4 = dialled.addr.is_v4();
+            events::refused(&dialled.call(protocol, set), || client::named(sock, v4));
             if HAS_SET_RETVAL.load() != 0 {
                 // SAFETY: no preconditions.
                 unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -63,8 +67,9 @@ fn connect<F: Family>(sock: &SockAddr) -> i32 {
 
 /// Why a connection goes where it was dialled to.
 enum Untranslated {
-    /// The service has no endpoints or no such port, which only TCP finds out from `connect()`.
-    Refused,
+    /// The service has no endpoints (its set), or no such port ([`NO_SET`]), which only TCP finds out
+    /// from `connect()`.
+    Refused(u32),
     /// No service, or one that another part answers for or a client that it does not know, or no
     /// memory.
     Left,
@@ -75,7 +80,7 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
     let frontend =
         service(sock, &dialled, protocol).map_err(|reason| unserved(sock, &dialled, &reason))?;
-    let slots = slots(&frontend, sock).map_err(refused)?;
+    let slots = slots(&frontend, sock).map_err(|reason| refused(frontend.set, reason))?;
     let hash = if protocol == protocol::TCP {
         // SAFETY: no preconditions.
         unsafe { bpf_get_prandom_u32() }
@@ -93,6 +98,12 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     }
     sock.rewrite::<F>(&backend.addr, backend.port);
     traffic::dialled(&backend);
+    // Connections of TCP have a port of their own when they leave, and are told of there.
+    if protocol != protocol::TCP || sock.is_multipath() {
+        let v4 = dialled.addr.is_v4();
+        let call = dialled.call(protocol, frontend.set);
+        events::translated_to(&call, &backend, || client::named(sock, v4));
+    }
     Ok(())
 }
 
@@ -118,13 +129,13 @@ fn unserved(sock: &SockAddr, dialled: &Dialled, reason: &Unserved) -> Untranslat
         && lookup::refuses_other_ports(dialled.addr)
         && !client::opted_out(sock)
     {
-        Untranslated::Refused
+        Untranslated::Refused(NO_SET)
     } else {
         Untranslated::Left
     }
 }
 
 #[inline(always)]
-fn refused(reason: NoBackend) -> Untranslated {
-    if reason == NoBackend::Reject { Untranslated::Refused } else { Untranslated::Left }
+fn refused(set: u32, reason: NoBackend) -> Untranslated {
+    if reason == NoBackend::Reject { Untranslated::Refused(set) } else { Untranslated::Left }
 }

@@ -115,6 +115,25 @@ impl SockAddr {
         u8::try_from(protocol).unwrap_or(0)
     }
 
+    /// Whether it is a socket of Multipath TCP.
+    #[inline(always)]
+    pub(super) fn is_multipath(&self) -> bool {
+        // SAFETY: every hook may read this field.
+        unsafe { ptr::read_volatile(&raw const (*self.raw()).protocol) == MPTCP }
+    }
+
+    /// The port that the socket has, network byte order; 0 while it has none.
+    #[inline(always)]
+    pub(super) fn own_port(&self) -> [u8; 2] {
+        // SAFETY: every hook may read the pointer, which leads to the socket that makes the call,
+        // and the socket's port, which is in host byte order there.
+        let port = unsafe {
+            let sock = ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk);
+            ptr::read_volatile(&raw const (*sock).src_port)
+        };
+        (port as u16).to_be_bytes()
+    }
+
     /// The number of the socket's network namespace.
     #[inline(always)]
     pub(super) fn netns_cookie(&self) -> u64 {

@@ -15,15 +15,19 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
     socket::SocketPeer,
     traffic::{Ending, tcp_state},
 };
 
 use crate::{
+    events::{self, Call},
     maps::TCP_PEERS,
     traffic::{self, Ended},
 };
 
+/// Linux' number of IPv4; all others that come here are IPv6.
+const AF_INET: u32 = 2;
 /// What the kernel takes for "go on".
 const OK: u32 = 1;
 
@@ -68,13 +72,43 @@ fn translated(ops: *mut bpf_sock_ops) -> Option<&'static mut SocketPeer> {
 /// The SYN is about to leave.
 #[inline(always)]
 fn connects(ops: *mut bpf_sock_ops) {
-    if translated(ops).is_none() {
+    let Some(peer) = translated(ops) else {
         return;
-    }
+    };
+    tell(ops, peer);
     let flags = field!(ops.bpf_sock_ops_cb_flags);
     let flags = flags | BPF_SOCK_OPS_STATE_CB_FLAG;
     // SAFETY: the context is the one that the kernel gave us. Where it fails nothing is counted.
     unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
+}
+
+/// Tells those who follow: here the connection has all its addresses and ports.
+#[inline(always)]
+fn tell(ops: *mut bpf_sock_ops, peer: &SocketPeer) {
+    let call = Call {
+        protocol: protocol::TCP,
+        dialled: peer.service,
+        dialled_port: peer.service_port,
+        set: peer.set,
+    };
+    events::translated(&call, &peer.backend, peer.backend_port, || own_end(ops));
+}
+
+/// This end of the connection. Every field is read whatever the family: the compiler would make one
+/// read of two fields, at an offset that the verifier does not see.
+#[inline(always)]
+fn own_end(ops: *mut bpf_sock_ops) -> (Addr, [u8; 2]) {
+    let v4 = field!(ops.local_ip4);
+    let v6 = [
+        field!(ops.local_ip6[0]),
+        field!(ops.local_ip6[1]),
+        field!(ops.local_ip6[2]),
+        field!(ops.local_ip6[3]),
+    ];
+    let port = (field!(ops.local_port) as u16).to_be_bytes();
+    let is_v4 = field!(ops.family) == AF_INET;
+    let addr = if is_v4 { Addr::from_v4(v4.to_ne_bytes()) } else { Addr::from_words(v6) };
+    (addr, port)
 }
 
 /// The connection changes from one state to another.

@@ -7,6 +7,7 @@ use mizzen_ebpf_abi::{
 
 use super::context::SockAddr;
 use crate::{
+    events::Call,
     lookup::{Backend, Slots},
     maps::{SOCKET_PEERS, TCP_PEERS},
 };
@@ -50,6 +51,12 @@ pub(super) fn created(sock: &SockAddr) -> Option<&mut SocketPeers> {
 }
 
 impl Dialled {
+    /// What those who follow are told.
+    #[inline(always)]
+    pub(super) fn call(&self, protocol: u8, set: u32) -> Call {
+        Call { protocol, dialled: self.addr, dialled_port: self.port, set }
+    }
+
     /// The entry for a choice that was made for this.
     #[inline(always)]
     pub(super) fn became(&self, backend: &Backend, slots: &Slots, used: u32) -> SocketPeer {

@@ -13,12 +13,13 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    PROCEED, choose,
+    PROCEED, choose, client,
     context::{Family, Inet, Inet6, SockAddr},
     peers::{self, Dialled},
     service, slots,
 };
 use crate::{
+    events,
     lookup::{self, Slots},
     maps::count,
     traffic,
@@ -84,6 +85,8 @@ fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
     };
     peers.send(&dialled.became(&backend, &slots, now));
     traffic::dialled(&backend);
+    let call = dialled.call(protocol::UDP, slots.set);
+    events::translated_to(&call, &backend, || client::named(sock, v4));
     Some((backend.addr, backend.port))
 }
 

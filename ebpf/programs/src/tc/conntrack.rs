@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
 
 use super::skb::Skb;
 use crate::{
-    lookup,
+    events, lookup,
     maps::{FLOWS, count},
     sockets, traffic,
 };
@@ -100,6 +100,7 @@ pub(super) fn open(skb: Skb, opening: &mut Opening, config: &NodeConfig) -> Resu
     match tracking::open(Flows(skb), opening, config) {
         Opened::DONE => {
             count(Counter::FlowCreated);
+            events::opened(opening);
             if opening.flags & flow_flags::OUTWARD == 0 {
                 traffic::opened(opening.backend, opening.key.destination.is_v4());
             }

@@ -19,6 +19,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     node::{Endpoint, endpoint_flags},
     packet::{Bytes, Packet},
+    service::NO_SET,
     tunnel,
 };
 
@@ -111,8 +112,8 @@ pub(super) fn deliver(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
             skb.claim(); // it bears the link-layer address of where it was before
             PASS
         }
-        Found::Nothing => drop_counted(Counter::DropNoRoute),
-        Found::TooBig => drop_counted(Counter::DropPacketTooBig),
+        Found::Nothing => drop_counted(packet, NO_SET, Counter::DropNoRoute),
+        Found::TooBig => drop_counted(packet, NO_SET, Counter::DropPacketTooBig),
     }
 }
 

@@ -12,6 +12,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     limits,
     packet::{Bytes as _, Fragment, Packet},
+    service::NO_SET,
 };
 
 use super::{PASS, drop_counted, skb::Skb};
@@ -44,7 +45,9 @@ pub(super) fn recall(packet: &mut Packet) {
 pub(super) fn stray(packet: &Packet) -> i32 {
     match lookup::unserved(packet.key.destination) {
         Unserved::Foreign => PASS,
-        Unserved::UnknownPort | Unserved::Unallocated => drop_counted(Counter::DropFragmentAhead),
+        Unserved::UnknownPort | Unserved::Unallocated => {
+            drop_counted(packet, NO_SET, Counter::DropFragmentAhead)
+        }
     }
 }
 

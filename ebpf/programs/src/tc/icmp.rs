@@ -77,15 +77,15 @@ pub(super) fn related(skb: Skb, scratch: &mut Scratch) -> i32 {
     let packet = &scratch.packet;
     let to_node = flow.flags & flow_flags::TO_NODE != 0;
     let Some(hop_limit) = hop_limit(packet, to_node) else {
-        return drop_counted(Counter::DropHopLimit);
+        return drop_counted(packet, flow.set, Counter::DropHopLimit);
     };
     // No error is made about an error (RFC 1122 section 3.2.2).
     let to_node = to_node
         || match deliver::find(skb, packet, &scratch.leaving, &mut scratch.way) {
             Found::Way => false,
             Found::Node => true,
-            Found::Nothing => return drop_counted(Counter::DropNoRoute),
-            Found::TooBig => return drop_counted(Counter::DropPacketTooBig),
+            Found::Nothing => return drop_counted(packet, flow.set, Counter::DropNoRoute),
+            Found::TooBig => return drop_counted(packet, flow.set, Counter::DropPacketTooBig),
         };
     if translate(skb, scratch, flow, hop_limit).is_err() {
         return DROP;

@@ -14,15 +14,16 @@ use mizzen_ebpf_abi::{
 use aya_ebpf::btf_maps::lpm_trie;
 
 use super::{
-    DROP, PASS, conntrack,
+    PASS, conntrack,
     deliver::{self, Found},
+    drop_counted,
     scratch::Scratch,
     skb::Skb,
     translate::{OPENED, is_node},
 };
 use crate::{
     lookup,
-    maps::{NODE_CONFIG, PEERS, count},
+    maps::{NODE_CONFIG, PEERS},
 };
 
 /// Opens the flow of a packet that dials no service, if it is one of a pod's that leaves the
@@ -58,10 +59,7 @@ pub(super) fn open(skb: Skb, scratch: &mut Scratch) -> i32 {
     opening.now_s = lookup::now_s();
     match conntrack::open(skb, opening, config) {
         Ok(()) => OPENED,
-        Err(reason) => {
-            count(reason);
-            DROP
-        }
+        Err(reason) => drop_counted(packet, NO_SET, reason),
     }
 }
 

@@ -42,10 +42,11 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     flow_state,
     packet::{ETHERNET_HEADER, Fragment, Packet, Skip},
+    service::NO_SET,
 };
 
 use self::{deliver::Found, scratch::Scratch, skb::Skb};
-use crate::maps::count;
+use crate::{events, maps::count};
 
 /// The next program decides, in the end the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -54,10 +55,24 @@ const UNKNOWN: i32 = TC_ACT_PIPE as i32;
 /// The packet ends here.
 const DROP: i32 = TC_ACT_SHOT as i32;
 
-/// Ends a packet, and counts why.
+/// Ends a packet of a service's set ([`NO_SET`] where none is known), counts why, and tells those who
+/// follow.
 #[inline(always)]
-fn drop_counted(reason: Counter) -> i32 {
+fn drop_counted(packet: &Packet, set: u32, reason: Counter) -> i32 {
     count(reason);
+    events::stopped(&packet.key, set, reason);
+    DROP
+}
+
+/// As [`drop_counted`], of a packet that was not read: it is, where somebody follows.
+#[inline(always)]
+fn drop_unread(skb: Skb, reason: Counter) -> i32 {
+    count(reason);
+    if events::are_followed()
+        && let Some(scratch) = parsed(skb)
+    {
+        events::stopped(&scratch.packet.key, NO_SET, reason);
+    }
     DROP
 }
 
@@ -85,7 +100,7 @@ fn ingress<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch) -> i32 {
     // SAFETY: the flow is an element of a live map; its addresses and flags never change.
     let flow = unsafe { &*flow };
     if conntrack::is_gone(skb, packet, flow) {
-        let verdict = reject::gone(skb, packet);
+        let verdict = reject::gone(skb, packet, flow.set);
         if verdict != DROP {
             conntrack::reset(skb, &packet.key, flow); // only what was told: else the next segment is
         }
@@ -100,11 +115,11 @@ fn ingress<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch) -> i32 {
         || match deliver::find(skb, packet, &scratch.leaving, &mut scratch.way) {
             Found::Way => false,
             Found::Node => true,
-            Found::Nothing => return drop_counted(Counter::DropNoRoute),
+            Found::Nothing => return drop_counted(packet, flow.set, Counter::DropNoRoute),
             Found::TooBig => return too_big(skb, packet, flow, scratch.way.mtu),
         };
     if !fragments::remember(packet) {
-        return drop_counted(Counter::DropFragment);
+        return drop_counted(packet, flow.set, Counter::DropFragment);
     }
     if translate::rewrite(skb, packet, flow, hop_limit).is_err() {
         return DROP;
@@ -128,7 +143,7 @@ fn too_big(skb: Skb, packet: &Packet, flow: &Flow, mtu: u16) -> i32 {
 #[inline(always)]
 fn translate_for_stack(skb: Skb, packet: &Packet, flow: &Flow) -> i32 {
     if !fragments::remember(packet) {
-        return drop_counted(Counter::DropFragment);
+        return drop_counted(packet, flow.set, Counter::DropFragment);
     }
     match translate::rewrite(skb, packet, flow, packet.hop_limit()) {
         Ok(()) => PASS,

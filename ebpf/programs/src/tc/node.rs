@@ -17,6 +17,7 @@ use mizzen_ebpf_abi::{
     conntrack::flow_flags,
     counters::Counter,
     packet::{Fragment, is_icmp_error},
+    service::NO_SET,
 };
 
 use super::{
@@ -60,7 +61,7 @@ pub(super) fn egress(skb: Skb) -> i32 {
         return reject::too_big(skb, packet, flow, scratch.way.mtu);
     }
     if !fragments::remember(packet) {
-        return drop_counted(Counter::DropFragment);
+        return drop_counted(packet, flow.set, Counter::DropFragment);
     }
     if translate::rewrite(skb, packet, flow, packet.hop_limit()).is_err() {
         return DROP;
@@ -116,7 +117,7 @@ pub(super) fn is_back(skb: Skb, scratch: &mut Scratch) -> bool {
 pub(super) fn forward(skb: Skb, scratch: &mut Scratch) -> i32 {
     // Under the addresses that it has by now.
     if !fragments::remember(&scratch.packet) {
-        return drop_counted(Counter::DropFragment);
+        return drop_counted(&scratch.packet, NO_SET, Counter::DropFragment);
     }
     if translate::is_node(scratch.packet.key.destination) {
         skb.claim();

@@ -3,9 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use mizzen_ebpf_abi::counters::Counter;
 
-use super::{
-    DROP, PASS, UNKNOWN, answer, deliver, drop_counted, ingress, parsed, policy, skb::Skb,
-};
+use super::{DROP, PASS, UNKNOWN, answer, deliver, drop_unread, ingress, parsed, policy, skb::Skb};
 use crate::{maps::POD_RATES, traffic::add};
 
 /// From a pod: services that its sockets did not translate; answers of a pod that is a backend. What
@@ -42,7 +40,7 @@ fn tc_pod_rate(context: TcContext) -> i32 {
     // SAFETY: an element of a live map; a word that other CPUs write is read whole.
     let bucket = unsafe { core::ptr::read_volatile(rate) };
     let Some(due) = bucket.admit(now, skb.length()) else {
-        return drop_counted(Counter::DropPodRate);
+        return drop_unread(skb, Counter::DropPodRate);
     };
     // SAFETY: as above.
     let word = unsafe { &raw mut (*rate).due_ns };

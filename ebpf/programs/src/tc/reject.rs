@@ -22,10 +22,10 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP,
+    DROP, drop_counted,
     skb::{Covered, Skb},
 };
-use crate::maps::{NODE_CONFIG, count};
+use crate::maps::NODE_CONFIG;
 
 /// What answers need of a processor's own memory.
 #[repr(C)]
@@ -41,35 +41,35 @@ static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 
 /// To the first packet of a flow whose service has no endpoints: a reset, or port unreachable.
 #[inline(never)]
-pub(super) fn no_endpoints(skb: Skb, packet: &Packet) -> i32 {
+pub(super) fn no_endpoints(skb: Skb, packet: &Packet, set: u32) -> i32 {
     let made = match packet.key.protocol {
         protocol::TCP => reset(skb, packet),
         _ => icmp(skb, packet, &packet.key.destination, IcmpError::PORT_UNREACHABLE),
     };
-    send(skb, made, Counter::Rejected, Counter::DropNoEndpoints)
+    send(skb, (packet, set), made, Counter::Rejected, Counter::DropNoEndpoints)
 }
 
 /// To a segment of a flow whose backend was deleted (V8).
 #[inline(never)]
-pub(super) fn gone(skb: Skb, packet: &Packet) -> i32 {
+pub(super) fn gone(skb: Skb, packet: &Packet, set: u32) -> i32 {
     let made = reset(skb, packet);
-    send(skb, made, Counter::ResetGone, Counter::DropNoEndpoints)
+    send(skb, (packet, set), made, Counter::ResetGone, Counter::DropNoEndpoints)
 }
 
 /// To a packet of a flow that is larger than its next link takes.
 #[inline(never)]
 pub(super) fn too_big(skb: Skb, packet: &Packet, flow: &Flow, mtu: u16) -> i32 {
-    count(Counter::DropPacketTooBig);
+    drop_counted(packet, flow.set, Counter::DropPacketTooBig);
     let made = icmp(skb, packet, &speaker(packet, flow), IcmpError::packet_too_big(mtu));
-    send_counted(skb, made)
+    send_counted(skb, (packet, flow.set), made)
 }
 
 /// To a packet of a flow whose hop limit ran out here.
 #[inline(never)]
 pub(super) fn hop_limit(skb: Skb, packet: &Packet, flow: &Flow) -> i32 {
-    count(Counter::DropHopLimit);
+    drop_counted(packet, flow.set, Counter::DropHopLimit);
     let made = icmp(skb, packet, &speaker(packet, flow), IcmpError::TIME_EXCEEDED);
-    send_counted(skb, made)
+    send_counted(skb, (packet, flow.set), made)
 }
 
 /// Who an error about a packet of a flow comes from: for a client that which it dialled; for a
@@ -98,28 +98,25 @@ enum Made {
     Impossible,
 }
 
-/// Sends an answer; counts what became of it.
+/// Sends an answer about a packet of a set; counts and tells what became of it.
 #[inline(always)]
-fn send(skb: Skb, made: Made, done: Counter, impossible: Counter) -> i32 {
+fn send(skb: Skb, about: (&Packet, u32), made: Made, done: Counter, impossible: Counter) -> i32 {
     match made {
-        Made::Done => count(done),
-        Made::Impossible => count(impossible),
-        Made::Limited => {}
-    }
-    send_counted(skb, made)
+        Made::Done => drop_counted(about.0, about.1, done),
+        Made::Impossible => drop_counted(about.0, about.1, impossible),
+        Made::Limited => DROP,
+    };
+    send_counted(skb, about, made)
 }
 
 /// As [`send`], where all but the limit is counted.
 #[inline(always)]
-fn send_counted(skb: Skb, made: Made) -> i32 {
+fn send_counted(skb: Skb, (packet, set): (&Packet, u32), made: Made) -> i32 {
     match made {
         // SAFETY: the helper takes no pointers.
         Made::Done => unsafe { bpf_redirect(skb.ifindex(), skb.way_back()) as i32 },
         Made::Impossible => DROP,
-        Made::Limited => {
-            count(Counter::DropAnswerLimit);
-            DROP
-        }
+        Made::Limited => drop_counted(packet, set, Counter::DropAnswerLimit),
     }
 }
 

@@ -12,17 +12,18 @@ use mizzen_ebpf_abi::{
     node::cluster_range_flags,
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
-    service::frontend_flags,
+    service::{NO_SET, frontend_flags},
     tracking::Opening,
 };
 
 use super::{
-    DROP, PASS, UNKNOWN, conntrack, masquerade, reject,
+    DROP, PASS, UNKNOWN, conntrack, drop_counted, masquerade, reject,
     scratch::Scratch,
     skb::{Covered, Skb},
     traffic,
 };
 use crate::{
+    events,
     lookup::{self, Backend, NoBackend, Unserved, Window},
     maps::{NODE_ADDRS, NODE_CONFIG, count},
     sockets,
@@ -51,7 +52,10 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
     match chosen {
         Ok(()) => enter(skb, opening),
         // Counted; what is sent again sees the tables whole.
-        Err(_) => DROP,
+        Err(_) => {
+            events::stopped(&opening.key, opening.slots.set, Counter::ForeignBackend);
+            DROP
+        }
     }
 }
 
@@ -72,8 +76,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
         return PASS; // the node itself answers for it at present
     }
     if !lookup::admits(&frontend, &key.source, &key.destination) {
-        count(Counter::DropSourceRange);
-        return DROP;
+        return drop_counted(packet, frontend.set, Counter::DropSourceRange);
     }
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
@@ -90,7 +93,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     };
     match lookup::slots(&frontend, window) {
         Ok(slots) => opening.slots = slots,
-        Err(reason) => return refuse(skb, packet, reason),
+        Err(reason) => return refuse(skb, packet, frontend.set, reason),
     }
     opening.key = packet.key;
     opening.to.source = packet.key.source;
@@ -103,11 +106,8 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
 pub(super) fn unserved(skb: Skb, packet: &Packet) -> i32 {
     match lookup::unserved(packet.key.destination) {
         Unserved::Foreign => PASS,
-        Unserved::UnknownPort => reject::no_endpoints(skb, packet),
-        Unserved::Unallocated => {
-            count(Counter::DropUnallocated);
-            DROP
-        }
+        Unserved::UnknownPort => reject::no_endpoints(skb, packet, NO_SET),
+        Unserved::Unallocated => drop_counted(packet, NO_SET, Counter::DropUnallocated),
     }
 }
 
@@ -163,30 +163,29 @@ fn enter(skb: Skb, opening: &mut Opening) -> i32 {
         opening.masquerade = true;
         match nat::masquerade_address(config, opening.key.destination.is_v4()) {
             Some(address) => opening.to.source = address,
-            None => {
-                count(Counter::DropNoSourcePort);
-                return DROP;
-            }
+            None => return stop(opening, Counter::DropNoSourcePort),
         }
     }
     match conntrack::open(skb, opening, config) {
         Ok(()) => OPENED,
-        Err(reason) => {
-            count(reason);
-            DROP
-        }
+        Err(reason) => stop(opening, reason),
     }
+}
+
+/// Ends the packet whose flow can't be opened, counts why, and tells those who follow.
+#[inline(always)]
+fn stop(opening: &Opening, reason: Counter) -> i32 {
+    count(reason);
+    events::stopped(&opening.key, opening.slots.set, reason);
+    DROP
 }
 
 /// The verdict on a packet whose service has no backend for it.
 #[inline(always)]
-fn refuse(skb: Skb, packet: &Packet, reason: NoBackend) -> i32 {
+fn refuse(skb: Skb, packet: &Packet, set: u32, reason: NoBackend) -> i32 {
     match reason {
-        NoBackend::Reject => reject::no_endpoints(skb, packet),
-        NoBackend::Drop => {
-            count(Counter::DropNoLocalEndpoint);
-            DROP
-        }
+        NoBackend::Reject => reject::no_endpoints(skb, packet, set),
+        NoBackend::Drop => drop_counted(packet, set, Counter::DropNoLocalEndpoint),
         NoBackend::Proxy => PASS,
         // Counted; what is sent again sees the tables whole.
         NoBackend::ForeignRange | NoBackend::ForeignBackend => DROP,

@@ -24,7 +24,7 @@ use mizzen_ebpf_abi::{
     tunnel::{Own, SOURCE_MAC, VNI, is_outer_v4, is_outer_v6},
 };
 
-use super::{DROP, PASS, UNKNOWN, deliver, drop_counted, ingress, node, parsed, policy, skb::Skb};
+use super::{DROP, PASS, UNKNOWN, deliver, drop_unread, ingress, node, parsed, policy, skb::Skb};
 use crate::maps::{NODE_CONFIG, PEERS};
 
 /// From another node.
@@ -32,7 +32,7 @@ use crate::maps::{NODE_CONFIG, PEERS};
 fn tc_tunnel_ingress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     if !is_of_its_sender(skb) {
-        return drop_counted(Counter::DropTunnelSource);
+        return drop_unread(skb, Counter::DropTunnelSource);
     }
     let Some(scratch) = parsed(skb) else {
         return PASS;
@@ -150,10 +150,10 @@ fn lead(skb: Skb) -> i32 {
         return DROP; // to a group, such as what the stack says on every device that comes up
     }
     let Some(peer) = peer(skb, End::Destination) else {
-        return drop_counted(Counter::DropNoPeer);
+        return drop_unread(skb, Counter::DropNoPeer);
     };
     let Some(config) = NODE_CONFIG.get(0) else {
-        return drop_counted(Counter::DropNoPeer);
+        return drop_unread(skb, Counter::DropNoPeer);
     };
     let (v4, to) = (peer.endpoint.is_v4(), peer.endpoint.words());
     // The address under which the others know this node; without, what the routes choose.
@@ -173,7 +173,7 @@ fn lead(skb: Skb) -> i32 {
     }
     // A device takes what bears its own address for a packet that went in a circle.
     if led != 0 || skb.store(6, &SOURCE_MAC, 0).is_err() {
-        return drop_counted(Counter::DropNoPeer);
+        return drop_unread(skb, Counter::DropNoPeer);
     }
     PASS
 }
