@@ -12,6 +12,7 @@ pub mod deploy;
 pub mod image;
 pub mod invoke;
 pub mod load;
+pub mod monitoring;
 pub mod product;
 pub mod schemas;
 pub mod step;

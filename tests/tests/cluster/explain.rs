@@ -30,12 +30,12 @@ pub(crate) const CHECKS: &[Check] = &[
 
 /// For a wait: done where `good`, else what was seen instead.
 #[expect(clippy::unnecessary_wraps, reason = "the form of a wait's answer")]
-fn seen(good: bool, seen: &dyn ToString) -> Result<Result<(), String>> {
+pub(super) fn seen(good: bool, seen: &dyn ToString) -> Result<Result<(), String>> {
     Ok(if good { Ok(()) } else { Err(seen.to_string()) })
 }
 
 /// What `mizzen` prints on a node, and its exit code.
-fn mizzen(world: &World, node: &str, words: &[&str]) -> Result<(String, i32)> {
+pub(super) fn mizzen(world: &World, node: &str, words: &[&str]) -> Result<(String, i32)> {
     let argv: Vec<String> =
         std::iter::once("mizzen").chain(words.iter().copied()).map(str::to_owned).collect();
     let place = Place::Host(node.to_owned());

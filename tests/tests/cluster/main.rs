@@ -13,6 +13,7 @@ mod explain;
 mod follow;
 mod followed;
 mod input;
+mod insight;
 mod kubectl;
 mod leftovers;
 mod names;
@@ -128,6 +129,7 @@ fn all_checks() -> Vec<Check> {
         names::CHECKS,
         pod_network::CHECKS,
         explain::CHECKS,
+        insight::CHECKS,
         follow::CHECKS,
         kubectl::CHECKS,
         restart::CHECKS,

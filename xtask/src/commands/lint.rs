@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{checkout, conformance, deploy, invoke, product, step::step, toolchain};
+use crate::{checkout, conformance, deploy, invoke, monitoring, product, step::step, toolchain};
 
 /// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.
 const LICENCES: &[&str] = &[
@@ -76,6 +76,7 @@ pub fn run(options: &Lint) -> Result<()> {
     })?;
     step("reference of the configuration", || check_reference(options.fix))?;
     step("manifests and chart", || told(&deploy::complaints(&checkout())?))?;
+    step("dashboard, alerts and runbooks", || told(&monitoring::complaints(&checkout())?))?;
     step("licences of dependencies", check_dependencies)?;
     step("numbered behaviours", check_conformance)?;
     step("names, sizes and links", check_tree)
