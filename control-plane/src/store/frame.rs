@@ -11,6 +11,8 @@
 //! Numbers are little-endian. The header has a checksum of its own, so that a damaged length is
 //! told apart from a frame whose writing was cut off.
 
+use std::io::{self, Read};
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Key, Revision};
@@ -51,7 +53,7 @@ pub(super) fn take(payload: &mut Bytes) -> Option<Record> {
     let created = payload.try_get_u64_le().ok()?;
     let modified = payload.try_get_u64_le().ok()?;
     let holds_value = payload.try_get_u8().ok()? == 1;
-    let key = String::from_utf8(text(payload)?.to_vec()).ok()?.into();
+    let key = std::str::from_utf8(&text(payload)?).ok()?.into();
     // A copy: a slice would keep the whole file in memory for as long as the value lives.
     let value = if holds_value { Some(Bytes::copy_from_slice(&text(payload)?)) } else { None };
     Some(Record { key, created, modified, value })
@@ -107,6 +109,19 @@ pub(super) fn read(file: &Bytes, offset: usize) -> Found {
     }
 }
 
+/// Reads the next frame of a file that is not held in memory as a whole.
+pub(super) fn next(file: &mut impl Read) -> io::Result<Found> {
+    let mut frame = Vec::with_capacity(HEADER);
+    file.by_ref().take(count(HEADER)).read_to_end(&mut frame)?;
+    let Some((length, ..)) = header(&frame) else { return Ok(read(&frame.into(), 0)) };
+    file.by_ref().take(count(length)).read_to_end(&mut frame)?;
+    Ok(read(&frame.into(), 0))
+}
+
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 fn header(bytes: &[u8]) -> Option<(usize, Revision, u32)> {
     let mut header = bytes.get(..HEADER)?;
     let sum = crc(&header[..HEADER - 4]);
@@ -127,27 +142,8 @@ pub(super) fn follows(file: &Bytes, offset: usize) -> bool {
 
 /// CRC-32C (Castagnoli), as in RFC 3720 appendix B.4.
 pub(super) fn crc(bytes: &[u8]) -> u32 {
-    let step = |sum: u32, byte: &u8| TABLE[usize::from(sum.to_le_bytes()[0] ^ byte)] ^ (sum >> 8);
-    !bytes.iter().fold(!0, step)
+    crc32c::crc32c(bytes)
 }
-
-const TABLE: [u32; 256] = {
-    let mut table = [0_u32; 256];
-    let mut index = 0;
-    while index < 256 {
-        // The index fits: it counts to 255.
-        #[expect(clippy::cast_possible_truncation, reason = "no TryFrom in constants")]
-        let mut sum = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            sum = if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 };
-            bit += 1;
-        }
-        table[index] = sum;
-        index += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,21 @@
 //! Opening a data directory: the newest snapshot, then the segments after it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
 
 use bytes::Bytes;
 
 use super::frame::{self, Found, Record};
 use super::log::{self, Log, Policy};
 use super::state::Entries;
-use super::{Entry, Event, Revision, StoreError};
+use super::{Entry, Event, Key, Revision, StoreError};
+
+/// Frames of a snapshot that are decoded before they are put in their place.
+const AHEAD: usize = 4;
 
 /// What a data directory held.
 pub(super) struct Recovered {
@@ -78,27 +83,45 @@ fn read(path: &Path) -> Result<Bytes, StoreError> {
 }
 
 /// Loads a snapshot. It was renamed into place when it was whole, so any damage is an error.
+///
+/// One thread reads, checks and decodes; the other puts what it has in its place.
 fn load(path: &Path) -> Result<Entries, StoreError> {
-    let file = read(path)?;
-    let mut entries = Entries::new();
+    let (send, decoded) = mpsc::sync_channel(AHEAD);
+    thread::scope(|scope| {
+        // It ends by dropping the sender, which is its own.
+        let reader = scope.spawn(move || decode(path, &send));
+        let mut entries = Entries::new();
+        for records in decoded {
+            entries.extend(records);
+        }
+        let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        read.map(|()| entries)
+    })
+}
+
+/// Sends what the frames of a snapshot hold.
+fn decode(path: &Path, send: &SyncSender<Vec<(Key, Entry)>>) -> Result<(), StoreError> {
+    let failed = |reason| read_error(path, reason);
+    let mut file = File::open(path).map_err(failed)?;
     let mut offset = 0;
     loop {
-        let mut payload = match frame::read(&file, offset) {
-            Found::Frame(_, payload) if payload.is_empty() => return Ok(entries),
+        let mut payload = match frame::next(&mut file).map_err(failed)? {
+            Found::Frame(_, payload) if payload.is_empty() => return Ok(()),
             Found::Frame(_, payload) => payload,
             Found::End => return Err(corrupt(path, offset, "the snapshot has no end")),
             Found::Broken(what) => return Err(corrupt(path, offset, what)),
         };
         let next = offset + frame::HEADER + payload.len();
+        let mut records = Vec::new();
         while !payload.is_empty() {
             let record = frame::take(&mut payload)
                 .ok_or_else(|| corrupt(path, offset, "it holds no records"))?;
-            if let Some(value) = record.value {
-                entries.insert(
-                    record.key,
-                    Entry { value, created: record.created, modified: record.modified },
-                );
-            }
+            let Record { key, created, modified, value } = record;
+            records.extend(value.map(|value| (key, Entry { value, created, modified })));
+        }
+        // Nobody takes it any more: they panicked, and say so.
+        if send.send(records).is_err() {
+            return Ok(());
         }
         offset = next;
     }
