@@ -8,6 +8,7 @@ pub mod authz;
 pub mod cidr;
 pub mod control_plane;
 pub mod controllers;
+mod cork;
 mod election;
 pub mod in_process;
 pub mod kubeconfig;

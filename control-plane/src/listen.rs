@@ -1,5 +1,6 @@
 //! The way in over sockets: TLS, who the other end is, and bounds on connections.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Api, Peer};
 use crate::authn::certificate;
 use crate::control_plane::ControlPlane;
+use crate::cork::{Cork, Turn};
 use crate::pki::Pki;
 
 /// Most connections at a time.
@@ -146,13 +148,15 @@ impl Door {
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .max_concurrent_streams(250);
+        let stream = Cork::new(stream);
+        let mut turn = Turn::of(stream.clone());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let outcome = tokio::select! {
-            outcome = connection.as_mut() => outcome,
+            outcome = poll_fn(|context| turn.poll(connection.as_mut(), context)) => outcome,
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                poll_fn(|context| turn.poll(connection.as_mut(), context)).await
             }
         };
         outcome.map_err(std::io::Error::other)

@@ -5,6 +5,8 @@
 //! what they pass on.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::status::{Failure, Result};
 use crate::registry::{Kind, Object};
@@ -19,14 +21,14 @@ pub(super) fn to_bytes(object: &Object) -> Bytes {
     let place = |name: &str| first.iter().position(|known| *known == name).unwrap_or(first.len());
     let mut ordered: Vec<_> = object.fields().collect();
     ordered.sort_by_key(|(name, _)| place(name));
-    let mut out = BytesMut::with_capacity(1024).writer();
+    let mut out = Vec::with_capacity(2048);
     let mut before: &[u8] = b"{";
     for (name, value) in ordered {
-        out.get_mut().put_slice(before);
+        out.extend_from_slice(before);
         before = b",";
         // Writing a JSON value into memory can't fail.
         let _ = serde_json::to_writer(&mut out, name);
-        out.get_mut().put_u8(b':');
+        out.push(b':');
         if name == "metadata" {
             let mut metadata = value.clone();
             if let Some(fields) = metadata.as_object_mut() {
@@ -37,8 +39,9 @@ pub(super) fn to_bytes(object: &Object) -> Bytes {
             let _ = serde_json::to_writer(&mut out, value);
         }
     }
-    out.get_mut().put_u8(b'}');
-    out.into_inner().freeze()
+    out.push(b'}');
+    // It may stay for long: no room to grow.
+    out.into_boxed_slice().into()
 }
 
 /// Appends the object as clients see it.
@@ -80,16 +83,31 @@ pub(super) fn object(entry: &Entry) -> Result<Object> {
     at_revision(&entry.value, entry.modified)
 }
 
+/// The object as far as its metadata goes, which is all that is parsed.
+pub(super) fn head(entry: &Entry) -> Result<Object> {
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: Value,
+    }
+    let head = serde_json::from_slice::<Head>(&entry.value).ok();
+    let object = head.and_then(|head| Object::new(json!({"metadata": head.metadata})));
+    let mut object = object.ok_or_else(unreadable)?;
+    object.set("/metadata/resourceVersion", entry.modified.to_string());
+    Ok(object)
+}
+
+fn unreadable() -> Failure {
+    Failure::new(
+        http::StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        "the stored object is no JSON object",
+    )
+}
+
 /// A stored value as the object of a revision (a deletion has one of its own).
 pub(super) fn at_revision(value: &[u8], revision: Revision) -> Result<Object> {
     let value = serde_json::from_slice(value).ok().and_then(Object::new);
-    let mut object = value.ok_or_else(|| {
-        Failure::new(
-            http::StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalError",
-            "the stored object is no JSON object",
-        )
-    })?;
+    let mut object = value.ok_or_else(unreadable)?;
     object.set("/metadata/resourceVersion", revision.to_string());
     Ok(object)
 }
@@ -115,7 +133,6 @@ pub(super) fn set_kind(object: &mut Object, kind: &Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     #[test]
     fn the_revision_is_spliced_into_the_metadata() {

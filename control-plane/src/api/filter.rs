@@ -1,5 +1,8 @@
 //! Which objects of a collection a request wants.
 
+use std::sync::OnceLock;
+
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -34,6 +37,31 @@ struct Labels {
     labels: Option<Map<String, Value>>,
 }
 
+/// A stored object, as far as selectors have asked for it: parsed once, for however many of them.
+pub(super) struct Candidate {
+    value: Bytes,
+    labels: OnceLock<Option<Labels>>,
+    object: OnceLock<Option<Value>>,
+}
+
+impl Candidate {
+    /// A stored value. Nothing is parsed yet.
+    pub(super) const fn new(value: Bytes) -> Self {
+        Self { value, labels: OnceLock::new(), object: OnceLock::new() }
+    }
+
+    /// Its labels; `None` for what is no object.
+    fn labels(&self) -> Option<&Labels> {
+        let parse = || serde_json::from_slice::<Labelled>(&self.value).ok().map(|it| it.metadata);
+        self.labels.get_or_init(parse).as_ref()
+    }
+
+    /// All of it; `None` for what is no JSON.
+    fn object(&self) -> Option<&Value> {
+        self.object.get_or_init(|| serde_json::from_slice(&self.value).ok()).as_ref()
+    }
+}
+
 impl Filter {
     /// Reads the selectors of a request.
     pub(super) fn new(call: &Call, target: &Target) -> Result<Self> {
@@ -63,8 +91,8 @@ impl Filter {
     }
 
     /// Whether an object passes. A value that can't be parsed does not.
-    pub(super) fn matches(&self, key: &str, value: &[u8]) -> bool {
-        self.matches_key(key) && self.matches_labels(value) && self.matches_fields(value)
+    pub(super) fn matches(&self, key: &str, candidate: &Candidate) -> bool {
+        self.matches_key(key) && self.matches_labels(candidate) && self.matches_fields(candidate)
     }
 
     fn matches_key(&self, key: &str) -> bool {
@@ -80,24 +108,26 @@ impl Filter {
         })
     }
 
-    fn matches_labels(&self, value: &[u8]) -> bool {
+    fn matches_labels(&self, candidate: &Candidate) -> bool {
         self.labels.is_everything()
-            || serde_json::from_slice::<Labelled>(value)
-                .is_ok_and(|object| self.labels.matches(object.metadata.labels.as_ref()))
+            || candidate.labels().is_some_and(|found| self.labels.matches(found.labels.as_ref()))
     }
 
-    fn matches_fields(&self, value: &[u8]) -> bool {
+    fn matches_fields(&self, candidate: &Candidate) -> bool {
         if self.fields.is_empty() {
             return true;
         }
-        let Ok(object) = serde_json::from_slice::<Value>(value) else { return false };
+        let Some(object) = candidate.object() else { return false };
         self.fields.iter().all(|(pointer, default, equal, wanted)| {
-            let found = match object.pointer(pointer) {
-                None | Some(Value::Null) => (*default).to_owned(),
-                Some(Value::String(text)) => text.clone(),
-                Some(other) => other.to_string(),
+            let holds = match object.pointer(pointer) {
+                None | Some(Value::Null) => *default == wanted,
+                Some(Value::String(text)) => text == wanted,
+                Some(other) => {
+                    let text = other.to_string();
+                    text == *wanted
+                }
             };
-            (found == *wanted) == *equal
+            holds == *equal
         })
     }
 }

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::body::Form;
-use super::filter::Filter;
+use super::filter::{Candidate, Filter};
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode, table};
-use crate::registry::{Kind, Object};
+use crate::registry::Kind;
 use crate::store::{Entry, Key, Query, Revision, StoreError};
 
 /// Bytes that a list sends at a time: what bounds its memory.
@@ -75,29 +75,21 @@ impl Api {
     ) -> Result<Response<Body>> {
         let filter = Filter::new(call, target)?;
         let listed = self.listed(call, target, &filter).await?;
-        match form {
-            Form::Json => Ok(stream(target.kind, listed)),
-            Form::Table => {
-                let include = table::Include::asked(call);
-                let row = |object: &Object| table::row(target.kind, object, include);
-                let rows = objects(&listed, row)?;
-                let table =
-                    table::table(&listed.metadata(), &table::definitions(target.kind), &rows);
-                Ok(super::json(StatusCode::OK, &table))
-            }
+        Ok(match form {
+            Form::Json => stream(target.kind, listed),
+            Form::Table => table(target.kind, listed, table::Include::asked(call)),
             Form::Metadata => {
-                let items = objects(&listed, table::partial)?;
-                Ok(super::json(
-                    StatusCode::OK,
-                    &json!({
-                        "kind": "PartialObjectMetadataList",
-                        "apiVersion": "meta.k8s.io/v1",
-                        "metadata": listed.metadata(),
-                        "items": items,
-                    }),
-                ))
+                let head = json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": listed.metadata(),
+                });
+                streamed(&head, "items", listed.entries, |entry, out| {
+                    append(&table::partial(&encode::head(&entry)?), out);
+                    Ok(())
+                })
             }
-        }
+        })
     }
 
     /// The entries that a request asks for.
@@ -140,8 +132,9 @@ impl Api {
             listed.revision = page.revision;
             at = Some(page.revision);
             after = page.entries.last().map(|(key, _)| key.to_string());
-            let wanted =
-                page.entries.into_iter().filter(|(key, entry)| filter.matches(key, &entry.value));
+            let wanted = page.entries.into_iter().filter(|(key, entry)| {
+                filter.is_everything() || filter.matches(key, &Candidate::new(entry.value.clone()))
+            });
             listed.entries.extend(wanted);
             if page.remaining == 0 {
                 return Ok(listed);
@@ -193,24 +186,63 @@ fn page_gone(error: StoreError, continued: bool) -> Failure {
     }
 }
 
-fn objects(listed: &Listed, show: impl Fn(&Object) -> Value) -> Result<Vec<Value>> {
-    listed.entries.iter().map(|(_, entry)| Ok(show(&encode::object(entry)?))).collect()
-}
-
-/// The list as JSON, made while it is sent.
+/// The list as JSON.
 pub(super) fn stream(kind: &'static Kind, listed: Listed) -> Response<Body> {
     let head = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": listed.metadata()});
+    streamed(&head, "items", listed.entries, move |entry, out| {
+        encode::splice(&encode::shown(kind, entry), out);
+        Ok(())
+    })
+}
+
+/// The list as a table.
+fn table(kind: &'static Kind, listed: Listed, include: table::Include) -> Response<Body> {
+    let head = table::table(&listed.metadata(), &table::definitions(kind), &[]);
+    streamed(&head, "rows", listed.entries, move |entry, out| {
+        append(&table::row(kind, &encode::object(&entry)?, include), out);
+        Ok(())
+    })
+}
+
+/// Appends JSON.
+fn append(value: &Value, out: &mut BytesMut) {
+    // Writing a JSON value into memory can't fail.
+    let _ = serde_json::to_writer(out.writer(), value);
+}
+
+/// A list whose items are made while it is sent: `head` with them as the field `list`, however
+/// many there are.
+fn streamed(
+    head: &Value,
+    list: &str,
+    entries: Vec<(Key, Entry)>,
+    show: impl Fn(Entry, &mut BytesMut) -> Result<()> + Send + 'static,
+) -> Response<Body> {
+    let mut head = head.clone();
+    if let Some(fields) = head.as_object_mut() {
+        fields.remove(list);
+    }
     let mut head = head.to_string();
     head.truncate(head.len() - 1);
-    head.push_str(",\"items\":[");
-    let mut rest = listed.entries.into_iter().peekable();
+    for part in [",\"", list, "\":["] {
+        head.push_str(part);
+    }
+    let mut rest = entries.into_iter();
     let mut pending = Some(head);
+    let mut separator: &[u8] = b"";
     let chunks = std::iter::from_fn(move || {
         let mut chunk = BytesMut::from(pending.take()?.as_bytes());
-        while let Some((_, entry)) = rest.next() {
-            encode::splice(&encode::shown(kind, entry), &mut chunk);
-            chunk.put_slice(if rest.peek().is_some() { b"," } else { b"" });
-            if chunk.len() >= CHUNK && rest.peek().is_some() {
+        for (key, entry) in rest.by_ref() {
+            let before = chunk.len();
+            chunk.put_slice(separator);
+            if let Err(failure) = show(entry, &mut chunk) {
+                // The answer has begun: it can't become an error any more.
+                tracing::error!(%key, reason = %failure.status()["message"], "left out of a list");
+                chunk.truncate(before);
+                continue;
+            }
+            separator = b",";
+            if chunk.len() >= CHUNK {
                 pending = Some(String::new());
                 return Some(chunk.freeze());
             }

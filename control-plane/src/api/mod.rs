@@ -23,6 +23,7 @@ mod meta;
 mod openapi;
 mod patch;
 mod query;
+mod rendering;
 mod reviews;
 mod strategic;
 mod subresource;
@@ -52,6 +53,7 @@ use admission::Disabled;
 use asked::Asked;
 use body::Form;
 use query::{Params, Target};
+use rendering::Renderings;
 use status::{Failure, Result};
 
 pub use admission::Disabled as DisabledAdmission;
@@ -81,6 +83,7 @@ pub struct Api {
     access: Option<Access>,
     disabled: Disabled,
     audit: Option<Audit>,
+    renderings: Arc<Renderings>,
 }
 
 impl Api {
@@ -97,6 +100,7 @@ impl Api {
             access: None,
             disabled: Disabled::default(),
             audit: None,
+            renderings: Arc::default(),
         }
     }
 

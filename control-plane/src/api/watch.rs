@@ -1,6 +1,7 @@
 //! WATCH: changes of a collection as they happen.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::body::Form;
-use super::filter::Filter;
+use super::filter::{Candidate, Filter};
 use super::query::Target;
+use super::rendering::{self, Change, Renderings};
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode, table};
 use crate::registry::Kind;
@@ -61,6 +63,7 @@ impl Api {
         };
         let feed = Feed {
             encoder: Encoder {
+                renderings: Arc::clone(&self.renderings),
                 kind: target.kind,
                 filter,
                 form,
@@ -70,10 +73,9 @@ impl Api {
             initial: entries.into_iter(),
             initial_end: (initial == Initial::EventsAndBookmark).then_some(after),
             cursor,
-            bookmarks: call.params.flag("allowWatchBookmarks"),
-            next_bookmark: Instant::now() + BOOKMARK_EVERY,
-            deadline: Instant::now() + timeout,
-            shutdown: self.shutdown.clone(),
+            pending: Vec::new().into_iter(),
+            clock: Clock::new(timeout, call.params.flag("allowWatchBookmarks")),
+            shutdown: Box::pin(self.shutdown.clone().cancelled_owned()),
             ended: false,
         };
         let chunks = futures::stream::unfold(feed, |mut feed| async move {
@@ -120,44 +122,76 @@ impl Initial {
     }
 }
 
+/// When a watch says how far it has come, and when it ends.
+struct Clock {
+    /// `None` for a client that wants no bookmarks.
+    next_bookmark: Option<Instant>,
+    deadline: Instant,
+    /// The earlier of the two. One timer for as long as the watch lives: the events go by it.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Clock {
+    fn new(timeout: Duration, bookmarks: bool) -> Self {
+        let now = Instant::now();
+        let (deadline, next_bookmark) = (now + timeout, bookmarks.then(|| now + BOOKMARK_EVERY));
+        let first = next_bookmark.map_or(deadline, |bookmark| bookmark.min(deadline));
+        Self { next_bookmark, deadline, alarm: Box::pin(sleep_until(first)) }
+    }
+
+    /// Whether a bookmark is due; the next one is then a while off.
+    fn bookmark(&mut self, now: Instant) -> bool {
+        let due = self.next_bookmark.is_some_and(|at| at <= now);
+        if due {
+            let next = now + BOOKMARK_EVERY;
+            self.next_bookmark = Some(next);
+            self.alarm.as_mut().reset(next.min(self.deadline));
+        }
+        due
+    }
+}
+
 /// One watch in progress.
 struct Feed {
     encoder: Encoder,
     initial: std::vec::IntoIter<(Key, Entry)>,
     initial_end: Option<Revision>,
     cursor: Box<dyn Watch>,
-    bookmarks: bool,
-    next_bookmark: Instant,
-    deadline: Instant,
-    shutdown: CancellationToken,
+    /// What was taken from the cursor and not sent yet.
+    pending: std::vec::IntoIter<Arc<Event>>,
+    clock: Clock,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
 }
 
 impl Feed {
     /// The next bytes to send; `None` ends the watch.
     async fn next(&mut self) -> Option<Bytes> {
-        if let Some(chunk) = self.next_initial() {
+        if let Some(chunk) = self.next_initial().or_else(|| self.next_pending()) {
             return Some(chunk);
         }
         while !self.ended {
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return None,
-                () = tokio::time::sleep_until(self.deadline) => return None,
+                () = self.shutdown.as_mut() => return None,
+                () = self.clock.alarm.as_mut() => {}
                 changed = self.cursor.changed() => changed.ok()?,
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {}
             }
             // Also when changes that this watch does not want never pause.
-            let bookmark = self.bookmarks && Instant::now() >= self.next_bookmark;
+            let now = Instant::now();
+            if now >= self.clock.deadline {
+                return None;
+            }
+            let bookmark = self.clock.bookmark(now);
             let chunk = match self.cursor.take() {
-                Ok(progress) => self.encode(&progress, bookmark),
+                Ok(progress) => self.take(progress, bookmark),
                 Err(error) => {
                     self.ended = true;
-                    error_event(error)
+                    Some(error_event(error))
                 }
             };
-            if !chunk.is_empty() {
-                return Some(chunk);
+            if chunk.is_some() {
+                return chunk;
             }
         }
         None
@@ -166,7 +200,7 @@ impl Feed {
     fn next_initial(&mut self) -> Option<Bytes> {
         let mut chunk = BytesMut::new();
         for (_, entry) in self.initial.by_ref() {
-            self.encoder.event("ADDED", &entry, &mut chunk);
+            self.encoder.event(Change::Added, entry, &mut chunk);
             if chunk.len() >= CHUNK {
                 return Some(chunk.freeze());
             }
@@ -177,21 +211,40 @@ impl Feed {
         (!chunk.is_empty()).then(|| chunk.freeze())
     }
 
-    fn encode(&mut self, progress: &Progress, bookmark: bool) -> Bytes {
+    /// Takes in what the store tells, and returns the first of it to send. A bookmark follows all
+    /// of what it speaks of: then that is one chunk.
+    fn take(&mut self, progress: Progress, bookmark: bool) -> Option<Bytes> {
+        self.pending = progress.events.into_iter();
+        if !bookmark {
+            return self.next_pending();
+        }
         let mut chunk = BytesMut::new();
-        for event in &progress.events {
-            self.encoder.change(event, &mut chunk);
+        while let Some(part) = self.next_pending() {
+            chunk.extend_from_slice(&part);
         }
-        if bookmark {
-            self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-            self.encoder.bookmark(progress.revision, false, &mut chunk);
+        self.encoder.bookmark(progress.revision, false, &mut chunk);
+        Some(chunk.freeze())
+    }
+
+    /// The next events of those taken. Where it is one, as with most, nothing is copied.
+    fn next_pending(&mut self) -> Option<Bytes> {
+        let mut lines = self.pending.by_ref().filter_map(|event| self.encoder.change(&event));
+        let first = lines.next()?;
+        let Some(second) = lines.next() else { return Some(first) };
+        let mut chunk = BytesMut::from(first);
+        chunk.extend_from_slice(&second);
+        while chunk.len() < CHUNK
+            && let Some(line) = lines.next()
+        {
+            chunk.extend_from_slice(&line);
         }
-        chunk.freeze()
+        Some(chunk.freeze())
     }
 }
 
 /// Writes events in the form that the client wants.
 struct Encoder {
+    renderings: Arc<Renderings>,
     kind: &'static Kind,
     filter: Filter,
     form: Form,
@@ -202,42 +255,38 @@ struct Encoder {
 
 impl Encoder {
     /// A change as this watch sees it: what begins to match is added, what ceases is deleted.
-    fn change(&mut self, event: &Arc<Event>, out: &mut BytesMut) {
-        let matches = |entry: &Option<Entry>| {
-            entry.as_ref().is_some_and(|entry| {
-                self.filter.is_everything() || self.filter.matches(&event.key, &entry.value)
+    fn change(&mut self, event: &Arc<Event>) -> Option<Bytes> {
+        let rendering = self.renderings.of(self.kind, event);
+        let matches = |candidate: Option<&Candidate>| {
+            candidate.is_some_and(|candidate| {
+                self.filter.is_everything() || self.filter.matches(&event.key, candidate)
             })
         };
-        let (now, before) = (matches(&event.entry), matches(&event.previous));
-        let (name, entry) = match (now, before) {
-            (true, false) => ("ADDED", &event.entry),
-            (true, true) => ("MODIFIED", &event.entry),
-            (false, true) => ("DELETED", &event.previous),
-            (false, false) => return,
+        let change = match (matches(rendering.now()), matches(rendering.before())) {
+            (true, false) => Change::Added,
+            (true, true) => Change::Modified,
+            (false, true) => Change::Deleted,
+            (false, false) => return None,
         };
-        if let Some(entry) = entry {
-            // A deletion carries the last state, at the revision of the deletion.
-            let entry = Entry { modified: event.revision, ..entry.clone() };
-            self.event(name, &entry, out);
+        if self.form == Form::Json {
+            return Some(rendering.line(change));
         }
+        let mut line = BytesMut::new();
+        self.event(change, rendering.entry(change)?, &mut line);
+        Some(line.freeze())
     }
 
-    fn event(&mut self, name: &str, entry: &Entry, out: &mut BytesMut) {
-        out.put_slice(b"{\"type\":\"");
-        out.put_slice(name.as_bytes());
-        out.put_slice(b"\",\"object\":");
-        match (self.form, encode::object(entry)) {
+    fn event(&mut self, change: Change, entry: Entry, out: &mut BytesMut) {
+        let object = match (self.form, encode::object(&entry)) {
             (Form::Table, Ok(object)) => {
                 let row = table::row(self.kind, &object, self.include);
-                let table =
-                    self.table(&json!({"resourceVersion": object.resource_version()}), &[row]);
-                out.put_slice(table.to_string().as_bytes());
+                self.table(&json!({"resourceVersion": object.resource_version()}), &[row])
             }
-            (Form::Metadata, Ok(object)) => {
-                out.put_slice(table::partial(&object).to_string().as_bytes());
-            }
-            _ => encode::splice(&encode::shown(self.kind, entry.clone()), out),
-        }
+            (Form::Metadata, Ok(object)) => table::partial(&object),
+            _ => return rendering::write(self.kind, change, entry, out),
+        };
+        rendering::open(change, out);
+        out.put_slice(object.to_string().as_bytes());
         out.put_slice(b"}\n");
     }
 
