@@ -44,6 +44,7 @@ use crate::authn::service_account::{ISSUER, Issuer};
 use crate::authn::token_file::TokenFile;
 use crate::authz::{Authorizer, MASTERS, User};
 use crate::cidr::Cidr;
+use crate::controllers::Neighbours;
 use crate::election::Candidate;
 use crate::in_process::InProcess;
 use crate::pki::PkiError;
@@ -334,19 +335,24 @@ impl ControlPlane {
     fn start_controllers(&self, config: controllers::Config, candidate: Option<String>) {
         let client = |name| self.client_as(User::new(name, &[]));
         let scheduler = client("system:kube-scheduler");
+        let neighbours = Neighbours::default();
+        let beside = neighbours.clone();
         self.tasks.spawn(led(
             ("kube-scheduler", scheduler.clone(), candidate.clone()),
             self.shutdown.clone(),
-            move |stop| scheduler::run(scheduler.clone(), stop),
+            move |stop| {
+                let (scheduler, neighbours) = (scheduler.clone(), beside.clone());
+                async move { scheduler::run(scheduler, &neighbours, stop).await }
+            },
         ));
         let own = client("system:kube-controller-manager");
         self.tasks.spawn(led(
             ("kube-controller-manager", own.clone(), candidate),
             self.shutdown.clone(),
             move |stop| {
-                let controllers = controllers::run(own.clone(), config.clone(), stop);
+                let (own, config, neighbours) = (own.clone(), config.clone(), neighbours.clone());
                 async move {
-                    if let Err(error) = controllers.await {
+                    if let Err(error) = controllers::run(own, config, &neighbours, stop).await {
                         // Checked at the start: only a fault of ours leads here.
                         tracing::error!(%error, "controllers ended");
                     }

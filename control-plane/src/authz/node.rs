@@ -41,7 +41,8 @@ type Reference = (Kind, Box<str>, Box<str>);
 #[derive(Debug)]
 struct Pod {
     node: Box<str>,
-    references: BTreeSet<Reference>,
+    /// Each once.
+    references: Box<[Reference]>,
 }
 
 /// Which nodes have pods that refer to what.
@@ -64,6 +65,7 @@ impl Graph {
         let found = spec.references().into_iter();
         let references: BTreeSet<Reference> =
             found.map(|(kind, name)| (kind, namespace.into(), name.into())).collect();
+        let references: Box<[Reference]> = references.into_iter().collect();
         for reference in &references {
             let nodes = self.nodes.entry(reference.clone()).or_default();
             *nodes.entry(node.clone()).or_default() += 1;

@@ -16,8 +16,8 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use kube::Resource;
 use kube::runtime::watcher::Event;
-use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 
 use super::key::Key;
@@ -92,8 +92,25 @@ impl<K: Resource + Clone + Debug> Cache<K> {
         self.read().objects.values().cloned().collect()
     }
 
+    /// The objects of which that is true, by namespace and name.
+    pub(crate) fn matching(&self, wanted: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        self.read().objects.values().filter(|object| wanted(object)).cloned().collect()
+    }
+
+    /// The object as it is held here: the same object at the same revision.
+    pub(crate) fn same(&self, key: &Key, object: &K) -> Option<Arc<K>> {
+        let state = self.read();
+        let mut held = [state.objects.get(key), state.listing.as_ref().and_then(|it| it.get(key))]
+            .into_iter()
+            .flatten();
+        let same = |held: &&Arc<K>| {
+            held.meta().uid == object.meta().uid && revision(held.as_ref()) == revision(object)
+        };
+        held.find(same).cloned()
+    }
+
     /// Takes in what the watch says and returns what changed by it.
-    pub(crate) fn watched(&self, event: Event<K>) -> Vec<Change<K>> {
+    pub(crate) fn watched(&self, event: Event<Arc<K>>) -> Vec<Change<K>> {
         let mut state = self.write();
         match event {
             Event::Init => {
@@ -102,7 +119,7 @@ impl<K: Resource + Clone + Debug> Cache<K> {
             }
             Event::InitApply(object) => {
                 if let Some(listing) = &mut state.listing {
-                    listing.insert(Key::of(&object), Arc::new(object));
+                    listing.insert(Key::of(&*object), object);
                 }
                 Vec::new()
             }
@@ -118,12 +135,12 @@ impl<K: Resource + Clone + Debug> Cache<K> {
     }
 
     /// Takes in the answer of a write of ours.
-    pub(crate) fn written(&self, object: K) -> Option<Change<K>> {
+    pub(crate) fn written(&self, object: Arc<K>) -> Option<Change<K>> {
         let mut state = self.write();
-        let key = Key::of(&object);
+        let key = Key::of(&*object);
         let newer = match state.objects.get(&key) {
-            Some(cached) => revision(&object) > revision(cached.as_ref()),
-            None => revision(&object) > state.seen,
+            Some(cached) => revision(&*object) > revision(cached.as_ref()),
+            None => revision(&*object) > state.seen,
         };
         newer.then(|| state.put(key, object))
     }
@@ -157,9 +174,9 @@ impl<K: Resource + Clone + Debug> Cache<K> {
 }
 
 impl<K: Resource + Clone + Debug> State<K> {
-    fn applied(&mut self, object: K) -> Option<Change<K>> {
-        let key = Key::of(&object);
-        self.seen = self.seen.max(revision(&object));
+    fn applied(&mut self, object: Arc<K>) -> Option<Change<K>> {
+        let key = Key::of(&*object);
+        self.seen = self.seen.max(revision(&*object));
         match self.tombstones.get(&key) {
             Some(uid) if object.meta().uid.as_deref() == Some(uid) => return None,
             Some(_) => drop(self.tombstones.remove(&key)),
@@ -168,7 +185,7 @@ impl<K: Resource + Clone + Debug> State<K> {
         let stale = self
             .objects
             .get(&key)
-            .is_some_and(|cached| revision(cached.as_ref()) >= revision(&object));
+            .is_some_and(|cached| revision(cached.as_ref()) >= revision(&*object));
         (!stale).then(|| self.put(key, object))
     }
 
@@ -209,10 +226,7 @@ impl<K: Resource + Clone + Debug> State<K> {
         changes
     }
 
-    fn put(&mut self, key: Key, mut object: K) -> Change<K> {
-        // Nobody here reads them, and they are often the larger half of an object.
-        object.managed_fields_mut().clear();
-        let new = Arc::new(object);
+    fn put(&mut self, key: Key, new: Arc<K>) -> Change<K> {
         let old = self.objects.insert(key, Arc::clone(&new));
         Change { old, new: Some(new) }
     }
@@ -227,21 +241,22 @@ pub(crate) fn revision<K: Resource>(object: &K) -> u64 {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
+    use kube::ResourceExt;
 
-    fn pod(name: &str, uid: &str, version: u64) -> Pod {
+    fn pod(name: &str, uid: &str, version: u64) -> Arc<Pod> {
         let mut pod = Pod::default();
         pod.metadata.namespace = Some("default".into());
         pod.metadata.name = Some(name.into());
         pod.metadata.uid = Some(uid.into());
         pod.metadata.resource_version = Some(version.to_string());
-        pod
+        Arc::new(pod)
     }
 
     fn names(cache: &Cache<Pod>) -> Vec<String> {
         cache.all().iter().map(|pod| format!("{}@{}", pod.name_any(), revision(&**pod))).collect()
     }
 
-    fn synced(pods: Vec<Pod>) -> Cache<Pod> {
+    fn synced(pods: Vec<Arc<Pod>>) -> Cache<Pod> {
         let cache = Cache::default();
         cache.watched(Event::Init);
         for pod in pods {
@@ -331,7 +346,7 @@ mod tests {
     #[test]
     fn a_namespace_is_a_range() {
         let mut other = pod("a", "9", 3);
-        other.metadata.namespace = Some("default2".into());
+        Arc::make_mut(&mut other).metadata.namespace = Some("default2".into());
         let cache = synced(vec![pod("a", "1", 5), pod("b", "2", 6), other]);
         assert_eq!(cache.in_namespace("default").len(), 2);
         assert_eq!(cache.in_namespace("default2").len(), 1);

@@ -37,6 +37,7 @@ mod share;
 mod taint_eviction;
 pub(crate) mod taints;
 mod template_hash;
+mod trim;
 pub(crate) mod world;
 pub(crate) mod write;
 
@@ -65,6 +66,8 @@ use self::replicaset::ReplicaSets;
 use self::taint_eviction::TaintEviction;
 use self::world::{Kind, KindVisitor, World};
 use crate::cidr::Cidr;
+
+pub use self::world::Neighbours;
 
 /// What the controllers have to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +147,7 @@ pub enum ConfigError {
 pub async fn run(
     client: Client,
     config: Config,
+    neighbours: &Neighbours,
     cancel: CancellationToken,
 ) -> Result<(), ConfigError> {
     let pools = config.pools()?;
@@ -153,7 +157,7 @@ pub async fn run(
     let gone_services = EndpointsOfServices::subscribe(&mut world, &endpoints);
     let graph_queue = Arc::new(Queue::default());
     let graph = Garbage::subscribe(&mut world, &graph_queue);
-    let world = Arc::new(world);
+    let world = world.beside(neighbours);
 
     let mut tasks = JoinSet::new();
     let watches = Watches { world: &world, client: &client, tasks: &mut tasks, cancel: &cancel };

@@ -97,11 +97,10 @@ impl Controller for NodeLifecycle {
             return Ok(Outcome::default());
         };
         let silence = self.silence(&node, Instant::now());
-        let on_node = |pod: &Arc<Pod>| pod_facts::node_name(pod) == Some(&key.name);
+        let on_node = |pod: &Pod| pod_facts::node_name(pod) == Some(&key.name);
         let mut pods = Vec::new();
         if silence >= GRACE {
-            pods = self.world.cache::<Pod>().all();
-            pods.retain(on_node);
+            pods = self.world.cache::<Pod>().matching(on_node);
         }
         Ok(reconcile(&Seen { node: &node, silence, pods: &pods, now: Timestamp::now() }))
     }

@@ -46,9 +46,9 @@ impl PodGc {
         world.subscribe::<Node>(move |world, change| {
             for node in change.old.iter().filter(|_| change.is_removal()) {
                 let name = node.name_any();
-                let bound = world.cache::<Pod>().all();
-                let bound = bound.iter().filter(|pod| pod_facts::node_name(pod) == Some(&name));
-                pods.add_all(bound.map(|pod| Key::of(&**pod)));
+                let bound = |pod: &Pod| pod_facts::node_name(pod) == Some(&name);
+                let bound = world.cache::<Pod>().matching(bound);
+                pods.add_all(bound.iter().map(|pod| Key::of(&**pod)));
             }
         });
     }

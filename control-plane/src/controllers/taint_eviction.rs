@@ -55,8 +55,8 @@ impl TaintEviction {
             let before = change.old.as_deref().map(no_execute).unwrap_or_default();
             let after = change.new.as_deref().map(no_execute).unwrap_or_default();
             let Some(node) = change.key().filter(|_| before != after) else { return };
-            let mut on_node = world.cache::<Pod>().all();
-            on_node.retain(|pod| pod_facts::node_name(pod) == Some(&node.name));
+            let on_node = |pod: &Pod| pod_facts::node_name(pod) == Some(&node.name);
+            let on_node = world.cache::<Pod>().matching(on_node);
             pods.add_all(on_node.iter().map(|pod| Key::of(&**pod)));
         });
     }

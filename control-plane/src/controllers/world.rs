@@ -4,7 +4,7 @@
 //! told it or we wrote it, goes to the subscribers of its kind, which put keys into queues.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{
@@ -25,7 +25,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{Cache, Change};
 use super::every_namespace::ROOT_CA;
 use super::key::Key;
+use super::trim;
 use super::write::Target;
 
 /// Called with every change of a kind.
@@ -48,6 +49,20 @@ pub(crate) struct Shelf<K> {
 impl<K: Resource + Clone + Debug> Default for Shelf<K> {
     fn default() -> Self {
         Self { cache: Cache::default(), subscribers: Vec::new() }
+    }
+}
+
+/// Worlds of one process, each with watches of its own: what several of them hold, they hold once.
+/// What is kept of an object at a revision is the same in all, so any copy will do.
+#[derive(Clone, Default)]
+pub struct Neighbours(Arc<Mutex<Vec<Weak<World>>>>);
+
+impl Neighbours {
+    /// All but one.
+    fn others(&self, one: &World) -> Vec<Arc<World>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = all.iter().filter_map(Weak::upgrade);
+        others.filter(|other| !std::ptr::eq(&raw const **other, one)).collect()
     }
 }
 
@@ -77,6 +92,7 @@ macro_rules! world {
         #[derive(Default)]
         pub(crate) struct World {
             $($field: Shelf<$kind>,)*
+            neighbours: Neighbours,
         }
 
         $(impl Kind for $kind {
@@ -129,7 +145,7 @@ macro_rules! world {
 }
 
 world! {
-    pods: Pod,
+    pods: Pod trim trim::pod,
     nodes: Node,
     services: Service,
     endpoint_slices: EndpointSlice,
@@ -204,7 +220,7 @@ impl World {
     /// Takes in an object as the API server answered it.
     pub(crate) fn written<K: Kind>(&self, mut object: K) {
         object.trim();
-        if let Some(change) = self.cache::<K>().written(object) {
+        if let Some(change) = self.cache::<K>().written(self.shared(object)) {
             self.tell(&change);
         }
     }
@@ -212,6 +228,27 @@ impl World {
     /// The object of that key, if it is cached.
     pub(crate) fn get<K: Kind>(&self, key: &Key) -> Option<Arc<K>> {
         self.cache::<K>().get(key)
+    }
+
+    /// Makes the world one of these, once it knows whom to tell of changes.
+    pub(crate) fn beside(mut self, neighbours: &Neighbours) -> Arc<Self> {
+        self.neighbours = neighbours.clone();
+        let world = Arc::new(self);
+        let mut all = neighbours.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&world));
+        drop(all);
+        world
+    }
+
+    /// The object as a neighbour holds it, if one does.
+    fn shared<K: Kind>(&self, object: K) -> Arc<K> {
+        let key = Key::of(&object);
+        let held = self.neighbours.others(self).into_iter().find_map(|other| {
+            // No lock of ours is held meanwhile: they may be asking us.
+            other.cache::<K>().same(&key, &object)
+        });
+        held.unwrap_or_else(|| Arc::new(object))
     }
 
     fn tell<K: Kind>(&self, change: &Change<K>) {
@@ -239,7 +276,14 @@ impl World {
                 };
                 match event {
                     Some(Ok(event)) => {
-                        for change in world.cache::<K>().watched(event.modify(K::trim)) {
+                        let event = match event.modify(K::trim) {
+                            Event::Apply(object) => Event::Apply(world.shared(object)),
+                            Event::InitApply(object) => Event::InitApply(world.shared(object)),
+                            Event::Delete(object) => Event::Delete(Arc::new(object)),
+                            Event::Init => Event::Init,
+                            Event::InitDone => Event::InitDone,
+                        };
+                        for change in world.cache::<K>().watched(event) {
                             world.tell(&change);
                         }
                     }
@@ -251,5 +295,47 @@ impl World {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(version: u64, image: &str) -> Pod {
+        let pod = serde_json::json!({
+            "metadata": {"name": "a", "namespace": "default", "uid": "1", "resourceVersion": version.to_string()},
+            "spec": {"containers": [{"name": "a", "image": image}]},
+        });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn neighbours_hold_an_object_once() {
+        let neighbours = Neighbours::default();
+        let (one, other) = (World::default().beside(&neighbours), World::default());
+        let other = other.beside(&neighbours);
+        let key = Key::new("default", "a");
+        let held = |world: &World| world.get::<Pod>(&key).unwrap();
+        one.written(pod(3, "x"));
+        other.written(pod(3, "x"));
+        assert!(Arc::ptr_eq(&held(&one), &held(&other)));
+        // One is ahead: the other holds what it knows, until it hears of it.
+        one.written(pod(4, "x"));
+        assert_eq!(held(&other).metadata.resource_version.as_deref(), Some("3"));
+        other.written(pod(4, "x"));
+        assert!(Arc::ptr_eq(&held(&one), &held(&other)));
+        drop(one);
+        other.written(pod(5, "x"));
+        assert_eq!(Arc::strong_count(&held(&other)), 2, "its own, and the one looked at");
+    }
+
+    #[test]
+    fn of_pods_only_what_is_read_is_kept() {
+        let world = World::default();
+        world.written(pod(3, "x"));
+        let held = world.get::<Pod>(&Key::new("default", "a")).unwrap();
+        let container = &held.spec.as_ref().unwrap().containers[0];
+        assert_eq!((container.name.as_str(), &container.image), ("a", &None));
     }
 }

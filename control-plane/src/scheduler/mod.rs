@@ -36,7 +36,7 @@ use crate::controllers::interpreter::{Interpreter, WriteError};
 use crate::controllers::key::Key;
 use crate::controllers::pod_facts::{self, whole_seconds};
 use crate::controllers::queue::Queue;
-use crate::controllers::world::World;
+use crate::controllers::world::{Neighbours, World};
 use crate::controllers::write::{Target, Write};
 
 /// The name that pods give in `spec.schedulerName` to be placed by us.
@@ -55,7 +55,7 @@ enum Changed {
 }
 
 /// Runs the scheduler until `cancel`. Trouble with the API server is logged and tried again.
-pub async fn run(client: Client, cancel: CancellationToken) {
+pub async fn run(client: Client, neighbours: &Neighbours, cancel: CancellationToken) {
     let mut world = World::default();
     let changes: Arc<Queue<Changed>> = Arc::default();
     let queue = Arc::clone(&changes);
@@ -66,7 +66,7 @@ pub async fn run(client: Client, cancel: CancellationToken) {
     world.subscribe::<Node>(move |_, change| {
         queue.add_all(change.key().map(Changed::Node));
     });
-    let world = Arc::new(world);
+    let world = world.beside(neighbours);
     let mut watches = JoinSet::new();
     world.watch::<Pod>(&client, &mut watches, &cancel);
     world.watch::<Node>(&client, &mut watches, &cancel);

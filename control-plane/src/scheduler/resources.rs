@@ -1,14 +1,24 @@
 //! Amounts of resources: parsing quantities, and what pods ask for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// Amounts by resource name: CPU in thousandths of a core, everything else in its own unit
-/// (bytes, pieces).
+/// (bytes, pieces). Sorted by name, and small: there are some for every pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Resources(BTreeMap<String, i64>);
+pub(crate) struct Resources(Vec<(Cow<'static, str>, i64)>);
+
+/// Names that almost all amounts have.
+const USUAL: [&str; 4] = ["cpu", "memory", "pods", "ephemeral-storage"];
+
+/// A name to keep.
+fn kept(name: &str) -> Cow<'static, str> {
+    let usual = USUAL.iter().find(|usual| **usual == name);
+    usual.map_or_else(|| Cow::Owned(name.to_owned()), |usual| Cow::Borrowed(*usual))
+}
 
 /// What a container without a request for CPU is taken to use, in thousandths, when nodes are
 /// compared. The same numbers as Kubernetes'.
@@ -21,24 +31,24 @@ impl Resources {
     pub(crate) fn from_api(quantities: Option<&BTreeMap<String, Quantity>>) -> Self {
         let parsed = quantities.into_iter().flatten().map(|(name, quantity)| {
             let unit = if name == "cpu" { 1000 } else { 1 };
-            (name.clone(), parse(&quantity.0, unit).unwrap_or(0))
+            (kept(name), parse(&quantity.0, unit).unwrap_or(0))
         });
         Self(parsed.collect())
     }
 
     /// The amount of a resource.
     pub(crate) fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.place(name).map_or(0, |at| self.0[at].1)
     }
 
     /// Sets the amount of a resource.
     pub(crate) fn set(&mut self, name: &str, amount: i64) {
-        self.0.insert(name.to_owned(), amount);
+        *self.slot(name) = amount;
     }
 
     /// Name and amount of all resources that are not zero.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0.iter().filter(|(_, amount)| **amount != 0).map(|(name, amount)| (&**name, *amount))
+        self.0.iter().filter(|(_, amount)| *amount != 0).map(|(name, amount)| (&**name, *amount))
     }
 
     /// Adds other amounts.
@@ -49,7 +59,7 @@ impl Resources {
     /// Takes other amounts away.
     pub(crate) fn subtract(&mut self, other: &Self) {
         self.combine(other, i64::saturating_sub);
-        self.0.retain(|_, amount| *amount != 0);
+        self.0.retain(|(_, amount)| *amount != 0);
     }
 
     /// Takes the larger amount of each resource.
@@ -59,9 +69,24 @@ impl Resources {
 
     fn combine(&mut self, other: &Self, operation: fn(i64, i64) -> i64) {
         for (name, amount) in &other.0 {
-            let own = self.0.entry(name.clone()).or_insert(0);
+            let own = self.slot(name);
             *own = operation(*own, *amount);
         }
+    }
+
+    /// Where a name stands, or would.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.as_ref().cmp(name))
+    }
+
+    /// The amount of a resource, to change; 0 so far if there was none.
+    fn slot(&mut self, name: &str) -> &mut i64 {
+        let at = self.place(name).unwrap_or_else(|at| {
+            self.0.reserve_exact(1);
+            self.0.insert(at, (kept(name), 0));
+            at
+        });
+        &mut self.0[at].1
     }
 }
 
@@ -107,7 +132,9 @@ fn total(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
     running.add(&sidecars);
     running.max(&starting);
     let whole = Resources::from_api(spec.resources.as_ref().and_then(|it| it.requests.as_ref()));
-    running.0.extend(whole.0);
+    for (name, amount) in &whole.0 {
+        running.set(name, *amount);
+    }
     running.add(&Resources::from_api(spec.overhead.as_ref()));
     running
 }
