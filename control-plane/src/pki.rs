@@ -20,6 +20,8 @@ use time::{Duration, OffsetDateTime};
 
 /// How long the CA is valid.
 const CA_DAYS: i64 = 3650;
+/// For how long certificates have been valid when they are made.
+const SINCE_DAYS: i64 = 365;
 /// How long other certificates are valid.
 const LEAF_DAYS: i64 = 3650;
 
@@ -156,6 +158,10 @@ impl Pki {
     pub fn write_kubeconfig(&self, path: &Path, server: &str) -> Result<(), PkiError> {
         let ca = &self.authority.certificate;
         let text = kubeconfig(server, ca, "admin", &self.admin_pem, &self.admin_key_pem)?;
+        // A restart needs no space for what is there already: the disk may be full.
+        if fs::read_to_string(path).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
         write_private(path, &text)
     }
 }
@@ -244,8 +250,8 @@ fn subject(name: &str, organization: Option<&str>) -> DistinguishedName {
 
 fn valid_for(params: &mut CertificateParams, days: i64) {
     let now = OffsetDateTime::now_utc();
-    // Clocks differ.
-    params.not_before = now - Duration::hours(1);
+    // Clocks differ, and one that stood ahead when they were made is set back.
+    params.not_before = now - Duration::days(SINCE_DAYS);
     params.not_after = now + Duration::days(days);
 }
 

@@ -14,6 +14,7 @@ pub mod invoke;
 pub mod load;
 pub mod monitoring;
 pub mod product;
+pub mod python;
 pub mod schemas;
 pub mod step;
 pub mod toolchain;

@@ -83,6 +83,9 @@ pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
     // Several control planes share one.
     Tool { program: "etcd", package: "etcd-server" },
+    // A small disk that is full, and a clock that jumps.
+    Tool { program: "unshare", package: "util-linux" },
+    Tool { program: "faketime", package: "faketime" },
 ];
 
 /// What the benchmarks need on top: a load generator, other contenders, and a look at the kernel's
@@ -132,7 +135,7 @@ pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
         .collect();
     packages.sort_unstable();
     packages.dedup();
-    if packages.is_empty() { Ok(()) } else { apt_install(&packages) }
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
 }
 
 /// Makes sure that the BPF programs can be built, and says how.
@@ -140,7 +143,7 @@ pub fn ensure_bpf() -> Result<BpfCompiler> {
     let compiler = if let Some(compiler) = find_compiler() {
         compiler
     } else {
-        apt_install(&["rustc-web", "libstd-rust-web-dev-bpf"]).context(
+        install(&["rustc-web", "libstd-rust-web-dev-bpf"]).context(
             "the BPF programs need a compiler for bpfel-unknown-none; instead of Debian's, \
              `rustup toolchain install nightly --component rust-src` works too",
         )?;
@@ -185,7 +188,8 @@ fn find_compiler() -> Option<BpfCompiler> {
         .then_some(BpfCompiler::Nightly)
 }
 
-fn apt_install(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages, or names them.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     let commands = format!("apt-get update && apt-get install -y --no-install-recommends {list}");
     if !Path::new("/etc/debian_version").exists() {

@@ -5,12 +5,12 @@
 
 mod access;
 mod delete;
-mod durability;
 mod general;
 mod kinds;
 mod kubectl;
 mod kubectl_auth;
 mod objects;
+mod python;
 mod server;
 mod services;
 mod transcripts;

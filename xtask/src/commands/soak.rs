@@ -19,18 +19,24 @@ pub struct Soak {
     filter: Option<String>,
 }
 
-/// Runs the tests of the modules named `soak`, one after another, with twenty times the counts
-/// that `cargo xtask test` gives them.
+/// Where fault tests are: package, test binary, and how it is run.
+const BINARIES: [(&str, &str, &[&str]); 4] = [
+    ("mizzen-tests", "suite", &["--test-threads=1", "--nocapture"]),
+    ("mizzen-tests", "cluster", &["--nocapture"]),
+    ("mizzen-control-plane", "reliability", &["--test-threads=1", "--nocapture"]),
+    ("mizzen-control-plane", "api", &["--test-threads=1", "--nocapture"]),
+];
+
+/// Runs the tests whose names or modules say `soak`, one after another, with twenty times the
+/// counts that `cargo xtask test` gives them.
 pub fn run(options: &Soak) -> Result<()> {
     test::prepare("`cargo xtask soak`")?;
-    note("this takes about twenty minutes; `cargo xtask test` runs a twentieth");
+    note("this takes about an hour; `cargo xtask test` runs a twentieth");
     let filter = options.filter.as_deref().unwrap_or("soak");
-    for (name, flags) in
-        [("suite", &["--test-threads=1", "--nocapture"][..]), ("cluster", &["--nocapture"][..])]
-    {
+    for (package, name, flags) in BINARIES {
         step(&format!("soaking: {name}"), || {
             let mut command = product::cargo();
-            command.args(["test", "--package", "mizzen-tests", "--test", name, "--", filter]);
+            command.args(["test", "--package", package, "--test", name, "--", filter]);
             command.args(flags).env("MIZZEN_SOAK", "full");
             if let Some(seed) = options.seed {
                 command.env("MIZZEN_SOAK_SEED", seed.to_string());

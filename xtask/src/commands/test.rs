@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::{
     product::{self, Profile},
+    python,
     step::step,
     toolchain,
 };
@@ -37,6 +38,7 @@ pub(super) fn prepare(command: &str) -> Result<()> {
     toolchain::require_root(command)?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
+    python::ensure_environment()?;
     product::build(Profile::Debug)?;
     product::build_images(Profile::Debug)?;
     product::build_node_image(Profile::Debug).map(drop)

@@ -16,7 +16,7 @@ use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::Body;
-use crate::registry::{Kind, Registry, api_version};
+use crate::registry::{Kind, Registry, Subresource, api_version};
 use crate::schema::{self, Merge};
 use crate::store::checksum;
 
@@ -58,8 +58,27 @@ fn document(registry: &Registry, group: &str, version: &str) -> Value {
     for kind in kinds() {
         let place = if kind.is_namespaced() { "/namespaces/{namespace}" } else { "" };
         let collection = format!("/{}{place}/{}", root(group, version), kind.plural);
+        for &subresource in kind.subresources {
+            if let Some(operations) = on_subresource(kind, subresource) {
+                let path = format!("{collection}/{{name}}/{}", subresource.name());
+                paths.insert(path, operations);
+            }
+        }
+        if kind.review.is_some() {
+            let operations = json!({
+                "post": operation(&Of::kind(kind), "post", WRITE, Some(JSON)),
+                "parameters": path_parameters(kind, false),
+            });
+            paths.insert(collection, operations);
+            continue;
+        }
         paths.insert(format!("{collection}/{{name}}"), on_object(kind));
         paths.insert(collection, on_collection(kind));
+        if kind.is_namespaced() {
+            let everywhere = format!("/{}/{}", root(group, version), kind.plural);
+            paths
+                .insert(everywhere, json!({"get": operation(&Of::kind(kind), "list", LIST, None)}));
+        }
     }
     json!({
         "openapi": "3.0.0",
@@ -82,16 +101,20 @@ fn schemas(kinds: impl Iterator<Item = &'static Kind>) -> Map<String, Value> {
             lists.insert(schema_name(kind), json!({"type": "object"}));
         }
         lists.insert(schema_name(kind) + "List", list_schema(kind));
-        named.push(kind);
+        named.push(Of::kind(kind));
+        for of in kind.subresources.iter().filter_map(|subresource| Of::other(*subresource)) {
+            types::add(of.name, &mut generator);
+            named.push(of);
+        }
     }
     let mut schemas = generator.take_definitions(true);
     schemas.extend(lists);
     for (name, schema) in &mut schemas {
         describe_merges(name, schema);
     }
-    for kind in named {
-        if let Some(schema) = schemas.get_mut(&schema_name(kind)) {
-            schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
+    for of in named {
+        if let Some(schema) = schemas.get_mut(&of.schema) {
+            schema["x-kubernetes-group-version-kind"] = json!([of.gvk]);
         }
     }
     schemas
@@ -150,73 +173,129 @@ fn schema_name(kind: &Kind) -> String {
     format!("io.k8s.api.{group}.{}.{}", kind.version, kind.kind)
 }
 
-fn gvk(kind: &Kind) -> Value {
-    json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
+/// What an operation reads and writes.
+struct Of {
+    /// As [`types`] knows it, where it is no kind of the registry.
+    name: &'static str,
+    /// Name of its schema.
+    schema: String,
+    /// Version and kind, for the operation's name.
+    id: String,
+    gvk: Value,
+}
+
+impl Of {
+    fn kind(kind: &Kind) -> Self {
+        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+        let id = format!("{}{}", kind.version.to_uppercase(), kind.kind);
+        Self { name: "", schema: schema_name(kind), id, gvk }
+    }
+
+    /// What a subresource reads and writes, if that is not the object itself.
+    fn other(subresource: Subresource) -> Option<Self> {
+        let (group, version, kind, name) = match subresource {
+            Subresource::Scale => ("autoscaling", "v1", "Scale", "autoscaling.v1.Scale"),
+            Subresource::Binding => ("", "v1", "Binding", "core.v1.Binding"),
+            Subresource::Eviction => ("policy", "v1", "Eviction", "policy.v1.Eviction"),
+            Subresource::Token => {
+                let name = "authentication.v1.TokenRequest";
+                ("authentication.k8s.io", "v1", "TokenRequest", name)
+            }
+            _ => return None,
+        };
+        let gvk = json!({"group": group, "version": version, "kind": kind});
+        let id = format!("{}{kind}", version.to_uppercase());
+        Some(Self { name, schema: format!("io.k8s.api.{name}"), id, gvk })
+    }
 }
 
 /// One operation.
-fn operation(kind: &Kind, action: &str, parameters: &[&str], body: Option<&[&str]>) -> Value {
-    let reference = reference(&schema_name(kind));
+fn operation(of: &Of, action: &str, parameters: &[&str], body: Option<&[&str]>) -> Value {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
     let answer = match action {
-        "list" => self::reference(&format!("{}List", schema_name(kind))),
-        "delete" => self::reference("io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
-        _ => reference.clone(),
+        "list" => reference(&format!("{}List", of.schema)),
+        "delete" | "deletecollection" => reference(&format!("{META}.Status")),
+        _ => reference(&of.schema),
     };
+    let deleting = action.starts_with("delete");
+    let sent = if deleting { format!("{META}.DeleteOptions") } else { of.schema.clone() };
     let content = |types: &[&str]| -> Map<String, Value> {
-        types
-            .iter()
-            .map(|media_type| ((*media_type).to_owned(), json!({"schema": reference})))
-            .collect()
+        let schema = json!({"schema": reference(&sent)});
+        types.iter().map(|media_type| ((*media_type).to_owned(), schema.clone())).collect()
     };
     let parameter = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let mut operation = json!({
-        "operationId": format!("{action}{}{}", kind.version.to_uppercase(), kind.kind),
+        "operationId": format!("{action}{}", of.id),
         "parameters": parameters.iter().map(parameter).collect::<Vec<_>>(),
         "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": answer}}}},
         "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": gvk(kind),
+        "x-kubernetes-group-version-kind": of.gvk,
     });
     if let Some(types) = body {
-        operation["requestBody"] = json!({"content": content(types), "required": true});
+        operation["requestBody"] = json!({"content": content(types), "required": !deleting});
     }
     operation
 }
 
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty"];
+const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "propagationPolicy", "pretty"];
+const LIST: &[&str] = &[
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
+    "watch",
+];
 const JSON: &[&str] =
     &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+const PATCHES: &[&str] = &["application/json-patch+json", "application/merge-patch+json"];
 
 fn on_object(kind: &Kind) -> Value {
-    let delete = ["dryRun", "gracePeriodSeconds", "propagationPolicy", "pretty"];
-    let patches = ["application/json-patch+json", "application/merge-patch+json"];
-    let mut path = json!({
-        "get": operation(kind, "get", &["pretty"], None),
-        "put": operation(kind, "put", WRITE, Some(JSON)),
-        "patch": operation(kind, "patch", WRITE, Some(&patches)),
-        "delete": operation(kind, "delete", &delete, None),
-    });
+    let of = Of::kind(kind);
+    json!({
+        "get": operation(&of, "get", &["pretty"], None),
+        "put": operation(&of, "put", WRITE, Some(JSON)),
+        "patch": operation(&of, "patch", WRITE, Some(PATCHES)),
+        "delete": operation(&of, "delete", DELETE, Some(JSON)),
+        "parameters": path_parameters(kind, true),
+    })
+}
+
+/// Operations on a subresource; `None` for those that are streams.
+fn on_subresource(kind: &Kind, subresource: Subresource) -> Option<Value> {
+    let mut of = Of::other(subresource).unwrap_or_else(|| Of::kind(kind));
+    of.id += subresource.name();
+    let mut path = match subresource {
+        Subresource::Log | Subresource::Exec => return None,
+        Subresource::Finalize => json!({"put": operation(&of, "put", WRITE, Some(JSON))}),
+        Subresource::Binding | Subresource::Eviction | Subresource::Token => {
+            json!({"post": operation(&of, "post", WRITE, Some(JSON))})
+        }
+        Subresource::Status | Subresource::Scale | Subresource::Approval => json!({
+            "get": operation(&of, "get", &["pretty"], None),
+            "put": operation(&of, "put", WRITE, Some(JSON)),
+            "patch": operation(&of, "patch", WRITE, Some(PATCHES)),
+        }),
+    };
     path["parameters"] = path_parameters(kind, true);
-    path
+    Some(path)
 }
 
 fn on_collection(kind: &Kind) -> Value {
-    let list = [
-        "allowWatchBookmarks",
-        "continue",
-        "fieldSelector",
-        "labelSelector",
-        "limit",
-        "resourceVersion",
-        "resourceVersionMatch",
-        "sendInitialEvents",
-        "timeoutSeconds",
-        "watch",
-    ];
+    let of = Of::kind(kind);
     let mut path = json!({
-        "get": operation(kind, "list", &list, None),
-        "post": operation(kind, "post", WRITE, Some(JSON)),
+        "get": operation(&of, "list", LIST, None),
+        "post": operation(&of, "post", WRITE, Some(JSON)),
+        "parameters": path_parameters(kind, false),
     });
-    path["parameters"] = path_parameters(kind, false);
+    if kind.verbs.contains(&"deletecollection") {
+        path["delete"] = operation(&of, "deletecollection", &[DELETE, LIST].concat(), Some(JSON));
+    }
     path
 }
 
