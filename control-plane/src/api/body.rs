@@ -91,6 +91,11 @@ pub(super) enum Form {
 impl Form {
     /// The first form of the Accept header that can be had.
     pub(super) fn accepted(headers: &HeaderMap) -> Result<Self> {
+        Self::among(headers, &[Self::Json, Self::Table, Self::Metadata])
+    }
+
+    /// The first form of the Accept header that is one of these.
+    pub(super) fn among(headers: &HeaderMap, known: &[Self]) -> Result<Self> {
         let accept =
             headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
         for item in accept.split(',') {
@@ -103,17 +108,18 @@ impl Form {
                 let mut again = item.split(';').skip(1).map(str::trim);
                 again.find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
             };
-            match (parameter("as"), parameter("v"), parameter("g")) {
-                (None, ..) => return Ok(Self::Json),
-                (Some("Table"), Some("v1"), Some("meta.k8s.io")) => return Ok(Self::Table),
+            let form = match (parameter("as"), parameter("v"), parameter("g")) {
+                (None, ..) => Self::Json,
+                (Some("Table"), Some("v1"), Some("meta.k8s.io")) => Self::Table,
                 (
                     Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
                     Some("v1"),
                     Some("meta.k8s.io"),
-                ) => {
-                    return Ok(Self::Metadata);
-                }
-                _ => {}
+                ) => Self::Metadata,
+                _ => continue,
+            };
+            if known.contains(&form) {
+                return Ok(form);
             }
         }
         let message = "only the following media types are accepted: application/json, application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";

@@ -25,7 +25,7 @@ const CHUNK: usize = 64 << 10;
 /// Where the next page of a list begins.
 #[derive(Debug, Deserialize, Serialize)]
 struct Continue {
-    /// The revision that all pages show.
+    /// The revision that all pages show; 0 for whichever is the newest.
     rv: Revision,
     /// The last key of the page before.
     after: String,
@@ -104,13 +104,12 @@ impl Api {
         let token = call.params.text("continue");
         let from = if token.is_empty() { None } else { Some(Continue::parse(token)?) };
         let at = match &from {
-            Some(from) => Some(from.rv),
+            Some(from) => Some(from.rv).filter(|revision| *revision > 0),
             None => self.revision_asked(call).await?,
         };
-        let continued = from.is_some();
-        let collected =
-            self.collect(&target.prefix(), filter, limit, from.map(|from| from.after), at).await;
-        collected.map_err(|error| page_gone(error, continued))
+        let after = from.map(|from| from.after);
+        let collected = self.collect(&target.prefix(), filter, limit, after.clone(), at).await;
+        collected.map_err(|error| page_gone(error, after))
     }
 
     /// The entries of a prefix that pass a filter, all as of one revision.
@@ -177,12 +176,17 @@ impl Api {
     }
 }
 
-fn page_gone(error: StoreError, continued: bool) -> Failure {
-    match error {
-        StoreError::Compacted { .. } | StoreError::Ahead { .. } if continued => Failure::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-        ),
-        other => other.into(),
+/// Why there is no page. Where the state is gone that the pages before showed, whoever likes may
+/// have the rest of the newest.
+fn page_gone(error: StoreError, after: Option<String>) -> Failure {
+    const GONE: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter";
+    match (error, after) {
+        (StoreError::Compacted { .. }, Some(after)) => Failure::expired(format!(
+            "{GONE}, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
+        ))
+        .continued_by(Continue { rv: 0, after }.token()),
+        (StoreError::Ahead { .. }, Some(_)) => Failure::expired(format!("{GONE}.")),
+        (other, _) => other.into(),
     }
 }
 

@@ -4,6 +4,7 @@ use http::{Method, Response, StatusCode};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 
+use super::body::Form;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, clock, fields};
@@ -24,6 +25,7 @@ impl Api {
         if call.method != Method::POST || !target.name.is_empty() {
             return Err(Failure::method_not_allowed());
         }
+        Form::among(&call.headers, &[Form::Json])?;
         let (mut object, _) = fields::read(call, target.kind, body)?;
         super::create::check_identity(&mut object, target)?;
         let status = match review {

@@ -21,6 +21,7 @@ struct Parts {
     message: String,
     details: Option<Value>,
     retry_after: Option<u32>,
+    next: Option<String>,
 }
 
 /// Outcome of a request.
@@ -35,6 +36,7 @@ impl Failure {
             message: message.into(),
             details: None,
             retry_after: None,
+            next: None,
         }))
     }
 
@@ -155,13 +157,23 @@ impl Failure {
     /// A cause besides the message.
     pub fn because(mut self, reason: &str, message: &str, field: &str) -> Self {
         let details = self.0.details.get_or_insert_with(|| json!({}));
-        details["causes"] = json!([{"reason": reason, "message": message, "field": field}]);
+        let mut cause = json!({"reason": reason, "message": message});
+        if !field.is_empty() {
+            cause["field"] = field.into();
+        }
+        details["causes"] = json!([cause]);
         self
     }
 
     /// The revision asked for is gone.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The token by which a list goes on all the same.
+    pub fn continued_by(mut self, token: String) -> Self {
+        self.0.next = Some(token);
+        self
     }
 
     /// Come back later.
@@ -189,6 +201,9 @@ impl Failure {
         });
         if let Some(details) = &self.0.details {
             status["details"] = details.clone();
+        }
+        if let Some(token) = &self.0.next {
+            status["metadata"]["continue"] = token.as_str().into();
         }
         status
     }

@@ -24,6 +24,20 @@ pub(super) enum Part {
     Raw,
 }
 
+/// Fields of the metadata that no write changes.
+const IDENTITY: [&str; 10] = [
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "generateName",
+    "selfLink",
+];
+
 impl Api {
     pub(super) async fn update(
         &self,
@@ -100,8 +114,10 @@ impl Api {
                 kind.fill(&mut new);
             }
             prepare(kind, part, &mut new, &old);
-            if part == Part::Main {
-                check_change(kind, &new, &old)?;
+            match part {
+                Part::Main => check_change(kind, &new, &old)?,
+                Part::Status if new.at("/metadata") != old.at("/metadata") => validate(kind, &new)?,
+                Part::Status | Part::Raw => {}
             }
             self.admit_update(kind, part, &new, &old, how)?;
             let claims = if part == Part::Main {
@@ -168,31 +184,18 @@ fn prepare(kind: &Kind, part: Part, new: &mut Object, old: &Object) {
     if part == Part::Raw {
         return;
     }
-    if part == Part::Status {
-        let status = new.at("/status").cloned();
-        *new = old.clone();
-        match status {
-            Some(status) => new.set("/status", status),
-            None => drop(new.remove("/status")),
-        }
-        kind.strategy.prepare_status(new, old);
-        return;
-    }
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "generateName",
-        "selfLink",
-    ] {
+    for field in IDENTITY {
         new.copy(&format!("/metadata/{field}"), old);
     }
     new.remove("/metadata/managedFields");
+    if part == Part::Status {
+        // Labels and annotations are written by either way.
+        let sent = std::mem::replace(new, old.clone());
+        new.copy("/status", &sent);
+        new.copy("/metadata", &sent);
+        kind.strategy.prepare_status(new, old);
+        return;
+    }
     if kind.has(crate::registry::Subresource::Status) {
         new.copy("/status", old);
     }

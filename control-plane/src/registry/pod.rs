@@ -35,6 +35,7 @@ impl Strategy for Pods {
 
     fn prepare_status(&self, object: &mut Object, old: &Object) {
         object.copy("/status/qosClass", old);
+        object.copy("/metadata/ownerReferences", old);
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {

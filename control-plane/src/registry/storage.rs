@@ -116,4 +116,8 @@ impl Strategy for Attachments {
     fn prepare_create(&self, object: &mut Object) {
         object.set("/status", json!({"attached": false}));
     }
+
+    fn prepare_status(&self, object: &mut Object, old: &Object) {
+        object.copy("/metadata", old);
+    }
 }

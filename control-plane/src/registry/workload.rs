@@ -36,6 +36,10 @@ impl Strategy for Deployments {
         object.set("/status", json!({}));
     }
 
+    fn prepare_status(&self, object: &mut Object, old: &Object) {
+        object.copy("/metadata/labels", old);
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         validate_workload(object, errors);
         let kind = object.text("/spec/strategy/type");

@@ -303,7 +303,8 @@ async fn inv_116_tokens_of_service_accounts_are_bound_and_end() {
 /// `[sig-auth] ServiceAccounts ServiceAccountIssuerDiscovery should support OIDC discovery of
 /// service account issuer`, the server's part.
 #[tokio::test]
-async fn the_issuer_can_be_discovered_by_service_accounts() {
+async fn service_account_issuer_discovery_should_support_oidc_discovery_of_service_account_issuer()
+{
     let server = Server::start().await;
     account(&server, "robot", None).await;
     let issued = text(&token(&server, "robot", json!({})).await.unwrap(), "/status/token");

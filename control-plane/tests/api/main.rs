@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
 
 mod access;
+mod conformance;
 mod delete;
 mod general;
 mod kinds;

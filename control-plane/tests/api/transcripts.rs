@@ -396,3 +396,61 @@ async fn diff_wait_and_dry_run() {
     );
     assert_eq!(kubectl.run("delete configmap a --wait=true").await, "configmap \"a\" deleted\n");
 }
+
+const CLASS: &str = "---\n{kind: StorageClass, apiVersion: storage.k8s.io/v1, metadata: {name: fast}, provisioner: a.example}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_overwriting_contexts_and_what_is_not_there() {
+    let server = Server::start().await;
+    let Some(kubectl) = Kubectl::find(&server) else { return };
+    let pki = server.data_dir().join("pki");
+    let (certificate, key) = (pki.join("admin.crt"), pki.join("admin.key"));
+    let tls =
+        format!("create secret tls t --cert={} --key={}", certificate.display(), key.display());
+    assert_eq!(kubectl.run(&tls).await, "secret/t created\n");
+    assert_eq!(kubectl.run("get secret t -o jsonpath={.type}").await, "kubernetes.io/tls");
+    let file = format!("create configmap f --from-file=ca={}", pki.join("ca.crt").display());
+    assert_eq!(kubectl.run(&file).await, "configmap/f created\n");
+    let text = kubectl.run("get configmap f -o jsonpath={.data.ca}").await;
+    assert_eq!(text, std::fs::read_to_string(pki.join("ca.crt")).unwrap());
+
+    kubectl.run("create deployment web --image=hello").await;
+    for (verb, done, refusal) in [
+        ("label", "labeled", "error: 'a' already has a value (b), and --overwrite is false\n"),
+        (
+            "annotate",
+            "annotated",
+            "error: --overwrite is false but found the following declared annotation(s): 'a' already has a value (b)\n",
+        ),
+    ] {
+        let done = format!("deployment.apps/web {done}\n");
+        assert_eq!(kubectl.run(&format!("{verb} deploy web a=b")).await, done);
+        let refused = kubectl.output(&format!("{verb} deploy web a=c"), "").await;
+        assert_eq!(String::from_utf8_lossy(&refused.stderr), refusal);
+        assert_eq!(kubectl.run(&format!("{verb} --overwrite deploy web a=c")).await, done);
+    }
+
+    kubectl.with("create -f -", CLASS).await;
+    let default = r#"patch storageclass fast -p '{"metadata":{"annotations":{"storageclass.kubernetes.io/is-default-class":"true"}}}'"#;
+    assert_eq!(kubectl.run(default).await, "storageclass.storage.k8s.io/fast patched\n");
+    assert!(kubectl.run("get sc --no-headers").await.starts_with("fast (default) "));
+
+    let top = kubectl.output("top nodes", "").await;
+    assert_eq!(String::from_utf8_lossy(&top.stderr), "error: Metrics API not available\n");
+    let unknown = kubectl.output("get nothing", "").await;
+    assert_eq!(
+        String::from_utf8_lossy(&unknown.stderr),
+        "error: the server doesn't have a resource type \"nothing\"\n"
+    );
+    let context = kubectl.run("config current-context").await;
+    let context = context.trim_end();
+    assert_eq!(
+        kubectl.run("config set-context --current --namespace=kube-system").await,
+        format!("Context \"{context}\" modified.\n")
+    );
+    assert_eq!(
+        kubectl.run(&format!("config use-context {context}")).await,
+        format!("Switched to context \"{context}\".\n")
+    );
+    assert!(kubectl.run("get svc -o name").await.contains("service/kube-dns"));
+}

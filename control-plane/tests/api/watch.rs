@@ -13,10 +13,10 @@ use crate::server::{Server, said};
 
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-type Events = Pin<Box<dyn Stream<Item = Value> + Send>>;
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Value> + Send>>;
 
 /// The events of a watch.
-async fn watch(server: &Server, query: &str, accept: &str) -> Events {
+pub(crate) async fn watch(server: &Server, query: &str, accept: &str) -> Events {
     let path = format!("{CONFIGMAPS}?watch=true&{query}");
     let request = Request::get(path).header("accept", accept).body(Vec::new()).unwrap();
     let body = server.client.request_stream(request).await.unwrap();
@@ -24,7 +24,7 @@ async fn watch(server: &Server, query: &str, accept: &str) -> Events {
     Box::pin(lines.map(Result::unwrap))
 }
 
-async fn next(events: &mut Events) -> Value {
+pub(crate) async fn next(events: &mut Events) -> Value {
     tokio::time::timeout(Duration::from_secs(20), events.next())
         .await
         .expect("no event in time")
@@ -32,7 +32,7 @@ async fn next(events: &mut Events) -> Value {
 }
 
 /// Type, name and value `x` of the next event.
-async fn seen(events: &mut Events) -> (String, String, String) {
+pub(crate) async fn seen(events: &mut Events) -> (String, String, String) {
     let event = next(events).await;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (
@@ -42,15 +42,15 @@ async fn seen(events: &mut Events) -> (String, String, String) {
     )
 }
 
-fn triple(kind: &str, name: &str, value: &str) -> (String, String, String) {
+pub(crate) fn triple(kind: &str, name: &str, value: &str) -> (String, String, String) {
     (kind.to_owned(), name.to_owned(), value.to_owned())
 }
 
-fn configmap(name: &str, label: &str, value: &str) -> Value {
+pub(crate) fn configmap(name: &str, label: &str, value: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"l": label}}, "data": {"x": value}})
 }
 
-async fn version(server: &Server) -> String {
+pub(crate) async fn version(server: &Server) -> String {
     server.get(CONFIGMAPS).await.unwrap()["metadata"]["resourceVersion"]
         .as_str()
         .unwrap()

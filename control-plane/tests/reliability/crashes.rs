@@ -40,6 +40,24 @@ const WATCHES: usize = 3;
 /// revision, where its writer was told.
 type Change = (Option<u64>, Option<u64>);
 
+/// What a request leaves of an object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    /// This version.
+    Version(u64),
+    /// Nothing.
+    Deletion,
+}
+
+impl Asked {
+    fn version(self) -> Option<u64> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Deletion => None,
+        }
+    }
+}
+
 /// What is known of one object.
 #[derive(Default)]
 struct Known {
@@ -47,8 +65,8 @@ struct Known {
     version: u64,
     /// What there is: version and revision.
     there: Option<(u64, u64)>,
-    /// What was asked for without an answer: a version, or none for a deletion.
-    asked: Option<Option<u64>>,
+    /// What was asked for without an answer.
+    asked: Option<Asked>,
     /// Everything that became of it, in order.
     changes: Vec<Change>,
 }
@@ -66,7 +84,8 @@ impl Known {
         if found == self.there {
             return;
         }
-        let happened = asked.is_some_and(|asked| asked == found.map(|(version, _)| version));
+        let happened =
+            asked.is_some_and(|asked| asked.version() == found.map(|(version, _)| version));
         assert!(
             happened && found.is_none_or(|found| self.there.is_none_or(|old| old.1 < found.1)),
             "{name}: {found:?} is there, answered was {:?}, asked for was {asked:?}",
@@ -107,12 +126,12 @@ async fn write(
     name: &str,
     known: (Option<(u64, u64)>, u64),
     dice: &mut Dice,
-    ask: impl FnOnce(Option<u64>),
+    ask: impl FnOnce(Asked),
 ) -> Result<(Option<u64>, Option<u64>), kube::Error> {
     let (there, version) = known;
     let revision = |object: ConfigMap| object.resource_version().unwrap().parse().ok();
     let Some((_, at)) = there else {
-        ask(Some(version));
+        ask(Asked::Version(version));
         let object = serde_json::from_value(object(name, version)).unwrap();
         let made = api.create(&PostParams::default(), &object).await?;
         return Ok((Some(version), revision(made)));
@@ -121,7 +140,7 @@ async fn write(
     new["metadata"]["resourceVersion"] = at.to_string().into();
     match dice.below(8) {
         0 => {
-            ask(None);
+            ask(Asked::Deletion);
             let seen = Preconditions { resource_version: Some(at.to_string()), uid: None };
             let options = DeleteParams {
                 preconditions: Some(seen),
@@ -132,12 +151,12 @@ async fn write(
             Ok((None, None))
         }
         1..=3 => {
-            ask(Some(version));
+            ask(Asked::Version(version));
             let change = Patch::Merge(new);
             Ok((Some(version), revision(api.patch(name, &PatchParams::default(), &change).await?)))
         }
         _ => {
-            ask(Some(version));
+            ask(Asked::Version(version));
             let object = serde_json::from_value(new).unwrap();
             let replaced = api.replace(name, &PostParams::default(), &object).await?;
             Ok((Some(version), revision(replaced)))
@@ -319,12 +338,12 @@ async fn soak_kill_9_loses_nothing_tears_nothing_and_watches_go_on() {
     let api = Api::<ConfigMap>::default_namespaced(client);
     api.create(&PostParams::default(), &end).await.unwrap();
 
-    let objects = objects.lock().unwrap();
+    let objects = std::mem::take(&mut *objects.lock().unwrap());
     let answered: usize = objects.values().map(|known| known.changes.len()).sum();
     let mut ended = 0;
     while let Some(seen) = tokio::time::timeout(LIMIT, watches.join_next()).await.unwrap() {
         let seen = seen.unwrap().changes;
-        for (name, known) in objects.iter() {
+        for (name, known) in &objects {
             let seen = seen.get(name).map_or(&[][..], Vec::as_slice);
             compare(name, &known.changes, seen);
         }

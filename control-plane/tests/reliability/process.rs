@@ -11,7 +11,7 @@ use kube::Client;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mizzen-control-plane");
 
 /// The longest that anything may take to happen.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// A data directory, and what servers in it had to say.
 pub(crate) struct Home {

@@ -22,6 +22,9 @@ pub(crate) use service_account::{MOUNT, VOLUME};
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
+use super::reviews::user_value;
 use super::status::Result;
 use super::update::Part;
 use super::{Api, Call};
@@ -83,6 +86,8 @@ impl Api {
             self.admit_class(&default_class::STORAGE, object).await?;
         } else if kind.group == crate::authz::rbac::GROUP {
             self.admit_rules(kind, object, None, how)?;
+        } else if is(kind, "certificates.k8s.io", "certificatesigningrequests") {
+            name_requester(object, how);
         }
         Ok(())
     }
@@ -103,6 +108,17 @@ impl Api {
             self.admit_rules(kind, new, Some(old), how)?;
         }
         Ok(())
+    }
+}
+
+/// Who asks for a certificate is who sends the request, whatever it says.
+fn name_requester(object: &mut Object, how: &How) {
+    for field in ["username", "uid", "groups", "extra"] {
+        object.remove(&format!("/spec/{field}"));
+    }
+    let user = how.by.as_deref().map(user_value);
+    for (field, value) in user.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        object.set(&format!("/spec/{field}"), value.clone());
     }
 }
 
