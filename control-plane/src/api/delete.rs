@@ -52,7 +52,8 @@ impl Options {
         })
     }
 
-    fn check(&self, kind: &Kind, object: &Object) -> Result<()> {
+    /// The caller may insist on the object's identity and revision.
+    pub(super) fn check(&self, kind: &Kind, object: &Object) -> Result<()> {
         let differs = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().filter(|wanted| *wanted != found).cloned()
         };

@@ -14,6 +14,7 @@ mod connect;
 mod create;
 mod delete;
 mod encode;
+mod eviction;
 mod expire;
 mod fields;
 mod filter;

@@ -1,11 +1,10 @@
-//! Subresources: status, scale, binding, eviction, finalize.
+//! Subresources: status, scale, binding, approval, finalize. Others have files of their own.
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::body::{self, Form};
-use super::delete::Options;
+use super::body::Form;
 use super::fields;
 use super::patch::{Patch, no_object};
 use super::query::Target;
@@ -132,13 +131,6 @@ impl Api {
             }
         })
         .await?;
-        Ok(super::json(StatusCode::CREATED, &success(&Value::Null)))
-    }
-
-    async fn evict(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
-        let eviction = body::decode(&call.headers, body)?;
-        let options = Options::from_value(call, &eviction["deleteOptions"])?;
-        self.remove(target, &options).await?;
         Ok(super::json(StatusCode::CREATED, &success(&Value::Null)))
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod cache;
 mod cluster_roles;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod engine;
@@ -50,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use self::cluster_roles::ClusterRoles;
 use self::daemonset::DaemonSets;
 use self::deployment::Deployments;
+use self::disruption::Disruption;
 use self::endpoints::EndpointsOfServices;
 use self::endpointslice::EndpointSlices;
 use self::endpointslice::mirroring::Mirroring;
@@ -179,6 +181,7 @@ pub async fn run(
     start.controller(ReplicaSets::new(Arc::clone(&world)), queues.replica_sets);
     start.controller(Deployments::new(Arc::clone(&world)), queues.deployments);
     start.controller(DaemonSets::new(Arc::clone(&world)), queues.daemon_sets);
+    start.controller(Disruption::new(Arc::clone(&world)), queues.disruption);
     start.controller(Garbage::new(Arc::clone(&world), client.clone(), graph), graph_queue);
     start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
@@ -199,6 +202,7 @@ struct Queues {
     replica_sets: Arc<Queue<key::Key>>,
     deployments: Arc<Queue<key::Key>>,
     daemon_sets: Arc<Queue<key::Key>>,
+    disruption: Arc<Queue<key::Key>>,
     namespaces: Arc<Queue<key::Key>>,
     node_lifecycle: Arc<Queue<key::Key>>,
     taint_eviction: Arc<Queue<key::Key>>,
@@ -222,6 +226,7 @@ impl Queues {
             replica_sets: queue(ReplicaSets::subscribe),
             deployments: queue(Deployments::subscribe),
             daemon_sets: queue(DaemonSets::subscribe),
+            disruption: queue(Disruption::subscribe),
             namespaces: queue(Namespaces::subscribe),
             node_lifecycle: queue(NodeLifecycle::subscribe),
             taint_eviction: queue(TaintEviction::subscribe),

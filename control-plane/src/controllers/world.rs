@@ -164,6 +164,9 @@ world! {
     },
     service_accounts: ServiceAccount,
     cluster_roles: ClusterRole,
+    budgets: PodDisruptionBudget,
+    stateful_sets: StatefulSet,
+    replication_controllers: ReplicationController,
     // Of these the garbage collector alone wants to know, and no more than whose they are.
     secrets: Secret trim |secret| {
         secret.data = None;
@@ -172,14 +175,11 @@ world! {
     claims: PersistentVolumeClaim trim |claim| (claim.spec, claim.status) = (None, None),
     volumes: PersistentVolume trim |volume| (volume.spec, volume.status) = (None, None),
     pod_templates: PodTemplate trim |template| template.template = None,
-    replication_controllers: ReplicationController trim |of| (of.spec, of.status) = (None, None),
     quotas: ResourceQuota trim |quota| (quota.spec, quota.status) = (None, None),
     limit_ranges: LimitRange trim |range| range.spec = None,
-    stateful_sets: StatefulSet trim |set| (set.spec, set.status) = (None, None),
     jobs: Job trim |job| (job.spec, job.status) = (None, None),
     cron_jobs: CronJob trim |job| (job.spec, job.status) = (None, None),
     autoscalers: HorizontalPodAutoscaler trim |of| (of.spec, of.status) = (None, None),
-    budgets: PodDisruptionBudget trim |budget| (budget.spec, budget.status) = (None, None),
     ingresses: Ingress trim |ingress| (ingress.spec, ingress.status) = (None, None),
     ingress_classes: IngressClass,
     network_policies: NetworkPolicy trim |policy| policy.spec = None,

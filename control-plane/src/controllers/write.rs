@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::PropagationPolicy;
 use kube::core::{ApiResource, DynamicObject};
@@ -66,6 +67,8 @@ pub(crate) enum Object {
     ConfigMap(Box<ConfigMap>),
     /// A cluster role.
     ClusterRole(Box<ClusterRole>),
+    /// A disruption budget.
+    PodDisruptionBudget(Box<PodDisruptionBudget>),
 }
 
 /// Something to do with an object whose kind does not matter.
@@ -108,7 +111,8 @@ objects!(
     Namespace,
     ServiceAccount,
     ConfigMap,
-    ClusterRole
+    ClusterRole,
+    PodDisruptionBudget
 );
 
 /// One change of the cluster's state.

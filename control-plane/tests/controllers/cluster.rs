@@ -32,6 +32,8 @@ const KUBECTL: &str = "/usr/bin/kubectl";
 /// A running control plane.
 pub(crate) struct Cluster {
     pub(crate) client: Client,
+    /// A client that takes "too many requests" for an answer.
+    pub(crate) impatient: Client,
     /// While set, pods that start are not ready.
     pub(crate) unready: Arc<AtomicBool>,
     cancel: CancellationToken,
@@ -50,9 +52,12 @@ impl Cluster {
         let kubeconfig = Kubeconfig::read_from(&server.kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        let mut once = config.clone();
+        once.default_retry = false;
+        let impatient = Client::try_from(once).unwrap();
         let client = Client::try_from(config).unwrap();
         let unready = Arc::default();
-        let cluster = Self { client, unready, cancel, server, directory };
+        let cluster = Self { client, impatient, unready, cancel, server, directory };
         for index in 1..=nodes {
             cluster.add_node(&format!("n{index}")).await;
         }

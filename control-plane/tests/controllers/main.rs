@@ -5,6 +5,7 @@ mod accounts;
 mod cluster;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod eviction;
 mod kube_rs;
