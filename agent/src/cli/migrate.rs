@@ -1,4 +1,7 @@
-//! `mizzen migrate`: from kube-proxy to Mizzen and back, on this node.
+//! `mizzen migrate`: from kube-proxy to Mizzen and back, on this node or in a whole cluster
+//! ([`cluster`]).
+
+mod cluster;
 
 use std::{
     io::Write as _,
@@ -11,6 +14,7 @@ use serde::Serialize;
 use super::inspect::{Format, Outcome, get};
 use crate::{
     datapath, foreign,
+    kube::migration::plan::Way,
     migrate::{
         carry_out::{carry_out, verify},
         look::{Agent, Process, Seen},
@@ -22,10 +26,16 @@ use crate::{
 
 /// Shown below the flags.
 const EXAMPLES: &str = "\
-Examples:
+On this node:
   mizzen migrate plan          what of kube-proxy is on this node, and what `apply` would do
   mizzen migrate apply         remove what kube-proxy left; its connections go on
   mizzen migrate rollback      take Mizzen out of force where kube-proxy is back
+
+In a whole cluster, from anywhere, a node after another:
+  mizzen migrate plan --kubeconfig admin.kubeconfig
+  mizzen migrate apply --kubeconfig admin.kubeconfig --node node-1
+  mizzen migrate apply --kubeconfig admin.kubeconfig
+  mizzen migrate rollback --kubeconfig admin.kubeconfig
 
 Exit codes: 0 done or nothing to do, 1 failure, 2 usage, 3 something is in the way (and named)";
 
@@ -33,17 +43,19 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 usage, 3 something is in the w
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Migrate {
+    #[command(flatten)]
+    cluster: cluster::Cluster,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Verb {
-    /// What is on this node, what `apply` would do, and what is in the way; changes nothing
+    /// What is there, what `apply` would do, and what is in the way; changes nothing
     Plan(Known),
-    /// Remove kube-proxy's rules from this node, once Mizzen serves in its stead
+    /// Remove kube-proxy's rules once Mizzen serves in its stead; of a cluster, have it end before
     Apply(Known),
-    /// Take Mizzen's services out of force on this node, once kube-proxy serves again
+    /// Take Mizzen's services out of force once kube-proxy serves; of a cluster, have it run before
     Rollback {
         /// The folder of Mizzen's pins
         #[arg(long, default_value = "/sys/fs/bpf/mizzen")]
@@ -77,6 +89,14 @@ struct Report<'a> {
 impl Migrate {
     /// Does what the command line says.
     pub(super) fn execute(&self, state_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
+        if self.cluster.is_meant() {
+            let (way, act) = match &self.verb {
+                Verb::Plan(_) => (Way::There, false),
+                Verb::Apply(_) => (Way::There, true),
+                Verb::Rollback { .. } => (Way::Back, true),
+            };
+            return self.cluster.execute(way, act, format);
+        }
         let seen = Seen::now(agent(state_dir))?;
         let (plan, bpffs) = match &self.verb {
             Verb::Plan(known) | Verb::Apply(known) => {

@@ -12,6 +12,7 @@
 //! else follows ([`crate::handover`]).
 
 mod attach;
+mod kube_proxy;
 mod process;
 mod service_manager;
 
@@ -96,7 +97,9 @@ Examples:
 /// Runs the agent until it is told to stop.
 pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shown = resolved.show();
-    let config = resolved.config;
+    let mut config = resolved.config;
+    let gone_back = kube_proxy::went_back(&config);
+    config.services &= !gone_back;
     let log = Arc::new(process::start_log(&config)?);
     for config::Note { field, why } in resolved.notes {
         tracing::info!(field, why, "a field of kube-proxy's configuration has no effect");
@@ -189,6 +192,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
+    kube_proxy::start(config, &shared, &servers, &mut stages.intake)?;
     let looked_at = shared.snapshots.all.clone();
     let facts = serve::Facts {
         node: config.node_name.clone(),

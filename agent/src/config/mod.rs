@@ -289,6 +289,11 @@ impl Resolved {
     }
 }
 
+/// What of a KubeProxyConfiguration has no effect. An error has line and column.
+pub fn kube_proxy_notes(text: &str) -> Result<Vec<Note>, serde_yaml_ng::Error> {
+    kube_proxy::take(text).map(|taken| taken.notes)
+}
+
 /// `node_name` as `nodeName`.
 fn camel_case(name: &str) -> String {
     let mut words = name.split('_');

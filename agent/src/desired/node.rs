@@ -208,6 +208,7 @@ mod tests {
                 ],
                 zone: None,
                 to_be_deleted: false,
+                kube_proxy: None,
             };
             snapshot.nodes.insert(name.into(), Arc::new(node));
         }

@@ -433,9 +433,8 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     let mut snapshot = one_service(3).snapshot();
     for name in ["node-1", "node-2"] {
         let range = Cidr { address: [10, 0, name.as_bytes()[5], 0].into(), prefix_len: 24 };
-        let (name, pod_cidrs) = (name.into(), vec![range]);
-        let internal_ips = Vec::new();
-        let node = Node { name, internal_ips, pod_cidrs, zone: None, to_be_deleted: false };
+        let pod_cidrs = vec![range];
+        let node = Node { pod_cidrs, ..Node::named(name) };
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));
     }
     let mut desired = Desired::new(settings);

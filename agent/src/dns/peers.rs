@@ -61,6 +61,7 @@ mod tests {
             pod_cidrs: vec![cidr("10.244.1.0", 24), cidr("fd00:244:0:1::", 64)],
             zone: None,
             to_be_deleted: false,
+            kube_proxy: None,
         };
         let mut snapshot = Snapshot::default();
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));

@@ -12,12 +12,15 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 pub use self::service::{service, service_cidr};
-use super::objects::{self, Meta, Text};
+use super::{
+    migration,
+    objects::{self, Meta, Text},
+};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice, Hints, Site, SliceNames},
     namespace::Namespace,
-    node::{Cidr, Node},
+    node::{Cidr, KubeProxy, Node},
     pod::OptedOutPod,
     service::Protocol,
 };
@@ -179,6 +182,7 @@ pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
         zone: object.metadata.label(ZONE_LABEL).map(Arc::from),
         to_be_deleted: object.metadata.deletion_timestamp.is_some()
             || taints.into_iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED_TAINT)),
+        kube_proxy: object.metadata.label(migration::LABEL).and_then(KubeProxy::of_value),
     };
     (Some(value), warnings)
 }

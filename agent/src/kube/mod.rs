@@ -9,7 +9,7 @@
 //! watch (Namespaces)     ─┘
 //! ```
 //! [`client`] reaches the API server, by [`bootstrap`] where Services don't work yet.
-//! [`node_condition`] is the one thing that the agent writes.
+//! [`node_condition`] and [`migration`] are all that the agent writes.
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
 //! back-off and relists; [`state`] alone owns the snapshot. Nothing else in the agent knows the
 //! `kube` crate.
@@ -19,6 +19,7 @@ pub mod client;
 pub mod convert;
 mod counted;
 mod credentials;
+pub mod migration;
 mod names;
 pub mod node_condition;
 pub mod objects;

@@ -100,6 +100,42 @@ pub struct Node {
     /// Whether load balancers shall look for other nodes: the node is being deleted, or has the
     /// taint `ToBeDeletedByClusterAutoscaler` (KEP-3836).
     pub to_be_deleted: bool,
+    /// Where its services are on their way from kube-proxy to Mizzen, or back.
+    pub kube_proxy: Option<KubeProxy>,
+}
+
+/// How far a node is on its way from kube-proxy to Mizzen, and back: the value of its label
+/// `mizzen.dev/kube-proxy`, which `mizzen migrate` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KubeProxy {
+    /// kube-proxy serves, and Mizzen is to serve beside it.
+    Runs,
+    /// Mizzen serves; kube-proxy is to end.
+    Leaving,
+    /// kube-proxy has ended; what it left is to be removed.
+    Removed,
+    /// kube-proxy is to serve again, and then Mizzen's services are to end.
+    Returning,
+}
+
+impl KubeProxy {
+    /// All, in the order of the way there and back.
+    pub const ALL: [Self; 4] = [Self::Runs, Self::Leaving, Self::Removed, Self::Returning];
+
+    /// The label's value.
+    pub fn value(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Leaving => "leaving",
+            Self::Removed => "removed",
+            Self::Returning => "returning",
+        }
+    }
+
+    /// What a label's value means; other values mean nothing.
+    pub fn of_value(value: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.value() == value)
+    }
 }
 
 impl Node {
@@ -111,6 +147,7 @@ impl Node {
             pod_cidrs: Vec::new(),
             zone: None,
             to_be_deleted: false,
+            kube_proxy: None,
         }
     }
 }

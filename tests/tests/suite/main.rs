@@ -9,6 +9,7 @@ mod facts;
 mod foreign;
 mod fuzz;
 mod maps;
+mod migrate;
 mod node_condition;
 mod packet;
 mod privileges;

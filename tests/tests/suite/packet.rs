@@ -26,7 +26,7 @@ mod flows;
 mod followed;
 mod fragments;
 mod headers;
-mod kube_proxy;
+pub(crate) mod kube_proxy;
 mod lifetimes;
 mod masquerade;
 mod node;
@@ -37,9 +37,9 @@ mod programs;
 mod traffic;
 
 /// A node port of every test.
-const NODE_PORT: u16 = 30_080;
+pub(crate) const NODE_PORT: u16 = 30_080;
 /// A service's port of every test.
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 
 const EXTERNAL: u32 = frontend_flags::EXTERNAL | frontend_flags::NODE_PORT;
 const LOCAL: u32 = EXTERNAL | frontend_flags::KEEP_SOURCE;

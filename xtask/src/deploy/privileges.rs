@@ -83,7 +83,7 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["nodes"],
         verbs: &["get", "patch"],
-        reason: "removes the taint mizzen.dev/agent-not-ready of its own node, where it connects pods",
+        reason: "removes the taint mizzen.dev/agent-not-ready of its own node, where it connects pods; reports in an annotation of it how far it is from kube-proxy, where `mizzen migrate` asks",
     },
     Rule {
         group: "",

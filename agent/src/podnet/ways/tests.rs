@@ -17,6 +17,7 @@ fn node(name: &str, internal_ips: &[&str], pod_cidrs: &[&str]) -> Node {
         pod_cidrs: pod_cidrs.iter().map(|text| cidr(text)).collect(),
         zone: None,
         to_be_deleted: false,
+        kube_proxy: None,
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn dns(family: Family) -> SocketAddr {
 pub(crate) struct Host {
     pub(super) number: u8,
     pub(crate) node: TestNode,
-    pub(super) pod: Netns,
+    pub(crate) pod: Netns,
     state: tempfile::TempDir,
 }
 
@@ -62,11 +62,18 @@ pub(crate) struct Field {
     pub(crate) kubeconfig: PathBuf,
     server: Option<Server>,
     data: tempfile::TempDir,
-    _wire: Netns,
+    /// Where the API server is, and clients outside.
+    pub(crate) wire: Netns,
+    controllers: bool,
 }
 
 impl Field {
     pub(crate) fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// With controllers and scheduler, or the API alone.
+    pub(crate) fn with(controllers: bool) -> Self {
         let wire = Netns::new("wire");
         wire.ip("link add br0 type bridge");
         wire.ip("link set br0 up");
@@ -81,10 +88,11 @@ impl Field {
         });
         let data = tempfile::tempdir().unwrap();
         let folder = data.path().to_owned();
-        let (server, client) = on(&runtime, async move { serve(folder, API_PORT).await });
+        let (server, client) =
+            on(&runtime, async move { serve(folder, API_PORT, controllers).await });
         let kubeconfig = server.kubeconfig.clone();
-        let this =
-            Self { hosts, client, runtime, kubeconfig, server: Some(server), data, _wire: wire };
+        let server = Some(server);
+        let this = Self { hosts, client, runtime, kubeconfig, server, data, wire, controllers };
         this.fill();
         this
     }
@@ -181,7 +189,9 @@ impl Field {
     /// Starts the API server again, where it was or at another port; a client of it.
     pub(super) fn start_server(&mut self, port: u16) -> Client {
         let folder = self.data.path().to_owned();
-        let (server, client) = on(&self.runtime, async move { serve(folder, port).await });
+        let controllers = self.controllers;
+        let (server, client) =
+            on(&self.runtime, async move { serve(folder, port, controllers).await });
         self.server = Some(server);
         client
     }
@@ -201,9 +211,9 @@ impl Drop for Field {
 }
 
 /// In both families: the kubeconfig names the first.
-async fn serve(data_dir: PathBuf, port: u16) -> (Server, Client) {
+async fn serve(data_dir: PathBuf, port: u16, controllers: bool) -> (Server, Client) {
     let listen = FAMILIES.map(|family| SocketAddr::new(family.wire(API), port)).into();
-    let args = Args { listen, no_controllers: true, ..Args::new(data_dir) };
+    let args = Args { listen, no_controllers: !controllers, ..Args::new(data_dir) };
     let server = Server::start(args, CancellationToken::new()).await.unwrap();
     let servers = ApiServers::new(Some(&server.kubeconfig), &[]).await.unwrap();
     let client = servers.clients().unwrap().pick(0).client;
@@ -345,7 +355,7 @@ pub(crate) fn http(netns: &Netns, at: SocketAddr, path: &str) -> Result<(u16, St
 }
 
 /// A binary of the product: cargo puts them a folder above its tests.
-fn binary(name: &str) -> String {
+pub(crate) fn binary(name: &str) -> String {
     let this = std::env::current_exe().expect("the path of this test");
     let folder = this.parent().and_then(Path::parent).expect("cargo's folder of binaries");
     folder.join(name).display().to_string()

@@ -240,6 +240,7 @@ pub(super) fn snapshot() -> Snapshot {
         pod_cidrs: vec![cidr("10.244.1.0", 24), cidr("fd00:244:0:1::", 64)],
         zone: None,
         to_be_deleted: false,
+        kube_proxy: None,
     };
     all.nodes.insert(node.name.clone(), Arc::new(node));
     add(&mut all, service("web", &["10.96.1.1", "fd00:96::101"]), &[]);

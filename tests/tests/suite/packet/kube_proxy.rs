@@ -4,7 +4,6 @@ use std::{
     fs,
     io::Write as _,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -30,7 +29,11 @@ use mizzen_tests::{
 use super::{EXTERNAL, NODE_PORT, PORT, cluster_ip, node_port, sane};
 
 /// The rules of kube-proxy's nftables mode for one service, as far as these packets meet them.
-fn rules(family: Family, [vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
+pub(crate) fn rules(
+    family: Family,
+    [vip, node_port]: [SocketAddr; 2],
+    backend: SocketAddr,
+) -> String {
     let ip = if family == Family::V4 { "ip" } else { "ip6" };
     let (cluster_ip, node) = (vip.ip(), node_port.ip());
     let translate = |protocol: &str| {
@@ -109,7 +112,7 @@ fn feed(netns: &Netns, program: &str, arguments: &[&str], text: &str) {
 }
 
 /// Loads rules in a namespace.
-fn nft(netns: &Netns, rules: &str) {
+pub(crate) fn nft(netns: &Netns, rules: &str) {
     feed(netns, "nft", &["-f", "-"], rules);
 }
 
@@ -145,15 +148,15 @@ fn chains([vip, node_port]: [SocketAddr; 2], backend: SocketAddr) -> String {
 }
 
 /// A process that bears kube-proxy's name.
-struct KubeProxy(Child, std::path::PathBuf);
+pub(crate) struct KubeProxy(Child, std::path::PathBuf);
 
 impl KubeProxy {
-    fn start(netns: &Netns) -> Self {
+    pub(crate) fn start(netns: &Netns) -> Self {
         let folder = std::env::temp_dir().join(format!("mizzen-{}", netns.name()));
         fs::create_dir_all(&folder).unwrap();
         let program = folder.join("kube-proxy");
-        fs::copy("/bin/sleep", &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // A copy could not be started while another thread's child has it open for writing.
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         Self(netns.command(program.to_str().unwrap()).arg("600").spawn().unwrap(), folder)
     }
 }
@@ -168,7 +171,7 @@ fn look(netns: &Netns) -> Seen {
     netns.run(|| Seen::now(Agent::Serves { node: "node-1".to_owned() })).unwrap()
 }
 
-fn listed(netns: &Netns) -> String {
+pub(crate) fn listed(netns: &Netns) -> String {
     String::from_utf8(check(netns.command("nft").args(["list", "ruleset"])).stdout).unwrap()
 }
 

@@ -1,0 +1,261 @@
+//! Goes the way: looks, does what comes next, looks again. The only one here that writes.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use kube::{
+    Api, Client, Resource as _,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    BEFORE, LABEL, REPORT, affinity,
+    look::{LookError, Proxy, Seen},
+    plan::{Next, Step, Wait, Way, next},
+};
+
+/// How often it is looked while something is waited for.
+const LOOK: Duration = Duration::from_secs(1);
+/// Writes in a row that fail because somebody else wrote in between.
+const CONFLICTS_MAX: usize = 10;
+
+/// Why it ended on the way. What was done stays, and a further run goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryOutError {
+    /// It can't be looked at.
+    #[error(transparent)]
+    Look(#[from] LookError),
+    /// The API server refuses a write.
+    #[error("{step}; what was done before stays, and running it again goes on from there")]
+    Write {
+        /// What was to be done.
+        step: String,
+        /// Why it was not.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// What was kept of the DaemonSet is not what was written.
+    #[error(
+        "put kube-proxy's DaemonSet {daemon_set} back: its annotation {BEFORE} is no JSON; set \
+         spec.template.spec.affinity as it should be, and remove the annotation"
+    )]
+    Kept {
+        /// Namespace and name.
+        daemon_set: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What happens on the way.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// It was looked.
+    Looked(&'a Seen),
+    /// A step was done.
+    Did(&'a Step),
+    /// Something is waited for.
+    Waits(&'a Wait),
+}
+
+/// Goes the way to its end, or until something is in the way or did not come within `patience`; what
+/// was seen last, and what would be next.
+pub async fn go(
+    client: &Client,
+    (way, only): (Way, &[String]),
+    patience: Duration,
+    mut tell: impl FnMut(Event<'_>),
+) -> Result<(Seen, Next), CarryOutError> {
+    let mut conflicts = 0;
+    let mut since = Instant::now();
+    let mut waited: Option<Wait> = None;
+    loop {
+        let seen = Seen::now(client).await?;
+        tell(Event::Looked(&seen));
+        let step = match next(&seen, way, only) {
+            Next::Do(step) => step,
+            Next::Wait(wait) => {
+                let same = waited.as_ref().is_some_and(|it| it.is_same(&wait));
+                if !same {
+                    since = Instant::now();
+                }
+                if since.elapsed() > patience {
+                    return Ok((seen, Next::Wait(wait)));
+                }
+                tell(Event::Waits(&wait));
+                waited = Some(wait);
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            end => return Ok((seen, end)),
+        };
+        match carry_out(client, seen.proxy(), &step).await {
+            Ok(()) => {
+                conflicts = 0;
+                tell(Event::Did(&step));
+            }
+            Err(error) if error.is_conflict() && conflicts < CONFLICTS_MAX => conflicts += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Wait {
+    /// Whether it is for the same, whatever is said of it.
+    fn is_same(&self, other: &Self) -> bool {
+        self.node == other.node && self.what == other.what
+    }
+}
+
+impl CarryOutError {
+    /// Whether somebody else wrote the object in between.
+    fn is_conflict(&self) -> bool {
+        let Self::Write { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.code == 409)
+    }
+}
+
+async fn carry_out(
+    client: &Client,
+    proxy: Option<&Proxy>,
+    step: &Step,
+) -> Result<(), CarryOutError> {
+    let written = match step {
+        Step::Label { node, phase } => {
+            label(client, node, &json!({"labels": {LABEL: phase.value()}})).await
+        }
+        Step::Unlabel { node } => {
+            let gone = json!({"labels": {LABEL: null}, "annotations": {REPORT: null}});
+            label(client, node, &gone).await
+        }
+        Step::Restrict | Step::Restore => {
+            // The plan has none of these without it.
+            let Some(proxy) = proxy else { return Ok(()) };
+            daemon_set(client, proxy, *step == Step::Restrict).await?
+        }
+    };
+    let told = |source| CarryOutError::Write { step: step.words(), source: Box::new(source) };
+    written.map_err(told)
+}
+
+/// Merges something into a Node's metadata.
+async fn label(client: &Client, node: &str, metadata: &Value) -> Result<(), kube::Error> {
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.patch(node, &PatchParams::default(), &patch).await.map(|_| ())
+}
+
+/// Restricts kube-proxy's DaemonSet, or puts it back. It is read and written whole, so that all else
+/// in it stays as it is, and written only where nobody else did in between.
+async fn daemon_set(
+    client: &Client,
+    proxy: &Proxy,
+    restrict: bool,
+) -> Result<Result<(), kube::Error>, CarryOutError> {
+    let resource = ApiResource::erase::<DaemonSet>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &proxy.namespace, &resource);
+    let mut set = match api.get(&proxy.name).await {
+        Ok(set) => set,
+        Err(error) => return Ok(Err(error)),
+    };
+    let changed = if restrict { set_restricted(&mut set) } else { set_back(&mut set, proxy)? };
+    if !changed {
+        return Ok(Ok(())); // somebody else did
+    }
+    Ok(api.replace(&proxy.name, &PostParams::default(), &set).await.map(|_| ()))
+}
+
+/// Where a template says on which nodes its pods may be.
+fn pod_spec(set: &mut DynamicObject) -> &mut Value {
+    &mut set.data["spec"]["template"]["spec"]
+}
+
+/// Whether that changes anything.
+fn set_restricted(set: &mut DynamicObject) -> bool {
+    if set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE) {
+        return false;
+    }
+    let before = pod_spec(set)["affinity"].clone();
+    pod_spec(set)["affinity"] = affinity::restricted(&before);
+    set.meta_mut()
+        .annotations
+        .get_or_insert_default()
+        .insert(BEFORE.to_owned(), before.to_string());
+    true
+}
+
+/// Whether that changes anything.
+fn set_back(set: &mut DynamicObject, proxy: &Proxy) -> Result<bool, CarryOutError> {
+    let notes = set.meta_mut().annotations.get_or_insert_default();
+    let Some(kept) = notes.remove(BEFORE) else { return Ok(false) };
+    if notes.is_empty() {
+        set.metadata.annotations = None;
+    }
+    let before: Value = serde_json::from_str(&kept).map_err(|source| CarryOutError::Kept {
+        daemon_set: format!("{}/{}", proxy.namespace, proxy.name),
+        source,
+    })?;
+    match (pod_spec(set).as_object_mut(), before) {
+        (Some(spec), Value::Null) => _ = spec.remove("affinity"),
+        (Some(spec), before) => _ = spec.insert("affinity".to_owned(), before),
+        (None, _) => {}
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy() -> Proxy {
+        Proxy {
+            namespace: "kube-system".to_owned(),
+            name: "kube-proxy".to_owned(),
+            config_map: None,
+            mode: String::new(),
+            without_effect: Vec::new(),
+            restricted: false,
+            rolled_out: true,
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_is_what_was_there() {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name"}]}]}}});
+        for (before, notes) in [
+            (json!({"hostNetwork": true}), json!(null)),
+            (json!({"hostNetwork": true, "affinity": affinity}), json!({"a": "b"})),
+        ] {
+            let text = json!({
+                "apiVersion": "apps/v1", "kind": "DaemonSet",
+                "metadata": {"name": "kube-proxy", "annotations": notes},
+                "spec": {"template": {"spec": before, "unknown": {"kept": 1}}},
+            });
+            let original: DynamicObject = serde_json::from_value(text).unwrap();
+            let mut set = original.clone();
+            assert!(!set_back(&mut set.clone(), &proxy()).unwrap());
+            assert!(set_restricted(&mut set));
+            let once = set.clone();
+            assert!(!set_restricted(&mut set), "once is enough");
+            assert_eq!(set, once);
+            assert_ne!(set.data, original.data);
+            assert!(set_back(&mut set, &proxy()).unwrap());
+            assert_eq!(serde_json::to_string(&set.data).unwrap(), original.data.to_string());
+            assert_eq!(set.metadata, original.metadata);
+        }
+    }
+
+    #[test]
+    fn what_was_kept_and_is_no_json_is_an_error_and_nothing_is_lost() {
+        let mut set: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"annotations": {BEFORE: "{"}},
+        }))
+        .unwrap();
+        let error = set_back(&mut set, &proxy()).unwrap_err();
+        assert!(error.to_string().contains("kube-system/kube-proxy"), "{error}");
+    }
+}

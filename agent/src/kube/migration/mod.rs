@@ -1,0 +1,50 @@
+//! From kube-proxy to Mizzen and back, for a cluster: what is said of nodes at the API server, who
+//! says it and who does it.
+//!
+//! ```text
+//! mizzen migrate (anywhere)                        mizzen-agent (on each node)
+//! look ─> Seen ─> plan::next ─> carry_out          node: does what the label asks for,
+//!   └─ Node label `mizzen.dev/kube-proxy` ────────>      with crate::migrate, and reports
+//!   <─ Node annotation `…/kube-proxy-report` ──────┘
+//! ```
+//! All that was done is written at the API server, so that whoever is stopped goes on from there:
+//! [`plan`] is pure, and looks at nothing else. kube-proxy's DaemonSet keeps what it was before in an
+//! annotation of its own until it is put back ([`affinity`]).
+
+pub mod affinity;
+pub mod carry_out;
+pub mod look;
+pub mod node;
+pub mod plan;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::node::KubeProxy;
+
+/// The label of a Node that says how far it is; its values are [`KubeProxy`]'s.
+pub const LABEL: &str = "mizzen.dev/kube-proxy";
+/// The annotation of a Node in which its agent reports, as JSON ([`Report`]).
+pub const REPORT: &str = "mizzen.dev/kube-proxy-report";
+/// The annotation of kube-proxy's DaemonSet with the affinity that it had before, as JSON; `null`
+/// where it had none.
+pub const BEFORE: &str = "mizzen.dev/kube-proxy-affinity";
+
+/// What an agent says of its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The label's value that it is about.
+    #[serde(rename = "for")]
+    pub about: String,
+    /// Whether what that asks for is so.
+    pub done: bool,
+    /// What was done, or what it waits for.
+    pub said: Vec<String>,
+}
+
+impl Report {
+    /// Whether it says that `phase` is reached.
+    pub fn is_done(&self, phase: KubeProxy) -> bool {
+        self.done && self.about == phase.value()
+    }
+}

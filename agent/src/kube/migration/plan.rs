@@ -1,0 +1,304 @@
+//! What is to be done next, by what there is. Pure: whoever is stopped and begins anew comes to the
+//! same.
+
+use serde::Serialize;
+
+use super::look::{NodeSeen, Seen};
+use crate::{migrate::plan::Obstacle, model::node::KubeProxy};
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From kube-proxy to Mizzen.
+    There,
+    /// From Mizzen to kube-proxy.
+    Back,
+}
+
+/// Something that is written at the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A node's label.
+    Label {
+        /// The Node.
+        node: String,
+        /// The label's value.
+        phase: KubeProxy,
+    },
+    /// A node's label and its agent's report go.
+    Unlabel {
+        /// The Node.
+        node: String,
+    },
+    /// kube-proxy's DaemonSet runs where labels want it, and keeps what it asked for before.
+    Restrict,
+    /// kube-proxy's DaemonSet is as it was before.
+    Restore,
+}
+
+/// Something that others do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wait {
+    /// Where; empty: not on one node.
+    pub node: String,
+    /// What for.
+    pub what: String,
+    /// What is known of it.
+    pub said: Vec<String>,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This is to be written.
+    Do(Step),
+    /// This is to be waited for.
+    Wait(Wait),
+    /// Nothing is done while these are there.
+    Obstructed(Vec<Obstacle>),
+    /// It is as it should be.
+    Done,
+}
+
+impl Step {
+    /// As the operator reads it.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Label { node, phase } => {
+                let what = match phase {
+                    KubeProxy::Runs => "kube-proxy runs here; have Mizzen serve beside it",
+                    KubeProxy::Leaving => "have kube-proxy end; its connections go on",
+                    KubeProxy::Removed => "have the agent remove what kube-proxy left, and look",
+                    KubeProxy::Returning => {
+                        "have kube-proxy run, and then the agent take Mizzen's services out of force"
+                    }
+                };
+                format!("{node}: {what} (label {}={})", super::LABEL, phase.value())
+            }
+            Self::Unlabel { node } => {
+                format!("{node}: remove the label {} and the agent's report", super::LABEL)
+            }
+            Self::Restrict => format!(
+                "let kube-proxy's DaemonSet run only where the label {} wants it; what it asked for \
+                 before is kept in its annotation {}",
+                super::LABEL,
+                super::BEFORE
+            ),
+            Self::Restore => "put kube-proxy's DaemonSet back as it was before".to_owned(),
+        }
+    }
+}
+
+/// What comes next on the way. Where `only` has names, other nodes stay where they are.
+pub fn next(seen: &Seen, way: Way, only: &[String]) -> Next {
+    let obstacles = obstacles(seen, only);
+    if !obstacles.is_empty() {
+        return Next::Obstructed(obstacles);
+    }
+    match way {
+        Way::There => there(seen, only),
+        Way::Back => back(seen, only),
+    }
+}
+
+fn there(seen: &Seen, only: &[String]) -> Next {
+    let Some(proxy) = seen.proxy() else { return Next::Done };
+    if let Some(node) = seen.nodes.iter().find(|node| node.phase.is_none()) {
+        // Of those that joined since, kube-proxy has been kept away.
+        let phase = if proxy.restricted { KubeProxy::Removed } else { KubeProxy::Runs };
+        return label(node, phase);
+    }
+    if !proxy.restricted {
+        return Next::Do(Step::Restrict);
+    }
+    for node in in_scope(seen, only) {
+        let next = match node.phase {
+            Some(KubeProxy::Removed) if reports(node, KubeProxy::Removed) => continue,
+            Some(KubeProxy::Removed) => agent(node, "the agent to remove what kube-proxy left"),
+            Some(KubeProxy::Leaving) if node.proxy_pods == 0 => label(node, KubeProxy::Removed),
+            Some(KubeProxy::Leaving) => Next::Wait(Wait {
+                node: node.name.clone(),
+                what: "kube-proxy's pod to end".to_owned(),
+                said: Vec::new(),
+            }),
+            Some(KubeProxy::Runs) if reports(node, KubeProxy::Runs) => {
+                label(node, KubeProxy::Leaving)
+            }
+            Some(KubeProxy::Runs) => agent(node, "Mizzen to serve beside kube-proxy"),
+            // It was on its way back.
+            Some(KubeProxy::Returning) | None => label(node, KubeProxy::Runs),
+        };
+        return next;
+    }
+    Next::Done
+}
+
+fn back(seen: &Seen, only: &[String]) -> Next {
+    let Some(proxy) = seen.proxy() else { return Next::Done };
+    if !proxy.restricted {
+        // Nothing was begun, or all but this was put back.
+        let labelled = seen.nodes.iter().find(|node| node.phase.is_some());
+        if labelled.is_some() && !proxy.rolled_out {
+            return Next::Wait(Wait {
+                node: String::new(),
+                what: "kube-proxy's DaemonSet to be rolled out as it was before".to_owned(),
+                said: Vec::new(),
+            });
+        }
+        let step = |node: &NodeSeen| Step::Unlabel { node: node.name.clone() };
+        return labelled.map_or(Next::Done, |node| Next::Do(step(node)));
+    }
+    for node in in_scope(seen, only) {
+        if node.phase != Some(KubeProxy::Returning) {
+            return label(node, KubeProxy::Returning);
+        }
+        if node.proxy_ready == 0 {
+            return Next::Wait(Wait {
+                node: node.name.clone(),
+                what: "kube-proxy's pod to be ready".to_owned(),
+                said: Vec::new(),
+            });
+        }
+        if !reports(node, KubeProxy::Returning) {
+            return agent(node, "the agent to take Mizzen's services out of force");
+        }
+    }
+    if in_scope(seen, only).count() < seen.nodes.len() {
+        Next::Done
+    } else {
+        Next::Do(Step::Restore)
+    }
+}
+
+fn in_scope<'a>(seen: &'a Seen, only: &'a [String]) -> impl Iterator<Item = &'a NodeSeen> {
+    seen.nodes.iter().filter(move |node| only.is_empty() || only.contains(&node.name))
+}
+
+fn label(node: &NodeSeen, phase: KubeProxy) -> Next {
+    Next::Do(Step::Label { node: node.name.clone(), phase })
+}
+
+fn reports(node: &NodeSeen, phase: KubeProxy) -> bool {
+    node.report.as_ref().is_some_and(|report| report.is_done(phase))
+}
+
+fn agent(node: &NodeSeen, what: &str) -> Next {
+    let about = node.phase.map(KubeProxy::value);
+    let said = node.report.as_ref().filter(|report| Some(&*report.about) == about);
+    let said = said.map_or_else(
+        || {
+            vec![
+                "no agent of this node has said anything of it: see that one runs there".to_owned(),
+            ]
+        },
+        |report| report.said.clone(),
+    );
+    Next::Wait(Wait { node: node.name.clone(), what: what.to_owned(), said })
+}
+
+fn obstacles(seen: &Seen, only: &[String]) -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    if seen.proxies.is_empty() {
+        obstacles.push(Obstacle {
+            what: "no DaemonSet of kube-proxy is there".to_owned(),
+            remedy: "where kube-proxy is a part of something else (k3s, MicroK8s), switch it off \
+                     there, and run `mizzen migrate apply` on each node"
+                .to_owned(),
+        });
+    }
+    if seen.proxies.len() > 1 {
+        let names = seen.proxies.iter().map(|proxy| format!("{}/{}", proxy.namespace, proxy.name));
+        obstacles.push(Obstacle {
+            what: format!(
+                "several DaemonSets run kube-proxy: {}",
+                names.collect::<Vec<_>>().join(", ")
+            ),
+            remedy: "take each off by hand, a node at a time, and run `mizzen migrate apply` there"
+                .to_owned(),
+        });
+    }
+    if !seen.loose.is_empty() {
+        obstacles.push(Obstacle {
+            what: format!("kube-proxy runs without a DaemonSet: {}", seen.loose.join(", ")),
+            remedy:
+                "take its static pod off each node (kops: `kubeProxy.enabled: false`), and run \
+                     `mizzen migrate apply` there"
+                    .to_owned(),
+        });
+    }
+    let known = |name: &&String| seen.nodes.iter().any(|node| node.name == **name);
+    for name in only.iter().filter(|name| !known(name)) {
+        obstacles.push(Obstacle {
+            what: format!("no node of Linux is called {name}"),
+            remedy: "see `kubectl get nodes`".to_owned(),
+        });
+    }
+    obstacles
+}
+
+/// How many nodes are where the way leads, of how many.
+pub fn progress(seen: &Seen, way: Way, only: &[String]) -> (usize, usize) {
+    let end = |node: &&NodeSeen| match way {
+        Way::There => reports(node, KubeProxy::Removed) && node.phase == Some(KubeProxy::Removed),
+        Way::Back => {
+            node.phase.is_none()
+                || reports(node, KubeProxy::Returning) && node.phase == Some(KubeProxy::Returning)
+        }
+    };
+    (in_scope(seen, only).filter(end).count(), in_scope(seen, only).count())
+}
+
+/// All steps that are left, as far as can be told: what would be done if others did at once what they
+/// are waited for.
+pub fn steps(seen: &Seen, way: Way, only: &[String]) -> Vec<Step> {
+    let mut seen = seen.clone();
+    let mut steps = Vec::new();
+    // At most five to a node, and two; between each of them a wait.
+    for _ in 0..2 * (5 * seen.nodes.len() + 2) {
+        match next(&seen, way, only) {
+            Next::Do(step) => {
+                assume(&mut seen, &step);
+                steps.push(step);
+            }
+            Next::Wait(wait) => fulfil(&mut seen, &wait),
+            Next::Obstructed(_) | Next::Done => break,
+        }
+    }
+    steps
+}
+
+/// As if a step had been done.
+fn assume(seen: &mut Seen, step: &Step) {
+    let phase_of = |seen: &mut Seen, name: &str, phase| {
+        for node in seen.nodes.iter_mut().filter(|node| node.name == name) {
+            node.phase = phase;
+        }
+    };
+    match step {
+        Step::Label { node, phase } => phase_of(seen, node, Some(*phase)),
+        Step::Unlabel { node } => phase_of(seen, node, None),
+        Step::Restrict | Step::Restore => {
+            for proxy in &mut seen.proxies {
+                proxy.restricted = *step == Step::Restrict;
+                proxy.rolled_out = false;
+            }
+        }
+    }
+}
+
+/// As if what is waited for had come.
+fn fulfil(seen: &mut Seen, wait: &Wait) {
+    for proxy in seen.proxies.iter_mut().filter(|_| wait.node.is_empty()) {
+        proxy.rolled_out = true;
+    }
+    for node in seen.nodes.iter_mut().filter(|node| node.name == wait.node) {
+        let Some(phase) = node.phase else { continue };
+        let wanted = matches!(phase, KubeProxy::Runs | KubeProxy::Returning);
+        (node.proxy_pods, node.proxy_ready) = (wanted.into(), wanted.into());
+        let about = phase.value().to_owned();
+        node.report = Some(super::Report { about, done: true, said: Vec::new() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

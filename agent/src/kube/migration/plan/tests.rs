@@ -1,0 +1,161 @@
+//! The way there and back, from wherever it was left.
+
+use super::*;
+use crate::kube::migration::{Report, look::Proxy};
+
+fn node(name: &str, phase: Option<KubeProxy>) -> NodeSeen {
+    NodeSeen { name: name.to_owned(), phase, report: None, proxy_pods: 1, proxy_ready: 1 }
+}
+
+fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
+    let proxy = Proxy {
+        namespace: "kube-system".to_owned(),
+        name: "kube-proxy".to_owned(),
+        config_map: None,
+        mode: String::new(),
+        without_effect: Vec::new(),
+        restricted,
+        rolled_out: true,
+    };
+    let nodes = nodes.iter().map(|(name, phase)| node(name, *phase)).collect();
+    Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None }
+}
+
+fn word(step: &Step) -> String {
+    match step {
+        Step::Label { node, phase } => format!("{node} {}", phase.value()),
+        Step::Unlabel { node } => format!("{node} -"),
+        Step::Restrict => "restrict".to_owned(),
+        Step::Restore => "restore".to_owned(),
+    }
+}
+
+fn words(seen: &Seen, way: Way, only: &[&str]) -> Vec<String> {
+    let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
+    steps(seen, way, &only).iter().map(word).collect()
+}
+
+#[test]
+fn a_node_after_another_and_nothing_on_the_next_before() {
+    let seen = cluster(&[("a", None), ("b", None)], false);
+    let there = words(&seen, Way::There, &[]);
+    let expected =
+        ["a runs", "b runs", "restrict", "a leaving", "a removed", "b leaving", "b removed"];
+    assert_eq!(there, expected);
+    // Only one node: kube-proxy stays on the other.
+    let one = words(&seen, Way::There, &["b"]);
+    assert_eq!(one, ["a runs", "b runs", "restrict", "b leaving", "b removed"]);
+}
+
+#[test]
+fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
+    let mut seen = cluster(&[("a", Some(KubeProxy::Runs))], true);
+    let waits = |seen: &Seen| matches!(next(seen, Way::There, &[]), Next::Wait(_));
+    assert!(waits(&seen), "no report");
+    let report = |phase: KubeProxy, done| {
+        Some(Report { about: phase.value().to_owned(), done, said: vec!["why".to_owned()] })
+    };
+    seen.nodes[0].report = report(KubeProxy::Runs, false);
+    let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
+    assert_eq!((wait.node.as_str(), &wait.said[..]), ("a", &["why".to_owned()][..]));
+    seen.nodes[0].report = report(KubeProxy::Runs, true);
+    let leaving = Step::Label { node: "a".to_owned(), phase: KubeProxy::Leaving };
+    assert_eq!(next(&seen, Way::There, &[]), Next::Do(leaving.clone()));
+    assume(&mut seen, &leaving);
+    assert!(waits(&seen), "its pod is there");
+    seen.nodes[0].proxy_ready = 0;
+    assert!(waits(&seen), "a pod that is about to end is one");
+    seen.nodes[0].proxy_pods = 0;
+    let removed = Step::Label { node: "a".to_owned(), phase: KubeProxy::Removed };
+    assert_eq!(next(&seen, Way::There, &[]), Next::Do(removed.clone()));
+    assume(&mut seen, &removed);
+    assert!(waits(&seen), "the report is about something before");
+    seen.nodes[0].report = report(KubeProxy::Removed, true);
+    assert_eq!(next(&seen, Way::There, &[]), Next::Done);
+    assert_eq!(progress(&seen, Way::There, &[]), (1, 1));
+}
+
+#[test]
+fn back_puts_all_back_and_removes_every_trace() {
+    let seen = cluster(&[("a", Some(KubeProxy::Removed)), ("b", Some(KubeProxy::Leaving))], true);
+    let back = words(&seen, Way::Back, &[]);
+    assert_eq!(back, ["a returning", "b returning", "restore", "a -", "b -"]);
+    // Of one node alone: the DaemonSet stays restricted for the sake of the other.
+    assert_eq!(words(&seen, Way::Back, &["b"]), ["b returning"]);
+    // Nothing was begun.
+    let untouched = cluster(&[("a", None)], false);
+    assert_eq!(next(&untouched, Way::Back, &[]), Next::Done);
+    // The rules have to be there, and the pod that wrote them.
+    let mut waits = cluster(&[("a", Some(KubeProxy::Returning))], true);
+    waits.nodes[0].proxy_ready = 0;
+    let about = KubeProxy::Returning.value().to_owned();
+    waits.nodes[0].report = Some(Report { about, done: true, said: Vec::new() });
+    assert!(matches!(next(&waits, Way::Back, &[]), Next::Wait(_)));
+}
+
+/// Whoever is stopped after any step, turns round, and turns again, comes to the end of the way.
+#[test]
+fn from_everywhere_the_ends_are_reached() {
+    let begun = cluster(&[("a", None), ("b", None)], false);
+    let mut places = vec![begun.clone()];
+    for way in [Way::There, Way::Back] {
+        let mut seen = places.last().unwrap().clone();
+        while !matches!(next(&seen, way, &[]), Next::Done) {
+            match next(&seen, way, &[]) {
+                Next::Do(step) => assume(&mut seen, &step),
+                Next::Wait(wait) => fulfil(&mut seen, &wait),
+                other => panic!("{other:?}"),
+            }
+            places.push(seen.clone());
+        }
+    }
+    assert!(places.len() > 20, "{}", places.len());
+    for place in &places {
+        for way in [Way::There, Way::Back] {
+            let mut seen = place.clone();
+            for _ in 0..40 {
+                match next(&seen, way, &[]) {
+                    Next::Do(step) => assume(&mut seen, &step),
+                    Next::Wait(wait) => fulfil(&mut seen, &wait),
+                    Next::Done => break,
+                    Next::Obstructed(other) => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(next(&seen, way, &[]), Next::Done, "{place:?}");
+            let restricted = seen.proxies[0].restricted;
+            assert_eq!(restricted, way == Way::There, "{way:?} from {place:?}");
+            let phase = (way == Way::There).then_some(KubeProxy::Removed);
+            assert!(seen.nodes.iter().all(|node| node.phase == phase), "{seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_joined_later_has_nothing_to_leave() {
+    let seen = cluster(&[("a", Some(KubeProxy::Removed)), ("new", None)], true);
+    assert_eq!(words(&seen, Way::There, &[]), ["new removed"]);
+}
+
+#[test]
+fn what_is_in_the_way_is_named_and_nothing_is_done() {
+    let mut none = cluster(&[("a", None)], false);
+    none.proxies.clear();
+    let mut several = cluster(&[("a", None)], false);
+    several.proxies.push(several.proxies[0].clone());
+    let mut loose = cluster(&[("a", None)], false);
+    loose.loose.push("kube-proxy-a".to_owned());
+    let known = cluster(&[("a", None)], false);
+    for (seen, only, expected) in [
+        (none, None, "no DaemonSet"),
+        (several, None, "several DaemonSets"),
+        (loose, None, "without a DaemonSet: kube-proxy-a"),
+        (known, Some("b"), "called b"),
+    ] {
+        let only: Vec<_> = only.into_iter().map(str::to_owned).collect();
+        for way in [Way::There, Way::Back] {
+            let Next::Obstructed(obstacles) = next(&seen, way, &only) else { panic!("{expected}") };
+            assert!(obstacles[0].what.contains(expected), "{obstacles:?}");
+            assert_eq!(steps(&seen, way, &only), []);
+        }
+    }
+}
