@@ -8,6 +8,8 @@ pub mod bench;
 pub mod cluster;
 pub mod commands;
 pub mod conformance;
+pub mod console;
+pub mod deny;
 pub mod deploy;
 pub mod image;
 pub mod invoke;

@@ -81,6 +81,7 @@ pub const TEST_TOOLS: &[Tool] = &[
     Tool { program: "iptables-restore", package: "iptables" },
     Tool { program: "conntrack", package: "conntrack" },
     Tool { program: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
+    Tool { program: "readelf", package: "binutils" },
     // Several control planes share one.
     Tool { program: "etcd", package: "etcd-server" },
     // A small disk that is full, and a clock that jumps.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
+use super::reference;
 use crate::{
     config::{self, ConfigError, Environment, Flags, Note, Resolved, resolve},
     dns,
@@ -57,9 +58,13 @@ pub enum ConfigCommand {
         #[command(flatten)]
         source: Box<Source>,
     },
-    /// Print docs/configuration.md
+    /// Print docs/configuration.md, or docs/cli.md
     #[command(hide = true)]
-    Reference,
+    Reference {
+        /// That of the command lines
+        #[arg(long)]
+        command_lines: bool,
+    },
 }
 
 impl ConfigCommand {
@@ -88,7 +93,8 @@ impl ConfigCommand {
                 }
                 println!("the configuration is valid");
             }
-            Self::Reference => print!("{}", config::reference_page()),
+            Self::Reference { command_lines: true } => print!("{}", reference::page()),
+            Self::Reference { command_lines: false } => print!("{}", config::reference_page()),
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod migrate;
 mod names;
 mod pod_network;
 pub mod ready;
+mod reference;
 pub mod run;
 mod signals;
 mod status;

@@ -13,6 +13,7 @@
 
 mod attach;
 mod kube_proxy;
+mod privileges;
 mod process;
 mod service_manager;
 
@@ -107,6 +108,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     process::check_rights(&config)?;
     process::raise_descriptor_limit();
     process::open_sysctls();
+    privileges::keep_only(privileges::needed(&config, gone_back));
     heap::keep_large_pieces_apart();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)

@@ -289,6 +289,11 @@ impl Resolved {
     }
 }
 
+/// Whether a field of the configuration, and so a flag, has this name.
+pub fn is_setting(name: &str) -> bool {
+    fields::all().any(|field| field.name == name)
+}
+
 /// What of a KubeProxyConfiguration has no effect. An error has line and column.
 pub fn kube_proxy_notes(text: &str) -> Result<Vec<Note>, serde_yaml_ng::Error> {
     kube_proxy::take(text).map(|taken| taken.notes)

@@ -8,6 +8,7 @@
 
 mod agent_daemon_set;
 mod agent_image;
+mod console;
 mod containerd;
 mod explain;
 mod follow;
@@ -132,6 +133,7 @@ fn all_checks() -> Vec<Check> {
         insight::CHECKS,
         follow::CHECKS,
         kubectl::CHECKS,
+        console::CHECKS,
         restart::CHECKS,
         rollout::CHECKS,
         soak::CHECKS,

@@ -8,7 +8,7 @@ use mizzen_tests::wait;
 use serde_json::Value;
 use xtask::deploy::privileges::{CAPABILITIES, RULES};
 
-use super::dns::field::{Agent, Field, Host, LIMIT};
+use super::dns::field::{Agent, Field, Host, LIMIT, binary};
 
 /// How to become a program that has these capabilities alone.
 fn with(capabilities: &[&str]) -> Vec<String> {
@@ -48,6 +48,54 @@ fn the_agent_works_with_the_capabilities_of_its_manifest_and_no_others() {
     });
     let (code, said) = host.mizzen(&["check"]);
     assert!(!said.contains("FAIL"), "{code:?}: {said}");
+}
+
+/// The sets of a process' threads, as the kernel prints them: those in force, those that a program
+/// could have, and whether it may gain any.
+fn rights(agent: &Agent) -> BTreeSet<[String; 3]> {
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    let of = |text: String| {
+        ["CapEff:", "CapBnd:", "NoNewPrivs:"].map(|name| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap_or_default().trim().to_owned()
+        })
+    };
+    texts.map(of).collect()
+}
+
+#[test]
+fn an_agent_that_is_started_with_all_rights_keeps_those_of_its_roles() {
+    let field = Field::new();
+    // Bits of capability.h: 2, 10, 12, 19 and 21.
+    let (all, dns) = ("0000000000281404", "0000000000001400");
+    for (host, flags, rights_of) in [
+        (&field.hosts[0], &["--services=true"][..], all),
+        (&field.hosts[1], &["--services=false"][..], dns),
+    ] {
+        let agent = field.agent(host, flags);
+        let expected = [rights_of, rights_of, "1"].map(str::to_owned);
+        assert_eq!(rights(&agent), BTreeSet::from([expected]), "{flags:?} {}", agent.log());
+        let (_, said) = host.mizzen(&["dns", "web.default.svc.cluster.local"]);
+        assert!(said.contains("10.96."), "{said}");
+    }
+}
+
+/// As the kernel loads them: at any address, nothing both writable and executable, and what the
+/// loader fills in read-only before the program begins.
+#[test]
+fn binaries_are_hardened() {
+    for name in ["mizzen-agent", "mizzen", "mizzen-cni", "mizzen-control-plane"] {
+        let read = std::process::Command::new("readelf").args(["-hldW", &binary(name)]).output();
+        let said = String::from_utf8(read.unwrap().stdout).unwrap();
+        let has = |words: [&str; 2]| {
+            said.lines().any(|line| words.into_iter().all(|word| line.contains(word)))
+        };
+        assert!(has(["Type:", "DYN (Position-Independent Executable file)"]), "{name}: {said}");
+        assert!(has(["GNU_RELRO", " R "]), "{name}: {said}");
+        assert!(has(["FLAGS_1", "NOW"]) || has(["FLAGS", "BIND_NOW"]), "{name}: {said}");
+        assert!(has(["GNU_STACK", " RW "]) && !said.contains(" RWE "), "{name}: {said}");
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{checkout, conformance, deploy, invoke, monitoring, product, step::step, toolchain};
+use crate::{
+    checkout, conformance, console, deny, deploy, invoke, monitoring, product, step::step, toolchain,
+};
 
 /// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.
 const LICENCES: &[&str] = &[
@@ -35,8 +37,9 @@ const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "misc", "co
 /// Lines that a Rust file may have.
 const LINES_MAX: usize = 600;
 
-/// The page of the agent's settings.
-const REFERENCE: &str = "docs/configuration.md";
+/// Pages that the agent itself prints, and what asks for them.
+const REFERENCES: [(&str, &[&str]); 2] =
+    [("docs/configuration.md", &[]), ("docs/cli.md", &["--command-lines"])];
 
 /// Options of `lint`.
 #[derive(Args, Debug)]
@@ -74,10 +77,11 @@ pub fn run(options: &Lint) -> Result<()> {
             doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"),
         )
     })?;
-    step("reference of the configuration", || check_reference(options.fix))?;
+    step("reference pages", || check_references(options.fix))?;
     step("manifests and chart", || told(&deploy::complaints(&checkout())?))?;
     step("dashboard, alerts and runbooks", || told(&monitoring::complaints(&checkout())?))?;
-    step("licences of dependencies", check_dependencies)?;
+    step("licences and sources of dependencies", check_dependencies)?;
+    step("cargo-deny", deny::check)?;
     step("numbered behaviours", check_conformance)?;
     step("names, sizes and links", check_tree)
 }
@@ -88,19 +92,20 @@ fn lint_programs() -> Result<()> {
     product::build_programs(compiler)
 }
 
-/// The page that the agent itself prints.
-fn check_reference(fix: bool) -> Result<()> {
-    let mut agent = product::cargo();
-    agent.args(["run", "--quiet", "-p", "mizzen-agent", "--bin", "mizzen-agent", "--"]);
-    let page = invoke::capture(agent.args(["config", "reference"]))?;
-    let file = checkout().join(REFERENCE);
-    if fix {
-        fs::write(&file, page).with_context(|| format!("can't write {REFERENCE}"))
-    } else if fs::read_to_string(&file).ok() == Some(page) {
-        Ok(())
-    } else {
-        bail!("{REFERENCE}: `cargo xtask lint --fix` makes another one")
+/// The pages that the agent itself prints.
+fn check_references(fix: bool) -> Result<()> {
+    for (file, asked) in REFERENCES {
+        let mut agent = product::cargo();
+        agent.args(["run", "--quiet", "-p", "mizzen-agent", "--bin", "mizzen-agent", "--"]);
+        let page = invoke::capture(agent.args(["config", "reference"]).args(asked))?;
+        let path = checkout().join(file);
+        if fix {
+            fs::write(&path, page).with_context(|| format!("can't write {file}"))?;
+        } else if fs::read_to_string(&path).ok() != Some(page) {
+            bail!("{file}: `cargo xtask lint --fix` makes another one");
+        }
     }
+    Ok(())
 }
 
 /// Complaints as an error.
@@ -118,6 +123,10 @@ fn check_dependencies() -> Result<()> {
         let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or(""));
         if !licence_allowed(licence) {
             complaints.push(format!("{name}: licence {licence:?} is not in the list"));
+        }
+        // Cargo names none for packages of this checkout.
+        if package["source"].as_str().is_some_and(|source| !source.starts_with("registry+")) {
+            complaints.push(format!("{name}: is not from the registry of crates"));
         }
     }
     told(&complaints)
@@ -162,6 +171,7 @@ fn check_tree() -> Result<()> {
         }
         if file.extension().is_some_and(|extension| extension == "md") {
             complaints.extend(dead_links(file, &text));
+            complaints.extend(console::unexplained(file, &text));
         }
     }
     told(&complaints)

@@ -12,6 +12,8 @@ pub struct Capability {
     pub reason: &'static str,
     /// What there is not without it.
     pub lost: &'static str,
+    /// The roles for which it stays; whoever has none of them gives it up at the start.
+    pub stays: &'static str,
 }
 
 /// All that the agent has.
@@ -20,24 +22,33 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "DAC_READ_SEARCH",
         reason: "finds the sockets of processes that don't run as root",
         lost: "connections of such processes to deleted endpoints are not reset, and the octets of live ones not counted",
+        stays: "services",
     },
     Capability {
         name: "NET_ADMIN",
         reason: "attaches programs; makes links, routes, rules, neighbours and queues; ends connections",
         lost: "everything: the agent ends and says so",
+        stays: "all",
     },
-    Capability { name: "NET_BIND_SERVICE", reason: "listens on port 53", lost: "cluster DNS" },
+    Capability {
+        name: "NET_BIND_SERVICE",
+        reason: "listens on port 53",
+        lost: "cluster DNS",
+        stays: "DNS: its addresses may become others",
+    },
     Capability {
         name: "SYS_ADMIN",
         reason: "loads programs, makes their tables and looks at those that others attached; enters the \
                  network namespaces of pods; makes /proc/sys writable in its own container, and \
                  mounts a bpf file system where there is none",
         lost: "services and the pod network: the agent ends and says so",
+        stays: "services: tables grow; pod network: each pod's namespace is entered",
     },
     Capability {
         name: "SYS_PTRACE",
         reason: "finds network namespaces and sockets by the processes that have them",
         lost: "connections to deleted endpoints are not reset, and the octets of live ones not counted",
+        stays: "services, pod network",
     },
 ];
 
@@ -119,11 +130,14 @@ pub(super) fn page() -> String {
         ## On its node\n\n\
         It runs as root with these capabilities and no others, in the node's network and PID \
         namespaces, on a read-only root file system, under the runtime's own seccomp profile \
-        ([`deploy/mizzen.yaml`](../deploy/mizzen.yaml)); the suite runs an agent with exactly these.\n\n\
-        | capability | for | without it |\n|---|---|---|\n"
+        ([`deploy/mizzen.yaml`](../deploy/mizzen.yaml)); the suite runs an agent with exactly these.\n\
+        Whatever else it was started with, as root without a container, it gives up before its first \
+        thread is there, and so those of roles that it does not have; before that it raises its limit \
+        of open files and makes /proc/sys writable. It sets `no_new_privs`.\n\n\
+        | capability | for | without it | stays for |\n|---|---|---|---|\n"
         .to_owned();
-    for Capability { name, reason, lost } in CAPABILITIES {
-        let _infallible = writeln!(page, "| `{name}` | {reason} | {lost} |");
+    for Capability { name, reason, lost, stays } in CAPABILITIES {
+        let _infallible = writeln!(page, "| `{name}` | {reason} | {lost} | {stays} |");
     }
     page.push_str(
         "\nThe kernel takes `SYS_ADMIN` for `BPF` and `PERFMON` too; these two would do for loading \
