@@ -99,8 +99,7 @@ Examples:
 pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shown = resolved.show();
     let mut config = resolved.config;
-    let gone_back = kube_proxy::went_back(&config);
-    config.services &= !gone_back;
+    let gone_back = kube_proxy::give_back(&mut config);
     let log = Arc::new(process::start_log(&config)?);
     for config::Note { field, why } in resolved.notes {
         tracing::info!(field, why, "a field of kube-proxy's configuration has no effect");

@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    checkout, conformance, console, deny, deploy, invoke, monitoring, product, step::step, toolchain,
+    checkout, conformance, console, deny, deploy, invoke, monitoring, product, step::step,
+    toolchain,
 };
 
 /// Licences that may be linked into what we ship. `deny.toml` says the same to cargo-deny.

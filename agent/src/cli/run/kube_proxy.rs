@@ -10,9 +10,11 @@ use crate::{
 
 use super::Shared;
 
-/// Whether services that the configuration asks for went back to kube-proxy.
-pub(super) fn went_back(config: &Config) -> bool {
-    config.services && node::went_back(config.data_dir().as_deref())
+/// Switches services off that went back to kube-proxy; whether they did.
+pub(super) fn give_back(config: &mut Config) -> bool {
+    let gone_back = config.services && node::went_back(config.data_dir().as_deref());
+    config.services &= !gone_back;
+    gone_back
 }
 
 /// Follows the label.
