@@ -144,7 +144,8 @@ mod tests {
         let mut health = Health::new(2);
         health.failed(0, now);
         for pause in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
-            assert_eq!(health.order(now + pause - silent, 0), [1, 0], "passed over for {pause:?}");
+            let not_yet = now + pause.saturating_sub(silent);
+            assert_eq!(health.order(not_yet, 0), [1, 0], "passed over for {pause:?}");
             now += pause;
             assert_eq!(health.order(now, 0), [0, 1], "probed after {pause:?}");
             now += silent;

@@ -60,7 +60,7 @@ impl Upstreams {
 
     /// One that never says anything.
     async fn silent(&mut self, at: &str) -> SocketAddr {
-        self.one(at, Duration::from_secs(3600), ResponseCode::NoError, false).await
+        self.one(at, Duration::from_hours(1), ResponseCode::NoError, false).await
     }
 }
 
