@@ -3,7 +3,8 @@
 //! Each file of `scenarios/` has steps; a step applies or deletes objects, one event at a time,
 //! and names what the tables shall say afterwards. Every file is played with the events of each
 //! step in the order written and in reverse. After each step a restarted agent must find nothing
-//! to do; after the last one everything is deleted, and the tables must be empty.
+//! to do; after the last one everything is deleted, and the tables must be empty. Those of
+//! `rows/` are of one row of the reference each, and have a test of its number.
 //!
 //! What is expected is written by hand from the reference, never recorded.
 
@@ -319,4 +320,62 @@ fn every_scenario_in_both_orders() {
         play(&path, false);
         play(&path, true);
     }
+}
+
+/// Plays the scenario of one row of the reference, which is of both families.
+fn play_row(row: &str) {
+    let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rows");
+    let path = rows.join(row).with_extension("yaml");
+    play(&path, false);
+    play(&path, true);
+}
+
+#[test]
+fn b18_an_endpoint_without_a_node_is_remote() {
+    play_row("b18");
+}
+
+#[test]
+fn b85_what_terminates_and_does_not_serve_is_no_backend() {
+    play_row("b85");
+}
+
+#[test]
+fn b111_services_come_up_and_go_down() {
+    play_row("b111");
+}
+
+#[test]
+fn b112_a_service_that_is_made_again_serves() {
+    play_row("b112");
+}
+
+#[test]
+fn b115_an_external_name_becomes_another_type_and_back() {
+    play_row("b115");
+}
+
+#[test]
+fn b116_each_change_of_type_leaves_nothing_behind() {
+    play_row("b116");
+}
+
+#[test]
+fn b119_unready_addresses_are_published_on_demand() {
+    play_row("b119");
+}
+
+#[test]
+fn b124_services_of_evicted_pods_refuse() {
+    play_row("b124");
+}
+
+#[test]
+fn b126_ports_are_renamed_and_renumbered() {
+    play_row("b126");
+}
+
+#[test]
+fn b128_names_that_collide_are_told_apart() {
+    play_row("b128");
 }
