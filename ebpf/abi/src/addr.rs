@@ -39,6 +39,8 @@ impl Addr {
     pub const ANY_V6: Self = Self { octets: [0; 16] };
     /// `::ffff:0.0.0.0`, which in a frontend's key means "any address of this node" for IPv4.
     pub const ANY_V4: Self = Self::from_v4([0; 4]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self::from_v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
     /// The v4-mapped form of an IPv4 address.
     #[inline(always)]
@@ -90,8 +92,24 @@ impl Addr {
     /// Whether this is an address of the loopback interface: 127.0.0.0/8 or ::1.
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {
-        const LOOPBACK_V6: Addr = Addr::from_v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        if self.is_v4() { self.octets[12] == 127 } else { self.is(&LOOPBACK_V6) }
+        if self.is_v4() { self.octets[12] == 127 } else { self.is(&Self::LOOPBACK_V6) }
+    }
+
+    /// Whether this is the unspecified address of its family: `0.0.0.0` or `::`.
+    #[inline(always)]
+    pub fn is_unspecified(&self) -> bool {
+        self.words()[3] == 0 && self.is(&self.any_of_family())
+    }
+
+    /// Where the kernel leads a socket that dials this address: from the unspecified one to the
+    /// loopback interface (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2), any other is itself.
+    #[inline(always)]
+    pub fn reached(self) -> Self {
+        match (self.is_unspecified(), self.is_v4()) {
+            (false, _) => self,
+            (true, true) => Self::from_v4([127, 0, 0, 1]),
+            (true, false) => Self::LOOPBACK_V6,
+        }
     }
 
     /// The last four octets: the IPv4 address where [`Self::is_v4`] holds.
@@ -162,6 +180,22 @@ mod tests {
         }
         for text in ["128.0.0.1", "126.1.1.1", "::", "::2", "fe80::1", "0.0.0.0"] {
             assert!(!addr(text).is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_unspecified_address_reaches_the_loopback_of_its_family() {
+        for (dialled, reached) in [
+            ("0.0.0.0", "127.0.0.1"),
+            ("::ffff:0.0.0.0", "127.0.0.1"),
+            ("::", "::1"),
+            ("127.0.0.2", "127.0.0.2"),
+            ("::1", "::1"),
+            ("10.0.0.0", "10.0.0.0"),
+            ("fd00::", "fd00::"),
+        ] {
+            assert_eq!(addr(dialled).reached(), addr(reached), "{dialled}");
+            assert_eq!(addr(dialled).is_unspecified(), dialled != reached, "{dialled}");
         }
     }
 

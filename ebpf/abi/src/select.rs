@@ -144,7 +144,8 @@ pub enum Unserved {
 }
 
 /// The frontend of an address: its own, or a node port's where the address is one of the node's that
-/// takes them, or a host port's where it is any of the node's.
+/// takes them, or a host port's where it is any of the node's. None of the unspecified address, under
+/// which these two are filed: who dials it reaches another ([`Addr::reached`]).
 #[inline(always)]
 pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -> Option<Frontend> {
     let key = FrontendKey { addr, port, protocol, pad: 0 };
@@ -156,6 +157,8 @@ pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -
         {
             return None;
         }
+    } else if addr.is_unspecified() {
+        return None;
     }
     (found.set != NO_SET).then_some(found)
 }

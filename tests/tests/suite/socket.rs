@@ -388,16 +388,51 @@ fn v4_a_node_port_on_loopback_is_the_nodes_and_not_a_pods() {
         }
         bench.tables.node_address(family.loopback());
         let loopback = SocketAddr::new(family.loopback(), 30080);
-        let dialled = family.dialled(loopback);
         let pod = mizzen_tests::netns::Netns::new("pod");
         let _own = Backend::start(&pod, loopback, "the pod's own");
-        assert_eq!(bench.ask(dialled).unwrap().0, "a", "{family:?} TCP");
-        assert_eq!(bench.ask_udp(dialled), ("a".to_owned(), dialled), "{family:?} UDP");
+        // The unspecified address is what the kernel makes of it: the loopback interface's.
+        let peer = family.dialled(loopback);
+        let dialled = [peer, family.dialled(any)];
+        for to in dialled {
+            asks_own_loopback(&mut bench, to, peer, "a");
+        }
         bench.actor = bench.node.pod_actor(&pod);
-        let own = "the pod's own".to_owned();
-        assert_eq!(bench.ask(dialled).unwrap().0, own, "{family:?} TCP");
-        assert_eq!(bench.ask_udp(dialled), (own, dialled), "{family:?} UDP");
+        for to in dialled {
+            asks_own_loopback(&mut bench, to, peer, "the pod's own");
+        }
     }
+}
+
+/// Dials `to` in every way; `name` answers, as `peer`.
+fn asks_own_loopback(bench: &mut Bench, to: SocketAddr, peer: SocketAddr, name: &str) {
+    let case = format!("{:?}, {name} at {to}", bench.family);
+    let name = name.to_owned();
+    assert_eq!(bench.ask(to).unwrap(), (name.clone(), peer), "TCP {case}");
+    assert_eq!(bench.ask_udp(to), (name.clone(), peer), "sendto {case}");
+    let socket = bench.actor.open(bench.family.udp());
+    bench.actor.connect(socket, to).unwrap();
+    assert_eq!(bench.actor.peer(socket), peer, "connected {case}");
+    bench.actor.send(socket, "?");
+    assert_eq!(bench.actor.receive_from(socket), (peer, name), "connected {case}");
+    bench.actor.close(socket);
+}
+
+/// A port of the node that nobody has anything behind is left to the kernel, whatever it is dialled
+/// by; node ports that the loopback interface does not take are not led anywhere either.
+#[test]
+fn v4_the_unspecified_address_is_no_node_ports() {
+    each_family(|bench| {
+        let set = bench.tables.set_of(&[bench.a]);
+        let any = SocketAddr::new(bench.family.any(), 30080);
+        for protocol in [TCP, UDP] {
+            bench.tables.frontend(any, protocol, set, frontend_flags::EXTERNAL);
+        }
+        bench.tables.node_address(bench.family.node());
+        let loopback = SocketAddr::new(bench.family.loopback(), 30080);
+        let _own = Backend::start(&bench.node.netns, loopback, "the node's own");
+        let (to, peer) = (bench.family.dialled(any), bench.family.dialled(loopback));
+        asks_own_loopback(bench, to, peer, "the node's own");
+    });
 }
 
 #[test]

@@ -77,7 +77,7 @@ enum Untranslated {
 
 #[inline(always)]
 fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslated> {
-    let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
+    let dialled = Dialled::in_call::<F>(sock);
     let frontend =
         service(sock, &dialled, protocol).map_err(|reason| unserved(sock, &dialled, &reason))?;
     let slots = slots(&frontend, sock).map_err(|reason| refused(frontend.set, reason))?;

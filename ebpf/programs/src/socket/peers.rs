@@ -5,7 +5,7 @@ use mizzen_ebpf_abi::{
     socket::{SocketPeer, SocketPeers},
 };
 
-use super::context::SockAddr;
+use super::context::{Family, SockAddr};
 use crate::{
     events::Call,
     lookup::{Backend, Slots},
@@ -55,6 +55,13 @@ impl Dialled {
     #[inline(always)]
     pub(super) fn call(&self, protocol: u8, set: u32) -> Call {
         Call { protocol, dialled: self.addr, dialled_port: self.port, set }
+    }
+
+    /// What a call names. The kernel turns the unspecified address into the loopback interface's
+    /// only after the programs ran, so that it is that here already.
+    #[inline(always)]
+    pub(super) fn in_call<F: Family>(sock: &SockAddr) -> Self {
+        Self { addr: F::addr(sock).reached(), port: sock.port() }
     }
 
     /// The entry for a choice that was made for this.

@@ -41,7 +41,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn send<F: Family>(sock: &SockAddr) -> i32 {
     if sock.protocol() == protocol::UDP {
-        let dialled = Dialled { addr: F::addr(sock), port: sock.port() };
+        let dialled = Dialled::in_call::<F>(sock);
         match translate(sock, &dialled) {
             Some((addr, port)) => {
                 sock.rewrite::<F>(&addr, port);
