@@ -100,11 +100,7 @@ fn ingress<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch) -> i32 {
     // SAFETY: the flow is an element of a live map; its addresses and flags never change.
     let flow = unsafe { &*flow };
     if conntrack::is_gone(skb, packet, flow) {
-        let verdict = reject::gone(skb, packet, flow.set);
-        if verdict != DROP {
-            conntrack::reset(skb, &packet.key, flow); // only what was told: else the next segment is
-        }
-        return verdict;
+        return tell_gone(skb, packet, flow);
     }
     let to_node = flow.flags & flow_flags::TO_NODE != 0;
     let Some(hop_limit) = hop_limit(packet, to_node) else {
@@ -125,6 +121,16 @@ fn ingress<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch) -> i32 {
         return DROP;
     }
     if to_node { node::admit(skb, flow.device) } else { deliver::send(skb, &mut scratch.way) }
+}
+
+/// Tells the opener of a flow that its backend was deleted (V8).
+#[inline(always)]
+fn tell_gone(skb: Skb, packet: &Packet, flow: &Flow) -> i32 {
+    let verdict = reject::gone(skb, packet, flow.set);
+    if verdict != DROP {
+        conntrack::reset(skb, &packet.key, flow); // only what was told: else the next segment is
+    }
+    verdict
 }
 
 /// A packet of a flow that is larger than its next link takes. One that may be fragmented goes to

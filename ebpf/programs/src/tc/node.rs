@@ -21,8 +21,8 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, deliver, drop_counted, flow_of, fragments, icmp, is_icmp, parsed, policy, reject,
-    scratch::Scratch, skb::Skb, translate,
+    DROP, PASS, conntrack, deliver, drop_counted, flow_of, fragments, icmp, is_icmp, parsed,
+    policy, reject, scratch::Scratch, skb::Skb, tell_gone, translate,
 };
 use crate::maps::FLOWS;
 
@@ -54,6 +54,9 @@ pub(super) fn egress(skb: Skb) -> i32 {
     }
     if !policy::allows(packet) {
         return DROP;
+    }
+    if conntrack::is_gone(skb, packet, flow) {
+        return tell_gone(skb, packet, flow);
     }
     scratch.leaving = packet.key.rewritten(flow);
     // Told here, while the packet is as its socket made it.

@@ -42,7 +42,7 @@ fn one_backend(
 }
 
 /// Takes a set's backends out of service.
-fn empty(node: &mut LabNode, set: u32) {
+pub(super) fn empty(node: &mut LabNode, set: u32) {
     let range = node.tables.range(set, &[], Windows::all(0));
     node.tables.flip(set, range);
 }

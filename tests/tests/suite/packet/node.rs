@@ -17,7 +17,7 @@ use mizzen_tests::{
 
 use super::{
     EXTERNAL, NODE_PORT, PORT,
-    answers::narrow,
+    answers::{empty, narrow},
     cluster_ip, node_port,
     programs::{SHOT, UNSPEC, run},
     sane,
@@ -51,6 +51,36 @@ fn d16_b23_b32_the_node_reaches_services_without_its_socket_programs() {
         }
     }
     assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 8);
+    sane(&lab);
+}
+
+/// The reset comes in by the uplink, from the service, as if the backend had sent it.
+#[test]
+fn v8_the_nodes_own_connection_to_a_deleted_backend_is_reset_by_its_next_segment() {
+    let mut lab = lab([1, 1]);
+    let mut number = 20;
+    for family in FAMILIES {
+        for backend in [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)] {
+            let case = format!("{family:?} {backend}");
+            number += 1;
+            let vip = SocketAddr::new(family.service(number), PORT);
+            let tables = &mut lab.nodes[0].tables;
+            let set = tables.set();
+            let id = tables.backend(set, backend);
+            let range = tables.range(set, &[id], Windows::all(1));
+            tables.flip(set, range);
+            tables.frontend(vip, Transport::Tcp.number(), set, 0);
+            let client = Client::dial(&lab.nodes[0].node.netns, Transport::Tcp, vip, 0).unwrap();
+            client.ask().unwrap();
+            empty(&mut lab.nodes[0], set);
+            client.ask().expect("it is only out of service");
+            let reset = lab.nodes[0].counted(Counter::ResetGone);
+            lab.nodes[0].tables.backend_is_gone(id, backend);
+            let error = client.ask_with(1_000).unwrap_err().kind();
+            assert_eq!(error, ErrorKind::ConnectionReset, "{case}");
+            assert!(lab.nodes[0].counted(Counter::ResetGone) > reset, "{case}");
+        }
+    }
     sane(&lab);
 }
 
