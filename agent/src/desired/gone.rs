@@ -6,6 +6,9 @@
 //! any more, so that flows to it are reset. An endpoint that leaves otherwise, by a change of
 //! labels, keeps its flows, and so does one that only terminates. The node that asks is never gone.
 //!
+//! Snapshots are gathered, and some are missed: that an endpoint was terminating when it left is
+//! told by a snapshot too ([`Snapshot::departed`]), for it may never be seen to be.
+//!
 //! What is not known is not deleted: an agent that starts knows of no endpoint that was there
 //! before, and of two objects that may be one pod it takes them for one.
 
@@ -85,14 +88,15 @@ impl Departures {
                 continue;
             }
             let doomed = self.forget_doom(service, address);
+            let terminated = was.terminating || after.departed_since(before, service, address);
             let dead = match is {
                 // To one that was doomed nothing led since but what is the new pod's.
-                Some(_) => was.terminating && !doomed,
+                Some(_) => terminated && !doomed,
                 None => doomed,
             };
             if dead {
                 deleted.insert(address);
-            } else if is.is_none() && (was.terminating || self.is_absent(&was.nodes)) {
+            } else if is.is_none() && (terminated || self.is_absent(&was.nodes)) {
                 let pods = was.pods.into_iter().map(|pod| pod.to_string().into()).collect();
                 let left = Left { round: self.round, pods };
                 self.left.entry(service.clone()).or_default().insert(address, left);

@@ -3,7 +3,8 @@
 //! A first change is published at once; what follows within a millisecond is published together.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     ops::BitOrAssign,
     sync::Arc,
     time::Duration,
@@ -38,6 +39,10 @@ const GATHERED_MAX: usize = 4096;
 
 /// Services that a step names at most: where more changed, to compare costs less.
 const STEP_MAX: usize = 1024;
+
+/// Departed endpoints that are remembered at most, the newest: more than leave in a second of any
+/// rollout, for those who are behind by that much.
+const DEPARTED_MAX: usize = 4096;
 
 /// How long after a list the memory that nobody needs any more is given back: by then everyone has
 /// taken in what it brought.
@@ -121,12 +126,15 @@ pub struct ClusterState {
     /// Which service each slice is filed under: its label may change, and a deletion names the
     /// slice alone.
     filed: BTreeMap<ObjectKey, ObjectKey>,
+    /// What [`Snapshot::departed`] has, the oldest first, by revision.
+    departed: VecDeque<(u64, (ObjectKey, IpAddr))>,
 }
 
 impl Default for ClusterState {
     fn default() -> Self {
         let step = Some(Step::default());
-        Self { snapshot: Snapshot::default(), step, filed: BTreeMap::new() }
+        let (filed, departed) = (BTreeMap::new(), VecDeque::new());
+        Self { snapshot: Snapshot::default(), step, filed, departed }
     }
 }
 
@@ -221,13 +229,53 @@ impl ClusterState {
         if !stays {
             self.filed.insert(slice.key.clone(), service.clone());
         }
-        insert(&mut self.snapshot.slices, (service, slice.key.name.clone()), slice) || moved
+        let key = (service, slice.key.name.clone());
+        let before = self.snapshot.slices.get(&key).map(Arc::clone);
+        if !insert(&mut self.snapshot.slices, key, slice) {
+            return moved;
+        }
+        if let Some(before) = before {
+            self.note_departed(&before);
+        }
+        true
     }
 
     fn unfile(&mut self, key: &ObjectKey) -> bool {
         let Some(service) = self.filed.remove(key) else { return false };
         self.touch(&service);
-        self.snapshot.slices.remove(&(service, key.name.clone())).is_some()
+        let removed = self.snapshot.slices.remove(&(service, key.name.clone()));
+        if let Some(before) = &removed {
+            self.note_departed(before);
+        }
+        removed.is_some()
+    }
+
+    /// Notes the endpoints of a slice as it was that were terminating there, and that no slice of
+    /// the service has now, though their address may be a new pod's.
+    fn note_departed(&mut self, before: &EndpointSlice) {
+        let service = &before.service;
+        let revision = self.snapshot.revision + 1;
+        for endpoint in before.endpoints.iter().filter(|endpoint| endpoint.terminating) {
+            let address = endpoint.address;
+            let were = before.endpoints.iter().filter(|other| other.address == address);
+            let were: Vec<_> = were.map(|other| before.pod(other)).collect();
+            let stays = self.snapshot.endpoints_of(service).any(|(slice, other)| {
+                let pod = slice.pod(other);
+                other.address == address
+                    && (pod.is_none() || were.contains(&pod) || were.contains(&None))
+            });
+            if !stays {
+                let key = (service.clone(), address);
+                self.snapshot.departed.insert(key.clone(), revision);
+                self.departed.push_back((revision, key));
+            }
+        }
+        while self.departed.len() > DEPARTED_MAX {
+            let Some((revision, key)) = self.departed.pop_front() else { break };
+            if self.snapshot.departed.get(&key) == Some(&revision) {
+                self.snapshot.departed.remove(&key);
+            }
+        }
     }
 }
 
@@ -361,7 +409,10 @@ impl BitOrAssign for Taken {
 
 #[cfg(test)]
 mod tests {
+    use imbl::OrdMap;
+
     use super::*;
+    use crate::model::endpoints::Endpoint;
 
     fn slice(name: &str, service: &str) -> EndpointSlice {
         EndpointSlice::new(ObjectKey::new("default", service), name, false)
@@ -437,6 +488,29 @@ mod tests {
         assert_eq!(told(&before, &many), (vec![STEP_MAX.to_string()], true));
         state.apply(Change::Slices(Event::Apply(slice("y", "a"))));
         assert_eq!(told(&many, &state.publication()), (vec!["a".into()], false));
+    }
+
+    #[test]
+    fn departed_endpoints_are_remembered_up_to_a_limit() {
+        let mut state = ClusterState::default();
+        let mut say = |endpoints: Vec<Endpoint>| {
+            let slice = EndpointSlice { endpoints, ..slice("x", "a") };
+            state.apply(Change::Slices(Event::Apply(slice)));
+            let departed = &state.snapshot().departed;
+            assert_eq!(departed.len().min(DEPARTED_MAX), departed.len());
+            departed.clone()
+        };
+        let addresses = 0..u32::try_from(DEPARTED_MAX).unwrap() + 2;
+        let mut departed = OrdMap::new();
+        for last in addresses {
+            let address = IpAddr::V4(last.into());
+            let terminating = true;
+            say(vec![Endpoint { terminating, ..Endpoint::ready_at(address) }]);
+            departed = say(Vec::new());
+        }
+        assert_eq!(departed.len(), DEPARTED_MAX);
+        let oldest = departed.keys().map(|(_, address)| *address).next();
+        assert_eq!(oldest, Some(IpAddr::V4(2.into())), "the oldest make room");
     }
 
     #[test]

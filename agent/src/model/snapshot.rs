@@ -79,6 +79,10 @@ pub struct Snapshot {
     pub opted_out_pods: OrdMap<ObjectKey, Arc<OptedOutPod>>,
     /// Namespaces by name, where they are watched.
     pub namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
+    /// Endpoints that left their service while they were terminating, by the revision that this
+    /// was: for those who saw neither, because both came with one publication or because they
+    /// missed some. The last few thousand.
+    pub departed: OrdMap<(ObjectKey, IpAddr), u64>,
 }
 
 impl Snapshot {
@@ -127,6 +131,15 @@ impl Snapshot {
             Add(key, _) | Remove(key, _) | Update { new: (key, _), .. } => key.0.clone(),
         });
         services.chain(slices).collect()
+    }
+
+    /// Whether an endpoint left its service while it was terminating since a snapshot of before.
+    pub fn departed_since(&self, before: &Self, service: &ObjectKey, address: IpAddr) -> bool {
+        !self.departed.is_empty()
+            && self
+                .departed
+                .get(&(service.clone(), address))
+                .is_some_and(|revision| *revision > before.revision)
     }
 
     /// The addresses by which services know a pod.

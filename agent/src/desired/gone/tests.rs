@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     desired::{Change, Desired, NodeFacts, Settings},
+    kube::state::{self, ClusterState},
     model::{
         endpoints::{Endpoint, EndpointPort, EndpointSlice, Site, SliceNames},
         node::Node,
@@ -80,30 +81,9 @@ impl Cluster {
     }
 
     fn set_pods(&mut self, slice: &str, endpoints: &[(u8, State, String)]) {
-        for ipv6 in [false, true] {
-            let mut names = SliceNames::default();
-            let endpoint = |(last, state, pod): &(u8, State, String)| Endpoint {
-                ready: *state == Ready,
-                serving: matches!(state, Ready | Terminating),
-                terminating: matches!(state, Terminating | TerminatingUnready),
-                site: Site::on(&format!("node-{last}")),
-                names: names.add(pod, ""),
-                ..Endpoint::ready_at(address(ipv6, *last))
-            };
-            let port =
-                |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };
-            let name: Arc<str> = format!("{slice}-{ipv6}").into();
-            let endpoints = endpoints.iter().map(endpoint).collect();
-            let value = EndpointSlice {
-                key: ObjectKey::new("default", &name),
-                service: service_key(),
-                ipv6,
-                ports: vec![port("t", Protocol::Tcp), port("u", Protocol::Udp)],
-                endpoints,
-                names,
-                trigger_time: None,
-            };
-            self.snapshot.slices.insert((service_key(), name), Arc::new(value));
+        for value in slices(slice, endpoints) {
+            let key = (service_key(), value.key.name.clone());
+            self.snapshot.slices.insert(key, Arc::new(value));
         }
     }
 
@@ -123,6 +103,33 @@ impl Cluster {
     fn released(&mut self, last: u8) -> Vec<u8> {
         octets(&self.desired.released(&[false, true].map(|ipv6| address(ipv6, last)).into()))
     }
+}
+
+/// A slice of each family: endpoints by last octet, state and pod.
+fn slices(slice: &str, endpoints: &[(u8, State, String)]) -> [EndpointSlice; 2] {
+    [false, true].map(|ipv6| {
+        let mut names = SliceNames::default();
+        let endpoint = |(last, state, pod): &(u8, State, String)| Endpoint {
+            ready: *state == Ready,
+            serving: matches!(state, Ready | Terminating),
+            terminating: matches!(state, Terminating | TerminatingUnready),
+            site: Site::on(&format!("node-{last}")),
+            names: names.add(pod, ""),
+            ..Endpoint::ready_at(address(ipv6, *last))
+        };
+        let port = |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };
+        let name: Arc<str> = format!("{slice}-{ipv6}").into();
+        let endpoints = endpoints.iter().map(endpoint).collect();
+        EndpointSlice {
+            key: ObjectKey::new("default", &name),
+            service: service_key(),
+            ipv6,
+            ports: vec![port("t", Protocol::Tcp), port("u", Protocol::Udp)],
+            endpoints,
+            names,
+            trigger_time: None,
+        }
+    })
 }
 
 const NOTHING: [u8; 0] = [];
@@ -348,4 +355,87 @@ fn v8_an_agent_that_starts_knows_of_no_endpoint_that_left() {
     cluster.set("a", &[(TWO, Ready)]);
     assert_eq!(cluster.settled(), NOTHING);
     assert!(!cluster.desired.unsettled());
+}
+
+/// A cluster whose events the test says, and an agent that takes in what is published.
+struct Told {
+    state: ClusterState,
+    desired: Desired,
+}
+
+impl Told {
+    fn new() -> Self {
+        let Cluster { desired, snapshot } = Cluster::new();
+        let mut state = ClusterState::default();
+        let service = Service::clone(&snapshot.services[&service_key()]);
+        state.apply(state::Change::Services(state::Event::Apply(service)));
+        let mut told = Self { state, desired };
+        told.say(&[(ONE, Ready, "pod-1"), (TWO, Ready, "pod-2")]);
+        assert_eq!(told.follow(), NOTHING);
+        told
+    }
+
+    fn say(&mut self, endpoints: &[(u8, State, &str)]) {
+        let named: Vec<_> =
+            endpoints.iter().map(|(last, state, pod)| (*last, *state, (*pod).into())).collect();
+        for slice in slices("a", &named) {
+            self.state.apply(state::Change::Slices(state::Event::Apply(slice)));
+        }
+    }
+
+    fn follow(&mut self) -> Vec<u8> {
+        octets(&self.desired.update(&self.state.publication(), &NodeFacts::default()))
+    }
+
+    fn settled(&mut self) -> Vec<u8> {
+        assert_eq!(self.follow(), NOTHING);
+        assert_eq!(octets(&self.desired.settle()), NOTHING, "it may have moved");
+        octets(&self.desired.settle())
+    }
+}
+
+#[test]
+fn v8_an_endpoint_that_was_never_seen_to_terminate_is_deleted_all_the_same() {
+    // Both events are gathered into one publication, or the one between them is missed.
+    for missed in [false, true] {
+        let mut told = Told::new();
+        told.say(&[(ONE, Terminating, "pod-1"), (TWO, Ready, "pod-2")]);
+        if missed {
+            told.state.publication();
+        }
+        told.say(&[(TWO, Ready, "pod-2")]);
+        if missed {
+            told.state.publication();
+        }
+        assert_eq!(told.settled(), [ONE], "missed: {missed}");
+        // A label change of a later one is none.
+        told.say(&[(ONE, Ready, "pod-3"), (TWO, Ready, "pod-2")]);
+        assert_eq!(told.follow(), NOTHING);
+        told.say(&[(TWO, Ready, "pod-2")]);
+        assert_eq!(told.settled(), NOTHING);
+    }
+}
+
+#[test]
+fn v8_an_heir_that_comes_with_the_same_publication_is_told_apart() {
+    let mut told = Told::new();
+    told.say(&[(ONE, Terminating, "pod-1"), (TWO, Ready, "pod-2")]);
+    told.say(&[(ONE, Ready, "heir"), (TWO, Ready, "pod-2")]);
+    assert_eq!(told.follow(), [ONE]);
+    assert_eq!(told.settled(), NOTHING, "the heir lives");
+}
+
+#[test]
+fn v8_what_is_gathered_is_no_deletion_where_steps_would_be_none() {
+    let mut told = Told::new();
+    // It only leaves; it terminates and goes on; another of its address goes on.
+    told.say(&[(TWO, Terminating, "pod-2")]);
+    told.say(&[(TWO, Ready, "pod-2")]);
+    assert_eq!(told.settled(), NOTHING);
+    told.say(&[(ONE, Ready, "pod-1"), (ONE, Ready, "same"), (TWO, Ready, "pod-2")]);
+    assert_eq!(told.follow(), NOTHING);
+    told.say(&[(ONE, Terminating, "pod-1"), (ONE, Ready, "same"), (TWO, Ready, "pod-2")]);
+    told.say(&[(ONE, Ready, "same"), (TWO, Ready, "pod-2")]);
+    told.say(&[(TWO, Ready, "pod-2")]);
+    assert_eq!(told.settled(), NOTHING);
 }
