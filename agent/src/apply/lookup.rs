@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use mizzen_ebpf_abi::{
     addr::Addr,
     select::{self, NoBackend, Window},
-    service::{Frontend, FrontendKey, NO_SET, SetWord, frontend_flags, header},
+    service::{Frontend, FrontendKey, NO_SET, SetWord, backend_flags, frontend_flags, header},
 };
 
 use super::maps::{AddrRange, Tables};
@@ -17,6 +17,14 @@ pub trait Records: select::Tables {
     /// Bits of [`mizzen_ebpf_abi::service::backend_flags`] of a backend's record; 0 where there is
     /// none.
     fn backend_flags(&self, id: u32, v4: bool) -> u16;
+
+    /// Whether the record with this id says that the endpoint with this address and port, network
+    /// byte order, was deleted.
+    fn is_gone(&self, id: u32, addr: &Addr, port: [u8; 2]) -> bool {
+        let v4 = addr.is_v4();
+        self.backend_flags(id, v4) & backend_flags::GONE != 0
+            && self.backend(NO_SET, id, v4).is_some_and(|freed| freed.is_at(addr, port))
+    }
 }
 
 impl select::Tables for Tables {

@@ -8,8 +8,10 @@ use mizzen_ebpf_abi::{
     flow_state::{self, Need},
     nat::{self, Facts, Origin},
     node::node_config_flags,
+    packet::tcp_flags,
     select::{self, Unserved, Window},
     service::{Frontend, frontend_flags},
+    tracking::{self, FlowBackends},
 };
 
 use super::{
@@ -31,7 +33,7 @@ pub(super) fn explain(
     frontend: Option<&Frontend>,
 ) -> Path {
     if let Some((key, flow)) = existing(live, client, dialled) {
-        return existing_flow(&key, &flow);
+        return existing_flow(live, &key, &flow);
     }
     if client.here && origin == Origin::Node && live.node_addr_flags(&dialled.addr).is_some() {
         return at_packet(
@@ -204,16 +206,45 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     let flow = live.flow(&key)?;
     let original = flow.flags & flow_flags::ORIGINAL != 0;
     let lives = !flow_state::silent(key.protocol, &flow, live.now_s(), Need::None);
-    // A datagram is led anew where its backend left the service; as the programs do (B100-B107).
-    let settled = key.protocol != protocol::UDP
-        || flow.flags & flow_flags::OUTWARD != 0
-        || select::Tables::backend(live, flow.set, flow.backend, flow.destination.is_v4())
-            .is_some_and(|found| found.is_at(&flow.destination, flow.destination_port));
-    (original && lives && settled).then_some((key, flow))
+    // Where what comes next opens a new flow, that is what the question is about.
+    let anew = if is_deleted(live, &key, &flow) {
+        flow_state::reopens(key.protocol, tcp_flags::SYN, &flow)
+    } else {
+        tracking::begins_anew(Backends(live), key.protocol, tcp_flags::SYN, &flow)
+    };
+    (original && lives && !anew).then_some((key, flow))
 }
 
-fn existing_flow(key: &FlowKey, flow: &Flow) -> Path {
-    if key.protocol == protocol::TCP && flow.state & flow_state::state::GONE != 0 {
+/// The tables, as connection tracking asks them.
+struct Backends<'a, L>(&'a L);
+
+impl<L> Clone for Backends<'_, L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L> Copy for Backends<'_, L> {}
+
+impl<L: Live> FlowBackends for Backends<'_, L> {
+    fn has_backend(self, flow: &Flow) -> bool {
+        self.0
+            .backend(flow.set, flow.backend, flow.destination.is_v4())
+            .is_some_and(|found| found.is_at(&flow.destination, flow.destination_port))
+    }
+
+    fn is_deleted(self, flow: &Flow) -> bool {
+        self.0.is_gone(flow.backend, &flow.destination, flow.destination_port)
+    }
+}
+
+/// Whether the flow is a connection to a backend that was deleted.
+fn is_deleted(live: &impl Live, key: &FlowKey, flow: &Flow) -> bool {
+    key.protocol == protocol::TCP && tracking::is_deleted(Backends(live), flow)
+}
+
+fn existing_flow(live: &impl Live, key: &FlowKey, flow: &Flow) -> Path {
+    if is_deleted(live, key, flow) {
         return at_packet(
             Outcome::Refused,
             "the backend of this connection was deleted: its next segment is answered with a TCP \

@@ -10,12 +10,12 @@ use std::{
 use mizzen_ebpf_abi::{
     affinity::Affinity,
     conntrack::{Flow, FlowKey, flow_flags},
-    flow_state::state::SEEN,
+    flow_state::state::{GONE, RST, SEEN},
     node::{
         NodeAddr, NodeConfig, PodNetns, cluster_range_flags, endpoint_flags, node_config_flags,
     },
     select,
-    service::{Frontend, FrontendKey, SetWord, frontend_flags},
+    service::{Backend4, Frontend, FrontendKey, NO_SET, SetWord, backend_flags, frontend_flags},
 };
 
 use super::*;
@@ -457,9 +457,8 @@ fn b71_b72_b75_session_affinity_pins_until_it_ends() {
     assert_eq!(pinned(&live), None, "too long ago");
 }
 
-#[test]
-fn an_existing_flow_pins_and_says_so() {
-    let mut live = memory(false);
+/// A connection from outside to a node port, which a pod of another node answered.
+fn outside_flow() -> (FlowKey, Flow) {
     let key = FlowKey {
         source: ip(OUTSIDE).into(),
         destination: ip(NODE).into(),
@@ -479,6 +478,13 @@ fn an_existing_flow_pins_and_says_so() {
         seen_s: NOW_S - 5,
         ..Flow::default()
     };
+    (key, flow)
+}
+
+#[test]
+fn an_existing_flow_pins_and_says_so() {
+    let mut live = memory(false);
+    let (key, flow) = outside_flow();
     live.flows.insert(key, flow);
     let dialled = Dialled { addr: ip(NODE).into(), port: 30_080, protocol: protocol::TCP };
     let client = |port| Client { addr: ip(OUTSIDE).into(), port, here: false };
@@ -496,6 +502,37 @@ fn an_existing_flow_pins_and_says_so() {
     live.flows.insert(key, Flow { state: 0, seen_s: NOW_S - 500, ..flow });
     assert_eq!(explain(&live, &client(Some(40_000)), &dialled).packet.outcome, Outcome::Balanced);
     assert!(resolve::flows(&live, &client(None), &dialled).is_empty());
+}
+
+/// V8: as the programs do, by the backend's record before the flow is marked.
+#[test]
+fn v8_a_flow_to_a_deleted_backend_is_refused_until_it_is_reset() {
+    let mut live = memory(false);
+    let (key, flow) = outside_flow();
+    let id = 77;
+    let flow = Flow { backend: id, set: 9, ..flow };
+    live.flows.insert(key, flow);
+    let dialled = Dialled { addr: ip(NODE).into(), port: 30_080, protocol: protocol::TCP };
+    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false };
+    let outcome = |live: &Memory| explain(live, &client, &dialled).packet.outcome;
+    assert_eq!(outcome(&live), Outcome::Pinned, "out of service (V7)");
+    let mut record = Backend4 {
+        addr: [10, 244, 1, 5],
+        port: 8_081_u16.to_be_bytes(),
+        flags: backend_flags::FREED | backend_flags::GONE,
+        set: NO_SET,
+    };
+    live.tables.backends4.insert(id, record);
+    assert_eq!(outcome(&live), Outcome::Pinned, "another endpoint was deleted");
+    record.port = flow.destination_port;
+    live.tables.backends4.insert(id, record);
+    assert_eq!(outcome(&live), Outcome::Refused);
+    // It was told so: whoever has its port next is led to one that lives.
+    live.flows.insert(key, Flow { peer_state: SEEN | RST, ..flow });
+    assert_eq!(outcome(&live), Outcome::Balanced);
+    live.tables.backends4.remove(&id);
+    live.flows.insert(key, Flow { state: SEEN | GONE, ..flow });
+    assert_eq!(outcome(&live), Outcome::Refused, "marked, and its id is another's");
 }
 
 #[test]

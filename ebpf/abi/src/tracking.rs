@@ -36,8 +36,17 @@ pub enum Refusal {
     Full,
 }
 
+/// What the service tables say of the backends that flows were given. For `mizzen why`, too, which
+/// tells by [`begins_anew`] and [`is_deleted`] what the programs will do.
+pub trait FlowBackends: Copy {
+    /// Whether they still have the flow's backend.
+    fn has_backend(self, flow: &Flow) -> bool;
+    /// Whether they say that it was deleted. Of a flow of the opener's.
+    fn is_deleted(self, flow: &Flow) -> bool;
+}
+
 /// The table of flows, and what is asked while one of them is looked at.
-pub trait FlowTable: Copy {
+pub trait FlowTable: FlowBackends {
     /// The entry with this key, for reading and writing of its fields. It stays one of the table's,
     /// but may be another flow's when it is read.
     fn find(self, key: &FlowKey) -> Option<*mut Flow>;
@@ -45,10 +54,6 @@ pub trait FlowTable: Copy {
     fn insert(self, key: &FlowKey, flow: &Flow) -> Result<(), Refusal>;
     /// Removes an entry, if there is one.
     fn remove(self, key: &FlowKey);
-    /// Whether the service tables still have the backend that a flow was given.
-    fn has_backend(self, flow: &Flow) -> bool;
-    /// Whether they say that the flow's backend was deleted. Of a flow of the opener's.
-    fn is_deleted(self, flow: &Flow) -> bool;
     /// Whether a socket of the node would get a packet.
     fn is_a_sockets(self, packet: &FlowKey) -> bool;
     /// Seconds since boot, as in [`Flow::seen_s`].
@@ -130,19 +135,21 @@ pub fn track<T: FlowTable>(table: T, packet: &Packet) -> Option<*const Flow> {
 /// Whether the flow has ended, so that this packet belongs to another or to none.
 #[inline(always)]
 fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> bool {
-    let protocol = packet.key.protocol;
-    if is_silent(table, &packet.key, flow, now_s, Need::None) {
-        return true;
-    }
-    if flow.flags & flow_flags::ORIGINAL == 0 {
-        return false;
-    }
-    if flow_state::reopens(protocol, packet.tcp_flags, flow) {
+    is_silent(table, &packet.key, flow, now_s, Need::None)
+        || (flow.flags & flow_flags::ORIGINAL != 0
+            && begins_anew(table, packet.key.protocol, packet.tcp_flags, flow))
+}
+
+/// Whether a packet of the opener's with these TCP flags begins a new flow, though the one that it
+/// is of is not over yet.
+#[inline(always)]
+pub fn begins_anew<T: FlowBackends>(table: T, protocol: u8, tcp_flags: u8, flow: &Flow) -> bool {
+    if flow_state::reopens(protocol, tcp_flags, flow) {
         return true;
     }
     // A SYN where a backend was deleted begins anew with one that lives.
     if protocol == protocol::TCP
-        && flow_state::opens(protocol, packet.tcp_flags)
+        && flow_state::opens(protocol, tcp_flags)
         && is_deleted(table, flow)
     {
         return true;
@@ -151,13 +158,13 @@ fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> 
     // which backend gets it, nor does a connection that none has answered (B100-B107). What is
     // established stays (V7).
     let unsettled = protocol == protocol::UDP
-        || (flow_state::opens(protocol, packet.tcp_flags) && flow.peer_state & state::SEEN == 0);
+        || (flow_state::opens(protocol, tcp_flags) && flow.peer_state & state::SEEN == 0);
     unsettled && flow.flags & flow_flags::OUTWARD == 0 && !table.has_backend(flow)
 }
 
 /// Whether the flow's backend was deleted. Of a flow of the opener's.
 #[inline(always)]
-fn is_deleted<T: FlowTable>(table: T, flow: &Flow) -> bool {
+pub fn is_deleted<T: FlowBackends>(table: T, flow: &Flow) -> bool {
     flow.flags & flow_flags::OUTWARD == 0
         && (flow.state & state::GONE != 0 || table.is_deleted(flow))
 }

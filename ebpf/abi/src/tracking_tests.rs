@@ -75,6 +75,16 @@ impl Host {
     }
 }
 
+impl FlowBackends for &Host {
+    fn has_backend(self, flow: &Flow) -> bool {
+        self.backend_of(flow) == Backend::Serving
+    }
+
+    fn is_deleted(self, flow: &Flow) -> bool {
+        self.backend_of(flow) == Backend::Deleted
+    }
+}
+
 impl FlowTable for &Host {
     fn find(self, key: &FlowKey) -> Option<*mut Flow> {
         self.flows.borrow().get(key).map(|flow| flow.get())
@@ -94,14 +104,6 @@ impl FlowTable for &Host {
 
     fn remove(self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
-    }
-
-    fn has_backend(self, flow: &Flow) -> bool {
-        self.backend_of(flow) == Backend::Serving
-    }
-
-    fn is_deleted(self, flow: &Flow) -> bool {
-        self.backend_of(flow) == Backend::Deleted
     }
 
     fn is_a_sockets(self, packet: &FlowKey) -> bool {

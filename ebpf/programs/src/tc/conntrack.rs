@@ -7,7 +7,7 @@ use mizzen_ebpf_abi::{
     counters::Counter,
     node::NodeConfig,
     packet::Packet,
-    tracking::{self, FlowTable, Opened, Opening, Refusal},
+    tracking::{self, FlowBackends, FlowTable, Opened, Opening, Refusal},
 };
 
 use super::skb::Skb;
@@ -20,6 +20,21 @@ use crate::{
 /// The map, and the packet by whose device the node is known.
 #[derive(Clone, Copy)]
 struct Flows(Skb);
+
+impl FlowBackends for Flows {
+    #[inline(always)]
+    fn has_backend(self, flow: &Flow) -> bool {
+        match lookup::backend(flow.set, flow.backend, flow.destination.is_v4()) {
+            Some(backend) => backend.is_at(&flow.destination, flow.destination_port),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn is_deleted(self, flow: &Flow) -> bool {
+        lookup::is_gone(flow.backend, &flow.destination, flow.destination_port)
+    }
+}
 
 impl FlowTable for Flows {
     #[inline(always)]
@@ -38,19 +53,6 @@ impl FlowTable for Flows {
     #[inline(always)]
     fn remove(self, key: &FlowKey) {
         let _gone = FLOWS.remove(key);
-    }
-
-    #[inline(always)]
-    fn has_backend(self, flow: &Flow) -> bool {
-        match lookup::backend(flow.set, flow.backend, flow.destination.is_v4()) {
-            Some(backend) => backend.is_at(&flow.destination, flow.destination_port),
-            None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn is_deleted(self, flow: &Flow) -> bool {
-        lookup::is_gone(flow.backend, &flow.destination, flow.destination_port)
     }
 
     #[inline(always)]
