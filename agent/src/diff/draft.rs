@@ -9,7 +9,7 @@ use std::{
 use mizzen_ebpf_abi::{
     addr::Addr,
     maps,
-    node::{NodeAddr, NodeConfig, node_addr_flags},
+    node::{NodeAddr, NodeConfig, cluster_range_flags, node_addr_flags},
     service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
 };
 
@@ -29,6 +29,9 @@ pub(super) struct Draft {
     pub(super) put_node_addrs: Vec<(Addr, NodeAddr)>,
     pub(super) put_cluster_ranges: Vec<(AddrRange, u32)>,
     pub(super) node_config: Option<NodeConfig>,
+    /// What makes room for more important entries, before these are put.
+    pub(super) evicted_node_addrs: Vec<Addr>,
+    pub(super) evicted_cluster_ranges: Vec<AddrRange>,
     pub(super) put_source_ranges: Vec<SourceRange>,
     pub(super) backends4: Vec<(u32, Backend4)>,
     pub(super) backends6: Vec<(u32, Backend6)>,
@@ -116,15 +119,19 @@ impl Draft {
         limits: &Capacities,
     ) -> Arc<DesiredNode> {
         let takes_node_ports = |value: &NodeAddr| value.flags & node_addr_flags::NODE_PORTS != 0;
-        let (put, no_addrs) =
+        // Of a pod range that is left out nothing is lost but who is a pod; of a range of services,
+        // what is dialled there and nobody has is no longer dropped, and leaves the node (B10).
+        let of_services = |uses: &u32| uses & cluster_range_flags::SERVICES != 0;
+        let Additions { put, left_out: no_addrs, evicted } =
             additions(&held.addrs, &wanted.addrs, limits.node_addrs, takes_node_ports);
         self.put_node_addrs = put;
+        self.evicted_node_addrs = evicted;
         self.removed_node_addrs = removals(&held.addrs, &wanted.addrs);
-        let (put, no_ranges) =
-            additions(&held.cluster_ranges, &wanted.cluster_ranges, limits.cluster_ranges, |_| {
-                false
-            });
+        let (ranges, most) = (&held.cluster_ranges, limits.cluster_ranges);
+        let Additions { put, left_out: no_ranges, evicted } =
+            additions(ranges, &wanted.cluster_ranges, most, of_services);
         self.put_cluster_ranges = put;
+        self.evicted_cluster_ranges = evicted;
         self.removed_cluster_ranges = removals(&held.cluster_ranges, &wanted.cluster_ranges);
         self.node_config = (held.config != wanted.config).then_some(wanted.config);
         if no_addrs.is_empty() && no_ranges.is_empty() {
@@ -161,7 +168,12 @@ impl Draft {
             }
         };
         push(!self.grown.is_empty(), Op::Grow(self.grown));
+        push(!self.evicted_node_addrs.is_empty(), Op::RemoveNodeAddrs(self.evicted_node_addrs));
         push(!self.put_node_addrs.is_empty(), Op::PutNodeAddrs(self.put_node_addrs));
+        push(
+            !self.evicted_cluster_ranges.is_empty(),
+            Op::RemoveClusterRanges(self.evicted_cluster_ranges),
+        );
         push(!self.put_cluster_ranges.is_empty(), Op::PutClusterRanges(self.put_cluster_ranges));
         if let Some(config) = self.node_config {
             push(true, Op::SetNodeConfig(config));
@@ -195,23 +207,38 @@ impl Draft {
     }
 }
 
+/// What is to be put into a table.
+struct Additions<K, V> {
+    put: Vec<(K, V)>,
+    /// What there is no room for.
+    left_out: BTreeSet<K>,
+    /// Those of them that the table has, and that have to go first.
+    evicted: Vec<K>,
+}
+
 /// What a table lacks of what is wanted, as far as there is room for it while what is too much
-/// still is there; and what there is no room for. What is `important` comes first.
+/// still is there. What is `important` comes first, and in the place of what is not.
 fn additions<K: Copy + Ord, V: Copy + PartialEq>(
     held: &BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
     capacity: u32,
     important: impl Fn(&V) -> bool,
-) -> (Vec<(K, V)>, BTreeSet<K>) {
+) -> Additions<K, V> {
     let differs = |(key, value): &(&K, &V)| held.get(key) != Some(value);
     let differing = wanted.iter().filter(differs).map(|(key, value)| (*key, *value));
     let (mut put, mut fresh): (Vec<_>, Vec<_>) =
         differing.partition(|(key, _)| held.contains_key(key));
     fresh.sort_by_key(|(_, value)| !important(value));
     let room = (capacity as usize).saturating_sub(held.len()).min(fresh.len());
-    let left_out = fresh.split_off(room).into_iter().map(|(key, _)| key).collect();
+    let waiting = fresh[room..].iter().take_while(|(_, value)| important(value)).count();
+    let expendable =
+        wanted.iter().filter(|(key, value)| held.contains_key(key) && !important(value));
+    let evicted: Vec<K> = expendable.map(|(key, _)| *key).rev().take(waiting).collect();
+    let left_out = fresh.split_off(room + evicted.len()).into_iter().map(|(key, _)| key);
+    let left_out: BTreeSet<K> = left_out.chain(evicted.iter().copied()).collect();
+    put.retain(|(key, _)| !left_out.contains(key));
     put.append(&mut fresh);
-    (put, left_out)
+    Additions { put, left_out, evicted }
 }
 
 /// What a table has and should not.

@@ -29,6 +29,7 @@ use crate::{
     desired::{Change, Desired, LocalAddress, NodeFacts, NodePortAddresses, Settings},
     model::{
         node::{Cidr, Node},
+        service::ServiceCidr,
         snapshot::Snapshot,
     },
 };
@@ -464,6 +465,41 @@ fn full_tables_of_the_node_do_not_hold_up_services() {
     assert_eq!(held(&maps), ["192.0.2.2", "192.0.2.9"]);
     assert_eq!(maps.tables().cluster_ranges.len(), 1);
     assert!(diff_and_settle(&desired.everything(), &mut known).is_empty());
+}
+
+/// Without a service's range, what is dialled there in vain would leave the node (B10).
+#[test]
+fn b10_ranges_of_services_come_before_those_of_pods() {
+    let limits = Capacities { cluster_ranges: 2, ..Capacities::default() };
+    let range = |third: u8| Cidr { address: [10, 0, third, 0].into(), prefix_len: 24 };
+    let mut snapshot = one_service(3).snapshot();
+    for third in 1..=3 {
+        let mut node = Node::named(&format!("node-{third}"));
+        node.pod_cidrs = vec![range(third)];
+        snapshot.nodes.insert(node.name.clone(), Arc::new(node));
+    }
+    let cidr = ServiceCidr { name: "more".into(), cidrs: vec![range(9)] };
+    // As the agent starts, and while it runs with a full table.
+    for late in [false, true] {
+        let mut snapshot = snapshot.clone();
+        let mut desired = Desired::new(settings());
+        let mut known = Known::empty(Room::fixed(limits));
+        let mut maps = MemoryMaps::new(limits);
+        if late {
+            let plan =
+                diff_and_settle(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+            apply(&plan, &mut maps).unwrap();
+            snapshot.revision += 1;
+        }
+        snapshot.service_cidrs.insert(cidr.name.clone(), Arc::new(cidr.clone()));
+        let plan = diff_and_settle(&desired.update(&snapshot, &NodeFacts::default()), &mut known);
+        apply(&plan, &mut maps).unwrap();
+        let held: Vec<_> = maps.tables().cluster_ranges.keys().map(ToString::to_string).collect();
+        assert_eq!(held, ["10.0.1.0/24", "10.0.9.0/24"], "late: {late}");
+        assert_eq!(plan.refused.len(), 1, "{:?}", plan.refused);
+        let again = diff_and_settle(&desired.everything(), &mut known);
+        assert_eq!((again.ops.len(), again.refused.len()), (0, 1), "{again:?}");
+    }
 }
 
 #[test]
