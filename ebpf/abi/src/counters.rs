@@ -79,4 +79,8 @@ counters! {
     DropPodRate = "drop_pod_rate",
     /// Something happened that those who follow were not told of: they read too slowly.
     FlowEventLost = "flow_event_lost",
+    /// Passed to the stack: a fragment that is not the first, to an address that is no pod's, of a
+    /// packet whose first was of no flow or has not come yet. If a service has the address, the
+    /// packet is lost; if it is the node's own, all is well.
+    FragmentUnknown = "fragment_unknown",
 }

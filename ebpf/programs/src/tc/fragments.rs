@@ -4,19 +4,24 @@
 //! not reassemble: it is dropped and counted where it is for a service's cluster IP, which no stack
 //! would put it together for. To the node's own addresses, node ports and answers among them, come
 //! the node's own packets too: there it goes to the stack, which forgets it after a while if the
-//! first was translated.
+//! first was translated. So does one to any other address, which may be a service's outside of the
+//! ranges (a load balancer's, an external one) or anybody's. Both are counted, as what may be lost.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 use mizzen_ebpf_abi::{
     conntrack::FragmentKey,
     counters::Counter,
     limits,
+    node::cluster_range_flags,
     packet::{Bytes as _, Fragment, Packet},
     service::NO_SET,
 };
 
 use super::{PASS, drop_counted, skb::Skb};
-use crate::lookup::{self, Unserved};
+use crate::{
+    lookup::{self, Unserved},
+    maps::count,
+};
 
 /// Packet in fragments -> its ports. The oldest make room: what is lost is a packet, not a flow.
 #[btf_map]
@@ -44,7 +49,12 @@ pub(super) fn recall(packet: &mut Packet) {
 #[inline(always)]
 pub(super) fn stray(packet: &Packet) -> i32 {
     match lookup::unserved(packet.key.destination) {
-        Unserved::Foreign => PASS,
+        Unserved::Foreign => {
+            if lookup::range_flags(&packet.key.destination) & cluster_range_flags::PODS == 0 {
+                count(Counter::FragmentUnknown);
+            }
+            PASS
+        }
         Unserved::UnknownPort | Unserved::Unallocated => {
             drop_counted(packet, NO_SET, Counter::DropFragmentAhead)
         }

@@ -7,6 +7,7 @@ use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     counters::Counter,
     frame::{Frame, checksums_are_right, key},
+    service::frontend_flags,
 };
 use mizzen_tests::{
     echo::{Client, Echo, Transport},
@@ -59,14 +60,25 @@ fn f38_a_fragment_ahead_of_the_first_passes_where_it_may_be_the_stacks() {
     for family in FAMILIES {
         let backend = lab.nodes[1].pods[0].server(family);
         node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+        let set = lab.nodes[0].tables.set_of(&[backend]);
+        let balancer = SocketAddr::new(family.load_balancer(1), 53);
+        let udp = Transport::Udp.number();
+        lab.nodes[0].tables.frontend(balancer, udp, set, frontend_flags::EXTERNAL);
         let flow = dialled(&lab, family, Transport::Udp, 40_031);
+        let outside = (family.wire(CLIENT), 40_032);
+        let balanced = Frame::new(key(17, outside, (balancer.ip(), balancer.port())));
         let there = run(&lab.nodes[0], "tc_uplink_ingress", &Frame::new(flow).bytes());
         let answer = Frame::new(read(&there.packet).key.reversed());
         let strange = Frame::new(key(17, (family.wire(CLIENT), 1), (family.pod(2, 9), 2)));
-        for whole in [Frame::new(flow), answer.clone(), strange] {
+        for (whole, unknown) in
+            [(Frame::new(flow), 1), (answer.clone(), 1), (balanced, 1), (strange, 0)]
+        {
             let later = part(&whole, false);
+            let before = lab.nodes[0].counted(Counter::FragmentUnknown);
             let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
             assert_eq!((ran.verdict, ran.packet), (UNSPEC, later), "{family:?}");
+            let counted = lab.nodes[0].counted(Counter::FragmentUnknown) - before;
+            assert_eq!(counted, unknown, "{:?}", whole.key);
         }
         assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &part(&answer, true)).verdict, REDIRECT);
         let ran = run(&lab.nodes[0], "tc_uplink_ingress", &part(&answer, false));
