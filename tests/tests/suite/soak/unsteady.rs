@@ -1,8 +1,9 @@
 //! An API server that misbehaves: it stands before the real one and hands on what that says, but
 //! resets connections, refuses, repeats events, swaps them, cuts them off, keeps deletions to
-//! itself and then claims that the history is gone (410). When it is told to calm down it ends
-//! every watch with a last 410, those too that are between two connections then, so that all is
-//! listed once more, and behaves from then on.
+//! itself and then claims that the history is gone (410). When it is told to calm down it behaves
+//! from then on. One that swaps events ([`Manner::Lying`]) ends every watch with a last 410, those
+//! too that are between two connections then, so that all is listed once more: nobody could know
+//! what is true without.
 
 use std::{
     collections::BTreeSet,
@@ -39,6 +40,16 @@ const GONE: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":
 
 type Answer = Response<BoxBody<Bytes, io::Error>>;
 
+/// How it misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// In every way.
+    Lying,
+    /// Events come in their order, or not at all and a 410 in their place: who makes up for what is
+    /// missed needs no list in the end.
+    Failing,
+}
+
 /// The server.
 #[derive(Clone)]
 pub(super) struct Unsteady {
@@ -46,6 +57,7 @@ pub(super) struct Unsteady {
     pub(super) url: String,
     /// How often it misbehaved.
     pub(super) faults: Arc<AtomicU64>,
+    manner: Manner,
     calm: watch::Sender<bool>,
     /// What the watches are of that have had a 410 at their first request since then.
     told: Arc<Mutex<BTreeSet<String>>>,
@@ -55,13 +67,14 @@ pub(super) struct Unsteady {
 
 impl Unsteady {
     /// Stands before the server that the kubeconfig names.
-    pub(super) async fn start(kubeconfig: &Path, dice: Dice) -> Self {
+    pub(super) async fn start(kubeconfig: &Path, manner: Manner, dice: Dice) -> Self {
         let servers = ApiServers::new(Some(kubeconfig), &[]).await.unwrap();
         let real = servers.clients().unwrap().pick(0).client;
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let this = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
             faults: Arc::default(),
+            manner,
             calm: watch::Sender::new(false),
             told: Arc::default(),
             dice: Arc::new(Mutex::new(dice)),
@@ -131,7 +144,8 @@ impl Unsteady {
         let mut calmed = self.calm.subscribe();
         // Who had no connection at that time, or had let it go, may have seen the last events in any
         // order.
-        if *calmed.borrow_and_update() && self.told.lock().unwrap().insert(topic) {
+        let lies = self.manner == Manner::Lying;
+        if lies && *calmed.borrow_and_update() && self.told.lock().unwrap().insert(topic) {
             let _gone = send.send(Ok(gone())).await;
             return;
         }
@@ -139,7 +153,7 @@ impl Unsteady {
         let (mut buffer, mut held) = (Vec::new(), None);
         loop {
             let frame = tokio::select! {
-                _ = calmed.changed() => {
+                _ = calmed.changed(), if lies => {
                     let _gone = send.send(Ok(gone())).await;
                     return;
                 }
@@ -169,7 +183,7 @@ impl Unsteady {
             let half = line.slice(..line.len() / 2);
             return vec![Ok(half), Err(io::ErrorKind::ConnectionReset.into())];
         }
-        if held.is_none() && self.fault(6) {
+        if self.manner == Manner::Lying && held.is_none() && self.fault(6) {
             *held = Some(line);
             return Vec::new();
         }

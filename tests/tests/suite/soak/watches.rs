@@ -19,7 +19,10 @@ use mizzen_tests::{
 };
 use serde_json::json;
 
-use super::{cluster, unsteady::Unsteady};
+use super::{
+    cluster,
+    unsteady::{Manner, Unsteady},
+};
 use crate::watch::{Agent, serve};
 
 const SERVICES: usize = 8;
@@ -43,15 +46,17 @@ impl Objects {
     /// One change, of those that make sense at present and of those that don't.
     async fn change(&mut self) {
         let service = format!("web-{}", self.dice.below(SERVICES));
-        let slice = format!("{service}-{}", ["a", "b"][self.dice.below(2)]);
+        let ipv6 = self.dice.below(2) == 1;
+        let family = if ipv6 { "v6" } else { "v4" };
+        let slice = format!("{service}-{family}-{}", ["a", "b"][self.dice.below(2)]);
         let (post, delete) = (PostParams::default(), DeleteParams::default());
         let refused = match self.dice.below(5) {
             0 => self.services.delete(&service, &delete).await.err(),
             1 | 2 => self.services.create(&post, &web(&service)).await.err(),
             3 => self.slices.delete(&slice, &delete).await.err(),
             _ => {
-                let endpoints = self.endpoints();
-                let wanted = web_slice(&service, &slice, &endpoints);
+                let endpoints = self.endpoints(ipv6);
+                let wanted = web_slice(&service, &slice, ipv6, &endpoints);
                 match self.slices.create(&post, &wanted).await {
                     Err(kube::Error::Api(status)) if status.code == 409 => {
                         let change = Patch::Merge(json!({"endpoints": endpoints}));
@@ -69,24 +74,30 @@ impl Objects {
         }
     }
 
-    fn endpoints(&mut self) -> serde_json::Value {
+    fn endpoints(&mut self, ipv6: bool) -> serde_json::Value {
         let chosen = self.dice.some(&[1, 2, 3, 4, 5, 6]);
-        chosen.iter().map(|last| json!({"addresses": [format!("10.244.0.{last}")]})).collect()
+        let prefix = if ipv6 { "fd00:244::" } else { "10.244.0." };
+        chosen.iter().map(|last| json!({"addresses": [format!("{prefix}{last}")]})).collect()
     }
 }
 
 fn web(name: &str) -> Service {
     let object = json!({
         "metadata": {"name": name},
-        "spec": {"ports": [{"name": "http", "port": 80}], "ipFamilyPolicy": "SingleStack"},
+        "spec": {"ports": [{"name": "http", "port": 80}], "ipFamilyPolicy": "PreferDualStack"},
     });
     serde_json::from_value(object).unwrap()
 }
 
-fn web_slice(service: &str, name: &str, endpoints: &serde_json::Value) -> EndpointSlice {
+fn web_slice(
+    service: &str,
+    name: &str,
+    ipv6: bool,
+    endpoints: &serde_json::Value,
+) -> EndpointSlice {
     let object = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
-        "addressType": "IPv4",
+        "addressType": if ipv6 { "IPv6" } else { "IPv4" },
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": endpoints,
     });
@@ -119,6 +130,16 @@ fn differences(seen: &Snapshot, truth: &Snapshot) -> String {
 
 #[test]
 fn r05_r06_whatever_happens_to_watches_the_tables_follow_the_last_list() {
+    follows_the_last_list(Manner::Lying, share(4_000));
+}
+
+/// Nothing but an end of the faults: no list is forced on anyone.
+#[test]
+fn r05_r06_faults_that_merely_end_leave_nothing_behind() {
+    follows_the_last_list(Manner::Failing, share(2_000));
+}
+
+fn follows_the_last_list(manner: Manner, changes: u64) {
     let dice = Dice::new();
     let told = format!("seed {}", dice.seed);
     let runtime =
@@ -126,7 +147,7 @@ fn r05_r06_whatever_happens_to_watches_the_tables_follow_the_last_list() {
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
         let server = serve(folder.path(), ([127, 0, 0, 1], 0).into()).await;
-        let unsteady = Unsteady::start(&server.kubeconfig, dice.clone()).await;
+        let unsteady = Unsteady::start(&server.kubeconfig, manner, dice.clone()).await;
         let mut objects = Objects::of(&server.kubeconfig, dice.clone()).await;
         let agent =
             Agent::through(server.kubeconfig.clone(), std::slice::from_ref(&unsteady.url)).await;
@@ -142,17 +163,23 @@ fn r05_r06_whatever_happens_to_watches_the_tables_follow_the_last_list() {
                 follower.follow(&snapshot);
             }
         });
-        for _ in 0..share(4_000) {
+        let enough = || unsteady.faults.load(std::sync::atomic::Ordering::Relaxed) > 10;
+        for change in 0..10 * changes {
+            if change >= changes && enough() {
+                break;
+            }
             objects.change().await;
         }
-        assert!(unsteady.faults.load(std::sync::atomic::Ordering::Relaxed) > 10, "{told}");
+        assert!(enough(), "{told}");
         unsteady.calm();
 
         let mut steady = Agent::start(server.kubeconfig.clone()).await;
         steady.until("everything to be listed", |snapshot| snapshot.synced.all()).await;
         let truth = Arc::clone(&steady.snapshots.borrow());
         let expected = lookup::everything(cluster::tables_of(&truth).tables());
-        assert!(!expected.is_empty(), "{told}");
+        for v4 in [true, false] {
+            assert!(expected.keys().any(|key| key.addr.is_v4() == v4), "{told}, v4: {v4}");
+        }
         let reached = async {
             loop {
                 let seen = Arc::clone(&agent.snapshots.borrow());
