@@ -33,7 +33,7 @@ pub(super) const NODE: &str = "node-1";
 pub(super) struct Agent {
     pub(super) reconciler: Reconciler,
     pub(super) metrics: Arc<Metrics>,
-    facts: NodeFacts,
+    pub(super) facts: NodeFacts,
 }
 
 impl Agent {

@@ -5,17 +5,22 @@ use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener, UdpSocket},
     sync::{Arc, atomic::Ordering::Relaxed},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use mizzen_agent::{
     datapath::Datapath,
+    host_ports::HostPorts,
+    kube::state::{Change, ClusterState, Event},
+    metrics::Metrics,
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointSlice},
         service::Service,
         snapshot::Snapshot,
     },
+    reconcile::Inputs,
     resets,
 };
 use mizzen_tests::{
@@ -24,6 +29,8 @@ use mizzen_tests::{
     node::TestNode,
     wait,
 };
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     FAMILIES, Family,
@@ -164,15 +171,22 @@ impl Scene {
     }
 
     fn destroyed(&self) -> (u64, u64) {
-        let counts = &self.agent.metrics.resets;
-        assert_eq!(counts.failures.load(Relaxed), 0);
-        (counts.tcp.load(Relaxed), counts.udp.load(Relaxed))
+        destroyed(&self.agent.metrics)
     }
 }
 
-/// Linux' `ECONNABORTED`.
+/// How many TCP and UDP sockets were destroyed.
+fn destroyed(metrics: &Metrics) -> (u64, u64) {
+    let counts = &metrics.resets;
+    assert_eq!(counts.failures.load(Relaxed), 0);
+    (counts.tcp.load(Relaxed), counts.udp.load(Relaxed))
+}
+
+/// Linux'.
+const ECONNABORTED: i32 = 103;
+
 fn is_aborted(actor: &mut Actor) -> bool {
-    actor.received().unwrap_err().raw_os_error() == Some(103)
+    actor.received().unwrap_err().raw_os_error() == Some(ECONNABORTED)
 }
 
 #[test]
@@ -208,6 +222,121 @@ fn v8_r09_sockets_of_a_deleted_endpoint_get_an_error_and_others_do_not() {
                 actor.send(*socket, "alive");
                 actor.peer(*socket);
             }
+        }
+    }
+}
+
+/// From what is said of a slice to the error at the socket, by the agent's own loop, which is told of
+/// each event or of both at once. Nobody here lets time pass.
+#[test]
+fn v8_r09_the_agents_loop_ends_connections_to_an_endpoint_that_left() {
+    for family in FAMILIES {
+        for gathered in [false, true] {
+            let case = format!("{family:?}, gathered: {gathered}");
+            let mut scene = Scene::new(family);
+            let (a, b) = (scene.a, scene.b);
+            scene.see(&[(a, false, "a")]);
+            let sockets = scene.dial(["tcp", "udp"], Some(10));
+            let events = [vec![(a, false, "a")], vec![(a, true, "a"), (b, false, "b")], vec![]];
+            let [all, terminating, gone] = events.map(|endpoints| scene.cluster(&endpoints));
+            let metrics = Arc::clone(&scene.agent.metrics);
+            let mut cluster = told(&all);
+            let running = Loop::start(scene.agent, cluster.publication());
+            say(&mut cluster, &terminating);
+            if !gathered {
+                running.follow(cluster.publication());
+                assert_eq!(destroyed(&metrics), (0, 0), "{case}: it only terminates");
+            }
+            say(&mut cluster, &gone);
+            running.publish(cluster.publication());
+            await_abort(&mut scene.node_actor, sockets[0]["tcp"], &case);
+            await_abort(&mut scene.pod_actor, sockets[1]["udp"], &case);
+        }
+    }
+}
+
+/// Reads until the read fails because the socket was destroyed.
+fn await_abort(actor: &mut Actor, socket: Socket, case: &str) {
+    wait::until(&format!("the error, {case}"), Duration::from_secs(30), || {
+        actor.begin_receive(socket);
+        match actor.received() {
+            Err(error) if error.raw_os_error() == Some(ECONNABORTED) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+/// The slice of the service `hello`, whose name another service's has too.
+fn of_hello(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+    snapshot.slices.values().filter(|slice| &*slice.service.name == "hello")
+}
+
+/// The slices of a snapshot, as events.
+fn say(cluster: &mut ClusterState, snapshot: &Snapshot) {
+    for slice in of_hello(snapshot) {
+        cluster.apply(Change::Slices(Event::Apply(EndpointSlice::clone(slice))));
+    }
+}
+
+/// The cluster of a snapshot, as if it had been listed.
+fn told(snapshot: &Snapshot) -> ClusterState {
+    fn all<'a, T: Clone + 'a>(of: impl Iterator<Item = &'a Arc<T>>) -> Vec<T> {
+        of.map(|object| T::clone(object)).collect()
+    }
+    let mut cluster = ClusterState::default();
+    cluster.apply(Change::Services(Event::Replace(all(snapshot.services.values()))));
+    cluster.apply(Change::Slices(Event::Replace(all(of_hello(snapshot)))));
+    cluster.apply(Change::Nodes(Event::Replace(all(snapshot.nodes.values()))));
+    cluster.apply(Change::ServiceCidrs(Event::Replace(Vec::new())));
+    cluster
+}
+
+/// An agent's loop in a thread of its own, until the guard goes.
+struct Loop {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
+    cancel: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loop {
+    fn start(agent: Agent, first: Arc<Snapshot>) -> Self {
+        let Agent { reconciler, metrics, facts } = agent;
+        let (sender, snapshots) = watch::channel(first);
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let thread = std::thread::spawn(move || {
+            let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
+            let (_queries, queries) = mpsc::channel(1);
+            let (_released, released) = mpsc::channel(1);
+            let host_ports = Arc::new(HostPorts::none());
+            let inputs = Inputs { snapshots, facts, queries, released, host_ports };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(reconciler.run(inputs, token)).unwrap();
+        });
+        Self { snapshots: sender, metrics, cancel, thread: Some(thread) }
+    }
+
+    fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshots.send_replace(snapshot);
+    }
+
+    /// Publishes, and waits until the tables say so.
+    fn follow(&self, snapshot: Arc<Snapshot>) {
+        let before = self.metrics.set_flips.load(Relaxed);
+        self.publish(snapshot);
+        wait::until("the tables to follow", Duration::from_secs(20), || {
+            let flips = self.metrics.set_flips.load(Relaxed);
+            (flips > before).then_some(()).ok_or_else(|| format!("{flips} flips"))
+        });
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
         }
     }
 }
