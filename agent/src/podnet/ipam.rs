@@ -230,7 +230,8 @@ impl Range {
         let mut inside: Vec<_> = excluded
             .iter()
             .filter_map(|one| {
-                if one.contains(self.cidr.address) {
+                let is_whole = one.prefix_len <= self.cidr.prefix_len;
+                if is_whole && one.contains(self.cidr.address) {
                     return Some((Self::FIRST, last));
                 }
                 let first = self.cidr.offset_of(one.address)?;

@@ -232,6 +232,22 @@ fn cni_22_excluded_addresses_are_never_given() {
     assert!(ipam.allocate(&[], NOW).is_err());
 }
 
+/// An exclusion that begins where the range does is not all of it, in either family.
+#[test]
+fn cni_22_an_exclusion_at_the_start_of_a_range_leaves_the_rest() {
+    for (range, excluded, first) in [
+        ("10.244.1.0/24", "10.244.1.0/28", "10.244.1.16"),
+        ("10.244.1.0/24", "10.244.1.0/32", "10.244.1.2"),
+        ("fd00:244:1::/64", "fd00:244:1::/112", "fd00:244:1::1:0"),
+    ] {
+        assert_eq!(one(&mut excluding(&[range], &[excluded]), NOW), first, "{range} {excluded}");
+    }
+    let exhausted = |range, excluded| excluding(&[range], &[excluded]).exhausted().is_some();
+    for (range, whole) in [("10.244.1.0/24", "10.244.0.0/16"), ("fd00:244:1::/64", "fd00::/8")] {
+        assert!(exhausted(range, whole) && exhausted(range, range), "{range} {whole}");
+    }
+}
+
 #[test]
 fn cni_22_a_requested_address_is_given_or_refused_by_name() {
     let mut ipam = excluding(&["10.244.1.0/24", "fd00:244:1::/64"], &["10.244.1.64/26"]);
