@@ -69,7 +69,10 @@ pub fn parse(verb: Verb, stdin: &[u8]) -> Result<NetConf, CniError> {
             Some(Value::Object(args)) => args,
             _ => Map::new(), // other keys are other plugins'
         },
-        valid_attachments: valid_attachments(&object)?,
+        valid_attachments: match verb {
+            Verb::Gc => valid_attachments(&object)?,
+            _ => None,
+        },
     })
 }
 
@@ -113,10 +116,12 @@ fn state_dir(object: &Map<String, Value>) -> Result<PathBuf, CniError> {
     Err(invalid("invalid stateDir", format!("{} is not an absolute path", path.display())))
 }
 
-/// The specification's key, and the one that older libraries send beside it.
+/// The specification's key, and the one that older libraries send beside it. Null is what a library
+/// in Go makes of a list that was never set: it says nothing.
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<Attachment>>, CniError> {
     let keys = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-    let Some((key, value)) = keys.iter().find_map(|key| Some((key, object.get(*key)?))) else {
+    let said = |key: &'static str| object.get(key).filter(|value| !value.is_null());
+    let Some((key, value)) = keys.iter().find_map(|key| Some((key, said(key)?))) else {
         return Ok(None);
     };
     let list = serde_json::from_value(value.clone());

@@ -218,7 +218,18 @@ fn cni_12_gc_reads_both_keys_and_never_takes_silence_for_an_empty_list() {
         let conf = parse_conf(Verb::Gc, &value).unwrap();
         assert_eq!(conf.valid_attachments.as_ref(), Some(&c1));
     }
-    assert_eq!(parse_conf(Verb::Gc, &minimal("1.1.0")).unwrap().valid_attachments, None);
+    let silent = |value: &Value| parse_conf(Verb::Gc, value).unwrap().valid_attachments;
+    assert_eq!(silent(&minimal("1.1.0")), None);
+    // A list that was never set is null, and silence as well; the other key may say more.
+    let mut null = minimal("1.1.0");
+    null["cni.dev/valid-attachments"] = Value::Null;
+    assert_eq!(silent(&null), None);
+    null["cni.dev/attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    assert_eq!(silent(&null), Some(c1));
+    // What is no list is GC's to refuse, and nothing to the others.
+    null["cni.dev/valid-attachments"] = json!("all");
+    assert_eq!(parse_conf(Verb::Gc, &null).unwrap_err().code, 7);
+    assert_eq!(parse_conf(Verb::Del, &null).unwrap().valid_attachments, None);
     // No agent listens: success shows that nobody was asked to remove anything.
     let deadline = Instant::now() + Duration::from_secs(1);
     let stdin = minimal("1.1.0").to_string();
