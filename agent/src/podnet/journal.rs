@@ -5,7 +5,7 @@
 //! that nobody was told of, and is dropped. On tmpfs there is nothing to sync.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     net::IpAddr,
@@ -98,6 +98,12 @@ pub enum Record {
         /// Which.
         attachment: Attachment,
     },
+    /// What is left of such records when the file is written anew: addresses that became free not
+    /// long before.
+    Freed {
+        /// In the order in which they became free.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// What the records add up to.
@@ -129,9 +135,12 @@ impl Replayed {
                 _ => state.unreadable += 1,
             }
         }
-        let taken: Vec<IpAddr> =
+        let mut known: BTreeSet<IpAddr> =
             state.entries.values().flat_map(|entry| entry.addresses.iter().copied()).collect();
-        state.freed.retain(|address| !taken.contains(address));
+        // Of one that became free more than once the last time counts.
+        state.freed.reverse();
+        state.freed.retain(|address| known.insert(*address));
+        state.freed.reverse();
         state
     }
 
@@ -154,6 +163,7 @@ impl Replayed {
                 let entry = self.entries.remove(&attachment);
                 self.freed.extend(entry.into_iter().flat_map(|entry| entry.addresses));
             }
+            Record::Freed { addresses } => self.freed.extend(addresses),
         }
     }
 
@@ -164,7 +174,9 @@ impl Replayed {
             attachment: attachment.clone(),
             entry: Box::new(entry.clone()),
         });
-        std::iter::once(Record::Ranges { ranges }).chain(attached)
+        let freed =
+            (!self.freed.is_empty()).then(|| Record::Freed { addresses: self.freed.clone() });
+        std::iter::once(Record::Ranges { ranges }).chain(freed).chain(attached)
     }
 }
 
@@ -189,10 +201,15 @@ impl Journal {
         Ok((Self { path: path.to_owned(), boot: boot.to_owned(), file, records }, state))
     }
 
+    /// Whether the next record has the file written anew.
+    pub fn is_long(&self, before: &Replayed) -> bool {
+        self.records > SLACK + 2 * before.entries.len()
+    }
+
     /// Appends a record to those that add up to `before`, from which the file is rewritten when it
     /// has grown too long. After an error the record is not in the file.
     pub fn append(&mut self, record: &Record, before: &Replayed) -> io::Result<()> {
-        if self.records > SLACK + 2 * before.entries.len() {
+        if self.is_long(before) {
             (self.file, self.records) = write_anew(&self.path, &self.boot, before)?;
         }
         let length = self.file.metadata()?.len();

@@ -213,6 +213,10 @@ impl Ledger {
 
     /// The journal first: what it refuses has not happened.
     fn write(&mut self, record: Record) -> io::Result<()> {
+        if self.journal.is_long(&self.state) {
+            // The records of their releases go: the next agent keeps these back all the same.
+            self.state.freed = self.ipam.cooling().map(|(address, _)| address).collect();
+        }
         self.journal.append(&record, &self.state)?;
         self.state.apply(record);
         Ok(())

@@ -1,8 +1,11 @@
 //! Tests of the journal: what it adds up to, whatever happened to the file.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::podnet::ledger::{Ledger, Reservation};
 
 const BOOT: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
@@ -84,6 +87,55 @@ fn released_addresses_are_remembered_unless_somebody_has_them() {
     let (_folder, path, _) = written(&records);
     let (_, replayed) = Journal::open(&path, BOOT).unwrap();
     assert_eq!(replayed.freed, entry(3).addresses);
+}
+
+#[test]
+fn cni_22_released_addresses_are_remembered_over_any_number_of_restarts() {
+    let released = |index| Record::Released { attachment: attachment(index) };
+    let (_folder, path, _) =
+        written(&[attached(2), attached(3), released(3), released(2), attached(4)]);
+    let expected: Vec<IpAddr> =
+        [3, 2].into_iter().flat_map(|index| entry(index).addresses).collect();
+    for start in 1..=3 {
+        assert_eq!(Journal::open(&path, BOOT).unwrap().1.freed, expected, "start {start}");
+    }
+    // Whoever has one of them has it.
+    let (mut journal, state) = Journal::open(&path, BOOT).unwrap();
+    journal.append(&attached(3), &state).unwrap();
+    assert_eq!(Journal::open(&path, BOOT).unwrap().1.freed, entry(2).addresses);
+}
+
+/// The file is written anew while the agent runs, too.
+#[test]
+fn cni_22_resting_addresses_are_in_a_file_that_was_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("podnet.journal");
+    let mut ledger = Ledger::open(&path, BOOT, Vec::new(), Duration::ZERO).unwrap();
+    ledger.set_ranges(&["10.244.1.0/29".parse().unwrap()]).unwrap();
+    let reservation = Reservation {
+        network: "mizzen".into(),
+        pod: Pod::default(),
+        netns: NetnsId { dev: 4, ino: 1 },
+        mtu: 1500,
+        requested: Requested::default(),
+    };
+    let length = || fs::metadata(&path).unwrap().len();
+    let mut before = length();
+    for _ in 0..2 * SLACK {
+        ledger.reserve(&attachment(1), reservation.clone(), Duration::ZERO).unwrap();
+        let anew = length() < before;
+        ledger.release(&attachment(1), Duration::ZERO).unwrap();
+        if anew || length() < before {
+            let replayed = Replayed::from_lines(&fs::read(&path).unwrap(), BOOT);
+            let mut freed = replayed.freed;
+            freed.sort_unstable();
+            let all = (2..=6).map(|index| IpAddr::from([10, 244, 1, index]));
+            assert_eq!(freed, all.collect::<Vec<_>>());
+            return;
+        }
+        before = length();
+    }
+    panic!("it was not written anew");
 }
 
 #[test]
