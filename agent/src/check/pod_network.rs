@@ -66,7 +66,8 @@ fn routes(seen: &Seen) -> Vec<Finding> {
     let unreachable = seen.ways.ways.iter().filter_map(|way| way.kind.as_ref().err());
     let mut findings: Vec<Finding> = unreachable
         .map(|why| {
-            let remedy = "give the Node an InternalIP of that family, or its own podCIDRs";
+            let remedy = "give the Node an InternalIP of that family that is its own, and podCIDRs \
+                          of its own; delete it where it is stale";
             fail(CHECK, why.clone(), remedy)
         })
         .collect();

@@ -7,7 +7,8 @@
 //!                                                                  -> what is tunnelled
 //! ```
 //! Peers are known whichever way leads to them. So a node that moves from one way to the other is
-//! one route that is replaced, and what comes by the old way meanwhile is still taken.
+//! one route that is replaced, and what comes by the old way meanwhile is still taken. What the
+//! kernel refuses of one node's is said, and keeps nothing from the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +17,12 @@ use std::{
 };
 
 use mizzen_ebpf_abi::maps;
+use netlink_packet_route::route::RouteHeader;
 
 use super::{
     heal::Healed,
     interface,
-    message::{
-        POD_TABLE, Via, add_rule, delete_route, delete_route_in, delete_rule, replace_route,
-        replace_route_in,
-    },
+    message::{POD_TABLE, Via, add_rule, delete_route_in, delete_rule, replace_route_in},
     mtu,
     netlink::{Change, Netlink, NetlinkError},
     pods::{Pods, chain},
@@ -32,6 +31,9 @@ use super::{
     ways::{OVERHEAD_V4, Ways},
 };
 use crate::model::node::Cidr;
+
+/// So many refusals of the kernel are said one by one.
+const REFUSALS_SAID: usize = 8;
 
 /// What the last pass wanted: what is otherwise now, though it is wanted still, was altered by
 /// somebody else.
@@ -75,13 +77,7 @@ impl Between {
     }
 
     /// One pass. `uplink` is the uplink's MTU.
-    pub fn sync(
-        &self,
-        netlink: &mut Netlink,
-        pods: &Pods,
-        ways: &Ways,
-        uplink: u32,
-    ) -> Result<Outcome, NetlinkError> {
+    pub fn sync(&self, netlink: &mut Netlink, pods: &Pods, ways: &Ways, uplink: u32) -> Outcome {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outcome = Outcome::default();
         outcome.problems.extend(ways.problems().cloned());
@@ -90,7 +86,7 @@ impl Between {
             outcome.problems.push(format!("tunnels to other nodes: {error}"));
             None
         });
-        let now = Wanted {
+        let mut now = Wanted {
             routes: ways.routes(tunnel),
             pod_routes: ways.pod_routes(tunnel),
             rules: if ways.need_tunnel() {
@@ -102,12 +98,14 @@ impl Between {
             tunnelled: ways.tunnelled(tunnel),
             tunnel,
         };
-        sync_pod_routes(netlink, &now, &before, &mut outcome)?;
-        sync_rules(netlink, &now, &before, &mut outcome)?;
-        sync_routes(netlink, &now, &before, &mut outcome)?;
+        for step in [sync_pod_routes, sync_rules, sync_routes] {
+            if let Err(error) = step(netlink, &mut now, &before, &mut outcome) {
+                outcome.problems.push(chain(&error));
+            }
+        }
         sync_tunnelled(pods, &now, &before, &mut outcome);
         *before = now;
-        Ok(outcome)
+        outcome
     }
 
     /// The tunnel's device, its programs and the table of peers; the device's index. There is one
@@ -176,6 +174,25 @@ fn sync_tunnelled(pods: &Pods, now: &Wanted, before: &Wanted, outcome: &mut Outc
     }
 }
 
+/// Makes what is to be added, each by what it is about, and then the other changes. Gives what the
+/// kernel refused of the former; all refusals are said.
+fn apply(
+    netlink: &mut Netlink,
+    added: Vec<(Cidr, Change)>,
+    others: Vec<Change>,
+    outcome: &mut Outcome,
+) -> Result<BTreeSet<Cidr>, NetlinkError> {
+    let (ranges, added): (Vec<Cidr>, Vec<Change>) = added.into_iter().unzip();
+    let refused = netlink.apply_each(added.into_iter().chain(others).collect())?;
+    let said = refused.iter().take(REFUSALS_SAID).map(|(_, error)| chain(error));
+    outcome.problems.extend(said);
+    let more = refused.len().saturating_sub(REFUSALS_SAID);
+    if more > 0 {
+        outcome.problems.push(format!("the kernel refused {more} more changes of this kind"));
+    }
+    Ok(refused.iter().filter_map(|(place, _)| ranges.get(*place).copied()).collect())
+}
+
 /// How many of the routes that are set were wanted before, too.
 fn count_healed(set: &[(Cidr, Via)], before: &BTreeMap<Cidr, Via>, outcome: &mut Outcome) {
     let again = set.iter().filter(|(range, via)| before.get(range) == Some(via)).count();
@@ -187,51 +204,67 @@ fn count_healed(set: &[(Cidr, Via)], before: &BTreeMap<Cidr, Via>, outcome: &mut
 /// The routes that what pods send takes first.
 fn sync_pod_routes(
     netlink: &mut Netlink,
-    now: &Wanted,
+    now: &mut Wanted,
     before: &Wanted,
     outcome: &mut Outcome,
 ) -> Result<(), NetlinkError> {
     let present: Vec<Present> = interface::routes_of(netlink, POD_TABLE)?;
-    let plan = routes::plan(&now.pod_routes, &present);
-    count_healed(&plan.set, &before.pod_routes, outcome);
-    outcome.problems.extend(plan.problems);
-    let set = plan.set.iter().map(|(range, via)| replace_route_in(POD_TABLE, *range, *via));
-    let remove = plan.remove.iter().map(|(range, via)| delete_route_in(POD_TABLE, *range, *via));
-    netlink.apply(set.chain(remove).collect())
+    sync_table(netlink, POD_TABLE, (&mut now.pod_routes, &before.pod_routes), &present, outcome)
 }
 
 fn sync_rules(
     netlink: &mut Netlink,
-    now: &Wanted,
+    now: &mut Wanted,
     before: &Wanted,
     outcome: &mut Outcome,
 ) -> Result<(), NetlinkError> {
     let present: BTreeSet<Cidr> = interface::pod_rules(netlink)?.into_iter().collect();
-    let missing = now.rules.difference(&present);
-    let again = missing.clone().filter(|range| before.rules.contains(range)).count();
+    let missing: Vec<Cidr> = now.rules.difference(&present).copied().collect();
+    let add = missing.iter().map(|range| (*range, add_rule(*range))).collect();
+    let delete = present.difference(&now.rules).map(|range| delete_rule(*range)).collect();
+    let refused = apply(netlink, add, delete, outcome)?;
+    now.rules.retain(|range| !refused.contains(range));
+    let again = |range: &&Cidr| now.rules.contains(range) && before.rules.contains(range);
+    let again = missing.iter().filter(again).count();
     if again > 0 {
         *outcome.healed.entry("rule").or_default() += again;
     }
-    let add = missing.map(|range| add_rule(*range));
-    let changes: Vec<Change> =
-        add.chain(present.difference(&now.rules).map(|range| delete_rule(*range))).collect();
-    netlink.apply(changes)
+    Ok(())
 }
 
 /// The routes that all packets take.
 fn sync_routes(
     netlink: &mut Netlink,
-    now: &Wanted,
+    now: &mut Wanted,
     before: &Wanted,
     outcome: &mut Outcome,
 ) -> Result<(), NetlinkError> {
-    let plan = routes::plan(&now.routes, &interface::routes(netlink)?);
+    let present = interface::routes(netlink)?;
+    let wanted = (&mut now.routes, &before.routes);
+    sync_table(netlink, RouteHeader::RT_TABLE_MAIN, wanted, &present, outcome)
+}
+
+/// Has the routes in a table be those that are wanted now. What is refused is wanted no longer.
+fn sync_table(
+    netlink: &mut Netlink,
+    table: u8,
+    (now, before): (&mut BTreeMap<Cidr, Via>, &BTreeMap<Cidr, Via>),
+    present: &[Present],
+    outcome: &mut Outcome,
+) -> Result<(), NetlinkError> {
+    let mut plan = routes::plan(now, present);
     if !plan.set.is_empty() || !plan.remove.is_empty() {
-        tracing::info!(set = plan.set.len(), remove = plan.remove.len(), "changing node routes");
+        let (set, remove) = (plan.set.len(), plan.remove.len());
+        tracing::info!(table, set, remove, "changing node routes");
     }
-    count_healed(&plan.set, &before.routes, outcome);
-    outcome.problems.extend(plan.problems);
-    let set = plan.set.iter().map(|(range, via)| replace_route(*range, *via));
-    let remove = plan.remove.iter().map(|(range, via)| delete_route(*range, *via));
-    netlink.apply(set.chain(remove).collect())
+    outcome.problems.append(&mut plan.problems);
+    let set = |(range, via): &(Cidr, Via)| (*range, replace_route_in(table, *range, *via));
+    let remove = |(range, via): &(Cidr, Via)| delete_route_in(table, *range, *via);
+    let (set, remove) =
+        (plan.set.iter().map(set).collect(), plan.remove.iter().map(remove).collect());
+    let refused = apply(netlink, set, remove, outcome)?;
+    plan.set.retain(|(range, _)| !refused.contains(range));
+    now.retain(|range, _| !refused.contains(range));
+    count_healed(&plan.set, before, outcome);
+    Ok(())
 }

@@ -150,7 +150,7 @@ impl Keeper {
             if ways.need_tunnel() { mtu::of_tunnel(uplink, ways.overhead()) } else { uplink };
         self.pods.set_mtu(self.config.mtu.unwrap_or(of_pods));
         let Outcome { mut problems, healed } =
-            self.between.sync(&mut netlink, &self.pods, &ways, uplink)?;
+            self.between.sync(&mut netlink, &self.pods, &ways, uplink);
         self.count(&healed);
         match self.pods.follow_mtu() {
             Ok(0) => {}

@@ -304,12 +304,7 @@ pub fn replace_route_in(table: u8, dst: Cidr, via: Via) -> Change {
     }
 }
 
-/// Removes our route to `dst` from the main table.
-pub fn delete_route(dst: Cidr, via: Via) -> Change {
-    delete_route_in(RouteHeader::RT_TABLE_MAIN, dst, via)
-}
-
-/// [`delete_route`] from any table.
+/// Removes our route to `dst` from a table.
 pub fn delete_route_in(table: u8, dst: Cidr, via: Via) -> Change {
     let mut message = route(table, dst);
     match via {

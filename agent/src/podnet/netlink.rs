@@ -112,20 +112,35 @@ impl Netlink {
     /// Makes `changes` in their order. The kernel goes on after a refusal; the first one is
     /// returned.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<(), NetlinkError> {
-        let mut changes = VecDeque::from(changes);
-        let mut outcome = Ok(());
-        while !changes.is_empty() {
-            let batch: Vec<_> = changes.drain(..changes.len().min(BATCH)).collect();
-            outcome = outcome.and(self.apply_batch(batch)?);
+        match self.apply_each(changes)?.into_iter().next() {
+            Some((_, refusal)) => Err(refusal),
+            None => Ok(()),
         }
-        outcome
     }
 
-    /// The outer result says whether the kernel was reached, the inner one what it answered.
+    /// Makes `changes` in their order, and gives those that the kernel refused, by their places. An
+    /// error says that the kernel was not reached.
+    pub fn apply_each(
+        &mut self,
+        changes: Vec<Change>,
+    ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
+        let mut changes = VecDeque::from(changes);
+        let (mut refused, mut made) = (Vec::new(), 0);
+        while !changes.is_empty() {
+            let batch: Vec<_> = changes.drain(..changes.len().min(BATCH)).collect();
+            let count = batch.len();
+            let of_batch = self.apply_batch(batch)?;
+            refused.extend(of_batch.into_iter().map(|(index, error)| (made + index, error)));
+            made += count;
+        }
+        Ok(refused)
+    }
+
+    /// What of a batch the kernel refused.
     fn apply_batch(
         &mut self,
         changes: Vec<Change>,
-    ) -> Result<Result<(), NetlinkError>, NetlinkError> {
+    ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
         let first = self.sequence + 1;
         let mut bytes = Vec::new();
         let mut waiting = Vec::with_capacity(changes.len());
@@ -134,7 +149,7 @@ impl Netlink {
             waiting.push((what, tolerate));
         }
         self.send(&bytes)?;
-        let mut outcome = Ok(());
+        let mut refused = Vec::new();
         let mut acknowledged = 0;
         while acknowledged < waiting.len() {
             for message in self.receive("a change")? {
@@ -143,14 +158,12 @@ impl Netlink {
                 let Some((what, tolerate)) = waiting.get(index) else { continue };
                 acknowledged += 1;
                 let errno = answer.code.map(|code| Errno::from_raw(-code.get()));
-                if let Some(source) = errno.filter(|errno| Some(*errno) != *tolerate)
-                    && outcome.is_ok()
-                {
-                    outcome = Err(NetlinkError::Refused { what: what.clone(), source });
+                if let Some(source) = errno.filter(|errno| Some(*errno) != *tolerate) {
+                    refused.push((index, NetlinkError::Refused { what: what.clone(), source }));
                 }
             }
         }
-        Ok(outcome)
+        Ok(refused)
     }
 
     /// Everything of the kind that `request` asks for.

@@ -6,6 +6,7 @@
 //! node that moves is led to another way with the next look.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -100,16 +101,42 @@ pub fn ways(
     }
     let mut taken: BTreeSet<Cidr> = found.own_ranges.iter().copied().collect();
     for node in nodes.values().filter(|node| &*node.name != own_name) {
+        let theirs = own.map_or(Cow::Borrowed(&**node), |own| without_addresses_of(own, node));
         for range in &node.pod_cidrs {
-            let kind = if taken.insert(*range) {
-                kind(node, *range, on_link, &found.own, tunnels)
-            } else {
+            let kind = if !taken.insert(*range) {
                 Err(format!("node {} has the podCIDR {range} of another node", node.name))
+            } else if let Some(address) = only_ours(node, &theirs, *range) {
+                Err(format!(
+                    "node {} has the InternalIP {address} of this node, {own_name}: its pods in \
+                     {range} can't be reached; delete it if it is this one under an earlier name",
+                    node.name
+                ))
+            } else {
+                kind(&theirs, *range, on_link, &found.own, tunnels)
             };
-            found.note(node, *range, kind);
+            found.note(&theirs, *range, kind);
         }
     }
     found
+}
+
+/// A node without the addresses that this one has: whatever is sent to those stays here. A host that
+/// was given another name leaves such a node behind.
+fn without_addresses_of<'a>(own: &Node, node: &'a Node) -> Cow<'a, Node> {
+    let is_ours = |address: &IpAddr| own.internal_ips.contains(address);
+    if !node.internal_ips.iter().any(is_ours) {
+        return Cow::Borrowed(node);
+    }
+    let mut theirs = node.clone();
+    theirs.internal_ips.retain(|address| !is_ours(address));
+    Cow::Owned(theirs)
+}
+
+/// The address of the range's family that is not the node's alone, where it has no other.
+fn only_ours(node: &Node, theirs: &Node, range: Cidr) -> Option<IpAddr> {
+    let alike = |address: &&IpAddr| address.is_ipv4() == range.address.is_ipv4();
+    let all = node.internal_ips.iter().find(alike).copied();
+    all.filter(|_| !theirs.internal_ips.iter().any(|address| alike(&address)))
 }
 
 impl Ways {

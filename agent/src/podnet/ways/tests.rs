@@ -129,6 +129,31 @@ fn what_can_not_be_reached_is_said_by_name() {
     assert_eq!(peers, [""; 0], "what is not reached sends nothing either");
 }
 
+/// A host that was given another name leaves a Node with its addresses behind.
+#[test]
+fn a_node_with_this_nodes_own_addresses_is_led_nowhere_and_named() {
+    let own = ["172.30.0.11", "fd00:30::11"];
+    let stale = node("earlier", &own, &["10.244.7.0/24", "fd00:244:7::/64"]);
+    let near = node("near", &["172.30.0.12"], &["10.244.2.0/24"]);
+    // On a link, and as the end of a tunnel.
+    for links in [on_link(), vec![]] {
+        let found = found(&[stale.clone(), near.clone()], &links, true);
+        let problems: Vec<_> = found.problems().collect();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        for (problem, address) in problems.iter().zip(own) {
+            let said = format!("node earlier has the InternalIP {address} of this node, node-1");
+            assert!(problem.contains(&said), "{problem}");
+        }
+        let ranges: Vec<_> = found.peers.keys().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["10.244.2.0/24", "172.30.0.12/32"]);
+        assert!(!found.routes(Some(TUNNEL)).contains_key(&cidr("10.244.7.0/24")));
+    }
+    // One that is shared, beside one that is not: that one leads there.
+    let both = node("both", &["172.30.0.11", "172.30.0.13"], &["10.244.8.0/24"]);
+    let routes = found(&[both], &on_link(), true).routes(None);
+    assert_eq!(routes[&cidr("10.244.8.0/24")], Via::Gateway(ip("172.30.0.13"), 2));
+}
+
 #[test]
 fn the_longest_prefix_says_which_link() {
     let mut links = on_link();

@@ -17,7 +17,7 @@ use mizzen_agent::{
 use mizzen_tests::{lab::set, soak::in_full, wait::until};
 
 use super::{
-    bed::{LIMIT, Node, Pod, reach, two_nodes},
+    bed::{LIMIT, Node, Pod, model, reach, snapshot, two_nodes},
     tunnel::Bed,
 };
 
@@ -124,6 +124,47 @@ fn nodes_that_are_not_reached_are_named() {
     damaged(&bed.a.node, &[], "peers", "those of 1430 bytes do not", "--mtu");
     bed.router.ip("link set to-b down");
     damaged(&bed.a.node, &[], "peers", "10.244.2.0/24", "see");
+}
+
+/// A host under another name than before, whose earlier Node is still there; and a Node with an
+/// address of this host that is not one of its own Node's, so that the kernel refuses the routes.
+#[test]
+fn nodes_with_this_nodes_addresses_are_named_and_keep_nothing_from_the_others() {
+    let (a, _b) = two_nodes();
+    let mut pod = Pod::new();
+    a.add(&mut pod);
+    let link = a.pod_links().pop().unwrap();
+    a.netns.ip("addr add 172.30.0.99/24 dev eth0");
+    a.netns.ip("addr add fd00:30::99/64 dev eth0 nodad");
+    let others = ["172.30.0.99", "fd00:30::99"].map(|ip| ip.parse().unwrap());
+    let mut refused = model("b0", 9);
+    refused.internal_ips = others.into();
+    let mut stale = model("earlier", 8);
+    stale.internal_ips = model("a", 1).internal_ips;
+    a.snapshots.send_replace(Arc::new(snapshot(&[
+        model("a", 1),
+        model("b", 2),
+        refused,
+        stale,
+        model("c", 3),
+    ])));
+    a.wait_state("both to be said", |state| {
+        let said = format!("{state:?}");
+        let refused = ["10.244.9.0/24", "fd00:244:9::/64"].map(|to| format!("set route {to} "));
+        let stale = ["172.30.0.11", "fd00:30::11"]
+            .map(|ip| format!("node earlier has the InternalIP {ip} of this node, a"));
+        refused.iter().chain(&stale).all(|text| said.contains(text))
+    });
+    for (ip, range) in [("", "10.244.3.0/24"), ("-6 ", "fd00:244:3::/64")] {
+        let shown = a.netns.ip(&format!("{ip}route show {range}"));
+        assert!(shown.contains("dev eth0"), "{range}: {shown:?}");
+    }
+    // What comes after the routes is done as well: pods follow the uplink's MTU.
+    a.netns.ip("link set eth0 mtu 1400");
+    until("the pod's MTU", LIMIT, || {
+        let shown = a.netns.ip(&format!("link show {link}"));
+        if shown.contains("mtu 1400") { Ok(()) } else { Err(shown) }
+    });
 }
 
 #[test]
