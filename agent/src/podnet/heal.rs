@@ -16,7 +16,7 @@ use super::{
     journal::{Entry, Phase},
     ledger::{link_spec, macs},
     link::{self, LinkSpec},
-    message::{Via, add_neighbour, host_route, replace_route, set_up},
+    message::{Via, add_neighbour, host_route, replace_route, set_mac, set_mtu, set_up},
     netlink::{Change, Netlink, NetlinkError},
     netns,
     pods::{Pods, chain},
@@ -29,7 +29,7 @@ pub type Healed = BTreeMap<&'static str, usize>;
 
 /// What the kernel has for pods.
 struct Present {
-    routes: BTreeSet<Cidr>,
+    routes: BTreeSet<(Cidr, Option<Via>)>,
     neighbours: BTreeSet<Neighbour>,
 }
 
@@ -41,14 +41,21 @@ impl Present {
         if !found.up {
             changes.push(("link", set_up(&spec.host_ifname)));
         }
+        if found.mac != Some(spec.host_mac) {
+            changes.push(("link", set_mac(&spec.host_ifname, spec.host_mac)));
+        }
+        if found.mtu != spec.mtu {
+            changes.push(("link", set_mtu(&spec.host_ifname, spec.mtu)));
+        }
         for address in spec.addresses.iter().copied() {
             let neighbour = Neighbour { ifindex, address, mac: spec.pod_mac };
             if !self.neighbours.contains(&neighbour) {
                 changes.push(("neighbour", add_neighbour(ifindex, address, spec.pod_mac)));
             }
             // A link that is down has no routes, whatever the kernel said a moment ago.
-            if !found.up || !self.routes.contains(&host_route(address)) {
-                changes.push(("route", replace_route(host_route(address), Via::Link(ifindex))));
+            let (range, via) = (host_route(address), Via::Link(ifindex));
+            if !found.up || !self.routes.contains(&(range, Some(via))) {
+                changes.push(("route", replace_route(range, via)));
             }
         }
         changes
@@ -121,7 +128,7 @@ impl Pods {
         let mut netlink = Netlink::open()?;
         let routes = interface::routes(&mut netlink)?;
         let present = Present {
-            routes: routes.iter().map(|route| route.destination).collect(),
+            routes: routes.iter().map(|route| (route.destination, route.via)).collect(),
             neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
         };
         let (mut healed, mut outcome) = (Healed::new(), Ok(()));
@@ -210,5 +217,56 @@ impl Pods {
 
     pub(super) fn strangers(&self) -> MutexGuard<'_, BTreeMap<String, PodLink>> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use mizzen_cni::wire::{Bandwidth, Mac};
+
+    use super::*;
+
+    const MADE: (Mac, u32) = (Mac([2, 0xff, 10, 244, 1, 2]), 1430);
+
+    fn spec() -> LinkSpec {
+        LinkSpec {
+            host_ifname: "mz0123456789abc".into(),
+            pod_ifname: "eth0".into(),
+            host_mac: MADE.0,
+            pod_mac: Mac([2, 0, 10, 244, 1, 2]),
+            mtu: MADE.1,
+            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:244:1::2".parse().unwrap()],
+            alias: String::new(),
+            bandwidth: Bandwidth::default(),
+        }
+    }
+
+    /// What is set again where the routes lead there, and the link is like this.
+    fn missing(via: Option<Via>, mac: Mac, mtu: u32) -> Vec<&'static str> {
+        let (spec, ifindex) = (spec(), 7);
+        let to = |address: &IpAddr| (host_route(*address), via);
+        let neighbour = |address: &IpAddr| Neighbour { ifindex, address: *address, mac: spec.pod_mac };
+        let present = Present {
+            routes: spec.addresses.iter().map(to).collect(),
+            neighbours: spec.addresses.iter().map(neighbour).collect(),
+        };
+        let (up, carrier, ifname) = (true, true, spec.host_ifname.clone());
+        let found = Interface { ifindex, ifname, mac: Some(mac), mtu, up, carrier };
+        present.missing(&spec, &found).into_iter().map(|(what, _)| what).collect()
+    }
+
+    #[test]
+    fn what_is_otherwise_than_it_was_made_is_set_again_and_nothing_else() {
+        let (mac, mtu) = MADE;
+        let onto = |ifindex| Some(Via::Link(ifindex));
+        assert_eq!(missing(onto(7), mac, mtu), [""; 0]);
+        assert_eq!(missing(onto(8), mac, mtu), ["route"; 2], "by another link");
+        let gateway = Some(Via::Gateway("192.0.2.1".parse().unwrap(), 7));
+        assert_eq!(missing(gateway, mac, mtu), ["route"; 2], "by a gateway");
+        assert_eq!(missing(None, mac, mtu), ["route"; 2]);
+        assert_eq!(missing(onto(7), Mac([2, 0, 0, 0, 0, 1]), mtu), ["link"]);
+        assert_eq!(missing(onto(7), mac, 1500), ["link"]);
     }
 }

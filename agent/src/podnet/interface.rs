@@ -177,7 +177,7 @@ fn present(route: &RouteMessage) -> Option<Present> {
 }
 
 /// Where a route leads to; the whole family where it says nothing.
-fn destination(route: &RouteMessage) -> Option<Cidr> {
+pub fn destination(route: &RouteMessage) -> Option<Cidr> {
     let any: IpAddr = match route.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),

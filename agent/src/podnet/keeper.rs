@@ -10,19 +10,13 @@ use std::{
     },
 };
 
-use netlink_packet_route::{
-    RouteNetlinkMessage, link::LinkFlags, link::LinkMessage, neighbour::NeighbourAttribute,
-    rule::RuleAttribute,
-};
-
 use super::{
     Config,
     between::{Between, Outcome},
     conflist::{self, PLUGIN},
     cut, del_journal,
     heal::Healed,
-    interface::{self, Interface, InterfaceAddress, is_host_ifname},
-    message::{self, PROTOCOL},
+    interface::{self, Interface, InterfaceAddress},
     mtu,
     netlink::{Netlink, NetlinkError},
     pods::{Pods, chain},
@@ -216,37 +210,6 @@ pub fn on_link(interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Vec<
         shared.then_some(OnLink { prefix, ifindex: held.ifindex })
     });
     prefixes.collect()
-}
-
-/// Whether something that the kernel tells of can make a pass necessary. What ADD and DEL do to
-/// pods' links all day does not, but for links that go: a namespace may have died.
-pub fn matters(told: &RouteNetlinkMessage) -> bool {
-    match told {
-        RouteNetlinkMessage::DelRoute(route) => route.header.protocol == PROTOCOL,
-        RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            neighbour.attributes.contains(&NeighbourAttribute::Protocol(PROTOCOL))
-        }
-        RouteNetlinkMessage::DelRule(rule) => {
-            rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
-        }
-        RouteNetlinkMessage::NewLink(link) => {
-            let is_of_pod = is_host_ifname(&interface::interface(link).ifname);
-            !is_of_pod || was_set_down(link) && !message::is_leaving(link)
-        }
-        RouteNetlinkMessage::DelLink(_)
-        | RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether a notice is about a link that was up until now. One about a new link says that
-/// everything of it changed.
-fn was_set_down(link: &LinkMessage) -> bool {
-    let changed = link.header.change_mask;
-    changed.contains(LinkFlags::Up)
-        && changed.bits() != u32::MAX
-        && !link.header.flags.contains(LinkFlags::Up)
 }
 
 #[cfg(test)]

@@ -123,6 +123,12 @@ impl Ledger {
         self.state.entries.iter()
     }
 
+    /// The live attachment whose host's end has this index.
+    pub fn find_live(&self, ifindex: u32) -> Option<&Entry> {
+        let is_it = |entry: &&Entry| entry.ifindex == ifindex && entry.phase == Phase::Live;
+        self.state.entries.values().find(is_it)
+    }
+
     /// A family without a free address.
     pub fn exhausted(&self) -> Option<Exhausted> {
         self.ipam.exhausted()

@@ -100,6 +100,13 @@ pub fn set_mtu(ifname: &str, mtu: u32) -> Change {
     set_link(format!("set the MTU of {ifname} to {mtu}"), link)
 }
 
+/// Sets an interface's link-layer address.
+pub fn set_mac(ifname: &str, mac: Mac) -> Change {
+    let mut link = named(ifname);
+    link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+    set_link(format!("set the link-layer address of {ifname} to {mac}"), link)
+}
+
 /// Deletes an interface by name, and the other end of a veth with it.
 pub fn delete_link(ifname: &str) -> Change {
     Change {

@@ -49,6 +49,7 @@ pub mod cut;
 pub mod del_journal;
 pub mod heal;
 pub mod keeper;
+pub mod notice;
 pub mod opt_out;
 pub mod review;
 pub mod routes;
@@ -163,9 +164,11 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), PodNetError> {
     board.report(PART, State::Waiting("taking over what is there".into()));
-    let monitor = Monitor::start(keeper::matters)?;
     let opened = config.clone();
     let pods = Arc::new(blocking(move || open(&opened, datapath)).await?);
+    // What changes from here on is told, and what was before is seen by the first pass.
+    let known = Arc::clone(&pods);
+    let monitor = Monitor::start(move |told| notice::matters(told, &*known))?;
     let metrics = Arc::clone(&listeners.metrics);
     pods.tell(listeners);
     let state_dir = |operation, source| PodNetError::StateDir {

@@ -35,27 +35,41 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Monitor {
     news: Arc<Notify>,
-    _stop: UnixStream,
+    stop: Option<UnixStream>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Monitor {
+    /// What the thread holds is free when this returns.
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by itself.
+            let _ended = thread.join();
+        }
+    }
 }
 
 impl Monitor {
     /// Hears of the calling thread's network namespace; `matters` says what is worth telling.
-    pub fn start(matters: fn(&RouteNetlinkMessage) -> bool) -> Result<Self, NetlinkError> {
+    pub fn start(
+        matters: impl Fn(&RouteNetlinkMessage) -> bool + Send + 'static,
+    ) -> Result<Self, NetlinkError> {
         let fd = listen()?;
         let thread_error =
             |source| NetlinkError::Socket { operation: "start a thread for", source };
         let (stop, stopped) = UnixStream::pair().map_err(thread_error)?;
         let news = Arc::new(Notify::new());
         let told = Arc::clone(&news);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("podnet-monitor".into())
             .spawn(move || {
-                if let Err(error) = hear(&fd, &stopped, matters, &told) {
+                if let Err(error) = hear(&fd, &stopped, &matters, &told) {
                     tracing::error!(%error, "no longer hearing of the kernel's changes");
                 }
             })
             .map_err(thread_error)?;
-        Ok(Self { news, _stop: stop })
+        Ok(Self { news, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Returns when something that matters has changed since it last returned.
@@ -96,7 +110,7 @@ const fn group(number: libc::c_uint) -> libc::c_int {
 fn hear(
     fd: &OwnedFd,
     stopped: &UnixStream,
-    matters: fn(&RouteNetlinkMessage) -> bool,
+    matters: &dyn Fn(&RouteNetlinkMessage) -> bool,
     told: &Notify,
 ) -> io::Result<()> {
     let mut buffer = vec![0; RECEIVE_BUFFER];
@@ -121,7 +135,7 @@ fn hear(
 }
 
 /// What can't be read may matter.
-fn any_matters(datagram: &[u8], matters: fn(&RouteNetlinkMessage) -> bool) -> bool {
+fn any_matters(datagram: &[u8], matters: &dyn Fn(&RouteNetlinkMessage) -> bool) -> bool {
     if let Some(told) = netconf::told(datagram) {
         return told;
     }

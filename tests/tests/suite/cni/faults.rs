@@ -8,15 +8,15 @@ use std::{
 };
 
 use mizzen_agent::{
-    model::node::Node as ModelNode,
+    model::node::{Cidr, Node as ModelNode},
     podnet::{
         datapath::{PodDatapath, PodDatapathError, PodLink},
-        keeper,
         monitor::Monitor,
+        notice,
     },
     status::State,
 };
-use mizzen_cni::wire;
+use mizzen_cni::wire::{self, Mac};
 use mizzen_tests::wait::until;
 
 use super::bed::{LIMIT, Node, Pod, model, reach, snapshot};
@@ -142,6 +142,19 @@ impl PodDatapath for Recorder {
     }
 }
 
+/// No pod is known: what matters is what every agent would hear.
+struct Nothing;
+
+impl notice::Known for Nothing {
+    fn link(&self, _: u32) -> Option<(Mac, u32)> {
+        None
+    }
+
+    fn ranges(&self) -> Vec<Cidr> {
+        Vec::new()
+    }
+}
+
 #[test]
 fn a_restart_keeps_every_pod_attaches_it_again_and_writes_nothing() {
     let mut node = Node::alone();
@@ -150,7 +163,9 @@ fn a_restart_keeps_every_pod_attaches_it_again_and_writes_nothing() {
     node.add(&mut gone);
     node.stop();
     node.call("DEL", &gone).expect_success();
-    let monitor = node.netns.run(|| Monitor::start(keeper::matters).unwrap());
+    let monitor = node.netns.run(|| {
+        Monitor::start(|told| notice::matters(told, &Nothing)).unwrap()
+    });
     let recorder = Arc::new(Recorder::default());
     let datapath: Arc<dyn PodDatapath> = recorder.clone();
     node.start_with(datapath);

@@ -204,9 +204,17 @@ fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
     let before = healed("sysctl");
     set(&a.netns, "ipv4/ip_forward", "0");
     is_healed("sysctl", before);
-    let before = healed("link");
-    a.netns.ip(&format!("link set {link} down"));
-    is_healed("link", before);
+    for change in ["down", "address 02:00:00:00:00:01", "mtu 1300"] {
+        let before = healed("link");
+        a.netns.ip(&format!("link set {link} {change}"));
+        is_healed("link", before);
+    }
+    // Routes that take the place of ours, of which the kernel tells otherwise than of those that go.
+    for address in pod.addresses.clone() {
+        let (before, ip) = (healed("route"), if address.is_ipv6() { "-6 " } else { "" });
+        a.netns.ip(&format!("{ip}route replace {address} dev eth0"));
+        is_healed("route", before);
+    }
     until("a sound pod network", LIMIT, || match findings(&a) {
         found if found.is_empty() => Ok(()),
         found => Err(format!("{found:?}")),
