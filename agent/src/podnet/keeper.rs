@@ -42,6 +42,8 @@ pub struct Keeper {
     metrics: Arc<Metrics>,
     between: Between,
     is_router: AtomicBool,
+    /// Nothing was lacking once: what is lacking now is a damage, and no reason to keep pods away.
+    served: AtomicBool,
 }
 
 impl Keeper {
@@ -53,16 +55,17 @@ impl Keeper {
         };
         let plugin = config.plugin.clone().unwrap_or_else(beside);
         let between = Between::new(config.vxlan_port);
-        let (conf_dir, is_router) = (Mutex::default(), AtomicBool::new(false));
-        Self { config, plugin, pods, conf_dir, metrics, between, is_router }
+        let (conf_dir, is_router, served) = Default::default();
+        Self { config, plugin, pods, conf_dir, metrics, between, is_router, served }
     }
 
     /// One pass; how the pod network is after it.
     pub fn converge(&self, snapshot: &Snapshot) -> State {
+        let own = snapshot.nodes.get(self.config.node_name.as_str()).map(Arc::as_ref);
+        // Without these no pod is ever connected.
+        let mut lacks: Vec<String> = self.make_router().err().into_iter().collect();
         let mut problems = Vec::new();
         let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
-        let own = snapshot.nodes.get(self.config.node_name.as_str()).map(Arc::as_ref);
-        note(self.make_router());
         note(self.learn_ranges(own));
         note(del_journal::drain(&self.config.state_dir, &self.pods).map_err(|error| chain(&error)));
         note(self.heal_pods());
@@ -77,8 +80,14 @@ impl Keeper {
             return State::Waiting(reason);
         }
         self.pods.set_waiting(None);
-        problems.extend(self.install_files());
-        if problems.is_empty() { State::Ready } else { State::Degraded(problems.join("; ")) }
+        lacks.extend(self.install_files());
+        if lacks.is_empty() {
+            self.served.store(true, Ordering::Relaxed);
+        } else if !self.served.load(Ordering::Relaxed) {
+            return State::Waiting(lacks.join("; "));
+        }
+        lacks.extend(problems);
+        if lacks.is_empty() { State::Ready } else { State::Degraded(lacks.join("; ")) }
     }
 
     /// Ranges that are known stay: the journal has them when there is no API server, and a Node

@@ -142,6 +142,43 @@ impl PodDatapath for Recorder {
     }
 }
 
+/// The start-up taint is removed, and the node is said to have a network, when no part waits any
+/// more (`a_node_is_said_to_have_a_network_when_its_agent_serves_and_not_before`).
+#[test]
+fn a_node_on_which_runtimes_do_not_find_the_plugin_does_not_serve() {
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let waits = |node: &Node, why: &str| {
+        node.wait_state(why, |state| matches!(state, State::Waiting(said) if said.contains(why)));
+    };
+    // Folders that can't be written, and a configuration that goes before ours.
+    let folder = |name: &str| node.folder.path().join(name);
+    let (conf_dir, bin_dir) = (folder("net.d"), folder("bin"));
+    fs::write(&bin_dir, "").unwrap();
+    node.start();
+    waits(&node, bin_dir.to_str().unwrap());
+    node.stop();
+    fs::remove_file(&bin_dir).unwrap();
+    fs::write(&conf_dir, "").unwrap();
+    node.start();
+    waits(&node, conf_dir.to_str().unwrap());
+    node.stop();
+    fs::remove_file(&conf_dir).unwrap();
+    fs::create_dir(&conf_dir).unwrap();
+    let other = conf_dir.join("05-other.conflist");
+    fs::write(&other, "{}").unwrap();
+    node.start();
+    waits(&node, "05-other.conflist instead of ours");
+    fs::remove_file(&other).unwrap();
+    node.wait_ready();
+    // What comes later is a damage: pods are connected all the same.
+    fs::write(&other, "{}").unwrap();
+    fs::remove_file(node.conflist()).unwrap();
+    node.wait_state(
+        "the damage",
+        |state| matches!(state, State::Degraded(said) if said.contains("05-other.conflist")),
+    );
+}
+
 /// No pod is known: what matters is what every agent would hear.
 struct Nothing;
 
@@ -163,9 +200,8 @@ fn a_restart_keeps_every_pod_attaches_it_again_and_writes_nothing() {
     node.add(&mut gone);
     node.stop();
     node.call("DEL", &gone).expect_success();
-    let monitor = node.netns.run(|| {
-        Monitor::start(|told| notice::matters(told, &Nothing)).unwrap()
-    });
+    let monitor =
+        node.netns.run(|| Monitor::start(|told| notice::matters(told, &Nothing)).unwrap());
     let recorder = Arc::new(Recorder::default());
     let datapath: Arc<dyn PodDatapath> = recorder.clone();
     node.start_with(datapath);
