@@ -16,7 +16,9 @@ use super::{
     journal::{Entry, Phase},
     ledger::{link_spec, macs},
     link::{self, LinkSpec},
-    message::{Via, add_neighbour, host_route, replace_route, set_mac, set_mtu, set_up},
+    message::{
+        Via, add_neighbour, delete_link_at, host_route, replace_route, set_mac, set_mtu, set_up,
+    },
     netlink::{Change, Netlink, NetlinkError},
     netns,
     pods::{Pods, chain},
@@ -195,6 +197,29 @@ impl Pods {
         Ok(healed)
     }
 
+    /// Deletes the links of strangers whose name none of `valid` gives: those of pods that the
+    /// runtime does not know any more. By their index, for the name may be a new pod's by now.
+    pub(super) fn delete_strangers(
+        &self,
+        valid: &BTreeSet<&Attachment>,
+    ) -> Result<(), NetlinkError> {
+        let names: BTreeSet<String> =
+            valid.iter().map(|attachment| attachment.host_ifname()).collect();
+        let mut gone = self.strangers().clone();
+        gone.retain(|ifname, _| !names.contains(ifname));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut netlink = Netlink::open()?;
+        for link in gone.values() {
+            tracing::info!(ifname = link.ifname, "removing a pod link that nobody knows");
+        }
+        netlink.apply(
+            gone.values().map(|link| delete_link_at(link.ifindex, &link.ifname)).collect(),
+        )?;
+        self.forget_strangers(&mut netlink)
+    }
+
     fn forget_strangers(&self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
         let links: Vec<_> = self.strangers().values().cloned().collect();
         for link in links {
@@ -247,7 +272,8 @@ mod tests {
     fn missing(via: Option<Via>, mac: Mac, mtu: u32) -> Vec<&'static str> {
         let (spec, ifindex) = (spec(), 7);
         let to = |address: &IpAddr| (host_route(*address), via);
-        let neighbour = |address: &IpAddr| Neighbour { ifindex, address: *address, mac: spec.pod_mac };
+        let neighbour =
+            |address: &IpAddr| Neighbour { ifindex, address: *address, mac: spec.pod_mac };
         let present = Present {
             routes: spec.addresses.iter().map(to).collect(),
             neighbours: spec.addresses.iter().map(neighbour).collect(),

@@ -117,6 +117,18 @@ pub fn delete_link(ifname: &str) -> Change {
     }
 }
 
+/// The same by its index; `ifname` is for people.
+pub fn delete_link_at(ifindex: u32, ifname: &str) -> Change {
+    let mut link = LinkMessage::default();
+    link.header.index = ifindex;
+    Change {
+        what: format!("delete interface {ifname} (index {ifindex})"),
+        message: RouteNetlinkMessage::DelLink(link),
+        flags: 0,
+        tolerate: Some(Errno::ENODEV),
+    }
+}
+
 /// The group of pods' links that are to be deleted ("Mz" twice): one that nobody else has.
 const LEAVING: u32 = 0x4d7a_4d7a;
 

@@ -28,6 +28,7 @@ use mizzen_cni::{
 use super::{
     bandwidth::Bucket,
     claims::{Claim, Claims},
+    conflist::NETWORK,
     datapath::{PodDatapath, PodLink},
     ipam::AllocateError,
     journal::{Entry, Phase},
@@ -299,7 +300,8 @@ impl Pods {
     }
 
     /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile
-    /// is younger than the runtime's list and stays.
+    /// is younger than the runtime's list and stays. Links that no record is about are of the one
+    /// network whose configuration the agent writes.
     pub fn gc(&self, network: &str, valid: &[Attachment], limit: Duration) -> Result<(), Failure> {
         let valid: BTreeSet<_> = valid.iter().collect();
         let stale: Vec<_> = self
@@ -313,13 +315,16 @@ impl Pods {
             .map(|(attachment, _)| attachment.clone())
             .collect();
         let deadline = Instant::now() + limit;
-        let failures: Vec<_> = stale
+        let mut failures: Vec<_> = stale
             .iter()
             .filter_map(|attachment| {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.del(attachment, left).err().map(|failure| failure.details)
             })
             .collect();
+        if network == NETWORK {
+            failures.extend(self.delete_strangers(&valid).err().map(|error| chain(&error)));
+        }
         if failures.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
 use mizzen_tests::{netns::Netns, wait::until};
 use serde_json::{Value, json};
 
-use super::bed::{LIMIT, Node, Pod, addresses, model, plugin, pod_name};
+use super::bed::{LIMIT, Node, Pod, addresses, model, plugin, pod_name, reach};
 
 #[test]
 fn cni_01_a_person_is_told_what_it_is() {
@@ -193,7 +193,7 @@ fn cni_22_what_is_asked_for_is_given_or_refused_by_name() {
     let mut third = Pod::new();
     node.add(&mut third);
     for ip in &expected {
-        super::bed::reach(third.netns(), first.netns(), *ip);
+        reach(third.netns(), first.netns(), *ip);
     }
     // It is another pod's; it is no pod's of this node.
     let text = node.call_with("ADD", &second, &conf).expect_code(11);
@@ -419,6 +419,38 @@ fn cni_39_gc_removes_what_the_runtime_does_not_know() {
     node.call("CHECK", &kept).expect_success();
     node.call("CHECK", &foreign).expect_success();
     node.call("CHECK", &stale).expect_code(3);
+}
+
+#[test]
+fn cni_39_gc_removes_links_whose_record_was_lost_and_that_the_runtime_does_not_know() {
+    let mut node = Node::alone();
+    let (mut kept, mut gone) = (Pod::new(), Pod::new());
+    node.add(&mut kept);
+    let link = node.pod_links();
+    node.add(&mut gone);
+    node.stop();
+    std::fs::remove_file(node.state_dir().join("podnet.journal")).unwrap();
+    node.start();
+    node.wait_ready();
+    assert_eq!(node.pod_links().len(), 2, "nobody knows whether their pods live");
+    let valid = |pod: &Pod| {
+        let mut conf = node.conf("1.1.0");
+        conf["cni.dev/valid-attachments"] =
+            json!([{"containerID": pod.container_id, "ifname": "eth0"}]);
+        conf
+    };
+    let mut foreign = valid(&kept);
+    foreign["name"] = json!("other");
+    node.call_with("GC", &gone, &foreign).expect_success();
+    assert_eq!(node.pod_links().len(), 2, "that was about another network");
+    node.call_with("GC", &gone, &valid(&kept)).expect_success();
+    assert_eq!(node.pod_links(), link);
+    assert_eq!(node.netns.ip(&format!("route show {}", gone.addresses[0])), "");
+    let mut other = Pod::new();
+    node.add(&mut other);
+    for address in kept.addresses.clone() {
+        reach(other.netns(), kept.netns(), address);
+    }
 }
 
 #[test]
