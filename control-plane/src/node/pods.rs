@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     machine, report,
     runtime::{PodIdentity, Runtime},
-    static_pods::{self, Statics},
+    static_pods::{self, Folder, Statics},
     volumes,
     worker::{self, Shared, Wanted},
 };
@@ -86,12 +86,17 @@ impl<R: Runtime> Pods<R> {
     /// The static pods of a folder, as they are now and at every change.
     fn follow_files(&mut self, dir: Option<PathBuf>) -> watch::Receiver<Statics> {
         let node = self.shared.facts.name.clone();
-        let found = dir.as_ref().map(|dir| static_pods::read(dir, &node).0).unwrap_or_default();
-        let (sender, receiver) = watch::channel(found);
+        let mut folder = dir.map(|dir| Folder::new(dir, node));
+        let found = folder.as_mut().map(|folder| {
+            // What is wrong is said by who follows it.
+            let _complaints = folder.look();
+            folder.pods()
+        });
+        let (sender, receiver) = watch::channel(found.unwrap_or_default());
         let stop = self.stop.clone();
         self.workers.spawn(async move {
-            match dir {
-                Some(dir) => static_pods::follow(dir, node, sender, stop).await,
+            match folder {
+                Some(folder) => static_pods::follow(folder, sender, stop).await,
                 // The channel stays open: who waits for it would be told of its end for ever.
                 None => stop.cancelled().await,
             }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -48,10 +49,62 @@ pub(super) fn is_static(pod: &Pod) -> bool {
     pod.annotations().get(SOURCE).is_some_and(|source| source == "file") && !is_mirror(pod)
 }
 
-/// Sends the pods of the folder whenever they change, until `stop`.
-pub(super) async fn follow(
+/// A folder of manifests, and what was last known of each file. What can't be read or understood
+/// stays as it was: a disk that fails, or a file that is being written, ends no pod.
+pub(super) struct Folder {
     dir: PathBuf,
     node: String,
+    known: BTreeMap<PathBuf, Arc<Pod>>,
+}
+
+impl Folder {
+    /// The folder of this node; nothing of it is known yet.
+    pub(super) fn new(dir: PathBuf, node: String) -> Self {
+        Self { dir, node, known: BTreeMap::new() }
+    }
+
+    /// The pods as last known.
+    pub(super) fn pods(&self) -> Statics {
+        let pods = self.known.values();
+        pods.map(|pod| (pod.uid().unwrap_or_default(), Arc::clone(pod))).collect()
+    }
+
+    /// Looks at the folder; what is wrong with it and its files.
+    pub(super) fn look(&mut self) -> Vec<String> {
+        let files =
+            match std::fs::read_dir(&self.dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                Err(error) => {
+                    return vec![format!(
+                        "the static pods in {} stay as they were, for it can't be listed: {error}",
+                        self.dir.display()
+                    )];
+                }
+            };
+        let mut before = std::mem::take(&mut self.known);
+        let mut complaints = Vec::new();
+        for path in files.iter().map(std::fs::DirEntry::path).filter(|path| is_manifest(path)) {
+            match read(&path, &self.node) {
+                Ok(Some(pod)) => drop(self.known.insert(path, Arc::new(pod))),
+                Ok(None) => {} // it went a moment ago
+                Err(why) => {
+                    let mut complaint = format!("{} is no static pod: {why}", path.display());
+                    if let Some((path, pod)) = before.remove_entry(&path) {
+                        complaint += "; the pod that it was goes on";
+                        self.known.insert(path, pod);
+                    }
+                    complaints.push(complaint);
+                }
+            }
+        }
+        complaints
+    }
+}
+
+/// Sends the pods of the folder whenever they change, until `stop`.
+pub(super) async fn follow(
+    mut folder: Folder,
     pods: watch::Sender<Statics>,
     stop: CancellationToken,
 ) {
@@ -63,11 +116,12 @@ pub(super) async fn follow(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        let (found, complaints) = read(&dir, &node);
+        let complaints = folder.look();
         for complaint in complaints.iter().filter(|one| !complained.contains(*one)) {
             tracing::warn!("{complaint}");
         }
         complained = complaints;
+        let found = folder.pods();
         pods.send_if_modified(|known| {
             let changed = !found.keys().eq(known.keys());
             *known = found;
@@ -76,25 +130,24 @@ pub(super) async fn follow(
     }
 }
 
-/// The pods of the folder, and what is wrong with other files.
-pub(super) fn read(dir: &Path, node: &str) -> (Statics, Vec<String>) {
-    let (mut found, mut complaints) = (Statics::new(), Vec::new());
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let extension = path.extension().and_then(|text| text.to_str());
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
-            continue;
-        }
-        let small = entry.metadata().is_ok_and(|meta| meta.len() <= SIZE_MAX);
-        let text = if small { std::fs::read_to_string(&path) } else { Ok(String::new()) };
-        let pod = text.map_err(|error| error.to_string()).and_then(|text| parse(&text, node));
-        match pod {
-            Ok(pod) => drop(found.insert(pod.uid().unwrap_or_default(), Arc::new(pod))),
-            Err(why) => complaints.push(format!("{} is no static pod: {why}", path.display())),
-        }
+/// Whether a file is named as manifests are.
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|text| text.to_str());
+    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+/// The pod of a file; `None` where there is none.
+fn read(path: &Path, node: &str) -> Result<Option<Pod>, String> {
+    let text = std::fs::metadata(path).and_then(|meta| match meta.len() {
+        ..=SIZE_MAX => std::fs::read_to_string(path),
+        size => Err(io::Error::other(format!("it has {size} octets, at most {SIZE_MAX} are read"))),
+    });
+    match text {
+        Ok(text) => parse(&text, node).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
-    (found, complaints)
 }
 
 /// A pod of a manifest, with the names that the node gives it.
@@ -282,7 +335,7 @@ mod tests {
         ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let (pods, mut complaints) = read(dir.path(), "n");
+        let (pods, mut complaints) = looked(&mut Folder::new(dir.path().into(), "n".into()));
         assert_eq!(pods.len(), 1);
         complaints.sort();
         let said: Vec<&str> = complaints.iter().filter_map(|one| one.rsplit('/').next()).collect();
@@ -290,6 +343,53 @@ mod tests {
         assert!(said[0].starts_with("empty.json is no static pod: it has no spec.containers"));
         assert!(said[1].contains("it has no metadata.name"));
         assert!(said[2].contains("may not refer to objects of the API: secret s"), "{}", said[2]);
-        assert_eq!(read(&dir.path().join("absent"), "n").0.len(), 0);
+        let absent = &mut Folder::new(dir.path().join("absent"), "n".into());
+        assert_eq!(looked(absent), (Statics::new(), Vec::new()));
+    }
+
+    fn looked(folder: &mut Folder) -> (Statics, Vec<String>) {
+        let complaints = folder.look();
+        (folder.pods(), complaints)
+    }
+
+    #[test]
+    fn what_can_not_be_read_any_more_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, aside) = (dir.path().join("static"), dir.path().join("aside"));
+        std::fs::create_dir(&at).unwrap();
+        let file = at.join("web.yaml");
+        std::fs::write(&file, MANIFEST).unwrap();
+        let mut folder = Folder::new(at.clone(), "n".into());
+        let (first, complaints) = looked(&mut folder);
+        assert_eq!((first.len(), complaints.len()), (1, 0));
+        let mut stays = |what: &str| {
+            let (pods, complaints) = looked(&mut folder);
+            assert_eq!(pods, first, "{what}");
+            assert!(complaints.len() == 1 && complaints[0].contains(what), "{complaints:?}");
+        };
+        // A file that is half written, that is no text, that is too long, that is a folder by now.
+        std::fs::write(&file, &MANIFEST[..20]).unwrap();
+        stays("web.yaml is no static pod");
+        stays("the pod that it was goes on");
+        std::fs::write(&file, [0xff; 9]).unwrap();
+        stays("UTF-8");
+        std::fs::write(&file, vec![b' '; 1 << 21]).unwrap();
+        stays("2097152 octets");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        stays("directory");
+        // A folder that can't be listed.
+        std::fs::rename(&at, &aside).unwrap();
+        std::fs::write(&at, "").unwrap();
+        stays("can't be listed");
+        std::fs::remove_file(&at).unwrap();
+        // One that is not there has no pods, and neither has a file.
+        assert_eq!(looked(&mut folder), (Statics::new(), Vec::new()));
+        std::fs::rename(&aside, &at).unwrap();
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, MANIFEST).unwrap();
+        assert_eq!(looked(&mut folder).0, first);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(looked(&mut folder), (Statics::new(), Vec::new()));
     }
 }
