@@ -13,6 +13,7 @@
 //! It uses the API only. Pods outlive it: what runs is found again in the runtime, and what has
 //! no pod any more is removed.
 
+mod admission;
 mod inputs;
 mod lease;
 mod machine;

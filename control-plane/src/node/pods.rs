@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    machine, report,
+    admission, machine, report,
     runtime::{PodIdentity, Runtime},
     static_pods::{self, Folder, Statics},
     volumes,
@@ -61,6 +61,8 @@ struct Pods<R> {
     senders: BTreeMap<String, watch::Sender<Wanted>>,
     /// The uids that the list under way has told of.
     listed: BTreeSet<String>,
+    /// The uids of pods that had a sandbox when the node part started, until all are listed.
+    housed: BTreeSet<String>,
     /// Left-over sandboxes were looked for.
     swept: bool,
     /// The static pods that there have to be.
@@ -77,6 +79,7 @@ impl<R: Runtime> Pods<R> {
             workers: JoinSet::new(),
             senders: BTreeMap::new(),
             listed: BTreeSet::new(),
+            housed: BTreeSet::new(),
             swept: false,
             statics: Statics::new(),
             mirrors: BTreeMap::new(),
@@ -160,7 +163,12 @@ impl<R: Runtime> Pods<R> {
 
     async fn take(&mut self, event: watcher::Event<Pod>) {
         match event {
-            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::Init => {
+                self.listed.clear();
+                if !self.swept {
+                    self.look_for_housed().await;
+                }
+            }
             watcher::Event::InitApply(pod) => {
                 self.listed.extend(pod.uid());
                 self.put(pod);
@@ -169,6 +177,7 @@ impl<R: Runtime> Pods<R> {
                 self.forget_unlisted();
                 if !self.swept {
                     self.swept = true;
+                    self.housed.clear();
                     self.sweep().await;
                 }
             }
@@ -200,11 +209,21 @@ impl<R: Runtime> Pods<R> {
                 }
                 changed
             });
-        } else if self.senders.len() >= machine::PODS_MAX && !is_terminal(&wanted.pod) {
+        } else if self.is_refused(&uid, &wanted.pod) {
             self.refuse(&wanted.pod);
         } else {
             self.employ(uid, wanted);
         }
+    }
+
+    fn is_refused(&self, uid: &str, pod: &Pod) -> bool {
+        if self.senders.len() < machine::PODS_MAX {
+            return false;
+        }
+        let known: Vec<Arc<Pod>> =
+            self.senders.values().map(|sender| Arc::clone(&sender.borrow().pod)).collect();
+        let has_sandbox = self.housed.contains(uid);
+        admission::is_refused(pod, has_sandbox, known.iter().map(Arc::as_ref))
     }
 
     fn employ(&mut self, uid: String, wanted: Wanted) {
@@ -225,6 +244,15 @@ impl<R: Runtime> Pods<R> {
             }
         }
         self.listed.clear();
+    }
+
+    /// Notes which pods an earlier node part made sandboxes for.
+    async fn look_for_housed(&mut self) {
+        match self.shared.runtime.sandboxes(None).await {
+            Ok(found) => self.housed = found.into_iter().map(|one| one.pod.uid).collect(),
+            // Those whose status says that they were started are known all the same.
+            Err(error) => tracing::warn!(%error, "sandboxes of an earlier node part not found"),
+        }
     }
 
     /// Has what an earlier node part left, and no pod claims, removed.
@@ -291,11 +319,6 @@ impl<R: Runtime> Pods<R> {
             String::new()
         });
     }
-}
-
-fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// A pod of which only the sandbox is left.
