@@ -148,6 +148,8 @@ struct Log {
     options: Options,
     reader: BufReader<File>,
     inode: u64,
+    /// Another file was seen in its place.
+    replaced: bool,
     /// A line that is not written to its end yet.
     pending: Vec<u8>,
     sent: usize,
@@ -160,43 +162,47 @@ impl Log {
             let from = start_of_last(&mut reader, lines).await?;
             reader.seek(SeekFrom::Start(from)).await?;
         }
-        Ok(Self { path, options, reader, inode, pending: Vec::new(), sent: 0 })
+        let (replaced, pending, sent) = (false, Vec::new(), 0);
+        Ok(Self { path, options, reader, inode, replaced, pending, sent })
     }
 
     /// The next part; nothing at the end.
     async fn next<R: Runtime>(&mut self, runtime: &R, container: &Container) -> Option<Bytes> {
+        let mut ended = !self.options.follow;
         loop {
-            let mut chunk = Vec::new();
-            let at_end = self.fill(&mut chunk).await?;
-            if let Some(limit) = self.options.limit {
-                chunk.truncate(limit.saturating_sub(self.sent));
-                if chunk.is_empty() && self.sent >= limit {
-                    return None;
-                }
-            }
+            let chunk = self.read().await?;
             if !chunk.is_empty() {
-                self.sent += chunk.len();
-                return Some(chunk.into());
+                return Some(chunk);
             }
-            if at_end {
-                if !self.options.follow {
-                    return None;
-                }
-                // Looked at before the log is read once more: nothing that it wrote is missed.
-                let ended = !runs(runtime, container).await;
-                tokio::time::sleep(LOOK).await;
-                let mut rest = Vec::new();
-                self.reopen_if_replaced().await;
-                self.fill(&mut rest).await?;
-                if !rest.is_empty() {
-                    self.sent += rest.len();
-                    return Some(rest.into());
-                }
-                if ended {
-                    return None;
-                }
+            if ended && !self.replaced {
+                return None;
             }
+            // Looked at before the log is read once more: nothing that it wrote is missed.
+            ended = !runs(runtime, container).await;
+            tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// What there is now, no more than may be sent: empty where there is nothing new, nothing where
+    /// all is sent that may be. A log that has grown too large is moved away and begun anew: the old
+    /// one is read to its end first, once more when the new one was seen, for its writer may have
+    /// made that and not turned to it yet.
+    async fn read(&mut self) -> Option<Bytes> {
+        let left = self.options.limit.map_or(usize::MAX, |limit| limit.saturating_sub(self.sent));
+        if left == 0 {
+            return None;
+        }
+        let is_replaced = self.options.follow && self.is_replaced().await;
+        let was_replaced = std::mem::replace(&mut self.replaced, is_replaced);
+        let mut chunk = Vec::new();
+        let at_end = self.fill(&mut chunk).await?;
+        if at_end && was_replaced && is_replaced {
+            self.reopen().await;
+            self.fill(&mut chunk).await?;
+        }
+        chunk.truncate(left);
+        self.sent += chunk.len();
+        Some(chunk.into())
     }
 
     /// Reads whole lines up to the size of a chunk. True where there are no more for now.
@@ -214,13 +220,18 @@ impl Log {
         Some(false)
     }
 
-    /// A log that has grown too large is moved away and begun anew.
-    async fn reopen_if_replaced(&mut self) {
-        let now = tokio::fs::metadata(&self.path).await.map(|meta| meta.ino());
-        if now.is_ok_and(|inode| inode != self.inode)
-            && let Ok((reader, inode)) = open(&self.path).await
-        {
-            (self.reader, self.inode) = (reader, inode);
+    /// Whether there is another file in its place.
+    async fn is_replaced(&self) -> bool {
+        let now = tokio::fs::metadata(&self.path).await;
+        now.is_ok_and(|meta| meta.ino() != self.inode)
+    }
+
+    /// Goes on with the file that is in its place.
+    async fn reopen(&mut self) {
+        if let Ok((reader, inode)) = open(&self.path).await {
+            (self.reader, self.inode, self.replaced) = (reader, inode, false);
+            // A line that nobody wrote to its end is no beginning of another.
+            self.pending.clear();
         }
     }
 }
@@ -265,6 +276,8 @@ async fn start_of_last(reader: &mut BufReader<File>, lines: usize) -> std::io::R
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     const TEXT: &str = "2026-11-29T20:00:00Z stdout F one\n\
@@ -283,10 +296,54 @@ mod tests {
         let path = dir.path().join("0.log");
         std::fs::write(&path, TEXT).unwrap();
         let options = Options::parse(query, now()).unwrap();
-        let mut log = Log::open(path, options).await.unwrap();
-        let mut all = Vec::new();
-        log.fill(&mut all).await.unwrap();
-        String::from_utf8(all).unwrap()
+        read(&mut Log::open(path, options).await.unwrap()).await
+    }
+
+    /// What is new in the log.
+    async fn read(log: &mut Log) -> String {
+        let chunk = log.read().await.unwrap_or_default();
+        String::from_utf8(chunk.into()).unwrap()
+    }
+
+    /// Appends a line.
+    fn write(path: &Path, text: &str) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "2026-11-29T20:00:00Z stdout F {text}").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_followed_loses_nothing_when_it_is_moved_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.1"));
+        write(&path, "one");
+        let options = Options::parse("follow=true", now()).unwrap();
+        let mut log = Log::open(path.clone(), options).await.unwrap();
+        assert_eq!(read(&mut log).await, "one\n");
+        // Until its runtime opens the new file, the container goes on writing to the old one.
+        write(&path, "two");
+        std::fs::rename(&path, &old).unwrap();
+        write(&old, "three");
+        assert_eq!(read(&mut log).await, "two\nthree\n");
+        write(&old, "four");
+        write(&path, "five");
+        assert_eq!(read(&mut log).await, "four\n", "and the new one is there");
+        write(&old, "late");
+        assert_eq!(read(&mut log).await, "late\nfive\n");
+        assert_eq!(read(&mut log).await, "");
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_is_sent_of_a_log_that_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        write(&path, "one");
+        let options = Options::parse("follow=true&limitBytes=6", now()).unwrap();
+        let mut log = Log::open(path.clone(), options).await.unwrap();
+        assert_eq!(read(&mut log).await, "one\n");
+        assert_eq!(read(&mut log).await, "");
+        write(&path, "two");
+        assert_eq!(read(&mut log).await, "tw");
+        assert_eq!(log.read().await, None, "all is sent that may be");
     }
 
     #[tokio::test]
