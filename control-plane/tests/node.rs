@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking that it failed")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -177,6 +178,7 @@ fn pod(name: &str, host_network: bool) -> SandboxConfig {
         share_processes: false,
         sysctls: Vec::new(),
         port_mappings: Vec::new(),
+        annotations: BTreeMap::new(),
         resolv_conf: "nameserver 10.96.0.10\nsearch default.svc.cluster.local\n".into(),
         hosts: HostsFile {
             head: "127.0.0.1\tlocalhost\n".into(),

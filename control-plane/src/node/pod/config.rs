@@ -71,6 +71,7 @@ pub(super) fn sandbox(pod: &Pod, node: &NodeFacts, attempt: u32) -> SandboxConfi
         share_processes: spec.and_then(|spec| spec.share_process_namespace).unwrap_or(false),
         sysctls: spec.map(sysctls).unwrap_or_default(),
         port_mappings: spec.map(port_mappings).unwrap_or_default(),
+        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         resolv_conf: dns::resolv_conf(pod, node),
         hosts: dns::hosts(pod, node),
     }

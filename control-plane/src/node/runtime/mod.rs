@@ -7,7 +7,7 @@
 pub mod cri;
 pub mod process;
 
-use std::{future::Future, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, net::IpAddr, path::PathBuf, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ pub struct SandboxConfig {
     pub sysctls: Vec<(String, String)>,
     /// Ports of the node to forward to the pod.
     pub port_mappings: Vec<PortMapping>,
+    /// The pod's annotations: a runtime reads from them what the interface has no words for, as how
+    /// much the pod may receive and send.
+    pub annotations: BTreeMap<String, String>,
     /// The text of /etc/resolv.conf.
     pub resolv_conf: String,
     /// The text of /etc/hosts, made when the addresses are known.

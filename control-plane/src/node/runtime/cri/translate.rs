@@ -84,6 +84,7 @@ pub(super) fn sandbox(config: &SandboxConfig, places: Places<'_>) -> cri::PodSan
         ..cri::NamespaceOption::default()
     };
     let mut sandbox = bare(&config.pod, config.attempt, namespaces, places);
+    sandbox.annotations.extend(config.annotations.clone());
     name(&mut sandbox, config.hostname.clone().unwrap_or_default());
     sandbox.dns_config = Some(dns(&config.resolv_conf));
     sandbox.port_mappings = config.port_mappings.iter().map(port_mapping).collect();
@@ -102,6 +103,7 @@ pub(super) fn sandbox_again(
     let namespaces = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref());
     let options = namespaces.and_then(|namespaces| namespaces.options.clone()).unwrap_or_default();
     let mut sandbox = bare(&identity(&metadata), metadata.attempt, options, places);
+    sandbox.annotations.extend(status.annotations.clone());
     name(&mut sandbox, status.annotations.get(HOSTNAME).cloned().unwrap_or_default());
     sandbox
 }

@@ -229,8 +229,9 @@ impl ProcessRuntime {
                 .map_err(cni::CniError::NoConf)
                 .map_err(failed("attaching", id))?;
             let attachment = Attachment { dir: &dir, id, pod: &record.pod, netns };
-            let ports = &config.port_mappings;
-            addresses = cni::add(&attachment, network, &self.config.cni_bin_dir, ports)
+            let asked =
+                cni::Asked { ports: &config.port_mappings, annotations: &config.annotations };
+            addresses = cni::add(&attachment, network, &self.config.cni_bin_dir, asked)
                 .await
                 .map_err(failed("attaching", id))?;
         }

@@ -33,6 +33,9 @@ fn config() -> SandboxConfig {
             protocol: "udp".into(),
             host_ip: "192.0.2.1".into(),
         }],
+        annotations: [("kubernetes.io/ingress-bandwidth", "10M"), (HOSTNAME, "of the pod")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         resolv_conf: "# x\nnameserver 10.96.0.10\nnameserver fd00:96::a\n\
                       search a.svc b\noptions ndots:5\n"
             .into(),
@@ -60,6 +63,10 @@ fn a_sandbox_lives_below_the_nodes_cgroup_and_has_its_network_and_names() {
     assert_eq!(port.host_ip, "192.0.2.1");
     for (key, value) in [(POD_NAME, "web"), (POD_NAMESPACE, "ns"), (POD_UID, "u-1")] {
         assert_eq!(sandbox.labels[key], value);
+    }
+    // The runtime reads the pod's bandwidth there; our own word goes before the pod's.
+    for (key, value) in [("kubernetes.io/ingress-bandwidth", "10M"), (HOSTNAME, "web")] {
+        assert_eq!(sandbox.annotations[key], value);
     }
 }
 
@@ -96,6 +103,7 @@ fn what_is_said_of_a_sandbox_again_is_what_was_said_at_first() {
     let again = sandbox_again(&status, places());
     assert_eq!(again.metadata, first.metadata);
     assert_eq!(again.log_directory, first.log_directory);
+    assert_eq!(again.annotations, first.annotations);
     // By it the runtime sets HOSTNAME in each container.
     assert_eq!(again.hostname, "web");
     let (first, again) = (first.linux.unwrap(), again.linux.unwrap());

@@ -4,9 +4,11 @@
 //! What was used to add a pod is kept in the sandbox's folder and used again to take it away,
 //! whatever the configuration has become in between (CNI section 4, "lifecycle").
 
+mod bandwidth;
 pub(super) mod conf;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -52,6 +54,9 @@ pub(super) enum CniError {
     /// There is no usable configuration.
     #[error("{0}")]
     NoConf(String),
+    /// The pod asks for what is no bandwidth.
+    #[error(transparent)]
+    Bandwidth(#[from] bandwidth::BadLimit),
     /// A plugin could not be run.
     #[error(
         "running the plugin {} for {command}: is it installed and executable?",
@@ -113,14 +118,26 @@ struct PluginError {
     details: String,
 }
 
+/// What a pod asks of its attachment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// Ports of the node that lead to it.
+    pub ports: &'a [PortMapping],
+    /// Its annotations, which say how much it may receive and send.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
 /// Attaches a pod; gives its addresses in the order of the result.
 pub(super) async fn add(
     attachment: &Attachment<'_>,
     network: NetworkConf,
     bin_dir: &Path,
-    ports: &[PortMapping],
+    asked: Asked<'_>,
 ) -> Result<Vec<IpAddr>, CniError> {
-    let capabilities = json!({ "portMappings": ports });
+    let mut capabilities = json!({ "portMappings": asked.ports });
+    if let Some(limits) = bandwidth::capability(asked.annotations)? {
+        capabilities["bandwidth"] = limits;
+    }
     let mut cache = Cache { network, capabilities, result: None };
     let path = attachment.dir.join(CACHE);
     // Before the first plugin runs: a crash in the middle can be undone.
