@@ -20,17 +20,28 @@ pub struct Asked {
     pub pods: Arc<HostPortPods>,
 }
 
+/// For so long who fills the tables may wait for something before nobody waits for that one.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// What is asked for and what is in force.
 #[derive(Debug)]
 pub struct HostPorts {
     asked: watch::Sender<Option<Asked>>,
-    in_force: Mutex<u64>,
+    tables: Mutex<Tables>,
     changed: Condvar,
+}
+
+/// How far the tables are.
+#[derive(Debug, Default)]
+struct Tables {
+    in_force: u64,
+    /// What who fills them waits for, and since when.
+    awaited: Option<(Instant, String)>,
 }
 
 impl Default for HostPorts {
     fn default() -> Self {
-        Self { asked: watch::Sender::new(None), in_force: Mutex::new(0), changed: Condvar::new() }
+        Self { asked: watch::Sender::new(None), tables: Mutex::default(), changed: Condvar::new() }
     }
 }
 
@@ -67,30 +78,65 @@ impl HostPorts {
 
     /// Says that the tables are as this revision asks.
     pub fn note_in_force(&self, revision: u64) {
-        let mut in_force = self.in_force();
-        if *in_force < revision {
-            *in_force = revision;
+        let mut tables = self.tables();
+        tables.awaited = None;
+        if tables.in_force < revision {
+            tables.in_force = revision;
             self.changed.notify_all();
         }
     }
 
-    /// Waits until the tables are as this revision asks; whether they are in time.
-    pub fn wait(&self, revision: u64, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut in_force = self.in_force();
-        while *in_force < revision {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.changed.wait_timeout(in_force, left);
-            in_force = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+    /// Says what is waited for before anything is written to the tables; `None`: for nothing.
+    pub fn note_awaited(&self, reason: Option<String>) {
+        let mut tables = self.tables();
+        let since = tables.awaited.take().map_or_else(Instant::now, |(since, _)| since);
+        tables.awaited = reason.map(|reason| (since, reason));
+        self.changed.notify_all();
     }
 
-    fn in_force(&self) -> MutexGuard<'_, u64> {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the tables are as this revision asks; whether they are in time.
+    pub fn wait(&self, revision: u64, limit: Duration) -> bool {
+        self.wait_for(revision, limit, |_| None).is_ok()
+    }
+
+    /// As [`Self::wait`], but no longer once who fills the tables has waited for something else for
+    /// a while: that is the error then.
+    pub fn wait_unless_held_up(
+        &self,
+        revision: u64,
+        limit: Duration,
+    ) -> Result<(), Option<String>> {
+        self.wait_for(revision, limit, |tables| {
+            let (since, reason) = tables.awaited.as_ref()?;
+            Some((*since + SETTLING, reason.clone()))
+        })
+    }
+
+    fn wait_for(
+        &self,
+        revision: u64,
+        limit: Duration,
+        given_up: impl Fn(&Tables) -> Option<(Instant, String)>,
+    ) -> Result<(), Option<String>> {
+        let deadline = Instant::now() + limit;
+        let mut tables = self.tables();
+        while tables.in_force < revision {
+            let now = Instant::now();
+            let (at, reason) = match given_up(&tables) {
+                Some((at, reason)) if at < deadline => (at, Some(reason)),
+                _ => (deadline, None),
+            };
+            if at <= now {
+                return Err(reason);
+            }
+            let waited = self.changed.wait_timeout(tables, at - now);
+            tables = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,5 +165,28 @@ mod tests {
         });
         ports.note_in_force(1);
         assert!(ports.wait(2, Duration::ZERO));
+    }
+    /// A cluster whose API server is away is not waited for by each ADD.
+    #[test]
+    fn cni_31_who_waits_is_told_what_the_tables_wait_for() {
+        let ports = HostPorts::default();
+        let revision = ports.ask(pods(1));
+        let limit = Duration::from_mins(1);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| ports.wait_unless_held_up(revision, limit));
+            ports.note_awaited(Some("Services".into()));
+            ports.note_awaited(Some("Nodes".into()));
+            assert_eq!(waiting.join().unwrap(), Err(Some("Nodes".into())));
+        });
+        assert_eq!(
+            ports.wait_unless_held_up(revision, limit),
+            Err(Some("Nodes".into())),
+            "at once"
+        );
+        ports.note_awaited(None);
+        assert_eq!(ports.wait_unless_held_up(revision, Duration::ZERO), Err(None));
+        ports.note_awaited(Some("Nodes".into()));
+        ports.note_in_force(revision);
+        assert_eq!(ports.wait_unless_held_up(revision, limit), Ok(()));
     }
 }

@@ -182,6 +182,9 @@ impl Reconciler {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let asked = host_ports.borrow_and_update().clone();
             let facts = inputs.facts(asked.as_ref());
+            let waits = facts.is_none() || !snapshot.synced.all();
+            let reason = waits.then(|| awaited(snapshot.synced, facts.is_some()));
+            inputs.host_ports.note_awaited(reason);
             if self.follow(&snapshot, facts.as_deref())
                 && let Some(asked) = asked
             {

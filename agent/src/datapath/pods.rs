@@ -13,9 +13,11 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     maps,
     node::{Endpoint, endpoint_flags},
+    service::{Frontend, FrontendKey},
 };
 
 use super::{
+    growing::GrowingHash,
     layout::{self, MapLayout},
     link::Outcome,
     object::Programs,
@@ -88,6 +90,21 @@ impl PodDatapath for Pods {
             .map_err(|source| failed("look at the packet programs", link, source))?;
         let lost = seen.iter().find(|(_, in_force)| !in_force);
         Ok(lost.map(|(program, _)| format!("{program} is not attached to {}", link.ifname)))
+    }
+
+    fn has_frontends(&self, frontends: &[FrontendKey]) -> Result<bool, PodDatapathError> {
+        // Opened anew: a table that has grown is another map.
+        let table: GrowingHash<FrontendKey, Frontend> =
+            GrowingHash::open(&self.pins, &layout::FRONTENDS)
+                .map_err(|error| unread("open map FRONTENDS")(io::Error::other(error)))?;
+        for key in frontends {
+            let found: Option<Frontend> =
+                sys::lookup(table.as_fd(), key).map_err(unread("read map FRONTENDS"))?;
+            if !found.is_some_and(|found| found.is_of(key)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn survey(&self) -> Result<Survey, PodDatapathError> {

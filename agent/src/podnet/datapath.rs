@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs::File, net::IpAddr, sync::Arc};
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{Endpoint, PodNetns},
+    service::FrontendKey,
 };
 
 use tokio::sync::mpsc;
@@ -70,6 +71,11 @@ pub trait PodDatapath: Send + Sync {
     /// What of a pod that is attached is not as [`Self::attach`] left it; changes nothing.
     fn missing(&self, _link: &PodLink) -> Result<Option<String>, PodDatapathError> {
         Ok(None)
+    }
+
+    /// Whether the tables of services lead clients of all these frontends to somebody.
+    fn has_frontends(&self, _frontends: &[FrontendKey]) -> Result<bool, PodDatapathError> {
+        Ok(false)
     }
 
     /// What the tables say of pods.
@@ -165,6 +171,10 @@ impl PodDatapath for Announced {
 
     fn missing(&self, link: &PodLink) -> Result<Option<String>, PodDatapathError> {
         self.datapath.missing(link)
+    }
+
+    fn has_frontends(&self, frontends: &[FrontendKey]) -> Result<bool, PodDatapathError> {
+        self.datapath.has_frontends(frontends)
     }
 
     fn survey(&self) -> Result<Survey, PodDatapathError> {

@@ -11,11 +11,15 @@ use mizzen_cni::{
     protocol::error::TRY_AGAIN_LATER,
     wire::{Attachment, Failure, PortMapping, Protocol as WireProtocol},
 };
+use mizzen_ebpf_abi::{
+    addr::{Addr, protocol},
+    service::FrontendKey,
+};
 
 use super::{
     Listeners,
     journal::{Entry, Phase},
-    pods::{Pods, failure},
+    pods::{Pods, chain, failure},
 };
 use crate::{
     host_ports::HostPorts,
@@ -73,6 +77,26 @@ fn host_port(mapping: &PortMapping) -> HostPort {
     }
 }
 
+/// Where the tables have the host ports of a pod.
+fn frontends(entry: &Entry) -> Vec<FrontendKey> {
+    let has = |v4: bool| entry.addresses.iter().any(|address| address.is_ipv4() == v4);
+    let of_family = |mapping: &PortMapping, v4: bool| {
+        let addr = match mapping.host_ip {
+            Some(address) if address.is_ipv4() != v4 => return None,
+            Some(address) if !address.is_unspecified() => Addr::from(address),
+            _ if v4 => Addr::ANY_V4,
+            _ => Addr::ANY_V6,
+        };
+        let number = match mapping.protocol {
+            WireProtocol::Tcp => protocol::TCP,
+            WireProtocol::Udp => protocol::UDP,
+        };
+        has(v4).then(|| FrontendKey::new(addr, mapping.host_port, number))
+    };
+    let mappings = entry.requested.port_mappings.iter();
+    mappings.flat_map(|one| [true, false].into_iter().filter_map(|v4| of_family(one, v4))).collect()
+}
+
 impl Pods {
     /// Tells `listeners` of the pods from now on.
     pub fn tell(&self, listeners: Listeners) {
@@ -89,24 +113,32 @@ impl Pods {
         }
         let revision = self.ledger().ask_for_host_ports();
         let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
-        match self.host_ports.get() {
-            Some(host_ports) if host_ports.wait(revision, left) => Ok(()),
-            _ => {
-                let details = "the service tables don't have the pod's host ports yet; see \
-                               `mizzen status` for what they wait for";
-                Err(failure(TRY_AGAIN_LATER, "host ports are not in force", details))
-            }
-        }
+        let outcome = self.host_ports.get().map(|ports| ports.wait_unless_held_up(revision, left));
+        let said = match outcome {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(Some(reason))) => reason,
+            Some(Err(None)) | None => "see `mizzen status` for what they wait for".into(),
+        };
+        let details = format!("the service tables don't have the pod's host ports yet: {said}");
+        Err(failure(TRY_AGAIN_LATER, "host ports are not in force", details))
     }
 
-    /// Whether a pod's host ports are in force, or it has none.
+    /// Whether a pod's host ports are in force, or it has none. Where who fills the tables waits for
+    /// an API server, they are as an earlier agent left them.
     pub(super) fn has_host_ports(&self, entry: &Entry) -> bool {
         if entry.requested.port_mappings.is_empty() {
             return true;
         }
         let revision = self.ledger().ask_for_host_ports();
         let in_force = |ports: &Arc<HostPorts>| ports.wait(revision, GRACE);
-        self.host_ports.get().is_some_and(in_force)
+        self.host_ports.get().is_some_and(in_force) || self.tables_have(&frontends(entry))
+    }
+
+    fn tables_have(&self, frontends: &[FrontendKey]) -> bool {
+        self.datapath.has_frontends(frontends).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "look at a pod's host ports");
+            false
+        })
     }
 
     /// Takes the host ports of a pod that leaves out of force.

@@ -106,19 +106,24 @@ impl Bench {
 
     /// Starts the agent, with a NodePort service at `node_port` in its cluster.
     fn start(&mut self, node_port: Option<u16>) {
+        self.start_in(cluster(node_port));
+    }
+
+    /// Starts the agent; that is what it knows of its cluster.
+    fn start_in(&mut self, cluster: Snapshot) {
         let options = self.place.options();
         let datapath = self.node.netns.run(|| Datapath::open(&options)).unwrap();
         let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
         self.node.start_with(pods);
-        self.tables = Some(self.start_tables(datapath, node_port));
+        self.tables = Some(self.start_tables(datapath, cluster));
         self.node.wait_ready();
     }
 
-    fn start_tables(&self, datapath: Datapath, node_port: Option<u16>) -> Tables {
+    fn start_tables(&self, datapath: Datapath, cluster: Snapshot) -> Tables {
         let addresses = FAMILIES.iter().flat_map(|family| [family.wire(NODE), other(*family)]);
         let local = |addr| LocalAddress { addr, ifindex: 2 };
         let facts = NodeFacts { addresses: addresses.map(local).collect(), ..Default::default() };
-        let (snapshots, receiver) = watch::channel(Arc::new(cluster(node_port)));
+        let (snapshots, receiver) = watch::channel(Arc::new(cluster));
         let (queries, asked) = mpsc::channel(1);
         let (metrics, cancel): (Arc<Metrics>, CancellationToken) = Default::default();
         let (host_ports, counts) = (Arc::clone(&self.node.host_ports), Arc::clone(&metrics));
@@ -455,4 +460,29 @@ fn cni_31_cni_34_an_add_whose_host_ports_do_not_come_into_force_fails_in_time_an
     assert!(text.contains("host ports"), "{text}");
     assert_eq!(bench.node.pod_links(), [""; 0]);
     bench.try_add(&pod, &json!([])).expect_success();
+}
+
+/// An agent that starts while no API server answers writes nothing to the tables: pods have the host
+/// ports that an earlier one wrote, and no new ones.
+#[test]
+fn cni_31_cni_38_without_an_api_server_check_goes_by_the_tables_and_add_says_what_they_wait_for() {
+    let mut bench = Bench::new();
+    let (pod, _servers) = bench.add("one", &both(PORT));
+    let unsynced = || {
+        let nodes = Synced { services: false, ..Synced::ALL };
+        Snapshot { synced: nodes, ..cluster(None) }
+    };
+    bench.stop();
+    bench.start_in(unsynced());
+    bench.node.call("CHECK", &pod).expect_success();
+    let other = Pod::new();
+    let text = bench.try_add(&other, &both(PORT + 1)).expect_code(11);
+    assert!(text.contains("not known yet: Services"), "{text}");
+    bench.try_add(&other, &json!([])).expect_success();
+    // With tables that are empty, they are not in force.
+    bench.stop();
+    bench.place = TestNode::new("hostport");
+    bench.start_in(unsynced());
+    let text = bench.node.call("CHECK", &pod).expect_code(101);
+    assert!(text.contains("host ports"), "{text}");
 }
