@@ -58,7 +58,9 @@ fn advisories_are_here() -> bool {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let folder = home.map(|home| home.join("advisory-dbs"));
-    folder.is_some_and(|folder| folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()))
+    // A lock lies there as soon as somebody looked for them.
+    let entries = folder.and_then(|folder| folder.read_dir().ok());
+    entries.is_some_and(|entries| entries.flatten().any(|entry| entry.path().join(".git").exists()))
 }
 
 /// The program: that in `PATH`, or the index's, which is fetched once.
