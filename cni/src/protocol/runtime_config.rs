@@ -158,7 +158,7 @@ fn bandwidth(config: &Map<String, Value>) -> Result<Bandwidth, CniError> {
         Some(Value::Object(said)) => said,
         Some(_) => return Err(wrong("must be an object".into())),
     };
-    let number = |key: String| match said.get(&key) {
+    let number = |key: String| match field(said, &key) {
         None | Some(Value::Null) => Ok(0),
         Some(value) => value.as_u64().ok_or_else(|| wrong(format!("{key}: {value} is no number"))),
     };

@@ -106,6 +106,12 @@ fn cni_32_bandwidth_is_read_and_what_makes_no_sense_is_named() {
         read(json!({"bandwidth": {"ingressRate": 8, "ingressBurst": 34_359_738_367_u64}})),
         Bandwidth { ingress: limit(8, Limit::BURST_MAX), egress: None }
     );
+    // As containerd writes it.
+    let containerds = json!({"bandwidth": {
+        "IngressRate": 8, "IngressBurst": u32::MAX, "EgressRate": 0, "EgressBurst": 0,
+    }});
+    let ingress = limit(8, u32::MAX.into());
+    assert_eq!(read(containerds), Bandwidth { ingress, egress: None });
     assert!(read(json!({"bandwidth": {}})).is_unlimited());
     refused(limits(0, 1, 0, 0), &["ingressBurst without ingressRate"]);
     refused(limits(0, 0, 1000, 0), &["egressRate without egressBurst"]);
