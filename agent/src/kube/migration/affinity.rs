@@ -8,11 +8,7 @@ use crate::model::node::KubeProxy;
 /// `before`, and besides on nodes alone where kube-proxy is wanted: a node that joins later has no
 /// label, and none.
 pub fn restricted(before: &Value) -> Value {
-    let wanted = json!({
-        "key": LABEL,
-        "operator": "In",
-        "values": [KubeProxy::Runs.value(), KubeProxy::Returning.value()],
-    });
+    let wanted = wanted();
     let mut affinity = if before.is_object() { before.clone() } else { json!({}) };
     let required = &mut affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     match required["nodeSelectorTerms"].as_array_mut() {
@@ -31,6 +27,25 @@ pub fn restricted(before: &Value) -> Value {
     affinity
 }
 
+/// What is asked of a node.
+fn wanted() -> Value {
+    json!({
+        "key": LABEL,
+        "operator": "In",
+        "values": [KubeProxy::Runs.value(), KubeProxy::Returning.value()],
+    })
+}
+
+/// Whether an affinity admits nodes alone where kube-proxy is wanted.
+pub fn is_restricted(affinity: &Value) -> bool {
+    let required = &affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let Some(terms) = required["nodeSelectorTerms"].as_array() else { return false };
+    let asks_for_it = |term: &Value| {
+        term["matchExpressions"].as_array().is_some_and(|all| all.contains(&wanted()))
+    };
+    !terms.is_empty() && terms.iter().all(|term| !asks(term) || asks_for_it(term))
+}
+
 /// Whether a term asks for anything.
 fn asks(term: &Value) -> bool {
     let any = |field: &str| term[field].as_array().is_some_and(|list| !list.is_empty());
@@ -47,8 +62,25 @@ mod tests {
             .clone()
     }
 
-    fn wanted() -> Value {
-        json!({"key": "mizzen.dev/kube-proxy", "operator": "In", "values": ["runs", "returning"]})
+    #[test]
+    fn what_is_asked_for_is_by_the_contract() {
+        let expected = json!({"key": "mizzen.dev/kube-proxy", "operator": "In", "values": ["runs", "returning"]});
+        assert_eq!(wanted(), expected);
+    }
+
+    #[test]
+    fn somebody_may_have_lifted_the_restriction() {
+        let linux = json!({"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]});
+        let required = |terms: Value| {
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": terms}}})
+        };
+        let one = required(json!([{"matchExpressions": [linux]}]));
+        for before in [Value::Null, json!({}), required(json!([])), one] {
+            assert!(!is_restricted(&before) && is_restricted(&restricted(&before)), "{before}");
+        }
+        let other = json!([{"matchExpressions": [wanted()]}, {"matchExpressions": [linux]}]);
+        assert!(!is_restricted(&required(other)), "one term is enough for a node");
     }
 
     #[test]

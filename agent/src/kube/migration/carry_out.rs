@@ -174,10 +174,11 @@ fn pod_spec(set: &mut DynamicObject) -> &mut Value {
 
 /// Whether that changes anything.
 fn set_restricted(set: &mut DynamicObject) -> bool {
-    if set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE) {
+    let kept = set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE);
+    let before = pod_spec(set)["affinity"].clone();
+    if kept && affinity::is_restricted(&before) {
         return false;
     }
-    let before = pod_spec(set)["affinity"].clone();
     pod_spec(set)["affinity"] = affinity::restricted(&before);
     set.meta_mut()
         .annotations
@@ -240,6 +241,10 @@ mod tests {
             assert!(set_restricted(&mut set));
             let once = set.clone();
             assert!(!set_restricted(&mut set), "once is enough");
+            assert_eq!(set, once);
+            // Somebody wrote the template anew, and the annotation stayed.
+            pod_spec(&mut set)["affinity"] = pod_spec(&mut original.clone())["affinity"].clone();
+            assert!(set_restricted(&mut set));
             assert_eq!(set, once);
             assert_ne!(set.data, original.data);
             assert!(set_back(&mut set, &proxy()).unwrap());

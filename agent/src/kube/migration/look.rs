@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::{Api, Client, api::ListParams};
 use serde::Serialize;
 
-use super::{BEFORE, LABEL, REPORT, Report};
+use super::{BEFORE, LABEL, REPORT, Report, affinity};
 use crate::{config, model::node::KubeProxy};
 
 /// The name of the program, of its container's image, and of the label of its pods.
@@ -98,6 +98,9 @@ pub struct Seen {
     pub nodes: Vec<NodeSeen>,
     /// Cluster DNS.
     pub dns: Option<Dns>,
+    /// When it was looked, in seconds after 1970.
+    #[serde(skip)]
+    pub now_s: u64,
 }
 
 impl Seen {
@@ -123,7 +126,7 @@ impl Seen {
         let nodes = nodes.iter().filter(|node| !is_windows(node));
         let mut nodes: Vec<_> = nodes.map(|node| node_seen(node, &pods)).collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Self { proxies, loose, nodes, dns: dns(client).await? })
+        Ok(Self { proxies, loose, nodes, dns: dns(client).await?, now_s: super::now_s() })
     }
 
     /// kube-proxy, where it is clear which it is.
@@ -184,7 +187,7 @@ async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
         config_map: None,
         mode: String::new(),
         without_effect: Vec::new(),
-        restricted: set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE),
+        restricted: is_restricted(set),
         rolled_out: is_rolled_out(set),
         namespace,
     };
@@ -215,6 +218,14 @@ fn mounted(pod: &PodSpec) -> Vec<String> {
 fn mode(text: &str) -> String {
     let read: Result<serde_json::Value, _> = serde_yaml_ng::from_str(text);
     read.ok().and_then(|config| Some(config["mode"].as_str()?.to_owned())).unwrap_or_default()
+}
+
+/// Whether it runs where it is wanted alone, and knows what it was before.
+fn is_restricted(set: &DaemonSet) -> bool {
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let affinity = pod.and_then(|pod| serde_json::to_value(&pod.affinity).ok());
+    set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE)
+        && affinity.is_some_and(|affinity| affinity::is_restricted(&affinity))
 }
 
 fn is_rolled_out(set: &DaemonSet) -> bool {

@@ -40,11 +40,29 @@ pub struct Report {
     pub done: bool,
     /// What was done, or what it waits for.
     pub said: Vec<String>,
+    /// When it was last so, in seconds after 1970.
+    #[serde(default)]
+    pub at: u64,
+}
+
+/// For how long an agent counts as one that serves after it said so, in seconds: it says so again
+/// several times meanwhile. Longer than clocks of a cluster differ.
+pub const FRESH_S: u64 = 120;
+
+/// Seconds after 1970, by this machine's clock.
+fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 impl Report {
     /// Whether it says that `phase` is reached.
     pub fn is_done(&self, phase: KubeProxy) -> bool {
         self.done && self.about == phase.value()
+    }
+
+    /// Whether it says so of a moment ago.
+    pub fn is_fresh(&self, now_s: u64) -> bool {
+        self.at.abs_diff(now_s) <= FRESH_S
     }
 }

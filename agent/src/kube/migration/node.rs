@@ -41,6 +41,10 @@ pub const PART: &str = "kube-proxy";
 const FILE: &str = "services-of-kube-proxy";
 /// How often it is looked while what is asked for is not so.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is said again that Mizzen serves, while that is asked for.
+const AGAIN_S: u64 = super::FRESH_S / 4;
+/// How often it is looked whether that is still so.
+const SERVES: Duration = Duration::from_secs(5);
 /// The pause after a report that was not taken.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the API server may take.
@@ -162,19 +166,27 @@ impl Follower {
             (true, ..) => Next::Ends,
             (false, false, _) => Next::Looks(RETRY),
             (false, true, false) => Next::Looks(LOOK),
+            // kube-proxy ends on the strength of it.
+            (false, true, true) if matches!(phase, KubeProxy::Runs | KubeProxy::Leaving) => {
+                Next::Looks(SERVES)
+            }
             (false, true, true) => Next::Rests,
         }
     }
 
     /// Whether the report is at the Node.
     async fn report(&mut self, report: Report) -> bool {
-        if self.told.as_ref() == Some(&report) {
+        let known = self.told.as_ref().is_some_and(|told| {
+            let same = Report { at: report.at, ..told.clone() } == report;
+            same && (!report.done || report.at.abs_diff(told.at) < AGAIN_S)
+        });
+        if known {
             return true;
         }
         let node = &self.config.node_name;
         match tell(node, &self.servers, self.failures, &report).await {
             Ok(()) => {
-                let Report { about, done, said } = &report;
+                let Report { about, done, said, .. } = &report;
                 tracing::info!(asked = about, done, ?said, "kube-proxy and Mizzen on this node");
                 self.board.report(PART, State::Ready);
                 (self.told, self.failures) = (Some(report), 0);
@@ -218,11 +230,11 @@ fn explain(node: &str, error: &kube::Error) -> String {
 }
 
 fn done(phase: KubeProxy, said: Vec<String>) -> Report {
-    Report { about: phase.value().to_owned(), done: true, said }
+    Report { about: phase.value().to_owned(), done: true, said, at: super::now_s() }
 }
 
 fn not_yet(phase: KubeProxy, said: Vec<String>) -> Report {
-    Report { about: phase.value().to_owned(), done: false, said }
+    Report { about: phase.value().to_owned(), done: false, said, at: super::now_s() }
 }
 
 /// Does what is asked for, as far as it can be done now.

@@ -108,6 +108,10 @@ fn there(seen: &Seen, only: &[String]) -> Next {
         let phase = if proxy.restricted { KubeProxy::Removed } else { KubeProxy::Runs };
         return label(node, phase);
     }
+    // Somebody put it back, and its rules are there again.
+    if let Some(node) = seen.nodes.iter().find(|node| is_back(node)) {
+        return label(node, KubeProxy::Leaving);
+    }
     if !proxy.restricted {
         return Next::Do(Step::Restrict);
     }
@@ -121,7 +125,7 @@ fn there(seen: &Seen, only: &[String]) -> Next {
                 what: "kube-proxy's pod to end".to_owned(),
                 said: Vec::new(),
             }),
-            Some(KubeProxy::Runs) if reports(node, KubeProxy::Runs) => {
+            Some(KubeProxy::Runs) if serves_now(node, seen.now_s) => {
                 label(node, KubeProxy::Leaving)
             }
             Some(KubeProxy::Runs) => agent(node, "Mizzen to serve beside kube-proxy"),
@@ -135,20 +139,11 @@ fn there(seen: &Seen, only: &[String]) -> Next {
 
 fn back(seen: &Seen, only: &[String]) -> Next {
     let Some(proxy) = seen.proxy() else { return Next::Done };
-    if !proxy.restricted {
-        // Nothing was begun, or all but this was put back.
-        let labelled = seen.nodes.iter().find(|node| node.phase.is_some());
-        if labelled.is_some() && !proxy.rolled_out {
-            return Next::Wait(Wait {
-                node: String::new(),
-                what: "kube-proxy's DaemonSet to be rolled out as it was before".to_owned(),
-                said: Vec::new(),
-            });
-        }
-        let step = |node: &NodeSeen| Step::Unlabel { node: node.name.clone() };
-        return labelled.map_or(Next::Done, |node| Next::Do(step(node)));
-    }
     for node in in_scope(seen, only) {
+        // From there kube-proxy never went.
+        if !proxy.restricted && matches!(node.phase, None | Some(KubeProxy::Runs)) {
+            continue;
+        }
         if node.phase != Some(KubeProxy::Returning) {
             return label(node, KubeProxy::Returning);
         }
@@ -162,6 +157,19 @@ fn back(seen: &Seen, only: &[String]) -> Next {
         if !reports(node, KubeProxy::Returning) {
             return agent(node, "the agent to take Mizzen's services out of force");
         }
+    }
+    if !proxy.restricted {
+        // Nothing was begun, or all but this was put back.
+        let labelled = seen.nodes.iter().find(|node| node.phase.is_some());
+        if labelled.is_some() && !proxy.rolled_out {
+            return Next::Wait(Wait {
+                node: String::new(),
+                what: "kube-proxy's DaemonSet to be rolled out as it was before".to_owned(),
+                said: Vec::new(),
+            });
+        }
+        let step = |node: &NodeSeen| Step::Unlabel { node: node.name.clone() };
+        return labelled.map_or(Next::Done, |node| Next::Do(step(node)));
     }
     if in_scope(seen, only).count() < seen.nodes.len() {
         Next::Done
@@ -180,6 +188,18 @@ fn label(node: &NodeSeen, phase: KubeProxy) -> Next {
 
 fn reports(node: &NodeSeen, phase: KubeProxy) -> bool {
     node.report.as_ref().is_some_and(|report| report.is_done(phase))
+}
+
+/// Whether the node's agent serves beside kube-proxy, as it said a moment ago: one that has gone since
+/// says nothing more.
+fn serves_now(node: &NodeSeen, now_s: u64) -> bool {
+    let report = node.report.as_ref();
+    report.is_some_and(|report| report.is_done(KubeProxy::Runs) && report.is_fresh(now_s))
+}
+
+/// Whether kube-proxy runs where it had been removed.
+fn is_back(node: &NodeSeen) -> bool {
+    node.phase == Some(KubeProxy::Removed) && node.proxy_pods > 0
 }
 
 fn agent(node: &NodeSeen, what: &str) -> Next {
@@ -296,7 +316,7 @@ fn fulfil(seen: &mut Seen, wait: &Wait) {
         let wanted = matches!(phase, KubeProxy::Runs | KubeProxy::Returning);
         (node.proxy_pods, node.proxy_ready) = (wanted.into(), wanted.into());
         let about = phase.value().to_owned();
-        node.report = Some(super::Report { about, done: true, said: Vec::new() });
+        node.report = Some(super::Report { about, done: true, said: Vec::new(), at: seen.now_s });
     }
 }
 

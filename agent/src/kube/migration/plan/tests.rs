@@ -1,10 +1,13 @@
 //! The way there and back, from wherever it was left.
 
 use super::*;
-use crate::kube::migration::{Report, look::Proxy};
+use crate::kube::migration::{FRESH_S, Report, look::Proxy};
+
+const NOW_S: u64 = 1_800_000_000;
 
 fn node(name: &str, phase: Option<KubeProxy>) -> NodeSeen {
-    NodeSeen { name: name.to_owned(), phase, report: None, proxy_pods: 1, proxy_ready: 1 }
+    let pods = usize::from(phase != Some(KubeProxy::Removed));
+    NodeSeen { name: name.to_owned(), phase, report: None, proxy_pods: pods, proxy_ready: pods }
 }
 
 fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
@@ -18,7 +21,7 @@ fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
         rolled_out: true,
     };
     let nodes = nodes.iter().map(|(name, phase)| node(name, *phase)).collect();
-    Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None }
+    Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None, now_s: NOW_S }
 }
 
 fn word(step: &Step) -> String {
@@ -53,12 +56,15 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
     let waits = |seen: &Seen| matches!(next(seen, Way::There, &[]), Next::Wait(_));
     assert!(waits(&seen), "no report");
     let report = |phase: KubeProxy, done| {
-        Some(Report { about: phase.value().to_owned(), done, said: vec!["why".to_owned()] })
+        let said = vec!["why".to_owned()];
+        Some(Report { about: phase.value().to_owned(), done, said, at: NOW_S })
     };
     seen.nodes[0].report = report(KubeProxy::Runs, false);
     let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
     assert_eq!((wait.node.as_str(), &wait.said[..]), ("a", &["why".to_owned()][..]));
     seen.nodes[0].report = report(KubeProxy::Runs, true);
+    let late = Seen { now_s: NOW_S + FRESH_S + 1, ..seen.clone() };
+    assert!(waits(&late), "an agent that said so once may be gone");
     let leaving = Step::Label { node: "a".to_owned(), phase: KubeProxy::Leaving };
     assert_eq!(next(&seen, Way::There, &[]), Next::Do(leaving.clone()));
     assume(&mut seen, &leaving);
@@ -76,6 +82,19 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
 }
 
 #[test]
+fn a_kube_proxy_that_somebody_put_back_goes_again_and_its_rules_with_it() {
+    let mut seen = cluster(&[("a", Some(KubeProxy::Removed))], false);
+    let about = KubeProxy::Removed.value().to_owned();
+    seen.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: NOW_S });
+    (seen.nodes[0].proxy_pods, seen.nodes[0].proxy_ready) = (1, 1);
+    assert_eq!(words(&seen, Way::There, &[]), ["a leaving", "restrict", "a removed"]);
+    // Or all goes back, and Mizzen's services out of force before the labels.
+    assert_eq!(words(&seen, Way::Back, &[]), ["a returning", "a -"]);
+    seen.nodes[0].phase = Some(KubeProxy::Runs);
+    assert_eq!(words(&seen, Way::Back, &[]), ["a -"], "it never went");
+}
+
+#[test]
 fn back_puts_all_back_and_removes_every_trace() {
     let seen = cluster(&[("a", Some(KubeProxy::Removed)), ("b", Some(KubeProxy::Leaving))], true);
     let back = words(&seen, Way::Back, &[]);
@@ -89,7 +108,7 @@ fn back_puts_all_back_and_removes_every_trace() {
     let mut waits = cluster(&[("a", Some(KubeProxy::Returning))], true);
     waits.nodes[0].proxy_ready = 0;
     let about = KubeProxy::Returning.value().to_owned();
-    waits.nodes[0].report = Some(Report { about, done: true, said: Vec::new() });
+    waits.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: NOW_S });
     assert!(matches!(next(&waits, Way::Back, &[]), Next::Wait(_)));
 }
 
@@ -132,7 +151,8 @@ fn from_everywhere_the_ends_are_reached() {
 
 #[test]
 fn a_node_that_joined_later_has_nothing_to_leave() {
-    let seen = cluster(&[("a", Some(KubeProxy::Removed)), ("new", None)], true);
+    let mut seen = cluster(&[("a", Some(KubeProxy::Removed)), ("new", None)], true);
+    (seen.nodes[1].proxy_pods, seen.nodes[1].proxy_ready) = (0, 0);
     assert_eq!(words(&seen, Way::There, &[]), ["new removed"]);
 }
 
