@@ -28,10 +28,28 @@ static FORMS: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         (r"(://)[^/@\s]+@".to_owned(), format!("${{1}}{REMOVED}@")),
         // Authentication schemes (RFC 9110 section 11).
         (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{6,}".to_owned(), format!("${{1}} {REMOVED}")),
-        // `name: value`, `name=value`, `"name":"value"`, `name value` of a flag, parameters of URLs.
+        // A list, a JSON object or a block of YAML behind such a name.
         (
             format!(
-                r#"(?i)((?:--)?[\w.-]*(?:{NAMES})[\w.-]*"?'?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'}}\]]+)"#
+                r#"(?i)((?:--)?[\w.-]*(?:{NAMES})[\w.-]*\\*"?'?\s*[:=]\s*)(?:\[[^\]]*\]?|\{{[^}}]*\}}?)"#
+            ),
+            format!("${{1}}{REMOVED}"),
+        ),
+        (
+            format!(
+                r"(?im)^(?P<indent>[ \t]*(?:- )?)(?P<name>[\w.-]*(?:{NAMES})[\w.-]*[ \t]*:)[ \t]*[|>]?[+-]?[0-9]?[ \t]*\n(?:[ \t]+[^\n]*\n?|[ \t]*- [^\n]*\n?)+"
+            ),
+            format!("${{indent}}${{name}} {REMOVED}\n"),
+        ),
+        // A scalar of a line of YAML: all of the line.
+        (
+            format!(r#"(?im)^([ \t]*(?:- )?[\w.-]*(?:{NAMES})[\w.-]*[ \t]*:[ \t]+)[^\s"'(][^\n]*"#),
+            format!("${{1}}{REMOVED}"),
+        ),
+        // `name: value`, `name=value`, `"name":"value"`, parameters of URLs; JSON in a JSON string.
+        (
+            format!(
+                r#"(?i)((?:--)?[\w.-]*(?:{NAMES})[\w.-]*\\*"?'?\s*[:=]\s*)(\\+"(?:[^"\\]|\\+[^"\\])*\\*"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'}}\]]+)"#
             ),
             format!("${{1}}{REMOVED}"),
         ),
@@ -98,6 +116,12 @@ mod tests {
             "sent bearer hunter2hunter2 to it",
             "--dns-tls-token hunter2 --node-name n",
             "--password=hunter2",
+            r#"{"body":"{\"password\":\"hunter2\",\"n\":1}"}"#,
+            r#"{"tokens":["hunter2", "hunter3"]}"#,
+            r#"{"credentials":{"user":"hunter"}}"#,
+            "tokens:\n  - hunter2\n  - hunter3\nnode: n\n",
+            "password: |\n  hunter2\n  hunter3\nnode: n\n",
+            "  password: hunter,2x; hunter",
             "AWS_SECRET_ACCESS_KEY=hunter2",
             "password = 'hunter 2'",
             "{\"dbPassword\": \"hunt\\\"er hunter\"}",

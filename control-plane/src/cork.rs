@@ -24,6 +24,8 @@ pub(crate) struct Cork<S>(Arc<Mutex<Corked<S>>>);
 struct Corked<S> {
     stream: S,
     gathered: BytesMut,
+    /// Whether the stream may hold what was written to it: TLS takes more than its socket does.
+    unflushed: bool,
     /// Whether anything was read: what comes first tells what is spoken.
     known: bool,
     /// Whether flushes wait for the end of the turn.
@@ -45,6 +47,7 @@ impl<S> Cork<S> {
         Self(Arc::new(Mutex::new(Corked {
             stream,
             gathered: BytesMut::new(),
+            unflushed: false,
             known: false,
             gathers: false,
         })))
@@ -65,6 +68,7 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.gathered.advance(written);
+            self.unflushed = true;
         }
         // A connection that is silent holds no memory.
         self.gathered = BytesMut::new();
@@ -73,7 +77,14 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
 
     fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.drain(context))?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether something is still to be sent.
+    fn owes(&self) -> bool {
+        self.unflushed || !self.gathered.is_empty()
     }
 
     /// Makes room for more, if there is none.
@@ -177,9 +188,9 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
             let _ = corked.flush(context);
             return ended;
         }
-        if corked.gathered.is_empty() {
+        if !corked.owes() {
             self.waited = false;
-        } else if self.waited {
+        } else if self.waited || corked.gathered.is_empty() {
             self.waited = false;
             if let Poll::Ready(Err(reason)) = corked.flush(context) {
                 return Poll::Ready(Err(reason.into()));
@@ -206,6 +217,9 @@ mod tests {
         bytes: usize,
         /// Whether it takes nothing for now.
         full: bool,
+        /// Whether what it took is still on its way.
+        holds: bool,
+        flushed: usize,
     }
 
     impl AsyncWrite for Counted {
@@ -222,7 +236,11 @@ mod tests {
             Poll::Ready(Ok(bytes.len()))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.holds {
+                return Poll::Pending;
+            }
+            self.flushed = self.bytes;
             Poll::Ready(Ok(()))
         }
 
@@ -264,6 +282,20 @@ mod tests {
         let corked = cork.lock();
         assert_eq!((corked.stream.writes, corked.stream.bytes), (1, 700));
         assert_eq!(corked.gathered.capacity(), 0, "silence costs no memory");
+    }
+
+    #[test]
+    fn what_the_stream_holds_is_flushed_when_it_can_be() {
+        let mut cork = cork(Counted { holds: true, ..Counted::default() });
+        let mut turns = Turn::of(cork.clone());
+        turn(&mut turns, &mut cork, 3);
+        turn(&mut turns, &mut cork, 0);
+        assert_eq!((cork.lock().stream.bytes, cork.lock().stream.flushed), (300, 0));
+        // The socket takes more, which wakes the task; nobody has anything to say.
+        cork.lock().stream.holds = false;
+        turn(&mut turns, &mut cork, 0);
+        assert_eq!(cork.lock().stream.flushed, 300);
+        assert!(!cork.lock().owes());
     }
 
     #[test]

@@ -68,11 +68,17 @@ fn found() -> Result<PathBuf> {
     if invoke::in_path("cargo-deny") {
         return Ok("cargo-deny".into());
     }
-    let folder = target_dir().join(format!("tools/cargo-deny-{VERSION}"));
+    let whole = target_dir().join(format!("tools/cargo-deny-{VERSION}"));
     let name = PACKAGE.replace('-', "_");
-    let program = folder.join(format!("{name}-{VERSION}.data/scripts/cargo-deny"));
+    let within = format!("{name}-{VERSION}.data/scripts/cargo-deny");
+    let program = whole.join(&within);
     if program.exists() {
         return Ok(program);
+    }
+    // It has its name when it is whole.
+    let folder = whole.with_extension("part");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
     }
     ensure!(std::env::consts::ARCH == "x86_64", "its digest is known for x86-64 alone");
     fs::create_dir_all(&folder)?;
@@ -87,6 +93,10 @@ fn found() -> Result<PathBuf> {
     let wheel = wheels.next().context("pip3 fetched nothing")?;
     // A wheel is a zip archive.
     invoke::capture(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(&folder))?;
-    invoke::capture(Command::new("chmod").arg("+x").arg(&program))?;
+    invoke::capture(Command::new("chmod").arg("+x").arg(folder.join(within)))?;
+    if whole.exists() {
+        fs::remove_dir_all(&whole)?;
+    }
+    fs::rename(&folder, &whole)?;
     Ok(program)
 }

@@ -104,7 +104,7 @@ mod tests {
         for row in
             ["| `--limit <LIMIT>` |", "| `--state-dir <STATE_DIR>` |", "| `--kubeconfig <FILE>` |"]
         {
-            assert_eq!(page.matches(row).count(), 1, "{row}\n{page}");
+            assert!(page.contains(row), "{row}\n{page}");
         }
         assert!(!page.contains("--vxlan-port"), "that is a setting");
     }

@@ -51,6 +51,8 @@ pub struct FlowEvents {
 pub struct FlowRing {
     ring: RingBuf<MapData>,
     array: OwnedFd,
+    /// The kernel's id of the buffer.
+    id: u32,
     counters: Counters,
     /// Events that were lost when last asked.
     lost: u64,
@@ -79,6 +81,7 @@ impl FlowEvents {
         let counters = Counters::open(&self.pins)?;
         let lost = counters.get(Counter::FlowEventLost)?;
         let map = sys::create_map(&layout::FLOW_RING).map_err(FollowError::Make)?;
+        let id = sys::map_info(map.as_fd()).map_err(FollowError::Make)?.id;
         let fd = map.as_raw_fd().cast_unsigned();
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         sys::update(array.as_fd(), &PRESENT, &fd).map_err(FollowError::Make)?;
@@ -86,7 +89,7 @@ impl FlowEvents {
         let turn = *begun;
         drop(begun);
         let ring = RingBuf::try_from(Map::RingBuf(MapData::from_fd(map)?))?;
-        Ok(FlowRing { ring, array, counters, lost, turn, begun: Arc::clone(&self.begun) })
+        Ok(FlowRing { ring, array, id, counters, lost, turn, begun: Arc::clone(&self.begun) })
     }
 
     /// Whether the programs tell what happens.
@@ -122,6 +125,13 @@ impl FlowRing {
             .map_err(|error| error.into_parts().1)
     }
 
+    /// Whether this is the buffer that the programs tell.
+    fn is_told(&self) -> Result<bool, FollowError> {
+        let present: Option<u32> =
+            sys::lookup(self.array.as_fd(), &PRESENT).map_err(FollowError::Make)?;
+        Ok(present == Some(self.id))
+    }
+
     /// How many were lost since last asked: the buffer was full.
     pub fn newly_lost(&mut self) -> Result<u64, CountersError> {
         let lost = self.counters.get(Counter::FlowEventLost)?;
@@ -138,7 +148,9 @@ impl AsRawFd for FlowRing {
 impl Drop for FlowRing {
     fn drop(&mut self) {
         let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another agent may have taken over, and have somebody who follows.
         if *begun == self.turn
+            && self.is_told().unwrap_or(true)
             && let Err(error) = sys::delete(self.array.as_fd(), &PRESENT)
         {
             tracing::warn!(%error, "the programs go on telling what happens to connections");

@@ -107,23 +107,32 @@ async fn read(mut ring: AsyncFd<FlowRing>, tell: broadcast::Sender<Told>, end: C
         let Ok(mut ready) = ready else { break };
         // What comes behind this is told of again.
         ready.clear_ready();
-        drain(ring.get_mut(), &tell).await;
+        drain(ring.get_mut(), &tell, &end).await;
     }
     // It waits for the programs that run.
     let _gone = spawn_blocking(move || drop(ring)).await;
 }
 
-async fn drain(ring: &mut FlowRing, tell: &broadcast::Sender<Told>) {
+/// Tells what is there, which may have no end, and now and then how much was lost.
+async fn drain(ring: &mut FlowRing, tell: &broadcast::Sender<Told>, end: &CancellationToken) {
     let mut in_a_row = 0;
-    for event in ring.by_ref() {
+    while let Some(event) = ring.next() {
         // Nobody may be there any more.
         let _nobody = tell.send(Told::Event(event));
         in_a_row += 1;
         if in_a_row == IN_A_ROW {
             in_a_row = 0;
+            tell_lost(ring, tell);
+            if end.is_cancelled() {
+                return;
+            }
             tokio::task::yield_now().await;
         }
     }
+    tell_lost(ring, tell);
+}
+
+fn tell_lost(ring: &mut FlowRing, tell: &broadcast::Sender<Told>) {
     match ring.newly_lost() {
         Ok(0) => {}
         Ok(lost) => {

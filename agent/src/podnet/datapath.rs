@@ -73,7 +73,7 @@ pub trait PodDatapath: Send + Sync {
         Ok(None)
     }
 
-    /// Whether the tables of services lead clients of all these frontends to somebody.
+    /// Whether all these frontends are in the tables of services, whomever they lead to.
     fn has_frontends(&self, _frontends: &[FrontendKey]) -> Result<bool, PodDatapathError> {
         Ok(false)
     }

@@ -23,6 +23,8 @@ pub trait Known {
     /// Link-layer address and MTU of the host's end with this index, where it is that of a pod that
     /// is connected.
     fn link(&self, ifindex: u32) -> Option<(Mac, u32)>;
+    /// The MTU that pods shall have.
+    fn mtu(&self) -> u32;
     /// The node's ranges.
     fn ranges(&self) -> Vec<Cidr>;
 }
@@ -30,6 +32,10 @@ pub trait Known {
 impl Known for Pods {
     fn link(&self, ifindex: u32) -> Option<(Mac, u32)> {
         self.ledger().find_live(ifindex).map(|entry| (macs(&entry.addresses).0, entry.mtu))
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn ranges(&self) -> Vec<Cidr> {
@@ -79,10 +85,14 @@ fn was_set_down(link: &LinkMessage) -> bool {
         && !link.header.flags.contains(LinkFlags::Up)
 }
 
-/// Whether a pod's link has another link-layer address or MTU than it was made with.
+/// Whether a pod's link has another link-layer address or MTU than it was made with, but for the MTU
+/// that pods shall have: that is our own change, or what it came to.
 fn is_altered(link: &LinkMessage, known: &dyn Known) -> bool {
     let found = interface::interface(link);
-    known.link(found.ifindex).is_some_and(|(mac, mtu)| found.mac != Some(mac) || found.mtu != mtu)
+    let wanted = known.mtu();
+    known
+        .link(found.ifindex)
+        .is_some_and(|(mac, mtu)| found.mac != Some(mac) || ![mtu, wanted].contains(&found.mtu))
 }
 
 #[cfg(test)]
@@ -100,6 +110,10 @@ mod tests {
     impl Known for Node {
         fn link(&self, ifindex: u32) -> Option<(Mac, u32)> {
             (ifindex == 7).then_some((MAC, 1430))
+        }
+
+        fn mtu(&self) -> u32 {
+            1450
         }
 
         fn ranges(&self) -> Vec<Cidr> {
@@ -125,6 +139,7 @@ mod tests {
             (7, MAC, 1430, false),
             (7, other, 1430, true),
             (7, MAC, 1500, true),
+            (7, MAC, 1450, false),   // what pods shall have: our own doing
             (8, other, 1500, false), // its ADD is at work
         ] {
             assert_eq!(matters(&link(ifindex, mac, mtu), &Node), expected, "{ifindex} {mac} {mtu}");

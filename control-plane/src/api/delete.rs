@@ -17,9 +17,9 @@ use crate::store::{Action, Entry, Expect, Op, StoreError};
 pub(super) struct Options {
     grace: Option<i64>,
     uid: Option<String>,
-    resource_version: Option<String>,
+    pub(super) resource_version: Option<String>,
     propagation: String,
-    how: How,
+    pub(super) how: How,
 }
 
 impl Options {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::admission::{How, admit_delete};
 use super::delete::Options;
 use super::query::Target;
 use super::status::{Failure, Result};
@@ -34,15 +35,21 @@ impl Api {
                 target.name
             )));
         }
-        let options = Options::from_value(call, &eviction["deleteOptions"])?;
+        let mut options = Options::from_value(call, &eviction["deleteOptions"])?;
         let pod = self.existing(target).await?;
         options.check(target.kind, &pod)?;
+        // Before a budget is spent on somebody who may not have the pod deleted.
+        admit_delete(target.kind, &pod, &options.how)?;
         if !is_free(&pod)
             && let Some(kind) = self.registry.resource("policy", "v1", "poddisruptionbudgets")
             && let Some(budget) = self.budget_of(kind, &pod).await?
-            && !may_go_unhealthy(&budget, &pod)
         {
-            self.count_down(call, kind, &budget, &pod).await?;
+            if may_go_unhealthy(&budget, &pod) {
+                // As it is: one that is ready by now has to be counted.
+                options.resource_version.get_or_insert_with(|| pod.resource_version().to_owned());
+            } else {
+                self.count_down(&options.how, kind, &budget, &pod).await?;
+            }
         }
         self.remove(target, &options).await?;
         Ok(super::json(StatusCode::CREATED, &success(&Value::Null)))
@@ -72,7 +79,7 @@ impl Api {
     /// Takes one of the disruptions that the budget allows, or says why there is none.
     async fn count_down(
         &self,
-        call: &Call,
+        how: &How,
         kind: &'static Kind,
         budget: &Object,
         pod: &Object,
@@ -83,9 +90,7 @@ impl Api {
             name: budget.name().to_owned(),
             subresource: String::new(),
         };
-        self.rewrite(&target, Part::Raw, &call.how()?, |budget| taken(kind, budget, pod))
-            .await
-            .map(drop)
+        self.rewrite(&target, Part::Raw, how, |budget| taken(kind, budget, pod)).await.map(drop)
     }
 }
 

@@ -240,10 +240,11 @@ fn streamed(
             let before = chunk.len();
             chunk.put_slice(separator);
             if let Err(failure) = show(entry, &mut chunk) {
-                // The answer has begun: it can't become an error any more.
-                tracing::error!(%key, reason = %failure.status()["message"], "left out of a list");
+                // The answer has begun and can't become an error any more: it ends in the middle, so
+                // that nobody takes it for the whole.
+                tracing::error!(%key, reason = %failure.status()["message"], "a list is cut off");
                 chunk.truncate(before);
-                continue;
+                return Some(chunk.freeze());
             }
             separator = b",";
             if chunk.len() >= CHUNK {

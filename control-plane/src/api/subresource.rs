@@ -138,7 +138,7 @@ impl Api {
     async fn decide(&self, call: &Call, target: &Target, body: &[u8]) -> Result<Response<Body>> {
         let form = Form::accepted(&call.headers)?;
         if call.method == Method::PATCH {
-            let (object, warnings) = self.patched(call, target, body, Part::Raw).await?;
+            let (object, warnings) = self.patched(call, target, body, Part::Approval).await?;
             return Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)));
         }
         let (sent, warnings) = fields::read(call, target.kind, body)?;

@@ -88,7 +88,7 @@ async fn disruption_controller_should_observe_pod_disruption_budget_status_updat
     assert_eq!((status.expected_pods, status.desired_healthy), (2, 1));
 }
 
-/// Never more than one pod of three is away while a node is emptied.
+/// A node is emptied as far as its budget lets go of pods, and `kubectl` waits for the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_drain_keeps_to_budgets() {
     let cluster = Cluster::start(1).await;
@@ -99,7 +99,7 @@ async fn kubectl_drain_keeps_to_budgets() {
     let Some(table) = cluster.kubectl("get pdb --no-headers").await else { return };
     let row: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(row[..4], ["web", "N/A", "0", "0"]);
-    let refused = cluster.refused("drain n1 --timeout=1s").await;
+    let refused = cluster.refused("drain n1 --timeout=8s").await;
     assert!(
         refused.contains("(will retry after 5s): Cannot evict pod as it would violate the pod's disruption budget."),
         "{refused}"

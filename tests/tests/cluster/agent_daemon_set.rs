@@ -34,6 +34,9 @@ const NAMESPACE: &str = "kube-system";
 const OPTIONS: [&str; 4] = ["--rate", "50", "--lasting", "5"];
 /// Label that tells the sets' pods apart.
 const NODE: &str = "node";
+/// What selects the slices that the controller made for cluster DNS.
+const MANAGED: &str = "labelSelector=kubernetes.io%2Fservice-name%3Dkube-dns,\
+                       endpointslice.kubernetes.io%2Fmanaged-by%3Dendpointslice-controller.k8s.io";
 /// The image of the version that is rolled out.
 const NEXT: &str = "docker.io/library/mizzen-agent:next";
 
@@ -48,6 +51,7 @@ fn installed_rolled_out_and_removed(world: &World) -> Result<()> {
     }
     let loads = start_loads(world)?;
     let done = install(world, &hosts)
+        .and_then(|()| serve_names(world, &hosts))
         .and_then(|()| roll_out(world, &hosts))
         .and_then(|()| remove(world, &hosts));
     // What a failure left in place goes, or the next check meets it.
@@ -92,6 +96,57 @@ fn install(world: &World, hosts: &[Host]) -> Result<()> {
         healthy(world, host)?;
     }
     Ok(())
+}
+
+/// The manifest's Service of cluster DNS in the place of the one that is there: it keeps its
+/// addresses, and all resolvers are behind it.
+fn serve_names(world: &World, hosts: &[Host]) -> Result<()> {
+    let service = format!("/api/v1/namespaces/{NAMESPACE}/services/kube-dns");
+    let before = world.api.get(&service)?;
+    let put = |object: &Value| {
+        world.api.expect("PUT", &service, Some(("application/json", &*object.to_string())))
+    };
+    let replaced = put(&deploy::cluster_dns()).and_then(|_| {
+        let now = world.api.get(&service)?;
+        ensure!(now["spec"]["clusterIPs"] == before["spec"]["clusterIPs"], "{now} {before}");
+        up::wait(&world.layout, "every resolver to be behind cluster DNS", || {
+            let found = resolvers(world)?;
+            let missing = hosts.iter().find(|host| !found.contains(&host.ipv4.to_string()));
+            Ok(missing.map_or(Ok(()), |host| Err(format!("{} is not: {found:?}", host.name))))
+        })
+    });
+    // The cluster's own slices stand for its agents, which are no pods.
+    let mut back = before;
+    if let Some(metadata) = back["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    put(&back)?;
+    world.api.expect("DELETE", &format!("{}?{MANAGED}", slice_path()), None)?;
+    replaced
+}
+
+/// The addresses that the controller's slices have for cluster DNS, at the port for the clients of
+/// other nodes.
+fn resolvers(world: &World) -> Result<Vec<String>> {
+    let list = world.api.get(&format!("{}?{MANAGED}", slice_path()))?;
+    let slices = list["items"].as_array().into_iter().flatten();
+    let mut addresses = Vec::new();
+    for slice in slices {
+        let ports = slice["ports"].as_array().into_iter().flatten();
+        ensure!(
+            ports.clone().count() == 2 && ports.clone().all(|it| it["port"] == 8053),
+            "{slice}"
+        );
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let found = endpoint["addresses"].as_array().into_iter().flatten();
+            addresses.extend(found.filter_map(Value::as_str).map(str::to_owned));
+        }
+    }
+    Ok(addresses)
+}
+
+fn slice_path() -> String {
+    format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")
 }
 
 /// A new version: the new pod is ready before the old one goes.

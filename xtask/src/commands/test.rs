@@ -6,7 +6,7 @@ use clap::Args;
 use crate::{
     product::{self, Profile},
     python,
-    step::step,
+    step::{note, step},
     toolchain,
 };
 
@@ -38,7 +38,11 @@ pub(super) fn prepare(command: &str) -> Result<()> {
     toolchain::require_root(command)?;
     toolchain::ensure_tools(toolchain::CLUSTER_TOOLS)?;
     toolchain::ensure_tools(toolchain::TEST_TOOLS)?;
-    python::ensure_environment()?;
+    if let Err(error) = python::ensure_environment() {
+        note(&format!(
+            "Python packages can't be had, and the tests with them will fail: {error:#}"
+        ));
+    }
     product::build(Profile::Debug)?;
     product::build_images(Profile::Debug)?;
     product::build_node_image(Profile::Debug).map(drop)

@@ -44,6 +44,10 @@ fn files() -> Result<Vec<File>> {
             "deploy/metrics.yaml",
             format!("{HEAD}{}{}", objects::METRICS_NOTE, plain(&objects::metrics(Open::Plain))?),
         ),
+        file(
+            "deploy/cluster-dns.yaml",
+            format!("{HEAD}{}{}", objects::CLUSTER_DNS_NOTE, plain(&[objects::cluster_dns()])?),
+        ),
         file("deploy/mizzen-agent.service", unit::text()),
         file("docs/privileges.md", privileges::page()),
     ];
@@ -73,7 +77,7 @@ pub fn complaints(root: &Path) -> Result<Vec<String>> {
         }
     }
     let plain = [objects::agent(Open::Plain), objects::metrics(Open::Plain)].concat();
-    for document in &plain {
+    for document in plain.iter().chain([&objects::cluster_dns()]) {
         complaints.extend(schema::complaint(document));
     }
     complaints.extend(chart::complaint(&plain)?);
@@ -83,6 +87,11 @@ pub fn complaints(root: &Path) -> Result<Vec<String>> {
 /// The objects of `deploy/mizzen.yaml`.
 pub fn agent_objects() -> Vec<Value> {
     objects::agent(Open::Plain)
+}
+
+/// The object of `deploy/cluster-dns.yaml`.
+pub fn cluster_dns() -> Value {
+    objects::cluster_dns()
 }
 
 #[cfg(test)]

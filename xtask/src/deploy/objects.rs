@@ -11,6 +11,8 @@ const NAME: &str = "mizzen-agent";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Where the agent's metrics are.
 const METRICS_PORT: u16 = 10249;
+/// Where resolvers answer the clients of other nodes (`dnsPeerPort`).
+const DNS_PEER_PORT: u16 = 8053;
 
 /// Stands above the plain manifest.
 pub(super) const NOTE: &str = "\
@@ -24,6 +26,17 @@ pub(super) const METRICS_NOTE: &str = "\
 #
 # For Prometheus with its operator. The agent's metrics are on 127.0.0.1 by default: set
 # metricsBindAddress to \"[::]:10249\" in the ConfigMap, and keep strangers from that port.
+";
+
+/// Above the Service of cluster DNS.
+pub(super) const CLUSTER_DNS_NOTE: &str = "\
+#
+# Cluster DNS led to the agents: to each node's own by its agent, and to the others' while that is
+# away. In a cluster that has CoreDNS, when the agents serve names (`dns: true`):
+#   kubectl replace -f deploy/cluster-dns.yaml
+# and then take CoreDNS away. `replace`, since `apply` would leave the old selector's labels beside
+# these; the Service keeps its addresses. In a new cluster write into it the `clusterIP` that kubelets
+# name to pods (`clusterDNS`), and create it.
 ";
 
 /// What the open places are filled with.
@@ -234,6 +247,26 @@ fn security() -> Value {
         "readOnlyRootFilesystem": true,
         "appArmorProfile": {"type": "Unconfined"},
         "capabilities": {"drop": ["ALL"], "add": capabilities},
+    })
+}
+
+/// The Service of cluster DNS, with the agents' resolvers behind it: each answers the clients of
+/// other nodes at its peer port.
+pub(super) fn cluster_dns() -> Value {
+    let port = |name, protocol| json!({"name": name, "port": 53, "protocol": protocol, "targetPort": DNS_PEER_PORT});
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {
+                "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true",
+                "kubernetes.io/name": "CoreDNS",
+            },
+        },
+        "spec": {
+            "selector": selector(),
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
+        },
     })
 }
 
