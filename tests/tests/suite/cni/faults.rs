@@ -187,6 +187,10 @@ impl notice::Known for Nothing {
         None
     }
 
+    fn mtu(&self) -> u32 {
+        1500
+    }
+
     fn ranges(&self) -> Vec<Cidr> {
         Vec::new()
     }
