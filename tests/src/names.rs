@@ -24,6 +24,8 @@ pub struct Client {
     tcp: bool,
     /// Whether it keeps its socket as long as that works.
     keeps: bool,
+    /// Whether it asks again by the same, whatever became of the question.
+    stays: bool,
     /// How often it asks again where no answer comes, each time by another socket.
     retries: u32,
     question: Vec<u8>,
@@ -39,12 +41,13 @@ pub enum Line {
 }
 
 impl Client {
-    /// One of the kind `udp`, `udp-kept`, `tcp` or `tcp-kept` that asks `server` for the A records
-    /// of `name`.
+    /// One of the kind `udp`, `udp-kept`, `udp-stays`, `tcp` or `tcp-kept` that asks `server` for the A
+    /// records of `name`.
     pub fn new(kind: &str, server: SocketAddr, name: &str, retries: u32) -> Self {
         let question = question(name);
-        let (tcp, keeps) = (kind.starts_with("tcp"), kind.ends_with("kept"));
-        Self { server, tcp, keeps, retries, question }
+        let (tcp, stays) = (kind.starts_with("tcp"), kind == "udp-stays");
+        let keeps = stays || kind.ends_with("kept");
+        Self { server, tcp, keeps, stays, retries, question }
     }
 
     /// Asks once, as a client does that gives up after its retries.
@@ -54,7 +57,9 @@ impl Client {
             match self.attempt(id.wrapping_add(tries), line) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    *line = None;
+                    if !self.stays {
+                        *line = None;
+                    }
                     if u32::from(tries) == self.retries {
                         return Err(error);
                     }
@@ -72,10 +77,11 @@ impl Client {
         };
         let mut question = self.question.clone();
         question[..2].copy_from_slice(&id.to_be_bytes());
-        let answer = exchange(&current, &question)?;
+        let answer = exchange(&current, &question);
         if self.keeps {
             *line = Some(current);
         }
+        let answer = answer?;
         if answer.get(..2) == Some(&id.to_be_bytes()[..]) && is_good(&answer) {
             return Ok(());
         }

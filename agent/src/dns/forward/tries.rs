@@ -87,7 +87,12 @@ impl Forwarder {
                     }
                 }
                 Ok(None) => tries.newest = None,
-                Err(_) => tries.passed_over(),
+                Err(_) => {
+                    let late = tries.newest.and_then(|place| route.upstreams.get(place));
+                    let late = late.map(|upstream| upstream.address);
+                    tracing::debug!(upstream = ?late, "upstream gave no answer yet");
+                    tries.passed_over();
+                }
             }
             if Instant::now() >= deadline {
                 tries.passed_over();

@@ -45,6 +45,10 @@ fn clients(host: &Host, retries: u32) -> Vec<(String, Actor)> {
                 clients.push((format!("{kind} {family:?} from the {place}"), actor));
             }
         }
+        // One socket from the first question to the last, whoever answers.
+        let mut actor = host.in_pod();
+        actor.load_of_names("udp-stays", dns(family), NAME, retries);
+        clients.push((format!("udp-stays {family:?} from the pod"), actor));
     }
     clients
 }
