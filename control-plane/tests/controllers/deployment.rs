@@ -228,7 +228,8 @@ spec:
         ),
         "{refused}"
     );
-    let gone = kubectl(&format!("delete -f {file} --timeout=60s")).await;
+    // The namespace goes first, and its content with it, perhaps before kubectl comes to that.
+    let gone = kubectl(&format!("delete -f {file} --ignore-not-found --timeout=60s")).await;
     assert!(gone.starts_with("namespace \"shield\" deleted\n"), "{gone}");
     let left = cluster.refused("get namespace shield").await;
     assert_eq!(left, "Error from server (NotFound): namespaces \"shield\" not found\n");
