@@ -164,6 +164,21 @@ impl Cluster {
         Some(String::from_utf8(output.stdout).unwrap())
     }
 
+    /// What `kubectl apply` says of a file with a new namespace and its account `default`: the
+    /// controller may make that between kubectl's look and its own request, here as elsewhere.
+    pub(crate) async fn applied(&self, file: &str) -> String {
+        let line = format!("apply -f {file}");
+        loop {
+            let output = self.output(&line).await;
+            if output.status.success() {
+                return String::from_utf8(output.stdout).unwrap();
+            }
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            let raced = errors.contains("serviceaccounts \"default\" already exists");
+            assert!(raced, "kubectl {line}: {errors}");
+        }
+    }
+
     /// What a `kubectl` that has to fail says to it.
     pub(crate) async fn refused(&self, line: &str) -> String {
         let output = self.output(line).await;

@@ -208,7 +208,7 @@ spec:
     let file = cluster.write("shield.yaml", MANIFEST);
     let Some(_) = cluster.kubectl("version --client").await else { return };
     let kubectl = async |line: &str| cluster.kubectl(line).await.unwrap();
-    let applied = kubectl(&format!("apply -f {file}")).await;
+    let applied = cluster.applied(&file).await;
     let told: Vec<&str> =
         applied.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(
