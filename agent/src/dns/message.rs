@@ -66,6 +66,20 @@ pub struct Question {
     pub transport: Transport,
 }
 
+impl Question {
+    /// A plain one, as of a client by UDP that knows no EDNS and wants upstreams to be asked.
+    pub fn plain(query: Query) -> Self {
+        Self {
+            id: 0,
+            recursion_desired: true,
+            checking_disabled: false,
+            query,
+            edns: None,
+            transport: Transport::Udp,
+        }
+    }
+}
+
 /// What a client says with EDNS (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientEdns {

@@ -12,19 +12,12 @@ use hickory_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::message::{ClientEdns, Transport};
+use crate::dns::message::ClientEdns;
 
 const ROOM: usize = 1 << 20;
 
 fn question(name: &str, kind: RecordType) -> Question {
-    Question {
-        id: 1,
-        recursion_desired: true,
-        checking_disabled: false,
-        query: Query::query(Name::from_str(name).unwrap(), kind),
-        edns: None,
-        transport: Transport::Udp,
-    }
+    Question::plain(Query::query(Name::from_str(name).unwrap(), kind))
 }
 
 /// Said by the only upstream.

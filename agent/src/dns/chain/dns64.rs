@@ -115,7 +115,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::dns::message::{ClientEdns, Transport};
+    use crate::dns::message::ClientEdns;
 
     fn with_prefix(text: &str) -> Dns64 {
         let mut dns64 = Dns64::default();
@@ -144,14 +144,7 @@ mod tests {
     }
 
     fn question(kind: RecordType) -> Question {
-        Question {
-            id: 1,
-            recursion_desired: true,
-            checking_disabled: false,
-            query: Query::query(Name::from_ascii("v4.example.").unwrap(), kind),
-            edns: None,
-            transport: Transport::Udp,
-        }
+        Question::plain(Query::query(Name::from_ascii("v4.example.").unwrap(), kind))
     }
 
     #[test]

@@ -258,7 +258,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::dns::message::Transport;
 
     #[test]
     fn questions_over_tls_have_whole_blocks_and_answers_are_kept_without() {
@@ -296,14 +295,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_upstream_that_is_older_than_edns_is_asked_without() {
-        let question = Question {
-            id: 1,
-            recursion_desired: true,
-            checking_disabled: false,
-            query: Query::query(Name::from_str("example.org.").unwrap(), RecordType::A),
-            edns: None,
-            transport: Transport::Udp,
-        };
+        let question =
+            Question::plain(Query::query(Name::from_str("example.org.").unwrap(), RecordType::A));
         for address in ["127.0.0.1", "::1"] {
             for (code, bare) in [
                 (ResponseCode::FormErr, true),

@@ -121,20 +121,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::dns::{
-        cache::Asked,
-        message::{Question, Transport},
-    };
+    use crate::dns::{cache::Asked, message::Question};
 
     fn key(name: &str) -> Key {
-        let question = Question {
-            id: 1,
-            recursion_desired: true,
-            checking_disabled: false,
-            query: Query::query(Name::from_str(name).unwrap(), RecordType::A),
-            edns: None,
-            transport: Transport::Udp,
-        };
+        let question = Question::plain(Query::query(Name::from_str(name).unwrap(), RecordType::A));
         Key::of(Asked { question: &question, place: 0 })
     }
 

@@ -20,10 +20,7 @@ use hickory_proto::{
 use tokio::time::timeout_at;
 
 use super::{Forwarder, exchange, lock};
-use crate::dns::{
-    message::{Question, Transport},
-    name::LowerName,
-};
+use crate::dns::{message::Question, name::LowerName};
 
 /// The probes under way.
 #[derive(Debug, Default)]
@@ -72,14 +69,7 @@ impl Forwarder {
         let Ok(name) = name.and_then(|name| name.append_domain(&route.zone)) else { return };
         let key: Box<[u8]> = LowerName::of(&name).wire().into();
         lock(&self.probes.out).insert(key.clone());
-        let question = Question {
-            id: 0,
-            recursion_desired: true,
-            checking_disabled: false,
-            query: Query::query(name, RecordType::HINFO),
-            edns: None,
-            transport: Transport::Udp,
-        };
+        let question = Question::plain(Query::query(name, RecordType::HINFO));
         let until = Instant::now() + self.limits.attempt;
         let asking = exchange::ask(way, &question, &self.metrics.general.passed_over);
         // The answer does not matter, nor does whether there is one.

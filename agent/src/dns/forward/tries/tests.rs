@@ -13,10 +13,7 @@ use hickory_proto::{
 use tokio::{net::UdpSocket, task::JoinSet};
 
 use super::*;
-use crate::dns::{
-    answer::Reply, cache::Cache, config::Forwarding, forward::AtOnce, message::Transport,
-    route::Routes,
-};
+use crate::dns::{answer::Reply, cache::Cache, config::Forwarding, forward::AtOnce, route::Routes};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 /// Far longer than the patience of [`LIMITS`] with one upstream.
@@ -77,14 +74,7 @@ fn answer(query: &[u8], code: ResponseCode, truncated: bool) -> Vec<u8> {
 }
 
 fn question(name: &str, kind: RecordType) -> Question {
-    Question {
-        id: 1,
-        recursion_desired: true,
-        checking_disabled: false,
-        query: Query::query(Name::from_str(name).unwrap(), kind),
-        edns: None,
-        transport: Transport::Udp,
-    }
+    Question::plain(Query::query(Name::from_str(name).unwrap(), kind))
 }
 
 fn forwarder(routes: Vec<Route>) -> Arc<Forwarder> {
