@@ -1,5 +1,7 @@
 //! What the facts mean. Pure.
 
+use std::collections::BTreeSet;
+
 use mizzen_ebpf_abi::counters::Counter;
 
 use super::{DatapathFacts, Facts, Finding, Host, Verdict, pod_network};
@@ -145,6 +147,19 @@ fn packets(datapath: &DatapathFacts) -> Finding {
         (Ok(places), Ok(uplinks)) => (places, uplinks),
         (Err(error), _) | (_, Err(error)) => return unknown(CHECK, error),
     };
+    if !uplinks.without_ethernet.is_empty() {
+        let names: Vec<&str> = uplinks.without_ethernet.iter().map(|link| &*link.name).collect();
+        return fail(
+            CHECK,
+            format!(
+                "{} without an Ethernet header: packets of services that pass it are not \
+                 translated",
+                names.join(", ")
+            ),
+            "let clients reach this node by an Ethernet device, or name those by --uplink",
+        );
+    }
+    let uplinks = &uplinks.devices;
     if uplinks.is_empty() {
         return fail(
             CHECK,
@@ -172,7 +187,10 @@ fn packets(datapath: &DatapathFacts) -> Finding {
 }
 
 /// The uplinks that have no program.
-fn bare<'a>(places: &'a [Place], uplinks: &'a [Interface]) -> impl Iterator<Item = String> + 'a {
+fn bare<'a>(
+    places: &'a [Place],
+    uplinks: &'a BTreeSet<Interface>,
+) -> impl Iterator<Item = String> + 'a {
     let on = |uplink: &Interface, program: &str| {
         places.iter().any(|place| place.interface == Some(uplink.index) && place.program == program)
     };

@@ -25,7 +25,7 @@ pub use pod_network::PodNetworkFacts;
 
 use crate::{
     apply::maps::Usage,
-    datapath::{Features, Interface, Place},
+    datapath::{Features, Place, Uplinks},
     status::State,
 };
 
@@ -90,7 +90,7 @@ pub struct DatapathFacts {
     /// Where programs are, or why that can't be told.
     pub places: Result<Vec<Place>, String>,
     /// The devices to other hosts, or why they can't be told.
-    pub uplinks: Result<Vec<Interface>, String>,
+    pub uplinks: Result<Uplinks, String>,
     /// How many steps the tables are away from what they should be, or why that is not known.
     pub differences: Result<usize, String>,
     /// How full tables are.

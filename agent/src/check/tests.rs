@@ -4,6 +4,7 @@ use super::{
     host::{ports, span},
     *,
 };
+use crate::datapath::Interface;
 
 fn place(program: &str, interface: Option<u32>) -> Place {
     Place { program: program.into(), interface, in_force: true }
@@ -22,7 +23,10 @@ fn healthy() -> Facts {
             place("tc_pod_ingress", Some(7)),
             place("tc_pod_egress", Some(7)),
         ]),
-        uplinks: Ok(vec![Interface { index: 2, name: "eth0".into() }]),
+        uplinks: Ok(Uplinks {
+            devices: [Interface { index: 2, name: "eth0".into() }].into(),
+            ..Uplinks::default()
+        }),
         differences: Ok(0),
         usage: vec![Usage { map: "SETS", used: 10, now: 64, max: 100 }],
         healed: 0,
@@ -136,10 +140,14 @@ fn r03_programs_that_are_not_in_their_places_fail_by_name() {
         &["tc_uplink_ingress of eth1", "tc_uplink_egress of eth1"],
         |_, datapath| {
             let more = Interface { index: 3, name: "eth1".into() };
-            datapath.uplinks.as_mut().unwrap().push(more);
+            datapath.uplinks.as_mut().unwrap().devices.insert(more);
         },
     );
-    one("packets", Fail, &["--uplink"], |_, datapath| datapath.uplinks = Ok(Vec::new()));
+    one("packets", Fail, &["--uplink"], |_, datapath| datapath.uplinks = Ok(Uplinks::default()));
+    one("packets", Fail, &["wg0 without", "--uplink"], |_, datapath| {
+        let more = Interface { index: 4, name: "wg0".into() };
+        datapath.uplinks.as_mut().unwrap().without_ethernet.insert(more);
+    });
     one("packets", Fail, &["no routes"], |_, datapath| datapath.uplinks = Err("no routes".into()));
     let unreadable = after(|_, datapath| datapath.places = Err("gone".into()));
     assert_eq!(unreadable.len(), 2, "{unreadable:?}");

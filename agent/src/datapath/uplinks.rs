@@ -1,13 +1,24 @@
 //! Which interfaces lead to other hosts: those that are named, else those that carry the node's
 //! addresses or a default route.
 //!
-//! Asked of the thread's own network namespace by system calls and `/proc/thread-self/net`:
-//! `/sys/class/net` shows the namespace of its mount, which is another where a node is a
-//! namespace on a shared machine.
+//! Asked of the thread's own network namespace by netlink: `/sys/class/net` shows the namespace of its
+//! mount, which is another where a node is a namespace on a shared machine.
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr};
 
-use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkLayerType, LinkMessage},
+};
+use nix::ifaddrs::getifaddrs;
+
+use crate::{
+    model::node::Cidr,
+    podnet::{
+        interface, message,
+        netlink::{Netlink, NetlinkError},
+    },
+};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,34 +35,90 @@ pub enum UplinksError {
     /// The addresses can't be listed.
     #[error("list the addresses of this network namespace")]
     Addresses(#[source] io::Error),
-    /// The routes can't be read.
-    #[error("read the routes of this network namespace from {path}")]
-    Routes {
-        /// The file.
-        path: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// Links or routes can't be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
 }
 
-/// The uplinks that there are at present, ordered by index. `names` are taken where any are given,
-/// absent ones left out: they may still appear. `addresses` are those by which others reach the node.
+/// What leads to other hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplinks {
+    /// The devices that programs can be at, ordered by index.
+    pub devices: BTreeSet<Interface>,
+    /// Those whose packets begin with no Ethernet header, as WireGuard's, PPP's and TUN's do: no
+    /// program reads them.
+    pub without_ethernet: BTreeSet<Interface>,
+}
+
+/// The uplinks that programs can be at, as [`look_for_uplinks`] finds them.
 pub fn find_uplinks(
     names: &[String],
     addresses: &[IpAddr],
 ) -> Result<BTreeSet<Interface>, UplinksError> {
-    let mut found: BTreeSet<String> = names.iter().cloned().collect();
-    if found.is_empty() {
-        found = carriers(addresses)?;
-        found.extend(default_route_devices()?);
+    Ok(look_for_uplinks(names, addresses)?.devices)
+}
+
+/// The uplinks that there are at present. `names` are taken where any are given, absent ones left
+/// out: they may still appear. `addresses` are those by which others reach the node.
+pub fn look_for_uplinks(names: &[String], addresses: &[IpAddr]) -> Result<Uplinks, UplinksError> {
+    let mut netlink = Netlink::open()?;
+    let told = netlink.dump("list interfaces", &message::get_links())?;
+    let links: Vec<Link> = told
+        .iter()
+        .filter_map(|told| match told {
+            RouteNetlinkMessage::NewLink(told) => link(told),
+            _ => None,
+        })
+        .collect();
+    let (mut carriers_of, mut routes) = (BTreeSet::new(), Vec::new());
+    if names.is_empty() {
+        carriers_of = carriers(addresses)?;
+        routes = interface::route_devices(&mut netlink)?;
     }
-    found.remove("lo");
-    let known = |name: String| {
-        let index = if_nametoindex(name.as_str()).ok()?;
-        Some(Interface { index, name })
-    };
-    Ok(found.into_iter().filter_map(known).collect())
+    Ok(choose(&links, names, &carriers_of, &routes))
+}
+
+/// A link of the node.
+struct Link {
+    interface: Interface,
+    ethernet: bool,
+}
+
+/// A link of the kernel's list; none where it is the loopback interface, which leads nowhere.
+fn link(told: &LinkMessage) -> Option<Link> {
+    let kind = told.header.link_layer_type;
+    let name = told.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let interface = Interface { index: told.header.index, name };
+    let ethernet = kind == LinkLayerType::Ether;
+    (kind != LinkLayerType::Loopback).then_some(Link { interface, ethernet })
+}
+
+/// Those that are named; else those that carry the node's addresses, and those of default routes.
+fn choose(
+    links: &[Link],
+    names: &[String],
+    carriers: &BTreeSet<String>,
+    routes: &[(Cidr, u32)],
+) -> Uplinks {
+    let defaults: BTreeSet<u32> =
+        routes.iter().filter(|(to, _)| to.prefix_len == 0).map(|(_, device)| *device).collect();
+    let mut uplinks = Uplinks::default();
+    for Link { interface, ethernet } in links {
+        let wanted = if names.is_empty() {
+            carriers.contains(&interface.name) || defaults.contains(&interface.index)
+        } else {
+            names.contains(&interface.name)
+        };
+        if wanted {
+            let of_kind =
+                if *ethernet { &mut uplinks.devices } else { &mut uplinks.without_ethernet };
+            of_kind.insert(interface.clone());
+        }
+    }
+    uplinks
 }
 
 /// The interfaces that carry one of the addresses.
@@ -69,74 +136,53 @@ fn carriers(addresses: &[IpAddr]) -> Result<BTreeSet<String>, UplinksError> {
     Ok(all.filter_map(carries).collect())
 }
 
-/// The interfaces with a default route of either family.
-fn default_route_devices() -> Result<BTreeSet<String>, UplinksError> {
-    const V4: &str = "/proc/thread-self/net/route";
-    const V6: &str = "/proc/thread-self/net/ipv6_route";
-    let read = |path| match fs::read_to_string(path) {
-        // No such file: the kernel or the namespace is without that family.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        other => other.map_err(|source| UplinksError::Routes { path, source }),
-    };
-    let (v4, v6) = (read(V4)?, read(V6)?);
-    Ok(defaults_v4(&v4).chain(defaults_v6(&v6)).map(str::to_owned).collect())
-}
-
-/// Devices of default routes in `/proc/net/route`: name, destination, …, mask at field 7.
-fn defaults_v4(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
-        is_default.then(|| fields[0])
-    })
-}
-
-/// Devices of default routes in `/proc/net/ipv6_route`: destination, its length, …, flags at
-/// field 8, name. The kernel's own "unreachable" defaults are flagged so (`RTF_REJECT`).
-fn defaults_v6(text: &str) -> impl Iterator<Item = &str> {
-    const RTF_REJECT: u32 = 0x200;
-    text.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
-        let is_default = fields[0].bytes().all(|byte| byte == b'0') && fields[1] == "00";
-        (is_default && flags & RTF_REJECT == 0).then(|| fields.get(9).copied())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn reads_default_routes_of_ipv4() {
-        let text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-                    eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-                    eth1\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
-                    eth2\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n";
-        assert_eq!(defaults_v4(text).collect::<Vec<_>>(), ["eth0"]);
-        assert_eq!(defaults_v4("").count(), 0);
+    fn link(index: u32, name: &str, ethernet: bool) -> Link {
+        Link { interface: Interface { index, name: name.into() }, ethernet }
+    }
+
+    fn chosen(names: &[&str], carriers: &[&str], routes: &[(&str, u32)]) -> (Vec<u32>, Vec<u32>) {
+        let links = [
+            link(2, "eth0", true),
+            link(3, "eth1", true),
+            link(4, "wg0", false),
+            link(5, "eth2", true),
+        ];
+        let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+        let carriers = carriers.iter().map(|&name| name.into()).collect();
+        let routes: Vec<_> =
+            routes.iter().map(|(to, device)| (to.parse().unwrap(), *device)).collect();
+        let uplinks = choose(&links, &names, &carriers, &routes);
+        let indices = |of: BTreeSet<Interface>| of.into_iter().map(|one| one.index).collect();
+        (indices(uplinks.devices), indices(uplinks.without_ethernet))
     }
 
     #[test]
-    fn reads_default_routes_of_ipv6() {
-        let zero = "00000000000000000000000000000000";
-        let text = format!(
-            "fd000030000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001 eth1\n\
-             {zero} 00 {zero} 00 fd000030000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n\
-             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo\n"
-        );
-        assert_eq!(defaults_v6(&text).collect::<Vec<_>>(), ["eth0"]);
+    fn every_next_hop_of_a_default_route_and_every_carrier_is_one() {
+        let routes = [("0.0.0.0/0", 2), ("0.0.0.0/0", 3), ("192.0.2.0/24", 5)];
+        assert_eq!(chosen(&[], &[], &routes), (vec![2, 3], vec![]));
+        assert_eq!(chosen(&[], &["eth2"], &[("::/0", 2)]), (vec![2, 5], vec![]));
     }
 
     #[test]
     fn names_win_and_absent_ones_are_left_out() {
+        assert_eq!(chosen(&["eth1", "later0"], &["eth2"], &[("::/0", 2)]), (vec![3], vec![]));
         let found = find_uplinks(&["no-such-device".into()], &[]).unwrap();
         assert!(found.is_empty());
     }
 
     #[test]
+    fn what_has_no_ethernet_header_is_told_apart() {
+        assert_eq!(chosen(&[], &["wg0"], &[("0.0.0.0/0", 2)]), (vec![2], vec![4]));
+        assert_eq!(chosen(&["wg0"], &[], &[]), (vec![], vec![4]));
+    }
+
+    #[test]
     fn loopback_is_no_uplink() {
-        let found = find_uplinks(&[], &["127.0.0.1".parse().unwrap()]).unwrap();
-        assert!(found.iter().all(|interface| interface.name != "lo"));
+        let found = look_for_uplinks(&["lo".into()], &[]).unwrap();
+        assert_eq!(found, Uplinks::default());
     }
 }

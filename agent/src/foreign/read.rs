@@ -9,8 +9,7 @@ use super::choose::{Link, Route, Seen};
 use crate::{
     datapath::Interface,
     podnet::{
-        interface,
-        message::{self, Via},
+        interface, message,
         netlink::{Netlink, NetlinkError},
     },
 };
@@ -26,15 +25,9 @@ pub fn read() -> Result<Seen, NetlinkError> {
             _ => None,
         })
         .collect();
-    let routes = interface::routes(&mut netlink)?
-        .into_iter()
-        .filter_map(|present| match present.via? {
-            Via::Link(device) | Via::From(device, _) | Via::Gateway(_, device) => {
-                Some(Route { destination: present.destination, device })
-            }
-            Via::Unreachable => None,
-        })
-        .collect();
+    let routes = interface::route_devices(&mut netlink)?;
+    let routes =
+        routes.into_iter().map(|(destination, device)| Route { destination, device }).collect();
     Ok(Seen { links, routes })
 }
 

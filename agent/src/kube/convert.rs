@@ -165,10 +165,18 @@ fn hints(object: &objects::EndpointHints<'_>) -> Hints {
 /// A Node.
 pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
     let mut warnings = Vec::new();
-    let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let internal = addresses
-        .filter(|a| a.type_.as_deref() == Some("InternalIP"))
-        .map(|a| text(a.address.as_ref()));
+    let of_type = |of_type: &'static str| {
+        let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        addresses
+            .filter(move |address| address.type_.as_deref() == Some(of_type))
+            .map(|address| text(address.address.as_ref()))
+    };
+    let mut node_ips = parse_ips(of_type("InternalIP"), "status.addresses", &mut warnings);
+    // Of a family without one, as kube-proxy does.
+    let external = parse_ips(of_type("ExternalIP"), "status.addresses", &mut warnings);
+    let without = |external: &IpAddr| node_ips.iter().all(|ip| ip.is_ipv6() != external.is_ipv6());
+    let instead: Vec<IpAddr> = external.into_iter().filter(without).collect();
+    node_ips.extend(instead);
     let spec = object.spec.as_ref();
     // The list where there is one; else the field that came before it.
     let list = spec.and_then(|spec| spec.pod_cidrs.as_deref());
@@ -177,7 +185,7 @@ pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
     let taints = spec.into_iter().flat_map(|spec| spec.taints.iter().flatten());
     let value = Node {
         name: text(object.metadata.name.as_ref()).into(),
-        internal_ips: parse_ips(internal, "status.addresses", &mut warnings),
+        internal_ips: node_ips,
         pod_cidrs: keep_good(cidrs, "spec.podCIDRs", range, &mut warnings),
         zone: object.metadata.label(ZONE_LABEL).map(Arc::from),
         to_be_deleted: object.metadata.deletion_timestamp.is_some()

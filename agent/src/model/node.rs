@@ -91,7 +91,8 @@ impl FromStr for Cidr {
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,
-    /// `status.addresses` of type InternalIP, in order; the first of a family is the primary.
+    /// `status.addresses` of type InternalIP, in order; the first of a family is the primary. Those
+    /// of type ExternalIP where a family has none.
     pub internal_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<Cidr>,

@@ -151,6 +151,32 @@ pub fn routes_of(netlink: &mut Netlink, table: u8) -> Result<Vec<Present>, Netli
     Ok(found)
 }
 
+/// Where the unicast routes of the main table lead, and by which devices: by several where a route has
+/// several next hops.
+pub fn route_devices(netlink: &mut Netlink) -> Result<Vec<(Cidr, u32)>, NetlinkError> {
+    let mut found = Vec::new();
+    for v4 in [true, false] {
+        for message in netlink.dump("list routes", &message::get_routes(v4))? {
+            let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+            if route.header.table == RouteHeader::RT_TABLE_MAIN
+                && route.header.kind == RouteType::Unicast
+                && let Some(destination) = destination(&route)
+            {
+                found.extend(devices(&route).map(|device| (destination, device)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn devices(route: &RouteMessage) -> impl Iterator<Item = u32> {
+    route.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(device) => vec![*device],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    })
+}
+
 fn present(route: &RouteMessage) -> Option<Present> {
     let mut oif = None;
     let mut gateway = None;

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 use super::{Facts, http::Answer};
 use crate::{
     check::{DatapathFacts, Facts as Checked, Host, Report, Verdict, judge},
-    datapath::{Interface, Places, find_uplinks},
+    datapath::{Places, Uplinks, look_for_uplinks},
     metrics::ProgramCounters,
     reconcile::Query,
 };
@@ -28,7 +28,7 @@ pub struct Checker {
 /// What blocks while it is read.
 struct Read {
     places: io::Result<Vec<crate::datapath::Place>>,
-    uplinks: Result<Vec<Interface>, String>,
+    uplinks: Result<Uplinks, String>,
     host: Host,
 }
 
@@ -43,10 +43,11 @@ pub(super) async fn check(facts: &Facts) -> Answer {
     let read = spawn_blocking(move || {
         let ipv6 = addresses.iter().any(std::net::IpAddr::is_ipv6);
         let names = checker.as_ref().map_or(&[][..], |checker| &checker.uplinks);
-        let uplinks = find_uplinks(names, &addresses).map(|found| found.into_iter().collect());
-        let uplinks: Result<Vec<Interface>, String> = uplinks.map_err(|error| error.to_string());
+        let uplinks = look_for_uplinks(names, &addresses).map_err(|error| error.to_string());
+        let devices: Vec<_> =
+            uplinks.iter().flat_map(|uplinks| &uplinks.devices).cloned().collect();
         let places = checker.map_or_else(|| Ok(Vec::new()), |checker| checker.places.read());
-        Read { host: Host::read(uplinks.as_deref().unwrap_or_default(), ipv6), places, uplinks }
+        Read { host: Host::read(&devices, ipv6), places, uplinks }
     });
     let Ok(Read { places, uplinks, host }) = read.await else {
         return Answer::text("the agent is stopping").with(hyper::StatusCode::SERVICE_UNAVAILABLE);

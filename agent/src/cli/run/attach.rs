@@ -1,9 +1,9 @@
 //! The datapath's programs, put in place when the tables are filled.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
-    datapath::{Adopted, Datapath, Outcome, find_uplinks},
+    datapath::{Adopted, Datapath, Interface, Outcome, look_for_uplinks},
     podnet,
     reconcile::Attach,
     supervisor::TaskError,
@@ -16,13 +16,15 @@ pub(super) struct AttachDatapath {
     /// Whether flows of another service proxy are to be taken over first: not where programs of ours
     /// have been in force.
     adopts: bool,
+    /// The uplinks that no program can be at, as far as they were told.
+    told: BTreeSet<Interface>,
 }
 
 impl AttachDatapath {
     /// The programs of a datapath, and the names of the uplinks where they are given.
     pub(super) fn new(datapath: Datapath, uplinks: Vec<String>) -> Self {
         let adopts = datapath.is_attached().is_ok_and(|attached| !attached);
-        Self { datapath, uplinks, adopts }
+        Self { datapath, uplinks, adopts, told: BTreeSet::new() }
     }
 
     /// Before the first program sees a packet.
@@ -48,7 +50,16 @@ impl Attach for AttachDatapath {
         if self.adopts {
             self.adopt();
         }
-        let uplinks: Vec<_> = find_uplinks(&self.uplinks, addresses)?.into_iter().collect();
+        let found = look_for_uplinks(&self.uplinks, addresses)?;
+        for interface in found.without_ethernet.difference(&self.told) {
+            tracing::warn!(
+                interface = interface.name,
+                "leads to other hosts and has no Ethernet header: packets of services that pass it \
+                 are not translated; sockets of this node are"
+            );
+        }
+        self.told = found.without_ethernet;
+        let uplinks: Vec<_> = found.devices.into_iter().collect();
         let sockets = self.datapath.attach_sockets()?;
         let packets = self.datapath.attach_uplinks(&uplinks)?;
         let mut attached = 0;
