@@ -21,7 +21,7 @@ use std::{
 use imbl::ordmap::DiffItem;
 
 use super::{DesiredSet, SetKey, Sets, set_of};
-use crate::model::{ObjectKey, endpoints::PodName, snapshot::Snapshot};
+use crate::model::{ObjectKey, endpoints::PodName, service::Protocol, snapshot::Snapshot};
 
 /// Addresses of endpoints by service.
 pub type Addresses = BTreeMap<ObjectKey, BTreeSet<IpAddr>>;
@@ -245,7 +245,7 @@ impl Departures {
 }
 
 /// Whether flows to deleted endpoints of a service shall be reset.
-fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
+pub fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
     let object = after.services.get(service).or_else(|| before.services.get(service));
     object.is_some_and(|service| service.reset_on_delete)
 }
@@ -264,6 +264,17 @@ fn presences<'a>(service: &ObjectKey, snapshot: &'a Snapshot) -> BTreeMap<IpAddr
         presence.nodes.extend(endpoint.node().map(|node| &**node));
     }
     presences
+}
+
+/// What was led to by UDP ports that a service has no more, or that went with it: who goes on sending
+/// there may reach somebody else one day, and no connection is lost (B106; kube-proxy forgets their
+/// conntrack entries for the same reason). What is connected by TCP stays.
+pub fn of_withdrawn(before: &Sets, after: &[(SetKey, Arc<DesiredSet>)]) -> Deleted {
+    let withdrawn = before
+        .iter()
+        .filter(|(key, _)| key.protocol == Protocol::Udp && set_of(after, key).is_none());
+    let all = withdrawn.map(|(key, set)| (key.clone(), set.endpoints().collect()));
+    all.filter(|(_, endpoints): &(_, BTreeSet<_>)| !endpoints.is_empty()).collect()
 }
 
 /// What a service's sets had at these addresses.

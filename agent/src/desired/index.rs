@@ -230,6 +230,11 @@ impl Desired {
         sets.map(|(key, set)| (key, set))
     }
 
+    /// The set that has a frontend, of all that ask for it.
+    pub fn owner(&self, frontend: &FrontendKey) -> Option<&SetKey> {
+        self.claims.winner(frontend).map(|(set, _)| set)
+    }
+
     /// How many sets a traffic policy Local leaves without an endpoint on this node.
     pub fn without_local_endpoints(&self) -> WithoutLocalEndpoints {
         self.without_local
@@ -260,6 +265,10 @@ impl Desired {
             self.departures.keep_idle(service, &before, &mut served.sets);
         }
         touched.deleted.extend(gone::of_sets(&before, dead));
+        if gone::resets(service, &self.seen, snapshot) {
+            let after = self.services.get(service).map_or(&[][..], |served| &served.sets);
+            touched.deleted.extend(gone::of_withdrawn(&before, after));
+        }
     }
 
     /// Puts the sets of one service in the place of those that it had.

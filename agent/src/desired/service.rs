@@ -43,11 +43,15 @@ pub fn desired_sets(
             continue;
         }
         warnings.extend(source_range_warnings(service, ipv6));
+        let primary = service.cluster_ips.first().is_some_and(|ip| ip.is_ipv6() == ipv6);
         let mut named = BTreeSet::new();
         for port in &service.ports {
             if !named.insert((&port.name, port.protocol)) {
-                warnings.extend((!ipv6).then(|| second_port(service, port)));
+                warnings.extend(primary.then(|| second_port(service, port)));
                 continue;
+            }
+            if port.protocol == Protocol::Sctp {
+                warnings.extend(primary.then(|| untranslated(service, port)));
             }
             let mut endpoints = usable(slices, ipv6, port);
             if prefers_local(service, port, settings) {
@@ -101,6 +105,13 @@ fn prefers_local(service: &Service, port: &ServicePort, settings: &Settings) -> 
 fn second_port(service: &Service, port: &ServicePort) -> Warning {
     let ServicePort { name, protocol, port, .. } = port;
     let message = format!("port {port} is left out: another {protocol} port has its name {name:?}");
+    Warning { service: service.key.clone(), message }
+}
+
+/// A port of a protocol that no program reads.
+fn untranslated(service: &Service, port: &ServicePort) -> Warning {
+    let ServicePort { protocol, port, .. } = port;
+    let message = format!("port {port} is not balanced: {protocol} is not translated yet");
     Warning { service: service.key.clone(), message }
 }
 
@@ -202,7 +213,7 @@ fn categorize(
     })
 }
 
-/// The endpoints that are in no slot.
+/// The endpoints that do not serve, and so have no slot.
 fn idle(
     slices: &[&EndpointSlice],
     port: &ServicePort,

@@ -5,6 +5,10 @@
 //! without a usable local endpoint drops, as long as the service has a usable one at all (V6);
 //! traffic from this node and its pods to external frontends is not bound by an external Local
 //! policy (B30, B31, B33).
+//!
+//! An endpoint that serves and is in no window has a slot all the same, before the first: datagrams
+//! of those that were led there go on being led there, whatever traffic policies, topology or its
+//! coming end say (as kube-proxy keeps their conntrack entries, kubernetes#106163).
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
@@ -91,8 +95,8 @@ impl Candidate {
     }
 }
 
-/// The slots of a set and its windows. Slots that no window holds are left out, so that the end of
-/// the last window is the end of the range. The order of `candidates` makes no difference; of
+/// The slots of a set and its windows. Those that no window holds come first, so that the end of the
+/// last window is the end of the range. The order of `candidates` makes no difference; of
 /// several with one address and port, the most usable counts.
 pub fn arrange(
     candidates: impl IntoIterator<Item = Candidate>,
@@ -130,11 +134,12 @@ pub fn arrange(
     // All of them, nearly always, and for as long as the set is there.
     let mut slots = Vec::with_capacity(counts.iter().sum());
     let mut starts = [0; GROUPS];
-    for (group, members) in groups.iter().enumerate() {
+    for group in (0..GROUPS).filter(|group| !held(*group)) {
+        slots.extend_from_slice(&groups[group]);
+    }
+    for group in (0..GROUPS).filter(|group| held(*group)) {
         starts[group] = slots.len();
-        if held(group) {
-            slots.extend_from_slice(members);
-        }
+        slots.extend_from_slice(&groups[group]);
     }
     let window = |groups: &RangeInclusive<usize>| Window {
         start: slot_number(starts[*groups.start()]),
@@ -222,7 +227,8 @@ mod tests {
         let got = (members(internal), members(external), members(nearby), flags);
         assert_eq!(got, (expected.0.into(), expected.1.into(), expected.2.into(), expected.3));
         let end = [internal, external, nearby].map(|w| w.start + w.count).into_iter().max();
-        assert_eq!(end, Some(u32::try_from(slots.len()).unwrap()), "slots outside of all windows");
+        assert_eq!(end, Some(u32::try_from(slots.len()).unwrap()), "slots behind the last window");
+        assert_eq!(slots.len(), kinds.len(), "all that serve have one");
     }
 
     const DROP_INTERNAL: u32 = range_flags::INTERNAL_DROP;

@@ -24,11 +24,13 @@ use crate::{
     why::resolve::kind,
 };
 
-/// A row for each port of a service in each family.
+/// A row for each port of a service in each family, with the addresses that it has: one that another
+/// service had before it is left out.
 pub fn services(desired: &Desired) -> Vec<wire::Service> {
     let snapshot = desired.snapshot();
     let row = |(key, set): (&SetKey, &std::sync::Arc<DesiredSet>)| {
-        service(key, set, snapshot.services.get(&key.service).map(AsRef::as_ref))
+        let has = |frontend: &FrontendKey| desired.owner(frontend) == Some(key);
+        service(key, set, has, snapshot.services.get(&key.service).map(AsRef::as_ref))
     };
     desired.sets().map(row).collect()
 }
@@ -96,8 +98,16 @@ impl<'a> PortName<'a> {
     }
 }
 
-fn service(key: &SetKey, set: &DesiredSet, object: Option<&Service>) -> wire::Service {
-    let dialled = set.frontends.iter().filter(|(_, flags)| flags & frontend_flags::GUARD == 0);
+fn service(
+    key: &SetKey,
+    set: &DesiredSet,
+    has: impl Fn(&FrontendKey) -> bool,
+    object: Option<&Service>,
+) -> wire::Service {
+    let dialled = set
+        .frontends
+        .iter()
+        .filter(|(frontend, flags)| flags & frontend_flags::GUARD == 0 && has(frontend));
     let addresses: Vec<wire::Address> = dialled
         .map(|(frontend, flags)| wire::Address {
             address: FrontendName(frontend).to_string(),
@@ -155,14 +165,8 @@ fn service_kind(addresses: &[wire::Address]) -> &'static str {
 
 /// A row for each frontend that the tables have.
 pub fn backends(desired: &Desired, tables: &Tables) -> Vec<wire::Frontend> {
-    let mut owners: BTreeMap<FrontendKey, &SetKey> = BTreeMap::new();
-    for (key, set) in desired.sets() {
-        for (frontend, _) in &set.frontends {
-            owners.entry(*frontend).or_insert(key);
-        }
-    }
     let row = |(key, found): (FrontendKey, Result<Found, Fault>)| {
-        frontend(&key, found, owners.get(&key).copied())
+        frontend(&key, found, desired.owner(&key))
     };
     lookup::everything(tables).into_iter().map(row).collect()
 }

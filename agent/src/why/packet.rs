@@ -32,6 +32,12 @@ pub(super) fn explain(
     dialled: &Dialled,
     frontend: Option<&Frontend>,
 ) -> Path {
+    if !matches!(dialled.protocol, protocol::TCP | protocol::UDP) {
+        return at_packet(
+            Outcome::Untouched,
+            "SCTP is not translated yet: its packets go to the node's stack as they are",
+        );
+    }
     if let Some((key, flow)) = existing(live, client, dialled) {
         return existing_flow(live, &key, &flow);
     }
@@ -73,7 +79,7 @@ pub(super) fn explain(
     if address.is_none() && facts.masquerades(false) && !candidates.iter().any(goes_on) {
         return at_packet(
             Outcome::Dropped,
-            "its source has to be rewritten, and the Node has no InternalIP of this family",
+            "its source has to be rewritten, and the Node has no address of this family",
         );
     }
     let masquerade = masquerade(live, (client, dialled), &facts, address, &candidates);
@@ -210,7 +216,7 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     let anew = if is_deleted(live, &key, &flow) {
         flow_state::reopens(key.protocol, tcp_flags::SYN, &flow)
     } else {
-        tracking::begins_anew(Backends(live), key.protocol, tcp_flags::SYN, &flow)
+        tracking::begins_anew(Backends(live), &key, tcp_flags::SYN, &flow, live.now_s())
     };
     (original && lives && !anew).then_some((key, flow))
 }
@@ -231,6 +237,11 @@ impl<L: Live> FlowBackends for Backends<'_, L> {
         self.0
             .backend(flow.set, flow.backend, flow.destination.is_v4())
             .is_some_and(|found| found.is_at(&flow.destination, flow.destination_port))
+    }
+
+    fn leads(self, key: &FlowKey, flow: &Flow) -> bool {
+        select::frontend(self.0, key.destination, key.destination_port, key.protocol)
+            .is_some_and(|frontend| frontend.set == flow.set)
     }
 
     fn is_deleted(self, flow: &Flow) -> bool {

@@ -41,6 +41,8 @@ pub enum Refusal {
 pub trait FlowBackends: Copy {
     /// Whether they still have the flow's backend.
     fn has_backend(self, flow: &Flow) -> bool;
+    /// Whether what the flow's opener dials still leads to the service that it led to.
+    fn leads(self, key: &FlowKey, flow: &Flow) -> bool;
     /// Whether they say that it was deleted. Of a flow of the opener's.
     fn is_deleted(self, flow: &Flow) -> bool;
 }
@@ -137,13 +139,20 @@ pub fn track<T: FlowTable>(table: T, packet: &Packet) -> Option<*const Flow> {
 fn is_over<T: FlowTable>(table: T, packet: &Packet, flow: &Flow, now_s: u32) -> bool {
     is_silent(table, &packet.key, flow, now_s, Need::None)
         || (flow.flags & flow_flags::ORIGINAL != 0
-            && begins_anew(table, packet.key.protocol, packet.tcp_flags, flow))
+            && begins_anew(table, &packet.key, packet.tcp_flags, flow, now_s))
 }
 
 /// Whether a packet of the opener's with these TCP flags begins a new flow, though the one that it
 /// is of is not over yet.
 #[inline(always)]
-pub fn begins_anew<T: FlowBackends>(table: T, protocol: u8, tcp_flags: u8, flow: &Flow) -> bool {
+pub fn begins_anew<T: FlowBackends>(
+    table: T,
+    key: &FlowKey,
+    tcp_flags: u8,
+    flow: &Flow,
+    now_s: u32,
+) -> bool {
+    let protocol = key.protocol;
     if flow_state::reopens(protocol, tcp_flags, flow) {
         return true;
     }
@@ -159,7 +168,10 @@ pub fn begins_anew<T: FlowBackends>(table: T, protocol: u8, tcp_flags: u8, flow:
     // established stays (V7).
     let unsettled = protocol == protocol::UDP
         || (flow_state::opens(protocol, tcp_flags) && flow.peer_state & state::SEEN == 0);
-    unsettled && flow.flags & flow_flags::OUTWARD == 0 && !table.has_backend(flow)
+    // An address that another service has by now is looked up by the first packet of a second.
+    unsettled
+        && flow.flags & flow_flags::OUTWARD == 0
+        && (!table.has_backend(flow) || (flow.seen_s != now_s && !table.leads(key, flow)))
 }
 
 /// Whether the flow's backend was deleted. Of a flow of the opener's.

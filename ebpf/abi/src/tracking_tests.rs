@@ -30,6 +30,8 @@ const OUTSIDE: u8 = 1;
 const NODE: u8 = 2;
 /// Backends of the one set.
 const BACKENDS: usize = 3;
+/// The id of that set.
+const SET: u32 = 1;
 /// The ports of source NAT.
 const PORTS: core::ops::RangeInclusive<u16> = 20_000..=20_003;
 
@@ -49,6 +51,8 @@ struct Host {
     now_s: Cell<u32>,
     random: Cell<u32>,
     backends: RefCell<[Backend; BACKENDS]>,
+    /// The set that all addresses lead to.
+    set: Cell<u32>,
     /// Ports that sockets of the node have.
     held: RefCell<BTreeSet<u16>>,
 }
@@ -61,6 +65,7 @@ impl Host {
             now_s: Cell::new(1_000_000),
             random: Cell::new(7),
             backends: RefCell::new([Backend::Serving; BACKENDS]),
+            set: Cell::new(SET),
             held: RefCell::default(),
         }
     }
@@ -78,6 +83,10 @@ impl Host {
 impl FlowBackends for &Host {
     fn has_backend(self, flow: &Flow) -> bool {
         self.backend_of(flow) == Backend::Serving
+    }
+
+    fn leads(self, _: &FlowKey, flow: &Flow) -> bool {
+        flow.set == self.set.get()
     }
 
     fn is_deleted(self, flow: &Flow) -> bool {
@@ -217,7 +226,7 @@ fn nothing_opened() -> Opening {
         key: FlowKey::default(),
         to: Translation::default(),
         facts: Facts { origin: Origin::Pod, frontend: 0, config: 0 },
-        slots: Slots { set: 1, generation: 1, first: 1, count: 1, affinity_s: 0 },
+        slots: Slots { set: SET, generation: 1, first: 1, count: 1, affinity_s: 0 },
         backend: 0,
         device: 0,
         masquerade: false,

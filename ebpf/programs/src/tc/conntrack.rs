@@ -31,6 +31,11 @@ impl FlowBackends for Flows {
     }
 
     #[inline(always)]
+    fn leads(self, key: &FlowKey, flow: &Flow) -> bool {
+        leads(key, flow.set)
+    }
+
+    #[inline(always)]
     fn is_deleted(self, flow: &Flow) -> bool {
         lookup::is_gone(flow.backend, &flow.destination, flow.destination_port)
     }
@@ -70,6 +75,14 @@ impl FlowTable for Flows {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_prandom_u32() }
     }
+}
+
+/// Whether a dialled address leads to a set; with a stack of its own, which is gone before more is
+/// needed.
+#[inline(never)]
+fn leads(dialled: &FlowKey, set: u32) -> bool {
+    lookup::frontend(dialled.destination, dialled.destination_port, dialled.protocol)
+        .is_some_and(|frontend| frontend.set == set)
 }
 
 /// The entry of a packet's flow, with this packet seen.

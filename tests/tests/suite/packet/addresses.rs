@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use mizzen_agent::{apply::maps::Maps as _, desired::node::DesiredNode};
@@ -13,6 +14,7 @@ use mizzen_tests::{
     echo::{Client, Echo, TRANSPORTS, Transport, ask, ask_in_vain},
     lab::{CLIENT, FAMILIES, Lab, set},
     netns::Netns,
+    wait,
 };
 
 use super::{EXTERNAL, LOCAL, NODE_PORT, PORT, cluster_ip, node_port, sane};
@@ -38,6 +40,30 @@ fn b118_b127_an_external_ip_on_no_interface_changes_its_service() {
                 }
             }
         }
+    }
+    sane(&lab);
+}
+
+/// A client that never changes its port is led to whoever has the address: while the service that had
+/// it is still there, with the backend that it went to.
+#[test]
+fn b106_b127_datagrams_follow_an_address_to_its_next_service() {
+    let mut lab = Lab::new([1, 1]);
+    lab.route_services();
+    lab.route_out();
+    for family in FAMILIES {
+        let to = SocketAddr::new(family.load_balancer(251), PORT);
+        let pods = [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)];
+        let udp = Transport::Udp.number();
+        let sets = pods.map(|backend| lab.nodes[0].tables.set_of(&[backend]));
+        lab.nodes[0].tables.frontend(to, udp, sets[0], frontend_flags::EXTERNAL);
+        let client = Client::dial(&lab.client, Transport::Udp, to, 0).unwrap();
+        assert_eq!(client.ask().unwrap().name, "pod-1-1", "{family:?}");
+        lab.nodes[0].tables.frontend(to, udp, sets[1], frontend_flags::EXTERNAL);
+        wait::until("the next service's answer", Duration::from_secs(10), || {
+            let answer = client.ask().map_err(|error| error.to_string())?;
+            if answer.name == "pod-2-1" { Ok(()) } else { Err(answer.name) }
+        });
     }
     sane(&lab);
 }

@@ -226,6 +226,32 @@ fn v8_r09_sockets_of_a_deleted_endpoint_get_an_error_and_others_do_not() {
     }
 }
 
+/// Who goes on sending to a pod that no service leads to may reach another pod one day.
+#[test]
+fn b106_datagram_sockets_of_a_service_that_is_deleted_get_an_error() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let a = scene.a;
+        scene.see(&[(a, false, "a")]);
+        let victims = scene.dial(["tcp", "udp"], Some(10));
+        let quiet = scene.dial(["tcp", "udp"], Some(11));
+        let direct = scene.dial(["tcp", "udp"], None);
+        let mut gone = scene.cluster(&[(a, false, "a")]);
+        gone.services.clear();
+        scene.agent.follow(&gone);
+        scene.await_destroyed(0, 2);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            actor.begin_receive(victims[n]["udp"]);
+            assert!(is_aborted(actor), "{family:?}");
+            let connection = [&victims[n]["tcp"]];
+            let others = [&quiet[n], &direct[n]].into_iter().flat_map(|sockets| sockets.values());
+            for socket in connection.into_iter().chain(others) {
+                actor.send(*socket, "alive");
+            }
+        }
+    }
+}
+
 /// From what is said of a slice to the error at the socket, by the agent's own loop, which is told of
 /// each event or of both at once. Nobody here lets time pass.
 #[test]

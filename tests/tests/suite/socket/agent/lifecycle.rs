@@ -118,6 +118,38 @@ fn b113_b130_what_went_while_no_agent_ran_goes_when_one_starts() {
     }
 }
 
+/// As kube-proxy keeps their conntrack entries: a server that drains keeps its sessions to the end.
+#[test]
+fn b83_b100_datagrams_stay_with_an_endpoint_for_as_long_as_it_serves() {
+    for family in FAMILIES {
+        let mut bench = Bench::new(family);
+        let vip = family.dialled(SocketAddr::new(family.vip(10), 80));
+        let socket = bench.actor.open(family.udp());
+        let mut agent = Agent::start(&bench.datapath, family);
+        let (a, b) = (bench.a, bench.b);
+        let answer = |bench: &mut Bench| {
+            bench.actor.send_to(socket, vip, "?");
+            bench.actor.receive_from(socket).1
+        };
+        agent.follow(&cluster(family, &[b]));
+        assert_eq!(answer(&mut bench), "b", "{family:?}");
+        for (revision, serving) in [(2, true), (3, false)] {
+            let mut ending = Snapshot { revision, ..cluster(family, &[a, b]) };
+            let (key, slice) = ending.slices.iter().next().unwrap();
+            let (key, mut slice) = (key.clone(), (**slice).clone());
+            let endpoint = &mut slice.endpoints[1];
+            (endpoint.ready, endpoint.serving, endpoint.terminating) = (false, serving, true);
+            ending.slices.insert(key, Arc::new(slice));
+            agent.follow(&ending);
+            let expected = if serving { "b" } else { "a" };
+            assert_eq!(answer(&mut bench), expected, "{family:?}, serving: {serving}");
+            for _ in 0..20 {
+                assert_eq!(bench.ask_udp(vip).0, "a", "{family:?}: what is new");
+            }
+        }
+    }
+}
+
 /// The application never changes its socket, nor what it writes there.
 #[test]
 fn b101_b102_b105_b106_a_datagram_socket_follows_its_service() {
@@ -169,7 +201,7 @@ fn b107_a_datagram_socket_follows_the_nodes_own_endpoint() {
         let mut agent = Agent::start(&bench.datapath, family);
         let (a, b) = (bench.a, bench.b);
         let mut revision = 0;
-        // `b` stands for a pod of another node unless it is the one that replaces `a`.
+        let elsewhere = (SocketAddr::new(a.ip(), a.port() + 1), "node-2"); // where nobody answers
         let mut follow = |endpoints: &[(SocketAddr, &str)]| {
             revision += 1;
             let addrs: Vec<SocketAddr> = endpoints.iter().map(|(addr, _)| *addr).collect();
@@ -193,15 +225,15 @@ fn b107_a_datagram_socket_follows_the_nodes_own_endpoint() {
                 assert_eq!(answer, (vip, name.to_owned()), "{family:?}");
             }
         };
-        follow(&[(a, NODE), (b, "node-2")]);
+        follow(&[(a, NODE), elsewhere]);
         answers(&mut bench, "a");
-        follow(&[(b, NODE), (a, "node-2")]);
+        follow(&[(b, NODE), elsewhere]);
         answers(&mut bench, "b");
-        follow(&[(a, "node-2")]);
+        follow(&[elsewhere]);
         let before = bench.counted(Counter::SocketTranslated);
         bench.actor.send_to(socket, vip, "?");
         assert_eq!(bench.counted(Counter::SocketTranslated), before, "no endpoint of the node's");
-        follow(&[(b, "node-2"), (a, NODE)]);
+        follow(&[elsewhere, (a, NODE)]);
         answers(&mut bench, "a");
     }
 }
