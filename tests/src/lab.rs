@@ -325,6 +325,15 @@ impl LabNode {
         })
     }
 
+    /// Attaches the uplinks' programs to the devices with these names.
+    pub fn attach_to(&self, names: &[String]) {
+        self.node.netns.run(|| {
+            let devices: Vec<Interface> = find_uplinks(names, &[]).unwrap().into_iter().collect();
+            assert_eq!(devices.len(), names.len(), "{devices:?}");
+            self.datapath.attach_uplinks(&devices).unwrap();
+        });
+    }
+
     /// Attaches the pods' programs.
     pub fn attach_pods(&self) {
         for pod in &self.pods {

@@ -44,6 +44,11 @@ impl Netns {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Runs `bridge -n NAME ARGS`, split at blanks; panics where it fails.
+    pub fn bridge(&self, args: &str) {
+        check(Command::new("bridge").arg("-n").arg(&self.name).args(args.split_whitespace()));
+    }
+
     /// A command that starts inside; `nsenter`, because `ip netns exec` hides cgroups and bpffs.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");

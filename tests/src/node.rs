@@ -65,8 +65,12 @@ impl TestNode {
 
     /// As [`Self::try_open`]; panics where it fails.
     pub fn open(&self) -> Datapath {
-        self.try_open()
-            .unwrap_or_else(|error| panic!("{}", anyhow::Error::from(error).root_cause()))
+        self.try_open().unwrap_or_else(|error| {
+            // Of what the verifier has to say the end tells most.
+            let said = format!("{:#}", anyhow::Error::from(error));
+            let from = said.char_indices().rev().nth(3_000).map_or(0, |(at, _)| at);
+            panic!("{}", &said[from..])
+        })
     }
 
     /// A process of the node.

@@ -89,8 +89,9 @@ impl Frame {
         bytes.extend(&self.payload);
         if !self.no_checksum {
             let sum = pseudo_checksum(&self.key, &bytes).to_be_bytes();
-            // RFC 768: an all-zero checksum is transmitted as all ones.
-            let sum = if sum == [0, 0] { [0xff, 0xff] } else { sum };
+            // RFC 768, for UDP alone: an all-zero checksum is transmitted as all ones.
+            let udp = self.key.protocol == protocol::UDP;
+            let sum = if udp && sum == [0, 0] { [0xff, 0xff] } else { sum };
             bytes[checksum_at..checksum_at + 2].copy_from_slice(&sum);
         }
         bytes

@@ -6,7 +6,7 @@ use core::mem::size_of;
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC,
     },
     btf_maps::lpm_trie,
     helpers::generated::{
@@ -17,14 +17,18 @@ use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
     conntrack::FlowKey,
     counters::Counter,
-    node::{Endpoint, endpoint_flags},
+    nat::Translation,
+    node::{Endpoint, cluster_range_flags, endpoint_flags},
     packet::{Bytes, Packet},
     service::NO_SET,
     tunnel,
 };
 
 use super::{DROP, PASS, UNKNOWN, drop_counted, skb::Skb, translate};
-use crate::maps::{ENDPOINTS, TUNNELLED};
+use crate::{
+    lookup,
+    maps::{ENDPOINTS, TUNNELLED},
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -290,12 +294,50 @@ fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
             way.hop.address = fib.destination;
             Found::Way
         }
-        BPF_FIB_LKUP_RET_NOT_FWDED => Found::Node,
+        // So the kernel says of a destination without a route, too.
+        BPF_FIB_LKUP_RET_NOT_FWDED if translate::is_node(leaving.destination) => Found::Node,
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             way.mtu = fib.total_len;
             Found::TooBig
         }
         _ => Found::Nothing,
+    }
+}
+
+/// Has a flow leave under the address that this node has in the network of another plugin's pods,
+/// where its way leads through that: a tunnel's other end knows the pods behind this one and not the
+/// node, and takes nothing else where reverse path filters are strict. So does kube-proxy, whose
+/// masquerades have the address of the device that they leave by.
+#[inline(never)]
+pub(super) fn put_source_in_pods_network(
+    skb: Skb,
+    dialled: &FlowKey,
+    to: &mut Translation,
+    way: &mut Way,
+) {
+    let v4 = to.destination.is_v4();
+    let fib = &mut way.fib; // as in `route`
+    fib.family = if v4 { AF_INET } else { AF_INET6 };
+    fib.l4_protocol = dialled.protocol;
+    fib.source_port = dialled.source_port;
+    fib.destination_port = to.destination_port;
+    fib.total_len = 0;
+    fib.ifindex = skb.ifindex();
+    fib.flow_info = 0;
+    fib.source = words(&dialled.source, v4);
+    fib.destination = words(&to.destination, v4);
+    let (len, flags) =
+        (size_of::<FibLookup>() as i32, BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH);
+    // SAFETY: the structure has the layout that the helper expects, and its size is given.
+    let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *fib).cast(), len, flags) };
+    // Kernels before 6.7 know no such flag.
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+        return;
+    }
+    let source =
+        if v4 { Addr::from_v4(fib.source[0].to_ne_bytes()) } else { Addr::from_words(fib.source) };
+    if lookup::range_flags(&source) & cluster_range_flags::PODS != 0 {
+        to.source = source;
     }
 }
 

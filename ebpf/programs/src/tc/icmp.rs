@@ -2,6 +2,7 @@
 //! or it never learns the path's MTU.
 
 use mizzen_ebpf_abi::{
+    addr::protocol,
     conntrack::{Flow, FlowKey, flow_flags},
     counters::Counter,
     packet::{Fragment, Packet, is_icmp_error},
@@ -130,11 +131,11 @@ fn quoted_packet(skb: Skb, quoted: &Packet, flow: &Flow, at: u32) -> Result<(), 
             rewrite::ipv6_header(quoted, &sent.source, &sent.destination, quoted.hop_limit());
         skb.store_words(quoted.l3 + rewrite::IPV6_AT, &header, 0)?;
         let addresses = Deltas::new(&quoted.key, &sent).addresses;
-        skb.mend(at, addresses, Covered::Transport)?;
+        skb.mend(at, addresses, Covered::Transport, protocol::ICMPV6)?;
     }
     put_ports(skb, quoted, &sent)?;
     let ports = Deltas::new(&quoted.key, &sent).ports;
-    skb.mend(at, ports, Covered::Transport)
+    skb.mend(at, ports, Covered::Transport, protocol::ICMP)
 }
 
 /// Rewrites the addresses of the error itself. Only ICMPv6 sums them.
@@ -144,7 +145,7 @@ fn own_header(skb: Skb, packet: &Packet, leaving: &FlowKey, hop_limit: u8) -> Re
         let to =
             Flow { source: leaving.source, destination: leaving.destination, ..Flow::default() };
         let delta = Deltas::new(&packet.key, &to).addresses;
-        skb.mend(packet.checksum_offset(), delta, Covered::PseudoHeader)?;
+        skb.mend(packet.checksum_offset(), delta, Covered::PseudoHeader, protocol::ICMPV6)?;
     }
     addresses(skb, packet, &leaving.source, &leaving.destination, hop_limit)
 }

@@ -158,8 +158,9 @@ fn try_turn_segment(skb: Skb, packet: &Packet) -> Option<()> {
     // From here on nothing may be segmented or fragmented.
     skb.truncate(packet.l4 + TCP_HEADER)?;
     skb.store_words(packet.l4, &header, BPF_F_RECOMPUTE_CSUM).ok()?;
-    skb.mend(packet.checksum_offset(), sums.addresses, Covered::PseudoHeader).ok()?;
-    skb.mend(packet.checksum_offset(), sums.header, Covered::Transport).ok()
+    skb.mend(packet.checksum_offset(), sums.addresses, Covered::PseudoHeader, protocol::TCP)
+        .ok()?;
+    skb.mend(packet.checksum_offset(), sums.header, Covered::Transport, protocol::TCP).ok()
 }
 
 /// The IP header of a segment that is now a TCP header.

@@ -14,6 +14,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use mizzen_ebpf_abi::{
+    addr::protocol,
     checksum::Delta,
     packet::{Bytes, ETHERNET_HEADER},
 };
@@ -64,6 +65,13 @@ impl Skb {
     #[inline(always)]
     pub(super) fn way_back(self) -> u64 {
         if self.is_forwarded() { 0 } else { BPF_F_INGRESS.into() }
+    }
+
+    /// Whether the packet has a VLAN tag: it is of the VLAN's own device, where it has none.
+    #[inline(always)]
+    pub(super) fn is_tagged(self) -> bool {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).vlan_present)) != 0 }
     }
 
     /// Whether the packet is for another host by its link-layer address.
@@ -119,13 +127,22 @@ impl Skb {
         if done == 0 { Ok(()) } else { Err(()) }
     }
 
-    /// Mends the transport checksum at `offset`. A UDP datagram without one stays without.
+    /// Mends the checksum at `offset`, of a header of `protocol`. Zero is a sum like any other, but
+    /// in UDP's field (RFC 768): a datagram without one stays without.
     #[inline(always)]
-    pub(super) fn mend(self, offset: u32, delta: Delta, covered: Covered) -> Result<(), ()> {
-        let flags = match covered {
-            Covered::PseudoHeader => BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0,
-            Covered::Transport => BPF_F_MARK_MANGLED_0,
+    pub(super) fn mend(
+        self,
+        offset: u32,
+        delta: Delta,
+        covered: Covered,
+        protocol: u8,
+    ) -> Result<(), ()> {
+        let of_protocol = if protocol == protocol::UDP { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let of_covered = match covered {
+            Covered::PseudoHeader => BPF_F_PSEUDO_HDR,
+            Covered::Transport => 0,
         };
+        let flags = of_protocol | of_covered;
         // SAFETY: the helper checks the offset; size 0 in the flags says that `to` is a sum.
         let done =
             unsafe { bpf_l4_csum_replace(self.0, offset, 0, delta.value().into(), flags.into()) };

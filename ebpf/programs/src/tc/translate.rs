@@ -17,7 +17,9 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DROP, PASS, UNKNOWN, conntrack, drop_counted, masquerade, reject,
+    DROP, PASS, UNKNOWN, conntrack,
+    deliver::{self, Way},
+    drop_counted, masquerade, reject,
     scratch::Scratch,
     skb::{Covered, Skb},
     traffic,
@@ -44,13 +46,13 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
     if verdict != OPENED {
         return verdict;
     }
-    let opening = &mut scratch.opening;
+    let Scratch { opening, way, .. } = scratch;
     opening.now_s = lookup::now_s();
     opening.device = device;
     let chosen =
         if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
     match chosen {
-        Ok(()) => enter(skb, opening),
+        Ok(()) => enter(skb, opening, way),
         // Counted; what is sent again sees the tables whole.
         Err(_) => {
             events::stopped(&opening.key, opening.slots.set, Counter::ForeignBackend);
@@ -145,7 +147,7 @@ fn lead_to(opening: &mut Opening, backend: &Backend) {
 
 /// Enters the flow, masqueraded where it has to be, into the table.
 #[inline(never)]
-fn enter(skb: Skb, opening: &mut Opening) -> i32 {
+fn enter(skb: Skb, opening: &mut Opening, way: &mut Way) -> i32 {
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
     };
@@ -162,7 +164,10 @@ fn enter(skb: Skb, opening: &mut Opening) -> i32 {
     } else if opening.facts.masquerades(hairpin) {
         opening.masquerade = true;
         match nat::masquerade_address(config, opening.key.destination.is_v4()) {
-            Some(address) => opening.to.source = address,
+            Some(address) => {
+                opening.to.source = address;
+                deliver::put_source_in_pods_network(skb, &opening.key, &mut opening.to, way);
+            }
             None => return stop(opening, Counter::DropNoSourcePort),
         }
     }
@@ -211,13 +216,13 @@ pub(super) fn rewrite(skb: Skb, packet: &Packet, flow: &Flow, hop_limit: u8) -> 
     let deltas = Deltas::new(&packet.key, flow);
     let at = packet.checksum_offset();
     if packet.key.protocol != protocol::ICMP {
-        skb.mend(at, deltas.addresses, Covered::PseudoHeader)?; // of which that one has none
+        skb.mend(at, deltas.addresses, Covered::PseudoHeader, packet.key.protocol)?; // ICMP has none
     }
     if packet.key.has_ports_of(flow) {
         return Ok(());
     }
     put_ports(skb, packet, flow)?;
-    skb.mend(at, deltas.ports, Covered::Transport)
+    skb.mend(at, deltas.ports, Covered::Transport, packet.key.protocol)
 }
 
 /// Writes a flow's ports, or an echo's identifier, which has their place.

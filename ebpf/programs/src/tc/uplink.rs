@@ -1,4 +1,5 @@
-//! Hooks of the devices that lead to other hosts: the uplinks, and tunnels between nodes.
+//! Hooks of the devices that lead to other hosts: the uplinks, and tunnels between nodes. What has a
+//! VLAN tag passes: it is met at the VLAN's own device, if that is an uplink.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
@@ -11,7 +12,7 @@ use super::{PASS, UNKNOWN, ingress, node, parsed, skb::Skb, tunnel};
 #[classifier]
 fn tc_uplink_ingress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    if tunnel::is_outer(skb, Own::Destination) {
+    if skb.is_tagged() || tunnel::is_outer(skb, Own::Destination) {
         return PASS;
     }
     let Some(scratch) = parsed(skb) else {
@@ -28,7 +29,7 @@ fn tc_uplink_ingress(context: TcContext) -> i32 {
 #[classifier]
 fn tc_uplink_egress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    if tunnel::is_outer(skb, Own::Source) {
+    if skb.is_tagged() || tunnel::is_outer(skb, Own::Source) {
         return PASS;
     }
     node::egress(skb)

@@ -81,8 +81,11 @@ fn f38_a_fragment_ahead_of_the_first_passes_where_it_may_be_the_stacks() {
             assert_eq!(counted, unknown, "{:?}", whole.key);
         }
         assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &part(&answer, true)).verdict, REDIRECT);
-        let ran = run(&lab.nodes[0], "tc_uplink_ingress", &part(&answer, false));
+        let later = part(&answer, false);
+        let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
         assert_eq!(read(&ran.packet).key.destination, Addr::from(family.wire(CLIENT)));
+        let behind = if family == Family::V4 { 34 } else { 62 };
+        assert_eq!(ran.packet[behind..], later[behind..], "{family:?}: no transport header in it");
     }
     assert_eq!(lab.nodes[0].counted(Counter::DropFragmentAhead), 0);
 }

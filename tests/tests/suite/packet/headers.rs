@@ -106,3 +106,28 @@ fn headers_that_lie_in_pages_are_read_all_the_same() {
         assert_eq!(lab.nodes[0].counted(Counter::PacketTranslated) - before, 2, "there and back");
     }
 }
+
+/// A device below one of a VLAN sees that one's packets before it does, under their tag.
+#[test]
+fn what_has_a_vlan_tag_passes_the_device_below() {
+    let mut lab = Lab::new([1, 0]);
+    let macs = [mac(&lab.nodes[0].node.netns, "eth0"), mac(&lab.client, "eth0")].concat();
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+        let node = (lab.address_of_node(0, family), NODE_PORT);
+        let client = family.wire(CLIENT);
+        let socket = lab.client.run(|| UdpSocket::bind((client, 0))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let created = lab.nodes[0].counted(Counter::FlowCreated);
+        for (port, tag) in [(port ^ 1, &[0x81, 0, 0, 100][..]), (port, &[])] {
+            let frame = Frame::new(key(protocol::UDP, (client, port), node)).bytes();
+            let frame = [&macs, tag, &frame[macs.len()..]].concat();
+            lab.client.run(|| send_in_pages(&frame)).unwrap();
+        }
+        // What was sent last is answered, so that what was sent before it has passed.
+        socket.recv_from(&mut [0; 2_000]).unwrap();
+        assert_eq!(lab.nodes[0].counted(Counter::FlowCreated) - created, 1, "{family:?}");
+    }
+}

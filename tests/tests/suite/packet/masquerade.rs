@@ -12,12 +12,12 @@ use mizzen_ebpf_abi::{
 };
 use mizzen_tests::{
     actor::Actor,
-    echo::{Client, TRANSPORTS, Transport},
+    echo::{Client, TRANSPORTS, Transport, ask},
     lab::{CLIENT, FAMILIES, Family, Lab},
     tables::Windows,
 };
 
-use super::{EXTERNAL, LOCAL, sane};
+use super::{EXTERNAL, LOCAL, NODE_PORT, node_port, sane};
 
 /// Who dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,4 +290,44 @@ fn b48_masquerading_all() {
 #[test]
 fn b47_b48_masquerading_all_without_detection_of_pods() {
     matrix(MASQUERADE_ALL | NO_POD_DETECTION);
+}
+
+/// Another plugin's tunnel, as flannel makes it: what comes out of it is from an address behind it, or
+/// strict reverse path filters drop it.
+#[test]
+fn u05_what_is_masqueraded_into_an_overlay_is_from_there() {
+    let mut lab = Lab::new([1, 1]);
+    let overlay = |node: usize, family: Family| family.pod(u8::try_from(node + 1).unwrap(), 0);
+    for (node, other) in [(0, 1), (1, 0)] {
+        let netns = &lab.nodes[node].node.netns;
+        let wire = lab.address_of_node(node, Family::V4);
+        netns.ip(&format!(
+            "link add flannel.1 address 02:00:00:00:01:0{node} type vxlan id 1 local {wire} \
+             dstport 8472 nolearning"
+        ));
+        netns.ip("link set flannel.1 up");
+        let peer = format!("02:00:00:00:01:0{other}");
+        for (family, ip, own, range) in [(Family::V4, "", 32, 24), (Family::V6, "-6 ", 128, 64)] {
+            let (here, there) = (overlay(node, family), overlay(other, family));
+            let nodad = if family == Family::V6 { "nodad" } else { "" };
+            netns.ip(&format!("addr add {here}/{own} dev flannel.1 {nodad}"));
+            netns.ip(&format!("neigh add {there} lladdr {peer} dev flannel.1 nud permanent"));
+            netns.ip(&format!("{ip}route del {there}/{range}"));
+            netns.ip(&format!("{ip}route add {there}/{range} via {there} dev flannel.1 onlink"));
+        }
+        let at = lab.address_of_node(other, Family::V4);
+        netns.bridge(&format!("fdb append {peer} dev flannel.1 dst {at}"));
+        let devices = ["eth0", "flannel.1"].map(str::to_owned);
+        lab.nodes[node].attach_to(&devices);
+    }
+    for family in FAMILIES {
+        let backend = lab.nodes[1].pods[0].server(family);
+        let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        for transport in TRANSPORTS {
+            node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
+            let answer = ask(&lab.client, transport, to).unwrap();
+            assert_eq!(answer.client.ip(), overlay(0, family), "{family:?} {transport:?}");
+        }
+    }
+    sane(&lab);
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ use mizzen_agent::{
     podnet::datapath::PodDatapath as _,
 };
 use mizzen_ebpf_abi::{
-    addr::Addr,
+    addr::{Addr, protocol},
     counters::Counter,
+    frame::{key, pseudo_checksum},
     node::{cluster_range_flags::KNOWS_PODS, node_config_flags::MASQUERADE_PODS},
 };
 use mizzen_tests::{
@@ -177,6 +178,19 @@ fn request(family: Family, identifier: u16, text: u8) -> Vec<u8> {
     bytes
 }
 
+/// The identifier by which a pod's request has a sum of zero: the sum that it has without one.
+fn identifier_of_sum_zero(pod: IpAddr, family: Family, text: u8) -> u16 {
+    let mut bytes = request(family, 0, text);
+    match family {
+        Family::V4 => u16::from_be_bytes([bytes[2], bytes[3]]),
+        Family::V6 => {
+            bytes[2..4].fill(0);
+            let flow = key(protocol::ICMPV6, (pod, 0), (family.wire(CLIENT), 0));
+            pseudo_checksum(&flow, &bytes)
+        }
+    }
+}
+
 /// The reply with this identifier: what it carries.
 fn reply(mut socket: &Socket, family: Family, identifier: u16) -> Option<u8> {
     let (kind, skip) = if family == Family::V4 { (0, 20) } else { (129, 0) };
@@ -205,6 +219,11 @@ fn pods_ping_hosts_outside() {
         for (socket, text) in sockets.iter().zip([7, 9]) {
             assert_eq!(reply(socket, family, 1), Some(text), "{family:?}");
         }
+        // One whose sum is zero is a request like any other.
+        let pod = &lab.nodes[0].pods[0];
+        let identifier = identifier_of_sum_zero(pod.address(family), family, 11);
+        sockets[0].send_to(&request(family, identifier, 11), &to).unwrap();
+        assert_eq!(reply(&sockets[0], family, identifier), Some(11), "{family:?}");
         // The node's own go on.
         let own = raw(&lab.nodes[0].node.netns, family);
         own.send_to(&request(family, 1, 5), &to).unwrap();

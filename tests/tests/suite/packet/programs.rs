@@ -110,29 +110,6 @@ fn b135_malformed_packets_pass_untouched() {
     assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 0);
 }
 
-/// A fragment that comes before the first has no ports yet, and is none of ours.
-#[test]
-fn f38_a_fragment_ahead_of_the_first_passes_untouched() {
-    let mut lab = Lab::new([1, 0]);
-    let family = Family::V4;
-    let backend = lab.nodes[0].pods[0].server(family);
-    node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
-    let whole = Frame::new(dialled(&lab, family, Transport::Udp, 40_005));
-    let later = Frame { fragment: 0x0002, ..whole.clone() }.bytes();
-    let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
-    assert_eq!((ran.verdict, ran.packet), (UNSPEC, later.clone()));
-    let first = Frame { fragment: 0x2000, ..whole }.bytes();
-    assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &first).verdict, REDIRECT);
-    let ran = run(&lab.nodes[0], "tc_uplink_ingress", &later);
-    assert_eq!(ran.verdict, REDIRECT);
-    assert_eq!(ran.packet[34..], later[34..], "no transport header in it");
-    assert_eq!(
-        ran.packet[30..34],
-        backend.ip().to_string().parse::<std::net::Ipv4Addr>().unwrap().octets()
-    );
-    assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 1);
-}
-
 /// RFC 768: an all-zero checksum says that there is none.
 #[test]
 fn a_datagram_without_a_checksum_stays_without() {
@@ -144,6 +121,39 @@ fn a_datagram_without_a_checksum_stays_without() {
     let frame = Frame { no_checksum: true, ..Frame::new(flow) };
     let ran = run(&lab.nodes[0], "tc_uplink_ingress", &frame.bytes());
     assert_eq!((ran.verdict, &ran.packet[40..42]), (REDIRECT, &[0, 0][..]));
+}
+
+/// One sum in 65,536 is zero, which says that there is none in UDP's field alone.
+#[test]
+fn b132_a_sum_of_zero_is_mended_as_any_other() {
+    let mut lab = Lab::new([0, 1]);
+    for family in FAMILIES {
+        let transport_at = if family == Family::V4 { 34 } else { 54 };
+        let backend = lab.nodes[1].pods[0].server(family);
+        node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], EXTERNAL);
+        let sent = Frame::new(dialled(&lab, family, Transport::Tcp, 40_014)).bytes();
+        let sent = with_sum_of_zero(sent, transport_at + 16);
+        let there = run(&lab.nodes[0], "tc_uplink_ingress", &sent);
+        assert_eq!(there.verdict, REDIRECT);
+        assert!(checksums_are_right(&there.packet), "{family:?}");
+
+        let error = with_sum_of_zero(too_big(&there.packet, family), transport_at + 2);
+        let back = run(&lab.nodes[0], "tc_uplink_ingress", &error);
+        assert_eq!(back.verdict, REDIRECT);
+        assert!(checksums_are_right(&back.packet), "an error, {family:?}");
+    }
+}
+
+/// The frame with another end, by which the checksum at an offset becomes zero.
+fn with_sum_of_zero(mut frame: Vec<u8>, checksum_at: usize) -> Vec<u8> {
+    let word = |at: usize| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let last = frame.len() - 2;
+    let sum = word(checksum_at) + word(last);
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    frame[last..].copy_from_slice(&sum.to_be_bytes());
+    frame[checksum_at..checksum_at + 2].fill(0);
+    assert!(checksums_are_right(&frame));
+    frame
 }
 
 #[test]
