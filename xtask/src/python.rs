@@ -36,7 +36,13 @@ fn install(environment: &Path, requirements: &Path) -> Result<()> {
     let mut make = invoke::command("python3", ["-m", "venv", "--clear"]);
     invoke::capture(make.arg(environment))?;
     let mut install = Command::new(environment.join("bin/pip"));
-    install.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    install.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+    ]);
     invoke::capture(install.args(["--only-binary", ":all:", "--requirement"]).arg(requirements))?;
     Ok(())
 }

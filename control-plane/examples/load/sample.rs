@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
 use kube::client::ConfigExt as _;
@@ -57,8 +58,13 @@ pub(crate) async fn client(file: &Path) -> Result<Client> {
     let read = Kubeconfig::read_from(file)
         .with_context(|| format!("can't read the kubeconfig {}", file.display()))?;
     let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    // A request is several frames, the second of which would wait for an acknowledgement.
+    tcp.set_nodelay(true);
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
     let mut http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-    let http = http.http2_only(true).build(config.rustls_https_connector()?);
+    let http = http.http2_only(true).build(connector);
     let service = ServiceBuilder::new().layer(config.base_uri_layer()).service(http);
     Ok(Client::new(service, config.default_namespace))
 }
