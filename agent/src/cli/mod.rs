@@ -1,10 +1,11 @@
-//! The command lines: `mizzen-agent` ([`run`], [`config`], [`ready`]) and `mizzen` ([`inspect`], `why`, `check`).
+//! The command lines: `mizzen-agent` ([`run`], [`config`], [`ready`], [`live`]) and `mizzen` ([`inspect`], `why`, `check`).
 
 mod bugreport;
 mod check;
 pub mod config;
 mod flows;
 pub mod inspect;
+pub mod live;
 mod log;
 mod man;
 mod migrate;
@@ -37,6 +38,8 @@ pub enum AgentCommand {
     Run(Box<config::Source>),
     /// Say whether the agent of this container serves its node (for probes)
     Ready(ready::Ready),
+    /// Say whether an agent, whosever, serves this node and does its work (for probes)
+    Live(live::Live),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -48,6 +51,7 @@ impl Agent {
         match self.command {
             AgentCommand::Run(source) => run::run(source.resolve()?.named()?),
             AgentCommand::Ready(ready) => ready.execute(),
+            AgentCommand::Live(live) => live.execute(),
             AgentCommand::Config(command) => command.execute(),
         }
     }

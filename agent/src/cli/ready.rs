@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -29,9 +29,7 @@ pub struct Ready {
 impl Ready {
     /// An error where the agent is another container's, or a part of it waits for something.
     pub fn execute(self) -> anyhow::Result<()> {
-        let path = self.state_dir.join(SOCKET);
-        let mut stream = UnixStream::connect(&path)
-            .with_context(|| format!("no agent serves {}", path.display()))?;
+        let stream = connect(&self.state_dir)?;
         let pid = getsockopt(&stream, PeerCredentials).context("ask who serves")?.pid();
         let mounts = |who: &str| fs::read_link(format!("/proc/{who}/ns/mnt"));
         let own = mounts("self").context("look at this process")?;
@@ -41,17 +39,30 @@ impl Ready {
             own == its,
             "the agent that serves the node, process {pid}, is another container's"
         );
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        write!(stream, "GET /v1/status HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
-        let body = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?.1;
-        let status: wire::Status = serde_json::from_str(body).context("the answer is odd")?;
+        let (_, body) = ask(stream, "/v1/status")?;
+        let status: wire::Status = serde_json::from_str(&body).context("the answer is odd")?;
         // What is degraded serves: a roll-out that waited for it would never end.
         let waits = status.parts.into_iter().find(|part| part.state == "waiting");
         let why = waits.map(|part| format!("{} waits: {}", part.name, part.reason));
         ensure!(why.is_none(), "the agent is not ready: {}", why.unwrap_or_default());
         Ok(())
     }
+}
+
+/// The way to the agent that serves this state folder.
+pub(super) fn connect(state_dir: &Path) -> anyhow::Result<UnixStream> {
+    let path = state_dir.join(SOCKET);
+    UnixStream::connect(&path).with_context(|| format!("no agent serves {}", path.display()))
+}
+
+/// The code and the body of its answer.
+pub(super) fn ask(mut stream: UnixStream, path: &str) -> anyhow::Result<(u16, String)> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the agent's answer is cut off")?;
+    let code = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok((code.context("the answer is odd")?, body.to_owned()))
 }

@@ -13,15 +13,12 @@
 
 mod attach;
 mod kube_proxy;
+mod own;
 mod privileges;
 mod process;
 mod service_manager;
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -30,11 +27,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{attach::AttachDatapath, process::Shown, service_manager::ServiceManager};
+use self::{attach::AttachDatapath, own::Own, process::Shown, service_manager::ServiceManager};
 use super::signals::Signals;
 use crate::{
     config::{self, Config, Resolved},
-    datapath::{Datapath, OpenError, Prepared},
+    datapath::{Datapath, Prepared},
     desired::NodeFacts,
     dns::{
         self,
@@ -62,7 +59,6 @@ use crate::{
         follow::Followers,
         health::Health,
         ledger::Ledger,
-        listen::{ListenError, Listeners},
         names::Names,
         pod_network::PodNetwork,
     },
@@ -81,10 +77,6 @@ const QUERIES_MAX: usize = 16;
 const RELEASED_MAX: usize = 256;
 /// How long threads that still do something may take at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-/// How long the listeners and the tables of an agent that has left may be in use.
-const LEFT: Duration = Duration::from_secs(10);
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_millis(10);
 /// The variable that every container of a pod has.
 const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 
@@ -241,7 +233,7 @@ async fn begin(
 ) -> anyhow::Result<Begun> {
     let (identity, departure) = (Identity::of(config), Departure::default());
     let before = handover::meet(&config.state_dir, &identity).await?;
-    let alone = if before.is_none() { Some(Own::open(config, &mut None).await?) } else { None };
+    let alone = if before.is_none() { Some(Own::open(config).await?) } else { None };
     let servers = find_servers(config).await?;
     let board: Arc<Board> = Arc::default();
     let metrics: Arc<Metrics> = Arc::default();
@@ -383,49 +375,6 @@ fn start_datapath(
         followers: Some(followers),
         checker: Some(checker),
     })
-}
-
-/// What one agent of a node has at a time.
-struct Own {
-    listeners: Listeners,
-    datapath: Option<Datapath>,
-}
-
-impl Own {
-    async fn open(config: &Config, prepared: &mut Option<Prepared>) -> anyhow::Result<Self> {
-        let listeners = Listeners::open(config).await?;
-        let open = || Datapath::open_with(&config.datapath(), prepared);
-        let datapath = config.services.then(open).transpose()?;
-        Ok(Self { listeners, datapath })
-    }
-
-    /// Whether the tables lead clients of cluster DNS to other nodes while this one is silent.
-    fn others_answer(&self, config: &Config) -> bool {
-        let Some(datapath) = &self.datapath else { return false };
-        let addresses = config.cluster_dns.iter().map(|ip| (*ip, config.dns_port).into());
-        let led = datapath.table_readers().lead_elsewhere(&addresses.collect::<Vec<_>>());
-        led.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the tables don't tell whether other nodes answer cluster DNS");
-            false
-        })
-    }
-
-    /// As [`Self::open`], when the agent before has let go.
-    async fn wait(config: &Config, mut prepared: Option<Prepared>) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + LEFT;
-        let in_use = |error: &anyhow::Error| {
-            error.downcast_ref::<ListenError>().is_some_and(ListenError::is_in_use)
-                || error.downcast_ref::<OpenError>().is_some_and(OpenError::is_busy)
-        };
-        loop {
-            match Self::open(config, &mut prepared).await {
-                Err(error) if in_use(&error) && Instant::now() < deadline => {
-                    tokio::time::sleep(LOOK).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
 }
 
 /// Has DNS served by this agent instead of the one before, and that one leave.

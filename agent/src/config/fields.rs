@@ -160,7 +160,8 @@ fields! {
         non_masquerade_cidrs: Vec<String> = Vec::new();
     }
     "Services" {
-        /// Where /healthz and /livez are served
+        /// Where /healthz and /livez are served, with services on: load balancers ask who balances
+        /// them
         healthz_bind_address: SocketAddr = "[::]:10256".parse().expect("an address");
         /// Where /metrics, /proxyMode, /configz and /readyz are served
         metrics_bind_address: SocketAddr = "127.0.0.1:10249".parse().expect("an address");

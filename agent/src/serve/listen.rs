@@ -1,52 +1,44 @@
-//! The agent's listeners. They are opened before anything is touched: a second agent on a node
-//! then ends here, with the reason.
+//! The agent's listeners. They are opened before anything is touched: a second agent on a node finds
+//! `agent.sock` served, and ends here with the reason. A port that another program has is no such
+//! reason: kube-proxy has both until `mizzen migrate` has it end ([`super::ports`]).
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 
+use super::ports::Port;
 use crate::config::Config;
 
 /// Name of the command line's socket in the state folder.
 pub use mizzen_cni::wire::AGENT_SOCKET as SOCKET;
 
-/// The open listeners.
+/// The listeners.
 #[derive(Debug)]
 pub struct Listeners {
-    pub(super) health: TcpListener,
-    pub(super) metrics: TcpListener,
+    /// None where kube-proxy balances services: load balancers ask it.
+    pub(super) health: Option<Port>,
+    pub(super) metrics: Port,
     pub(super) admin: UnixListener,
+    /// Until then the ports may be those of an agent that leaves.
+    pub(super) leaving: Option<Instant>,
 }
 
 /// Why a listener can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Someone has the port.
-    #[error(
-        "port {} of {} is in use, which is for {what}: stop the other agent or kube-proxy on this \
-         node, or set {flag}",
-        address.port(), address.ip()
-    )]
-    PortInUse {
-        /// What is served there.
-        what: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The flag that sets it.
-        flag: &'static str,
-    },
     /// Another agent serves the socket.
     #[error("another agent serves {path}: stop it, or set --state-dir")]
     SocketInUse {
         /// The socket.
         path: PathBuf,
     },
-    /// The address can't be listened on.
+    /// The address can't be listened on, whoever has the port.
     #[error("listen on {address} for {what}; {flag} sets the address")]
     Tcp {
         /// What is served there.
@@ -73,38 +65,24 @@ pub enum ListenError {
 impl ListenError {
     /// Whether somebody is there who may soon have left.
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::PortInUse { .. } | Self::SocketInUse { .. })
+        matches!(self, Self::SocketInUse { .. })
     }
 }
 
 impl Listeners {
-    /// Opens all of them.
-    pub async fn open(config: &Config) -> Result<Self, ListenError> {
-        let health = config.healthz_bind_address;
-        let metrics = config.metrics_bind_address;
-        Ok(Self {
-            health: tcp(health, "health checks", "--healthz-bind-address").await?,
-            metrics: tcp(metrics, "metrics", "--metrics-bind-address").await?,
-            admin: unix(&config.state_dir).await?,
-        })
+    /// Opens the socket, and the ports that nobody has. Until `leaving` an agent that leaves may have
+    /// them.
+    pub async fn open(config: &Config, leaving: Option<Instant>) -> Result<Self, ListenError> {
+        let admin = unix(&config.state_dir).await?;
+        let (health, metrics) = (config.healthz_bind_address, config.metrics_bind_address);
+        let health = if config.services {
+            Some(Port::open("health checks", "--healthz-bind-address", health).await?)
+        } else {
+            None
+        };
+        let metrics = Port::open("metrics", "--metrics-bind-address", metrics).await?;
+        Ok(Self { health, metrics, admin, leaving })
     }
-}
-
-async fn tcp(
-    address: SocketAddr,
-    what: &'static str,
-    flag: &'static str,
-) -> Result<TcpListener, ListenError> {
-    let mut bound = TcpListener::bind(address).await;
-    let no_ipv6 = |error: &io::Error| error.raw_os_error() == Some(libc::EAFNOSUPPORT);
-    if address.ip().is_unspecified() && bound.as_ref().is_err_and(no_ipv6) {
-        // A kernel without IPv6: all addresses are those of IPv4.
-        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
-    }
-    bound.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::PortInUse { what, address, flag },
-        _ => ListenError::Tcp { what, address, flag, source },
-    })
 }
 
 async fn unix(state_dir: &Path) -> Result<UnixListener, ListenError> {
@@ -130,16 +108,6 @@ async fn unix(state_dir: &Path) -> Result<UnixListener, ListenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_port_in_use_is_named_with_the_remedy() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = taken.local_addr().unwrap();
-        let error = tcp(address, "metrics", "--metrics-bind-address").await.unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains(&address.port().to_string()), "{text}");
-        assert!(text.contains("--metrics-bind-address"), "{text}");
-    }
 
     #[tokio::test]
     async fn a_socket_left_behind_is_replaced_and_a_live_one_is_not() {

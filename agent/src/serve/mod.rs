@@ -3,9 +3,9 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | `healthzBindAddress` | `/healthz`, `/livez` |
+//! | `healthzBindAddress` | `/healthz`, `/livez`, of an agent that balances services |
 //! | `metricsBindAddress` | `/metrics`, `/metrics/services`, `/metrics/backends`, `/proxyMode`, `/configz`, `/readyz` |
-//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/flows/follow`, `/v1/check`, `/v1/dns`, `/v1/log`, `/v1/config`, `/v1/metrics`, `/v1/process`, `/v1/programs`, and the hand-over to the next agent |
+//! | `<stateDir>/agent.sock` | `/v1/status`, `/v1/live`, `/v1/services`, `/v1/backends`, `/v1/traffic`, `/v1/diff`, `/v1/why`, `/v1/flows`, `/v1/flows/follow`, `/v1/check`, `/v1/dns`, `/v1/log`, `/v1/config`, `/v1/metrics`, `/v1/process`, `/v1/programs`, and the hand-over to the next agent |
 //! | each `healthCheckNodePort` | whether this node has ready endpoints of the service |
 
 pub mod check;
@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod listen;
 pub mod names;
 pub mod pod_network;
+pub mod ports;
 pub mod rows;
 mod service_health;
 pub mod wire;
@@ -47,6 +48,7 @@ use ledger::Ledger;
 use listen::Listeners;
 use names::Names;
 use pod_network::PodNetwork;
+use ports::Ports;
 
 /// What the answers are made of.
 pub struct Facts {
@@ -83,7 +85,7 @@ pub struct Facts {
 /// Answers a path.
 type Route = fn(Arc<Facts>, Asked) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// Starts a server on each listener.
+/// Starts a server on each listener; on a port that another program has, when that lets go of it.
 /// Agents that ask for this one's place go to `successors`.
 pub fn start(
     listeners: Listeners,
@@ -96,13 +98,19 @@ pub fn start(
         let facts = Arc::clone(&facts);
         move |asked: Asked| answer(Arc::clone(&facts), asked)
     };
-    let (health, metrics, admin) = (listeners.health, listeners.metrics, listeners.admin);
+    let Listeners { health, metrics, admin, leaving } = listeners;
+    let mut ports = Ports::new(leaving, Arc::clone(&facts.board));
     let token = tasks.token();
-    let health_routes = route(|facts, asked| Box::pin(async move { facts.health(&asked.path) }));
-    tasks.spawn("serve health", http::serve_tcp(health, health_routes, token.clone()));
+    if let Some(health) = health {
+        let routes = route(|facts, asked| Box::pin(async move { facts.health(&asked.path) }));
+        let served = ports::serve(ports.listener(health), routes, token.clone());
+        tasks.spawn("serve health", served);
+    }
     let metrics_routes =
         route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path).await }));
-    tasks.spawn("serve metrics", http::serve_tcp(metrics, metrics_routes, token.clone()));
+    let metrics = ports::serve(ports.listener(metrics), metrics_routes, token.clone());
+    tasks.spawn("serve metrics", metrics);
+    tasks.spawn("ports", ports.run(token.clone()));
     let admin_routes = route(|facts, asked| Box::pin(async move { facts.admin(&asked).await }));
     let switch = http::Switch::new(handover::PATH, handover::PROTOCOL, successors);
     tasks.spawn("serve agent.sock", http::serve_unix(admin, admin_routes, switch, token));
@@ -211,6 +219,7 @@ impl Facts {
         }
         match asked.path.as_str() {
             "/v1/status" => Answer::json(&self.status().await),
+            "/v1/live" => self.health.livez(),
             "/v1/services" => {
                 let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
                 let rows = self.services().await;
@@ -257,6 +266,7 @@ impl Facts {
             path if insight::PATHS.contains(&path) => self.insight(asked),
             _ => Answer::not_found(&[
                 "/v1/status",
+                "/v1/live",
                 "/v1/services",
                 "/v1/backends",
                 "/v1/traffic",

@@ -173,9 +173,11 @@ pub(crate) fn on_node(world: &World, host: &Host) -> Result<Value> {
     place("cni-conf", &layout.cni_conf_dir(node))?;
     place("cni-bin", &layout.cni_bin_dir(node))?;
     let state = layout.state_dir(node).display().to_string();
-    spec["containers"][0]["readinessProbe"]["exec"]["command"]
-        .as_array_mut()
-        .context("no probe")?
-        .extend(["--state-dir".into(), state.into()]);
+    for probe in ["readinessProbe", "livenessProbe"] {
+        spec["containers"][0][probe]["exec"]["command"]
+            .as_array_mut()
+            .with_context(|| format!("no {probe}"))?
+            .extend(["--state-dir".into(), state.as_str().into()]);
+    }
     Ok(spec)
 }

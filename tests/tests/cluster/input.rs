@@ -13,7 +13,7 @@ use super::{Check, World};
 /// The checks of this subject.
 pub(crate) const CHECKS: &[Check] = &[
     ("bad_input_an_unknown_field_is_named_with_its_line", unknown_field),
-    ("bad_input_a_port_in_use_is_named", port_in_use),
+    ("bad_input_an_agent_that_runs_already_is_named", served_socket),
     ("bad_input_a_user_who_is_not_root_is_told_so", not_root),
 ];
 
@@ -44,32 +44,19 @@ fn unknown_field(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn port_in_use(world: &World) -> Result<()> {
+/// Where an agent is served already, one that is of another place does not take over from it.
+fn served_socket(world: &World) -> Result<()> {
     let layout = &world.layout;
     let kubeconfig = layout.kubeconfig().display().to_string();
-    let state = layout.dir.join("second-state").display().to_string();
+    let state = layout.state_dir("node-1").display().to_string();
+    let data = layout.dir.join("second-data").display().to_string();
     let bpffs = layout.bpffs_dir().join("second").display().to_string();
-    let (good, said) = agent(
-        world,
-        &[
-            "run",
-            "--node-name",
-            "node-1",
-            "--kubeconfig",
-            &kubeconfig,
-            "--state-dir",
-            &state,
-            "--data-dir",
-            &state,
-            "--bpffs",
-            &bpffs,
-            "--services=false",
-            "--cni=false",
-            "--dns=false",
-        ],
-    )?;
-    ensure!(!good, "a second agent started on the first one's ports: {said}");
-    ensure!(said.contains("10256") || said.contains("10249"), "{said}");
+    let places = ["--state-dir", &state, "--data-dir", &data, "--bpffs", &bpffs];
+    let roles = ["--services=false", "--cni=false", "--dns=false"];
+    let run = ["run", "--node-name", "node-1", "--kubeconfig", &kubeconfig];
+    let (good, said) = agent(world, &[&run[..], &places, &roles].concat())?;
+    ensure!(!good, "a second agent started on the first one's socket: {said}");
+    ensure!(said.contains("another agent runs on this node"), "{said}");
     Ok(())
 }
 

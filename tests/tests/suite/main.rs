@@ -12,6 +12,7 @@ mod maps;
 mod migrate;
 mod node_condition;
 mod packet;
+mod ports;
 mod privileges;
 mod service_manager;
 mod soak;

@@ -207,8 +207,9 @@ fn pod(open: Open) -> Value {
                 "periodSeconds": 5, "timeoutSeconds": 6,
             },
             "livenessProbe": {
-                "httpGet": {"host": "127.0.0.1", "path": "/livez", "port": 10256},
-                "initialDelaySeconds": 60, "periodSeconds": 20, "timeoutSeconds": 5,
+                // Not at port 10256, which is kube-proxy's while it runs.
+                "exec": {"command": ["/usr/bin/mizzen-agent", "live"]},
+                "initialDelaySeconds": 60, "periodSeconds": 20, "timeoutSeconds": 6,
                 "failureThreshold": 3,
             },
             "volumeMounts": [

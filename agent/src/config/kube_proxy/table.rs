@@ -85,7 +85,9 @@ pub(in crate::config) const FIELDS: &[Field] = &[
     field(
         "bindAddressHardFail",
         Bool,
-        NoEffect("an agent that can't have its addresses always ends and says so"),
+        NoEffect(
+            "a port that another program has is taken when that ends, and named by `mizzen status` until then",
+        ),
     ),
     field("clientConnection.acceptContentTypes", Text, NoEffect(CLIENT)),
     field("clientConnection.burst", Integer { least: 0, most: i32::MAX as i64 }, NoEffect(CLIENT)),

@@ -1,0 +1,72 @@
+//! What one agent of a node has at a time: the command line's socket and the tables. The ports of
+//! health and metrics are the node's too, but nothing waits for them: where another program has one,
+//! such as a kube-proxy that is about to leave, it is taken later ([`crate::serve::ports`]).
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    config::Config,
+    datapath::{Datapath, OpenError, Prepared},
+    serve::listen::{ListenError, Listeners},
+};
+
+/// How long what an agent had that has left may be in use.
+const LEFT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// All of it.
+pub(super) struct Own {
+    pub(super) listeners: Listeners,
+    pub(super) datapath: Option<Datapath>,
+}
+
+impl Own {
+    /// Takes it, where no agent has it.
+    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::take(config, &mut None, None).await
+    }
+
+    /// As [`Self::open`], when the agent before has let go.
+    pub(super) async fn wait(
+        config: &Config,
+        mut prepared: Option<Prepared>,
+    ) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + LEFT;
+        let in_use = |error: &anyhow::Error| {
+            error.downcast_ref::<ListenError>().is_some_and(ListenError::is_in_use)
+                || error.downcast_ref::<OpenError>().is_some_and(OpenError::is_busy)
+        };
+        loop {
+            match Self::take(config, &mut prepared, Some(deadline)).await {
+                Err(error) if in_use(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Until `leaving` ports may be those of an agent that leaves.
+    async fn take(
+        config: &Config,
+        prepared: &mut Option<Prepared>,
+        leaving: Option<Instant>,
+    ) -> anyhow::Result<Self> {
+        let listeners = Listeners::open(config, leaving).await?;
+        let open = || Datapath::open_with(&config.datapath(), prepared);
+        let datapath = config.services.then(open).transpose()?;
+        Ok(Self { listeners, datapath })
+    }
+
+    /// Whether the tables lead clients of cluster DNS to other nodes while this one is silent.
+    pub(super) fn others_answer(&self, config: &Config) -> bool {
+        let Some(datapath) = &self.datapath else { return false };
+        let addresses = config.cluster_dns.iter().map(|ip| (*ip, config.dns_port).into());
+        let led = datapath.table_readers().lead_elsewhere(&addresses.collect::<Vec<_>>());
+        led.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the tables don't tell whether other nodes answer cluster DNS");
+            false
+        })
+    }
+}
