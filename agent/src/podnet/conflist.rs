@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::SystemTime,
 };
 
@@ -80,27 +81,47 @@ pub fn write(conf_dir: &Path, state_dir: &Path, port_mappings: bool) -> Result<(
     Ok(())
 }
 
-/// Copies the plugin at `from` into `bin_dir`, unless it is there already: a copy has the size and
-/// the time of what it was copied from. Where `from` does not exist, what is in `bin_dir` must do.
-pub fn install_plugin(from: &Path, bin_dir: &Path) -> Result<(), InstallError> {
-    let path = bin_dir.join(PLUGIN);
-    let source = match fs::metadata(from) {
-        Ok(source) => source,
-        Err(_) if path.exists() => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(InstallError::NoPlugin { from: from.into(), bin_dir: bin_dir.into() });
-        }
-        Err(error) => return Err(failed("read", from)(error)),
-    };
-    let age = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
-    if fs::metadata(&path).is_ok_and(|present| age(&present) == age(&source)) {
-        return Ok(());
+/// The plugin, which is to be where the runtime looks.
+#[derive(Debug)]
+pub struct Plugin {
+    from: PathBuf,
+    /// Whether the copy was compared with it, octet by octet, since this process began.
+    compared: AtomicBool,
+}
+
+impl Plugin {
+    /// The one at `from`. Where there is none, what the runtime's folder has must do.
+    pub fn new(from: PathBuf) -> Self {
+        Self { from, compared: AtomicBool::new(false) }
     }
-    let bytes = fs::read(from).map_err(failed("read", from))?;
-    fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
-    replace(&path, &bytes, 0o755, source.modified().ok())?;
-    tracing::info!(path = %path.display(), "plugin installed");
-    Ok(())
+
+    /// Copies it into `bin_dir`, unless it is there already. A copy has the size and the time of
+    /// what it was copied from; but every file of an image has the same time, and a build may have
+    /// the size of the one before, so that the first look of a process is at the content.
+    pub fn install(&self, bin_dir: &Path) -> Result<(), InstallError> {
+        let (from, path) = (&*self.from, bin_dir.join(PLUGIN));
+        let source = match fs::metadata(from) {
+            Ok(source) => source,
+            Err(_) if path.exists() => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(InstallError::NoPlugin { from: from.into(), bin_dir: bin_dir.into() });
+            }
+            Err(error) => return Err(failed("read", from)(error)),
+        };
+        let age = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
+        let looks_same = fs::metadata(&path).is_ok_and(|present| age(&present) == age(&source));
+        if looks_same && self.compared.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let bytes = fs::read(from).map_err(failed("read", from))?;
+        if !(looks_same && fs::read(&path).is_ok_and(|present| present == bytes)) {
+            fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
+            replace(&path, &bytes, 0o755, source.modified().ok())?;
+            tracing::info!(path = %path.display(), "plugin installed");
+        }
+        self.compared.store(true, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// Whether the configuration is in `conf_dir`.
@@ -162,7 +183,7 @@ fn failed<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
 
     use super::*;
 
@@ -247,22 +268,37 @@ mod tests {
     fn cni_46_the_plugin_is_replaced_by_renaming() {
         let folder = tempfile::tempdir().unwrap();
         let (from, bin_dir) = (folder.path().join("new"), folder.path().join("bin"));
-        let error = install_plugin(&from, &bin_dir).unwrap_err();
+        let plugin = Plugin::new(from.clone());
+        let error = plugin.install(&bin_dir).unwrap_err();
         assert!(error.to_string().contains("install it"), "{error}");
         fs::write(&from, "one").unwrap();
-        install_plugin(&from, &bin_dir).unwrap();
+        plugin.install(&bin_dir).unwrap();
         let running = File::open(bin_dir.join(PLUGIN)).unwrap();
         assert_eq!(running.metadata().unwrap().permissions().mode() & 0o777, 0o755);
         fs::write(&from, "two").unwrap();
-        install_plugin(&from, &bin_dir).unwrap();
+        plugin.install(&bin_dir).unwrap();
         assert_eq!(io::read_to_string(running).unwrap(), "one");
         assert_eq!(fs::read_to_string(bin_dir.join(PLUGIN)).unwrap(), "two");
-        // The same again is not copied.
+        // The same again is not copied, by another process neither.
         let installed = || fs::metadata(bin_dir.join(PLUGIN)).unwrap().ino();
         let before = installed();
-        install_plugin(&from, &bin_dir).unwrap();
+        plugin.install(&bin_dir).unwrap();
+        Plugin::new(from.clone()).install(&bin_dir).unwrap();
         assert_eq!(installed(), before);
         fs::remove_file(&from).unwrap();
-        install_plugin(&from, &bin_dir).unwrap();
+        plugin.install(&bin_dir).unwrap();
+    }
+
+    /// All files of an image are of one time.
+    #[test]
+    fn cni_46_a_new_plugin_of_the_old_ones_size_and_time_is_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, bin_dir) = (folder.path().join("new"), folder.path().join("bin"));
+        for version in ["one", "two"] {
+            fs::write(&from, version).unwrap();
+            File::options().write(true).open(&from).unwrap().set_modified(UNIX_EPOCH).unwrap();
+            Plugin::new(from.clone()).install(&bin_dir).unwrap();
+            assert_eq!(fs::read_to_string(bin_dir.join(PLUGIN)).unwrap(), version);
+        }
     }
 }

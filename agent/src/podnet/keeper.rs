@@ -3,7 +3,6 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,7 @@ use std::{
 use super::{
     Config,
     between::{Between, Outcome},
-    conflist::{self, PLUGIN},
+    conflist::{self, PLUGIN, Plugin},
     cut, del_journal,
     heal::Healed,
     interface::{self, Interface, InterfaceAddress},
@@ -35,7 +34,7 @@ use crate::{
 /// All that a pass needs.
 pub struct Keeper {
     config: Config,
-    plugin: PathBuf,
+    plugin: Plugin,
     pods: Arc<Pods>,
     /// The folder of configurations, as it was when ours was written.
     conf_dir: Mutex<Option<(u64, u64)>>,
@@ -53,7 +52,7 @@ impl Keeper {
             let agent = std::env::current_exe().unwrap_or_default();
             agent.with_file_name(PLUGIN)
         };
-        let plugin = config.plugin.clone().unwrap_or_else(beside);
+        let plugin = Plugin::new(config.plugin.clone().unwrap_or_else(beside));
         let between = Between::new(config.vxlan_port);
         let (conf_dir, is_router, served) = Default::default();
         Self { config, plugin, pods, conf_dir, metrics, between, is_router, served }
@@ -175,7 +174,9 @@ impl Keeper {
 
     fn install_files(&self) -> Vec<String> {
         let Config { conf_dir, bin_dir, state_dir, port_mappings, .. } = &self.config;
-        let installed = conflist::install_plugin(&self.plugin, bin_dir)
+        let installed = self
+            .plugin
+            .install(bin_dir)
             .and_then(|()| conflist::write(conf_dir, state_dir, *port_mappings));
         self.notice_new_folder();
         let overruled = conflist::overruled_by(conf_dir).map(|other| {
