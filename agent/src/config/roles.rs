@@ -29,6 +29,7 @@ fn given(path: &Path) -> Option<PathBuf> {
 impl Config {
     /// Whether all values can be. Looks at nothing but the values.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.api_servers()?;
         self.node_port_ranges()?;
         self.pod_detection()?;
         ranges("service_cidrs", &self.service_cidrs)?;
@@ -71,6 +72,26 @@ impl Config {
     pub fn service_addresses(&self) -> Result<ServiceAddresses, ConfigError> {
         let ranges = ranges("service_cidrs", &self.service_cidrs)?;
         Ok(ServiceAddresses::of_process(ranges, &self.cluster_domain))
+    }
+
+    /// As `https://host[:port]`: without a scheme there is no client for it.
+    fn api_servers(&self) -> Result<(), ConfigError> {
+        let is_whole = |text: &str| {
+            let url: hyper::Uri = text.parse().ok()?;
+            let (host, scheme) = (url.host()?, url.scheme_str()?);
+            let authority = url.authority()?.as_str();
+            let port = authority.strip_prefix(host)?;
+            let has_port = url.port_u16().is_some_and(|number| port == format!(":{number}"));
+            let whole = scheme == "https" && !host.is_empty() && (port.is_empty() || has_port);
+            (whole && url.path() == "/" && url.query().is_none()).then_some(())
+        };
+        match self.api_server.iter().find(|text| is_whole(text).is_none()) {
+            Some(text) => {
+                let why = format!("{text:?} is no URL such as https://192.0.2.1:6443");
+                Err(ConfigError::value("api_server", why))
+            }
+            None => Ok(()),
+        }
     }
 
     fn node_port_ranges(&self) -> Result<desired::NodePortAddresses, ConfigError> {
@@ -237,6 +258,39 @@ mod tests {
         assert_eq!(source(blocks), dns::Source::Blocks(dns_blocks.clone()));
         let both = Config { dns_blocks, node_name: "n".into(), ..corefile };
         assert!(both.check().unwrap_err().to_string().contains("--dns-blocks"));
+    }
+
+    #[test]
+    fn f46_an_api_server_is_named_by_a_whole_url() {
+        let of = |text: &str| Config { api_server: vec![text.into()], ..Config::default() }.check();
+        for good in [
+            "https://192.0.2.1:6443",
+            "https://192.0.2.1/",
+            "https://[2001:db8::1]:6443",
+            "https://api.example",
+        ] {
+            assert!(of(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "192.0.2.1:6443",
+            "192.0.2.1",
+            "[2001:db8::1]:6443",
+            "api.example",
+            "",
+            "http://192.0.2.1:6443",
+            "https://",
+            "https://:6443",
+            "https://192.0.2.1:",
+            "https://192.0.2.1:99999",
+            "https://user:secret@192.0.2.1",
+            "https://192.0.2.1:6443/prefix",
+            "https://192.0.2.1?x",
+            "https://192.0.2.1 ",
+        ] {
+            let error = of(bad).expect_err(bad).to_string();
+            assert!(error.starts_with("apiServer (--api-server):"), "{error}");
+            assert!(error.contains("https://192.0.2.1:6443"), "{error}");
+        }
     }
 
     #[test]

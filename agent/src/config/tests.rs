@@ -172,6 +172,9 @@ fn values_that_cannot_be_are_named_with_field_and_line() {
         let place = format!("serviceCidrs (--service-cidrs) in {}, line 3:", native.display());
         assert!(error.contains(&place), "{error}");
     }
+    let text = format!("{HEAD}nodeName: n\napiServer:\n- 192.0.2.1:6443\n");
+    let error = check_text(&text, Path::new("agent.yaml")).unwrap_err().to_string();
+    assert!(error.starts_with("apiServer (--api-server) in agent.yaml, line 3: "), "{error}");
     // What a flag says is no matter of the file.
     let flags = Flags { service_cidrs: Some(vec!["x".into()]), ..Flags::default() };
     let error = resolve(Some(&native), flags, Environment::default()).unwrap_err().to_string();

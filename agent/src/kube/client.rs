@@ -189,7 +189,8 @@ impl ApiServers {
     /// How to reach the server at `url`.
     fn config(&self, url: &str) -> Result<Config, ClientError> {
         let mut config = self.0.read.load().config.clone();
-        config.cluster_url = url.parse().map_err(|_| ClientError::Url { url: url.to_owned() })?;
+        let whole = url.parse().ok().filter(|url: &hyper::Uri| url.scheme().is_some());
+        config.cluster_url = whole.ok_or_else(|| ClientError::Url { url: url.to_owned() })?;
         if !self.0.named.iter().any(|named| named == url) && config.tls_server_name.is_none() {
             config.tls_server_name = Some(SERVER_NAME.to_owned());
         }
@@ -262,6 +263,15 @@ impl Clients {
     }
 }
 
+/// Whether a server that restarts, is busy, or can't be reached is all that is wrong.
+pub(super) fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 408 | 429 | 500..),
+        kube::Error::Auth(_) | kube::Error::BuildRequest(_) | kube::Error::SerdeError(_) => false,
+        _ => true,
+    }
+}
+
 /// The host that a URL names, without the brackets of IPv6 addresses.
 fn host(url: &str) -> Option<String> {
     let url: hyper::Uri = url.parse().ok()?;
@@ -311,8 +321,11 @@ pub enum ClientError {
     /// No kubeconfig is named, and this is not a pod with a service account.
     #[error("find the API server from inside of a pod; outside of one, --kubeconfig is needed")]
     InCluster(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// An `--api-server` is no URL.
-    #[error("{url:?} is no URL; --api-server wants one such as https://192.0.2.1:6443")]
+    /// An `--api-server`, or the `server` of a kubeconfig, is no URL.
+    #[error(
+        "{url:?} is no URL; --api-server, or `server` in the kubeconfig, has to be one such as \
+         https://192.0.2.1:6443"
+    )]
     Url {
         /// What was given.
         url: String,
@@ -349,4 +362,41 @@ pub enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn f46_a_server_without_a_scheme_is_an_error_and_no_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        let text = "{apiVersion: v1, kind: Config, current-context: c,
+            contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {}}],
+            clusters: [{name: c, cluster: {server: '192.0.2.1:6443'}}]}";
+        std::fs::write(&path, text).unwrap();
+        for urls in [&[][..], &["192.0.2.2:6443".to_owned()]] {
+            let made = ApiServers::new(Some(&path), urls).await;
+            assert!(matches!(made.err(), Some(ClientError::Url { .. })), "{urls:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_no_answer_about_rights_or_objects() {
+        let status = |code: u16| {
+            let status = json!({"status": "Failure", "message": "", "reason": "", "code": code});
+            let status = serde_json::from_value(status).unwrap();
+            may_pass(&kube::Error::Api(status))
+        };
+        for code in [408, 429, 500, 503, 504] {
+            assert!(status(code), "{code}");
+        }
+        for code in [401, 403, 404, 409, 422] {
+            assert!(!status(code), "{code}");
+        }
+        assert!(may_pass(&kube::Error::Service("the connection was refused".into())));
+    }
 }
