@@ -247,6 +247,7 @@ fn security() -> Value {
         "runAsUser": 0,
         "readOnlyRootFilesystem": true,
         "appArmorProfile": {"type": "Unconfined"},
+        "seLinuxOptions": {"type": "spc_t", "level": "s0"},
         "capabilities": {"drop": ["ALL"], "add": capabilities},
     })
 }

@@ -52,6 +52,22 @@ pub const CAPABILITIES: &[Capability] = &[
     },
 ];
 
+/// What a node confines containers by besides, what the agent's has of it, and why.
+const CONFINEMENT: [(&str, &str, &str); 3] = [
+    ("seccomp", "the runtime's own profile", "it has all that is needed with these capabilities"),
+    (
+        "AppArmor",
+        "none (`Unconfined`)",
+        "runtimes' default profile forbids to look at other processes and to mount",
+    ),
+    (
+        "SELinux",
+        "type `spc_t`, level `s0`",
+        "`container_t` forbids bpf(), and the folders of the node that it writes; files that it makes \
+         there are to be everyone's of the node, which a level of the container's own would prevent",
+    ),
+];
+
 /// A rule of the agent's role at the API server.
 pub struct Rule {
     /// `apiGroups`; the core group is empty.
@@ -142,9 +158,14 @@ pub(super) fn page() -> String {
     page.push_str(
         "\nThe kernel takes `SYS_ADMIN` for `BPF` and `PERFMON` too; these two would do for loading \
          programs, but not for entering pods' namespaces. It is much, and `privileged` would be more: devices, all of /proc and /sys, and \
-         every other capability. AppArmor's default profile of runtimes forbids to look at other \
-         processes and to mount, so the agent's container has none.\n\n\
-         ## At the API server\n\n| group | resources | verbs | for |\n|---|---|---|---|\n",
+         every other capability.\n\n\
+         | confinement | the agent's container | since |\n|---|---|---|\n",
+    );
+    for (what, has, why) in CONFINEMENT {
+        let _infallible = writeln!(page, "| {what} | {has} | {why} |");
+    }
+    page.push_str(
+        "\n## At the API server\n\n| group | resources | verbs | for |\n|---|---|---|---|\n",
     );
     for Rule { group, resources, verbs, reason } in RULES {
         let group = if group.is_empty() { "core" } else { group };
