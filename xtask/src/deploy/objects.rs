@@ -192,7 +192,8 @@ fn pod(open: Open) -> Value {
         "priorityClassName": open.value("priorityClassName"),
         "nodeSelector": open.value("nodeSelector"),
         "tolerations": open.value("tolerations"),
-        "terminationGracePeriodSeconds": 30,
+        // The longest dnsLameduckSeconds, and five seconds for each of the three stages.
+        "terminationGracePeriodSeconds": 75,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{
             "name": "agent",
