@@ -149,13 +149,14 @@ fn adopt(blobs: &Path, file: &Path) -> Result<Value> {
     Ok(json!({"digest": format!("sha256:{digest}"), "size": size}))
 }
 
-/// A folder's content as a tar that depends on nothing else.
+/// A folder's content as a tar that depends on nothing else: not on when, by whom and with which
+/// umask it was written.
 pub(super) fn tar(folder: &Path, file: &Path) -> Result<()> {
     let mut tar = invoke::command(
         "tar",
-        ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-C"],
+        ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"],
     );
-    tar.arg(folder).arg("-cf").arg(file);
+    tar.args(["--mode=u=rwX,go=rX", "-C"]).arg(folder).arg("-cf").arg(file);
     // The layer lies in the folder that the whole is made of.
     let names = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let mut names: Vec<_> = names.filter(|path| path != file).collect();
@@ -178,6 +179,8 @@ pub(super) fn architecture() -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::{super::fill, *};
 
     #[test]
@@ -208,5 +211,30 @@ mod tests {
         for part in ["index.json", "oci-layout", "blobs/sha256/"] {
             assert!(listed.lines().any(|line| line.starts_with(part)), "{listed}");
         }
+    }
+
+    /// Of a program and a file, as `umask` has them made.
+    #[test]
+    fn the_same_content_is_the_same_image_whatever_the_umask() {
+        let dir = std::env::temp_dir().join(format!("mizzen-umask-{}", std::process::id()));
+        let image = |umask: u32| {
+            let root = dir.join("root");
+            let mode = |path: &Path, mode: u32| {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode & !umask))
+            };
+            fill(&root, |root| {
+                fs::write(root.join("program"), "a")?;
+                fs::write(root.join("etc/file"), "a")?;
+                mode(&root.join("program"), 0o777)?;
+                mode(&root.join("etc/file"), 0o666)?;
+                mode(&root.join("etc"), 0o777)?;
+                Ok(mode(root, 0o777)?)
+            })
+            .expect("to fill");
+            make(&dir, &Recipe { name: "x", root: &root, ..Recipe::bare() }).expect("an image")
+        };
+        let images = [0o022, 0o077, 0o002].map(image);
+        fs::remove_dir_all(&dir).expect("to remove the folder");
+        assert!(images.iter().all(|image| image.digest == images[0].digest), "{images:?}");
     }
 }
