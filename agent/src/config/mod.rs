@@ -188,11 +188,14 @@ pub fn check_text(text: &str, path: &Path) -> Result<Vec<Note>, ConfigError> {
 }
 
 /// Whether a file says of itself that it is kube-proxy's.
-fn is_kube_proxys(text: &str) -> bool {
-    text.lines().any(|line| {
+pub fn is_kube_proxys(text: &str) -> bool {
+    let in_a_line = |line: &str| {
         let value = line.strip_prefix("kind:").map(|value| value.trim().trim_matches(['"', '\'']));
         value == Some(kube_proxy::KIND)
-    })
+    };
+    // One that can't be read is to be named as what it is.
+    text.lines().any(in_a_line)
+        || serde_yaml_ng::from_str::<Value>(text).is_ok_and(|it| it["kind"] == kube_proxy::KIND)
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

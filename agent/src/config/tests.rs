@@ -119,6 +119,17 @@ nftables:
 ";
 
 #[test]
+fn kube_proxys_configuration_is_known_by_its_kind() {
+    let json = "{\"kind\": \"KubeProxyConfiguration\", \"mode\": \"nftables\"}";
+    for text in [KUBE_PROXY, "kind: 'KubeProxyConfiguration'\n{", json] {
+        assert!(is_kube_proxys(text), "{text}");
+    }
+    for text in ["", "kind: Config\nclusters: []\n", "# kind: KubeProxyConfiguration\n", HEAD] {
+        assert!(!is_kube_proxys(text), "{text}");
+    }
+}
+
+#[test]
 fn flags_go_before_the_file_before_kube_proxys_before_defaults() {
     let native = format!("{HEAD}nodePortAddresses: [primary]\nmasqueradeAll: false\n");
     let (_folder, [native, kube_proxy]) =

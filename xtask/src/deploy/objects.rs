@@ -228,7 +228,7 @@ fn pod(open: Open) -> Value {
         }],
         "volumes": [
             {"name": "config", "configMap": {"name": NAME}},
-            {"name": "kube-proxy", "configMap": {"name": "kube-proxy", "optional": true}},
+            kube_proxy_configuration(),
             node_folder("bpffs", "/sys/fs/bpf", "Directory"),
             node_folder("cgroup", "/sys/fs/cgroup", "Directory"),
             node_folder("netns", "/run/netns", "DirectoryOrCreate"),
@@ -239,6 +239,13 @@ fn pod(open: Open) -> Value {
             {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         ],
     })
+}
+
+/// kube-proxy's configuration, where there is one: `config.conf` of kubeadm and kind, `config` of EKS.
+fn kube_proxy_configuration() -> Value {
+    let of = |name: &str| json!({"configMap": {"name": name, "optional": true}});
+    let sources = [of("kube-proxy"), of("kube-proxy-config")];
+    json!({"name": "kube-proxy", "projected": {"sources": sources}})
 }
 
 /// See docs/privileges.md. `allowPrivilegeEscalation: false` can't stand beside SYS_ADMIN.

@@ -18,8 +18,6 @@ use crate::{config, model::node::KubeProxy};
 const NAME: &str = "kube-proxy";
 /// Where kubeadm keeps kube-proxy, CoreDNS and the Service of cluster DNS.
 const NAMESPACE: &str = "kube-system";
-/// Keys under which kube-proxy's configuration is kept: by kubeadm and kind, and by others.
-const CONFIG_KEYS: [&str; 3] = ["config.conf", "config.yaml", "kube-proxy-config.yaml"];
 /// The label and annotation of windows' nodes, on which no Mizzen runs.
 const OS: &str = "kubernetes.io/os";
 
@@ -197,7 +195,8 @@ async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
         let read =
             read.map_err(|source| LookError { what: "configmaps", source: Box::new(source) })?;
         let data = read.and_then(|map| map.data).unwrap_or_default();
-        let Some(text) = CONFIG_KEYS.iter().find_map(|key| data.get(*key)) else { continue };
+        // Its key is `config.conf` by kubeadm and kind, `config` on EKS, and others elsewhere.
+        let Some(text) = data.values().find(|text| config::is_kube_proxys(text)) else { continue };
         found.config_map = Some(map);
         found.mode = mode(text);
         found.without_effect = match config::kube_proxy_notes(text) {
