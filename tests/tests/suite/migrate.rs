@@ -34,7 +34,7 @@ use mizzen_tests::{
 use serde_json::{Value, json};
 
 use super::{
-    dns::field::{Agent, Field, LIMIT, binary, on},
+    dns::field::{API_PORT, Agent, Field, LIMIT, binary, on},
     packet::{
         NODE_PORT, PORT,
         kube_proxy::{KubeProxy, listed, nft, rules},
@@ -85,6 +85,11 @@ struct Shop {
 
 impl Shop {
     fn new() -> Self {
+        Self::beside(daemon_set())
+    }
+
+    /// With this DaemonSet of kube-proxy.
+    fn beside(set: Value) -> Self {
         let field = Field::with(true);
         let serve = |family: &Family| {
             let at = SocketAddr::new(family.pod(2, 7), POD_PORT);
@@ -100,7 +105,7 @@ impl Shop {
                 .await
                 .unwrap();
             let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
-            let set = serde_json::from_value(daemon_set()).unwrap();
+            let set = serde_json::from_value(set).unwrap();
             sets.create(&PostParams::default(), &set).await.unwrap();
             shop(&client).await
         });
@@ -456,4 +461,83 @@ fn back(shop: &Shop, agents: &[Agent; 2], before: &Kept) {
     }
     let (code, again) = shop.migrate_json(&["rollback"]);
     assert_eq!((code, &again["steps"]), (Some(0), &json!([])), "{again}");
+}
+
+/// How a node is, as its kubelet says; `None`: it says nothing.
+fn set_ready(shop: &Shop, node: &'static str, status: Option<&'static str>) {
+    let client = shop.field.client.clone();
+    on(&shop.field.runtime, async move {
+        let condition = |status| json!([{"type": "Ready", "status": status}]);
+        let patch = json!({"status": {"conditions": status.map(condition)}});
+        let nodes: Api<Node> = Api::all(client);
+        nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    });
+}
+
+/// A pod in kube-proxy's namespace, on the first node, that is not its.
+fn pod_of_another(shop: &Shop) {
+    let client = shop.field.client.clone();
+    on(&shop.field.runtime, async move {
+        let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
+        let pod = json!({
+            "metadata": {"name": "other"},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "x"}]},
+        });
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    });
+}
+
+/// A DaemonSet that finds its pods by an expression, and whose pods nobody exchanges: there and back
+/// for the node that is ready, and for the other when it is.
+#[test]
+fn r11_a_node_that_is_not_ready_is_left_until_it_is() {
+    let mut set = daemon_set();
+    let named = json!({"key": "k8s-app", "operator": "In", "values": [NAME]});
+    set["spec"]["selector"] = json!({"matchExpressions": [named]});
+    set["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    let shop = Shop::beside(set);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _kubelets = Stop(&stop);
+        scope.spawn(|| kubelets(&shop, &stop));
+        shop.until_ruled();
+        pod_of_another(&shop);
+        let before = shop.kept();
+        set_ready(&shop, "node-2", Some("False"));
+        let agent = shop.agent(0);
+        let (code, report) = shop.migrate_json(&["apply"]);
+        assert_eq!((code, &report["notReady"]), (Some(3), &json!(["node-2"])), "{report}");
+        assert_eq!(phases(&report)[0].1, "removed", "{report} {}", agent.log());
+        assert_eq!(phases(&report)[1].1, "runs", "{report}");
+        assert!(listed(&shop.field.hosts[1].node.netns).contains("kube-proxy {"));
+        let said = shop.migrate(&["plan"]).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("since they are not ready: node-2"), "{said}");
+
+        let (code, report) = shop.migrate_json(&["rollback"]);
+        assert_eq!((code, &report["notReady"]), (Some(3), &json!(["node-2"])), "{report}");
+        assert_eq!(report["proxies"][0]["restricted"], true, "{report}");
+        set_ready(&shop, "node-2", None);
+        let other = shop.agent(1);
+        let (code, report) = shop.migrate_json(&["rollback"]);
+        assert_eq!((code, &report["notReady"]), (Some(0), &json!([])), "{report} {}", other.log());
+        assert_eq!(shop.kept(), before, "as it was, to the letter");
+    });
+}
+
+#[test]
+fn r11_a_server_that_is_started_anew_meanwhile_is_waited_for() {
+    let mut shop = Shop::new();
+    let mut command = shop.migrate(&["apply", "--timeout", "60"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut until = |text: &str| assert!(lines.any(|line| line.contains(text)), "{text}");
+    // There is no agent.
+    until("waiting for node-1");
+    shop.field.stop_server();
+    until("waiting for the API server to answer");
+    let _client = shop.field.start_server(API_PORT);
+    until("waiting for node-1");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

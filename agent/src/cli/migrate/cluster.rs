@@ -55,6 +55,7 @@ pub(super) struct Cluster {
 
 /// What is printed with `-o json`.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Report<'a> {
     /// What is there, at the end.
     #[serde(flatten)]
@@ -65,6 +66,8 @@ struct Report<'a> {
     done: usize,
     /// What did not come in time.
     waits: Option<&'a Wait>,
+    /// Nodes that are not ready, and were left as they are.
+    not_ready: &'a [String],
     /// What is in the way.
     obstacles: &'a [Obstacle],
     /// What else is to be known.
@@ -129,18 +132,19 @@ impl Cluster {
         format: Format,
     ) -> anyhow::Result<Outcome> {
         let left = steps(seen, way, &self.node);
+        let not_ready = if let Next::Left(nodes) = end { &nodes[..] } else { &[] };
         let obstacles = if let Next::Obstructed(obstacles) = end { &obstacles[..] } else { &[] };
         let waits = if let Next::Wait(wait) = end { Some(wait).filter(|_| act) } else { None };
         if format == Format::Json {
             let done = did.len();
             let steps = did.into_iter().chain(left.iter().map(Step::words)).collect();
             let notes = notes(seen);
-            let report = Report { seen, steps, done, waits, obstacles, notes };
+            let report = Report { seen, steps, done, waits, not_ready, obstacles, notes };
             print(&format!("{}\n", serde_json::to_string(&report)?));
         } else {
-            print(&ending(seen, waits, obstacles, act, left.is_empty()));
+            print(&ending(seen, end, act, left.is_empty()));
         }
-        let well = obstacles.is_empty() && waits.is_none();
+        let well = obstacles.is_empty() && waits.is_none() && not_ready.is_empty();
         Ok(if well { Outcome::Ok } else { Outcome::Degraded })
     }
 }
@@ -192,23 +196,32 @@ fn notes(seen: &Seen) -> Vec<String> {
 }
 
 /// What is in the way, and what is to be known.
-fn ending(
-    seen: &Seen,
-    waits: Option<&Wait>,
-    obstacles: &[Obstacle],
-    act: bool,
-    at_end: bool,
-) -> String {
-    let in_the_way = obstacles.iter();
-    let mut lines: Vec<_> = in_the_way
-        .map(|Obstacle { what, remedy }| format!("in the way: {what}\n  -> {remedy}"))
-        .collect();
-    if let Some(wait) = waits {
-        lines.push(format!("did not come in time: {}", waited(wait)));
-        lines.push("  -> what was done stays; run it again to go on from here".to_owned());
+fn ending(seen: &Seen, end: &Next, act: bool, at_end: bool) -> String {
+    let mut lines = Vec::new();
+    match end {
+        Next::Obstructed(obstacles) => {
+            let in_the_way = obstacles.iter();
+            lines.extend(
+                in_the_way.map(|it| format!("in the way: {}\n  -> {}", it.what, it.remedy)),
+            );
+        }
+        Next::Wait(wait) if act => {
+            lines.push(format!("did not come in time: {}", waited(wait)));
+            lines.push("  -> what was done stays; run it again to go on from here".to_owned());
+        }
+        Next::Left(nodes) => {
+            lines.push(format!("left as they are, since they are not ready: {}", nodes.join(", ")));
+            lines.push(
+                "  -> run it again when they are (`kubectl get nodes`); until then kube-proxy's \
+                 DaemonSet stays restricted by the nodes' labels"
+                    .to_owned(),
+            );
+        }
+        Next::Do(_) | Next::Wait(_) | Next::Done => {}
     }
+    let well = lines.is_empty();
     lines.extend(notes(seen).iter().map(|note| format!("note: {note}")));
-    if obstacles.is_empty() && waits.is_none() {
+    if well {
         match (at_end, act) {
             (true, _) => lines.push("There is nothing left to do.".to_owned()),
             (false, true) => {}

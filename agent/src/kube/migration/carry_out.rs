@@ -14,9 +14,12 @@ use super::{
     look::{LookError, Proxy, Seen},
     plan::{Next, Step, Wait, Way, next},
 };
+use crate::kube::client::may_pass;
 
-/// How often it is looked while something is waited for.
+/// How often it is looked while something is waited for: at what that is about alone.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked at all of it meanwhile.
+const LOOK_AT_ALL: Duration = Duration::from_secs(30);
 /// Writes in a row that fail because somebody else wrote in between.
 const CONFLICTS_MAX: usize = 10;
 
@@ -60,8 +63,80 @@ pub enum Event<'a> {
     Waits(&'a Wait),
 }
 
+/// What is known, and when all of it was looked at.
+#[derive(Default)]
+struct Known {
+    seen: Option<(Seen, Instant)>,
+}
+
+impl Known {
+    /// Looks: while something is waited for, mostly at that.
+    async fn look(&mut self, client: &Client, waited: Option<&Wait>) -> Result<&Seen, LookError> {
+        let before = self.seen.take().filter(|(_, at)| at.elapsed() < LOOK_AT_ALL);
+        if let (Some((mut seen, at)), Some(wait)) = (before, waited)
+            && seen.refresh(client, &wait.node).await?
+        {
+            return Ok(&self.seen.insert((seen, at)).0);
+        }
+        let seen = Seen::now(client).await?;
+        Ok(&self.seen.insert((seen, Instant::now())).0)
+    }
+}
+
+/// How long it has been so, for what is waited for and for a server that does not answer.
+#[derive(Default)]
+struct Patience {
+    waits: Option<(Wait, Instant)>,
+    fails: Option<Instant>,
+}
+
+impl Patience {
+    /// How long this has been waited for, whatever is said of it.
+    fn waits(&mut self, wait: &Wait) -> Duration {
+        let since = match self.waits.take() {
+            Some((before, since)) if before.is_same(wait) => since,
+            _ => Instant::now(),
+        };
+        self.waits = Some((wait.clone(), since));
+        since.elapsed()
+    }
+
+    /// How long the server has failed.
+    fn fails(&mut self) -> Duration {
+        self.fails.get_or_insert_with(Instant::now).elapsed()
+    }
+}
+
+/// What a look led to.
+enum Turn {
+    /// A step was done.
+    Did,
+    /// This was seen, and there is no step to be done now.
+    Rests(Seen, Next),
+}
+
+/// Looks, and does what comes next.
+async fn turn(
+    client: &Client,
+    (way, only): (Way, &[String]),
+    known: &mut Known,
+    waited: Option<&Wait>,
+    tell: &mut impl FnMut(Event<'_>),
+) -> Result<Turn, CarryOutError> {
+    let seen = known.look(client, waited).await?;
+    tell(Event::Looked(seen));
+    match next(seen, way, only) {
+        Next::Do(step) => {
+            carry_out(client, seen.proxy(), &step).await?;
+            tell(Event::Did(&step));
+            Ok(Turn::Did)
+        }
+        other => Ok(Turn::Rests(seen.clone(), other)),
+    }
+}
+
 /// Goes the way to its end, or until something is in the way or did not come within `patience`; what
-/// was seen last, and what would be next.
+/// was seen last, and what would be next. A server that fails is asked again for as long.
 pub async fn go(
     client: &Client,
     (way, only): (Way, &[String]),
@@ -69,37 +144,45 @@ pub async fn go(
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<(Seen, Next), CarryOutError> {
     let mut conflicts = 0;
-    let mut since = Instant::now();
-    let mut waited: Option<Wait> = None;
+    let (mut known, mut so_far) = (Known::default(), Patience::default());
     loop {
-        let seen = Seen::now(client).await?;
-        tell(Event::Looked(&seen));
-        let step = match next(&seen, way, only) {
-            Next::Do(step) => step,
-            Next::Wait(wait) => {
-                let same = waited.as_ref().is_some_and(|it| it.is_same(&wait));
-                if !same {
-                    since = Instant::now();
-                }
-                if since.elapsed() > patience {
+        let waited = so_far.waits.as_ref().map(|(wait, _)| wait);
+        match turn(client, (way, only), &mut known, waited, &mut tell).await {
+            Ok(Turn::Did) => {
+                (conflicts, so_far) = (0, Patience::default());
+                continue;
+            }
+            Ok(Turn::Rests(seen, Next::Wait(wait))) => {
+                so_far.fails = None;
+                if so_far.waits(&wait) > patience {
                     return Ok((seen, Next::Wait(wait)));
                 }
                 tell(Event::Waits(&wait));
-                waited = Some(wait);
-                tokio::time::sleep(LOOK).await;
+            }
+            Ok(Turn::Rests(seen, end)) => return Ok((seen, end)),
+            Err(error) if error.is_conflict() && conflicts < CONFLICTS_MAX => {
+                conflicts += 1;
+                so_far.waits = None;
                 continue;
             }
-            end => return Ok((seen, end)),
-        };
-        match carry_out(client, seen.proxy(), &step).await {
-            Ok(()) => {
-                conflicts = 0;
-                tell(Event::Did(&step));
+            Err(error) if error.may_pass() && so_far.fails() <= patience => {
+                tell(Event::Waits(&for_an_answer(&error)));
             }
-            Err(error) if error.is_conflict() && conflicts < CONFLICTS_MAX => conflicts += 1,
             Err(error) => return Err(error),
         }
+        tokio::time::sleep(LOOK).await;
     }
+}
+
+/// For a server that fails.
+fn for_an_answer(error: &CarryOutError) -> Wait {
+    let mut said = vec![error.to_string()];
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said.push(error.to_string());
+        cause = error.source();
+    }
+    Wait { node: String::new(), what: "the API server to answer".to_owned(), said }
 }
 
 impl Wait {
@@ -110,6 +193,15 @@ impl Wait {
 }
 
 impl CarryOutError {
+    /// Whether the same may go well a moment later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Look(error) => error.may_pass(),
+            Self::Write { source, .. } => may_pass(source),
+            Self::Kept { .. } => false,
+        }
+    }
+
     /// Whether somebody else wrote the object in between.
     fn is_conflict(&self) -> bool {
         let Self::Write { source, .. } = self else { return false };
@@ -208,19 +300,7 @@ fn set_back(set: &mut DynamicObject, proxy: &Proxy) -> Result<bool, CarryOutErro
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn proxy() -> Proxy {
-        Proxy {
-            namespace: "kube-system".to_owned(),
-            name: "kube-proxy".to_owned(),
-            config_map: None,
-            mode: String::new(),
-            without_effect: Vec::new(),
-            restricted: false,
-            rolled_out: true,
-        }
-    }
+    use super::{super::plan::tests::proxy, *};
 
     #[test]
     fn what_is_put_back_is_what_was_there() {

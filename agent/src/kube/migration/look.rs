@@ -6,13 +6,13 @@ use k8s_openapi::{
         apps::v1::DaemonSet,
         core::v1::{ConfigMap, Node, Pod, PodSpec, Service},
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, api::ListParams};
 use serde::Serialize;
 
 use super::{BEFORE, LABEL, REPORT, Report, affinity};
-use crate::{config, model::node::KubeProxy};
+use crate::{config, kube::client::may_pass, model::node::KubeProxy};
 
 /// The name of the program, of its container's image, and of the label of its pods.
 const NAME: &str = "kube-proxy";
@@ -24,13 +24,24 @@ const OS: &str = "kubernetes.io/os";
 /// Why it can't be seen what there is.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "list {what} at the API server, which takes a user who may list nodes, pods, services, \
+    "read {what} at the API server, which takes a user who may get and list nodes, pods, services, \
      configmaps and daemonsets"
 )]
 pub struct LookError {
     what: &'static str,
     #[source]
     source: Box<kube::Error>,
+}
+
+impl LookError {
+    fn of(what: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |source| Self { what, source: Box::new(source) }
+    }
+
+    /// Whether the same may go well a moment later.
+    pub fn may_pass(&self) -> bool {
+        may_pass(&self.source)
+    }
 }
 
 /// kube-proxy, as a DaemonSet.
@@ -51,6 +62,12 @@ pub struct Proxy {
     pub restricted: bool,
     /// Whether its pods are as its template says.
     pub rolled_out: bool,
+    /// Whether its controller goes by its template as it is. What it does of it may take for ever:
+    /// nodes are not ready, or pods are exchanged when somebody deletes them (`OnDelete`).
+    pub observed: bool,
+    /// Which object it is.
+    #[serde(skip)]
+    pub uid: String,
 }
 
 /// Cluster DNS as it is.
@@ -68,6 +85,8 @@ pub struct Dns {
 pub struct NodeSeen {
     /// Its name.
     pub name: String,
+    /// Whether its kubelet says that it is; nobody there does anything else.
+    pub ready: bool,
     /// Its label.
     #[serde(serialize_with = "phase")]
     pub phase: Option<KubeProxy>,
@@ -102,29 +121,46 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Looks.
+    /// Looks at all of it.
     pub async fn now(client: &Client) -> Result<Self, LookError> {
-        let sets: Vec<DaemonSet> = list(client, "daemonsets", "").await?;
+        let sets: Vec<DaemonSet> = list(client, "daemonsets", &ListParams::default()).await?;
         let sets: Vec<_> = sets.into_iter().filter(is_proxy).collect();
-        let labelled = format!("k8s-app={NAME}");
-        let mut pods: Vec<Pod> = list(client, "pods", &labelled).await?;
-        let loose = pods.iter().filter(|pod| !is_daemon(&pod.metadata));
+        let labelled = ListParams::default().labels(&format!("k8s-app={NAME}"));
+        let loose: Vec<Pod> = list(client, "pods", &labelled).await?;
+        let loose = loose.iter().filter(|pod| !is_daemon(&pod.metadata));
         let loose = loose.map(|pod| name(&pod.metadata)).collect();
-        pods.retain(|pod| is_daemon(&pod.metadata));
-        let mut proxies = Vec::new();
+        let (mut proxies, mut pods) = (Vec::new(), Vec::new());
         for set in &sets {
-            let selector = set.spec.as_ref().map(|spec| selector(&spec.selector));
-            let selector = selector.filter(|found| *found != labelled);
-            if let Some(other) = selector {
-                pods.extend(list::<Pod>(client, "pods", &other).await?);
-            }
-            proxies.push(proxy(client, set).await?);
+            let proxy = proxy(client, set).await?;
+            pods.extend(pods_of(client, &proxy, &ListParams::default()).await?);
+            proxies.push(proxy);
         }
-        let nodes: Vec<Node> = list(client, "nodes", "").await?;
+        let nodes: Vec<Node> = list(client, "nodes", &ListParams::default()).await?;
         let nodes = nodes.iter().filter(|node| !is_windows(node));
         let mut nodes: Vec<_> = nodes.map(|node| node_seen(node, &pods)).collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Self { proxies, loose, nodes, dns: dns(client).await?, now_s: super::now_s() })
+    }
+
+    /// Looks at one node, kube-proxy's pods on it, and its DaemonSet, which is all that changes while
+    /// that node is waited for; without a name at the DaemonSet alone. False where one of them has
+    /// gone, so that all has to be looked at.
+    pub async fn refresh(&mut self, client: &Client, node: &str) -> Result<bool, LookError> {
+        let [proxy] = &mut self.proxies[..] else { return Ok(false) };
+        let sets = Api::<DaemonSet>::namespaced(client.clone(), &proxy.namespace);
+        let set = sets.get_opt(&proxy.name).await.map_err(LookError::of("daemonsets"))?;
+        let Some(set) = set.filter(|set| uid(&set.metadata) == proxy.uid) else { return Ok(false) };
+        proxy.follow(&set);
+        if !node.is_empty() {
+            let nodes = Api::<Node>::all(client.clone());
+            let found = nodes.get_opt(node).await.map_err(LookError::of("nodes"))?;
+            let known = self.nodes.iter_mut().find(|known| known.name == node);
+            let (Some(found), Some(known)) = (found, known) else { return Ok(false) };
+            let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
+            *known = node_seen(&found, &pods_of(client, proxy, &here).await?);
+        }
+        self.now_s = super::now_s();
+        Ok(true)
     }
 
     /// kube-proxy, where it is clear which it is.
@@ -133,24 +169,43 @@ impl Seen {
     }
 }
 
-/// All objects of a kind with these labels.
-async fn list<K>(client: &Client, what: &'static str, labels: &str) -> Result<Vec<K>, LookError>
+/// All objects of a kind that are asked for.
+async fn list<K>(
+    client: &Client,
+    what: &'static str,
+    wanted: &ListParams,
+) -> Result<Vec<K>, LookError>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let listed = Api::<K>::all(client.clone()).list(&ListParams::default().labels(labels)).await;
-    let listed = listed.map_err(|source| LookError { what, source: Box::new(source) })?;
+    let listed = Api::<K>::all(client.clone()).list(wanted).await.map_err(LookError::of(what))?;
     Ok(listed.items)
+}
+
+/// The pods that kube-proxy's DaemonSet has: those that say so. What its selector admits may be any
+/// others' too.
+async fn pods_of(
+    client: &Client,
+    proxy: &Proxy,
+    wanted: &ListParams,
+) -> Result<Vec<Pod>, LookError> {
+    let pods = Api::<Pod>::namespaced(client.clone(), &proxy.namespace);
+    let mut pods = pods.list(wanted).await.map_err(LookError::of("pods"))?.items;
+    pods.retain(|pod| is_of(&pod.metadata, proxy));
+    Ok(pods)
+}
+
+fn is_of(of: &ObjectMeta, proxy: &Proxy) -> bool {
+    let mut owners = of.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == proxy.uid)
+}
+
+fn uid(of: &ObjectMeta) -> String {
+    of.uid.clone().unwrap_or_default()
 }
 
 fn name(of: &ObjectMeta) -> String {
     of.name.clone().unwrap_or_default()
-}
-
-/// Labels that have to be so, as a list's parameter.
-fn selector(of: &LabelSelector) -> String {
-    let labels = of.match_labels.iter().flatten();
-    labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// By the program or the image of a container, on nodes of Linux.
@@ -185,15 +240,16 @@ async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
         config_map: None,
         mode: String::new(),
         without_effect: Vec::new(),
-        restricted: is_restricted(set),
-        rolled_out: is_rolled_out(set),
+        restricted: false,
+        rolled_out: false,
+        observed: false,
+        uid: uid(&set.metadata),
         namespace,
     };
+    found.follow(set);
     let api = Api::<ConfigMap>::namespaced(client.clone(), &found.namespace);
     for map in maps {
-        let read = api.get_opt(&map).await;
-        let read =
-            read.map_err(|source| LookError { what: "configmaps", source: Box::new(source) })?;
+        let read = api.get_opt(&map).await.map_err(LookError::of("configmaps"))?;
         let data = read.and_then(|map| map.data).unwrap_or_default();
         // Its key is `config.conf` by kubeadm and kind, `config` on EKS, and others elsewhere.
         let Some(text) = data.values().find(|text| config::is_kube_proxys(text)) else { continue };
@@ -227,11 +283,24 @@ fn is_restricted(set: &DaemonSet) -> bool {
         && affinity.is_some_and(|affinity| affinity::is_restricted(&affinity))
 }
 
+impl Proxy {
+    /// Takes what the DaemonSet says of itself.
+    fn follow(&mut self, set: &DaemonSet) {
+        self.restricted = is_restricted(set);
+        self.observed = is_observed(set);
+        self.rolled_out = self.observed && is_rolled_out(set);
+    }
+}
+
+fn is_observed(set: &DaemonSet) -> bool {
+    let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+    observed >= set.metadata.generation
+}
+
 fn is_rolled_out(set: &DaemonSet) -> bool {
     let Some(status) = &set.status else { return false };
     let wanted = status.desired_number_scheduled;
-    status.observed_generation == set.metadata.generation
-        && status.updated_number_scheduled.unwrap_or(0) == wanted
+    status.updated_number_scheduled.unwrap_or(0) == wanted
         && status.number_available.unwrap_or(0) == wanted
 }
 
@@ -243,12 +312,20 @@ fn node_seen(node: &Node, pods: &[Pod]) -> NodeSeen {
         .iter()
         .filter(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&name));
     NodeSeen {
+        ready: is_node_ready(node),
         phase: label.and_then(|value| KubeProxy::of_value(value)),
         report: report.and_then(|text| serde_json::from_str(text).ok()),
         proxy_pods: here.clone().count(),
         proxy_ready: here.filter(|pod| is_ready(pod)).count(),
         name,
     }
+}
+
+/// One of which nothing is said has just come.
+fn is_node_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+    ready.all(|condition| condition.status == "True")
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -260,10 +337,65 @@ fn is_ready(pod: &Pod) -> bool {
 /// By the Service that kubeadm and others name so.
 async fn dns(client: &Client) -> Result<Option<Dns>, LookError> {
     let services = Api::<Service>::namespaced(client.clone(), NAMESPACE);
-    let service = services.get_opt("kube-dns").await;
-    let service =
-        service.map_err(|source| LookError { what: "services", source: Box::new(source) })?;
+    let service = services.get_opt("kube-dns").await.map_err(LookError::of("services"))?;
     let Some(spec) = service.and_then(|service| service.spec) else { return Ok(None) };
-    let pods: Vec<Pod> = list(client, "pods", "k8s-app=kube-dns").await?;
+    let labelled = ListParams::default().labels("k8s-app=kube-dns");
+    let pods: Vec<Pod> = list(client, "pods", &labelled).await?;
     Ok(Some(Dns { addresses: spec.cluster_ips.unwrap_or_default(), pods: pods.len() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(metadata: &serde_json::Value, status: &serde_json::Value) -> DaemonSet {
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn a_template_that_its_controller_goes_by_may_never_be_rolled_out() {
+        let status = |observed: u64, updated: u64| {
+            json!({"observedGeneration": observed, "desiredNumberScheduled": 3,
+                   "currentNumberScheduled": 3, "numberMisscheduled": 0, "numberReady": 2,
+                   "updatedNumberScheduled": updated, "numberAvailable": updated})
+        };
+        let mut proxy = super::super::plan::tests::proxy();
+        for (observed, updated, expected) in
+            [(1, 3, (false, false)), (2, 2, (true, false)), (2, 3, (true, true))]
+        {
+            proxy.follow(&set(&json!({"generation": 2}), &status(observed, updated)));
+            assert_eq!((proxy.observed, proxy.rolled_out), expected, "{observed} {updated}");
+        }
+        proxy.follow(&serde_json::from_value(json!({"metadata": {"generation": 1}})).unwrap());
+        assert!(!proxy.observed);
+    }
+
+    #[test]
+    fn pods_are_those_that_name_the_daemon_set_as_theirs() {
+        let proxy = super::super::plan::tests::proxy();
+        let of = |owner: serde_json::Value| {
+            let metadata = serde_json::from_value(json!({"ownerReferences": [owner]})).unwrap();
+            is_of(&metadata, &proxy)
+        };
+        let owner = |uid: &str, controller: bool| {
+            json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kube-proxy", "uid": uid,
+                   "controller": controller})
+        };
+        assert!(of(owner(&proxy.uid, true)));
+        assert!(!of(owner(&proxy.uid, false)), "it does not control it");
+        assert!(!of(owner("another", true)), "one of the same name");
+        assert!(!is_of(&ObjectMeta::default(), &proxy));
+    }
+
+    #[test]
+    fn a_node_is_ready_as_its_kubelet_says() {
+        let node = |conditions: serde_json::Value| -> Node {
+            serde_json::from_value(json!({"status": {"conditions": conditions}})).unwrap()
+        };
+        let ready = |status: &str| json!([{"type": "Other", "status": "False"}, {"type": "Ready", "status": status}]);
+        assert!(is_node_ready(&node(ready("True"))) && is_node_ready(&node(json!([]))));
+        assert!(!is_node_ready(&node(ready("False"))) && !is_node_ready(&node(ready("Unknown"))));
+    }
 }

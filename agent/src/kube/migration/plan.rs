@@ -54,6 +54,8 @@ pub enum Next {
     Do(Step),
     /// This is to be waited for.
     Wait(Wait),
+    /// These nodes are not ready and have a part of the way before them; the others have not.
+    Left(Vec<String>),
     /// Nothing is done while these are there.
     Obstructed(Vec<Obstacle>),
     /// It is as it should be.
@@ -115,9 +117,15 @@ fn there(seen: &Seen, only: &[String]) -> Next {
     if !proxy.restricted {
         return Next::Do(Step::Restrict);
     }
+    let mut left = Vec::new();
     for node in in_scope(seen, only) {
         let next = match node.phase {
             Some(KubeProxy::Removed) if reports(node, KubeProxy::Removed) => continue,
+            // kube-proxy's rules and Mizzen's programs stay as they are there.
+            _ if !node.ready => {
+                left.push(node.name.clone());
+                continue;
+            }
             Some(KubeProxy::Removed) => agent(node, "the agent to remove what kube-proxy left"),
             Some(KubeProxy::Leaving) if node.proxy_pods == 0 => label(node, KubeProxy::Removed),
             Some(KubeProxy::Leaving) => Next::Wait(Wait {
@@ -134,11 +142,17 @@ fn there(seen: &Seen, only: &[String]) -> Next {
         };
         return next;
     }
-    Next::Done
+    end(left)
+}
+
+/// The end of the way, but for nodes that are not ready.
+fn end(left: Vec<String>) -> Next {
+    if left.is_empty() { Next::Done } else { Next::Left(left) }
 }
 
 fn back(seen: &Seen, only: &[String]) -> Next {
     let Some(proxy) = seen.proxy() else { return Next::Done };
+    let mut left = Vec::new();
     for node in in_scope(seen, only) {
         // From there kube-proxy never went.
         if !proxy.restricted && matches!(node.phase, None | Some(KubeProxy::Runs)) {
@@ -146,6 +160,11 @@ fn back(seen: &Seen, only: &[String]) -> Next {
         }
         if node.phase != Some(KubeProxy::Returning) {
             return label(node, KubeProxy::Returning);
+        }
+        if !node.ready {
+            // It goes back by itself as soon as it is.
+            left.extend((!reports(node, KubeProxy::Returning)).then(|| node.name.clone()));
+            continue;
         }
         if node.proxy_ready == 0 {
             return Next::Wait(Wait {
@@ -158,13 +177,18 @@ fn back(seen: &Seen, only: &[String]) -> Next {
             return agent(node, "the agent to take Mizzen's services out of force");
         }
     }
+    if !left.is_empty() {
+        // Those have Mizzen's services in force: the DaemonSet goes on to leave them alone.
+        return Next::Left(left);
+    }
     if !proxy.restricted {
         // Nothing was begun, or all but this was put back.
         let labelled = seen.nodes.iter().find(|node| node.phase.is_some());
-        if labelled.is_some() && !proxy.rolled_out {
+        if labelled.is_some() && !proxy.observed {
             return Next::Wait(Wait {
                 node: String::new(),
-                what: "kube-proxy's DaemonSet to be rolled out as it was before".to_owned(),
+                what: "the DaemonSets' controller to go by kube-proxy's as it was before"
+                    .to_owned(),
                 said: Vec::new(),
             });
         }
@@ -281,7 +305,7 @@ pub fn steps(seen: &Seen, way: Way, only: &[String]) -> Vec<Step> {
                 steps.push(step);
             }
             Next::Wait(wait) => fulfil(&mut seen, &wait),
-            Next::Obstructed(_) | Next::Done => break,
+            Next::Obstructed(_) | Next::Left(_) | Next::Done => break,
         }
     }
     steps
@@ -300,7 +324,7 @@ fn assume(seen: &mut Seen, step: &Step) {
         Step::Restrict | Step::Restore => {
             for proxy in &mut seen.proxies {
                 proxy.restricted = *step == Step::Restrict;
-                proxy.rolled_out = false;
+                proxy.observed = false;
             }
         }
     }
@@ -309,7 +333,7 @@ fn assume(seen: &mut Seen, step: &Step) {
 /// As if what is waited for had come.
 fn fulfil(seen: &mut Seen, wait: &Wait) {
     for proxy in seen.proxies.iter_mut().filter(|_| wait.node.is_empty()) {
-        proxy.rolled_out = true;
+        proxy.observed = true;
     }
     for node in seen.nodes.iter_mut().filter(|node| node.name == wait.node) {
         let Some(phase) = node.phase else { continue };
@@ -321,4 +345,4 @@ fn fulfil(seen: &mut Seen, wait: &Wait) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

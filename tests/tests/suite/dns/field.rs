@@ -187,7 +187,7 @@ impl Field {
     }
 
     /// Starts the API server again, where it was or at another port; a client of it.
-    pub(super) fn start_server(&mut self, port: u16) -> Client {
+    pub(crate) fn start_server(&mut self, port: u16) -> Client {
         let folder = self.data.path().to_owned();
         let controllers = self.controllers;
         let (server, client) =

@@ -7,19 +7,27 @@ const NOW_S: u64 = 1_800_000_000;
 
 fn node(name: &str, phase: Option<KubeProxy>) -> NodeSeen {
     let pods = usize::from(phase != Some(KubeProxy::Removed));
-    NodeSeen { name: name.to_owned(), phase, report: None, proxy_pods: pods, proxy_ready: pods }
+    let name = name.to_owned();
+    NodeSeen { name, ready: true, phase, report: None, proxy_pods: pods, proxy_ready: pods }
 }
 
-fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
-    let proxy = Proxy {
+/// As kubeadm has it.
+pub(crate) fn proxy() -> Proxy {
+    Proxy {
         namespace: "kube-system".to_owned(),
         name: "kube-proxy".to_owned(),
         config_map: None,
         mode: String::new(),
         without_effect: Vec::new(),
-        restricted,
+        restricted: false,
         rolled_out: true,
-    };
+        observed: true,
+        uid: "of-kube-proxy".to_owned(),
+    }
+}
+
+fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
+    let proxy = Proxy { restricted, ..proxy() };
     let nodes = nodes.iter().map(|(name, phase)| node(name, *phase)).collect();
     Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None, now_s: NOW_S }
 }
@@ -112,6 +120,63 @@ fn back_puts_all_back_and_removes_every_trace() {
     assert!(matches!(next(&waits, Way::Back, &[]), Next::Wait(_)));
 }
 
+#[test]
+fn a_node_that_is_not_ready_is_left_and_the_others_go_on() {
+    let mut seen = cluster(&[("a", None), ("b", None), ("c", None)], false);
+    seen.nodes[1].ready = false;
+    let there = words(&seen, Way::There, &[]);
+    // Also where it is: kube-proxy stays there.
+    let labels = ["a runs", "b runs", "c runs", "restrict"];
+    assert_eq!(there[..4], labels);
+    assert_eq!(there[4..], ["a leaving", "a removed", "c leaving", "c removed"]);
+    // Wherever it was when it stopped.
+    for phase in [KubeProxy::Runs, KubeProxy::Leaving, KubeProxy::Removed, KubeProxy::Returning] {
+        let mut seen = cluster(&[("b", Some(phase))], true);
+        seen.nodes[0].ready = false;
+        seen.nodes[0].proxy_pods = 0;
+        assert_eq!(next(&seen, Way::There, &[]), Next::Left(vec!["b".to_owned()]), "{phase:?}");
+        seen.nodes[0].ready = true;
+        assert!(!matches!(next(&seen, Way::There, &[]), Next::Left(_)), "{phase:?}");
+    }
+    // What had been done there is done.
+    let mut done = cluster(&[("b", Some(KubeProxy::Removed))], true);
+    done.nodes[0].ready = false;
+    let about = KubeProxy::Removed.value().to_owned();
+    done.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: 0 });
+    assert_eq!(next(&done, Way::There, &[]), Next::Done);
+}
+
+#[test]
+fn a_node_that_is_not_ready_goes_back_later_and_the_daemon_set_waits_for_it() {
+    let removed = Some(KubeProxy::Removed);
+    let mut seen = cluster(&[("a", removed), ("b", removed)], true);
+    seen.nodes[1].ready = false;
+    assert_eq!(words(&seen, Way::Back, &[]), ["a returning", "b returning"]);
+    for node in &mut seen.nodes {
+        node.phase = Some(KubeProxy::Returning);
+    }
+    let about = || KubeProxy::Returning.value().to_owned();
+    seen.nodes[0].proxy_ready = 1;
+    seen.nodes[0].report = Some(Report { about: about(), done: true, said: vec![], at: NOW_S });
+    assert_eq!(next(&seen, Way::Back, &[]), Next::Left(vec!["b".to_owned()]));
+    // It went back before it stopped being ready: its pod is not, and nothing is to be done there.
+    seen.nodes[1].report = Some(Report { about: about(), done: true, said: vec![], at: NOW_S });
+    seen.nodes[1].proxy_ready = 0;
+    assert_eq!(next(&seen, Way::Back, &[]), Next::Do(Step::Restore));
+}
+
+/// Pods are exchanged when somebody deletes them, or on nodes that are away, never.
+#[test]
+fn back_does_not_wait_for_pods_that_nobody_exchanges() {
+    let mut seen = cluster(&[("a", Some(KubeProxy::Returning))], false);
+    let about = KubeProxy::Returning.value().to_owned();
+    seen.nodes[0].report = Some(Report { about, done: true, said: vec![], at: NOW_S });
+    seen.proxies[0].rolled_out = false;
+    assert_eq!(next(&seen, Way::Back, &[]), Next::Do(Step::Unlabel { node: "a".to_owned() }));
+    seen.proxies[0].observed = false;
+    assert!(matches!(next(&seen, Way::Back, &[]), Next::Wait(_)), "it goes by the labels still");
+}
+
 /// Whoever is stopped after any step, turns round, and turns again, comes to the end of the way.
 #[test]
 fn from_everywhere_the_ends_are_reached() {
@@ -137,7 +202,7 @@ fn from_everywhere_the_ends_are_reached() {
                     Next::Do(step) => assume(&mut seen, &step),
                     Next::Wait(wait) => fulfil(&mut seen, &wait),
                     Next::Done => break,
-                    Next::Obstructed(other) => panic!("{other:?}"),
+                    other @ (Next::Left(_) | Next::Obstructed(_)) => panic!("{other:?}"),
                 }
             }
             assert_eq!(next(&seen, way, &[]), Next::Done, "{place:?}");
