@@ -15,6 +15,7 @@ pub mod arrivals;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod data_dir;
 pub mod datapath;
 pub mod desired;
 pub mod diff;

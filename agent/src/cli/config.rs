@@ -85,6 +85,9 @@ impl ConfigCommand {
             Self::Check { file: None, source } => {
                 let resolved = source.resolve()?;
                 say_vain(&resolved.notes);
+                if let Some(gone) = resolved.kube_proxys_is_gone() {
+                    eprintln!("degraded: {gone}");
+                }
                 let role = resolved.config.dns();
                 if matches!(role.source, dns::Source::Corefile(_) | dns::Source::Blocks(_)) {
                     for warning in dns::follow::check(&role).map_err(anyhow::Error::msg)? {

@@ -90,6 +90,7 @@ Examples:
 /// Runs the agent until it is told to stop.
 pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shown = resolved.show();
+    let kube_proxys = kube_proxy::keep_configuration(&resolved);
     let mut config = resolved.config;
     let gone_back = kube_proxy::give_back(&mut config);
     let log = Arc::new(process::start_log(&config)?);
@@ -108,7 +109,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
         .context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let relieved = serve_node(&config, Shown { config: shown, log }, &mut signals).await?;
+        let relieved = serve_node(&config, Shown { config: shown, log, kube_proxys }, &mut signals).await?;
         if relieved && std::env::var_os(IN_A_POD).is_some() {
             // A container that ends is started again, and would take everything back.
             tracing::info!("another agent goes on; waiting to be told to stop");
@@ -185,7 +186,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
-    kube_proxy::start(config, &shared, &servers, &mut stages.intake)?;
+    kube_proxy::start(config, shown.kube_proxys, &shared, &servers, &mut stages.intake)?;
     let looked_at = shared.snapshots.all.clone();
     let facts = serve::Facts {
         node: config.node_name.clone(),

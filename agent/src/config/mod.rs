@@ -5,6 +5,7 @@
 //! reference page are made of it. [`kube_proxy`] has another, of kube-proxy's fields.
 
 mod fields;
+mod kept;
 mod kube_proxy;
 mod reference;
 mod roles;
@@ -74,6 +75,8 @@ pub struct Resolved {
     /// What of kube-proxy's configuration has no effect.
     pub notes: Vec<Note>,
     origins: Vec<Origin>,
+    /// kube-proxy's configuration, where one is named.
+    kube_proxy: Option<kept::Source>,
 }
 
 /// Why there is no configuration.
@@ -155,12 +158,13 @@ pub fn resolve(
         None => fields::File::default(),
     };
     let named = flags.kube_proxy_config.as_ref().or(file.kube_proxy_config.as_ref());
-    let taken = match named.filter(|path| !path.as_os_str().is_empty()) {
-        Some(path) => take(&read(path)?, path)?,
-        None => kube_proxy::Taken::default(),
-    };
+    let named = named.filter(|path| !path.as_os_str().is_empty());
+    let data_dir = flags.data_dir.as_ref().or(file.data_dir.as_ref());
+    let data_dir = data_dir.cloned().unwrap_or_else(|| Config::default().data_dir);
+    let mut kube_proxy = named.map(|path| kept::Source::find(path, &data_dir)).transpose()?;
+    let taken = kube_proxy.as_mut().map(kept::Source::take).transpose()?.unwrap_or_default();
     let (config, origins) = fields::layer(flags, file, taken.settings);
-    let mut resolved = Resolved { config, notes: taken.notes, origins };
+    let mut resolved = Resolved { config, notes: taken.notes, origins, kube_proxy };
     resolved.hear(environment);
     resolved.config.check().map_err(|error| match path.zip(text.as_ref()) {
         Some((path, text)) if resolved.is_of_file(&error) => error.placed(path, text),
@@ -233,6 +237,17 @@ impl Resolved {
             return Err(ConfigError::value("node_name", why));
         }
         Ok(self)
+    }
+
+    /// Keeps kube-proxy's configuration, where one is named, for agents that start when it is gone.
+    pub fn keep_kube_proxys(&self) -> std::io::Result<()> {
+        self.kube_proxy.as_ref().map_or(Ok(()), kept::Source::keep)
+    }
+
+    /// What is to be said where the configuration that is named for kube-proxy's is gone, and this
+    /// is made of the one that was kept.
+    pub fn kube_proxys_is_gone(&self) -> Option<String> {
+        self.kube_proxy.as_ref()?.is_gone()
     }
 
     /// Takes what the variables say.

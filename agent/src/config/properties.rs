@@ -105,7 +105,7 @@ proptest! {
         let Ok(file) = parse(&text, Path::new("agent.yaml")) else { return Ok(()) };
         let (config, origins) =
             fields::layer(Flags::default(), file, fields::File::default());
-        let resolved = Resolved { config, notes: Vec::new(), origins };
+        let resolved = Resolved { config, notes: Vec::new(), origins, kube_proxy: None };
         let shown = resolved.show();
         let again = parse(&shown, Path::new("shown"));
         let again = again.map_err(|error| TestCaseError::fail(format!("{}\n{shown}", told(&error))));

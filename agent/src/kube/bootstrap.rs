@@ -8,10 +8,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Snapshots, client::ApiServers};
 use crate::{
+    data_dir,
     model::{ObjectKey, node::Cidr, snapshot::Snapshot},
     status::{Board, State},
     supervisor::TaskError,
@@ -128,20 +127,11 @@ pub struct FileError {
 pub fn recall(data_dir: &Path) -> Result<Vec<String>, FileError> {
     let path = data_dir.join(FILE);
     let read = || {
-        let file = File::open(&path)?;
-        let metadata = file.metadata()?;
-        let own = [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
-        if !own || metadata.mode() & 0o022 != 0 {
-            let why = "others than root may write it; remove it";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
-        let mut text = String::new();
-        file.take(FILE_MAX).read_to_string(&mut text)?;
+        let Some(text) = data_dir::read(&path, FILE_MAX)? else { return Ok(Vec::new()) };
         let remembered: Remembered = serde_json::from_str(&text)?;
         Ok(remembered.servers)
     };
     match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(FileError { operation: "read", path, source }),
         Ok(mut servers) => {
             servers.truncate(REMEMBERED_MAX);
@@ -150,26 +140,13 @@ pub fn recall(data_dir: &Path) -> Result<Vec<String>, FileError> {
     }
 }
 
-/// Keeps `servers` in `data_dir`, in one step and for good: a reader sees the old or the new file,
-/// whole, after a loss of power too.
+/// Keeps `servers` in the folder `data_dir`.
 fn keep(data_dir: &Path, servers: &[String]) -> Result<(), FileError> {
     let path = data_dir.join(FILE);
-    let temporary = data_dir.join(format!(".{FILE}.next"));
-    let write = || {
-        DirBuilder::new().recursive(true).mode(0o755).create(data_dir)?;
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let content = Remembered { servers: servers.to_vec() };
-        file.write_all(&serde_json::to_vec(&content)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(data_dir)?.sync_all()
-    };
-    write().map_err(|source| FileError { operation: "write", path: path.clone(), source })
+    let content = Remembered { servers: servers.to_vec() };
+    let content = serde_json::to_vec(&content).map_err(io::Error::from);
+    let written = content.and_then(|content| data_dir::write(&path, &content));
+    written.map_err(|source| FileError { operation: "write", path, source })
 }
 
 /// Follows the Service's endpoints: others are told of them, and they are kept. Says where a server
@@ -235,7 +212,10 @@ fn by_service(servers: &ApiServers, snapshot: &Snapshot) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
 
     use super::*;
 

@@ -156,3 +156,35 @@ fn f46_an_address_of_a_service_is_refused_with_the_reason() {
     agent.until_logged("started");
     assert!(agent.is_running());
 }
+
+/// Somebody tidied up after kube-proxy.
+#[test]
+fn f46_an_agent_goes_on_with_the_configuration_of_a_kube_proxy_whose_config_map_is_gone() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let map = tempfile::tempdir().unwrap();
+    let file = map.path().join("config.conf");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                mode: nftables\nnodePortAddresses: [127.0.0.0/8]\n";
+    fs::write(&file, text).unwrap();
+    let flags = ["--kube-proxy-config", file.to_str().unwrap()];
+    let part = || {
+        let (_, said) = host.mizzen(&["status", "-o", "json"]);
+        let status: Value = serde_json::from_str(&said).unwrap_or_default();
+        let parts = status["parts"].as_array().cloned().unwrap_or_default();
+        parts.into_iter().find(|part| part["name"] == "kube-proxy-config").unwrap_or_default()
+    };
+    {
+        let _agent = field.agent(host, &flags);
+        assert_eq!(part()["state"], "ready");
+    }
+    fs::remove_file(&file).unwrap();
+    let agent = field.begin(host, &flags);
+    wait::until("the agent to say what is gone", LIMIT, || match part() {
+        part if part["state"] == "degraded" => Ok(()),
+        other => Err(format!("{other} {}", agent.log())),
+    });
+    let (_, config) = host.http(METRICS, "/configz").unwrap();
+    assert!(config.contains("nodePortAddresses: [\"127.0.0.0/8\"]  # kube-proxy"), "{config}");
+    assert_served(host, &api_service(&field));
+}

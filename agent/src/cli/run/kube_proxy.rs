@@ -1,14 +1,36 @@
-//! What `mizzen migrate` asks of this node by its Node's label.
+//! What `mizzen migrate` asks of this node by its Node's label, and the configuration that kube-proxy
+//! had.
 
 use nix::sys::signal::{Signal, raise};
 
 use crate::{
-    config::Config,
+    config::{Config, Resolved},
     kube::{client::ApiServers, migration::node},
+    status::State,
     supervisor::Tasks,
 };
 
 use super::Shared;
+
+/// The part on the board for kube-proxy's configuration.
+const CONFIGURATION: &str = "kube-proxy-config";
+
+/// Keeps kube-proxy's configuration, where one is named, and says how it is.
+pub(super) fn keep_configuration(resolved: &Resolved) -> Option<State> {
+    if resolved.config.kube_proxy_config.as_os_str().is_empty() {
+        return None;
+    }
+    if let Some(gone) = resolved.kube_proxys_is_gone() {
+        return Some(State::Degraded(gone));
+    }
+    Some(match resolved.keep_kube_proxys() {
+        Ok(()) => State::Ready,
+        Err(error) => State::Degraded(format!(
+            "keep a copy of kube-proxy's configuration below --data-dir, for when its ConfigMap is \
+             gone: {error}"
+        )),
+    })
+}
 
 /// Switches services off that went back to kube-proxy; whether they did.
 pub(super) fn give_back(config: &mut Config) -> bool {
@@ -17,13 +39,17 @@ pub(super) fn give_back(config: &mut Config) -> bool {
     gone_back
 }
 
-/// Follows the label.
+/// Says how kube-proxy's configuration is, where one is named, and follows the label.
 pub(super) fn start(
     config: &Config,
+    configuration: Option<State>,
     shared: &Shared,
     servers: &ApiServers,
     intake: &mut Tasks,
 ) -> anyhow::Result<()> {
+    if let Some(state) = configuration {
+        shared.board.report(CONFIGURATION, state);
+    }
     // Then the configuration asked for services, and this agent has none.
     let gone_back = !config.services && node::went_back(config.data_dir().as_deref());
     let about = node::Config {

@@ -11,7 +11,7 @@ use nix::{
     },
 };
 
-use crate::{config::Config, log::Log};
+use crate::{config::Config, log::Log, status::State};
 
 /// What the agent shows of itself.
 pub(super) struct Shown {
@@ -19,6 +19,8 @@ pub(super) struct Shown {
     pub(super) config: String,
     /// What it logs.
     pub(super) log: Arc<Log>,
+    /// How kube-proxy's configuration is, where one is named.
+    pub(super) kube_proxys: Option<State>,
 }
 
 /// Logs to standard error from now on.
