@@ -174,10 +174,9 @@ pub(crate) fn on_node(world: &World, host: &Host) -> Result<Value> {
     place("cni-bin", &layout.cni_bin_dir(node))?;
     let state = layout.state_dir(node).display().to_string();
     for probe in ["readinessProbe", "livenessProbe"] {
-        spec["containers"][0][probe]["exec"]["command"]
-            .as_array_mut()
-            .with_context(|| format!("no {probe}"))?
-            .extend(["--state-dir".into(), state.as_str().into()]);
+        let command = &mut spec["containers"][0][probe]["exec"]["command"];
+        ensure!(command[2] == "--state-dir", "{probe}: {command}");
+        command[3] = state.as_str().into();
     }
     Ok(spec)
 }

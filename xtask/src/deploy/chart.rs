@@ -1,17 +1,18 @@
-//! The Helm chart: the objects with Helm's words in their open places. To see that it says the same
-//! as the plain manifests there is a renderer here for the few words that it uses; where `helm` is
-//! in PATH, `cargo xtask lint` asks it too.
+//! The Helm chart: the objects with Helm's words in their open places. That it says the same as the
+//! plain manifests, and what it says with other values, is seen by [`super::render`]; where `helm`
+//! is in PATH, `cargo xtask lint` asks it too.
 
 use std::{fs, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
     HEAD,
-    objects::{self, Open, VERSION, values},
+    objects::{self, Folder, Open, VERSION, values},
     privileges,
+    render::render,
 };
 use crate::{checkout, invoke};
 
@@ -78,7 +79,13 @@ fn template(documents: &[Value]) -> Result<String> {
         let mut text = String::new();
         while let Some((before, behind)) = rest.split_once(word) {
             let (path, after) = behind.split_once(')').context("a word has no end")?;
-            text.extend([before, "{{ ", path, filter, " }}"]);
+            // A path, and what stands for it where nobody says.
+            let (path, default) = path.split_once(' ').unwrap_or((path, ""));
+            let default = match default {
+                "" => String::new(),
+                default => format!(" | default {default:?}"),
+            };
+            text.extend([before, "{{ ", path, &default, filter, " }}"]);
             rest = after.to_owned();
         }
         rest = text + &rest;
@@ -90,12 +97,7 @@ fn template(documents: &[Value]) -> Result<String> {
 pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
     let mut all = all_values();
     all["metrics"]["enabled"] = true.into();
-    let mut rendered = Vec::new();
-    for (path, text) in files()? {
-        if path.starts_with("templates/") {
-            rendered.extend(documents(&render(&text, &all)?)?);
-        }
-    }
+    let rendered = rendered(&all)?;
     for (at, object) in plain.iter().enumerate() {
         if rendered.get(at).map(comparable) != Some(comparable(object)) {
             return Ok(Some(format!(
@@ -105,6 +107,57 @@ pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
         }
     }
     Ok(helm_says())
+}
+
+/// All objects of the chart with these values.
+fn rendered(values: &Value) -> Result<Vec<Value>> {
+    let mut rendered = Vec::new();
+    for (path, text) in files()? {
+        if path.starts_with("templates/") {
+            rendered.extend(documents(&render(&text, values)?)?);
+        }
+    }
+    Ok(rendered)
+}
+
+/// The pod of the agent with these values.
+fn pod(values: &Value) -> Result<Value> {
+    let objects = rendered(values)?;
+    let set = objects.iter().find(|object| object["kind"] == "DaemonSet");
+    Ok(set.context("no DaemonSet")?["spec"]["template"]["spec"].clone())
+}
+
+/// What of the pod does not follow a folder of the agent's configuration. All of them are other than
+/// their defaults.
+pub(super) fn unfollowed() -> Result<Option<String>> {
+    let mut all = all_values();
+    let other = |folder: &Folder| format!("/other/{}", folder.volume);
+    for folder in &objects::FOLDERS {
+        all["config"][folder.field] = other(folder).into();
+    }
+    all["bpffs"]["path"] = "/other/bpf".into();
+    all["config"]["bpffs"] = "/other/bpf/mizzen".into();
+    let pod = pod(&all)?;
+    let container = &pod["containers"][0];
+    let named = |list: &Value, name: &str| -> Result<Value> {
+        let items = list.as_array().into_iter().flatten();
+        items.clone().find(|one| one["name"] == name).cloned().with_context(|| format!("no {name}"))
+    };
+    let wanted = objects::FOLDERS.iter().map(|folder| (folder.volume, other(folder)));
+    for (volume, path) in wanted.chain([("bpffs", "/other/bpf".to_owned())]) {
+        let of_node = &named(&pod["volumes"], volume)?["hostPath"]["path"];
+        let of_container = &named(&container["volumeMounts"], volume)?["mountPath"];
+        if [of_node, of_container].iter().any(|found| **found != path) {
+            return Ok(Some(format!("deploy/chart: the folder {volume} is not {path} everywhere")));
+        }
+    }
+    let state = Value::from("/other/run");
+    let probes = ["readinessProbe", "livenessProbe"].map(|probe| &container[probe]["exec"]["command"]);
+    let of_probes = probes.iter().all(|command| command.as_array().is_some_and(|it| it.contains(&state)));
+    let of_commands = named(&container["env"], "MIZZEN_STATE_DIR")?["value"] == state;
+    ensure!(objects::FOLDERS[0].volume == "run", "the folder of sockets is another one");
+    Ok((!of_probes || !of_commands)
+        .then(|| "deploy/chart: probes and commands don't follow config.stateDir".to_owned()))
 }
 
 /// What `helm lint` says against the chart in the tree, where there is a helm.
@@ -131,50 +184,4 @@ fn comparable(object: &Value) -> Value {
 fn documents(text: &str) -> Result<Vec<Value>> {
     let all = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|one| !one.is_null()).collect())
-}
-
-/// A template with its words replaced as Helm does.
-fn render(template: &str, values: &Value) -> Result<String> {
-    let mut rendered = String::new();
-    let mut shown = vec![true];
-    for line in template.lines() {
-        if let Some(condition) = line.strip_prefix("{{- if ") {
-            let path = condition.strip_suffix(" }}").context("an if has no end")?;
-            shown.push(lookup(path, values)?.as_bool() == Some(true));
-        } else if line == "{{- end }}" {
-            shown.pop();
-        } else if shown.iter().all(|shown| *shown) {
-            rendered += &render_line(line, values)?;
-            rendered.push('\n');
-        }
-    }
-    Ok(rendered)
-}
-
-fn render_line(line: &str, values: &Value) -> Result<String> {
-    let (mut rendered, mut rest) = (String::new(), line);
-    while let Some((before, behind)) = rest.split_once("{{ ") {
-        let (expression, after) = behind.split_once(" }}").context("a word has no end")?;
-        let mut steps = expression.split(" | ");
-        let mut value = lookup(steps.next().unwrap_or_default(), values)?;
-        for filter in steps {
-            if filter != "toJson" {
-                bail!("{filter} is no filter that is known here");
-            }
-            value = value.to_string().into();
-        }
-        let text = value.as_str().with_context(|| format!("{expression} is no text"))?;
-        rendered.extend([before, text]);
-        rest = after;
-    }
-    Ok(rendered + rest)
-}
-
-fn lookup(path: &str, values: &Value) -> Result<Value> {
-    if path == ".Release.Namespace" {
-        return Ok("kube-system".into());
-    }
-    let of_values = path.strip_prefix(".Values.").with_context(|| format!("{path} is unknown"))?;
-    let found = values.pointer(&format!("/{}", of_values.replace('.', "/")));
-    found.cloned().with_context(|| format!("values.yaml has no {of_values}"))
 }

@@ -2,13 +2,15 @@
 //!
 //! [`privileges`] says which rights the agent has and why, [`objects`] what the objects are, with
 //! the places that somebody may want otherwise left open; [`chart`] fills these with the words of
-//! Helm's templates, and the plain manifests with the chart's own defaults. `cargo xtask lint`
+//! Helm's templates ([`render`] knows what they mean), and the plain manifests with the chart's own
+//! defaults. `cargo xtask lint`
 //! compares what is in the tree (`--fix` writes it), has every object read by the types of the
 //! Kubernetes API, and renders the chart: with its defaults it is the plain manifests.
 
 mod chart;
 mod objects;
 pub mod privileges;
+mod render;
 mod schema;
 mod unit;
 
@@ -81,6 +83,7 @@ pub fn complaints(root: &Path) -> Result<Vec<String>> {
         complaints.extend(schema::complaint(document));
     }
     complaints.extend(chart::complaint(&plain)?);
+    complaints.extend(chart::unfollowed()?);
     Ok(complaints)
 }
 
@@ -114,5 +117,10 @@ mod tests {
         let complaint = chart::complaint(&plain).expect("a chart");
         assert_eq!(complaint, None);
         assert!(chart::complaint(&plain[1..]).expect("a chart").is_some());
+    }
+
+    #[test]
+    fn folders_of_the_configuration_are_those_of_the_chart_s_pod() {
+        assert_eq!(chart::unfollowed().expect("a chart"), None);
     }
 }

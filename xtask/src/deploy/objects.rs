@@ -39,6 +39,25 @@ pub(super) const CLUSTER_DNS_NOTE: &str = "\
 # name to pods (`clusterDNS`), and create it.
 ";
 
+/// A folder of the node that a field of the agent's configuration names, and that its pod has at the
+/// same place.
+pub(super) struct Folder {
+    /// The field.
+    pub(super) field: &'static str,
+    /// Where it is where nobody says.
+    pub(super) default: &'static str,
+    /// The volume's name.
+    pub(super) volume: &'static str,
+}
+
+/// All of these, that with the agent's socket first.
+pub(super) const FOLDERS: [Folder; 4] = [
+    Folder { field: "stateDir", default: "/run/mizzen", volume: "run" },
+    Folder { field: "dataDir", default: "/var/lib/mizzen", volume: "data" },
+    Folder { field: "cniConfDir", default: "/etc/cni/net.d", volume: "cni-conf" },
+    Folder { field: "cniBinDir", default: "/opt/cni/bin", volume: "cni-bin" },
+];
+
 /// What the open places are filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Open {
@@ -60,6 +79,7 @@ pub(super) fn values() -> Value {
             "cni": true,
             "dns": true,
         },
+        "bpffs": {"path": "/sys/fs/bpf"},
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "priorityClassName": "system-node-critical",
         // The tables of the packet path count too: up to 84 MB of flows on large nodes. There is no
@@ -78,6 +98,14 @@ impl Open {
                 values().pointer(&pointer).cloned().unwrap_or_default()
             }
             Self::Chart => format!("HELM(.Values.{path})").into(),
+        }
+    }
+
+    /// Where a folder is.
+    fn folder(self, folder: &Folder) -> Value {
+        match self {
+            Self::Plain => folder.default.into(),
+            Self::Chart => format!("HELM(.Values.config.{} {})", folder.field, folder.default).into(),
         }
     }
 
@@ -173,16 +201,6 @@ fn daemon_set(open: Open) -> Value {
 }
 
 fn pod(open: Open) -> Value {
-    let mounted = |name: &str, path: &str| json!({"name": name, "mountPath": path});
-    let node_folder = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
-    let follows = |mut mount: Value| {
-        mount["mountPropagation"] = "HostToContainer".into();
-        mount
-    };
-    let read_only = |mut mount: Value| {
-        mount["readOnly"] = true.into();
-        mount
-    };
     json!({
         "serviceAccountName": NAME,
         "hostNetwork": true,
@@ -195,50 +213,78 @@ fn pod(open: Open) -> Value {
         // The longest dnsLameduckSeconds, and five seconds for each of the three stages.
         "terminationGracePeriodSeconds": 75,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [{
-            "name": "agent",
-            "image": open.image(),
-            "imagePullPolicy": open.value("image.pullPolicy"),
-            "args": ["run", "--config", "/etc/mizzen/agent.yaml"],
-            "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-            "resources": open.value("resources"),
-            "securityContext": security(),
-            "readinessProbe": {
-                "exec": {"command": ["/usr/bin/mizzen-agent", "ready"]},
-                "periodSeconds": 5, "timeoutSeconds": 6,
-            },
-            "livenessProbe": {
-                // Not at port 10256, which is kube-proxy's while it runs.
-                "exec": {"command": ["/usr/bin/mizzen-agent", "live"]},
-                "initialDelaySeconds": 60, "periodSeconds": 20, "timeoutSeconds": 6,
-                "failureThreshold": 3,
-            },
-            "volumeMounts": [
-                read_only(mounted("config", "/etc/mizzen")),
-                read_only(mounted("kube-proxy", "/var/lib/kube-proxy")),
-                follows(mounted("bpffs", "/sys/fs/bpf")),
-                read_only(follows(mounted("cgroup", "/sys/fs/cgroup"))),
-                follows(mounted("netns", "/run/netns")),
-                mounted("run", "/run/mizzen"),
-                mounted("data", "/var/lib/mizzen"),
-                mounted("cni-conf", "/etc/cni/net.d"),
-                mounted("cni-bin", "/opt/cni/bin"),
-                mounted("tmp", "/tmp"),
-            ],
-        }],
-        "volumes": [
-            {"name": "config", "configMap": {"name": NAME}},
-            kube_proxy_configuration(),
-            node_folder("bpffs", "/sys/fs/bpf", "Directory"),
-            node_folder("cgroup", "/sys/fs/cgroup", "Directory"),
-            node_folder("netns", "/run/netns", "DirectoryOrCreate"),
-            node_folder("run", "/run/mizzen", "DirectoryOrCreate"),
-            node_folder("data", "/var/lib/mizzen", "DirectoryOrCreate"),
-            node_folder("cni-conf", "/etc/cni/net.d", "DirectoryOrCreate"),
-            node_folder("cni-bin", "/opt/cni/bin", "DirectoryOrCreate"),
-            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
-        ],
+        "containers": [container(open)],
+        "volumes": volumes(open),
     })
+}
+
+fn container(open: Open) -> Value {
+    let state_dir = open.folder(&FOLDERS[0]);
+    let probe =
+        |verb: &str| json!({"command": ["/usr/bin/mizzen-agent", verb, "--state-dir", state_dir]});
+    json!({
+        "name": "agent",
+        "image": open.image(),
+        "imagePullPolicy": open.value("image.pullPolicy"),
+        "args": ["run", "--config", "/etc/mizzen/agent.yaml"],
+        "env": [
+            {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            // For `kubectl exec … -- mizzen status`.
+            {"name": "MIZZEN_STATE_DIR", "value": state_dir},
+        ],
+        "resources": open.value("resources"),
+        "securityContext": security(),
+        "readinessProbe": {"exec": probe("ready"), "periodSeconds": 5, "timeoutSeconds": 6},
+        // Not at port 10256, which is kube-proxy's while it runs.
+        "livenessProbe": {
+            "exec": probe("live"),
+            "initialDelaySeconds": 60, "periodSeconds": 20, "timeoutSeconds": 6,
+            "failureThreshold": 3,
+        },
+        "volumeMounts": mounts(open),
+    })
+}
+
+fn mounts(open: Open) -> Vec<Value> {
+    let mounted = |name: &str, path: Value| json!({"name": name, "mountPath": path});
+    let follows = |mut mount: Value| {
+        mount["mountPropagation"] = "HostToContainer".into();
+        mount
+    };
+    let read_only = |mut mount: Value| {
+        mount["readOnly"] = true.into();
+        mount
+    };
+    let mut mounts = vec![
+        read_only(mounted("config", "/etc/mizzen".into())),
+        read_only(mounted("kube-proxy", "/var/lib/kube-proxy".into())),
+        read_only(mounted("coredns", "/etc/coredns".into())),
+        follows(mounted("bpffs", open.value("bpffs.path"))),
+        read_only(follows(mounted("cgroup", "/sys/fs/cgroup".into()))),
+        follows(mounted("netns", "/run/netns".into())),
+    ];
+    mounts.extend(FOLDERS.iter().map(|folder| mounted(folder.volume, open.folder(folder))));
+    mounts.push(mounted("tmp", "/tmp".into()));
+    mounts
+}
+
+fn volumes(open: Open) -> Vec<Value> {
+    let of_node = |name: &str, path: Value, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
+    let mut volumes = vec![
+        json!({"name": "config", "configMap": {"name": NAME}}),
+        kube_proxy_configuration(),
+        // With `corefile: /etc/coredns/Corefile`, CoreDNS's own goes on to hold.
+        json!({"name": "coredns", "configMap": {"name": "coredns", "optional": true}}),
+        of_node("bpffs", open.value("bpffs.path"), "Directory"),
+        of_node("cgroup", "/sys/fs/cgroup".into(), "Directory"),
+        of_node("netns", "/run/netns".into(), "DirectoryOrCreate"),
+    ];
+    let folders = FOLDERS.iter();
+    volumes.extend(
+        folders.map(|folder| of_node(folder.volume, open.folder(folder), "DirectoryOrCreate")),
+    );
+    volumes.push(json!({"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}));
+    volumes
 }
 
 /// kube-proxy's configuration, where there is one: `config.conf` of kubeadm and kind, `config` of EKS.
