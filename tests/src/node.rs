@@ -49,7 +49,8 @@ impl TestNode {
 
     /// The options for its datapath.
     pub fn options(&self) -> Options {
-        Options { bpffs: self.bpffs(), cgroup_root: Some(self.cgroup.clone()), flows: self.flows }
+        let (bpffs, cgroup_root) = (self.bpffs(), Some(self.cgroup.clone()));
+        Options { bpffs, mounts: true, cgroup_root, flows: self.flows }
     }
 
     /// The folder for pins.

@@ -9,6 +9,7 @@ pub mod live;
 mod log;
 mod man;
 mod migrate;
+pub mod mount_bpffs;
 mod names;
 mod pod_network;
 pub mod ready;
@@ -40,6 +41,8 @@ pub enum AgentCommand {
     Ready(ready::Ready),
     /// Say whether an agent, whosever, serves this node and does its work (for probes)
     Live(live::Live),
+    /// Mount a bpf file system where there is none (for an init container that may)
+    MountBpffs(mount_bpffs::MountBpffs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -52,6 +55,7 @@ impl Agent {
             AgentCommand::Run(source) => run::run(source.resolve()?.named()?),
             AgentCommand::Ready(ready) => ready.execute(),
             AgentCommand::Live(live) => live.execute(),
+            AgentCommand::MountBpffs(mount) => mount.execute(),
             AgentCommand::Config(command) => command.execute(),
         }
     }

@@ -77,8 +77,6 @@ const QUERIES_MAX: usize = 16;
 const RELEASED_MAX: usize = 256;
 /// How long threads that still do something may take at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-/// The variable that every container of a pod has.
-const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Shown below the flags.
 pub const EXAMPLES: &str = "\
@@ -110,7 +108,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let relieved = serve_node(&config, Shown { config: shown, log, kube_proxys }, &mut signals).await?;
-        if relieved && std::env::var_os(IN_A_POD).is_some() {
+        if relieved && kube::is_in_a_pod() {
             // A container that ends is started again, and would take everything back.
             tracing::info!("another agent goes on; waiting to be told to stop");
             signals.told_to_stop().await;

@@ -131,7 +131,8 @@ fields! {
     "Places on the node" {
         /// Cgroup below which the node's processes and pods are; empty: the cgroup2 mount
         cgroup_root: PathBuf = PathBuf::new();
-        /// Folder for pinned eBPF objects; a bpf file system is mounted where there is none
+        /// Folder for pinned eBPF objects, in a bpf file system; where there is none, an agent that
+        /// is no pod mounts one
         bpffs: PathBuf = "/sys/fs/bpf/mizzen".into();
         /// Folder for sockets and journals
         state_dir: PathBuf = "/run/mizzen".into();

@@ -11,7 +11,7 @@ use mizzen_ebpf_abi::limits;
 use super::{Config, ConfigError};
 use crate::{
     datapath, desired, dns,
-    kube::{bootstrap::ServiceAddresses, convert::parse_cidr},
+    kube::{bootstrap::ServiceAddresses, convert::parse_cidr, is_in_a_pod},
     model::node::Cidr,
     podnet,
 };
@@ -148,6 +148,7 @@ impl Config {
     pub fn datapath(&self) -> datapath::Options {
         datapath::Options {
             bpffs: self.bpffs.clone(),
+            mounts: !is_in_a_pod(),
             cgroup_root: given(&self.cgroup_root),
             flows: (self.flow_table_max != 0).then_some(self.flow_table_max),
         }

@@ -85,14 +85,21 @@ use migrate::Older;
 /// Where a node's datapath is.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder for pins, in a bpf file system that is mounted where it is not.
+    /// The folder for pins, in a bpf file system.
     pub bpffs: PathBuf,
+    /// Whether that is mounted where there is none: not in a pod, whose mounts end with it.
+    pub mounts: bool,
     /// The cgroup below which the node's processes and pods are; else the root of the cgroup2
     /// file system that is mounted.
     pub cgroup_root: Option<PathBuf>,
     /// How many flows the packet path remembers; by the number of CPUs where none is given. The
     /// table that an earlier agent made keeps its size.
     pub flows: Option<u32>,
+}
+
+/// Mounts a bpf file system at `path`, unless there is one.
+pub fn mount_bpffs(path: &Path) -> Result<(), PinError> {
+    pin::ensure_mounted(path)
 }
 
 /// Why there is no datapath.
@@ -195,7 +202,7 @@ impl Datapath {
     ) -> Result<Self, OpenError> {
         let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
         let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
-        let pins = Arc::new(Pins::open(&options.bpffs)?);
+        let pins = Arc::new(Pins::open(&options.bpffs, options.mounts)?);
         let older = Older::find(&options.bpffs)?;
         if let Some(older) = &older {
             older.share(&pins)?;

@@ -32,6 +32,13 @@ pub enum PinError {
          bpf`, or name a folder in one with --bpffs", .0.display()
     )]
     Mount(PathBuf, #[source] io::Error),
+    /// What a pod mounts is its own, and the pins would end with it.
+    #[error(
+        "{} is in no bpf file system of the node, and what this pod would mount there would end with \
+         it, and traffic with that: on the node, `mount -t bpf bpf {}` (systemd does it by itself \
+         when it starts), or have the chart do it (`bpffs.mount: true`)", .0.display(), STANDARD_MOUNT
+    )]
+    NotTheNodes(PathBuf),
     /// A folder can't be made or opened.
     #[error("make the folder {} for pinned maps and links", .0.display())]
     Folder(PathBuf, #[source] io::Error),
@@ -81,8 +88,12 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the folders below `bpffs`, mounts the file system where it is not, and takes the lock.
-    pub fn open(bpffs: &Path) -> Result<Self, PinError> {
+    /// Makes the folders below `bpffs`, and takes the lock. Where there is no bpf file system, it is
+    /// mounted if this process `mounts` one for the node.
+    pub fn open(bpffs: &Path, mounts: bool) -> Result<Self, PinError> {
+        if !mounts && !is_bpffs(bpffs) {
+            return Err(PinError::NotTheNodes(bpffs.to_owned()));
+        }
         ensure_mounted(bpffs)?;
         refuse_newer(bpffs)?;
         let folder = Self::folder_of(bpffs);
@@ -188,7 +199,7 @@ pub(super) fn refuse_newer(bpffs: &Path) -> Result<(), PinError> {
 
 /// Mounts the file system where `bpffs` is not in one: at the standard place if that is above it,
 /// else on `bpffs` itself, so that nothing of others is hidden.
-fn ensure_mounted(bpffs: &Path) -> Result<(), PinError> {
+pub(super) fn ensure_mounted(bpffs: &Path) -> Result<(), PinError> {
     if is_bpffs(bpffs) {
         return Ok(());
     }

@@ -42,7 +42,7 @@ pub fn is_in_force(bpffs: &Path) -> bool {
 /// Detaches all programs pinned below `bpffs` and forgets the tables. How many links there were.
 /// Connections that sockets translated go on, those of the packet path end.
 pub fn release(bpffs: &Path) -> Result<usize, ReleaseError> {
-    let pins = Pins::open(bpffs)?;
+    let pins = Pins::open(bpffs, false)?;
     let mut links = 0;
     // Programs first: they would run without the tables' writer.
     for folder in [pins.links(), pins.maps()] {

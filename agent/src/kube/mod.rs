@@ -49,6 +49,11 @@ use client::{ApiServers, ClientError};
 /// Changes that wait for the state task before a watch waits for it.
 const CHANGES_MAX: usize = 1024;
 
+/// Whether a kubelet started this process, in a container of a pod: each has this variable.
+pub fn is_in_a_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
 /// The way to the snapshots. The latest counts; what was published between is gone.
 #[derive(Clone, Debug)]
 pub struct Snapshots {

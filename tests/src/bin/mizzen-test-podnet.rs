@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     let state_dir = folder.join("state");
     ARMED.get_or_init(|| folder.join("armed"));
     setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
-    let options = Options { bpffs, cgroup_root: Some(cgroup), flows: None };
+    let options = Options { bpffs, mounts: true, cgroup_root: Some(cgroup), flows: None };
     let datapath = options.bpffs.is_absolute().then(|| Datapath::open(&options)).transpose()?;
     let pods: Arc<dyn PodDatapath> = match &datapath {
         Some(datapath) => Arc::new(datapath.pods()?),

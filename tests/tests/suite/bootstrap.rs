@@ -1,7 +1,7 @@
 //! How an agent starts on a node where nothing makes Services work: with empty tables, without
 //! kube-proxy, and with API servers that are away. Real servers with real certificates. Needs root.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, api::PostParams};
@@ -11,7 +11,7 @@ use mizzen_tests::{
 };
 use serde_json::{Value, json};
 
-use super::dns::field::{API, API_PORT, Field, Host, LIMIT, METRICS, on};
+use super::dns::field::{API, API_PORT, Field, Host, LIMIT, METRICS, binary, on};
 
 /// An address of the wire that nobody has.
 const NOBODY: u8 = 99;
@@ -186,5 +186,26 @@ fn f46_an_agent_goes_on_with_the_configuration_of_a_kube_proxy_whose_config_map_
     });
     let (_, config) = host.http(METRICS, "/configz").unwrap();
     assert!(config.contains("nodePortAddresses: [\"127.0.0.0/8\"]  # kube-proxy"), "{config}");
+    assert_served(host, &api_service(&field));
+}
+
+/// What a pod mounts ends with it, and with that the traffic of its programs.
+#[test]
+fn a_pod_pins_nothing_where_the_node_has_no_bpf_file_system() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let in_a_pod = ["env", "KUBERNETES_SERVICE_HOST=10.96.0.1"];
+    let mut agent = field.begin_by(host, &in_a_pod, &[]);
+    assert!(!agent.ended().success());
+    let log = agent.log();
+    assert!(log.contains("mount -t bpf bpf /sys/fs/bpf") && log.contains("bpffs.mount"), "{log}");
+    // As the chart's init container does.
+    let bpffs = host.node.bpffs();
+    for _ in 0..2 {
+        let mut mount = Command::new(binary("mizzen-agent"));
+        assert!(mount.arg("mount-bpffs").arg(&bpffs).status().unwrap().success());
+    }
+    let agent = field.begin_by(host, &in_a_pod, &[]);
+    agent.until_ready(host);
     assert_served(host, &api_service(&field));
 }

@@ -18,6 +18,8 @@ use crate::{checkout, invoke};
 
 /// The condition under which the objects for metrics are made.
 const METRICS: &str = ".Values.metrics.enabled";
+/// The line that begins the containers that are there on a condition, and that condition.
+const MOUNTER: (&str, &str) = ("      initContainers:", ".Values.bpffs.mount");
 
 /// The files, by their paths in the chart.
 pub(super) fn files() -> Result<Vec<(String, String)>> {
@@ -25,7 +27,7 @@ pub(super) fn files() -> Result<Vec<(String, String)>> {
         "{HEAD}apiVersion: v2\nname: mizzen\ndescription: Node networking of a Kubernetes cluster in one agent\n\
          type: application\nversion: {VERSION}\nappVersion: {VERSION}\nkubeVersion: \">= 1.31.0-0\"\n"
     );
-    let agent = template(&objects::agent(Open::Chart))?;
+    let agent = conditional(&template(&objects::agent(Open::Chart))?, MOUNTER);
     let metrics = template(&objects::metrics(Open::Chart))?;
     Ok(vec![
         ("Chart.yaml".to_owned(), chart),
@@ -47,7 +49,12 @@ fn all_values() -> Value {
 
 /// values.yaml.
 fn values_text() -> Result<String> {
-    const COMMENTS: [(&str, &str); 3] = [
+    const COMMENTS: [(&str, &str); 4] = [
+        (
+            "bpffs:",
+            "Where nodes have their bpf file system; mount: true has a privileged init container mount\n\
+             # it where nothing else does, as systemd would. config.bpffs is a folder in it.",
+        ),
         (
             "config:",
             "The agent's configuration (docs/configuration.md). While services are on, apiServer has to\n\
@@ -91,6 +98,27 @@ fn template(documents: &[Value]) -> Result<String> {
         rest = text + &rest;
     }
     Ok(rest)
+}
+
+/// The part of a template that begins with a line, and goes on with its items, under a condition.
+fn conditional(template: &str, (first, condition): (&str, &str)) -> String {
+    let mut text = String::new();
+    let mut inside = false;
+    for line in template.lines() {
+        let begins = line == first;
+        let indent = &first[..first.len() - first.trim_start().len()];
+        let goes_on = line.strip_prefix(indent).is_some_and(|rest| rest.starts_with(['-', ' ']));
+        if inside && !goes_on {
+            text.push_str("{{- end }}\n");
+            inside = false;
+        }
+        if begins {
+            text.extend(["{{- if ", condition, " }}\n"]);
+            inside = true;
+        }
+        text.extend([line, "\n"]);
+    }
+    text
 }
 
 /// What is wrong with the chart, where with metrics it is not the objects `plain`.
@@ -154,6 +182,14 @@ pub(super) fn unfollowed() -> Result<Option<String>> {
     let state = Value::from("/other/run");
     let probes = ["readinessProbe", "livenessProbe"].map(|probe| &container[probe]["exec"]["command"]);
     let of_probes = probes.iter().all(|command| command.as_array().is_some_and(|it| it.contains(&state)));
+    let mounter = |mount: bool| -> Result<Value> {
+        let mut all = all.clone();
+        all["bpffs"]["mount"] = mount.into();
+        Ok(self::pod(&all)?["initContainers"].clone())
+    };
+    ensure!(mounter(false)?.is_null(), "deploy/chart: bpffs.mount is false in vain");
+    let mount = &mounter(true)?[0]["volumeMounts"][0];
+    ensure!(mount["mountPath"] == "/other/bpf", "deploy/chart: what is mounted is not bpffs.path");
     let of_commands = named(&container["env"], "MIZZEN_STATE_DIR")?["value"] == state;
     ensure!(objects::FOLDERS[0].volume == "run", "the folder of sockets is another one");
     Ok((!of_probes || !of_commands)

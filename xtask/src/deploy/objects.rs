@@ -79,7 +79,7 @@ pub(super) fn values() -> Value {
             "cni": true,
             "dns": true,
         },
-        "bpffs": {"path": "/sys/fs/bpf"},
+        "bpffs": {"path": "/sys/fs/bpf", "mount": false},
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "priorityClassName": "system-node-critical",
         // The tables of the packet path count too: up to 84 MB of flows on large nodes. There is no
@@ -201,7 +201,7 @@ fn daemon_set(open: Open) -> Value {
 }
 
 fn pod(open: Open) -> Value {
-    json!({
+    let mut pod = json!({
         "serviceAccountName": NAME,
         "hostNetwork": true,
         // By the processes of pods it finds their network namespaces and sockets.
@@ -215,6 +215,27 @@ fn pod(open: Open) -> Value {
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container(open)],
         "volumes": volumes(open),
+    });
+    if open == Open::Chart {
+        // Under a condition: see the chart.
+        pod["initContainers"] = json!([bpffs_mounter(open)]);
+    }
+    pod
+}
+
+/// For nodes on which nothing mounts the bpf file system. Only what a privileged container mounts is
+/// the node's too.
+fn bpffs_mounter(open: Open) -> Value {
+    let path = open.value("bpffs.path");
+    json!({
+        "name": "mount-bpffs",
+        "image": open.image(),
+        "imagePullPolicy": open.value("image.pullPolicy"),
+        "args": ["mount-bpffs", path],
+        "securityContext": {"privileged": true, "runAsUser": 0, "readOnlyRootFilesystem": true},
+        "volumeMounts": [
+            {"name": "bpffs", "mountPath": path, "mountPropagation": "Bidirectional"},
+        ],
     })
 }
 

@@ -39,8 +39,8 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "SYS_ADMIN",
         reason: "loads programs, makes their tables and looks at those that others attached; enters the \
-                 network namespaces of pods; makes /proc/sys writable in its own container, and \
-                 mounts a bpf file system where there is none",
+                 network namespaces of pods; makes /proc/sys writable in its own container; \
+                 without one, mounts a bpf file system where there is none",
         lost: "services and the pod network: the agent ends and says so",
         stays: "services: tables grow; pod network: each pod's namespace is entered",
     },
