@@ -64,6 +64,9 @@ pub enum ConfigCommand {
         /// That of the command lines
         #[arg(long)]
         command_lines: bool,
+        /// The configuration file's JSON schema
+        #[arg(long, conflicts_with = "command_lines")]
+        schema: bool,
     },
 }
 
@@ -96,8 +99,9 @@ impl ConfigCommand {
                 }
                 println!("the configuration is valid");
             }
-            Self::Reference { command_lines: true } => print!("{}", reference::page()),
-            Self::Reference { command_lines: false } => print!("{}", config::reference_page()),
+            Self::Reference { command_lines: true, .. } => print!("{}", reference::page()),
+            Self::Reference { schema: true, .. } => println!("{:#}", config::schema()),
+            Self::Reference { .. } => print!("{}", config::reference_page()),
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub use fields::{Config, Flags};
 pub use kube_proxy::Note;
-pub use reference::page as reference_page;
+pub use reference::{page as reference_page, schema};
 
 /// The only `apiVersion` of the file.
 pub const API_VERSION: &str = "mizzen.dev/v1alpha1";

@@ -1,7 +1,9 @@
-//! The page docs/configuration.md, made of the tables: `cargo xtask lint` compares, and writes it
-//! with `--fix`.
+//! The page docs/configuration.md, made of the tables, and the file's JSON schema: `cargo xtask lint`
+//! compares, and writes them with `--fix`.
 
 use std::fmt::Write as _;
+
+use serde_json::{Value, json};
 
 use super::{
     API_VERSION, Config, KIND, camel_case, fields,
@@ -83,6 +85,36 @@ fn kube_proxys() -> String {
     part
 }
 
+/// The file's JSON schema, as far as it is about names and types.
+pub fn schema() -> Value {
+    let mut properties = serde_json::Map::new();
+    properties.insert("apiVersion".to_owned(), json!({"const": API_VERSION}));
+    properties.insert("kind".to_owned(), json!({"const": KIND}));
+    let defaults = fields::values(&Config::default());
+    for (field, default) in fields::all().zip(&defaults) {
+        let mut schema = form_schema(field.form);
+        schema["description"] = field.help.concat().trim().into();
+        schema["default"] = serde_json::from_str(default).unwrap_or_default();
+        properties.insert(field.key(), schema);
+    }
+    json!({"type": "object", "additionalProperties": false, "properties": properties})
+}
+
+/// A type as JSON's schema has it.
+fn form_schema(form: &str) -> Value {
+    let number = |most: u32| json!({"type": "integer", "minimum": 0, "maximum": most});
+    let list = |of: &str| json!({"type": "array", "items": {"type": of}});
+    match form {
+        "bool" => json!({"type": "boolean"}),
+        "u8" => number(u8::MAX.into()),
+        "u16" => number(u16::MAX.into()),
+        "u32" => number(u32::MAX),
+        "Vec<String>" | "Vec<std::net::IpAddr>" => list("string"),
+        "crate::dns::native::Blocks" => list("object"),
+        _ => json!({"type": "string"}),
+    }
+}
+
 /// A type as people say it.
 fn form(form: &str) -> &'static str {
     match form {
@@ -126,6 +158,24 @@ mod tests {
             assert_eq!(kube_proxys().matches(&format!("\n| `{}` |", field.path)).count(), 1);
         }
         assert!(page.contains("| `vxlanPort` | `--vxlan-port` | number | `4789` |"), "{page}");
+    }
+
+    #[test]
+    fn the_schema_admits_every_default_by_its_type() {
+        let schema = schema();
+        let properties = schema["properties"].as_object().unwrap();
+        assert_eq!(properties.len(), 2 + fields::all().count());
+        for (name, field) in properties {
+            let kind = match &field["default"] {
+                Value::Bool(_) => "boolean",
+                Value::Number(_) => "integer",
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                _ => continue,
+            };
+            assert_eq!(field["type"], kind, "{name}");
+        }
+        assert_eq!(properties["vxlanPort"]["maximum"], 65535);
     }
 
     #[test]

@@ -93,12 +93,21 @@ fn lint_programs() -> Result<()> {
     product::build_programs(compiler)
 }
 
-/// The pages that the agent itself prints.
+/// The pages that the agent itself prints, and the schema of the chart's values by what it says of
+/// its configuration.
 fn check_references(fix: bool) -> Result<()> {
-    for (file, asked) in REFERENCES {
+    let printed = |asked: &[&str]| {
         let mut agent = product::cargo();
         agent.args(["run", "--quiet", "-p", "mizzen-agent", "--bin", "mizzen-agent", "--"]);
-        let page = invoke::capture(agent.args(["config", "reference"]).args(asked))?;
+        invoke::capture(agent.args(["config", "reference"]).args(asked))
+    };
+    let mut files = Vec::new();
+    for (file, asked) in REFERENCES {
+        files.push((file, printed(asked)?));
+    }
+    let schema = serde_json::from_str(&printed(&["--schema"])?)?;
+    files.push(("deploy/chart/values.schema.json", deploy::values_schema(&schema)?));
+    for (file, page) in files {
         let path = checkout().join(file);
         if fix {
             fs::write(&path, page).with_context(|| format!("can't write {file}"))?;

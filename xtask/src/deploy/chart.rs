@@ -10,16 +10,29 @@ use serde_json::Value;
 
 use super::{
     HEAD,
-    objects::{self, Folder, Open, VERSION, values},
+    objects::{self, Folder, Open, VERSION},
     privileges,
     render::render,
+    values,
 };
 use crate::{checkout, invoke};
 
+/// Stands for the servers of a cluster.
+const SERVERS: [&str; 1] = ["https://192.0.2.1:6443"];
 /// The condition under which the objects for metrics are made.
 const METRICS: &str = ".Values.metrics.enabled";
 /// The line that begins the containers that are there on a condition, and that condition.
 const MOUNTER: (&str, &str) = ("      initContainers:", ".Values.bpffs.mount");
+
+/// What would not work is said when it is installed, and not by each node's agent.
+const REFUSALS: &str = "\
+{{- if and .Values.config.services (not (or .Values.config.apiServer .Values.config.kubeProxyConfig .Values.config.kubeconfig)) }}
+{{- fail \"config.apiServer has to name the API servers' own addresses, as https://192.0.2.1:6443, or config.kubeProxyConfig a file that does: a Service's address can't be reached before the agent serves\" }}
+{{- end }}
+{{- if not (hasPrefix .Values.bpffs.path (.Values.config.bpffs | default \"/sys/fs/bpf/mizzen\")) }}
+{{- fail \"config.bpffs has to be a folder below bpffs.path\" }}
+{{- end }}
+";
 
 /// The files, by their paths in the chart.
 pub(super) fn files() -> Result<Vec<(String, String)>> {
@@ -31,7 +44,8 @@ pub(super) fn files() -> Result<Vec<(String, String)>> {
     let metrics = template(&objects::metrics(Open::Chart))?;
     Ok(vec![
         ("Chart.yaml".to_owned(), chart),
-        ("values.yaml".to_owned(), format!("{HEAD}{}", values_text()?)),
+        ("values.yaml".to_owned(), values::text()?),
+        ("templates/refuse.yaml".to_owned(), format!("{HEAD}{REFUSALS}")),
         ("templates/agent.yaml".to_owned(), agent),
         (
             "templates/metrics.yaml".to_owned(),
@@ -40,49 +54,15 @@ pub(super) fn files() -> Result<Vec<(String, String)>> {
     ])
 }
 
-/// The values with what the plain manifests have in files of their own.
-fn all_values() -> Value {
-    let mut all = values();
-    all["metrics"] = serde_json::json!({"enabled": false});
-    all
-}
-
-/// values.yaml.
-fn values_text() -> Result<String> {
-    const COMMENTS: [(&str, &str); 4] = [
-        (
-            "bpffs:",
-            "Where nodes have their bpf file system; mount: true has a privileged init container mount\n\
-             # it where nothing else does, as systemd would. config.bpffs is a folder in it.",
-        ),
-        (
-            "config:",
-            "The agent's configuration (docs/configuration.md). While services are on, apiServer has to\n\
-             # name the API servers' own addresses, as https://192.0.2.1:6443.",
-        ),
-        (
-            "metrics:",
-            "A Service and a ServiceMonitor for Prometheus' operator; set config.metricsBindAddress to\n\
-             # \"[::]:10249\" with it.",
-        ),
-        ("resources:", "The packet path's tables count too; a limit would keep them from growing."),
-    ];
-    let mut text = serde_yaml_ng::to_string(&all_values())?;
-    for (key, comment) in COMMENTS {
-        text = text.replace(&format!("\n{key}"), &format!("\n# {comment}\n{key}"));
-        if let Some(rest) = text.strip_prefix(key) {
-            text = format!("# {comment}\n{key}{rest}");
-        }
-    }
-    Ok(text)
-}
-
 /// Objects as a template.
 fn template(documents: &[Value]) -> Result<String> {
     let mut rest = privileges::annotated(&objects::yaml(documents)?);
-    for (word, filter) in
-        [("HELMRAW(", ""), ("HELMTEXT(", " | toJson | toJson"), ("HELM(", " | toJson")]
-    {
+    for (word, filter) in [
+        ("HELMRAW(", ""),
+        ("HELMTEXT(", " | toJson | toJson"),
+        ("HELMSUM(", " | toJson | sha256sum | toJson"),
+        ("HELM(", " | toJson"),
+    ] {
         let mut text = String::new();
         while let Some((before, behind)) = rest.split_once(word) {
             let (path, after) = behind.split_once(')').context("a word has no end")?;
@@ -121,9 +101,16 @@ fn conditional(template: &str, (first, condition): (&str, &str)) -> String {
     text
 }
 
+/// The defaults, with what has to be given.
+fn least() -> Value {
+    let mut all = values::all();
+    all["config"]["apiServer"] = SERVERS.into();
+    all
+}
+
 /// What is wrong with the chart, where with metrics it is not the objects `plain`.
 pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
-    let mut all = all_values();
+    let mut all = least();
     all["metrics"]["enabled"] = true.into();
     let rendered = rendered(&all)?;
     for (at, object) in plain.iter().enumerate() {
@@ -158,7 +145,7 @@ fn pod(values: &Value) -> Result<Value> {
 /// What of the pod does not follow a folder of the agent's configuration. All of them are other than
 /// their defaults.
 pub(super) fn unfollowed() -> Result<Option<String>> {
-    let mut all = all_values();
+    let mut all = least();
     let other = |folder: &Folder| format!("/other/{}", folder.volume);
     for folder in &objects::FOLDERS {
         all["config"][folder.field] = other(folder).into();
@@ -180,8 +167,10 @@ pub(super) fn unfollowed() -> Result<Option<String>> {
         }
     }
     let state = Value::from("/other/run");
-    let probes = ["readinessProbe", "livenessProbe"].map(|probe| &container[probe]["exec"]["command"]);
-    let of_probes = probes.iter().all(|command| command.as_array().is_some_and(|it| it.contains(&state)));
+    let probes =
+        ["readinessProbe", "livenessProbe"].map(|probe| &container[probe]["exec"]["command"]);
+    let of_probes =
+        probes.iter().all(|command| command.as_array().is_some_and(|it| it.contains(&state)));
     let mounter = |mount: bool| -> Result<Value> {
         let mut all = all.clone();
         all["bpffs"]["mount"] = mount.into();
@@ -202,22 +191,85 @@ fn helm_says() -> Option<String> {
     if !invoke::in_path("helm") || !fs::exists(&chart).unwrap_or(false) {
         return None;
     }
-    let said = invoke::capture(Command::new("helm").args(["lint", "--strict"]).arg(&chart));
+    let servers = format!("config.apiServer={}", Value::from(SERVERS));
+    let mut lint = Command::new("helm");
+    lint.args(["lint", "--strict", "--set-json", &servers]).arg(&chart);
+    let said = invoke::capture(&mut lint);
     said.err().map(|error| format!("deploy/chart: {error:#}"))
 }
 
-/// An object whose configuration is what it says, not how it is written.
+/// An object whose configuration is what it says, not how it is written, but for what each cluster has
+/// otherwise; without what tells one configuration from another.
 fn comparable(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(text) = object.pointer_mut("/data/agent.yaml")
-        && let Some(said) = text.as_str().and_then(|text| serde_yaml_ng::from_str(text).ok())
+        && let Some(mut said) = text.as_str().and_then(config)
     {
+        said["apiServer"] = SERVERS.into();
         *text = said;
     }
+    if let Some(metadata) =
+        object.pointer_mut("/spec/template/metadata").and_then(Value::as_object_mut)
+    {
+        metadata.remove("annotations");
+    }
     object
+}
+
+fn config(text: &str) -> Option<Value> {
+    serde_yaml_ng::from_str(text).ok()
 }
 
 fn documents(text: &str) -> Result<Vec<Value>> {
     let all = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|one| !one.is_null()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(config: &Value, bpffs: &str) -> Result<Vec<Value>> {
+        let mut all = values::all();
+        for (field, value) in config.as_object().into_iter().flatten() {
+            all["config"][field] = value.clone();
+        }
+        all["bpffs"]["path"] = bpffs.into();
+        rendered(&all)
+    }
+
+    #[test]
+    fn what_would_not_work_is_refused() {
+        let usual = "/sys/fs/bpf";
+        for (config, bpffs, expected) in [
+            (json!({}), usual, "config.apiServer has to"),
+            (json!({"apiServer": SERVERS}), "/other", "config.bpffs has to"),
+            (json!({"apiServer": SERVERS, "bpffs": "/run/x"}), usual, "config.bpffs has to"),
+        ] {
+            let error = with(&config, bpffs).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        for config in [
+            json!({"apiServer": SERVERS}),
+            json!({"kubeProxyConfig": "/var/lib/kube-proxy/config.conf"}),
+            json!({"services": false}),
+        ] {
+            with(&config, usual).expect("objects");
+        }
+        with(&json!({"services": false, "bpffs": "/other/mizzen"}), "/other").expect("objects");
+    }
+
+    #[test]
+    fn another_configuration_makes_another_pod() {
+        let of = |config: &Value| {
+            let objects = with(config, "/sys/fs/bpf").expect("objects");
+            let set = objects.iter().find(|object| object["kind"] == "DaemonSet").cloned();
+            set.expect("a DaemonSet")["spec"]["template"]["metadata"].clone()
+        };
+        let (one, same) = (of(&json!({"apiServer": SERVERS})), of(&json!({"apiServer": SERVERS})));
+        assert_eq!(one, same);
+        assert_ne!(one, of(&json!({"apiServer": SERVERS, "mtu": 1400})));
+    }
 }

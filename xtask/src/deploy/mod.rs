@@ -13,6 +13,7 @@ pub mod privileges;
 mod render;
 mod schema;
 mod unit;
+mod values;
 
 use std::{fs, path::Path};
 
@@ -85,6 +86,11 @@ pub fn complaints(root: &Path) -> Result<Vec<String>> {
     complaints.extend(chart::complaint(&plain)?);
     complaints.extend(chart::unfollowed()?);
     Ok(complaints)
+}
+
+/// The file `deploy/chart/values.schema.json`, by a schema of the agent's configuration.
+pub fn values_schema(of_config: &Value) -> Result<String> {
+    values::schema(of_config)
 }
 
 /// The objects of `deploy/mizzen.yaml`.

@@ -105,7 +105,9 @@ impl Open {
     fn folder(self, folder: &Folder) -> Value {
         match self {
             Self::Plain => folder.default.into(),
-            Self::Chart => format!("HELM(.Values.config.{} {})", folder.field, folder.default).into(),
+            Self::Chart => {
+                format!("HELM(.Values.config.{} {})", folder.field, folder.default).into()
+            }
         }
     }
 
@@ -187,6 +189,11 @@ pub(super) fn agent(open: Open) -> Vec<Value> {
 }
 
 fn daemon_set(open: Open) -> Value {
+    let mut of_pods = json!({"labels": labels()});
+    if open == Open::Chart {
+        // Pods are exchanged when it changes.
+        of_pods["annotations"] = json!({"checksum/config": "HELMSUM(.Values.config)"});
+    }
     json!({
         "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata(open, true),
         "spec": {
@@ -195,7 +202,7 @@ fn daemon_set(open: Open) -> Value {
             "updateStrategy": {
                 "type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             },
-            "template": {"metadata": {"labels": labels()}, "spec": pod(open)},
+            "template": {"metadata": of_pods, "spec": pod(open)},
         },
     })
 }
