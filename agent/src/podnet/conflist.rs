@@ -39,6 +39,25 @@ pub enum InstallError {
         #[source]
         source: io::Error,
     },
+    /// A folder is another user's, and the agent has no right to write wherever it likes.
+    #[error(
+        "{operation} {}: {} belongs to user {owner}, and the agent writes where root may \
+         (it has no CAP_DAC_OVERRIDE): `chown root:root {}`", path.display(), folder.display(),
+        folder.display()
+    )]
+    NotRoots {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Where it is, or would be.
+        folder: PathBuf,
+        /// The number of whose it is.
+        owner: u32,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// There is no plugin to install, and none is installed.
     #[error(
         "no {PLUGIN} at {} and none in {}; install it beside mizzen-agent or into the folder",
@@ -178,7 +197,20 @@ fn failed<'a>(
     operation: &'static str,
     path: &'a Path,
 ) -> impl Fn(io::Error) -> InstallError + use<'a> {
-    move |source| InstallError::File { operation, path: path.into(), source }
+    move |source| match owner_of_folder(path) {
+        Some((folder, owner)) if source.kind() == io::ErrorKind::PermissionDenied && owner != 0 => {
+            InstallError::NotRoots { operation, path: path.into(), folder, owner, source }
+        }
+        _ => InstallError::File { operation, path: path.into(), source },
+    }
+}
+
+/// The folder that a path is in, or what there is of it, and whose it is.
+fn owner_of_folder(path: &Path) -> Option<(PathBuf, u32)> {
+    path.ancestors().skip(1).find_map(|folder| {
+        let metadata = fs::metadata(folder).ok()?;
+        Some((folder.to_owned(), metadata.uid()))
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +294,27 @@ mod tests {
         assert_eq!(overruled_by(folder.path()), None);
         fs::write(folder.path().join("05-other.conf"), "").unwrap();
         assert_eq!(overruled_by(folder.path()).as_deref(), Some("05-other.conf"));
+    }
+
+    /// Packages of Debian's and others leave the folder to another user.
+    #[test]
+    fn cni_46_a_folder_that_is_not_roots_is_named_with_its_owner() {
+        let root = tempfile::tempdir().unwrap();
+        let bin_dir = root.path().join("bin");
+        fs::create_dir(&bin_dir).unwrap();
+        let said = |path: &Path, kind: io::ErrorKind| {
+            format!("{:#}", anyhow::Error::from(failed("write", path)(kind.into())))
+        };
+        let denied = io::ErrorKind::PermissionDenied;
+        let (plugin, below) = (bin_dir.join(PLUGIN), bin_dir.join("a/b"));
+        assert!(!said(&plugin, denied).contains("chown"), "it is root's");
+        std::os::unix::fs::chown(&bin_dir, Some(997), None).unwrap();
+        for path in [&plugin, &below] {
+            let text = said(path, denied);
+            let remedy = format!("chown root:root {}", bin_dir.display());
+            assert!(text.contains("user 997") && text.contains(&remedy), "{text}");
+        }
+        assert!(!said(&plugin, io::ErrorKind::StorageFull).contains("chown"), "another reason");
     }
 
     #[test]
