@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
+use tokio::sync::Notify;
+
 /// How a part is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -18,6 +20,7 @@ pub enum State {
 #[derive(Debug, Default)]
 pub struct Board {
     parts: Mutex<BTreeMap<&'static str, State>>,
+    changed: Notify,
 }
 
 impl Board {
@@ -33,6 +36,12 @@ impl Board {
             State::Degraded(reason) => tracing::warn!(part, reason, "degraded"),
         }
         parts.insert(part, state);
+        self.changed.notify_one();
+    }
+
+    /// Done when a part has changed since this was last done; for one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// All parts and how they are, by name.

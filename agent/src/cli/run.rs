@@ -42,7 +42,7 @@ use crate::{
     handover::{self, Departure, Giver, Identity, Opening, Predecessor},
     heap,
     host_ports::HostPorts,
-    kube::{self, Snapshots, bootstrap, client::ApiServers, node_condition},
+    kube::{self, Snapshots, bootstrap, client::ApiServers, node_condition, notices},
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
     migrate,
@@ -53,14 +53,8 @@ use crate::{
     reconcile::{self, Inputs, Query, Reconciler},
     resets,
     serve::{
-        self,
-        check::Checker,
-        explain::Explainer,
-        follow::Followers,
-        health::Health,
-        ledger::Ledger,
-        names::Names,
-        pod_network::PodNetwork,
+        self, check::Checker, explain::Explainer, follow::Followers, health::Health,
+        ledger::Ledger, names::Names, pod_network::PodNetwork,
     },
     source_ports,
     status::{Board, State},
@@ -107,7 +101,8 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
         .context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let relieved = serve_node(&config, Shown { config: shown, log, kube_proxys }, &mut signals).await?;
+        let relieved =
+            serve_node(&config, Shown { config: shown, log, kube_proxys }, &mut signals).await?;
         if relieved && kube::is_in_a_pod() {
             // A container that ends is started again, and would take everything back.
             tracing::info!("another agent goes on; waiting to be told to stop");
@@ -184,6 +179,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
+    start_notices(config, &shared, &servers, &mut stages.intake)?;
     kube_proxy::start(config, shown.kube_proxys, &shared, &servers, &mut stages.intake)?;
     let looked_at = shared.snapshots.all.clone();
     let facts = serve::Facts {
@@ -473,6 +469,19 @@ fn start_node_condition(
     let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
     let task = node_condition::run(told, servers.clients()?, snapshots, board, intake.token());
     intake.spawn("node condition", task);
+    Ok(())
+}
+
+/// Has the cluster told what an operator has to act on.
+fn start_notices(
+    config: &Config,
+    shared: &Shared,
+    servers: &ApiServers,
+    intake: &mut Tasks,
+) -> anyhow::Result<()> {
+    let (board, stop) = (shared.board.clone(), intake.token());
+    let task = notices::tell::run(config.node_name.clone(), servers.clients()?, board, stop);
+    intake.spawn("notices", task);
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! watch (Namespaces)     ─┘
 //! ```
 //! [`client`] reaches the API server, by [`bootstrap`] where Services don't work yet.
-//! [`node_condition`] and [`migration`] are all that the agent writes.
+//! [`node_condition`], [`notices`] and [`migration`] are all that the agent writes.
 //! [`convert`] is pure and turns what can't be understood into warnings; [`watch`] knows errors,
 //! back-off and relists; [`state`] alone owns the snapshot. Nothing else in the agent knows the
 //! `kube` crate.
@@ -22,6 +22,7 @@ mod credentials;
 pub mod migration;
 mod names;
 pub mod node_condition;
+pub mod notices;
 pub mod objects;
 pub mod seen;
 pub mod state;

@@ -11,6 +11,7 @@ mod fuzz;
 mod maps;
 mod migrate;
 mod node_condition;
+mod notices;
 mod packet;
 mod ports;
 mod privileges;

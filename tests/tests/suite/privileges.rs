@@ -143,7 +143,8 @@ fn the_role_allows_what_the_agent_watches_and_nothing_more() {
     assert_eq!(with("watch"), watched);
     assert_eq!(with("list"), watched);
     assert_eq!(with("get"), BTreeSet::from(["nodes"]));
-    assert_eq!(with("patch"), BTreeSet::from(["nodes", "nodes/status"]));
-    let known = ["get", "list", "patch", "watch"];
+    assert_eq!(with("patch"), BTreeSet::from(["events", "nodes", "nodes/status"]));
+    assert_eq!(with("create"), BTreeSet::from(["events"]));
+    let known = ["create", "get", "list", "patch", "watch"];
     assert!(RULES.iter().flat_map(|rule| rule.verbs).all(|verb| known.contains(verb)));
 }

@@ -110,13 +110,19 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["nodes"],
         verbs: &["get", "patch"],
-        reason: "removes the taint mizzen.dev/agent-not-ready of its own node, where it connects pods; reports in an annotation of it how far it is from kube-proxy, where `mizzen migrate` asks",
+        reason: "removes the taint mizzen.dev/agent-not-ready of its own node, where it connects pods; looks at its condition MizzenReady before it first writes it; reports in an annotation of it how far it is from kube-proxy, where `mizzen migrate` asks",
     },
     Rule {
         group: "",
         resources: &["nodes/status"],
         verbs: &["patch"],
-        reason: "says that its own node has a network (NetworkUnavailable), where it connects pods",
+        reason: "says whether all its parts are ready (condition MizzenReady of its own node), and that the node has a network (NetworkUnavailable), where it connects pods",
+    },
+    Rule {
+        group: "events.k8s.io",
+        resources: &["events"],
+        verbs: &["create", "patch"],
+        reason: "tells what an operator has to act on, as events of its own node",
     },
 ];
 
@@ -174,8 +180,8 @@ pub(super) fn page() -> String {
     }
     page.push_str(
         "\nRBAC can't name one node: with `get` and `patch` of nodes every agent may do so to each. \
-         Where that is too much, leave the two rules out: the agent says in `mizzen status` (part \
-         `node-condition`) what it may not do, and something else has to remove the taint.\n",
+         Where that is too much, leave the two rules out: the agent says in `mizzen status` (parts \
+         `node-condition`, `notices`) what it may not do, and something else has to remove the taint.\n",
     );
     page
 }
