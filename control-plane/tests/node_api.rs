@@ -134,11 +134,26 @@ impl Drop for Cluster {
             let _reaped = child.wait();
         }
         let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        for _ in 0..200 {
-            if remove_cgroups(&self.cgroup).is_ok() {
-                break;
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let fields = |line: &str| {
+            let mut fields = line.split(' ').skip(1).map(str::to_owned);
+            Some((PathBuf::from(fields.next()?), fields.next()?))
+        };
+        for (target, kind) in mounts.lines().filter_map(fields) {
+            if target.starts_with(self.folder.path()) {
+                // What pods that were not deleted have in memory.
+                let _gone = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            let cgroup = target.join(self.cgroup.file_name().unwrap());
+            for _ in 0..200 {
+                if !kind.starts_with("cgroup")
+                    || !cgroup.exists()
+                    || remove_cgroups(&cgroup).is_ok()
+                {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }
@@ -366,13 +381,16 @@ async fn a_container_that_fails_is_restarted_with_growing_waits_and_a_pod_of_nev
 #[tokio::test]
 async fn a_liveness_probe_that_fails_has_the_container_restarted() {
     let cluster = Cluster::new().await;
-    let file = cluster.folder.path().join("alive");
+    let shared = cluster.folder.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let file = shared.join("alive");
     fs::write(&file, "").unwrap();
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [{
         "name": "c", "image": "none", "command": ["sleep", "1000"],
-        "livenessProbe": {"exec": {"command": ["test", "-e", file]},
+        "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+        "livenessProbe": {"exec": {"command": ["test", "-e", "/shared/alive"]},
             "periodSeconds": 1, "failureThreshold": 1},
-    }]});
+    }], "volumes": [{"name": "shared", "hostPath": {"path": shared}}]});
     cluster.create("live", spec).await;
     cluster.pod("live", is_ready).await;
     fs::remove_file(&file).unwrap();

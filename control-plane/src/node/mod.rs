@@ -109,7 +109,7 @@ pub struct Args {
 /// What runs the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RuntimeKind {
-    /// Processes in namespaces, on the machine's own files
+    /// Processes in namespaces, with the machine's files in the place of images
     Process,
     /// A container runtime, such as containerd
     Cri,
@@ -206,7 +206,7 @@ fn node_facts(args: &Args, runtime: &impl Runtime) -> NodeFacts {
     NodeFacts {
         name: args.name.clone(),
         runtime: name.to_owned(),
-        isolates: runtime.isolates(),
+        abilities: runtime.abilities(),
         cpu_millis: machine::cpu_millis(),
         memory_bytes: machine::memory_bytes(),
         volume_dir: args.volume_dir.clone(),
@@ -230,6 +230,7 @@ async fn open_processes(args: &Args, stop: CancellationToken) -> anyhow::Result<
     let config = process::Config {
         program: std::env::current_exe().context("finding our own program")?,
         state_dir: args.state_dir.clone(),
+        volume_dir: args.volume_dir.clone(),
         cgroup_root: cgroups(args)?.0,
         cni_conf_dir: args.cni_conf_dir.clone(),
         cni_bin_dir: args.cni_bin_dir.clone(),

@@ -191,11 +191,8 @@ impl<R: Runtime> Pods<R> {
     }
 
     /// Tells the pod's worker, which is made where there is none.
-    fn put(&mut self, mut pod: Pod) {
+    fn put(&mut self, pod: Pod) {
         let Some(uid) = pod.uid() else { return };
-        if !self.shared.runtime.isolates() {
-            super::pod::remove_api_access(&mut pod);
-        }
         if static_pods::is_mirror(&pod) {
             return self.forget_mirror(&pod);
         }

@@ -73,9 +73,8 @@ pub(super) async fn run<R: Runtime>(
     stop: CancellationToken,
 ) {
     let mut worker = Worker::new(shared, wanted.borrow_and_update().clone());
-    let missing = super::pod::unenforced(&worker.pod);
-    let isolates = worker.shared.runtime.isolates();
-    if !isolates && !missing.is_empty() && worker.seen.gone_since.is_none() {
+    let missing = super::pod::unenforced(&worker.pod, worker.shared.facts.abilities);
+    if !missing.is_empty() && worker.seen.gone_since.is_none() {
         tracing::warn!(pod = worker.name(), fields = ?missing, "the process runtime does not enforce what the pod asks for");
     }
     loop {

@@ -18,7 +18,7 @@ use xtask::{
 
 use super::{
     Check, World,
-    containerd::{busybox, delete_pod, run_pod},
+    containers::{busybox, delete_pod, run_pod},
     restart::{finish_loads, start_loads, wait_ready},
 };
 

@@ -10,6 +10,7 @@ mod agent_daemon_set;
 mod agent_image;
 mod console;
 mod containerd;
+mod containers;
 mod explain;
 mod follow;
 mod followed;
@@ -117,6 +118,7 @@ fn containerd_checks() -> Vec<Check> {
         restart::CHECKS,
         pods::CHECKS,
         streams::CHECKS,
+        containers::CHECKS,
         containerd::CHECKS,
         agent_image::CHECKS,
         agent_daemon_set::CHECKS,
@@ -140,6 +142,8 @@ fn all_checks() -> Vec<Check> {
         starve::CHECKS,
         takeover::CHECKS,
         streams::CHECKS,
+        pods::CHECKS,
+        containers::CHECKS,
         input::CHECKS,
     ]
     .concat()

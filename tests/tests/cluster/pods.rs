@@ -1,14 +1,14 @@
-//! What pods ask for of a node part, and have on a real runtime: from inside of them.
+//! What pods ask for of a node part, and have on both runtimes: from inside of them.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use xtask::cluster::{cgroup, process, up};
+use xtask::cluster::{Runtime, cgroup, process, up};
 
 use super::{
     Check, World,
-    containerd::{busybox, delete_pod, run_pod},
+    containers::{busybox, delete_pod, run_pod},
     restart::wait_ready,
 };
 
@@ -185,9 +185,12 @@ fn security_and_limits(world: &World) -> Result<()> {
 /// Looks at the limits where the kernel has them, on a machine of either kind.
 fn limits_hold(world: &World, pod: &Value) -> Result<()> {
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
-    let id = id.trim_start_matches("containerd://");
+    let name = match world.layout.runtime {
+        Runtime::Containerd => id.trim_start_matches("containerd://"),
+        Runtime::Process => "main.0",
+    };
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
-    let below = format!("{}/node-1/pods/pod{uid}/{id}", world.layout.prefix());
+    let below = format!("{}/node-1/pods/pod{uid}/{name}", world.layout.prefix());
     let mut roots = cgroup::mounts_v1();
     roots.push(cgroup::mount_point()?);
     let read = |name: &str| {

@@ -8,7 +8,7 @@ use xtask::invoke;
 
 use super::{
     Check, World,
-    containerd::{delete_pod, run_pod},
+    containers::{delete_pod, run_pod},
 };
 
 /// The checks of this subject.

@@ -18,8 +18,6 @@ mod priority;
 mod rules;
 mod service_account;
 
-pub(crate) use service_account::{MOUNT, VOLUME};
-
 use std::sync::Arc;
 
 use serde_json::Value;

@@ -15,9 +15,9 @@ use crate::registry::{Kind, Object};
 /// The account of pods that say none.
 const DEFAULT: &str = "default";
 /// Where containers find the files.
-pub(crate) const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// What the name of the volume begins with.
-pub(crate) const VOLUME: &str = "kube-api-access-";
+const VOLUME: &str = "kube-api-access-";
 /// For how long a token holds: an hour, and some seconds by which it is told from others.
 const SECONDS: i64 = 3607;
 /// For how long the account of a namespace that is new is waited for.

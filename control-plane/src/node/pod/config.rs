@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 
 use super::{
     super::runtime::{
@@ -173,15 +173,29 @@ pub(super) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-/// What would silently be missing is an error instead.
+/// What would silently be missing, and a program would notice, is an error instead.
 fn refuse_unsupported(pod: &Pod, node: &NodeFacts, container: &Container) -> Result<(), String> {
-    if node.isolates {
+    if node.abilities.everything {
         return Ok(());
     }
     let spec = pod.spec.as_ref();
+    let of_pod = spec.and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let profile = own
+        .and_then(|context| context.seccomp_profile.as_ref())
+        .or(of_pod.and_then(|context| context.seccomp_profile.as_ref()));
+    let comes_back =
+        |mount: &VolumeMount| mount.mount_propagation.as_deref() == Some("Bidirectional");
     let refused = [
-        (container.volume_mounts.as_ref().is_some_and(|list| !list.is_empty()), "volumeMounts"),
         (spec.and_then(|spec| spec.host_pid).unwrap_or(false), "hostPID"),
+        (
+            profile.is_some_and(|profile| profile.type_ == "Localhost"),
+            "seccompProfile.type: Localhost",
+        ),
+        (
+            container.volume_mounts.iter().flatten().any(comes_back),
+            "mountPropagation: Bidirectional",
+        ),
     ];
     match refused.iter().find(|(wanted, _)| *wanted) {
         Some((_, what)) => Err(format!(
@@ -197,7 +211,7 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::{inputs::Inputs, testing},
+        super::{super::runtime::Abilities, inputs::Inputs, testing},
         *,
     };
 
@@ -236,16 +250,31 @@ mod tests {
 
     #[test]
     fn what_the_process_runtime_cannot_give_is_refused_by_name() {
-        let mounts = json!({"containers": [{"name": "c",
-            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        let mounts = json!({"containers": [{"name": "c", "volumeMounts": [
+            {"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}],
             "volumes": [{"name": "v", "emptyDir": {}}]});
         let pids = json!({"hostPID": true, "containers": [{"name": "c"}]});
-        let processes = NodeFacts { isolates: false, ..testing::node() };
-        for (spec, what) in [(mounts, "volumeMounts"), (pids, "hostPID")] {
+        let localhost = json!({"type": "Localhost", "localhostProfile": "a.json"});
+        let profile = json!({"containers": [{"name": "c"}],
+            "securityContext": {"seccompProfile": localhost}});
+        let own = json!({"containers": [
+            {"name": "c", "securityContext": {"seccompProfile": localhost}}]});
+        let abilities = Abilities { everything: false, ..Abilities::ALL };
+        let processes = NodeFacts { abilities, ..testing::node() };
+        for (spec, what) in [
+            (mounts, "mountPropagation: Bidirectional"),
+            (pids, "hostPID"),
+            (profile, "seccompProfile.type: Localhost"),
+            (own, "seccompProfile.type: Localhost"),
+        ] {
             let error = made_on(&processes, spec.clone()).unwrap_err();
             assert!(error.contains(&format!("does not support {what}")), "{error}");
             assert!(made_on(&testing::node(), spec).is_ok());
         }
+        let volume = json!({"containers": [{"name": "c",
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "emptyDir": {}}]});
+        assert!(made_on(&processes, volume).is_ok());
     }
 
     #[test]

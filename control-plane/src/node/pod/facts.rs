@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use super::super::runtime::Abilities;
+
 /// Facts that do not change while the node part runs; its files are as they were at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -9,8 +11,8 @@ pub struct NodeFacts {
     pub name: String,
     /// Name of the runtime, before the `://` of container ids.
     pub runtime: String,
-    /// The runtime gives containers a file system, privileges and limits of their own.
-    pub isolates: bool,
+    /// What the runtime can give.
+    pub abilities: Abilities,
     /// Its processors, in thousandths.
     pub cpu_millis: i64,
     /// Bytes of its memory.

@@ -3,7 +3,6 @@
 //! Everything here is pure: no clock, no I/O, no runtime. [`state::step`] is the heart; the
 //! worker around it is the worker of the pod.
 
-mod api_access;
 pub mod backoff;
 mod conditions;
 mod config;
@@ -24,6 +23,4 @@ mod testing;
 mod unenforced;
 pub mod volumes;
 
-pub(super) use self::{
-    api_access::remove as remove_api_access, config::identity, unenforced::unenforced,
-};
+pub(super) use self::{config::identity, unenforced::unenforced};

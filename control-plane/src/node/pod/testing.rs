@@ -9,7 +9,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    super::runtime::{Container, ContainerState, ImageRequest, PodIdentity, Sandbox},
+    super::runtime::{Abilities, Container, ContainerState, ImageRequest, PodIdentity, Sandbox},
     facts::NodeFacts,
     inputs::Inputs,
     observed::{Observed, Pull},
@@ -25,7 +25,7 @@ pub(super) fn node() -> NodeFacts {
     NodeFacts {
         name: "node-1".into(),
         runtime: "mizzen-process".into(),
-        isolates: true,
+        abilities: Abilities::ALL,
         cpu_millis: 4000,
         memory_bytes: 8 << 30,
         volume_dir: "/volumes".into(),

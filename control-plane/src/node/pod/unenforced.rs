@@ -1,15 +1,18 @@
-//! What a pod's spec demands of its containers and the process runtime does not enforce. Such a
-//! pod runs, since most of these are defences that its program never notices; but an operator who
-//! relies on them has to learn that they are not there.
+//! What a pod's spec demands of its containers and the node's runtime does not enforce. Such a pod
+//! runs, since most of these are defences that its program never notices; but an operator who relies
+//! on them has to learn that they are not there.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
+use super::super::runtime::Abilities;
+
 /// The fields that are set and not enforced, as paths with the first container that sets them.
-pub(in super::super) fn unenforced(pod: &Pod) -> Vec<String> {
+pub(in super::super) fn unenforced(pod: &Pod, abilities: Abilities) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let mut fields = of_pod(spec);
+    let mut fields = of_pod(spec, abilities);
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
-    for (container, field) in all.flat_map(|one| of_container(one).map(move |field| (one, field))) {
+    let set = all.flat_map(|one| of_container(one, abilities).map(move |field| (one, field)));
+    for (container, field) in set {
         let told = fields.iter().any(|known| known.starts_with(&format!("{field} ")));
         if !told {
             fields.push(format!("{field} (container {})", container.name));
@@ -18,36 +21,30 @@ pub(in super::super) fn unenforced(pod: &Pod) -> Vec<String> {
     fields
 }
 
-fn of_pod(spec: &PodSpec) -> Vec<String> {
+fn of_pod(spec: &PodSpec, abilities: Abilities) -> Vec<String> {
     let context = spec.security_context.clone().unwrap_or_default();
     let fields = [
         (context.app_armor_profile.is_some(), "securityContext.appArmorProfile"),
-        (context.fs_group.is_some(), "securityContext.fsGroup"),
         (context.se_linux_options.is_some(), "securityContext.seLinuxOptions"),
-        (context.seccomp_profile.is_some(), "securityContext.seccompProfile"),
-        (context.supplemental_groups.is_some(), "securityContext.supplementalGroups"),
         (context.sysctls.is_some(), "securityContext.sysctls"),
         (spec.host_users == Some(false), "hostUsers: false"),
     ];
-    let set = fields.into_iter().filter(|(set, _)| *set);
+    let set = fields.into_iter().filter(|(set, _)| *set && !abilities.everything);
     set.map(|(_, field)| format!("{field} (pod)")).collect()
 }
 
-/// `privileged` is not among them: every container has the machine's privileges.
-fn of_container(container: &Container) -> impl Iterator<Item = &'static str> + use<> {
+fn of_container(
+    container: &Container,
+    abilities: Abilities,
+) -> impl Iterator<Item = &'static str> + use<> {
     let context = container.security_context.clone().unwrap_or_default();
-    let resources = container.resources.clone().unwrap_or_default();
+    let limits = container.resources.clone().unwrap_or_default().limits.unwrap_or_default();
+    let profiles = !abilities.everything;
     let fields = [
-        (
-            context.allow_privilege_escalation == Some(false),
-            "securityContext.allowPrivilegeEscalation: false",
-        ),
-        (context.app_armor_profile.is_some(), "securityContext.appArmorProfile"),
-        (context.capabilities.is_some(), "securityContext.capabilities"),
-        (context.read_only_root_filesystem == Some(true), "securityContext.readOnlyRootFilesystem"),
-        (context.se_linux_options.is_some(), "securityContext.seLinuxOptions"),
-        (context.seccomp_profile.is_some(), "securityContext.seccompProfile"),
-        (resources.limits.is_some_and(|limits| !limits.is_empty()), "resources.limits"),
+        (profiles && context.app_armor_profile.is_some(), "securityContext.appArmorProfile"),
+        (profiles && context.se_linux_options.is_some(), "securityContext.seLinuxOptions"),
+        (!abilities.cpu && limits.contains_key("cpu"), "resources.limits.cpu"),
+        (!abilities.memory && limits.contains_key("memory"), "resources.limits.memory"),
     ];
     fields.into_iter().filter(|(set, _)| *set).map(|(_, field)| field)
 }
@@ -58,41 +55,44 @@ mod tests {
 
     use super::{super::testing::pod, *};
 
+    /// The process runtime's, on a machine without controllers.
+    const NONE: Abilities = Abilities { everything: false, cpu: false, memory: false };
+
     #[test]
     fn a_plain_pod_misses_nothing() {
         let spec = json!({
-            "securityContext": {"runAsUser": 1000, "runAsNonRoot": true},
+            "securityContext": {"runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 5},
             "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}},
-                "securityContext": {"privileged": true, "runAsGroup": 7}}],
+                "securityContext": {"privileged": true, "runAsGroup": 7,
+                    "seccompProfile": {"type": "RuntimeDefault"}}}],
         });
-        assert_eq!(unenforced(&pod(spec)), Vec::<String>::new());
+        assert_eq!(unenforced(&pod(spec), NONE), Vec::<String>::new());
     }
 
     #[test]
     fn what_is_not_enforced_is_named_once_with_who_asks() {
-        let context = json!({
-            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
-        });
-        let limits = json!({"limits": {"memory": "64Mi"}});
+        let context = json!({"seLinuxOptions": {"level": "s0"}, "readOnlyRootFilesystem": true});
+        let limits = json!({"limits": {"memory": "64Mi", "cpu": "1"}});
         let spec = json!({
-            "securityContext": {"fsGroup": 5},
+            "securityContext": {"sysctls": [{"name": "a", "value": "b"}]},
             "initContainers": [{"name": "i", "resources": limits}],
             "containers": [
                 {"name": "a", "securityContext": context},
                 {"name": "b", "securityContext": context, "resources": limits},
             ],
         });
-        assert_eq!(
-            unenforced(&pod(spec)),
-            [
-                "securityContext.fsGroup (pod)",
-                "resources.limits (container i)",
-                "securityContext.allowPrivilegeEscalation: false (container a)",
-                "securityContext.capabilities (container a)",
-                "securityContext.readOnlyRootFilesystem (container a)",
-                "securityContext.seccompProfile (container a)",
-            ]
-        );
+        let pod = pod(spec);
+        let profiles =
+            ["securityContext.sysctls (pod)", "securityContext.seLinuxOptions (container a)"];
+        let limits =
+            ["resources.limits.cpu (container i)", "resources.limits.memory (container i)"];
+        for (abilities, expected) in [
+            (Abilities::ALL, &[][..]),
+            (NONE, &[profiles[0], limits[0], limits[1], profiles[1]]),
+            (Abilities { everything: false, ..Abilities::ALL }, &profiles),
+            (Abilities { cpu: true, ..NONE }, &[profiles[0], limits[1], profiles[1]]),
+        ] {
+            assert_eq!(unenforced(&pod, abilities), expected, "{abilities:?}");
+        }
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn plan(
             Content::Host { path, .. } => path.clone(),
             _ => folder(sources, &plan.name),
         };
-        mounts.push(mounted(mount, root.join(&sub_path), &plan.content)?);
+        mounts.push(mounted(mount, root, &sub_path, &plan.content)?);
         if !sub_path.as_os_str().is_empty() {
             plan.sub_paths.push(sub_path);
         }
@@ -138,7 +138,12 @@ fn is_inside(path: &Path) -> bool {
     path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
-fn mounted(mount: &VolumeMount, host_path: PathBuf, content: &Content) -> Result<Mount, String> {
+fn mounted(
+    mount: &VolumeMount,
+    volume_path: PathBuf,
+    sub_path: &Path,
+    content: &Content,
+) -> Result<Mount, String> {
     let propagation = match mount.mount_propagation.as_deref() {
         None | Some("None" | "") => Propagation::Private,
         Some("HostToContainer") => Propagation::HostToContainer,
@@ -147,7 +152,8 @@ fn mounted(mount: &VolumeMount, host_path: PathBuf, content: &Content) -> Result
     };
     Ok(Mount {
         container_path: mount.mount_path.clone(),
-        host_path,
+        host_path: volume_path.join(sub_path),
+        volume_path,
         // What follows objects of the API is theirs to change.
         read_only: mount.read_only == Some(true) || matches!(content, Content::Files { .. }),
         propagation,

@@ -5,7 +5,9 @@
 //! where its work is done already. Stopping and removing what is not there is success.
 
 pub mod cri;
+mod masks;
 pub mod process;
+mod termination;
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -147,6 +149,23 @@ pub struct Termination {
     pub or_log: bool,
 }
 
+/// What a runtime can give to pods beyond what every runtime does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// The node's process ids (`hostPID`), mounts that come back to it (`Bidirectional`), profiles
+    /// of the node (seccomp's `Localhost`, AppArmor, SELinux), sysctls, users of their own.
+    pub everything: bool,
+    /// Limits of processor time.
+    pub cpu: bool,
+    /// Limits of memory.
+    pub memory: bool,
+}
+
+impl Abilities {
+    /// All of them.
+    pub const ALL: Self = Self { everything: true, cpu: true, memory: true };
+}
+
 /// A file or folder of the node in a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -154,6 +173,10 @@ pub struct Mount {
     pub container_path: String,
     /// Where it is on the node.
     pub host_path: PathBuf,
+    /// The volume that it is a part of, above `host_path`: whatever containers put in there, it
+    /// leads to nothing outside.
+    #[serde(default)]
+    pub volume_path: PathBuf,
     /// It cannot be written to.
     pub read_only: bool,
     /// Which mounts made on one side the other sees.
@@ -205,6 +228,9 @@ pub enum Seccomp {
     /// Those of a profile on the node, an absolute path.
     Localhost(PathBuf),
 }
+
+/// The period that [`Limits::cpu_quota_us`] is for, in microseconds.
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 
 /// What a container may use of the machine (`resources`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,8 +364,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// `name://version`, as in `status.nodeInfo.containerRuntimeVersion`.
     fn version(&self) -> String;
 
-    /// Containers have what their [`ContainerConfig`] says of mounts, privileges and limits.
-    fn isolates(&self) -> bool;
+    /// What of that which pods may ask for it can give them.
+    fn abilities(&self) -> Abilities;
 
     /// Whether pods can have a network, now and at every change.
     fn network(&self) -> watch::Receiver<NetworkState>;

@@ -9,7 +9,6 @@
 mod call;
 mod files;
 mod rotate;
-mod termination;
 mod translate;
 mod watch;
 
@@ -35,8 +34,9 @@ use self::{
     watch::Changes,
 };
 use super::{
-    Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest, NetworkState,
-    PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
+    Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest,
+    NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
+    termination,
 };
 
 /// For how long a runtime that is only starting is waited for.
@@ -283,8 +283,8 @@ impl Runtime for CriRuntime {
         self.version.clone()
     }
 
-    fn isolates(&self) -> bool {
-        true
+    fn abilities(&self) -> Abilities {
+        Abilities::ALL
     }
 
     fn network(&self) -> Receiver<NetworkState> {

@@ -9,8 +9,9 @@ use k8s_cri::v1 as cri;
 use k8s_openapi::jiff::Timestamp;
 
 use super::super::{
-    Container, ContainerConfig, ContainerState, Limits, Mount, PodIdentity, PortMapping,
-    Privileges, Propagation, Sandbox, SandboxConfig, Seccomp,
+    CPU_PERIOD_US, Container, ContainerConfig, ContainerState, Limits, Mount, PodIdentity,
+    PortMapping, Privileges, Propagation, Sandbox, SandboxConfig, Seccomp,
+    masks::{MASKED, READ_ONLY},
 };
 use crate::node::pod::observed::{LOST_EXIT_CODE, STATUS_UNKNOWN};
 
@@ -28,29 +29,6 @@ const HOSTNAME: &str = "node.mizzen.dev/hostname";
 const IMAGE: &str = "node.mizzen.dev/image";
 /// The end of its log may stand for what it did not say of its own.
 const OR_LOG: &str = "node.mizzen.dev/termination-message-or-log";
-/// The period that a quota of processor time is for, in microseconds.
-const CPU_PERIOD_US: i64 = 100_000;
-
-/// What of /proc and /sys no container sees, unless it is privileged or asks for all of it: the
-/// list that the kubelet's documentation of `procMount: Default` refers to.
-const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-/// What of /proc it cannot write to.
-const READ_ONLY: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// Where a node's pods are, for the runtime.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places<'a> {
@@ -274,7 +252,7 @@ fn mount(mount: &Mount) -> cri::Mount {
 fn resources(limits: Limits) -> cri::LinuxContainerResources {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     cri::LinuxContainerResources {
-        cpu_period: CPU_PERIOD_US,
+        cpu_period: number(CPU_PERIOD_US),
         cpu_quota: number(limits.cpu_quota_us),
         cpu_shares: number(limits.cpu_shares),
         memory_limit_in_bytes: number(limits.memory_bytes),

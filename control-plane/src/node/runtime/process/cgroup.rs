@@ -1,5 +1,5 @@
-//! A pod's cgroup: below the node's subtree, without controllers where the machine has none for
-//! cgroup2. It is there so that the node's socket programs see the pod, and to end a pod whole.
+//! A pod's cgroup in cgroup2, below the node's subtree. It is there so that the node's socket programs
+//! see the pod, and to end a pod whole; what limits containers is in [`super::limits`].
 
 use std::{
     io,
@@ -25,18 +25,30 @@ pub(super) struct CgroupError {
     pub source: io::Error,
 }
 
+impl CgroupError {
+    /// For `map_err`: says what was tried with which cgroup.
+    pub(super) fn of(
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self { operation, path, source }
+    }
+}
+
+/// The folder of all pods' cgroups, below `root`.
+pub(super) fn pods(root: &Path) -> PathBuf {
+    root.join("pods")
+}
+
 /// The cgroup of a pod, below `root`.
 pub(super) fn path(root: &Path, pod_uid: &str) -> PathBuf {
-    root.join("pods").join(format!("pod{pod_uid}"))
+    pods(root).join(format!("pod{pod_uid}"))
 }
 
 /// Makes it; success where it is there.
 pub(super) fn create(path: &Path) -> Result<(), CgroupError> {
-    std::fs::create_dir_all(path).map_err(|source| CgroupError {
-        operation: "making",
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::create_dir_all(path).map_err(CgroupError::of("making", path))
 }
 
 /// Kills every process in it and below (cgroup.kill, Linux 5.14; before it, processes that
@@ -57,9 +69,7 @@ pub(super) async fn remove(path: &Path) -> Result<(), CgroupError> {
             {
                 tokio::time::sleep(EMPTY_RETRY).await;
             }
-            Err(source) => {
-                return Err(CgroupError { operation: "removing", path: path.to_owned(), source });
-            }
+            Err(error) => return Err(CgroupError::of("removing", path)(error)),
         }
     }
 }

@@ -1,21 +1,29 @@
 //! Containers of the process runtime, and [`Runtime`] for it: what is on disk about a container
 //! together with what the sandbox's init says of its process.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::Context;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
     super::{
-        Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest,
-        NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
+        Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError,
+        ImageRequest, Mount, NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Seccomp,
+        Streaming, termination,
     },
-    ProcessRuntime, failed,
+    Entry, ProcessRuntime,
+    capabilities::{self, UnknownCapability},
+    failed,
     live::{InitError, Live, View},
-    lost,
-    record::{self, ContainerRecord, Record},
-    wire::{Process, Program, Reply, Request, Start},
+    lost, machine,
+    record::{self, ContainerRecord, Record, RecordError},
+    rootfs::{self, Surroundings},
+    wire::{Confinement, Process, Program, Reply, Request, Root, Start},
 };
 use crate::node::{
     image,
@@ -28,6 +36,8 @@ const LOG_MAX: u64 = 10 << 20;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long what init did may stay unseen.
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why a container ended, in the kubelet's word.
+const OUT_OF_MEMORY: &str = "OOMKilled";
 /// Where programs are looked for, unless the pod says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -36,8 +46,9 @@ impl Runtime for ProcessRuntime {
         format!("mizzen-process://{}", env!("CARGO_PKG_VERSION"))
     }
 
-    fn isolates(&self) -> bool {
-        false
+    fn abilities(&self) -> Abilities {
+        let (cpu, memory) = (self.controllers.cpu(), self.controllers.memory());
+        Abilities { everything: false, cpu, memory }
     }
 
     fn network(&self) -> watch::Receiver<NetworkState> {
@@ -88,7 +99,12 @@ impl Runtime for ProcessRuntime {
             None => View { ended_at: Some(Timestamp::UNIX_EPOCH), ..View::default() },
         };
         let records = ContainerRecord::load_all(&self.dir(sandbox));
-        Ok(records.iter().map(|record| describe(sandbox, record, &view)).collect())
+        let seen = records.iter().map(|record| {
+            let mut container = describe(sandbox, record, &view);
+            self.say_why(record, &mut container);
+            container
+        });
+        Ok(seen.collect())
     }
 
     async fn create_container(
@@ -102,7 +118,10 @@ impl Runtime for ProcessRuntime {
             created_at: Timestamp::now(),
             config: config.clone(),
         };
-        record.save(&self.dir(sandbox)).map_err(failed("creating", &id))?;
+        let dir = self.dir(sandbox);
+        make_sources(&config.mounts).map_err(failed("creating", &id))?;
+        termination::make(&record::termination(&dir, &id)).map_err(failed("creating", &id))?;
+        record.save(&dir).map_err(failed("creating", &id))?;
         Ok(id)
     }
 
@@ -113,13 +132,10 @@ impl Runtime for ProcessRuntime {
         let container = self.container(sandbox, id, "starting")?;
         let folder = sandbox_record.logs.join(&container.config.name);
         record::create_dir(&folder).map_err(failed("making the log folder of", id))?;
-        let start = Start {
-            container: id.to_owned(),
-            program: self.program(&sandbox_record, &container.config),
-            log: folder.join(format!("{}.log", container.config.attempt)),
-            log_max: LOG_MAX,
-        };
-        live.ask(&Request::Start(start)).await.map_err(failed("starting", id))?;
+        let layers = record::layers(&self.dir(sandbox), id);
+        record::create_dir(&layers).map_err(failed("making the root of", id))?;
+        let start = self.start(&sandbox_record, &container).map_err(failed("starting", id))?;
+        live.ask(&Request::Start(Box::new(start))).await.map_err(failed("starting", id))?;
         // What is listed from now on must show it.
         let mut view = live.view();
         let shown = view.wait_for(|view| view.ended_at.is_some() || process(view, id).is_some());
@@ -159,7 +175,17 @@ impl Runtime for ProcessRuntime {
             let request = Request::Forget { container: id.to_owned() };
             live.ask(&request).await.map_err(failed("forgetting", id))?;
         }
-        ContainerRecord::remove(&self.dir(sandbox), id).map_err(failed("removing", id))
+        let dir = self.dir(sandbox);
+        if let (Some(entry), Ok(record)) =
+            (self.entry(sandbox), self.container(sandbox, id, "removing"))
+        {
+            let name = cgroup_name(&record.config);
+            self.controllers.forget(&entry.record.pod.uid, &name);
+        }
+        remove_folder(record::layers(&dir, id)).await.map_err(failed("removing", id))?;
+        record::remove_file(&record::termination(&dir, id)).map_err(failed("removing", id))?;
+        // Last, so that what is left after a crash is found again.
+        ContainerRecord::remove(&dir, id).map_err(failed("removing", id))
     }
 
     async fn exec(
@@ -173,9 +199,10 @@ impl Runtime for ProcessRuntime {
         let sandbox_record =
             Record::load(&self.dir(sandbox)).map_err(failed("executing in", id))?;
         let container = self.container(sandbox, id, "executing in")?;
-        let mut program = self.program(&sandbox_record, &container.config);
+        let program = self.program(&sandbox_record, &container);
+        let mut program = program.map_err(failed("executing in", id))?;
         program.argv = command.to_vec();
-        match live.ask_within(&Request::Exec(program), timeout).await {
+        match live.ask_within(&Request::Exec(Box::new(program)), timeout).await {
             Ok(Reply::Executed { exit_code, output }) => Ok(ExecOutput { exit_code, output }),
             Ok(other) => Err(failed("executing in", id)(format!("unexpected answer {other:?}"))),
             Err(InitError::Timeout) => {
@@ -209,8 +236,43 @@ impl ProcessRuntime {
             .ok_or_else(|| failed(operation, id)("there is no such container"))
     }
 
+    /// How a container is started.
+    fn start(&self, sandbox: &Record, container: &ContainerRecord) -> anyhow::Result<Start> {
+        let config = &container.config;
+        let dir = self.dir(&sandbox.id);
+        let program = self.program(sandbox, container)?;
+        self.controllers.limit(
+            &sandbox.cgroup,
+            &sandbox.pod.uid,
+            &program.cgroup,
+            config.limits,
+        )?;
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading mounts")?;
+        let around = Surroundings {
+            sandbox,
+            dir: &dir,
+            machine: &machine::mounts(&mounts),
+            hidden: &[self.config.state_dir.clone(), self.config.volume_dir.clone()],
+            program: Path::new(program.argv.first().map_or("", String::as_str)),
+            termination: &record::termination(&dir, &container.id),
+        };
+        let steps = rootfs::plan(config, around);
+        Ok(Start {
+            container: container.id.clone(),
+            root: Root { layers: record::layers(&dir, &container.id), steps },
+            log: log_of(sandbox, config),
+            log_max: LOG_MAX,
+            program,
+        })
+    }
+
     /// What init has to run for a container.
-    fn program(&self, sandbox: &Record, config: &ContainerConfig) -> Program {
+    fn program(
+        &self,
+        sandbox: &Record,
+        container: &ContainerRecord,
+    ) -> Result<Program, UnknownCapability> {
+        let config = &container.config;
         let mut argv = config.command.clone();
         if argv.is_empty() {
             let name = image::find(&config.image).map_or("", |image| image.name);
@@ -221,14 +283,77 @@ impl ProcessRuntime {
         let mut env = vec![("PATH".to_owned(), PATH.to_owned())];
         env.extend(sandbox.hostname.iter().map(|name| ("HOSTNAME".to_owned(), name.clone())));
         env.extend(config.env.iter().cloned());
-        Program {
-            cgroup: format!("{}.{}", config.name, config.attempt),
-            argv,
-            env,
-            cwd: config.working_dir.clone().unwrap_or_else(|| "/".to_owned()),
-            uid: config.run_as_user,
-            gid: config.run_as_group,
+        let cgroup = cgroup_name(config);
+        let privileges = &config.privileges;
+        let confinement = Confinement {
+            cgroups: self.controllers.folders(&sandbox.cgroup, &sandbox.pod.uid, &cgroup),
+            oom_score_adj: config.limits.oom_score_adj,
+            uid: config.run_as_user.unwrap_or(0),
+            gid: config.run_as_group.unwrap_or(0),
+            groups: privileges.groups.clone(),
+            capabilities: capabilities::of(privileges)?.bits(),
+            no_new_privileges: privileges.no_new_privileges,
+            seccomp: privileges.seccomp != Seccomp::Unconfined && !privileges.privileged,
+        };
+        let (container, cwd) = (container.id.clone(), rootfs::cwd(config).to_owned());
+        Ok(Program { container, cgroup, argv, env, cwd, confinement })
+    }
+
+    /// Adds what a container said of its end, and what the kernel knows of it.
+    fn say_why(&self, record: &ContainerRecord, container: &mut Container) {
+        let Some(Entry { record: sandbox, .. }) = self.entry(&container.sandbox) else { return };
+        let ContainerState::Exited { exit_code, reason, message, .. } = &mut container.state else {
+            return;
+        };
+        let config = &record.config;
+        let path = record::termination(&self.dir(&sandbox.id), &record.id);
+        let log = log_of(&sandbox, config);
+        let may_be_told_by_log = config.termination.or_log && *exit_code != 0;
+        let said = termination::message(&path, may_be_told_by_log.then_some(log.as_path()));
+        if message.is_none() {
+            *message = said;
         }
+        let name = cgroup_name(config);
+        if *exit_code != 0
+            && reason.is_none()
+            && self.controllers.ran_out_of_memory(&sandbox.pod.uid, &name)
+        {
+            *reason = Some(OUT_OF_MEMORY.to_owned());
+        }
+    }
+}
+
+/// Name of a container's cgroup below its pod's.
+fn cgroup_name(config: &ContainerConfig) -> String {
+    format!("{}.{}", config.name, config.attempt)
+}
+
+fn log_of(sandbox: &Record, config: &ContainerConfig) -> PathBuf {
+    sandbox.logs.join(&config.name).join(format!("{}.log", config.attempt))
+}
+
+/// A path of the node that is mounted and not there becomes a folder, as with container runtimes.
+fn make_sources(mounts: &[Mount]) -> Result<(), RecordError> {
+    // Parts of volumes were made with them.
+    let whole = |mount: &&Mount| {
+        mount.volume_path.as_os_str().is_empty() || mount.volume_path == mount.host_path
+    };
+    for path in mounts.iter().filter(whole).map(|mount| &mount.host_path) {
+        if path.exists() {
+            continue;
+        }
+        std::fs::create_dir_all(path).map_err(RecordError::of("making the folder", path))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder, however much is in it; success where it is not there.
+async fn remove_folder(path: PathBuf) -> Result<(), RecordError> {
+    match tokio::fs::remove_dir_all(&path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RecordError::of("removing", &path)(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ mod log;
 use std::{
     io::Write,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, RawFd},
         unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ use nix::{
 
 use self::{children::Children, connection::Connection};
 use super::{
-    mounts,
+    enter, mounts,
     record::Record,
     wire::{Reply, Request, SOCKET},
 };
@@ -40,8 +40,10 @@ const CONNECTIONS_MAX: usize = 64;
 /// What init says on its standard output when it can be asked.
 pub(super) const READY: &str = "ready";
 
-/// Becomes the pod's init; returns only with an error.
-pub(super) fn main(dir: &Path) -> anyhow::Result<()> {
+/// Becomes the pod's init; returns only with an error. `machine` is the machine's mount namespace, a
+/// descriptor that is taken over.
+pub(super) fn main(dir: &Path, machine: RawFd) -> anyhow::Result<()> {
+    let machine = enter::take(machine)?;
     std::env::set_current_dir(dir).with_context(|| format!("entering {}", dir.display()))?;
     let record = Record::load(Path::new("."))?;
     umask(Mode::from_bits_truncate(0o022));
@@ -55,8 +57,12 @@ pub(super) fn main(dir: &Path) -> anyhow::Result<()> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("creating a signalfd")?;
     let listener = listen()?;
-    let mut init =
-        Init { children: Children::new(cgroup), connections: Vec::new(), listener, signals };
+    let mut init = Init {
+        children: Children::new(cgroup, machine),
+        connections: Vec::new(),
+        listener,
+        signals,
+    };
     say_ready()?;
     loop {
         init.turn()?;
@@ -106,15 +112,16 @@ impl Init {
         self.children.copy_output(&due.outputs);
         if due.reap {
             while let Ok(Some(_)) = self.signals.read_signal() {}
-            for (token, reply) in self.children.reap() {
-                if let Some(one) = self.connections.iter_mut().find(|one| one.token == token) {
-                    one.send(&reply);
-                }
-            }
+            self.children.reap();
         }
         for &index in &due.connections {
             for request in self.connections[index].read() {
                 self.handle(index, request);
+            }
+        }
+        for (token, reply) in self.children.replies() {
+            if let Some(one) = self.connections.iter_mut().find(|one| one.token == token) {
+                one.send(&reply);
             }
         }
         if due.accept {
@@ -169,15 +176,16 @@ impl Init {
         let connection = &mut self.connections[index];
         let outcome = match request {
             Request::Start(start) => {
-                self.children.start(start);
-                Ok(())
+                self.children.start(*start, connection.token);
+                // The answer follows when the program runs, or can't.
+                return;
             }
             Request::Signal { container, signal } => self.children.signal(&container, signal),
             Request::Forget { container } => {
                 self.children.forget(&container);
                 Ok(())
             }
-            Request::Exec(program) => match self.children.exec(&program, connection.token) {
+            Request::Exec(program) => match self.children.exec(*program, connection.token) {
                 // The answer follows when the command ends.
                 Ok(()) => return,
                 refused => refused,

@@ -7,6 +7,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
+    os::fd::AsRawFd,
     path::Path,
     process::{Command, Stdio},
 };
@@ -14,7 +15,7 @@ use std::{
 use anyhow::Context;
 use nix::{
     sched::{CloneFlags, setns, unshare},
-    unistd::sethostname,
+    unistd::{dup, sethostname},
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,7 @@ pub(super) fn main(dir: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("opening the network namespace {}", path.display()))?;
         setns(netns, CloneFlags::CLONE_NEWNET).context("entering the network namespace")?;
     }
+    let machine = File::open("/proc/self/ns/mnt").context("opening our own mount namespace")?;
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     flags.set(CloneFlags::CLONE_NEWIPC, !record.host_ipc);
     flags.set(CloneFlags::CLONE_NEWUTS, record.hostname.is_some());
@@ -49,18 +51,22 @@ pub(super) fn main(dir: &Path) -> anyhow::Result<()> {
     if let Some(hostname) = &record.hostname {
         sethostname(hostname).context("setting the pod's host name")?;
     }
-    let pid = start_init(dir)?;
+    let pid = start_init(dir, &machine)?;
     println!("{}", serde_json::to_string(&Launched { pid })?);
     Ok(())
 }
 
-/// Starts init and waits until it can be asked.
-fn start_init(dir: &Path) -> anyhow::Result<i32> {
+/// Starts init and waits until it can be asked. It is handed the machine's mount namespace, in which
+/// the roots of containers are made.
+fn start_init(dir: &Path, machine: &File) -> anyhow::Result<i32> {
+    let inherited = dup(machine).context("handing the machine's mount namespace over")?;
     let log_path = dir.join(INIT_LOG);
     let log = File::create(&log_path).with_context(|| format!("{}", log_path.display()))?;
     let mut init = Command::new("/proc/self/exe")
         .args(["sandbox", "init", "--dir"])
         .arg(dir)
+        .arg("--machine")
+        .arg(inherited.as_raw_fd().to_string())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,32 +1,41 @@
-//! The process runtime: a pod is a set of processes in namespaces of their own (network, PID,
-//! mount, UTS, IPC) and a cgroup, on the machine's own root file system.
+//! The process runtime: a pod is a set of processes in namespaces of their own (network, PID, UTS,
+//! IPC) and a cgroup; each container has a root of its own, which the machine's files take the
+//! place of an image in.
 //!
-//! It isolates what pods need to live side by side, not what they may do: containers see the
-//! machine's files, run as the user and group that `runAsUser` and `runAsGroup` name (else as root)
-//! with the machine's privileges, and have no limits of resources. What a pod asks for beyond that
-//! is named in a warning when the node part takes it up (`node/pod/unenforced.rs`). There are no
-//! images: a container runs its `command`, or what the table in [`crate::node::image`] names.
+//! What a container writes stays in a layer of its own ([`rootfs`]); it has volumes, users and
+//! groups, capabilities, a filter of system calls ([`seccomp`]) and limits ([`limits`]). It can read
+//! what the machine's users can, and shares the pod's process ids. What a pod asks for beyond that
+//! is refused, or named in a warning when the node part takes it up (`node/pod/unenforced.rs`).
+//! There are no images: a container runs its `command`, or what the table in
+//! [`crate::node::image`] names.
 //!
 //! ```text
 //! node part ── launch (short-lived: cgroup, netns, unshare) ── init (process 1 of the pod)
-//!     └────────────── init.sock: start, signal, exec, watch ──────┴── containers
+//!     └────────────── init.sock: start, signal, exec, watch ──────┤
+//!                                     enter (becomes the program) ┴── containers
 //! ```
 //!
 //! Init holds the namespaces and the exit codes, so a pod outlives the node part. Everything
 //! about a sandbox is in `<state-dir>/sandboxes/<id>`; see [`record`] for what survives a crash.
 
+mod capabilities;
 mod cgroup;
 mod cni;
 mod containers;
+mod enter;
 mod init;
 mod launch;
+mod limits;
 mod live;
+mod machine;
 mod mounts;
 mod netns;
 mod pidfd;
 mod readiness;
 mod record;
+mod rootfs;
 pub mod sandbox;
+mod seccomp;
 mod wire;
 
 use std::{
@@ -46,6 +55,7 @@ pub use self::cgroup::find_cgroup2;
 use self::{
     cni::Attachment,
     launch::Launched,
+    limits::Controllers,
     live::Live,
     pidfd::Pidfd,
     record::{HOSTS, InitRecord, RESOLV_CONF, Record, RecordError},
@@ -62,6 +72,8 @@ pub struct Config {
     pub program: PathBuf,
     /// Folder of everything that is kept; on a tmpfs, since nothing outlives the machine's boot.
     pub state_dir: PathBuf,
+    /// Folder of the volumes of all pods, which no pod sees but its own of.
+    pub volume_dir: PathBuf,
     /// The node's cgroup2 folder; pods are made below it.
     pub cgroup_root: PathBuf,
     /// Folder of network configurations.
@@ -75,6 +87,7 @@ pub struct Config {
 pub struct ProcessRuntime {
     config: Config,
     network: watch::Receiver<NetworkState>,
+    controllers: Controllers,
     /// What is on disk, by sandbox id.
     entries: Mutex<BTreeMap<String, Entry>>,
     tasks: TaskTracker,
@@ -99,7 +112,8 @@ impl ProcessRuntime {
         let (sender, network) = watch::channel(cni::conf::load(&config.cni_conf_dir).map(drop));
         let tasks = TaskTracker::new();
         tasks.spawn(cni::conf::follow(config.cni_conf_dir.clone(), sender, stop));
-        let runtime = Self { config, network, entries: Mutex::default(), tasks };
+        let controllers = Controllers::find(&config.cgroup_root);
+        let runtime = Self { config, network, controllers, entries: Mutex::default(), tasks };
         for id in runtime.ids()? {
             runtime.recover(&id).await;
         }
@@ -205,6 +219,7 @@ impl ProcessRuntime {
             hostname: config.hostname.clone(),
             attempt: config.attempt,
             host_ipc: config.host_ipc,
+            volumes: self.config.volume_dir.clone(),
             created_at: Timestamp::now(),
             pod,
             id,
@@ -222,6 +237,7 @@ impl ProcessRuntime {
         let entry = Entry { record: record.clone(), addresses: Vec::new(), live: None };
         self.entries().insert(id.clone(), entry);
         cgroup::create(&record.cgroup).map_err(failed("making the cgroup of", id))?;
+        self.controllers.reach(&record.cgroup);
         let mut addresses = Vec::new();
         if let Some(netns) = &record.netns {
             netns::create(netns).map_err(failed("making the network of", id))?;
@@ -278,7 +294,7 @@ impl ProcessRuntime {
         let entry = serde_json::json!({
             "pid": pid,
             "netns": record.netns.clone().unwrap_or_else(|| format!("/proc/{pid}/ns/net").into()),
-            "cgroup": record.cgroup,
+            "cgroup": record.cgroup.join("exec"),
             "uid": record.pod.uid,
         });
         record::save(&self.entry_path(record), &entry)
@@ -323,7 +339,10 @@ impl ProcessRuntime {
         self.stop(id).await?;
         let dir = self.dir(id);
         let Some(Entry { record, .. }) = self.entry(id) else { return Ok(()) };
-        cgroup::remove(&record.cgroup).await.map_err(failed("removing", id))?;
+        let of_version_1 = self.controllers.folders_v1(&record.pod.uid);
+        for cgroup in std::iter::once(&record.cgroup).chain(&of_version_1) {
+            cgroup::remove(cgroup).await.map_err(failed("removing", id))?;
+        }
         for folder in [&record.logs, &dir] {
             match std::fs::remove_dir_all(folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,12 +1,16 @@
-//! A pod's own mounts. The process runtime shares the machine's root; only what must differ per
-//! pod is mounted over it: `/proc`, `/sys`, `/dev/shm`, `/etc/resolv.conf` and `/etc/hosts`.
+//! The mounts of a pod's init, in which the tools of an operator see the pod: the machine's root with
+//! the pod's `/proc`, `/sys`, `/dev/shm`, `/etc/resolv.conf` and `/etc/hosts` over it. What the
+//! pod's containers see is [`super::rootfs`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::record::{HOSTS, RESOLV_CONF, Record};
+use super::{
+    machine::{self, Mounted},
+    record::{HOSTS, RESOLV_CONF, Record},
+};
 
 /// Bytes of a pod's POSIX shared memory, as container runtimes have it.
 const SHM_OPTIONS: &str = "size=64m,mode=1777";
@@ -20,7 +24,7 @@ pub(super) fn set_up(record: &Record) -> anyhow::Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), plain, None::<&str>)
         .context("mounting the pod's /proc")?;
-    drop_namespace_files()?;
+    drop_others(&record.volumes)?;
     if record.netns.is_some() {
         let read_only = plain | MsFlags::MS_RDONLY;
         mount(Some("sysfs"), "/sys", Some("sysfs"), read_only, None::<&str>)
@@ -40,36 +44,28 @@ fn bind(source: &str, target: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Lets go of the bound namespaces of others. A copy of such a mount would keep the namespace of
-/// another pod alive, with its links, for as long as this pod lives.
-fn drop_namespace_files() -> anyhow::Result<()> {
+/// Lets go of what is others'. A copy of a bound namespace would keep another pod's network alive, with
+/// its links, and a copy of a volume its memory, for as long as this pod lives.
+fn drop_others(volumes: &Path) -> anyhow::Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading the mounts")?;
-    for target in namespace_mounts(&mounts) {
-        match umount2(target.as_str(), MntFlags::MNT_DETACH) {
+    // What is in another mount was mounted later.
+    for target in of_others(machine::mounts(&mounts), volumes).iter().rev() {
+        match umount2(target, MntFlags::MNT_DETACH) {
             // It went away in between.
             Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => return Err(error).with_context(|| format!("unmounting {target}")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("unmounting {}", target.display()));
+            }
         }
     }
     Ok(())
 }
 
-/// The mount points of type `nsfs` in the text of a `mountinfo` file (proc(5)).
-fn namespace_mounts(mountinfo: &str) -> Vec<String> {
-    let of_line = |line: &str| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let target = mount.split(' ').nth(4)?;
-        filesystem.starts_with("nsfs ").then(|| unescape(target))
-    };
-    mountinfo.lines().filter_map(of_line).collect()
-}
-
-/// Blanks and the like are written as three octal digits.
-fn unescape(text: &str) -> String {
-    let replace = |text: String, (code, plain): (&str, &str)| text.replace(code, plain);
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), replace)
+/// The mount points of namespaces and of volumes.
+fn of_others(mounts: Vec<Mounted>, volumes: &Path) -> Vec<PathBuf> {
+    let is_volume = |target: &Path| !volumes.as_os_str().is_empty() && target.starts_with(volumes);
+    let others = mounts.into_iter().filter(|one| one.kind == "nsfs" || is_volume(&one.target));
+    others.map(|one| one.target).filter(|target| target != volumes).collect()
 }
 
 #[cfg(test)]
@@ -77,13 +73,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_namespace_mounts_are_found() {
+    fn namespaces_and_volumes_are_others_and_nothing_else_is() {
         let text = "\
 22 1 0:20 / /proc rw,relatime shared:5 - proc proc rw
 41 30 0:4 net:[4026532200] /run/netns/node-1 rw shared:9 - nsfs nsfs rw
 42 30 0:4 net:[4026532201] /run/with\\040blank rw - nsfs nsfs rw
 43 30 0:30 / /run/nsfs rw - tmpfs nsfs rw
+44 30 0:31 / /volumes rw - ext4 /dev/vdb rw
+45 44 0:32 / /volumes/uid-1/secret rw - tmpfs tmpfs rw
+46 30 0:33 / /volumes-of-mine rw - tmpfs tmpfs rw
 ";
-        assert_eq!(namespace_mounts(text), ["/run/netns/node-1", "/run/with blank"]);
+        let of_others = |volumes: &str| of_others(machine::mounts(text), Path::new(volumes));
+        let namespaces = ["/run/netns/node-1", "/run/with blank"].map(PathBuf::from);
+        assert_eq!(of_others(""), namespaces);
+        let all = [&namespaces[..], &["/volumes/uid-1/secret".into()]].concat();
+        assert_eq!(of_others("/volumes"), all);
     }
 }

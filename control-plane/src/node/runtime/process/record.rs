@@ -17,6 +17,8 @@ use super::super::{ContainerConfig, PodIdentity};
 const SANDBOX: &str = "sandbox.json";
 const INIT: &str = "init.json";
 const CONTAINERS: &str = "containers";
+const LAYERS: &str = "layers";
+const TERMINATION: &str = "termination";
 /// The pod's /etc/resolv.conf, in the sandbox's folder.
 pub(super) const RESOLV_CONF: &str = "resolv.conf";
 /// The pod's /etc/hosts, in the sandbox's folder.
@@ -43,6 +45,9 @@ pub(super) struct Record {
     pub cgroup: PathBuf,
     /// Where its containers' logs are.
     pub logs: PathBuf,
+    /// The folder of the volumes of all pods.
+    #[serde(default)]
+    pub volumes: PathBuf,
 }
 
 /// A sandbox's init, as it was when it was started.
@@ -146,6 +151,16 @@ impl ContainerRecord {
     pub(super) fn remove(dir: &Path, id: &str) -> Result<(), RecordError> {
         remove_file(&dir.join(CONTAINERS).join(format!("{id}.json")))
     }
+}
+
+/// Where what a container writes is kept, below the folder of its sandbox.
+pub(super) fn layers(dir: &Path, id: &str) -> PathBuf {
+    dir.join(LAYERS).join(id)
+}
+
+/// The file by which a container may say why it ended.
+pub(super) fn termination(dir: &Path, id: &str) -> PathBuf {
+    dir.join(TERMINATION).join(id)
 }
 
 /// Makes a folder and its parents, for root only.

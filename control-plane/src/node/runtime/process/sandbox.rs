@@ -1,8 +1,8 @@
 //! The hidden subcommand `sandbox`: our own binary as the processes that make and hold a pod.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{os::fd::RawFd, path::PathBuf, process::ExitCode};
 
-use super::{init, launch};
+use super::{enter, init, launch};
 
 /// `mizzen-control-plane sandbox …`, started by the node part only.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,7 +24,12 @@ enum Stage {
         /// The sandbox's folder
         #[arg(long)]
         dir: PathBuf,
+        /// The machine's mount namespace, an inherited descriptor
+        #[arg(long)]
+        machine: RawFd,
     },
+    /// Become a program in a container, as standard input says
+    Enter,
 }
 
 /// Runs the stage. Must be called before any thread is started, and without a logger: what goes
@@ -32,7 +37,8 @@ enum Stage {
 pub fn main(args: &Args) -> ExitCode {
     let outcome = match &args.stage {
         Stage::Launch { dir } => launch::main(dir),
-        Stage::Init { dir } => init::main(dir),
+        Stage::Init { dir, machine } => init::main(dir, *machine),
+        Stage::Enter => return enter::main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

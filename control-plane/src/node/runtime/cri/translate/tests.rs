@@ -190,6 +190,7 @@ fn a_container_has_the_pods_hosts_file_unless_it_mounts_its_own() {
     let own = Mount {
         container_path: "/etc/hosts".into(),
         host_path: "/own".into(),
+        volume_path: "/own".into(),
         read_only: true,
         propagation: Propagation::HostToContainer,
     };

@@ -1,27 +1,26 @@
 //! The processes of a pod, as its init sees them: containers, executed commands, and orphans.
 
+mod spawn;
+
 use std::{
     collections::BTreeMap,
     fs::File,
     io::Read,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    process::{Command, Stdio},
 };
 
 use anyhow::Context;
 use k8s_openapi::jiff::Timestamp;
 use nix::{
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        signal::{Signal, kill, killpg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, setsid},
+    unistd::Pid,
 };
 
+use self::spawn::{Spawned, Target, spawn};
 use super::{
     super::wire::{Exit, OUTPUT_MAX, Process, Program, Reply, Start},
     by_descriptor,
@@ -32,14 +31,20 @@ use super::{
 const START_ERROR: i32 = 128;
 /// Commands executed at a time.
 const EXECS_MAX: usize = 32;
+/// Octets that are kept of why a program could not be started.
+const REASON_MAX: usize = 4096;
 
 /// All children.
 pub(super) struct Children {
     /// The pod's cgroup folder.
     cgroup: File,
+    /// The machine's mount namespace.
+    machine: OwnedFd,
     containers: BTreeMap<String, Container>,
     execs: Vec<Exec>,
     outputs: Vec<Output>,
+    /// Answers that are due, by connection.
+    replies: Vec<(u64, Reply)>,
     revision: u64,
 }
 
@@ -47,6 +52,12 @@ struct Container {
     pid: Option<Pid>,
     cgroup: String,
     process: Process,
+    /// The connection that waits for its program to run; `None` where it does.
+    starting: Option<u64>,
+    /// Why its program cannot run.
+    reason: Vec<u8>,
+    /// Its mount namespace, while it runs.
+    root: Option<File>,
 }
 
 struct Exec {
@@ -54,6 +65,8 @@ struct Exec {
     /// The connection that waits for it.
     token: u64,
     output: Vec<u8>,
+    /// Why it cannot run.
+    reason: Vec<u8>,
 }
 
 /// A pipe that a process writes to.
@@ -66,13 +79,16 @@ struct Output {
 enum Sink {
     Log(Stream, Log),
     Exec(Pid),
+    /// What goes wrong on the way to the program.
+    Report(Pid),
 }
 
 impl Children {
-    /// No children yet; `cgroup` is the opened folder of the pod's cgroup.
-    pub(super) fn new(cgroup: File) -> Self {
+    /// No children yet; `cgroup` is the opened folder of the pod's cgroup, `machine` the machine's
+    /// mount namespace.
+    pub(super) fn new(cgroup: File, machine: OwnedFd) -> Self {
         let (containers, execs, outputs) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { cgroup, containers, execs, outputs, revision: 0 }
+        Self { cgroup, machine, containers, execs, outputs, replies: Vec::new(), revision: 0 }
     }
 
     /// Grows with every change of what [`Self::processes`] gives.
@@ -80,9 +96,15 @@ impl Children {
         self.revision
     }
 
-    /// The containers' processes.
+    /// The containers' processes, as far as their programs run or have ended.
     pub(super) fn processes(&self) -> Vec<Process> {
-        self.containers.values().map(|container| container.process.clone()).collect()
+        let known = self.containers.values().filter(|container| container.starting.is_none());
+        known.map(|container| container.process.clone()).collect()
+    }
+
+    /// The answers that have become due.
+    pub(super) fn replies(&mut self) -> Vec<(u64, Reply)> {
+        std::mem::take(&mut self.replies)
     }
 
     /// The pipes to wait for, in the order that [`Self::copy_output`] counts them.
@@ -90,46 +112,84 @@ impl Children {
         self.outputs.iter().map(|output| output.pipe.as_fd()).collect()
     }
 
-    /// Starts a container's process; what fails is a process that ended with [`START_ERROR`].
-    pub(super) fn start(&mut self, start: Start) {
+    /// Starts a container's process, and tells the connection `token` when its program runs; what
+    /// fails is a process that ended with [`START_ERROR`].
+    pub(super) fn start(&mut self, start: Start, token: u64) {
         if self.containers.contains_key(&start.container) {
+            self.replies.push((token, Reply::Done));
             return;
         }
-        self.revision += 1;
-        let started_at = Timestamp::now();
-        let spawned = self.spawn(&start.program, |stream| {
-            Sink::Log(stream, Log::open(&start.log, start.log_max))
-        });
-        let (pid, exit) = match spawned {
-            Ok(pid) => (Some(pid), None),
-            Err(error) => {
-                let start_error = Some(format!("{error:#}"));
-                (None, Some(Exit { code: START_ERROR, at: Timestamp::now(), start_error }))
-            }
+        let process = Process {
+            container: start.container.clone(),
+            started_at: Timestamp::now(),
+            exit: None,
         };
-        let process = Process { container: start.container.clone(), started_at, exit };
-        let container = Container { pid, cgroup: start.program.cgroup, process };
+        let mut container = Container {
+            pid: None,
+            cgroup: start.program.cgroup.clone(),
+            process,
+            starting: Some(token),
+            reason: Vec::new(),
+            root: None,
+        };
+        match spawn(start.program, Target::New(start.root), &self.machine) {
+            Ok(Spawned { pid, report, stdout, stderr }) => {
+                container.pid = Some(pid);
+                self.attend(report, Sink::Report(pid));
+                for (pipe, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+                    self.attend(pipe, Sink::Log(stream, Log::open(&start.log, start.log_max)));
+                }
+            }
+            Err(error) => {
+                container.starting = None;
+                container.process.exit = Some(not_started(format!("{error:#}")));
+                self.revision += 1;
+                self.replies.push((token, Reply::Done));
+            }
+        }
         self.containers.insert(start.container, container);
     }
 
-    /// Runs a command for the connection `token`.
-    pub(super) fn exec(&mut self, program: &Program, token: u64) -> anyhow::Result<()> {
+    /// Runs a command in a container for the connection `token`.
+    pub(super) fn exec(&mut self, program: Program, token: u64) -> anyhow::Result<()> {
         anyhow::ensure!(self.execs.len() < EXECS_MAX, "too many commands run in this pod");
-        let first = self.outputs.len();
-        // The process id is known only afterwards; it is put right below.
-        let pid = self.spawn(program, |_| Sink::Exec(Pid::from_raw(0)))?;
-        for output in &mut self.outputs[first..] {
-            output.sink = Sink::Exec(pid);
+        let container = self.containers.get(&program.container);
+        let root = container.and_then(|container| container.root.as_ref());
+        let root = root.context("the container does not run")?;
+        let spawned = spawn(program, Target::Of(root), &self.machine)?;
+        let pid = spawned.pid;
+        self.attend(spawned.report, Sink::Report(pid));
+        for pipe in [spawned.stdout, spawned.stderr] {
+            self.attend(pipe, Sink::Exec(pid));
         }
-        self.execs.push(Exec { pid, token, output: Vec::new() });
+        self.execs.push(Exec { pid, token, output: Vec::new(), reason: Vec::new() });
         Ok(())
+    }
+
+    fn attend(&mut self, pipe: File, sink: Sink) {
+        self.outputs.push(Output { pipe, pending: Vec::new(), sink });
+    }
+
+    /// The way to a program is over: where nothing went wrong, it runs.
+    fn arrived(&mut self, pid: Pid) {
+        let mut all = self.containers.values_mut();
+        let Some(container) = all.find(|container| container.pid == Some(pid)) else { return };
+        if container.reason.is_empty()
+            && let Some(token) = container.starting.take()
+        {
+            container.process.started_at = Timestamp::now();
+            // Gone where it has ended already.
+            container.root = File::open(format!("/proc/{pid}/ns/mnt")).ok();
+            self.revision += 1;
+            self.replies.push((token, Reply::Done));
+        }
     }
 
     /// Kills the commands of a connection that is gone.
     pub(super) fn abandon(&mut self, token: u64) {
         for exec in self.execs.iter().filter(|exec| exec.token == token) {
             // It leads its session; what it started is in its process group.
-            let _gone_already = nix::sys::signal::killpg(exec.pid, Signal::SIGKILL);
+            let _gone_already = killpg(exec.pid, Signal::SIGKILL);
         }
     }
 
@@ -149,26 +209,37 @@ impl Children {
     pub(super) fn forget(&mut self, container: &str) {
         if let Some(known) = self.containers.remove(container) {
             self.revision += 1;
+            if let Some(pid) = known.pid {
+                // Not in its cgroup yet, maybe.
+                let _gone_already = kill(pid, Signal::SIGKILL);
+            }
             self.clear_cgroup(&known.cgroup);
+            let _not_empty_yet = std::fs::remove_dir(self.cgroup_folder(&known.cgroup));
         }
     }
 
-    /// Takes in what ended. Answers for the connections whose commands did.
-    pub(super) fn reap(&mut self) -> Vec<(u64, Reply)> {
-        let mut replies = Vec::new();
+    /// Takes in what ended.
+    pub(super) fn reap(&mut self) {
         loop {
             let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, code),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
                 Err(nix::Error::EINTR) => continue,
-                Ok(WaitStatus::StillAlive) | Err(_) => return replies,
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
+            self.drain(|sink| matches!(sink, Sink::Report(of) if *of == pid));
+            self.arrived(pid);
             if let Some(index) = self.execs.iter().position(|exec| exec.pid == pid) {
                 self.drain(|sink| matches!(sink, Sink::Exec(of) if *of == pid));
                 let exec = self.execs.swap_remove(index);
-                let output = String::from_utf8_lossy(&exec.output).into_owned();
-                replies.push((exec.token, Reply::Executed { exit_code: code, output }));
+                let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+                let reply = if exec.reason.is_empty() {
+                    Reply::Executed { exit_code: code, output: text(&exec.output) }
+                } else {
+                    Reply::Refused { message: text(&exec.reason) }
+                };
+                self.replies.push((exec.token, reply));
             } else {
                 self.ended(pid, code);
             }
@@ -176,13 +247,18 @@ impl Children {
     }
 
     fn ended(&mut self, pid: Pid, code: i32) {
-        let Some(container) =
-            self.containers.values_mut().find(|container| container.pid == Some(pid))
-        else {
+        let mut all = self.containers.values_mut();
+        let Some(container) = all.find(|container| container.pid == Some(pid)) else {
             return; // An orphan that only had to be reaped.
         };
-        container.pid = None;
-        container.process.exit = Some(Exit { code, at: Timestamp::now(), start_error: None });
+        (container.pid, container.root) = (None, None);
+        container.process.exit = Some(if container.reason.is_empty() {
+            Exit { code, at: Timestamp::now(), start_error: None }
+        } else {
+            not_started(String::from_utf8_lossy(&container.reason).into_owned())
+        });
+        let told = container.starting.take().map(|token| (token, Reply::Done));
+        self.replies.extend(told);
         let cgroup = container.cgroup.clone();
         self.revision += 1;
         // The container is over with its process, as with any runtime: nothing may linger.
@@ -225,66 +301,30 @@ impl Children {
             }
             Sink::Exec(pid) => {
                 if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == *pid) {
-                    let room = OUTPUT_MAX.saturating_sub(exec.output.len());
-                    exec.output.extend_from_slice(&chunk[..length.min(room)]);
+                    keep(&mut exec.output, &chunk[..length], OUTPUT_MAX);
+                }
+            }
+            Sink::Report(pid) => {
+                let pid = *pid;
+                let mut all = self.containers.values_mut();
+                if let Some(one) = all.find(|container| container.pid == Some(pid)) {
+                    keep(&mut one.reason, &chunk[..length], REASON_MAX);
+                }
+                if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid) {
+                    keep(&mut exec.reason, &chunk[..length], REASON_MAX);
+                }
+                if length == 0 {
+                    self.arrived(pid);
                 }
             }
         }
         length > 0
     }
 
-    fn spawn(&mut self, program: &Program, sink: impl Fn(Stream) -> Sink) -> anyhow::Result<Pid> {
-        let (stdout, stdout_end) = pipe()?;
-        let (stderr, stderr_end) = pipe()?;
-        let procs = self.cgroup_procs(&program.cgroup)?;
-        let (path, arguments) = program.argv.split_first().context("nothing to run")?;
-        let mut command = Command::new(path);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(program.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(&program.cwd)
-            .stdin(Stdio::null())
-            .stdout(stdout_end)
-            .stderr(stderr_end);
-        if let Some(gid) = program.gid {
-            command.gid(gid);
-        }
-        if let Some(uid) = program.uid {
-            command.uid(uid);
-        }
-        join_before_exec(&mut command, procs);
-        let child = command.spawn().with_context(|| {
-            format!("starting {path} in {}: is it there, and executable?", program.cwd)
-        })?;
-        for (pipe, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-            let (pipe, sink) = (File::from(pipe), sink(stream));
-            self.outputs.push(Output { pipe, pending: Vec::new(), sink });
-        }
-        i32::try_from(child.id()).map(Pid::from_raw).context("a process id out of range")
-    }
-
-    /// The file through which a process joins the pod's cgroup `name`, which is made.
-    fn cgroup_procs(&self, name: &str) -> anyhow::Result<File> {
-        let folder = self.cgroup_folder(name);
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("making the cgroup {name}"));
-            }
-            _ => {}
-        }
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(folder.join("cgroup.procs"))
-            .with_context(|| format!("opening cgroup.procs of the cgroup {name}"))
-    }
-
-    /// Kills what is left in the cgroup; it goes with the pod, or when it is empty.
+    /// Kills what is left in the cgroup. Its folder stays, for what the kernel counted in it.
     fn clear_cgroup(&self, name: &str) {
-        let folder = self.cgroup_folder(name);
         // cgroup.kill is of Linux 5.14; before it, leftovers live as long as the pod.
-        let _older_kernel = std::fs::write(folder.join("cgroup.kill"), "1");
-        let _not_empty_yet = std::fs::remove_dir(folder);
+        let _older_kernel = std::fs::write(self.cgroup_folder(name).join("cgroup.kill"), "1");
     }
 
     fn cgroup_folder(&self, name: &str) -> PathBuf {
@@ -292,27 +332,13 @@ impl Children {
     }
 }
 
-/// A pipe whose reading end never blocks.
-fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("making a pipe")?;
-    Ok((reader, writer))
+/// The end of what never ran.
+fn not_started(reason: String) -> Exit {
+    Exit { code: START_ERROR, at: Timestamp::now(), start_error: Some(reason) }
 }
 
-/// Lets the new process join the cgroup of `procs`, lead a session, and see all signals, before
-/// it becomes the program: not even its first instruction runs outside.
-#[expect(unsafe_code, reason = "the child has to act between fork and exec")]
-fn join_before_exec(command: &mut Command, procs: File) {
-    // SAFETY: the closure runs in the forked child of this single-threaded process. It makes
-    // three system calls through nix, allocates nothing, takes no lock and touches no memory
-    // that is shared.
-    unsafe {
-        command.pre_exec(move || {
-            nix::unistd::write(&procs, b"0")?;
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            setsid()?;
-            Ok(())
-        });
-    }
+/// Appends as much as there is room for.
+fn keep(all: &mut Vec<u8>, more: &[u8], most: usize) {
+    let room = most.saturating_sub(all.len());
+    all.extend_from_slice(&more[..more.len().min(room)]);
 }

@@ -1,205 +1,12 @@
-//! The process runtime for real: namespaces, cgroups, mounts, exit codes. Needs root.
-//!
-//! Each test has a state folder and a cgroup of its own, and checks that nothing of it is left.
-//! The CNI plugin here is a small script: the real one has its own tests with the agent.
+//! Sandboxes and their processes: namespaces, cgroups, exit codes, ends, restarts.
 
-#![expect(clippy::unwrap_used, reason = "a test says by panicking that it failed")]
-
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use mizzen_control_plane::node::runtime::{
-    Container, ContainerConfig, ContainerState, HostsFile, PodIdentity, Runtime, Sandbox,
-    SandboxConfig,
-    process::{Config, ProcessRuntime, find_cgroup2},
+    Container, ContainerConfig, ContainerState, Runtime, Sandbox,
 };
-use tokio_util::sync::CancellationToken;
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// A node: folders, a cgroup and a runtime on them.
-struct Node {
-    folder: tempfile::TempDir,
-    cgroup: PathBuf,
-    runtime: ProcessRuntime,
-    stop: CancellationToken,
-}
-
-impl Node {
-    async fn new() -> Self {
-        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("mzt-node-{}-{serial}", std::process::id());
-        let cgroup = find_cgroup2().expect("a cgroup2 mount").join(name);
-        fs::create_dir(&cgroup).expect("making a cgroup, which needs root");
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["conf", "bin", "calls"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let (runtime, stop) = open(folder.path(), &cgroup).await;
-        Self { folder, cgroup, runtime, stop }
-    }
-
-    /// The node part ends without warning and another starts.
-    async fn restart(&mut self) {
-        self.stop.cancel();
-        (self.runtime, self.stop) = open(self.folder.path(), &self.cgroup).await;
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A network whose plugin records its calls and gives the address 10.0.0.9, fd00::9.
-    fn install_plugin(&self) {
-        let script = format!(
-            "#!/bin/sh\ncat > {0}/$CNI_COMMAND.stdin\nenv | grep ^CNI_ | sort > {0}/$CNI_COMMAND.env\n\
-             [ $CNI_COMMAND = ADD ] && echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[\
-             {{\"address\":\"10.0.0.9/32\"}},{{\"address\":\"fd00::9/128\"}}]}}'\nexit 0\n",
-            self.path("calls").display()
-        );
-        let plugin = self.path("bin/fake");
-        fs::write(&plugin, script).unwrap();
-        fs::set_permissions(&plugin, PermissionsExt::from_mode(0o755)).unwrap();
-        let conf = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"fake"}]}"#;
-        fs::write(self.path("conf/10-net.conflist"), conf).unwrap();
-    }
-
-    async fn container(&self, sandbox: &Sandbox, config: ContainerConfig) -> String {
-        let id = self.runtime.create_container(&sandbox.id, &config).await.unwrap();
-        self.runtime.start_container(&sandbox.id, &id).await.unwrap();
-        id
-    }
-
-    /// Waits until the container's state is one that `wanted` takes.
-    async fn until<T>(
-        &self,
-        sandbox: &Sandbox,
-        id: &str,
-        wanted: impl Fn(&ContainerState) -> Option<T>,
-    ) -> T {
-        let mut changes = self.runtime.changes(&sandbox.id).unwrap();
-        let found = async {
-            loop {
-                changes.borrow_and_update();
-                let containers = self.runtime.containers(&sandbox.id).await.unwrap();
-                let container = containers.iter().find(|container| container.id == id).unwrap();
-                if let Some(found) = wanted(&container.state) {
-                    return found;
-                }
-                changes.changed().await.unwrap();
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), found).await.expect("the wanted state")
-    }
-
-    async fn exit_code(&self, sandbox: &Sandbox, id: &str) -> i32 {
-        self.until(sandbox, id, |state| match state {
-            ContainerState::Exited { exit_code, .. } => Some(*exit_code),
-            _ => None,
-        })
-        .await
-    }
-
-    /// What a container has written so far to its standard output.
-    fn log(&self, name: &str) -> String {
-        let folder = self.path(&format!("logs/default_{name}_uid-{name}/main"));
-        let text = fs::read_to_string(folder.join("0.log")).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.splitn(4, ' ').nth(3))
-            .fold(String::new(), |all, line| all + line + "\n")
-    }
-
-    fn assert_nothing_left(&self) {
-        for folder in ["sandboxes", "netns", "pods", "logs"] {
-            let left: Vec<_> = fs::read_dir(self.path(folder)).unwrap().flatten().collect();
-            assert!(left.is_empty(), "{folder}: {left:?}");
-        }
-        let pods: Vec<_> = fs::read_dir(self.cgroup.join("pods"))
-            .map(|entries| entries.flatten().filter(|e| e.path().is_dir()).collect())
-            .unwrap_or_default();
-        assert!(pods.is_empty(), "{pods:?}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let folder = self.folder.path().display().to_string();
-        assert!(!mounts.contains(&folder), "{mounts}");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Also after a failed assertion.
-        self.stop.cancel();
-        let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        for _ in 0..200 {
-            if remove_cgroups(&self.cgroup).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        for netns in fs::read_dir(self.path("netns")).into_iter().flatten().flatten() {
-            let _not_mounted = nix::mount::umount2(&netns.path(), nix::mount::MntFlags::MNT_DETACH);
-        }
-    }
-}
-
-fn remove_cgroups(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)?.flatten().filter(|entry| entry.path().is_dir()) {
-        remove_cgroups(&entry.path())?;
-    }
-    fs::remove_dir(path)
-}
-
-async fn open(folder: &Path, cgroup: &Path) -> (ProcessRuntime, CancellationToken) {
-    let stop = CancellationToken::new();
-    let config = Config {
-        program: env!("CARGO_BIN_EXE_mizzen-control-plane").into(),
-        state_dir: folder.to_owned(),
-        cgroup_root: cgroup.to_owned(),
-        cni_conf_dir: folder.join("conf"),
-        cni_bin_dir: folder.join("bin"),
-    };
-    (ProcessRuntime::open(config, stop.clone()).await.unwrap(), stop)
-}
-
-fn pod(name: &str, host_network: bool) -> SandboxConfig {
-    let uid = format!("uid-{name}");
-    SandboxConfig {
-        pod: PodIdentity { namespace: "default".into(), name: name.into(), uid },
-        attempt: 0,
-        hostname: (!host_network).then(|| name.to_owned()),
-        host_network,
-        host_ipc: false,
-        host_pid: false,
-        share_processes: false,
-        sysctls: Vec::new(),
-        port_mappings: Vec::new(),
-        annotations: BTreeMap::new(),
-        resolv_conf: "nameserver 10.96.0.10\nsearch default.svc.cluster.local\n".into(),
-        hosts: HostsFile {
-            head: "127.0.0.1\tlocalhost\n".into(),
-            own_names: vec![name.to_owned()],
-            aliases: Vec::new(),
-        },
-    }
-}
-
-fn shell(script: &str) -> ContainerConfig {
-    ContainerConfig {
-        name: "main".into(),
-        attempt: 0,
-        image: "none".into(),
-        command: vec!["/bin/sh".into(), "-c".into(), script.into()],
-        args: Vec::new(),
-        env: vec![("GREETING".into(), "good day".into())],
-        working_dir: Some("/etc".into()),
-        ..ContainerConfig::default()
-    }
-}
+use crate::bed::{Node, mount, pod, shell, wait_for_log};
 
 fn namespaces(text: &str) -> Vec<(String, String)> {
     let pair = |line: &str| {
@@ -248,7 +55,7 @@ async fn a_pod_has_namespaces_files_and_a_cgroup_of_its_own_and_leaves_nothing()
         serde_json::from_slice(&fs::read(node.path("pods/default_web.json")).unwrap()).unwrap();
     let init = entry["pid"].as_i64().unwrap();
     assert!(Path::new(&format!("/proc/{init}")).exists());
-    assert_eq!(entry["cgroup"], node.cgroup.join("pods/poduid-web").to_str().unwrap());
+    assert_eq!(entry["cgroup"], node.cgroup.join("pods/poduid-web/exec").to_str().unwrap());
     assert!(Path::new(entry["netns"].as_str().unwrap()).exists());
 
     let environment = fs::read_to_string(node.path("calls/ADD.env")).unwrap();
@@ -342,16 +149,6 @@ async fn stopping_asks_first_and_kills_after_the_grace() {
     node.assert_nothing_left();
 }
 
-async fn wait_for_log(node: &Node, pod: &str, wanted: &str) {
-    for _ in 0..1000 {
-        if node.log(pod) == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the log is {:?}", node.log(pod));
-}
-
 #[tokio::test]
 async fn what_a_container_leaves_behind_ends_with_it() {
     let node = Node::new().await;
@@ -391,10 +188,11 @@ async fn a_program_that_is_not_there_is_a_container_that_could_not_be_started() 
 async fn pods_outlive_the_node_part_and_their_ends_are_not_missed() {
     let mut node = Node::new().await;
     let sandbox = node.runtime.run_sandbox(&pod("adopt", true)).await.unwrap();
-    let fifo = node.path("fifo");
+    let fifo = node.path("shared/fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let id =
-        node.container(&sandbox, shell(&format!("read x < {}; exit $x", fifo.display()))).await;
+    let mounts = vec![mount(&node.path("shared"), "/shared")];
+    let config = ContainerConfig { mounts, ..shell("read x < /shared/fifo; exit $x") };
+    let id = node.container(&sandbox, config).await;
     node.restart().await;
     let found = node.runtime.sandboxes(None).await.unwrap();
     assert_eq!(found, [Sandbox { ready: true, ..sandbox.clone() }]);
