@@ -57,6 +57,30 @@ async fn what_a_container_writes_stays_in_its_layer_and_goes_with_it() {
     node.assert_nothing_left();
 }
 
+/// As in a container of a developer, whose file system is an overlay itself.
+#[tokio::test]
+async fn where_an_overlay_can_not_hold_layers_memory_does() {
+    let node = Node::new().await;
+    let sandbox = node.runtime.run_sandbox(&pod("stacked", true)).await.unwrap();
+    let layers = node.path(&format!("sandboxes/{}/layers", sandbox.id));
+    let below = node.path("shared");
+    for folder in ["lower", "upper", "work"] {
+        fs::create_dir(below.join(folder)).unwrap();
+    }
+    fs::create_dir(&layers).unwrap();
+    let option = |name: &str| format!("{name}dir={}", below.join(name).display());
+    let options = ["lower", "upper", "work"].map(option).join(",");
+    let (kind, flags) = (Some("overlay"), nix::mount::MsFlags::empty());
+    nix::mount::mount(kind, &layers, kind, flags, Some(options.as_str())).unwrap();
+    let script =
+        "echo x > /etc/mizzen-test && cat /etc/mizzen-test; grep -c ' / overlay' /proc/mounts";
+    let said = node.said(&sandbox, shell(script)).await;
+    nix::mount::umount2(&layers, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(said, "x\n1\n");
+    node.runtime.remove_sandbox(&sandbox.id).await.unwrap();
+    node.assert_nothing_left();
+}
+
 #[tokio::test]
 async fn volumes_are_where_they_are_mounted_and_nothing_is_made_on_the_machine() {
     let node = Node::new().await;

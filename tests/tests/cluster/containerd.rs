@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 use xtask::{
     cluster::{
         cgroup, containerd,

@@ -7,7 +7,7 @@ use xtask::cluster::{
     traffic, up,
 };
 
-use super::{Check, World, containerd::delete_pod};
+use super::{Check, World, containers::delete_pod};
 
 /// The checks of this subject.
 pub(crate) const CHECKS: &[Check] = &[

@@ -1,27 +1,26 @@
-//! The stage between a sandbox's init and a program in it: a short-lived process that makes or
-//! joins the container's root, gives up what the program may not have, and becomes the program.
+//! The way from a sandbox's init to a program in a container: a copy of init makes or joins the
+//! container's root, gives up what the program may not have, and becomes the program.
 //!
-//! It is a process of its own, and not work between fork and exec: it may allocate, fail with a
-//! reason, and hang on a dead file system while init goes on. Init hands it what to do on its
-//! standard input, a socket. What goes wrong is a line of text back; where nothing comes and the
-//! socket closes, the program runs.
-//!
-//! The program of the stage itself is started in init's mount namespace: once it is in the
-//! container's, it loads nothing from there.
+//! Init has one thread, so its copy may do whatever a process may: allocate, fail with a reason, and
+//! hang on a dead file system while init goes on. What goes wrong is a line of text on a socket;
+//! where nothing comes and the socket closes, the program runs. It loads nothing of the container's:
+//! all its code is init's.
 
 mod confine;
 mod resolve;
 mod root;
 
 use std::{
+    convert::Infallible,
     fs::File,
-    io::{Read, Write},
+    io::Write,
     os::{
-        fd::{AsFd, OwnedFd, RawFd},
+        fd::{OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
 };
 
 use anyhow::Context;
@@ -33,72 +32,67 @@ use nix::{
     },
     unistd::{close, setsid},
 };
-use serde::{Deserialize, Serialize};
 
 use super::wire::{Program, Root};
 
-/// What init hands over.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Task {
+/// What init's copy has to do.
+#[derive(Debug)]
+pub(super) struct Task<'a> {
     /// What to become.
-    pub program: Program,
-    /// The machine's mount namespace, an inherited descriptor.
-    pub machine: RawFd,
+    pub program: &'a Program,
+    /// The machine's mount namespace.
+    pub machine: &'a OwnedFd,
     /// Where.
-    pub place: Place,
+    pub place: Place<'a>,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
 }
 
 /// Where a program runs.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum Place {
+#[derive(Debug)]
+pub(super) enum Place<'a> {
     /// In a root that is made for it.
-    New(Root),
-    /// In the mount namespace of a container that runs, an inherited descriptor.
-    Of(RawFd),
+    New(&'a Root),
+    /// In the mount namespace of a container that runs.
+    Of(&'a File),
 }
 
-/// Becomes the program; returns only where that fails, after init was told.
-pub(super) fn main() -> ExitCode {
-    // Close-on-exec, unlike standard input itself.
-    let init = match std::io::stdin().as_fd().try_clone_to_owned() {
-        Ok(descriptor) => UnixStream::from(descriptor),
-        Err(_) => return ExitCode::FAILURE,
+/// Becomes the program, in a process that is init's copy. Where that fails, init is told and the
+/// process ends.
+pub(super) fn main(task: Task<'_>, mut init: UnixStream) -> ! {
+    // Whatever happens, the copy must not return to be a second init.
+    let reason = match catch_unwind(AssertUnwindSafe(|| become_program(task))) {
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_panicked) => "the way to the program ended by a panic".to_owned(),
     };
-    let outcome = receive(&init).and_then(become_program);
-    let Err(error) = outcome;
     // Init is told by the end of the connection, if by nothing else.
-    let _gone_already = (&init).write_all(format!("{error:#}").as_bytes());
-    ExitCode::FAILURE
+    let _gone_already = init.write_all(reason.as_bytes());
+    std::process::exit(1)
 }
 
-fn receive(mut init: &UnixStream) -> anyhow::Result<Task> {
-    let mut text = Vec::new();
-    init.read_to_end(&mut text).context("hearing from the sandbox's init")?;
-    serde_json::from_slice(&text).context("understanding the sandbox's init")
-}
-
-fn become_program(task: Task) -> anyhow::Result<std::convert::Infallible> {
+fn become_program(task: Task<'_>) -> anyhow::Result<Infallible> {
     // It leads a session from the beginning, so that whoever gives it up can end all of it.
     setsid().context("leading a session")?;
     // Other processes of the container may look at this one only when it has given up everything.
     set_dumpable(false).context("hiding from the container")?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .context("seeing all signals")?;
-    let machine = take(task.machine)?;
     let confinement = &task.program.confinement;
+    let to_machine = || {
+        setns(task.machine, CloneFlags::CLONE_NEWNS).context("looking at the machine's mounts")?;
+        open_cgroups(&confinement.cgroups)
+    };
     let cgroups = match task.place {
         Place::New(wanted) => {
-            let own = root::Own::find(&wanted)?;
-            setns(machine, CloneFlags::CLONE_NEWNS).context("looking at the machine's mounts")?;
-            let cgroups = open_cgroups(&confinement.cgroups)?;
-            root::make(&wanted, own)?;
+            let own = root::Own::find(wanted)?;
+            let cgroups = to_machine()?;
+            root::make(wanted, own)?;
             cgroups
         }
         Place::Of(container) => {
-            let container = take(container)?;
-            setns(machine, CloneFlags::CLONE_NEWNS).context("looking at the machine's mounts")?;
-            let cgroups = open_cgroups(&confinement.cgroups)?;
+            let cgroups = to_machine()?;
             setns(container, CloneFlags::CLONE_NEWNS).context("entering the container's root")?;
             cgroups
         }
@@ -109,7 +103,15 @@ fn become_program(task: Task) -> anyhow::Result<std::convert::Infallible> {
     }
     confine::confine(confinement)?;
     close_at_exec().context("keeping descriptors to ourselves")?;
-    exec(&task.program)
+    exec(task.program, task.stdout, task.stderr)
+}
+
+/// An inherited descriptor, which nobody else must inherit.
+pub(super) fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
+    let taken = File::open(format!("/proc/self/fd/{number}"))
+        .with_context(|| format!("taking over the descriptor {number}"))?;
+    close(number).with_context(|| format!("closing the descriptor {number}"))?;
+    Ok(taken.into())
 }
 
 /// Has the program inherit its three standard descriptors and no others, wherever they came from:
@@ -123,14 +125,6 @@ fn close_at_exec() -> std::io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// An inherited descriptor, which the program must not inherit too.
-pub(super) fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
-    let taken = File::open(format!("/proc/self/fd/{number}"))
-        .with_context(|| format!("taking over the descriptor {number}"))?;
-    close(number).with_context(|| format!("closing the descriptor {number}"))?;
-    Ok(taken.into())
-}
-
 /// The files by which cgroups are joined, while their paths can be seen.
 fn open_cgroups(folders: &[PathBuf]) -> anyhow::Result<Vec<File>> {
     let open = |folder: &PathBuf| {
@@ -141,7 +135,7 @@ fn open_cgroups(folders: &[PathBuf]) -> anyhow::Result<Vec<File>> {
     folders.iter().map(open).collect()
 }
 
-fn exec(program: &Program) -> anyhow::Result<std::convert::Infallible> {
+fn exec(program: &Program, stdout: OwnedFd, stderr: OwnedFd) -> anyhow::Result<Infallible> {
     let (path, arguments) = program.argv.split_first().context("nothing to run")?;
     let error = Command::new(path)
         .args(arguments)
@@ -149,6 +143,8 @@ fn exec(program: &Program) -> anyhow::Result<std::convert::Infallible> {
         .envs(program.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&program.cwd)
         .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
         .exec();
     Err(error).with_context(|| {
         format!("starting {path} in {}: is it there, and executable?", program.cwd)

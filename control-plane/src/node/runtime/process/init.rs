@@ -185,7 +185,7 @@ impl Init {
                 self.children.forget(&container);
                 Ok(())
             }
-            Request::Exec(program) => match self.children.exec(*program, connection.token) {
+            Request::Exec(program) => match self.children.exec(&program, connection.token) {
                 // The answer follows when the command ends.
                 Ok(()) => return,
                 refused => refused,

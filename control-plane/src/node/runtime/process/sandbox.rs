@@ -2,7 +2,7 @@
 
 use std::{os::fd::RawFd, path::PathBuf, process::ExitCode};
 
-use super::{enter, init, launch};
+use super::{init, launch};
 
 /// `mizzen-control-plane sandbox …`, started by the node part only.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,8 +28,6 @@ enum Stage {
         #[arg(long)]
         machine: RawFd,
     },
-    /// Become a program in a container, as standard input says
-    Enter,
 }
 
 /// Runs the stage. Must be called before any thread is started, and without a logger: what goes
@@ -38,7 +36,6 @@ pub fn main(args: &Args) -> ExitCode {
     let outcome = match &args.stage {
         Stage::Launch { dir } => launch::main(dir),
         Stage::Init { dir, machine } => init::main(dir, *machine),
-        Stage::Enter => return enter::main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

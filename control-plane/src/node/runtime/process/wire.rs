@@ -5,7 +5,7 @@
 //! from then on it only receives [`Reply::Processes`], whole, at every change.
 //!
 //! What is to become of a process is data here ([`Root`], [`Confinement`]): the node part decides
-//! it, and `sandbox enter` does it ([`super::enter`]).
+//! it, and a copy of init does it ([`super::enter`]).
 
 use std::path::PathBuf;
 

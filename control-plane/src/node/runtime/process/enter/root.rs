@@ -14,7 +14,10 @@ use anyhow::Context;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::statvfs::{FsFlags, statvfs},
+    sys::{
+        statfs::{OVERLAYFS_SUPER_MAGIC, statfs},
+        statvfs::{FsFlags, statvfs},
+    },
     unistd::{chdir, pivot_root},
 };
 use rustix::{
@@ -105,6 +108,12 @@ impl Maker<'_> {
 
     fn layer(&mut self, lower: &Path, hidden: &[PathBuf], devices: bool) -> anyhow::Result<()> {
         let what = || format!("laying the container's files over {}", lower.display());
+        if self.made == 0 && !keeps_layers(self.layers).with_context(what)? {
+            // In the container's own mount namespace, so that it goes with it.
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(Some("layers"), self.layers, Some("tmpfs"), flags, Some("mode=0700"))
+                .with_context(what)?;
+        }
         let folder = self.layers.join(self.made.to_string());
         let upper = folder.join("upper");
         fs::create_dir_all(self.root()).with_context(what)?;
@@ -133,6 +142,11 @@ impl Maker<'_> {
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&memory, "", &place, "", empty).context("mounting the pod's /dev/shm")
     }
+}
+
+/// Whether a folder can hold layers: one on an overlay, as in the container of a developer, can't.
+fn keeps_layers(folder: &Path) -> nix::Result<bool> {
+    Ok(statfs(folder)?.filesystem_type() != OVERLAYFS_SUPER_MAGIC)
 }
 
 /// A folder like `like`, without what is in it.

@@ -20,9 +20,12 @@ use nix::{
     unistd::Pid,
 };
 
-use self::spawn::{Spawned, Target, spawn};
+use self::spawn::{Spawned, spawn};
 use super::{
-    super::wire::{Exit, OUTPUT_MAX, Process, Program, Reply, Start},
+    super::{
+        enter::Place,
+        wire::{Exit, OUTPUT_MAX, Process, Program, Reply, Start},
+    },
     by_descriptor,
     log::{Log, Stream},
 };
@@ -132,7 +135,7 @@ impl Children {
             reason: Vec::new(),
             root: None,
         };
-        match spawn(start.program, Target::New(start.root), &self.machine) {
+        match spawn(&start.program, Place::New(&start.root), &self.machine) {
             Ok(Spawned { pid, report, stdout, stderr }) => {
                 container.pid = Some(pid);
                 self.attend(report, Sink::Report(pid));
@@ -151,12 +154,12 @@ impl Children {
     }
 
     /// Runs a command in a container for the connection `token`.
-    pub(super) fn exec(&mut self, program: Program, token: u64) -> anyhow::Result<()> {
+    pub(super) fn exec(&mut self, program: &Program, token: u64) -> anyhow::Result<()> {
         anyhow::ensure!(self.execs.len() < EXECS_MAX, "too many commands run in this pod");
         let container = self.containers.get(&program.container);
         let root = container.and_then(|container| container.root.as_ref());
         let root = root.context("the container does not run")?;
-        let spawned = spawn(program, Target::Of(root), &self.machine)?;
+        let spawned = spawn(program, Place::Of(root), &self.machine)?;
         let pid = spawned.pid;
         self.attend(spawned.report, Sink::Report(pid));
         for pipe in [spawned.stdout, spawned.stderr] {
