@@ -118,8 +118,8 @@ fn containerd_checks() -> Vec<Check> {
         restart::CHECKS,
         pods::CHECKS,
         streams::CHECKS,
-        containers::CHECKS,
         containerd::CHECKS,
+        containers::CHECKS,
         agent_image::CHECKS,
         agent_daemon_set::CHECKS,
     ]
