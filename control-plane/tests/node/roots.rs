@@ -215,6 +215,7 @@ async fn the_privileged_may_what_others_may_not() {
     let node = Node::new().await;
     let script = "mount -t tmpfs none /mnt 2>/dev/null && echo mounted; \
                   unshare --net true 2>/dev/null && echo unshared; \
+                  unshare --user true && echo users; \
                   test -b /dev/vda -o -b /dev/sda -o -e /dev/kmsg && echo devices; \
                   echo 1 > /proc/sys/net/ipv4/ip_default_ttl 2>/dev/null; \
                   grep -q . /proc/timer_list && echo timers; \
@@ -229,21 +230,56 @@ async fn the_privileged_may_what_others_may_not() {
     let filtered = Privileges { seccomp: Seccomp::RuntimeDefault, ..Privileges::default() };
     let everything = Privileges { privileged: true, ..admin(Seccomp::RuntimeDefault) };
     for (name, privileges, expected) in [
-        ("plain", Privileges::default(), ""),
+        // Without a filter anybody may make users of his own, if nothing else.
+        ("plain", Privileges::default(), "users\n"),
         ("filtered", filtered, ""),
-        ("admin", admin(Seccomp::RuntimeDefault), "mounted\nunshared\n"),
-        ("privileged", everything, "mounted\nunshared\ndevices\ntimers\nfirmware\nnull\ninit\n"),
+        ("admin", admin(Seccomp::RuntimeDefault), "mounted\nunshared\nusers\n"),
+        (
+            "privileged",
+            everything,
+            "mounted\nunshared\nusers\ndevices\ntimers\nfirmware\nnull\ninit\n",
+        ),
     ] {
-        let mut of_pod = pod(name, false);
-        of_pod.host_network = false;
         node.install_plugin();
-        let sandbox = node.runtime.run_sandbox(&of_pod).await.unwrap();
+        let sandbox = node.runtime.run_sandbox(&pod(name, false)).await.unwrap();
         let config =
             ContainerConfig { privileges, ..shell(&format!("{{ {script}; }} 2>/dev/null")) };
         let said = node.said(&sandbox, config).await;
         assert_eq!(said, expected, "{name}");
         node.runtime.remove_sandbox(&sandbox.id).await.unwrap();
     }
+    node.assert_nothing_left();
+}
+
+/// Threads are made by clone3(2), which the filter has programs do without.
+#[tokio::test]
+async fn a_program_with_threads_runs_with_the_filter() {
+    let node = Node::new().await;
+    let sandbox = node.runtime.run_sandbox(&pod("threads", true)).await.unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = ContainerConfig {
+        image: "hello".into(),
+        command: Vec::new(),
+        env: vec![("PORT".into(), port.to_string()), ("DRAIN_SECONDS".into(), "0".into())],
+        privileges: Privileges {
+            seccomp: Seccomp::RuntimeDefault,
+            drop_capabilities: words(&["ALL"]),
+            read_only_root: true,
+            no_new_privileges: true,
+            ..Privileges::default()
+        },
+        ..shell("")
+    };
+    let id = node.container(&sandbox, config).await;
+    let connect = async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), connect).await.expect("an open port");
+    node.runtime.stop_container(&sandbox.id, &id, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(node.exit_code(&sandbox, &id).await, 0);
+    node.runtime.remove_sandbox(&sandbox.id).await.unwrap();
     node.assert_nothing_left();
 }
 
