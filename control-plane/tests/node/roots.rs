@@ -132,7 +132,8 @@ async fn no_volume_leads_out_of_itself_or_into_the_kernels_files() {
     let out = Mount { host_path: shared.join("link"), ..mount(&shared, "/v") };
     for (attempt, (mount, wanted)) in [
         (out, "opening"),
-        (mount(&shared, "/proc/1/root/etc"), "/proc"),
+        (mount(&shared, "/proc/1/root/etc"), "entering /proc/1/root"),
+        (mount(&shared, "/proc/sys/kernel"), "nothing can be mounted in /proc"),
         (mount(&shared, "/a/../b"), "without .."),
         (mount(&shared, "/"), "the place of the container's root"),
     ]

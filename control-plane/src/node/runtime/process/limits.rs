@@ -151,7 +151,7 @@ impl Controllers {
             for setting in settings(controller.resource, controller.version, limits) {
                 let path = folder.join(setting.file);
                 match std::fs::write(&path, &setting.value) {
-                    Err(error) if !(setting.optional && !path.exists()) => {
+                    Err(error) if !setting.optional || path.exists() => {
                         return Err(CgroupError::of("limiting by", &path)(error));
                     }
                     _ => {}

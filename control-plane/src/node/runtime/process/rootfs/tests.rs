@@ -112,6 +112,9 @@ fn volumes_come_when_the_root_is_entered_what_is_above_before_what_is_below() {
     });
     let part = part.unwrap();
     assert_eq!((part.inside.as_path(), part.devices), (Path::new("part"), false));
+    assert!(!part.follows);
+    let propagation = Propagation::HostToContainer;
+    assert!(volume(&Mount { propagation, ..mount("/a", "/b", "/b") }, false).follows);
     let entered = position(&steps, |step| *step == Step::Enter);
     let left = position(&steps, |step| *step == Step::Leave);
     let binds = steps.iter().enumerate().filter(|(_, step)| matches!(step, Step::Bind(_)));
@@ -168,7 +171,7 @@ fn only_the_privileged_see_everything() {
 fn a_read_only_root_is_closed_when_everything_is_in_it() {
     let privileges = Privileges { read_only_root: true, ..Privileges::default() };
     let working_dir = Some("/srv/app".to_owned());
-    let steps = planned(&ContainerConfig { privileges, working_dir, ..ContainerConfig::default() });
+    let steps = planned(&ContainerConfig { working_dir, privileges, ..ContainerConfig::default() });
     let closed = |target: &str| Step::ReadOnly { target: target.into(), mounted: true };
     let left = position(&steps, |step| *step == Step::Leave);
     assert_eq!(steps[left - 1], Step::Folder { target: "/srv/app".into() });
