@@ -153,10 +153,10 @@ impl Node {
     /// A value of the container `main` in its first attempt, in whatever hierarchy has it.
     pub(crate) fn cgroup_value(&self, pod: &str, files: &[&str]) -> Option<String> {
         let below = format!("pods/poduid-{pod}/main.0");
-        let paths = self.cgroups().into_iter().map(|root| root.join(&below));
+        let mut paths = self.cgroups().into_iter().map(|root| root.join(&below));
         let read =
             |path: PathBuf| files.iter().find_map(|file| fs::read_to_string(path.join(file)).ok());
-        paths.filter_map(read).next().map(|text| text.trim().to_owned())
+        paths.find_map(read).map(|text| text.trim().to_owned())
     }
 }
 
