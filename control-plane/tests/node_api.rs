@@ -134,26 +134,34 @@ impl Drop for Cluster {
             let _reaped = child.wait();
         }
         let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let fields = |line: &str| {
-            let mut fields = line.split(' ').skip(1).map(str::to_owned);
-            Some((PathBuf::from(fields.next()?), fields.next()?))
-        };
-        for (target, kind) in mounts.lines().filter_map(fields) {
-            if target.starts_with(self.folder.path()) {
-                // What pods that were not deleted have in memory.
-                let _gone = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
+        // What pods that were not deleted have in memory.
+        let below = |(target, _): &(PathBuf, String)| target.starts_with(self.folder.path());
+        for (target, _) in mounts().into_iter().filter(below) {
+            let _gone = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
+        }
+        remove_everywhere(&self.cgroup);
+    }
+}
+
+/// Mount points, with the types of their file systems.
+fn mounts() -> Vec<(PathBuf, String)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let fields = |line: &str| {
+        let mut fields = line.split(' ').skip(1).map(str::to_owned);
+        Some((PathBuf::from(fields.next()?), fields.next()?))
+    };
+    mounts.lines().filter_map(fields).collect()
+}
+
+/// Removes a node's cgroup in every hierarchy.
+fn remove_everywhere(cgroup: &std::path::Path) {
+    let hierarchies = mounts().into_iter().filter(|(_, kind)| kind.starts_with("cgroup"));
+    for cgroup in hierarchies.map(|(mount, _)| mount.join(cgroup.file_name().unwrap())) {
+        for _ in 0..200 {
+            if !cgroup.exists() || remove_cgroups(&cgroup).is_ok() {
+                break;
             }
-            let cgroup = target.join(self.cgroup.file_name().unwrap());
-            for _ in 0..200 {
-                if !kind.starts_with("cgroup")
-                    || !cgroup.exists()
-                    || remove_cgroups(&cgroup).is_ok()
-                {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
@@ -452,6 +460,8 @@ async fn without_an_api_server_the_node_part_waits_and_says_so() {
         .to_string(),
     )
     .unwrap();
+    let name = format!("mzt-node-api-{}", folder.path().file_name().unwrap().display());
+    let cgroup = find_cgroup2().expect("a cgroup2 mount").join(name);
     let start = |kubeconfig: &std::path::Path| {
         Command::new(PROGRAM)
             .args(["node", "--name", "n", "--node-ip", "127.0.0.1", "--port", "0"])
@@ -461,6 +471,8 @@ async fn without_an_api_server_the_node_part_waits_and_says_so() {
             .arg(folder.path().join("state"))
             .arg("--volume-dir")
             .arg(folder.path().join("volumes"))
+            .arg("--cgroup-root")
+            .arg(&cgroup)
             .arg("--cni-conf-dir")
             .arg(folder.path().join("conf"))
             .stderr(log(&folder, "log"))
@@ -477,6 +489,7 @@ async fn without_an_api_server_the_node_part_waits_and_says_so() {
     let status = start(&folder.path().join("none")).wait().unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(said("none cannot be used"));
+    remove_everywhere(&cgroup);
 }
 
 #[tokio::test]

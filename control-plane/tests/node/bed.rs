@@ -173,8 +173,10 @@ impl Drop for Node {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        for netns in fs::read_dir(self.path("netns")).into_iter().flatten().flatten() {
-            let _not_mounted = nix::mount::umount2(&netns.path(), nix::mount::MntFlags::MNT_DETACH);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+        for target in targets.filter(|target| target.starts_with(self.folder.path())) {
+            let _gone = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
         }
     }
 }
