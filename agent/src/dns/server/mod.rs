@@ -244,23 +244,49 @@ impl Resolver {
         }
         let trail = &counted.trail;
         trail.look_up(&forwarder, &question, None);
-        let alias = match look_up(&self.zone.load(), &forwarder, &question, None) {
-            LookedUp::Answer(reply, origin) => return done(&reply, origin),
-            LookedUp::Foreign => None,
-            LookedUp::Alias(reply, target) => Some((reply, target)),
-        };
-        let foreign = alias.as_ref().map_or(&question, |(_, aliased)| aliased);
-        if alias.is_some() {
-            trail.look_up(&forwarder, foreign, None);
-        }
-        match forwarder.at_once(foreign, None) {
-            AtOnce::Ask(errand) => {
-                let rest = Rest::Ask { alias, forwarder: Arc::clone(&forwarder), errand };
-                Begun::Waits(Box::new(Waiting { question, counted, rest }))
+        match look_up(&self.zone.load(), &forwarder, &question, None) {
+            LookedUp::Answer(reply, origin) => done(&reply, origin),
+            LookedUp::Foreign => match forwarder.at_once(&question, None) {
+                AtOnce::Answer(reply, origin) => done(&reply, origin),
+                AtOnce::Ask(errand) => {
+                    let rest = Rest::Ask { alias: None, forwarder: Arc::clone(&forwarder), errand };
+                    Begun::Waits(Box::new(Waiting { question, counted, rest }))
+                }
+            },
+            LookedUp::Alias(ours, target) => {
+                let forwarder = Arc::clone(&forwarder);
+                self.follow(question, counted, forwarder, (ours, target))
             }
-            AtOnce::Answer(reply, origin) => {
-                let origin = if alias.is_some() { Origin::Kubernetes } else { origin };
-                done(&merged(alias.map(|(ours, _)| ours), reply), origin)
+        }
+    }
+
+    /// The answer to a question of ours that leads to `target`, which is not: to that as if a
+    /// client had asked for it, by the tables and the steps of its own server block.
+    fn follow(
+        &self,
+        question: Question,
+        counted: Counted,
+        forwarder: Arc<Forwarder>,
+        (ours, target): (Reply, Question),
+    ) -> Begun {
+        if forwarder.steps(target.query.name()).is_some() {
+            let walk = self.setting_out(&counted, forwarder);
+            let way = walk.lead(ours, target).boxed();
+            return self.go(way, question, counted, Arc::default());
+        }
+        let done = |ours, theirs| {
+            let reply = merged(Some(ours), theirs);
+            Begun::Done(self.write(&question, &reply, Origin::Kubernetes, &counted))
+        };
+        counted.trail.look_up(&forwarder, &target, None);
+        if let Some(reply) = forwarder.in_hosts(&target, None) {
+            return done(ours, reply);
+        }
+        match forwarder.at_once(&target, None) {
+            AtOnce::Answer(reply, _) => done(ours, reply),
+            AtOnce::Ask(errand) => {
+                let rest = Rest::Ask { alias: Some((ours, target)), forwarder, errand };
+                Begun::Waits(Box::new(Waiting { question, counted, rest }))
             }
         }
     }
@@ -276,16 +302,33 @@ impl Resolver {
         if let (Some(edns), Some(most)) = (&mut question.edns, steps.chain.payload) {
             edns.payload = edns.payload.min(most);
         }
-        let walk = Walk {
+        let walk = self.setting_out(&counted, forwarder);
+        let chain = Arc::clone(&steps.chain);
+        let way = walk.go(question.clone(), steps).boxed();
+        self.go(way, question, counted, chain)
+    }
+
+    /// What a way begins with.
+    fn setting_out(&self, counted: &Counted, forwarder: Arc<Forwarder>) -> Walk {
+        Walk {
             zone: self.zone.load_full(),
             forwarder,
             metrics: Arc::clone(&self.metrics),
             local_pods: Arc::clone(&self.local_pods),
             client: counted.client.ip(),
             trail: counted.trail.clone(),
-        };
-        let chain = Arc::clone(&steps.chain);
-        let mut way = walk.go(question.clone(), steps).boxed();
+        }
+    }
+
+    /// The answer at the end of `way`, where nobody has to be waited for; `chain` has the steps of
+    /// the block that the question came to.
+    fn go(
+        &self,
+        mut way: BoxFuture<'static, Said>,
+        question: Question,
+        counted: Counted,
+        chain: Arc<Chain>,
+    ) -> Begun {
         match (&mut way).now_or_never() {
             Some(Some((reply, origin))) => {
                 Begun::Done(self.write_logged(&question, &reply, origin, &counted, &chain))

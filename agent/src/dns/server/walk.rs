@@ -56,9 +56,16 @@ pub(super) struct Steps {
 impl Walk {
     /// The answer to `question`, whose server block has these steps.
     pub(super) async fn go(self, question: Question, steps: Steps) -> Said {
-        timeout(LONGEST, self.steps(&question, &steps, 0)).await.unwrap_or_else(|_| {
-            Some((Reply::failure(Explanation::NoReachableAuthority), Origin::Forward))
-        })
+        timeout(LONGEST, self.steps(&question, &steps, 0))
+            .await
+            .unwrap_or_else(|_| Some(too_late()))
+    }
+
+    /// `ours`, which leads to `target`, and what that is answered, as one.
+    pub(super) async fn lead(self, ours: Reply, target: Question) -> Said {
+        let theirs = timeout(LONGEST, self.anew(&target, 1)).await;
+        let (theirs, _) = theirs.unwrap_or_else(|_| Some(too_late())).unwrap_or_default();
+        Some((merged(Some(ours), theirs), Origin::Kubernetes))
     }
 
     /// The answer to a question that another one led to, as if a client had asked it.
@@ -238,6 +245,11 @@ impl Walk {
             },
         }
     }
+}
+
+/// What is said where a way takes longer than clients wait.
+fn too_late() -> (Reply, Origin) {
+    (Reply::failure(Explanation::NoReachableAuthority), Origin::Forward)
 }
 
 fn is_missing(reply: &Reply) -> bool {

@@ -135,6 +135,32 @@ fn a_rewritten_name_is_asked_of_the_upstream_of_its_block() {
     assert!(served.upstream.times_asked("www.example.org.") > 0);
 }
 
+/// As k3s has it: the nodes' names are in a table of hosts.
+#[test]
+fn dns_19_an_external_name_may_lead_to_a_table_of_hosts() {
+    let served = serve(&block(
+        "hosts {\n 192.0.2.33 ext.interwebs.test\n 2001:db8::33 ext.interwebs.test\n fallthrough\n}",
+    ));
+    let name = "ext.default.svc.cluster.local";
+    served.is(&format!("+short {name} A"), "ext.interwebs.test.\n192.0.2.33\n");
+    served.is(&format!("+short {name} AAAA"), "ext.interwebs.test.\n2001:db8::33\n");
+    assert_eq!(served.upstream.times_asked("ext.interwebs.test."), 0);
+}
+
+#[test]
+fn dns_19_an_external_name_goes_through_the_steps_of_its_targets_block() {
+    let upstream = OUTSIDE[0];
+    let served = serve(&format!(
+        "cluster.local {{\nkubernetes\n}}\n\
+         . {{\nforward . {upstream}\n}}\n\
+         interwebs.test {{\nrewrite name ext.interwebs.test www.example.org\nforward . {upstream}\n}}\n"
+    ));
+    let name = "ext.default.svc.cluster.local";
+    served.is(&format!("+short {name} A"), "ext.interwebs.test.\n192.0.2.80\n");
+    served.is(&format!("+short {name} AAAA"), "ext.interwebs.test.\n2001:db8::50\n");
+    assert_eq!(served.upstream.times_asked("ext.interwebs.test."), 0);
+}
+
 #[test]
 fn templates_answer_by_the_name() {
     let served = serve(&block(
