@@ -329,7 +329,12 @@ impl Asked<'_> {
         for port in ports {
             let srv = |target| RData::SRV(SRV::new(0, weight, port.number, target));
             match &port.targets {
-                Targets::Service => reply.answers.push(self.record(srv(service.clone()))),
+                // One number may be open by TCP and by UDP, which SRV does not tell apart here.
+                Targets::Service => {
+                    if said.insert((port.number, String::new())) {
+                        reply.answers.push(self.record(srv(service.clone())));
+                    }
+                }
                 Targets::Hosts(hosts) => {
                     for host in hosts.iter().filter_map(|at| names.hosts.get(*at as usize)) {
                         let label = host.label();

@@ -95,6 +95,9 @@ pub(super) fn snapshot() -> Snapshot {
     add(&mut all, svc1, vec![svc1_slice]);
     let multi = [HTTP, ("dns", Protocol::Udp, 53), ("", Protocol::Tcp, 9)];
     add(&mut all, service("testns", "multi", &["10.0.0.8"], &multi), vec![]);
+    // As the Service of cluster DNS: one number by both protocols.
+    let both = [("dns", Protocol::Udp, 53), ("dns-tcp", Protocol::Tcp, 53)];
+    add(&mut all, service("testns", "both", &["10.0.0.9", "10::9"], &both), vec![]);
 
     let hdls1 = service("testns", "hdls1", &[], &[HTTP]);
     let v4 = [

@@ -115,6 +115,20 @@ fn dns_05_dns_06_srv_of_a_service() {
 }
 
 #[test]
+fn dns_05_a_port_by_two_protocols_is_said_once() {
+    // Two ports at two addresses weigh a quarter each, as CoreDNS has it; what says the same is
+    // there once.
+    let once = ["SRV 0 25 53 both.testns.svc.cluster.local."];
+    answers("both.testns.svc", RecordType::SRV, &once);
+    let target = ["A 10.0.0.9", "AAAA 10::9"];
+    let glue = target.map(|data| format!("both.testns.svc.cluster.local. 5 IN {data}"));
+    additionals("both.testns.svc", RecordType::SRV, &glue.each_ref().map(String::as_str));
+    let each = ["SRV 0 50 53 both.testns.svc.cluster.local."];
+    answers("_dns._udp.both.testns.svc", RecordType::SRV, &each);
+    answers("_dns-tcp._tcp.both.testns.svc", RecordType::SRV, &each);
+}
+
+#[test]
 fn dns_07_dns_14_headless_addresses_once_each() {
     let a = ["A 172.0.0.2", "A 172.0.0.3", "A 172.0.0.4", "A 172.0.0.5"];
     answers("hdls1.testns.svc", RecordType::A, &a);

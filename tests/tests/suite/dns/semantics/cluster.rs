@@ -186,6 +186,7 @@ pub(super) fn snapshot() -> Snapshot {
     let mut all = Snapshot { synced: Synced::ALL, ..Snapshot::default() };
     let multi = [HTTP, ("dns", Protocol::Udp, 53), ("", Protocol::Tcp, 9)];
     let two = [HTTP, ("https", Protocol::Tcp, 443)];
+    let both = [("dns", Protocol::Udp, 53), ("dns-tcp", Protocol::Tcp, 53)];
     for (name, ips, ports) in [
         ("svc1", &["10.0.0.1"][..], &[HTTP][..]),
         ("svcempty", &["10.0.0.2"], &[HTTP]),
@@ -193,6 +194,7 @@ pub(super) fn snapshot() -> Snapshot {
         ("svc-dual-stack", &["10.0.0.3", "10::3"], &[HTTP]),
         ("1kubernetes", &["10.0.0.7"], &[HTTP]),
         ("multi", &["10.0.0.8"], &multi),
+        ("both", &["10.0.0.9"], &both),
         ("hdls1", &[], &[HTTP]),
         ("hdls-two-ports", &[], &two),
         ("hdlsprtls", &[], &[]),

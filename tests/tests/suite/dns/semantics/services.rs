@@ -46,6 +46,10 @@ fn dns_05_srv_at_the_services_own_name() {
     let multi =
         ["9", "53", "80"].map(|port| format!("SRV 0 33 {port} multi.testns.svc.cluster.local."));
     cluster.holds("multi.testns.svc", "SRV", &multi.each_ref().map(String::as_str));
+    // As of the Service of cluster DNS: one number by both protocols is one record.
+    let target = "both.testns.svc.cluster.local.";
+    let said = cluster.holds("both.testns.svc", "SRV", &[&format!("SRV 0 50 53 {target}")]);
+    assert_eq!(said.additionals, [format!("{target} 5 IN A 10.0.0.9")]);
 }
 
 #[test]
