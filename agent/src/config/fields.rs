@@ -175,7 +175,8 @@ fields! {
         /// How pods are told from others by their addresses: `PodCIDRs`, the pod ranges of all
         /// nodes, `ClusterCIDR`, those of clusterCidr, or `None`, not at all
         detect_local: String = "PodCIDRs".to_owned();
-        /// Range of pod addresses (repeatable), for detectLocal ClusterCIDR
+        /// Range of pod addresses (repeatable), for detectLocal ClusterCIDR; who is in one is
+        /// answered at dnsPeerPort
         cluster_cidr: Vec<String> = Vec::new();
         /// Range of cluster IPs (repeatable), for clusters without ServiceCIDR objects
         service_cidrs: Vec<String> = Vec::new();

@@ -206,6 +206,8 @@ impl Config {
             port: self.dns_port,
             node_name: self.node_name.clone(),
             peer_port: (self.dns_peer_port != 0).then_some(self.dns_peer_port),
+            // Checked before.
+            pod_ranges: ranges("cluster_cidr", &self.cluster_cidr).unwrap_or_default(),
             routes: vec![dns::route::Route::to(upstreams)],
             connects_pods: self.cni,
             source,
@@ -354,6 +356,7 @@ mod tests {
         assert_eq!(settings.node_port_addresses, desired::NodePortAddresses::Within(within));
         assert!(settings.localhost_node_ports);
         let pods = vec![range("10.244.0.0/16")];
+        assert_eq!(config.dns().pod_ranges, pods);
         assert_eq!(settings.pod_detection, desired::PodDetection::ClusterCidrs(pods));
         assert_eq!(settings.service_cidrs, [range("10.96.0.0/12")]);
         let primary = [texts(&[]), texts(&["primary"])];

@@ -16,6 +16,7 @@ use super::{
     vitals::Places,
     zone::{PodNames, Trees, naming::Naming},
 };
+use crate::model::node::Cidr;
 
 /// The configuration of the DNS role. [`Config::default`] is the contract's: a cluster that says
 /// nothing gets these addresses, ports and bounds.
@@ -35,6 +36,9 @@ pub struct Config {
     /// The port at the node's own addresses at which other nodes' pods are answered while their
     /// own resolver is away; `None` opens none.
     pub peer_port: Option<u16>,
+    /// Ranges of pods' addresses beside those of the Node objects: who is in one is answered at the
+    /// peer port.
+    pub pod_ranges: Vec<Cidr>,
     /// Whether names of pods made of their addresses (`10-244-0-7.default.pod`) are answered.
     pub pod_names: PodNames,
     /// How long clients may keep names of the cluster, in seconds.
@@ -92,6 +96,7 @@ impl Default for Config {
             port: 53,
             node_name: String::new(),
             peer_port: Some(8053),
+            pod_ranges: Vec::new(),
             pod_names: PodNames::default(),
             ttl: 5,
             names_fall_through: false,

@@ -16,8 +16,9 @@ use tokio::task::spawn_blocking;
 use super::{
     config::{Config, Source, served_addresses},
     corefile::{self, Corefile, Machine, Surroundings},
+    derive::origin,
     meaning::{Meaning, Served},
-    native, origin, resolv_conf,
+    native, resolv_conf,
     route::Route,
 };
 

@@ -13,6 +13,7 @@ pub mod cache;
 pub mod chain;
 pub mod config;
 pub mod corefile;
+mod derive;
 pub mod direct;
 pub mod explain;
 #[cfg(test)]
@@ -45,7 +46,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use hickory_proto::rr::Name;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -54,11 +54,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::Cache,
+    derive::{listeners, origin, routes, same_upstreams, settings},
     follow::{Followed, Noted},
     forward::Forwarder,
     metrics::Metrics,
     peers::Peers,
-    route::{Route, Routes},
+    route::Routes,
     server::{
         Resolver,
         listen::{Audience, Connections, Listeners},
@@ -67,10 +68,11 @@ use self::{
     succession::Succession,
     untracked::Untracked,
     vitals::{Servers, Vitals},
-    zone::{Settings, Zone},
+    zone::Zone,
 };
 pub use self::{
     config::{Config, Source, served_addresses},
+    derive::Error,
     release::release,
 };
 use crate::{
@@ -95,20 +97,6 @@ const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_mins(10);
 /// How often at most.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
-
-/// Why the resolver can't run at all. What may pass, such as a port in use, is on the board and is
-/// tried again instead.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The cluster domain is no domain name.
-    #[error("cluster domain {domain:?} is no domain name: {reason}")]
-    ClusterDomain {
-        /// As configured.
-        domain: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
 
 /// Serves names until `stop`, from the first moment: before Services are known, names in the
 /// cluster domain fail (SERVFAIL) and foreign ones are answered. Says on `board` how it is, and
@@ -356,7 +344,7 @@ impl Role {
         }
         self.resolver.publish(zone);
         if !self.snapshot.nodes.ptr_eq(&snapshot.nodes) {
-            self.resolver.admit(Peers::of(&snapshot));
+            self.resolver.admit(Peers::of(&snapshot, &self.config.pod_ranges));
         }
         if before.synced() {
             let now = SystemTime::now();
@@ -461,7 +449,16 @@ impl Role {
              agent's role must allow list and watch of namespaces"
                 .to_owned()
         });
-        let problems = self.problems.iter().chain(&self.unusable).cloned().chain(unknown);
+        let deaf = self.wanted.values().any(|audience| *audience == Audience::Peers)
+            && !self.resolver.knows_pods();
+        let deaf = deaf.then(|| {
+            "no range of pods is known, neither of Node objects (spec.podCIDRs) nor of the \
+             configuration, so other nodes' pods get no answer here while their own resolver is \
+             away; name the range in clusterCidr"
+                .to_owned()
+        });
+        let problems = self.problems.iter().chain(&self.unusable).cloned();
+        let problems = problems.chain(unknown).chain(deaf);
         let wrong: Vec<_> = problems.chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();
@@ -499,100 +496,4 @@ fn triggers(from: &Snapshot, to: &Snapshot) -> Vec<SystemTime> {
         slice.trigger_time.filter(|now| before.and_then(|slice| slice.trigger_time) != Some(*now))
     });
     news.collect()
-}
-
-/// What the zone is told.
-fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
-    Ok(Settings {
-        origin: origin(&config.cluster_domain)?,
-        name_servers: config.cluster_addresses.clone(),
-        ttl: config.ttl,
-        pods: config.pod_names,
-        names_fall_through: config.names_fall_through,
-        reverse_falls_through: config
-            .addresses_fall_through
-            .and(routes.iter().any(|route| !route.upstreams.is_empty())),
-        naming: config.naming.clone(),
-    })
-}
-
-/// Whether each name is asked of the same upstreams by both.
-fn same_upstreams(one: &Config, other: &Config) -> bool {
-    let asked = |config: &Config| -> Vec<_> {
-        let routes = config.routes.iter();
-        routes.map(|route| (route.zone.clone(), route.upstreams.clone())).collect()
-    };
-    asked(one) == asked(other)
-}
-
-/// The routes without upstreams that are ourselves, and these.
-fn routes(config: &Config) -> (Vec<Route>, Vec<SocketAddr>) {
-    let mut ourselves = Vec::new();
-    let mut routes = config.routes.clone();
-    for route in &mut routes {
-        route.upstreams.retain(|upstream| {
-            let is = is_ourselves(config, upstream.address);
-            if is {
-                ourselves.push(upstream.address);
-            }
-            !is
-        });
-    }
-    (routes, ourselves)
-}
-
-/// The zone's name.
-fn origin(domain: &str) -> Result<Name, Error> {
-    let error = |reason: String| Error::ClusterDomain { domain: domain.to_owned(), reason };
-    let mut name = Name::from_ascii(domain).map_err(|reason| error(reason.to_string()))?;
-    if name.num_labels() == 0 {
-        return Err(error("it has no label".to_owned()));
-    }
-    name.set_fqdn(true);
-    Ok(name)
-}
-
-/// The sockets that shall be open.
-fn listeners(config: &Config, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Audience> {
-    let own = served_addresses(config).into_iter();
-    let mut wanted: BTreeMap<_, _> =
-        own.map(|address| (SocketAddr::new(address, config.port), Audience::Everyone)).collect();
-    if let Some(port) = config.peer_port
-        && let Some(node) = snapshot.nodes.get(&*config.node_name)
-    {
-        for address in &node.internal_ips {
-            wanted.entry(SocketAddr::new(*address, port)).or_insert(Audience::Peers);
-        }
-    }
-    wanted
-}
-
-/// Whether a question to `upstream` would come back to us.
-fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
-    let tls = config.tls.as_ref().map(|listener| listener.port);
-    (upstream.port() == config.port || Some(upstream.port()) == tls)
-        && served_addresses(config).contains(&upstream.ip())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dns_66_our_own_addresses_are_no_upstreams() {
-        let upstreams = ["10.96.0.10:53", "192.0.2.1:53"].map(|text| text.parse().unwrap());
-        let config = Config { routes: vec![Route::to(upstreams.to_vec())], ..Config::default() };
-        let (routes, ourselves) = routes(&config);
-        let left: Vec<_> = routes[0].upstreams.iter().map(|upstream| upstream.address).collect();
-        assert_eq!((&left[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
-    }
-
-    #[test]
-    fn cluster_domains() {
-        assert_eq!(origin("cluster.local").unwrap(), origin("cluster.local.").unwrap());
-        for bad in ["", ".", "a..b", &"a".repeat(64)] {
-            let error = origin(bad).unwrap_err().to_string();
-            assert!(error.contains("is no domain name"), "{error}");
-        }
-    }
 }

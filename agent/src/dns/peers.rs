@@ -13,34 +13,25 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Those in `snapshot`.
-    pub fn of(snapshot: &Snapshot) -> Self {
+    /// Those in `snapshot`, and pods in `ranges`: where nodes' own ranges are not those that pods
+    /// have their addresses of, the configuration names these (`clusterCidr`).
+    pub fn of(snapshot: &Snapshot, ranges: &[Cidr]) -> Self {
         let nodes = || snapshot.nodes.values();
+        let of_nodes = nodes().flat_map(|node| &node.pod_cidrs);
         Self {
             nodes: nodes().flat_map(|node| node.internal_ips.iter().copied()).collect(),
-            pods: nodes().flat_map(|node| node.pod_cidrs.iter().copied()).collect(),
+            pods: of_nodes.chain(ranges).copied().collect(),
         }
     }
 
     /// Whether `source` is one of them.
     pub fn admit(&self, source: IpAddr) -> bool {
-        self.nodes.contains(&source) || self.pods.iter().any(|range| contains(*range, source))
+        self.nodes.contains(&source) || self.pods.iter().any(|range| range.contains(source))
     }
-}
 
-fn contains(range: Cidr, address: IpAddr) -> bool {
-    // A prefix of length zero leaves no bit to compare: the shift is as wide as the value.
-    let host_bits = |width: u32| width.saturating_sub(range.prefix_len.into());
-    match (range.address, address) {
-        (IpAddr::V4(range), IpAddr::V4(address)) => {
-            let differing = range.to_bits() ^ address.to_bits();
-            differing.checked_shr(host_bits(32)).unwrap_or(0) == 0
-        }
-        (IpAddr::V6(range), IpAddr::V6(address)) => {
-            let differing = range.to_bits() ^ address.to_bits();
-            differing.checked_shr(host_bits(128)).unwrap_or(0) == 0
-        }
-        _ => false,
+    /// Whether it is known where pods are.
+    pub fn know_pods(&self) -> bool {
+        !self.pods.is_empty()
     }
 }
 
@@ -65,7 +56,7 @@ mod tests {
         };
         let mut snapshot = Snapshot::default();
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));
-        let peers = Peers::of(&snapshot);
+        let peers = Peers::of(&snapshot, &[]);
         for peer in ["172.30.0.11", "fd00:30::11", "10.244.1.9", "10.244.1.255", "fd00:244:0:1::7"]
         {
             assert!(peers.admit(peer.parse().unwrap()), "{peer}");
@@ -76,7 +67,14 @@ mod tests {
             assert!(!peers.admit(other.parse().unwrap()), "{other}");
         }
         assert!(!Peers::default().admit("10.244.1.9".parse().unwrap()));
-        assert!(contains(cidr("0.0.0.0", 0), "8.8.8.8".parse().unwrap()));
-        assert!(contains(cidr("::", 0), "ffff::1".parse().unwrap()));
+        assert!(peers.know_pods() && !Peers::default().know_pods());
+        // Pods have their addresses of elsewhere, as the configuration says.
+        let ranges = [cidr("10.42.0.0", 16), cidr("fd00:42::", 48)];
+        let peers = Peers::of(&snapshot, &ranges);
+        for peer in ["172.30.0.11", "10.244.1.9", "10.42.7.1", "fd00:42::9"] {
+            assert!(peers.admit(peer.parse().unwrap()), "{peer}");
+        }
+        assert!(!peers.admit("10.43.0.1".parse().unwrap()));
+        assert!(Peers::of(&Snapshot::default(), &ranges).know_pods());
     }
 }

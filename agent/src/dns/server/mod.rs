@@ -151,6 +151,11 @@ impl Resolver {
         self.peers.store(Arc::new(peers));
     }
 
+    /// Whether pods are admitted there.
+    pub fn knows_pods(&self) -> bool {
+        self.peers.load().know_pods()
+    }
+
     /// The zone from which answers are given.
     pub fn zone(&self) -> Arc<Zone> {
         self.zone.load_full()

@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use hickory_proto::{
     op::{Message, Query, ResponseCode},
     rr::{Name, RecordType},
 };
-use mizzen_agent::dns::Config;
+use mizzen_agent::{dns::Config, model::node::Node, status::State};
 
 use super::{
     site::{CLUSTER, NODE, NODE_LOCAL, OUTSIDE, Running, Site, config, dig, snapshot},
@@ -237,4 +238,34 @@ fn the_peer_port_is_for_the_cluster() {
             assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
         });
     }
+}
+
+/// Pods whose addresses are in no node's podCIDRs, as other plugins give them.
+#[test]
+fn the_peer_port_is_for_pods_of_the_ranges_that_are_named() {
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.pod_ranges = ["192.0.2.100/31", "fd00:30::100/127"].map(|r| r.parse().unwrap()).to_vec();
+    let mut all = snapshot();
+    for node in all.nodes.clone().values() {
+        let node = Node { pod_cidrs: Vec::new(), ..(**node).clone() };
+        all.nodes.insert(node.name.clone(), Arc::new(node));
+    }
+    let running = Running::start(&site, config.clone(), all.clone());
+    let port = config.peer_port.expect("a peer port");
+    for (own, address) in OUTSIDE.iter().zip(NODE) {
+        for by in ["+notcp", "+tcp"] {
+            let question = format!("-b {own} -p {port} @{address} +short {by}");
+            let said = dig(&site.outside, &format!("{question} web.default.svc.cluster.local A"));
+            assert_eq!(said, "10.96.1.1\n");
+        }
+    }
+    drop(running);
+    // Without any it is said who is not answered.
+    config.pod_ranges.clear();
+    let running = Running::begin(&site, config, all);
+    running.until(
+        "it to be said",
+        |state| matches!(state, State::Degraded(why) if why.contains("no range of pods is known")),
+    );
 }

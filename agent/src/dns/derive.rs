@@ -1,0 +1,123 @@
+//! What follows from the configuration, and from the snapshot: plain values. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use hickory_proto::rr::Name;
+
+use super::{
+    config::{Config, served_addresses},
+    route::Route,
+    server::listen::Audience,
+    zone::Settings,
+};
+use crate::model::snapshot::Snapshot;
+
+/// Why the resolver can't run at all. What may pass, such as a port in use, is on the board and is
+/// tried again instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster domain is no domain name.
+    #[error("cluster domain {domain:?} is no domain name: {reason}")]
+    ClusterDomain {
+        /// As configured.
+        domain: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What the zone is told.
+pub(super) fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
+    Ok(Settings {
+        origin: origin(&config.cluster_domain)?,
+        name_servers: config.cluster_addresses.clone(),
+        ttl: config.ttl,
+        pods: config.pod_names,
+        names_fall_through: config.names_fall_through,
+        reverse_falls_through: config
+            .addresses_fall_through
+            .and(routes.iter().any(|route| !route.upstreams.is_empty())),
+        naming: config.naming.clone(),
+    })
+}
+
+/// Whether each name is asked of the same upstreams by both.
+pub(super) fn same_upstreams(one: &Config, other: &Config) -> bool {
+    let asked = |config: &Config| -> Vec<_> {
+        let routes = config.routes.iter();
+        routes.map(|route| (route.zone.clone(), route.upstreams.clone())).collect()
+    };
+    asked(one) == asked(other)
+}
+
+/// The routes without upstreams that are ourselves, and these.
+pub(super) fn routes(config: &Config) -> (Vec<Route>, Vec<SocketAddr>) {
+    let mut ourselves = Vec::new();
+    let mut routes = config.routes.clone();
+    for route in &mut routes {
+        route.upstreams.retain(|upstream| {
+            let is = is_ourselves(config, upstream.address);
+            if is {
+                ourselves.push(upstream.address);
+            }
+            !is
+        });
+    }
+    (routes, ourselves)
+}
+
+/// The zone's name.
+pub(super) fn origin(domain: &str) -> Result<Name, Error> {
+    let error = |reason: String| Error::ClusterDomain { domain: domain.to_owned(), reason };
+    let mut name = Name::from_ascii(domain).map_err(|reason| error(reason.to_string()))?;
+    if name.num_labels() == 0 {
+        return Err(error("it has no label".to_owned()));
+    }
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The sockets that shall be open.
+pub(super) fn listeners(config: &Config, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Audience> {
+    let own = served_addresses(config).into_iter();
+    let mut wanted: BTreeMap<_, _> =
+        own.map(|address| (SocketAddr::new(address, config.port), Audience::Everyone)).collect();
+    if let Some(port) = config.peer_port
+        && let Some(node) = snapshot.nodes.get(&*config.node_name)
+    {
+        for address in &node.internal_ips {
+            wanted.entry(SocketAddr::new(*address, port)).or_insert(Audience::Peers);
+        }
+    }
+    wanted
+}
+
+/// Whether a question to `upstream` would come back to us.
+fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
+    let tls = config.tls.as_ref().map(|listener| listener.port);
+    (upstream.port() == config.port || Some(upstream.port()) == tls)
+        && served_addresses(config).contains(&upstream.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_66_our_own_addresses_are_no_upstreams() {
+        let upstreams = ["10.96.0.10:53", "192.0.2.1:53"].map(|text| text.parse().unwrap());
+        let config = Config { routes: vec![Route::to(upstreams.to_vec())], ..Config::default() };
+        let (routes, ourselves) = routes(&config);
+        let left: Vec<_> = routes[0].upstreams.iter().map(|upstream| upstream.address).collect();
+        assert_eq!((&left[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
+    }
+
+    #[test]
+    fn cluster_domains() {
+        assert_eq!(origin("cluster.local").unwrap(), origin("cluster.local.").unwrap());
+        for bad in ["", ".", "a..b", &"a".repeat(64)] {
+            let error = origin(bad).unwrap_err().to_string();
+            assert!(error.contains("is no domain name"), "{error}");
+        }
+    }
+}
