@@ -33,7 +33,8 @@ const BACKLOG: i32 = 1024;
 /// Who is answered at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Everyone who reaches it: only this node and its pods have a way to it.
+    /// Everyone who reaches it: this node, its pods, and who else has a route there, as with any
+    /// Service.
     Everyone,
     /// The cluster's nodes and pods.
     Peers,
