@@ -14,7 +14,7 @@ use std::{
 
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::{RData, RecordType},
+    rr::{RData, Record, RecordType},
 };
 
 use super::{answer::Explanation, forward::knows, message::Question, name::LowerName};
@@ -328,7 +328,8 @@ impl Cache {
     /// Keeps what was said, where it may be kept.
     pub fn put(&mut self, asked: Asked<'_>, said: Said<'_>, keeping: &Keeping, now: Instant) {
         let Said { message, octets, by } = said;
-        let Some(lifetime) = lifetime(message, keeping) else { return };
+        let kind = asked.question.query.query_type();
+        let Some(lifetime) = lifetime(message, kind, keeping) else { return };
         let code = message.metadata.response_code;
         if code == ResponseCode::ServFail {
             let failure = (Kept::Failure(octets.into()), Some(by));
@@ -404,30 +405,52 @@ impl Cache {
     }
 }
 
-/// For how long an answer may be kept; `None` where it may not (RFC 2308, RFC 9520).
-fn lifetime(message: &Message, keeping: &Keeping) -> Option<Duration> {
+/// Whether an answer says that there is none of that type: also behind an alias, which then is all
+/// that it holds (RFC 2308 2.1, 2.2).
+pub fn is_negative(message: &Message, kind: RecordType) -> bool {
+    let answers = |record: &Record| kind == RecordType::ANY || record.record_type() == kind;
+    match message.metadata.response_code {
+        ResponseCode::NXDomain => true,
+        ResponseCode::NoError => !message.answers.iter().any(answers),
+        _ => false,
+    }
+}
+
+/// For how long an answer to a question of that type may be kept; `None` where it may not
+/// (RFC 2308, RFC 9520).
+fn lifetime(message: &Message, kind: RecordType, keeping: &Keeping) -> Option<Duration> {
     if message.metadata.truncation {
         return None;
     }
-    let seconds = |ttl: u32| Duration::from_secs(ttl.into());
+    let said = |records: &[Record]| records.iter().map(|record| record.ttl).min();
     let (said, (least, most)) = match message.metadata.response_code {
-        ResponseCode::NoError if !message.answers.is_empty() => {
-            let records = message.answers.iter().chain(&message.authorities);
-            (records.map(|record| seconds(record.ttl)).min()?, keeping.ttl)
+        ResponseCode::ServFail => {
+            let failure = keeping.failure_ttl;
+            // Nobody says how long: it is ours to bound.
+            return (!failure.is_zero()).then_some(failure);
         }
-        ResponseCode::NoError | ResponseCode::NXDomain => {
-            let soa = message.authorities.iter().find_map(|record| match &record.data {
+        code if is_negative(message, kind) => {
+            let absence = message.authorities.iter().find_map(|record| match &record.data {
                 RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
                 _ => None,
-            })?;
-            (seconds(soa), keeping.negative_ttl)
+            });
+            let aliases = said(&message.answers);
+            let said = match absence {
+                Some(absence) => aliases.map_or(absence, |aliases| aliases.min(absence)),
+                // Aliases alone, as in a circle: they are what is said.
+                None => aliases.filter(|_| code == ResponseCode::NoError)?,
+            };
+            (said, keeping.negative_ttl)
         }
-        ResponseCode::ServFail => (keeping.failure_ttl, (Duration::ZERO, keeping.failure_ttl)),
+        ResponseCode::NoError => {
+            let both = said(&message.answers).into_iter().chain(said(&message.authorities));
+            (both.min()?, keeping.ttl)
+        }
         _ => return None,
     };
     // Who allows no time at all is heeded; the floor only bounds how often others are asked.
-    let lifetime = said.max(least).min(most);
-    (!said.is_zero() && !lifetime.is_zero()).then_some(lifetime)
+    let lifetime = Duration::from_secs(said.into()).max(least).min(most);
+    (said > 0 && !lifetime.is_zero()).then_some(lifetime)
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn failure() -> Message {
 }
 
 fn seconds(message: &Message) -> Option<u64> {
-    lifetime(message, &Keeping::default()).map(|lifetime| lifetime.as_secs())
+    lifetime(message, RecordType::A, &Keeping::default()).map(|lifetime| lifetime.as_secs())
 }
 
 /// A cache and its clock, in seconds.
@@ -139,6 +139,41 @@ fn dns_53_negative_answers() {
     watched.put(0, &alias(RecordType::A), &aliased, 3);
     assert_eq!(watched.get(1, &alias(RecordType::A)), ("fresh", 3));
     assert_eq!(watched.get(1, &alias(RecordType::CNAME)), ("nothing", 0));
+}
+
+#[test]
+fn dns_53_what_is_missing_behind_an_alias_has_the_times_of_what_is_missing() {
+    let alias = |ttl, message: Message| {
+        let name = |label: &str| Name::from_str(&format!("{label}.example.org.")).unwrap();
+        let target = RData::CNAME(CNAME(name("gone")));
+        let mut message = message;
+        message.answers.insert(0, Record::from_rdata(name("a"), ttl, target));
+        message
+    };
+    for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
+        let aliased = |ttl, soa| seconds(&alias(ttl, message(code, &[], soa)));
+        assert_eq!(aliased(9, Some((20, 20))), Some(9), "the alias goes first");
+        assert_eq!(aliased(20, Some((20, 7))), Some(7), "the least of the SOA");
+        assert_eq!(aliased(20, Some((7, 20))), Some(7), "and its own");
+        assert_eq!(aliased(0, Some((20, 20))), None);
+        let short = Keeping {
+            negative_ttl: (Duration::ZERO, Duration::from_secs(3)),
+            ..Keeping::default()
+        };
+        let negative = alias(20, message(code, &[], Some((20, 20))));
+        assert_eq!(lifetime(&negative, RecordType::A, &short), Some(Duration::from_secs(3)));
+    }
+    // With an address behind it, it is an answer as any.
+    assert_eq!(seconds(&alias(20, message(ResponseCode::NoError, &[8], None))), Some(8));
+    assert_eq!(
+        seconds(&alias(20, message(ResponseCode::NoError, &[], None))),
+        Some(20),
+        "a circle"
+    );
+    assert_eq!(seconds(&alias(20, message(ResponseCode::NXDomain, &[], None))), None);
+    let whole = alias(20, message(ResponseCode::NoError, &[], None));
+    assert!(is_negative(&whole, RecordType::A) && !is_negative(&whole, RecordType::CNAME));
+    assert!(!is_negative(&whole, RecordType::ANY));
 }
 
 #[test]

@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     answer::{Explanation, Reply},
-    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort, is_negative},
     chain::Chain,
     config::Forwarding,
     direct,
@@ -273,7 +273,8 @@ impl Forwarder {
         };
         let failed = match answer {
             Ok(Heard { message, by }) => {
-                let ttl = |ttl| bounded(ttl, &message, &route.keeping);
+                let kind = question.query.query_type();
+                let ttl = |ttl| bounded(ttl, (&message, kind), &route.keeping);
                 return (as_reply(question, &message, ttl), Some(by));
             }
             Err(Explanation::Overloaded) => self.overloaded(question, errand.stale.as_ref()),
@@ -385,7 +386,8 @@ fn link(upstream: &Upstream, counts: &UpstreamCounts) -> Option<Link> {
 fn remembered(question: &Question, hit: &Hit, keeping: &Keeping) -> Option<Reply> {
     let message = Message::from_vec(&hit.octets).ok()?;
     let age = u32::try_from(hit.age.as_secs()).unwrap_or(u32::MAX);
-    let ttl = |ttl| bounded(ttl, &message, keeping).saturating_sub(age);
+    let kind = question.query.query_type();
+    let ttl = |ttl| bounded(ttl, (&message, kind), keeping).saturating_sub(age);
     let mut reply = as_reply(question, &message, ttl);
     if reply.code == ResponseCode::ServFail {
         reply.explanation = Some(Explanation::FailedBefore);
@@ -404,10 +406,11 @@ fn outlived(question: &Question, hit: &Hit) -> Option<Reply> {
     Some(reply)
 }
 
-/// A record's TTL within the bounds that are kept; what must not be kept stays so, and where
-/// nothing is kept here clients may keep what the upstream allows.
-fn bounded(ttl: u32, message: &Message, keeping: &Keeping) -> u32 {
-    let (least, most) = if message.answers.is_empty() { keeping.negative_ttl } else { keeping.ttl };
+/// The TTL of a record of an answer to a question of that type, within the bounds that are kept;
+/// what must not be kept stays so, and where nothing is kept here clients may keep what the
+/// upstream allows.
+fn bounded(ttl: u32, (message, kind): (&Message, RecordType), keeping: &Keeping) -> u32 {
+    let (least, most) = if is_negative(message, kind) { keeping.negative_ttl } else { keeping.ttl };
     let seconds = |bound: Duration| u32::try_from(bound.as_secs()).unwrap_or(u32::MAX);
     if ttl == 0 || most.is_zero() { ttl } else { ttl.max(seconds(least)).min(seconds(most)) }
 }

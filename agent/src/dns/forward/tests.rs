@@ -54,7 +54,9 @@ fn heard(question: &Question, octets: &[u8]) -> Vec<Reply> {
     let asked = Asked { question, place: 0 };
     let by = SocketAddr::from(([192, 0, 2, 1], 53));
     cache.put(asked, Said { message: &message, octets, by }, &keeping, now);
-    let mut replies = vec![as_reply(question, &message, |ttl| bounded(ttl, &message, &keeping))];
+    let mut replies = vec![as_reply(question, &message, |ttl| {
+        bounded(ttl, (&message, question.query.query_type()), &keeping)
+    })];
     for seconds in [1, 40] {
         match cache.get(asked, now + Duration::from_secs(seconds)) {
             Found::Fresh { hit, .. } => replies.extend(remembered(question, &hit, &keeping)),
