@@ -315,12 +315,15 @@ impl Cache {
         })
     }
 
-    /// The entry that answers: one whose time is not up before one whose is, the newer of equals.
+    /// The entry that answers: one whose time is not up before one whose is, among these records of
+    /// the type that is asked for before "no such name", which may have been said of another type
+    /// (some servers do so of AAAA where there is A), and the newer of equals.
     fn best(&self, asked: Asked<'_>, now: Instant) -> Option<Key> {
         let keys = [Key::of(asked), Key::of_name(asked)];
         let usable = keys.into_iter().filter_map(|key| {
             let entry = self.entries.get(&key).filter(|entry| now < entry.ends)?;
-            Some(((now < entry.expires, entry.stored), key))
+            let fresh = now < entry.expires;
+            Some(((fresh, fresh && entry.sort == Sort::Success, entry.stored), key))
         });
         usable.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, key)| key)
     }

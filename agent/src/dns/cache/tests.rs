@@ -278,6 +278,27 @@ fn dns_59_a_name_that_came_is_not_hidden_by_its_absence() {
     assert_eq!(watched.get(12, &www(RecordType::A)), ("nothing", 0), "the name exists now");
 }
 
+/// Some servers say NXDOMAIN of AAAA where there is A.
+#[test]
+fn dns_59_an_address_that_is_known_is_not_hidden_by_what_is_said_of_another_type() {
+    let mut watched = Watched::new();
+    watched.put(0, &www(RecordType::A), &address(), 1);
+    watched.put(
+        1,
+        &www(RecordType::AAAA),
+        &message(ResponseCode::NXDomain, &[], Some((30, 30))),
+        2,
+    );
+    assert_eq!(watched.get(2, &www(RecordType::A)), ("fresh", 1));
+    assert_eq!(watched.get(2, &www(RecordType::AAAA)), ("fresh", 2));
+    // When its time is up the name is gone for this type too, and does not come back from the dead.
+    assert_eq!(watched.get(11, &www(RecordType::A)), ("fresh", 2));
+    // Of the same type it has the last word at once.
+    watched.put(12, &www(RecordType::A), &address(), 3);
+    watched.put(13, &www(RecordType::A), &missing(), 4);
+    assert_eq!(watched.get(14, &www(RecordType::A)), ("fresh", 4));
+}
+
 #[test]
 fn memory_is_bounded_and_what_expires_first_goes_first() {
     let now = Instant::now();
