@@ -47,6 +47,7 @@ pub(crate) fn corefile(octets: &[u8]) {
         domain: Name::from_ascii("cluster.local.").expect("a name"),
         port: 53,
         addresses: vec![IpAddr::from([10, 96, 0, 10])],
+        node_local: vec![IpAddr::from([169, 254, 20, 10])],
         connects_pods: true,
     };
     if let Err(error) = corefile::read(Path::new(PLACE), &served, &Alone(text)) {

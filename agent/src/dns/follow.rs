@@ -140,6 +140,7 @@ fn served(config: &Config, domain: Name) -> Served {
         domain,
         port: config.port,
         addresses: served_addresses(config),
+        node_local: config.node_local_addresses.clone(),
         connects_pods: config.connects_pods,
     }
 }

@@ -26,6 +26,8 @@ pub struct Served {
     pub port: u16,
     /// The addresses at which it does: who asks there asks us.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that mean "my own node" on every node.
+    pub node_local: Vec<IpAddr>,
     /// Whether it connects the node's pods.
     pub connects_pods: bool,
 }

@@ -86,6 +86,7 @@ fn read_with(text: &str, more: &[(&'static str, &str)]) -> Result<Said, Corefile
         domain: name("cluster.local."),
         port: 53,
         addresses: vec!["10.96.0.10".parse().unwrap(), "169.254.20.10".parse().unwrap()],
+        node_local: vec!["169.254.20.10".parse().unwrap()],
         connects_pods: true,
     };
     let Corefile { blocks, warnings } = read(Path::new("/Corefile"), &served, &Files(files))?;
@@ -195,14 +196,31 @@ fn the_corefile_of_k3s() {
 
 #[test]
 fn the_corefile_of_nodelocal() {
-    let meaning = meaning(include_str!("fixtures/nodelocal.Corefile"));
+    let text = include_str!("fixtures/nodelocal.Corefile");
+    let meaning = meaning(text);
     // What went to cluster DNS is answered here; the agent's own settings of names stay.
     assert_eq!(zones(&meaning), ["."]);
     assert_eq!(meaning.routes[0].upstreams, at(&["192.0.2.1", "192.0.2.2"]));
     assert_eq!((meaning.pods(), meaning.ttl()), (None, None));
+    // So addresses that nobody here has are asked of the node's upstreams and of no other agent.
+    assert_eq!(meaning.falls_through().1, Trees::BOTH);
     let ourselves = "10.96.0.10:53 is this agent itself";
     let said = meaning.warnings.iter().filter(|warning| warning.what.contains(ourselves));
-    assert_eq!(said.map(|warning| warning.at.line).collect::<Vec<_>>(), [12, 24]);
+    assert_eq!(said.map(|warning| warning.at.line).collect::<Vec<_>>(), [12, 24, 35]);
+    assert_eq!(meaning.warnings.len(), 3, "{:?}", meaning.warnings);
+    let health = meaning.applied(&Config::default()).vitals.health;
+    assert_eq!(health, ["169.254.20.10:8080".parse().unwrap()].into());
+    // The same where whoever applied it, and node-cache, have filled it in.
+    let filled = [
+        ("__PILLAR__DNS__DOMAIN__", "cluster.local"),
+        ("__PILLAR__LOCAL__DNS__", "169.254.20.10"),
+        ("__PILLAR__DNS__SERVER__", "10.96.0.10"),
+        ("__PILLAR__CLUSTER__DNS__", "10.96.0.10"),
+        ("__PILLAR__UPSTREAM__SERVERS__", "/etc/resolv.conf"),
+    ];
+    let filled = filled.iter().fold(text.to_owned(), |text, (word, by)| text.replace(word, by));
+    assert!(!filled.contains("__PILLAR__"));
+    assert_eq!(*self::meaning(&filled), *meaning);
 }
 
 #[test]
@@ -380,7 +398,13 @@ fn errors_say_where_and_what() {
     }
     let unreadable = read(
         Path::new("/nothing"),
-        &Served { domain: Name::root(), port: 53, addresses: vec![], connects_pods: false },
+        &Served {
+            domain: Name::root(),
+            port: 53,
+            addresses: vec![],
+            node_local: vec![],
+            connects_pods: false,
+        },
         &Files(BTreeMap::new()),
     );
     assert!(unreadable.unwrap_err().why.contains("can't be read"));

@@ -37,6 +37,7 @@ fn served() -> Served {
         domain: notation::zone("cluster.local").unwrap(),
         port: 53,
         addresses: vec!["10.96.0.10".parse().unwrap()],
+        node_local: Vec::new(),
         connects_pods: true,
     }
 }

@@ -101,3 +101,29 @@ fn dns_66_the_nodes_own_resolv_conf_is_followed() {
     running.until("ready", |state| *state == State::Ready);
     assert_eq!(ask(), "192.0.2.80\n");
 }
+
+/// As the manifest has it: what it sends to cluster DNS is answered here, addresses of others by the
+/// node's upstreams, and nothing by other nodes' resolvers, which would send it on likewise.
+#[test]
+fn the_corefile_of_nodelocal_is_used_as_it_is() {
+    let site = Site::new();
+    let fixture = include_str!("../../../../agent/src/dns/corefile/fixtures/nodelocal.Corefile");
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        // The machine's own upstreams are no part of a test.
+        fs::write(&path, fixture.replace("__PILLAR__UPSTREAM__SERVERS__", server)).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            assert_eq!(ask("+short web.default.svc.cluster.local A"), "10.96.1.1\n");
+            assert_eq!(ask("+short -x 10.96.1.1"), "web.default.svc.cluster.local.\n");
+            assert_eq!(ask("+short -x fd00:96::101"), "web.default.svc.cluster.local.\n");
+            assert_eq!(ask("+short www.example.org A"), "192.0.2.80\n");
+            assert!(ask("-x 198.51.100.1").contains("status: NXDOMAIN"));
+            assert!(ask("-x 2001:db8::1").contains("status: NXDOMAIN"));
+        }
+        assert_eq!(upstream.times_asked("1.100.51.198.in-addr.arpa."), 1);
+    }
+}

@@ -4,6 +4,7 @@ mod cache;
 mod forward;
 mod hosts;
 mod kubernetes;
+mod pillar;
 mod rewrite;
 mod steps;
 mod template;
@@ -30,6 +31,7 @@ pub(super) fn of(
     served: &Served,
     surroundings: &dyn Surroundings,
 ) -> Result<(Vec<ServerBlock>, Vec<Warning>), CorefileError> {
+    let blocks = &pillar::filled(blocks, served);
     let mut context = Context { served, surroundings, warnings: Vec::new() };
     let mut zones: Vec<(Name, &Word)> = Vec::new();
     for block in blocks {
