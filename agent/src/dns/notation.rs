@@ -33,28 +33,42 @@ pub const LONGEST_FAILURE: Duration = Duration::from_mins(5);
 
 /// The zone that `text` names: a name, or a range of addresses that means their reverse names.
 pub fn zone(text: &str) -> Result<Name, String> {
+    match <[Name; 1]>::try_from(zones(text)?) {
+        Ok([zone]) => Ok(zone),
+        Err(several) => Err(format!(
+            "{text:?} is {} zones, and one is wanted: a range that ends where a label does, as /8, \
+             /16 and /24 do",
+            several.len()
+        )),
+    }
+}
+
+/// The zones that `text` names: a name, or a range of addresses that means their reverse names.
+/// One that ends within a label is as many zones as it has labels there: 128 at most.
+pub fn zones(text: &str) -> Result<Vec<Name>, String> {
     if let Some((address, length)) = text.split_once('/') {
         let range = address.parse().ok().zip(length.parse().ok());
-        let range = range.and_then(|(address, length)| reverse(address, length));
-        return range.ok_or_else(|| {
-            format!("{text:?} is no range that ends where a label does, as /8, /16 and /24 do")
-        });
+        let range = range.and_then(|(address, length)| Cidr::holding(address, length));
+        let range = range
+            .ok_or_else(|| format!("{text:?} is no range such as 10.96.0.0/12 or fd00:96::/112"))?;
+        return Ok(reverse(range));
     }
     let mut name =
         Name::from_ascii(text).map_err(|error| format!("{text:?} is no zone: {error}"))?;
     name.set_fqdn(true);
-    Ok(name)
+    Ok(vec![name])
 }
 
-/// The name below which the addresses of a range are; `None` where no label ends there.
-fn reverse(address: IpAddr, length: u8) -> Option<Name> {
-    let bits = if address.is_ipv4() { 8 } else { 4 };
-    if length == 0 || !length.is_multiple_of(bits) {
-        return None;
-    }
-    let labels = usize::from(length / bits);
-    (labels <= if address.is_ipv4() { 4 } else { 32 })
-        .then(|| Name::from(address).trim_to(labels + 2))
+/// The names below which the addresses of a range are.
+fn reverse(range: Cidr) -> Vec<Name> {
+    let (width, bits) = if range.address.is_ipv4() { (32, 8) } else { (128, 4) };
+    let whole = range.prefix_len.div_ceil(bits);
+    let size = width - whole * bits;
+    let count = 1_u128 << (whole * bits - range.prefix_len);
+    // The whole of a tree is one zone, whose size is no offset of anything.
+    let offset = |place: u128| place.checked_shl(size.into()).unwrap_or(0);
+    let zone = |place| Name::from(range.address_at(offset(place))).trim_to(usize::from(whole) + 2);
+    (0..count).map(zone).collect()
 }
 
 /// A type of records, by its name.
@@ -215,12 +229,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ranges_are_the_zones_that_they_begin_with() {
+        let names = |text: &str| -> Vec<String> {
+            zones(text).unwrap().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names("10.0.0.0/8"), ["10.in-addr.arpa."]);
+        assert_eq!(names("10.96.1.2/24"), ["1.96.10.in-addr.arpa."]);
+        assert_eq!(names("10.96.1.2/32"), ["2.1.96.10.in-addr.arpa."]);
+        assert_eq!(names("0.0.0.0/0"), ["in-addr.arpa."]);
+        assert_eq!(names("::/0"), ["ip6.arpa."]);
+        let many: Vec<_> = (96..112).map(|octet| format!("{octet}.10.in-addr.arpa.")).collect();
+        assert_eq!(names("10.96.0.0/12"), many);
+        assert_eq!(names("10.96.7.0/23"), ["6.96.10.in-addr.arpa.", "7.96.10.in-addr.arpa."]);
+        assert_eq!(names("10.0.0.0/9").len(), 128);
+        let nibbles = ["8", "9", "a", "b"].map(|nibble| format!("{nibble}.0.d.f.ip6.arpa."));
+        assert_eq!(names("fd08::/14"), nibbles);
+        assert_eq!(names("fd00:96::/32"), ["6.9.0.0.0.0.d.f.ip6.arpa."]);
+        assert_eq!(names("::/1").len(), 8);
+        assert!(zone("10.96.0.0/12").unwrap_err().contains("is 16 zones, and one is wanted"));
+        for bad in ["10.0.0.0/33", "::/129", "x/8", "10.0.0.0/", "10.0.0.0/-1", "a..b"] {
+            assert!(zones(bad).is_err(), "{bad}");
+        }
+    }
+
     proptest! {
         /// Any text is something or an error.
         #[test]
         fn any_text(text in "[a-z0-9.:/%\\[\\]é -]{0,40}", tls in any::<bool>()) {
             let text = if tls { format!("tls://{text}") } else { text };
-            let _any = (zone(&text), range(&text), duration(&text), record_type(&text));
+            let _any = (zone(&text), zones(&text), range(&text), duration(&text), record_type(&text));
             let _any = upstreams(&text, &Peer::default(), |_| None);
         }
     }

@@ -314,6 +314,18 @@ fn all_that_kubernetes_says() {
     assert_eq!(both("ttl 5"), Trees::default());
 }
 
+/// As kubeadm's range of Services, which ends within a label.
+#[test]
+fn a_range_may_be_several_zones() {
+    let said = meaning(
+        "cluster.local 10.96.0.0/12 {\n kubernetes cluster.local 10.96.0.0/12 {\n  \
+         fallthrough 10.96.0.0/12\n }\n}\n10.0.0.0/15 {\n forward . 192.0.2.6\n}\n",
+    );
+    assert_eq!(said.blocks[0].zones.len(), 17);
+    assert_eq!(said.blocks[0].zones[16], name("111.10.in-addr.arpa."));
+    assert_eq!(zones(&said), ["0.10.in-addr.arpa.", "1.10.in-addr.arpa."]);
+}
+
 #[test]
 fn snippets_and_imports_take_the_place_of_their_name() {
     let text = "(kept) {\n cache 9\n errors\n}\n. {\n import kept\n forward . 192.0.2.1\n}\n";
@@ -380,7 +392,8 @@ fn errors_say_where_and_what() {
         ("https://. {\n}\n", "1:1", "https:// is not supported"),
         (".:53 tls://.:853 {\n}\n", "1:6", "needs tls CERT KEY"),
         ("tls://.:70000 {\n}\n", "1:1", "no port"),
-        ("10.0.0.0/9 {\n}\n", "1:1", "no range that ends where a label does"),
+        ("10.0.0.0/33 {\n}\n", "1:1", "no range such as"),
+        (". {\n forward 10.0.0.0/9 192.0.2.1\n}\n", "2:10", "is 128 zones, and one is wanted"),
         (". {\n health 8080\n}\n", "2:9", "no address such as"),
         (". {\n health :0\n}\n", "2:9", "no address such as"),
         (". {\n ready a b\n}\n", "2:2", "one address at most"),

@@ -169,7 +169,10 @@ impl Reader<'_> {
             return Err("forward: to names who is asked".to_owned());
         }
         Ok(meaning::Forward {
-            from: written.from.as_ref().map_or(Ok(Name::root()), |zone| zone.meant())?,
+            from: written
+                .from
+                .as_ref()
+                .map_or(Ok(Name::root()), |from| notation::zone(&from.0.0))?,
             upstreams,
             policy: written
                 .policy

@@ -72,8 +72,8 @@ macro_rules! texts {
 }
 
 texts! {
-    /// A zone: a name, or a range of addresses.
-    Zone "a zone" => Name = notation::zone;
+    /// A zone: a name, or a range of addresses, which may be several.
+    Zone "a zone" => Vec<Name> = notation::zones;
     /// A time such as `30s`.
     Time "a time" => std::time::Duration = notation::duration;
     /// How names of pods are answered.
@@ -92,7 +92,8 @@ fn zones(written: &Zones, otherwise: &[Name]) -> Result<Vec<Name>, String> {
     if written.is_empty() {
         return Ok(otherwise.to_vec());
     }
-    written.iter().map(|zone| zone.meant()).collect()
+    let all = written.iter().map(|zone| zone.meant());
+    Ok(all.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

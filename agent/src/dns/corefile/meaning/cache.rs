@@ -63,8 +63,9 @@ fn disable(line: &Directive, served: &Served, keeping: &mut Keeping) -> Result<(
     if zones.is_empty() {
         *ttl = Keeping::NOTHING.ttl;
     }
-    for (zone, word) in zone::list(zones)?.iter().zip(zones) {
-        if !served.domain.zone_of(zone) {
+    for word in zones {
+        let named = zone::list(std::slice::from_ref(word))?;
+        if !named.iter().all(|zone| served.domain.zone_of(zone)) {
             return Err(word.error("zones of a cache are not supported; give them a server block"));
         }
     }

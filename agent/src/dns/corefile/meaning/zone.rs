@@ -48,11 +48,8 @@ pub(super) fn keys<'a>(words: &'a [Word], served: &Served) -> Result<Vec<Key<'a>
                     format!("port {port}: the agent answers on port {} (dnsPort)", served.port);
                 return Err(word.error(why));
             }
-            keys.push(Key {
-                zone: notation::zone(zone).map_err(|why| word.error(why))?,
-                word,
-                tls,
-            });
+            let zones = notation::zones(zone).map_err(|why| word.error(why))?;
+            keys.extend(zones.into_iter().map(|zone| Key { zone, word, tls }));
         }
     }
     Ok(keys)
@@ -60,5 +57,9 @@ pub(super) fn keys<'a>(words: &'a [Word], served: &Served) -> Result<Vec<Key<'a>
 
 /// The zones that words name.
 pub(super) fn list(words: &[Word]) -> Result<Vec<Name>, CorefileError> {
-    words.iter().map(|word| notation::zone(&word.text).map_err(|why| word.error(why))).collect()
+    let mut all = Vec::new();
+    for word in words {
+        all.extend(notation::zones(&word.text).map_err(|why| word.error(why))?);
+    }
+    Ok(all)
 }
