@@ -1,7 +1,7 @@
 //! Server blocks, as a Corefile and the agent's own configuration have them alike, and what they
 //! come to: routes, steps and settings. Pure.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
@@ -68,6 +68,100 @@ pub struct Kubernetes {
     pub addresses_fall_through: Trees,
     /// Which objects have names, and which.
     pub naming: Naming,
+    /// What of it is written; the rest is as it is where nothing is said.
+    pub written: BTreeSet<Saying>,
+}
+
+/// What is said of all of the cluster's names and addresses alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Saying {
+    /// How names of pods are answered.
+    Pods,
+    /// How long clients may keep names.
+    Ttl,
+    /// Which objects have names, and which.
+    Naming,
+}
+
+impl Saying {
+    /// All of it.
+    pub const ALL: [Self; 3] = [Self::Pods, Self::Ttl, Self::Naming];
+
+    /// The options that say it, as a Corefile has them.
+    pub fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Pods => &["pods"],
+            Self::Ttl => &["ttl"],
+            Self::Naming => &[
+                "namespaces",
+                "labels",
+                "namespace_labels",
+                "endpoint_pod_names",
+                "noendpoints",
+                "ignore",
+            ],
+        }
+    }
+}
+
+/// Why two directives don't go together.
+pub const CONTRADICTION: &str = "it is said otherwise where the cluster domain is: the agent answers \
+                                 all of the cluster's names and addresses alike";
+
+impl Kubernetes {
+    /// What this one says otherwise than `other`.
+    fn contradicts(&self, other: &Self) -> Option<Saying> {
+        let differs = |saying: &Saying| match saying {
+            Saying::Pods => self.pods != other.pods,
+            Saying::Ttl => self.ttl != other.ttl,
+            Saying::Naming => self.naming != other.naming,
+        };
+        self.written.iter().copied().find(differs)
+    }
+
+    /// What the directives of `blocks` come to: how names are answered says the block that has
+    /// `domain`, and what becomes of addresses that nobody has, the blocks that have their trees.
+    fn of(blocks: &[ServerBlock], domain: &Name) -> Option<Self> {
+        let mut this = blocks.get(of_names(blocks, domain)?)?.kubernetes.clone()?;
+        let falls_through = |tree: &str| {
+            let tree = Name::from_labels([tree, "arpa"].map(str::as_bytes)).unwrap_or_default();
+            home(blocks, &tree)?.kubernetes.as_ref().map(|of| of.addresses_fall_through)
+        };
+        this.addresses_fall_through = Trees {
+            v4: falls_through("in-addr").is_none_or(|trees| trees.v4),
+            v6: falls_through("ip6").is_none_or(|trees| trees.v6),
+        };
+        Some(this)
+    }
+}
+
+/// Of `blocks` the one that has `name`.
+fn home<'a>(blocks: &'a [ServerBlock], name: &Name) -> Option<&'a ServerBlock> {
+    let length = |block: &&ServerBlock| {
+        let zones = block.zones.iter().filter(|zone| zone.zone_of(name));
+        zones.map(Name::num_labels).max()
+    };
+    blocks.iter().filter(|block| length(block).is_some()).max_by_key(length)
+}
+
+/// The place of the block whose directive says how the cluster's names are answered: the one that
+/// has them, or where that has none the first that has one.
+fn of_names(blocks: &[ServerBlock], domain: &Name) -> Option<usize> {
+    let own = home(blocks, domain).filter(|block| block.kubernetes.is_some());
+    blocks.iter().position(|block| match own {
+        Some(own) => std::ptr::eq(block, own),
+        None => block.kubernetes.is_some(),
+    })
+}
+
+/// The place of a block whose `kubernetes` says something otherwise than the one that counts, and
+/// what.
+pub fn contradiction(blocks: &[ServerBlock], domain: &Name) -> Option<(usize, Saying)> {
+    let own = blocks.get(of_names(blocks, domain)?)?.kubernetes.as_ref()?;
+    blocks
+        .iter()
+        .enumerate()
+        .find_map(|(place, block)| Some((place, block.kubernetes.as_ref()?.contradicts(own)?)))
 }
 
 /// Who is asked for the names of a zone.
@@ -127,9 +221,9 @@ pub struct Meaning {
 impl Meaning {
     /// What `blocks` come to.
     pub fn of(blocks: Vec<ServerBlock>, served: &Served) -> Self {
-        let mut this = Self::default();
+        let kubernetes = Kubernetes::of(&blocks, &served.domain);
+        let mut this = Self { kubernetes, ..Self::default() };
         for (place, block) in blocks.into_iter().enumerate() {
-            this.kubernetes = block.kubernetes.clone().or(this.kubernetes);
             this.tls = block.tls.clone().or(this.tls);
             this.route(place, &block, served);
             this.told.extend(block.told);

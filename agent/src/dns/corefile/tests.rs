@@ -327,6 +327,29 @@ fn a_range_may_be_several_zones() {
 }
 
 #[test]
+fn several_blocks_may_have_kubernetes() {
+    let said = meaning(
+        "cluster.local {\n kubernetes cluster.local {\n  pods verified\n  ttl 30\n  fallthrough\n }\n}\n\
+         in-addr.arpa {\n kubernetes cluster.local in-addr.arpa {\n  ttl 30\n }\n}\n\
+         ip6.arpa {\n kubernetes cluster.local ip6.arpa {\n  fallthrough ip6.arpa\n }\n}\n",
+    );
+    // Names as their own block has it, whatever the others do not say; addresses as theirs do.
+    assert_eq!((said.pods(), said.ttl()), (Some(PodNames::Verified), Some(30)));
+    assert_eq!(said.falls_through(), (true, Trees { v4: false, v6: true }));
+    // Whatever the order.
+    let said = meaning(
+        "in-addr.arpa ip6.arpa {\n kubernetes\n}\n. {\n kubernetes cluster.local {\n  pods insecure\n }\n}\n",
+    );
+    assert_eq!((said.pods(), said.ttl()), (Some(PodNames::Insecure), Some(5)));
+    assert_eq!(said.falls_through(), (false, Trees::default()));
+    // A tree that another block has is that block's.
+    let said = meaning(
+        "cluster.local {\n kubernetes cluster.local in-addr.arpa\n}\n. {\n forward . 192.0.2.1\n}\n",
+    );
+    assert_eq!(said.falls_through().1, Trees::BOTH);
+}
+
+#[test]
 fn snippets_and_imports_take_the_place_of_their_name() {
     let text = "(kept) {\n cache 9\n errors\n}\n. {\n import kept\n forward . 192.0.2.1\n}\n";
     assert_eq!(meaning(text).routes[0].keeping.ttl.1, seconds(9));
@@ -342,28 +365,18 @@ fn snippets_and_imports_take_the_place_of_their_name() {
     assert!(endless.unwrap_err().why.contains("levels"));
 }
 
+/// Each text is an error at that place, which says why.
+fn are_errors(all: &[(&str, &str, &str)]) {
+    for (text, place, why) in all {
+        let error = error(text);
+        assert!(error.starts_with(&format!("/Corefile:{place}: ")), "{text}: {error}");
+        assert!(error.contains(why), "{text}: {error}");
+    }
+}
+
 #[test]
-fn errors_say_where_and_what() {
-    for (text, place, why) in [
-        (". {\n forward . 192.0.2.1\n", "1:1", "has no closing brace"),
-        (". {\n}\n}\n", "3:1", "nothing is open here"),
-        ("{\n}\n", "1:1", "has no zone"),
-        (".", "1:1", "has no opening brace"),
-        (". {\n cache \"30\n}\n", "2:8", "has no end"),
-        (". {\n  route53 a {\n }\n}\n", "2:3", "\"route53\" is not supported"),
-        (". {\n forward . https://192.0.2.1\n}\n", "2:12", "https:// is not supported"),
-        (". {\n forward . tls://dns.example\n}\n", "2:12", "is no address"),
-        (". {\n forward . tls://192.0.2.1%a_b!\n}\n", "2:12", "is no name"),
-        (". {\n forward . tls://192.0.2.1 {\n  tls /nothing\n }\n}\n", "3:7", "can't be read"),
-        (". {\n forward . 192.0.2.1 {\n  tls /etc/resolv.conf\n }\n}\n", "3:3", "no certificate"),
-        (
-            ". {\n forward . tls://192.0.2.1%a.example {\n  tls_servername b.example\n }\n}\n",
-            "2:12",
-            "do not go together",
-        ),
-        (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
-        (". {\n forward .\n}\n", "2:10", "who is asked"),
-        (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
+fn errors_of_kubernetes_say_where_and_what() {
+    are_errors(&[
         (". {\n kubernetes other.local\n}\n", "2:2", "other.local. is not the cluster domain"),
         (". {\n kubernetes {\n  noendpoints\n }\n}\n", "2:2", ". is not the cluster domain"),
         (
@@ -388,6 +401,47 @@ fn errors_say_where_and_what() {
             "3:7",
             "no number from 0 to 3600",
         ),
+        (
+            ". {\n kubernetes cluster.local\n kubernetes in-addr.arpa\n}\n",
+            "3:2",
+            "has kubernetes already",
+        ),
+        (
+            "cluster.local {\n kubernetes {\n  ttl 30\n }\n}\nip6.arpa {\n kubernetes {\n  \
+             fallthrough\n  ttl 5\n }\n}\n",
+            "9:3",
+            "said otherwise where the cluster domain is",
+        ),
+        (
+            "ip6.arpa {\n kubernetes {\n  noendpoints\n }\n}\n. {\n kubernetes cluster.local\n}\n",
+            "3:3",
+            "said otherwise where the cluster domain is",
+        ),
+    ]);
+}
+
+#[test]
+fn errors_say_where_and_what() {
+    are_errors(&[
+        (". {\n forward . 192.0.2.1\n", "1:1", "has no closing brace"),
+        (". {\n}\n}\n", "3:1", "nothing is open here"),
+        ("{\n}\n", "1:1", "has no zone"),
+        (".", "1:1", "has no opening brace"),
+        (". {\n cache \"30\n}\n", "2:8", "has no end"),
+        (". {\n  route53 a {\n }\n}\n", "2:3", "\"route53\" is not supported"),
+        (". {\n forward . https://192.0.2.1\n}\n", "2:12", "https:// is not supported"),
+        (". {\n forward . tls://dns.example\n}\n", "2:12", "is no address"),
+        (". {\n forward . tls://192.0.2.1%a_b!\n}\n", "2:12", "is no name"),
+        (". {\n forward . tls://192.0.2.1 {\n  tls /nothing\n }\n}\n", "3:7", "can't be read"),
+        (". {\n forward . 192.0.2.1 {\n  tls /etc/resolv.conf\n }\n}\n", "3:3", "no certificate"),
+        (
+            ". {\n forward . tls://192.0.2.1%a.example {\n  tls_servername b.example\n }\n}\n",
+            "2:12",
+            "do not go together",
+        ),
+        (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
+        (". {\n forward .\n}\n", "2:10", "who is asked"),
+        (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
         (".:5353 {\n}\n", "1:1", "answers on port 53"),
         ("https://. {\n}\n", "1:1", "https:// is not supported"),
         (".:53 tls://.:853 {\n}\n", "1:6", "needs tls CERT KEY"),
@@ -404,11 +458,7 @@ fn errors_say_where_and_what() {
         (". {\n loadbalance weighted\n}\n", "2:2", "not supported"),
         (". {\n import nothing\n}\n", "2:9", "no file and no snippet"),
         (". {\n hosts {\n  unknown 1\n }\n}\n", "3:3", "neither an address nor an option"),
-    ] {
-        let error = error(text);
-        assert!(error.starts_with(&format!("/Corefile:{place}: ")), "{text}: {error}");
-        assert!(error.contains(why), "{text}: {error}");
-    }
+    ]);
     let unreadable = read(
         Path::new("/nothing"),
         &Served {

@@ -17,7 +17,7 @@ use crate::{
         config::Config,
         corefile::Surroundings,
         hosts,
-        meaning::{self, Served, ServerBlock},
+        meaning::{self, CONTRADICTION, Saying, Served, ServerBlock, contradiction},
         notation, resolv_conf,
         route::Policy,
         tls::{Identity, Listener, PORT},
@@ -60,6 +60,10 @@ pub fn read(
                 .to_owned()));
         }
         all.push(block);
+    }
+    if let Some((place, saying)) = contradiction(&all, &served.domain) {
+        let what = saying.options().join(", ");
+        return Err(format!("dnsBlocks[{place}]: kubernetes: {what}: {CONTRADICTION}"));
     }
     // Over TLS the same is answered as in the clear, by all blocks or by none.
     let tls = all.iter().find_map(|block| block.tls.clone());
@@ -142,7 +146,13 @@ impl Reader<'_> {
         if let Some(why) = naming.contradiction() {
             return Err(format!("kubernetes: {why}"));
         }
+        let says = |saying: &Saying| match saying {
+            Saying::Pods => written.pods.is_some(),
+            Saying::Ttl => written.ttl.is_some(),
+            Saying::Naming => naming != Naming::default(),
+        };
         Ok(meaning::Kubernetes {
+            written: Saying::ALL.into_iter().filter(says).collect(),
             pods: written.pods.as_ref().map_or(Ok(own.pod_names), |pods| pods.meant())?,
             ttl: written.ttl.unwrap_or(own.ttl),
             names_fall_through: through(&self.served.domain)?,

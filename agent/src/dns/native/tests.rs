@@ -195,6 +195,10 @@ fn errors_name_the_field_and_the_line() {
             "- kubernetes: {namespaces: [a], namespaceLabels: b}\n",
             &["dnsBlocks[0]: kubernetes", "not both"],
         ),
+        (
+            "- kubernetes: {ttl: 9}\n- zones: [ip6.arpa]\n  kubernetes: {ttl: 8}\n",
+            &["dnsBlocks[1]: kubernetes: ttl", "said otherwise"],
+        ),
         ("- forward: [{to: []}]\n", &["dnsBlocks[0]", "to names who is asked"]),
         ("- forward: [{to: [x]}]\n", &["dnsBlocks[0]", "neither an address nor a file"]),
         ("- {}\n- {}\n", &["dnsBlocks[1]", ". has a block already"]),

@@ -1,11 +1,13 @@
 //! `kubernetes`: the cluster's own names.
 
+use std::collections::BTreeSet;
+
 use hickory_proto::rr::Name;
 
-use super::{CorefileError, Directive, Served, Warning, number, single, unknown, zone};
+use super::{Block, CorefileError, Directive, Served, Warning, number, single, unknown, zone};
 use crate::{
     dns::{
-        meaning::{Kubernetes, is_reverse},
+        meaning::{CONTRADICTION, Kubernetes, Saying, ServerBlock, contradiction, is_reverse},
         notation,
         zone::{PodNames, Trees, naming::Naming},
     },
@@ -37,6 +39,7 @@ pub(super) fn read(
         names_fall_through: false,
         addresses_fall_through: Trees::BOTH,
         naming: Naming::default(),
+        written: written(directive),
     };
     let mut warnings = Vec::new();
     let mut through = Vec::new();
@@ -87,6 +90,29 @@ pub(super) fn read(
     };
     this.addresses_fall_through = Trees { v4: leaves("in-addr.arpa")?, v6: leaves("ip6.arpa")? };
     Ok((this, warnings))
+}
+
+fn written(directive: &Directive) -> BTreeSet<Saying> {
+    let says = |saying: &Saying| line(directive, *saying).is_some();
+    Saying::ALL.into_iter().filter(says).collect()
+}
+
+/// The first line that says it.
+fn line(directive: &Directive, saying: Saying) -> Option<&Directive> {
+    directive.body.iter().find(|line| saying.options().contains(&&*line.name.text))
+}
+
+/// An error where the directives of blocks, which were read as `all`, don't go together.
+pub(super) fn check(
+    blocks: &[Block],
+    all: &[ServerBlock],
+    served: &Served,
+) -> Result<(), CorefileError> {
+    let Some((place, saying)) = contradiction(all, &served.domain) else { return Ok(()) };
+    let directives = blocks.get(place).map_or(&[][..], |block| &block.directives);
+    let mut own = directives.iter().filter(|directive| directive.name.text == "kubernetes");
+    let line = own.find_map(|directive| line(directive, saying));
+    line.map_or(Ok(()), |line| Err(line.name.error(CONTRADICTION)))
 }
 
 fn falls_through(zones: &[Name], zone: &Name) -> bool {

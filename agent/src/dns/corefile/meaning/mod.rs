@@ -63,6 +63,7 @@ pub(super) fn of(
         }
         all.push(written);
     }
+    kubernetes::check(blocks, &all, served)?;
     Ok((all, context.warnings))
 }
 
@@ -83,6 +84,9 @@ impl Context<'_> {
         }
         let (served, surroundings) = (self.served, self.surroundings);
         match &*directive.name.text {
+            "kubernetes" if block.kubernetes.is_some() => {
+                return Err(directive.name.error("the block has kubernetes already"));
+            }
             "kubernetes" => {
                 let (kubernetes, warnings) = kubernetes::read(directive, &block.zones, served)?;
                 block.kubernetes = Some(kubernetes);
