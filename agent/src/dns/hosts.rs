@@ -73,15 +73,16 @@ impl Hosts {
         }
     }
 
-    /// The answer, where the table has one or nobody else may.
+    /// The answer, where the table has one or nobody else may. An address without a name here is
+    /// always others' to answer, as CoreDNS has it.
     pub fn answer(&self, query: &Query) -> Option<Reply> {
         let lower = LowerName::of(query.name());
-        let data: Vec<RData> = match (query.query_type(), reverse::parse(&lower)) {
-            (RecordType::PTR, Some(Arpa::Address(address))) if !self.no_reverse => {
-                let names = self.names.get(&address).map_or(&[][..], Vec::as_slice);
+        let data: Vec<RData> = match query.query_type() {
+            RecordType::PTR => {
+                let names = self.pointed_to(&lower)?;
                 names.iter().map(|name| RData::PTR(PTR(name.clone()))).collect()
             }
-            (kind, _) => {
+            kind => {
                 let addresses = self.addresses.get(lower.wire());
                 let of_type = |address: &IpAddr| match (kind, address) {
                     (RecordType::A, IpAddr::V4(address)) => Some(RData::A(A(*address))),
@@ -103,6 +104,14 @@ impl Hosts {
             answers: data.into_iter().map(record).collect(),
             ..Reply::default()
         })
+    }
+
+    /// The names of the address that `name` is in a reverse tree.
+    fn pointed_to(&self, name: &LowerName) -> Option<&[Name]> {
+        match reverse::parse(name)? {
+            Arpa::Address(address) if !self.no_reverse => Some(self.names.get(&address)?),
+            _ => None,
+        }
     }
 }
 
@@ -167,5 +176,11 @@ mod tests {
         assert_eq!(said(&hosts, "www.example.org.", RecordType::A), None, "falls through");
         let nobody = Some((ResponseCode::ServFail, vec![]));
         assert_eq!(said(&hosts, "www.example.com.", RecordType::A), nobody);
+        // What has no name here may have one elsewhere, whatever falls through.
+        for address in ["9.2.0.192.in-addr.arpa.", "node-1.", "2.0.192.in-addr.arpa."] {
+            assert_eq!(said(&hosts, address, RecordType::PTR), None, "{address}");
+        }
+        hosts.no_reverse = true;
+        assert_eq!(said(&hosts, "7.2.0.192.in-addr.arpa.", RecordType::PTR), None);
     }
 }

@@ -195,6 +195,22 @@ fn the_corefile_of_k3s() {
 }
 
 #[test]
+fn the_machines_own_table_is_read_beside_lines() {
+    let own = [("/etc/hosts", "192.0.2.8 own.example\n"), ("/table", "192.0.2.9 other.example\n")];
+    let has = |arguments: &str, of: &str| {
+        let text = format!(". {{\n hosts {arguments} {{\n  192.0.2.7 line.example\n }}\n}}\n");
+        let said = read_with(&text, &own).unwrap();
+        let query = hickory_proto::op::Query::query(name(of), RecordType::A);
+        let reply = said.routes[0].hosts.as_ref().unwrap().answer(&query).unwrap();
+        reply.answers.len()
+    };
+    for (arguments, found) in [("", [1, 1, 0]), ("/table", [1, 0, 1]), ("/nothing", [1, 0, 0])] {
+        let names = ["line.example.", "own.example.", "other.example."];
+        assert_eq!(names.map(|of| has(arguments, of)), found, "{arguments}");
+    }
+}
+
+#[test]
 fn the_corefile_of_nodelocal() {
     let text = include_str!("fixtures/nodelocal.Corefile");
     let meaning = meaning(text);

@@ -49,6 +49,20 @@ fn names_are_answered_as_the_corefile_says() {
         }
     }
     assert_eq!(upstream.times_asked("table.example."), 0);
+    // Names that are not in it fail where none falls through; addresses are looked for elsewhere.
+    let deaf = "hosts {\n 192.0.2.33 table.example\n }";
+    fs::write(&path, corefile(OUTSIDE[0], deaf)).unwrap();
+    for address in CLUSTER {
+        let ask = |question: &str| site.dig(&format!("@{address} {question}"));
+        wait::until("the table to be deaf", SOON, || match ask("www.example.org A") {
+            said if said.contains("(the name is not in the table of hosts)") => Ok(()),
+            said => Err(said),
+        });
+        assert_eq!(ask("+short -x 10.96.1.1"), "web.default.svc.cluster.local.\n");
+        assert!(ask("-x 198.51.100.1").contains("status: NXDOMAIN"));
+        assert!(ask("-x 2001:db8::1").contains("status: NXDOMAIN"));
+    }
+    assert_eq!(upstream.times_asked("1.100.51.198.in-addr.arpa."), 1);
 }
 
 #[test]

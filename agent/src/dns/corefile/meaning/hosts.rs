@@ -47,11 +47,10 @@ pub(super) fn read(
             }
         }
     }
-    let file = directive.arguments.first().map(|word| &*word.text);
-    if file.is_some() || inline.is_empty() {
-        // A file that is not there yet is an empty one, as CoreDNS has it.
-        hosts.extend(&surroundings.read(Path::new(file.unwrap_or(FILE))).unwrap_or_default());
-    }
+    // The machine's own beside what stands in the braces, where none is named. A file that is not
+    // there yet is an empty one. Both as CoreDNS has it.
+    let file = directive.arguments.first().map_or(FILE, |word| &*word.text);
+    hosts.extend(&surroundings.read(Path::new(file)).unwrap_or_default());
     hosts.extend(&inline);
     Ok(hosts)
 }
