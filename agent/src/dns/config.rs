@@ -128,7 +128,6 @@ impl Config {
             let done = [
                 ("forward", !route.upstreams.is_empty()),
                 ("cache", route.keeping != Keeping::NOTHING),
-                ("hosts", route.hosts.is_some()),
                 ("errors", route.errors.is_some()),
                 ("bufsize", does(|chain| chain.payload.is_some())),
                 ("log", does(|chain| !chain.log.is_empty())),
@@ -141,6 +140,9 @@ impl Config {
             let done = done.into_iter().filter(|(_, is)| *is);
             all.extend(done.map(|(name, _)| (route.zone.to_string(), name)));
         }
+        let tables = self.blocks.iter().filter(|block| block.hosts.is_some());
+        let zones = tables.flat_map(|block| &block.zones);
+        all.extend(zones.map(|zone| (zone.to_string(), "hosts")));
         all
     }
 }

@@ -169,7 +169,7 @@ mod tests {
                 *noted = Some(Arc::new(now));
                 followed.config
             });
-            new.map(|config| config.routes)
+            new.map(|config| (config.routes, config.blocks))
         };
         let first = is_new(&mut noted).await.expect("the first look");
         assert_eq!(is_new(&mut noted).await, None);

@@ -59,6 +59,13 @@ impl Hosts {
         }
     }
 
+    /// Whether it has a word in names of `domain`: it has one of them, or lets none through.
+    pub fn concern(&self, domain: &Name) -> bool {
+        let lets_through = self.fallthrough.iter().any(|zone| zone.zone_of(domain));
+        let domain = LowerName::of(domain);
+        !lets_through || self.addresses.keys().any(|name| is_below(name, domain.wire()))
+    }
+
     fn add(&mut self, address: IpAddr, mut name: Name) {
         if self.pairs >= MAX_PAIRS {
             return;
@@ -113,6 +120,17 @@ impl Hosts {
             _ => None,
         }
     }
+}
+
+/// Whether a name in wire form is `origin` or below it.
+fn is_below(name: &[u8], origin: &[u8]) -> bool {
+    let mut rest = name;
+    while let [length, behind @ ..] = rest
+        && rest.len() > origin.len()
+    {
+        rest = behind.get(usize::from(*length)..).unwrap_or_default();
+    }
+    rest == origin
 }
 
 #[cfg(test)]

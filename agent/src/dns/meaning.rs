@@ -227,13 +227,13 @@ impl Meaning {
             this.tls = block.tls.clone().or(this.tls);
             this.route(place, &block, served);
             this.told.extend(block.told);
-            this.blocks.push(Block { zones: block.zones, chain: block.chain });
+            let hosts = block.hosts.map(Arc::new);
+            this.blocks.push(Block { zones: block.zones, hosts, chain: block.chain });
         }
         this
     }
 
     fn route(&mut self, block: usize, written: &ServerBlock, served: &Served) {
-        let hosts = written.hosts.clone().map(Arc::new);
         let errors = written.errors.clone().map(Arc::new);
         let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
         // Whether a zone is one that is answered from the index.
@@ -249,14 +249,12 @@ impl Meaning {
                 }
                 has_own |= from == *zone;
                 let route = forward.route();
-                let (hosts, errors) = (hosts.clone(), errors.clone());
-                self.routes.push(Route { zone: from, block, hosts, keeping, errors, ..route });
+                let errors = errors.clone();
+                self.routes.push(Route { zone: from, block, keeping, errors, ..route });
             }
-            if !has_own && (hosts.is_some() || !is_ours(zone)) {
-                let (zone, hosts) = (zone.clone(), hosts.clone());
-                let from = zone.clone();
-                let route = Route { zone, block, from, hosts, keeping, ..Route::default() };
-                self.routes.push(route);
+            if !has_own && !is_ours(zone) {
+                let (zone, from) = (zone.clone(), zone.clone());
+                self.routes.push(Route { zone, block, from, keeping, ..Route::default() });
             }
         }
     }

@@ -227,7 +227,7 @@ impl Role {
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         let (cached, counted) = (Arc::clone(&cache), Arc::clone(&metrics));
         metrics.general.enable(config.plugins());
-        let routes = Routes::new(routes, &config.blocks);
+        let routes = Routes::new(routes, &config.blocks, &settings.origin);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
         let zone = Zone::new(settings, serial);
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
@@ -322,7 +322,7 @@ impl Role {
             self.cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         }
         let (cached, counted) = (Arc::clone(&self.cache), Arc::clone(&self.metrics));
-        let routes = Routes::new(routes, &config.blocks);
+        let routes = Routes::new(routes, &config.blocks, &self.resolver.zone().settings().origin);
         let forwarder = Forwarder::new(routes, config.forward, cached, counted);
         self.resolver.forward_by(Arc::new(forwarder));
         tracing::info!(routes = config.routes.len(), "configuration of names outside changed");

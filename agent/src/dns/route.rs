@@ -59,9 +59,7 @@ pub struct Route {
     pub block: usize,
     /// The names that its upstreams are asked for where the block's steps lead out of the zone.
     pub from: Name,
-    /// Names that are answered without asking anyone.
-    pub hosts: Option<Arc<Hosts>>,
-    /// Who is asked. With nobody, all names that are not in `hosts` fail.
+    /// Who is asked. With nobody, its names fail.
     pub upstreams: Vec<Upstream>,
     /// With whom it begins.
     pub policy: Policy,
@@ -84,7 +82,6 @@ impl Default for Route {
             zone: Name::root(),
             block: 0,
             from: Name::root(),
-            hosts: None,
             upstreams: Vec::new(),
             policy: Policy::default(),
             by_tcp: false,
@@ -108,11 +105,45 @@ impl Route {
 #[derive(Debug)]
 pub struct Routes {
     all: Vec<Zone>,
-    /// The zones of server blocks, with the blocks' places; empty where no block has a step, so
-    /// that who has none pays for none.
-    blocks: Vec<(LowerName, usize)>,
-    /// By the blocks' places; `None` where there is no step.
-    chains: Vec<Option<Arc<Chain>>>,
+    /// The zones of server blocks, with the blocks' places.
+    zones: Vec<(LowerName, usize)>,
+    /// By the blocks' places.
+    blocks: Vec<Held>,
+    /// Whether any block has steps: who has none pays for none.
+    have_steps: bool,
+    /// Whether any has a table, likewise.
+    have_hosts: bool,
+    direct: Scope,
+}
+
+/// What a server block does before the index and upstreams are asked.
+#[derive(Debug)]
+struct Held {
+    /// Its steps, where it has any.
+    chain: Option<Arc<Chain>>,
+    hosts: Option<Arc<Hosts>>,
+}
+
+impl Held {
+    fn of(block: &Block) -> Self {
+        let chain = (!block.chain.is_empty()).then(|| Arc::new(block.chain.clone()));
+        Self { chain, hosts: block.hosts.clone() }
+    }
+
+    /// What it leaves to the index of the names in `domain`: completing search lists concerns names
+    /// that don't exist, other steps may concern any.
+    fn leaves(&self, domain: &Name) -> Scope {
+        if self.hosts.as_ref().is_some_and(|hosts| hosts.concern(domain)) {
+            return Scope::Nothing;
+        }
+        match &self.chain {
+            None => Scope::All,
+            Some(chain) if (Chain { autopath: None, ..(**chain).clone() }).is_empty() => {
+                Scope::Existing
+            }
+            Some(_) => Scope::Nothing,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -124,8 +155,9 @@ struct Zone {
 }
 
 impl Routes {
-    /// These routes of these blocks. Of two for one zone the first counts.
-    pub fn new(routes: Vec<Route>, blocks: &[Block]) -> Self {
+    /// These routes of these blocks, beside the index of the names in `domain`. Of two for one zone
+    /// the first counts.
+    pub fn new(routes: Vec<Route>, blocks: &[Block], domain: &Name) -> Self {
         let zone = |route: Route| Zone {
             name: LowerName::of(&route.zone),
             from: LowerName::of(&route.from),
@@ -135,47 +167,58 @@ impl Routes {
         let mut all: Vec<_> = routes.into_iter().map(zone).collect();
         // Stable, so that the first of equals stays the first.
         all.sort_by_key(|zone| std::cmp::Reverse(zone.name.label_count()));
-        let chain =
-            |block: &Block| (!block.chain.is_empty()).then(|| Arc::new(block.chain.clone()));
-        let chains: Vec<_> = blocks.iter().map(chain).collect();
         let mut zones: Vec<_> = blocks
             .iter()
             .enumerate()
             .flat_map(|(place, block)| {
                 block.zones.iter().map(move |zone| (LowerName::of(zone), place))
             })
-            .filter(|_| chains.iter().any(Option::is_some))
             .collect();
         zones.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.label_count()));
-        Self { all, blocks: zones, chains }
+        let blocks: Vec<_> = blocks.iter().map(Held::of).collect();
+        let have_steps = blocks.iter().any(|held| held.chain.is_some());
+        let have_hosts = blocks.iter().any(|held| held.hosts.is_some());
+        let mut this = Self { all, zones, blocks, have_steps, have_hosts, direct: Scope::All };
+        this.direct = this.left_to_the_index(domain);
+        this
+    }
+
+    /// What the blocks leave to the index: the one that has `domain`, and those for parts of it.
+    fn left_to_the_index(&self, domain: &Name) -> Scope {
+        let lower = LowerName::of(domain);
+        let parts = self.zones.iter().filter(|(zone, _)| zone.labels_below(&lower).is_some());
+        let places = self.block_of(&lower).into_iter().chain(parts.map(|(_, place)| *place));
+        let scopes = places.filter_map(|place| Some(self.blocks.get(place)?.leaves(domain)));
+        scopes.min().unwrap_or(Scope::All)
+    }
+
+    /// The place of the block that has `name`.
+    fn block_of(&self, name: &LowerName) -> Option<usize> {
+        let mut zones = self.zones.iter();
+        zones.find(|(zone, _)| name.labels_below(zone).is_some()).map(|(_, place)| *place)
     }
 
     /// The steps of the block that has `name`, and the block's place; `None` where it has none.
     pub fn steps(&self, name: &Name) -> Option<(usize, Arc<Chain>)> {
-        if self.blocks.is_empty() {
+        if !self.have_steps {
             return None;
         }
-        let name = LowerName::of(name);
-        let (_, place) = self.blocks.iter().find(|(zone, _)| name.labels_below(zone).is_some())?;
-        Some((*place, Arc::clone(self.chains.get(*place)?.as_ref()?)))
+        let place = self.block_of(&LowerName::of(name))?;
+        Some((place, Arc::clone(self.blocks.get(place)?.chain.as_ref()?)))
     }
 
-    /// What of the index's answers nobody here has a word in: completing search lists concerns
-    /// names that don't exist, tables of hosts and other steps may concern any.
+    /// The table of the block that has `name`, or where the steps of `block` came to the name, of
+    /// that, if the name is in its zones.
+    pub fn hosts(&self, name: &LowerName, block: Option<usize>) -> Option<&Hosts> {
+        let place = block.or_else(|| self.block_of(name))?;
+        let hosts = self.blocks.get(place)?.hosts.as_deref()?;
+        let mut zones = self.zones.iter().filter(|(_, of)| *of == place);
+        zones.any(|(zone, _)| name.labels_below(zone).is_some()).then_some(hosts)
+    }
+
+    /// What of the index's answers nobody here has a word in.
     pub fn direct(&self) -> Scope {
-        if self.have_hosts() {
-            return Scope::Nothing;
-        }
-        let only_completes =
-            |chain: &Arc<Chain>| Chain { autopath: None, ..(**chain).clone() }.is_empty();
-        let mut chains = self.chains.iter().flatten();
-        if self.chains.iter().all(Option::is_none) {
-            Scope::All
-        } else if chains.all(only_completes) {
-            Scope::Existing
-        } else {
-            Scope::Nothing
-        }
+        self.direct
     }
 
     /// The route of a name that the steps of `block` came to, and its place: the block's own where
@@ -216,9 +259,9 @@ impl Routes {
         })
     }
 
-    /// Whether any route has names of its own.
+    /// Whether any block has a table.
     pub fn have_hosts(&self) -> bool {
-        self.iter().any(|route| route.hosts.is_some())
+        self.have_hosts
     }
 }
 
@@ -241,6 +284,7 @@ mod tests {
                 Route { zone: name("lab.corp."), ..Route::default() },
             ],
             &[],
+            &Name::root(),
         );
         let upstream = |text: &str| {
             let lower = LowerName::of(&name(text));
@@ -254,28 +298,82 @@ mod tests {
         assert_eq!(upstream("a.lab.corp."), is("3"));
         assert_eq!(upstream("a.internal."), None);
         let corp = Route { zone: name("corp."), ..Route::default() };
-        let only = Routes::new(vec![corp], &[]);
+        let only = Routes::new(vec![corp], &[], &Name::root());
         assert!(only.find(&LowerName::of(&name("example.org."))).is_none());
+    }
+
+    /// What blocks with these zones, tables and steps leave to the index of `cluster.local.`.
+    fn left(blocks: &[(&str, Option<Hosts>, &Chain)]) -> Scope {
+        let block = |(zone, hosts, chain): &(&str, Option<Hosts>, &Chain)| Block {
+            zones: vec![name(zone)],
+            hosts: hosts.clone().map(Arc::new),
+            chain: (*chain).clone(),
+        };
+        let blocks: Vec<_> = blocks.iter().map(block).collect();
+        Routes::new(Vec::new(), &blocks, &name("cluster.local.")).direct()
     }
 
     #[test]
     fn who_has_a_word_before_the_index_is_asked() {
         use crate::dns::chain::autopath::{Autopath, Search};
-        let scope = |route: Route, chains: &[Chain]| {
-            let block = |chain: &Chain| Block { zones: vec![name(".")], chain: chain.clone() };
-            Routes::new(vec![route], &chains.iter().map(block).collect::<Vec<_>>()).direct()
-        };
         let autopath =
             Autopath { zones: vec![name("cluster.local.")], search: Search::List(vec![]) };
-        let (none, completes) =
-            (Chain::default(), Chain { autopath: Some(autopath), ..Chain::default() });
-        let bounded = Chain { payload: Some(512), ..completes.clone() };
-        assert_eq!(scope(Route::default(), &[]), Scope::All);
-        assert_eq!(scope(Route::default(), std::slice::from_ref(&none)), Scope::All);
-        assert_eq!(scope(Route::default(), &[none.clone(), completes.clone()]), Scope::Existing);
-        assert_eq!(scope(Route::default(), &[completes, none, bounded]), Scope::Nothing);
-        let hosts = Route { hosts: Some(Arc::new(Hosts::new(5))), ..Route::default() };
-        assert_eq!(scope(hosts, &[]), Scope::Nothing);
+        let none = &Chain::default();
+        let completes = &Chain { autopath: Some(autopath), ..Chain::default() };
+        let bounded = &Chain { payload: Some(512), ..completes.clone() };
+        assert_eq!(left(&[]), Scope::All);
+        assert_eq!(left(&[(".", None, none)]), Scope::All);
+        assert_eq!(left(&[(".", None, completes)]), Scope::Existing);
+        assert_eq!(left(&[(".", None, bounded)]), Scope::Nothing);
+        // Others' steps are not those of the cluster domain, but those of parts of it are.
+        assert_eq!(left(&[(".", None, bounded), ("cluster.local.", None, none)]), Scope::All);
+        assert_eq!(left(&[(".", None, none), ("corp.", None, bounded)]), Scope::All);
+        assert_eq!(left(&[(".", None, none), ("a.Cluster.local.", None, bounded)]), Scope::Nothing);
+        assert_eq!(left(&[("local.", None, completes), (".", None, bounded)]), Scope::Existing);
+    }
+
+    #[test]
+    fn a_table_has_a_word_where_it_may_have_the_name() {
+        let none = &Chain::default();
+        let table = |lines: &str, fallthrough: &[&str]| {
+            let mut hosts = Hosts::new(5);
+            hosts.extend(lines);
+            hosts.fallthrough = fallthrough.iter().map(|zone| name(zone)).collect();
+            Some(hosts)
+        };
+        let nodes = "192.0.2.1 node-1 xcluster.local\n";
+        // As k3s has it.
+        assert_eq!(left(&[(".", table(nodes, &["."]), none)]), Scope::All);
+        assert_eq!(left(&[(".", table(nodes, &["cluster.local."]), none)]), Scope::All);
+        assert_eq!(left(&[(".", table(nodes, &["svc.cluster.local."]), none)]), Scope::Nothing);
+        assert_eq!(left(&[(".", table(nodes, &[]), none)]), Scope::Nothing);
+        let rules = "192.0.2.1 node-1 web.default.svc.Cluster.local\n";
+        assert_eq!(left(&[(".", table(rules, &["."]), none)]), Scope::Nothing);
+        let of_others = [("cluster.local.", None, none), (".", table(rules, &[]), none)];
+        assert_eq!(left(&of_others), Scope::All, "another block's");
+        let apex = "192.0.2.1 cluster.local\n";
+        assert_eq!(left(&[("cluster.local.", table(apex, &["."]), none)]), Scope::Nothing);
+    }
+
+    #[test]
+    fn a_table_is_that_of_the_block_that_has_the_name() {
+        let mut hosts = Hosts::new(5);
+        hosts.extend("192.0.2.1 node-1\n");
+        let block = |zone: &str, hosts: Option<&Hosts>| Block {
+            zones: vec![name(zone)],
+            hosts: hosts.cloned().map(Arc::new),
+            ..Block::default()
+        };
+        let blocks =
+            [block(".", Some(&hosts)), block("cluster.local.", None), block("corp.", None)];
+        let routes = Routes::new(Vec::new(), &blocks, &name("cluster.local."));
+        let has = |text: &str, block| routes.hosts(&LowerName::of(&name(text)), block).is_some();
+        assert!(has("node-1.", None) && has("example.org.", None));
+        assert!(!has("web.default.svc.cluster.local.", None), "another block's name");
+        assert!(has("web.default.svc.cluster.local.", Some(0)), "its steps led there");
+        assert!(!has("node-1.", Some(2)), "no other's");
+        let only = Routes::new(Vec::new(), &[block("corp.", Some(&hosts))], &Name::root());
+        assert!(only.hosts(&LowerName::of(&name("node-1.")), Some(0)).is_none());
     }
 
     #[test]
@@ -284,6 +382,7 @@ mod tests {
         let block = |zone: &str, payload| Block {
             zones: vec![name(zone)],
             chain: Chain { payload, ..Chain::default() },
+            ..Block::default()
         };
         let blocks = [block(".", Some(512)), block("corp.", Some(600)), block("lab.corp.", None)];
         let corp = Route { zone: name("corp."), block: 1, ..to("192.0.2.2:53") };
@@ -293,7 +392,8 @@ mod tests {
             from: name("lab.corp."),
             ..to("192.0.2.3:53")
         };
-        let routes = Routes::new(vec![to("192.0.2.1:53"), corp, lab], &blocks);
+        let routes = vec![to("192.0.2.1:53"), corp, lab];
+        let routes = Routes::new(routes, &blocks, &Name::root());
         let steps = |text: &str| routes.steps(&name(text)).map(|(place, _)| place);
         assert_eq!(steps("example.org."), Some(0));
         assert_eq!(steps("a.CORP."), Some(1));
@@ -305,7 +405,5 @@ mod tests {
         assert_eq!(upstream(1, "example.org."), "192.0.2.2:53", "as the block forwards");
         assert_eq!(upstream(0, "a.corp."), "192.0.2.1:53");
         assert_eq!(upstream(2, "example.org."), "192.0.2.1:53", "it forwards its own names only");
-        let none = Routes::new(vec![to("192.0.2.1:53")], &[block(".", None)]);
-        assert!(none.blocks.is_empty(), "nothing to look through");
     }
 }

@@ -14,12 +14,15 @@ pub mod rewrite;
 pub mod template;
 pub mod text;
 
+use std::sync::Arc;
+
 use hickory_proto::rr::Name;
 
 use self::{
     acl::Access, autopath::Autopath, dns64::Dns64, query_log::LogRule, rewrite::Rule,
     template::Template,
 };
+use super::hosts::Hosts;
 
 /// The steps of a server block. Most have none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,11 +50,13 @@ impl Chain {
     }
 }
 
-/// A server block: its zones and its steps.
+/// A server block: its zones, its steps and its table of hosts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Block {
     /// Its zones. Of all blocks' the longest that a name is in has it.
     pub zones: Vec<Name>,
+    /// Names in these that are answered without asking anyone, before the index.
+    pub hosts: Option<Arc<Hosts>>,
     /// What it does.
     pub chain: Chain,
 }

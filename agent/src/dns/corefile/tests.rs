@@ -181,7 +181,7 @@ fn the_corefile_of_k3s() {
     let meaning = read_with(text, &files).unwrap();
     assert_eq!(zones(&meaning), [".", "lab.example."]);
     assert_eq!((meaning.pods(), meaning.ttl()), (Some(PodNames::Insecure), Some(5)));
-    let hosts = meaning.routes[0].hosts.as_ref().unwrap();
+    let hosts = meaning.blocks[0].hosts.as_ref().unwrap();
     let query = hickory_proto::op::Query::query(name("server-1."), RecordType::A);
     let reply = hosts.answer(&query).unwrap();
     assert_eq!(reply.answers[0].to_string(), "server-1. 60 IN A 192.0.2.31");
@@ -201,7 +201,7 @@ fn the_machines_own_table_is_read_beside_lines() {
         let text = format!(". {{\n hosts {arguments} {{\n  192.0.2.7 line.example\n }}\n}}\n");
         let said = read_with(&text, &own).unwrap();
         let query = hickory_proto::op::Query::query(name(of), RecordType::A);
-        let reply = said.routes[0].hosts.as_ref().unwrap().answer(&query).unwrap();
+        let reply = said.blocks[0].hosts.as_ref().unwrap().answer(&query).unwrap();
         reply.answers.len()
     };
     for (arguments, found) in [("", [1, 1, 0]), ("/table", [1, 0, 1]), ("/nothing", [1, 0, 0])] {

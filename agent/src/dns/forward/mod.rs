@@ -84,7 +84,6 @@ pub struct Forwarder {
     rooms: Vec<Arc<Room>>,
     turn: AtomicUsize,
     probes: Probes,
-    direct: direct::Scope,
     metrics: Arc<Metrics>,
     /// By the places of the routes and of their upstreams.
     counts: Vec<Vec<Arc<UpstreamCounts>>>,
@@ -148,7 +147,6 @@ impl Forwarder {
             rooms: most().map(|most| Room::new(most * WAITING_PER_FLIGHT)).collect(),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
-            direct: routes.direct(),
             routes,
             limits,
         }
@@ -169,16 +167,17 @@ impl Forwarder {
 
     /// What the index may answer before anybody else is asked.
     pub fn direct(&self) -> direct::Scope {
-        self.direct
+        self.routes.direct()
     }
 
-    /// What a table of hosts says of a name, ours or not: the tables come before all else.
+    /// What the table of its block says of a name, ours or not: the tables come before all else.
+    /// `block` as in [`at_once`](Self::at_once).
     pub fn in_hosts(&self, question: &Question, block: Option<usize>) -> Option<Reply> {
         if !self.routes.have_hosts() {
             return None;
         }
-        let (_, route) = self.route(&LowerName::of(question.query.name()), block)?;
-        route.hosts.as_ref()?.answer(&question.query)
+        let name = LowerName::of(question.query.name());
+        self.routes.hosts(&name, block)?.answer(&question.query)
     }
 
     /// What can be said without waiting: what is remembered, or why nobody will be asked. `block`

@@ -279,6 +279,7 @@ impl Served {
 mod tests {
     use std::{net::UdpSocket as Std, sync::Mutex, time::Duration};
 
+    use hickory_proto::rr::Name;
     use socket2::SockRef;
 
     use super::*;
@@ -299,7 +300,7 @@ mod tests {
     fn pair(address: &str) -> (Arc<Served>, Std, Arc<Metrics>) {
         let metrics = Arc::<Metrics>::default();
         let cache = Arc::new(Mutex::new(Cache::new(0)));
-        let routes = Routes::new(Vec::new(), &[]);
+        let routes = Routes::new(Vec::new(), &[], &Name::root());
         let forwarder = Forwarder::new(routes, Forwarding::default(), cache, Arc::clone(&metrics));
         let zone = fixture::zone_with(fixture::settings());
         let pods = Arc::<LocalPods>::default();

@@ -162,6 +162,19 @@ fn dns_19_an_external_name_goes_through_the_steps_of_its_targets_block() {
 }
 
 #[test]
+fn a_table_of_hosts_is_for_the_names_of_its_block() {
+    let upstream = OUTSIDE[0];
+    let table = "192.0.2.33 table.example web.default.svc.cluster.local";
+    let served = serve(&format!(
+        "cluster.local {{\nkubernetes\n}}\n. {{\nhosts {{\n {table}\n}}\nforward . {upstream}\n}}\n"
+    ));
+    served.is("+short table.example A", "192.0.2.33\n");
+    served.is("+short web.default.svc.cluster.local A", "10.96.1.1\n");
+    served.says("nope.default.svc.cluster.local A", "status: NXDOMAIN");
+    served.says("nope.example A", "(the name is not in the table of hosts)");
+}
+
+#[test]
 fn templates_answer_by_the_name() {
     let served = serve(&block(
         "template IN A ip.example {\n match ^ip-(?P<a>[0-9]+)-(?P<b>[0-9]+)[.]\n \

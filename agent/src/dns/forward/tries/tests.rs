@@ -79,7 +79,7 @@ fn question(name: &str, kind: RecordType) -> Question {
 
 fn forwarder(routes: Vec<Route>) -> Arc<Forwarder> {
     let cache = Arc::new(Mutex::new(Cache::new(1 << 16)));
-    let routes = Routes::new(routes, &[]);
+    let routes = Routes::new(routes, &[], &Name::root());
     Arc::new(Forwarder::new(routes, LIMITS, cache, Arc::default()))
 }
 
