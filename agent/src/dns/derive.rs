@@ -41,13 +41,14 @@ pub(super) fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Er
     })
 }
 
-/// Whether each name is asked of the same upstreams by both.
-pub(super) fn same_upstreams(one: &Config, other: &Config) -> bool {
-    let asked = |config: &Config| -> Vec<_> {
+/// Whether what was kept by one is what the other would have kept: each name is asked of the same
+/// upstreams, and kept as long.
+pub(super) fn keep_the_same(one: &Config, other: &Config) -> bool {
+    let kept = |config: &Config| -> Vec<_> {
         let routes = config.routes.iter();
-        routes.map(|route| (route.zone.clone(), route.upstreams.clone())).collect()
+        routes.map(|route| (route.zone.clone(), route.upstreams.clone(), route.keeping)).collect()
     };
-    asked(one) == asked(other)
+    kept(one) == kept(other)
 }
 
 /// The routes without upstreams that are ourselves, and these.
@@ -101,7 +102,10 @@ fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::dns::cache::Keeping;
 
     #[test]
     fn dns_66_our_own_addresses_are_no_upstreams() {
@@ -110,6 +114,24 @@ mod tests {
         let (routes, ourselves) = routes(&config);
         let left: Vec<_> = routes[0].upstreams.iter().map(|upstream| upstream.address).collect();
         assert_eq!((&left[..], &ourselves[..]), (&upstreams[1..], &upstreams[..1]));
+    }
+
+    #[test]
+    fn what_is_kept_otherwise_is_not_the_same() {
+        let with = |upstream: &str, change: fn(&mut Keeping)| {
+            let mut route = Route::to(vec![upstream.parse().unwrap()]);
+            change(&mut route.keeping);
+            Config { routes: vec![route], ..Config::default() }
+        };
+        let one = with("192.0.2.1:53", |_| {});
+        let mut other = one.clone();
+        other.routes[0].max_concurrent = Some(9);
+        other.ttl = 9;
+        assert!(keep_the_same(&one, &other), "what is kept does not depend on these");
+        assert!(!keep_the_same(&one, &with("192.0.2.2:53", |_| {})));
+        assert!(!keep_the_same(&one, &with("192.0.2.1:53", |keeping| *keeping = Keeping::NOTHING)));
+        let fresh = with("192.0.2.1:53", |keeping| keeping.stale = Duration::ZERO);
+        assert!(!keep_the_same(&one, &fresh));
     }
 
     #[test]

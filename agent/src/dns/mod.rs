@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::Cache,
-    derive::{listeners, origin, routes, same_upstreams, settings},
+    derive::{keep_the_same, listeners, origin, routes, settings},
     follow::{Followed, Noted},
     forward::Forwarder,
     metrics::Metrics,
@@ -317,8 +317,8 @@ impl Role {
             let zone = zone.advance(&Snapshot::default(), &self.snapshot);
             self.resolver.publish(zone);
         }
-        if !same_upstreams(&config, &self.config) {
-            // What others said is not what these say.
+        if !keep_the_same(&config, &self.config) {
+            // What others said is not what these say, and what is not to be kept is not given.
             self.cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         }
         let (cached, counted) = (Arc::clone(&self.cache), Arc::clone(&self.metrics));

@@ -97,6 +97,32 @@ fn a_changed_corefile_is_put_in_force_and_a_bad_one_is_not() {
 }
 
 #[test]
+fn what_a_changed_corefile_does_not_keep_is_not_given() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let kept = corefile(server, "");
+        fs::write(&path, &kept).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        let ask = || {
+            assert!(site.dig(&format!("@{address} www.example.org A")).contains("192.0.2.80"));
+            upstream.times_asked("www.example.org.")
+        };
+        assert_eq!([ask(), ask()], [1, 1]);
+        fs::write(&path, kept.replace("    cache 30\n", "")).unwrap();
+        // The answer that is there would be good for half a minute.
+        wait::until("it to be forgotten", SOON, || match ask() {
+            1 => Err("from memory".to_owned()),
+            _ => Ok(()),
+        });
+        let before = ask();
+        assert_eq!(ask(), before + 1, "nothing is kept any more");
+    }
+}
+
+#[test]
 fn dns_66_the_nodes_own_resolv_conf_is_followed() {
     let site = Site::new();
     let _upstream = Upstream::start(&site.outside, &OUTSIDE.map(|text| text.parse().unwrap()));
