@@ -53,7 +53,10 @@ impl Berths {
 
     /// A place where one is free.
     pub(super) fn free(self: &Arc<Self>) -> Option<Turn> {
-        let mut state = lock(&self.state);
+        self.free_in(&mut lock(&self.state))
+    }
+
+    fn free_in(self: &Arc<Self>, state: &mut State) -> Option<Turn> {
         (state.taken < self.limit).then(|| {
             state.taken += 1;
             Turn::Now(Berth { berths: Some(Arc::clone(self)) })
@@ -62,11 +65,13 @@ impl Berths {
 
     /// A place, now or as the newest of those who wait.
     pub(super) fn turn(self: &Arc<Self>) -> Turn {
-        if let Some(now) = self.free() {
+        // Under one lock: a place that became free between the look and the queue would be nobody's,
+        // and who queues for it would wait in vain.
+        let mut state = lock(&self.state);
+        if let Some(now) = self.free_in(&mut state) {
             return now;
         }
         let (give, given) = oneshot::channel();
-        let mut state = lock(&self.state);
         // Those who have left are the oldest: all have the same patience.
         while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
             state.waiting.pop_front();
@@ -111,6 +116,8 @@ impl Drop for Berth {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -135,6 +142,35 @@ mod tests {
         assert!(b.now_or_never().unwrap().is_some());
         drop(place);
         assert_eq!(lock(&berths.state).taken, 0);
+    }
+
+    /// Two threads: one gives its place up while the other asks for one.
+    #[test]
+    fn nobody_waits_beside_a_free_place() {
+        for _ in 0..5_000 {
+            let berths = Berths::new(1, PATIENCE);
+            let taken = berths.free().unwrap();
+            let meet = AtomicUsize::new(0);
+            let together = || {
+                meet.fetch_add(1, Relaxed);
+                while meet.load(Relaxed) < 2 {
+                    std::hint::spin_loop();
+                }
+            };
+            let turn = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together();
+                    drop(taken);
+                });
+                together();
+                berths.turn()
+            });
+            let has_come = match turn {
+                Turn::Now(_) => true,
+                Turn::Later(mut given, _) => given.try_recv().is_ok(),
+            };
+            assert!(has_come);
+        }
     }
 
     #[tokio::test(start_paused = true)]
