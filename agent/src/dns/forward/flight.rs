@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Answer,
@@ -23,6 +23,8 @@ pub(super) struct Flights {
     berths: Arc<Berths>,
     /// Those that wait to begin, too.
     under_way: Mutex<HashMap<Key, Told>>,
+    /// Where they run, whoever asks: who answers datagrams does nothing else.
+    runtime: Handle,
 }
 
 /// A seat in a flight.
@@ -45,9 +47,11 @@ impl Drop for Landing {
 }
 
 impl Flights {
-    /// None yet; at most `limit` at once, and as many that wait for so long to begin.
-    pub(super) fn new(limit: usize, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { berths: Berths::new(limit, patience), under_way: Mutex::default() })
+    /// None yet; at most `limit` at once, and as many that wait for so long to begin. They run on
+    /// `runtime`.
+    pub(super) fn new(limit: usize, patience: Duration, runtime: Handle) -> Arc<Self> {
+        let (berths, under_way) = (Berths::new(limit, patience), Mutex::default());
+        Arc::new(Self { berths, under_way, runtime })
     }
 
     /// A seat in the flight of `key`, which begins with `ask` where there is none: at once, or when
@@ -87,7 +91,7 @@ impl Flights {
         let (tell, told) = watch::channel(None);
         under_way.insert(key.clone(), told.clone());
         let landing = Landing { flights: Arc::clone(self), key };
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let answer = match turn.come().await {
                 Some(_berth) => ask.await,
                 None => Err(Explanation::Overloaded),
@@ -130,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_ask_the_same_share_a_flight() {
-        let flights = Flights::new(1, Duration::from_secs(9));
+        let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
         let (tell, told) = oneshot::channel();
         let first = flights.board(key("a."), || async { told.await.unwrap() });
         let never = || async { panic!("one is enough") };
@@ -145,9 +149,39 @@ mod tests {
         assert!(lock(&flights.under_way).is_empty());
     }
 
+    /// As threads that answer datagrams do: one that is busy, or ends, takes no flight along.
+    #[test]
+    fn flights_run_where_they_belong_and_not_where_somebody_asks() {
+        let mut at_home = tokio::runtime::Builder::new_multi_thread();
+        let at_home = at_home.worker_threads(1).thread_name("home").enable_all().build().unwrap();
+        let flights = Flights::new(2, Duration::from_secs(9), at_home.handle().clone());
+        let (tell, told) = std::sync::mpsc::channel();
+        let elsewhere = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let seat = {
+            let _within = elsewhere.enter();
+            let begin = |name: &str| {
+                let tell = tell.clone();
+                let ask = move || async move {
+                    tell.send(std::thread::current().name().map(str::to_owned)).unwrap();
+                    Answer::Err(Explanation::Loop)
+                };
+                (key(name), ask)
+            };
+            let (other, ask) = begin("b.");
+            flights.begin_if_free(other, ask);
+            let (first, ask) = begin("a.");
+            flights.board(first, ask)
+        };
+        drop(elsewhere);
+        assert_eq!(at_home.block_on(seat.answer()).unwrap_err(), Explanation::Loop);
+        for _ in 0..2 {
+            assert_eq!(told.recv().unwrap().as_deref(), Some("home"));
+        }
+    }
+
     #[tokio::test]
     async fn flights_wait_for_their_turn_and_the_oldest_makes_room() {
-        let flights = Flights::new(1, Duration::from_secs(9));
+        let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
         let (order, mut begun) = tokio::sync::mpsc::unbounded_channel();
         let (tell, told) = oneshot::channel();
         let first = flights.board(key("a."), || async { told.await.unwrap() });
@@ -173,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_that_fails_to_end_well_ends() {
-        let flights = Flights::new(1, Duration::from_secs(9));
+        let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
         let seat = flights.board(key("a."), || async { panic!("a defect") });
         assert!(seat.answer().await.is_err());
         assert!(lock(&flights.under_way).is_empty());

@@ -19,6 +19,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
     net::TcpStream,
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{timeout, timeout_at},
 };
@@ -51,6 +52,8 @@ pub(super) struct Link {
     /// The way to the connection that is there, if one is.
     connection: Mutex<Option<mpsc::Sender<Asked>>>,
     counts: Arc<LinkCounts>,
+    /// Where connections live, whoever asks.
+    runtime: Handle,
 }
 
 /// How often a question found a connection, and how often it had to make one.
@@ -70,14 +73,16 @@ struct Asked {
 }
 
 impl Link {
-    /// The way to the upstream at that address; an error where TLS can't be used.
+    /// The way to the upstream at that address, whose connections live on `runtime`; an error
+    /// where TLS can't be used.
     pub(super) fn new(
         upstream: SocketAddr,
         peer: &Peer,
         counts: Arc<LinkCounts>,
+        runtime: Handle,
     ) -> Result<Self, String> {
         let (name, client) = (peer.name(upstream.ip())?, peer.client()?);
-        Ok(Self { upstream, name, client, connection: Mutex::default(), counts })
+        Ok(Self { upstream, name, client, connection: Mutex::default(), counts, runtime })
     }
 
     /// Asks. Takes as long as it takes: the caller has the clock.
@@ -124,7 +129,7 @@ impl Link {
         let (upstream, name) = (self.upstream, self.name.clone());
         let connector = TlsConnector::from(Arc::clone(&self.client));
         // Of its own, so that a question that gives up does not take it along.
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let made = timeout(CONNECT, connect(upstream, connector, name));
             let ended = match made.await {
                 Ok(Ok(stream)) => converse(stream, queue).await,
@@ -290,6 +295,26 @@ mod tests {
         assert_eq!(told.try_recv(), Ok(vec![0xff, 0xff, 1]));
         under_way.answered(vec![0xff, 0xff, 2]);
         assert_eq!(under_way.waiting.len(), 1, "an answer comes once");
+    }
+
+    /// Who asks may be a thread that answers datagrams, and end.
+    #[test]
+    fn connections_are_made_where_they_belong() {
+        let made = rcgen::generate_simple_self_signed(["dns.example".to_owned()]).unwrap();
+        let peer = Peer {
+            server_name: Some("dns.example".to_owned()),
+            authorities: Some(made.cert.pem()),
+            ..Peer::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for address in ["127.0.0.1:9", "[::1]:9"] {
+            let own = runtime.handle().clone();
+            let link = Link::new(address.parse().unwrap(), &peer, Arc::default(), own).unwrap();
+            let (connection, found) = link.connection();
+            assert!(!found && !connection.is_closed());
+            // Nobody listens there.
+            runtime.block_on(connection.closed());
+        }
     }
 
     #[test]

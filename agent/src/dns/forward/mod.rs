@@ -26,7 +26,7 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::HINFO},
 };
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 
 use self::{
     error_log::ErrorLog,
@@ -118,7 +118,8 @@ struct Flight<A> {
 }
 
 impl Forwarder {
-    /// A forwarder by these routes that remembers in `cache` and counts in `metrics`.
+    /// A forwarder by these routes that remembers in `cache` and counts in `metrics`. It asks on the
+    /// runtime that it is made on.
     pub fn new(
         routes: Routes,
         limits: Forwarding,
@@ -130,9 +131,15 @@ impl Forwarder {
             route.upstreams.iter().map(|upstream| metrics.upstream(upstream.address)).collect()
         });
         let counts: Vec<Vec<Arc<UpstreamCounts>>> = counts.collect();
+        let runtime = Handle::current();
         let says = routes.iter().any(|route| route.errors.is_some());
         let links = routes.iter().zip(&counts).map(|(route, counts)| {
-            route.upstreams.iter().zip(counts).map(|(named, counts)| link(named, counts)).collect()
+            route
+                .upstreams
+                .iter()
+                .zip(counts)
+                .map(|(named, counts)| link(named, counts, &runtime))
+                .collect()
         });
         let most =
             || routes.iter().map(|route| route.max_concurrent.unwrap_or(limits.max_in_flight));
@@ -143,7 +150,9 @@ impl Forwarder {
             counts,
             metrics,
             cache,
-            flights: most().map(|most| Flights::new(most, limits.patience)).collect(),
+            flights: most()
+                .map(|most| Flights::new(most, limits.patience, runtime.clone()))
+                .collect(),
             rooms: most().map(|most| Room::new(most * WAITING_PER_FLIGHT)).collect(),
             turn: AtomicUsize::new(0),
             probes: Probes::default(),
@@ -374,9 +383,9 @@ impl Forwarder {
 
 /// The way to an upstream that is asked over TLS. What can't be used was found when the
 /// configuration was read, all but the authorities that the system trusts.
-fn link(upstream: &Upstream, counts: &UpstreamCounts) -> Option<Link> {
+fn link(upstream: &Upstream, counts: &UpstreamCounts, runtime: &Handle) -> Option<Link> {
     let peer = upstream.tls.as_ref()?;
-    let made = Link::new(upstream.address, peer, Arc::clone(&counts.links));
+    let made = Link::new(upstream.address, peer, Arc::clone(&counts.links), runtime.clone());
     let upstream = upstream.address;
     made.inspect_err(|why| tracing::error!(%upstream, why, "upstream can't be asked over TLS")).ok()
 }

@@ -155,8 +155,8 @@ async fn upstreams_that_are_silent_take_no_places_of_other_zones() {
     }
 }
 
-#[test]
-fn dns_45_any_of_a_foreign_name_is_answered_small_and_asked_of_nobody() {
+#[tokio::test]
+async fn dns_45_any_of_a_foreign_name_is_answered_small_and_asked_of_nobody() {
     let forwarder = forwarder(vec![Route::to(vec!["192.0.2.1:53".parse().unwrap()])]);
     let question = question("www.example.org.", RecordType::ANY);
     let AtOnce::Answer(reply, _) = forwarder.at_once(&question, None) else {
