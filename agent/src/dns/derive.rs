@@ -1,6 +1,6 @@
 //! What follows from the configuration, and from the snapshot: plain values. Pure.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use hickory_proto::rr::Name;
 
@@ -78,6 +78,14 @@ pub(super) fn origin(domain: &str) -> Result<Name, Error> {
     Ok(name)
 }
 
+/// The serial with which the zone begins: the time, counted in 64ths of a second. It grows over
+/// restarts as long as names changed no more often than that on the average, and as long as no
+/// process runs for more than a year: serials are compared modulo 2^32 (RFC 1982).
+pub(super) fn first_serial(since_epoch: Duration) -> u32 {
+    let ticks = since_epoch.as_millis() * 64 / 1000;
+    u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or_default()
+}
+
 /// The sockets that shall be open.
 pub(super) fn listeners(config: &Config, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Audience> {
     let own = served_addresses(config).into_iter();
@@ -102,8 +110,6 @@ fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::dns::cache::Keeping;
 
@@ -132,6 +138,23 @@ mod tests {
         assert!(!keep_the_same(&one, &with("192.0.2.1:53", |keeping| *keeping = Keeping::NOTHING)));
         let fresh = with("192.0.2.1:53", |keeping| keeping.stale = Duration::ZERO);
         assert!(!keep_the_same(&one, &fresh));
+    }
+
+    #[test]
+    fn dns_76_a_restart_does_not_take_the_serial_back() {
+        // Whenever it is, also where the number begins anew; and after an agent that took seconds.
+        for begun in [0, 1_796_000_000, (1 << 32) / 64 - 10, (1 << 32) * 7 / 64 - 10] {
+            let begun = Duration::from_secs(begun);
+            let runs = Duration::from_hours(24 * 300);
+            let changes = u32::try_from(runs.as_secs() * 60).unwrap();
+            let (last, next) =
+                (first_serial(begun).wrapping_add(changes), first_serial(begun + runs));
+            assert!(next.wrapping_sub(last).cast_signed() > 0, "{last} {next}");
+        }
+        let now = Duration::from_secs(1_796_000_000);
+        assert!(first_serial(now).wrapping_sub(1_796_000_000).cast_signed() > 0);
+        let soon = now + Duration::from_millis(16);
+        assert_eq!(first_serial(soon), first_serial(now) + 1);
     }
 
     #[test]

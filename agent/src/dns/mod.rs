@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::Cache,
-    derive::{keep_the_same, listeners, origin, routes, settings},
+    derive::{first_serial, keep_the_same, listeners, origin, routes, settings},
     follow::{Followed, Noted},
     forward::Forwarder,
     metrics::Metrics,
@@ -222,14 +222,12 @@ impl Role {
         let (routes, ourselves) = routes(&config);
         let settings = settings(&config, &routes)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Serials are compared modulo 2^32 (RFC 1982).
-        let serial = u32::try_from(since_epoch.as_secs() & 0xffff_ffff).unwrap_or_default();
         let cache = Arc::new(Mutex::new(Cache::new(config.cache_octets)));
         let (cached, counted) = (Arc::clone(&cache), Arc::clone(&metrics));
         metrics.general.enable(config.plugins());
         let routes = Routes::new(routes, &config.blocks, &settings.origin);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
-        let zone = Zone::new(settings, serial);
+        let zone = Zone::new(settings, first_serial(since_epoch));
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         // Nobody has set it before.
         let _first = succession.resolver.set(Arc::clone(&resolver));

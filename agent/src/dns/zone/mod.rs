@@ -129,8 +129,8 @@ pub struct Place<'z> {
 }
 
 impl Zone {
-    /// The zone before anything is known. The serial only has to grow over restarts: the seconds
-    /// of the clock do.
+    /// The zone before anything is known. The serial only has to grow over restarts, as a clock
+    /// does that is finer than changes are.
     pub fn new(settings: Settings, serial: u32) -> Self {
         Self {
             origin: Arc::new(LowerName::of(&settings.origin)),
