@@ -1,7 +1,7 @@
 //! The node's own upstreams, as `/etc/resolv.conf` names them. Pure: whoever asks reads the files.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
     path::Path,
 };
 
@@ -14,6 +14,8 @@ const PORT: u16 = 53;
 const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 /// Whom it asks.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+/// Where the kernel says which number an interface has.
+const INTERFACES: &str = "/sys/class/net";
 
 /// The name servers that the file at `path` names, in order and each once; in the place of
 /// systemd-resolved's stub those that it asks. `None` where there is no such file.
@@ -22,14 +24,13 @@ pub fn name_servers(
     read: impl Fn(&Path) -> Option<String>,
 ) -> Option<Vec<SocketAddr>> {
     let mut all = Vec::new();
-    for server in listed(&read(path)?) {
-        let servers = if server == STUB {
-            listed(&read(Path::new(BEHIND_STUB)).unwrap_or_default())
+    for server in listed(&read(path)?, &read) {
+        let servers = if server.ip() == STUB {
+            listed(&read(Path::new(BEHIND_STUB)).unwrap_or_default(), &read)
         } else {
             vec![server]
         };
-        for server in servers.into_iter().filter(|server| *server != STUB) {
-            let server = SocketAddr::new(server, PORT);
+        for server in servers.into_iter().filter(|server| server.ip() != STUB) {
             if !all.contains(&server) {
                 all.push(server);
             }
@@ -56,13 +57,34 @@ fn absolute(mut name: Name) -> Name {
     name
 }
 
-fn listed(text: &str) -> Vec<IpAddr> {
+fn listed(text: &str, read: &impl Fn(&Path) -> Option<String>) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_whitespace();
-        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
-        address.parse().ok()
+        let word = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
+        let server = server(word, read);
+        if server.is_none() {
+            tracing::warn!(
+                name_server = word,
+                "left out: neither an address nor one with an interface that is there"
+            );
+        }
+        server
     };
     text.lines().filter_map(server).collect()
+}
+
+/// The name server that a word names: an address, and where it is link-local the interface behind
+/// `%` (RFC 4007 11), by its name or its number.
+fn server(word: &str, read: &impl Fn(&Path) -> Option<String>) -> Option<SocketAddr> {
+    let Some((address, zone)) = word.split_once('%') else {
+        return Some(SocketAddr::new(word.parse().ok()?, PORT));
+    };
+    let index = zone.parse().ok().or_else(|| {
+        let is_name = !zone.is_empty() && !zone.starts_with('.') && !zone.contains('/');
+        let path = is_name.then(|| Path::new(INTERFACES).join(zone).join("ifindex"))?;
+        read(&path)?.trim().parse().ok()
+    })?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, index).into())
 }
 
 #[cfg(test)]
@@ -88,6 +110,24 @@ mod tests {
                     nameserver 192.0.2.2\n";
         assert_eq!(servers(Some(text), None), Some(are(&["192.0.2.2:53", "[::1]:53"])));
         assert_eq!(servers(None, None), None);
+    }
+
+    #[test]
+    fn link_local_name_servers_are_behind_an_interface() {
+        let text = "nameserver fe80::1%eth0\nnameserver fe80::1%3\nnameserver fe80::1%gone\n\
+                    nameserver fe80::1%..\nnameserver 192.0.2.1%eth0\nnameserver fe80::2%br.7\n";
+        let read = |path: &Path| match path.to_str()? {
+            "/etc/resolv.conf" => Some(text.to_owned()),
+            "/sys/class/net/eth0/ifindex" => Some("2\n".to_owned()),
+            "/sys/class/net/br.7/ifindex" => Some("9\n".to_owned()),
+            _ => None,
+        };
+        let servers = name_servers(Path::new("/etc/resolv.conf"), read).unwrap();
+        let at = |last: u16, zone| {
+            let address = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+            SocketAddr::from(SocketAddrV6::new(address, PORT, 0, zone))
+        };
+        assert_eq!(servers, [at(1, 2), at(1, 3), at(2, 9)]);
     }
 
     #[test]
