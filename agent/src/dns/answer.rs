@@ -161,6 +161,12 @@ pub enum Outcome {
 /// Answers a question of class IN. `rotation` says with which of several addresses the list
 /// begins; any number will do, and different ones spread the clients that take the first.
 pub fn answer(zone: &Zone, question: &Query, rotation: usize) -> Outcome {
+    answer_within(zone, question, rotation, usize::MAX)
+}
+
+/// As [`answer`], with no more than `most` addresses of a name: whoever has no room for more need
+/// not have them made.
+pub fn answer_within(zone: &Zone, question: &Query, rotation: usize, most: usize) -> Outcome {
     let mut reply = Reply { authoritative: true, ..Reply::default() };
     let mut owner = question.name().clone();
     for _ in 0..=MAX_ALIASES {
@@ -175,7 +181,7 @@ pub fn answer(zone: &Zone, question: &Query, rotation: usize) -> Outcome {
         if !zone.synced() {
             return Outcome::Answer(Reply::failure(Explanation::NotReady));
         }
-        let asked = Asked { zone, owner: &owner, lower: &lower, place: &place, rotation };
+        let asked = Asked { zone, owner: &owner, lower: &lower, place: &place, rotation, most };
         let Some(target) = asked.answer(question.query_type(), &mut reply) else {
             return Outcome::Answer(reply);
         };
@@ -197,6 +203,8 @@ struct Asked<'a> {
     lower: &'a LowerName,
     place: &'a Place<'a>,
     rotation: usize,
+    /// How many addresses are said.
+    most: usize,
 }
 
 impl Asked<'_> {
@@ -291,12 +299,12 @@ impl Asked<'_> {
 
     fn name_server(&self, kind: RecordType, owner: &Name, records: &mut Vec<Record>) {
         let addresses: Addresses = self.zone.settings().name_servers.iter().copied().collect();
-        push_addresses((kind, self.ttl()), owner, &addresses, 0, records);
+        push_addresses((kind, self.ttl()), owner, &addresses, ALL, records);
     }
 
     fn addresses(&self, kind: RecordType, addresses: &Addresses, reply: &mut Reply) {
-        let kind = (kind, self.ttl());
-        push_addresses(kind, self.owner, addresses, self.rotation, &mut reply.answers);
+        let (kind, portion) = ((kind, self.ttl()), (self.rotation, self.most));
+        push_addresses(kind, self.owner, addresses, portion, &mut reply.answers);
     }
 
     fn alias(&self, kind: RecordType, target: &Name, reply: &mut Reply) -> Option<Name> {
@@ -375,27 +383,30 @@ impl Asked<'_> {
     }
 }
 
+/// All addresses, in their order: where to begin, and how many.
+const ALL: (usize, usize) = (0, usize::MAX);
+
 fn push_both(ttl: u32, owner: &Name, addresses: &Addresses, records: &mut Vec<Record>) {
-    push_addresses((RecordType::A, ttl), owner, addresses, 0, records);
-    push_addresses((RecordType::AAAA, ttl), owner, addresses, 0, records);
+    push_addresses((RecordType::A, ttl), owner, addresses, ALL, records);
+    push_addresses((RecordType::AAAA, ttl), owner, addresses, ALL, records);
 }
 
 fn push_addresses(
     (kind, ttl): (RecordType, u32),
     owner: &Name,
     addresses: &Addresses,
-    rotation: usize,
+    (rotation, most): (usize, usize),
     records: &mut Vec<Record>,
 ) {
     let record = |data| Record::from_rdata(owner.clone(), ttl, data);
     match kind {
         RecordType::A => {
             let data = rotated(&addresses.v4, rotation).map(|address| RData::A(A(address)));
-            records.extend(data.map(record));
+            records.extend(data.take(most).map(record));
         }
         RecordType::AAAA => {
             let data = rotated(&addresses.v6, rotation).map(|address| RData::AAAA(AAAA(address)));
-            records.extend(data.map(record));
+            records.extend(data.take(most).map(record));
         }
         _ => {}
     }

@@ -44,6 +44,8 @@ pub enum Scope {
 
 /// Octets of OPT without options: the root's name, type, class, TTL and length.
 const OPT: usize = 11;
+/// Octets of a record before its data.
+const HEAD: usize = 12;
 /// The longest name, in labels, whose every end can be pointed to.
 const MAX_LABELS: usize = 32;
 
@@ -76,6 +78,10 @@ pub fn answer(zone: &Zone, query: &[u8], scope: Scope, octets: &mut Vec<u8>) -> 
         Found::Missing if scope == Scope::All => (None, ResponseCode::NXDomain),
         _ => return None,
     };
+    // Before anything is written: of the addresses of a thousand endpoints none would be of use.
+    if addresses.is_some_and(|all| !asked.has_room_for(all)) {
+        return None;
+    }
     octets.clear();
     octets.extend_from_slice(&asked.header(code));
     octets.extend_from_slice(asked.question);
@@ -140,6 +146,14 @@ impl<'q> Asked<'q> {
         let flags = AUTHORITY | flags & 1;
         let more = RECURSION_AVAILABLE | more & 0x10 | code.low();
         [id_high, id_low, flags, more, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    /// Whether a datagram has room for a record for each address.
+    fn has_room_for(&self, all: &Addresses) -> bool {
+        let (count, data) =
+            if self.kind == RecordType::A { (all.v4.len(), 4) } else { (all.v6.len(), 16) };
+        let beside = HEADER + self.question.len() + self.edns.map_or(0, |_| OPT);
+        beside + count * (HEAD + data) <= usize::from(limit(self.edns, Transport::Udp))
     }
 
     /// Appends a record for each address, beginning with another one for each identifier; how many.
@@ -212,7 +226,7 @@ fn records<A: Copy>(
 }
 
 /// A record of the question's name up to its data: pointer, type, class IN, TTL, length.
-fn head(kind: RecordType, ttl: u32, length: u8) -> [u8; 12] {
+fn head(kind: RecordType, ttl: u32, length: u8) -> [u8; HEAD] {
     let [kind_high, kind_low] = u16::from(kind).to_be_bytes();
     let [a, b, c, d] = ttl.to_be_bytes();
     [0xc0, 12, kind_high, kind_low, 0, 1, a, b, c, d, 0, length]

@@ -170,6 +170,13 @@ fn bare(header: &[u8; HEADER], code: ResponseCode) -> Vec<u8> {
     answer.to_vec()
 }
 
+/// A number of records of which no message to who asked this has room for all.
+pub fn most_records(question: &Question) -> usize {
+    /// Of an IPv4 address, whose name is pointed to: none has fewer octets.
+    const SMALLEST: usize = 16;
+    usize::from(limit(question.edns, question.transport)) / SMALLEST + 1
+}
+
 /// The octets of `reply` to `question`. Cut on whole records where it does not fit: first what is
 /// beside the answer, which is a courtesy, then the answer itself, with TC set.
 pub fn write(question: &Question, reply: &Reply) -> Vec<u8> {

@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::dns::{
     answer::Outcome,
-    fixture::{settings, snapshot, zone_with},
+    fixture::{HTTP, add, service, settings, slice, snapshot, zone_with},
     message::{self, Received},
     zone::{PodNames, Settings, Trees},
 };
+use crate::model::snapshot::Snapshot;
 
 /// What the long way says, where it needs nobody else.
 fn at_length(zone: &Zone, query: &[u8]) -> Option<Vec<u8>> {
@@ -103,20 +104,55 @@ fn what_is_not_plain_is_left() {
     assert_eq!(directly(&zone, &message.to_vec().unwrap()), None);
 }
 
-#[test]
-fn dns_39_dns_49_what_does_not_fit_is_left_to_be_cut() {
-    use crate::dns::fixture::{HTTP, add, service, slice};
+/// The cluster with a Service of so many endpoints.
+fn large(endpoints: u8) -> Snapshot {
     let mut all = snapshot();
     let large = service("testns", "large", &[], &[HTTP]);
-    let addresses: Vec<String> = (0..60).map(|n| format!("172.1.0.{n}")).collect();
+    let addresses: Vec<String> = (0..endpoints).map(|n| format!("172.1.0.{n}")).collect();
     let hosts: Vec<_> = addresses.iter().map(|address| (address.as_str(), "")).collect();
     let slices = vec![slice(&large, "a", &hosts, &[HTTP])];
     add(&mut all, large, slices);
-    let zone = Zone::new(settings(), 0).advance(&crate::model::snapshot::Snapshot::default(), &all);
+    all
+}
+
+#[test]
+fn dns_39_dns_49_what_does_not_fit_is_left_to_be_cut() {
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &large(60));
     let name = "large.testns.svc.cluster.local.";
-    assert_eq!(directly(&zone, &query(name, RecordType::A, None)), None);
-    assert_eq!(directly(&zone, &query(name, RecordType::A, Some(900))), None);
+    let mut octets = Vec::new();
+    for payload in [None, Some(900)] {
+        let query = query(name, RecordType::A, payload);
+        assert_eq!(answer(&zone, &query, Scope::All, &mut octets), None);
+        assert!(octets.is_empty(), "it is seen before any is written");
+    }
     same(&zone, &query(name, RecordType::A, Some(1232)));
+    // To the octet: 60 records of 16 beside the name, and OPT.
+    let beside = 12 + name.len() + 1 + 4 + 11;
+    let exact = u16::try_from(beside + 60 * 16).unwrap();
+    same(&zone, &query(name, RecordType::A, Some(exact)));
+    assert_eq!(directly(&zone, &query(name, RecordType::A, Some(exact - 1))), None);
+}
+
+/// Of what can't be said no more is made than shows that it can't.
+#[test]
+fn dns_49_what_is_cut_is_the_same_however_little_is_made() {
+    use crate::dns::answer::{answer, answer_within};
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &large(200));
+    for payload in [None, Some(700), Some(1232)] {
+        let octets = query("large.testns.svc.cluster.local.", RecordType::A, payload);
+        let Received::Question(question) = message::read(&octets, Transport::Udp) else {
+            panic!("a question")
+        };
+        let most = message::most_records(&question);
+        let made = |outcome| match outcome {
+            Outcome::Answer(reply) => (reply.answers.len(), message::write(&question, &reply)),
+            other => panic!("{other:?}"),
+        };
+        let (all, whole) = made(answer(&zone, &question.query, 7));
+        let (some, within) = made(answer_within(&zone, &question.query, 7, most));
+        assert_eq!(whole, within);
+        assert!(some < all && some <= 78, "{some}");
+    }
 }
 
 /// Names of the fixture, near them, and beside them.

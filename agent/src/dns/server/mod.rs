@@ -33,7 +33,7 @@ use self::{
     walk::{Said, Steps, Walk},
 };
 use super::{
-    answer::{Outcome, Reply, answer},
+    answer::{Outcome, Reply, answer_within},
     chain::{Chain, query_log::Entry},
     direct,
     forward::{AtOnce, Errand, Forwarder},
@@ -434,7 +434,8 @@ fn look_up(
     if let Some(reply) = forwarder.in_hosts(question, block) {
         return LookedUp::Answer(reply, Origin::Hosts);
     }
-    match answer(zone, &question.query, usize::from(question.id)) {
+    let most = message::most_records(question);
+    match answer_within(zone, &question.query, usize::from(question.id), most) {
         Outcome::Answer(reply) => LookedUp::Answer(reply, Origin::Kubernetes),
         Outcome::Foreign => LookedUp::Foreign,
         Outcome::Alias(reply, target) => LookedUp::Alias(reply, led_to(question, target)),
