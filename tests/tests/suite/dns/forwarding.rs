@@ -1,12 +1,16 @@
 //! Names outside the cluster: from upstreams that answer, that don't, and that lie.
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
+use hickory_proto::rr::Name;
 use mizzen_agent::{
-    dns::route::{Policy, Route},
+    dns::{
+        Config,
+        route::{Policy, Route},
+    },
     status::State,
 };
 use mizzen_tests::wait;
@@ -95,15 +99,17 @@ fn dns_52_dns_53_answers_are_kept_and_age() {
 #[test]
 fn dns_47_without_rd_only_what_is_there_already_is_said() {
     let site = Site::new();
-    let upstream = upstream(&site);
-    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
-    let ask = |options: &str| site.dig(&format!("@{} {options} www.example.org A", CLUSTER[0]));
-    assert!(ask("+norecurse").contains("status: REFUSED"));
-    assert_eq!(upstream.times_asked("www.example.org."), 0);
-    assert!(ask("+recurse").contains("192.0.2.80"));
-    let said = ask("+norecurse");
-    assert!(said.contains("status: NOERROR") && said.contains("192.0.2.80"), "{said}");
-    assert!(said.contains("flags: qr ra;"), "{said}");
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        let ask = |options: &str| site.dig(&format!("@{address} {options} www.example.org A"));
+        assert!(ask("+norecurse").contains("status: REFUSED"));
+        assert_eq!(upstream.times_asked("www.example.org."), 0);
+        assert!(ask("+recurse").contains("192.0.2.80"));
+        let said = ask("+norecurse");
+        assert!(said.contains("status: NOERROR") && said.contains("192.0.2.80"), "{said}");
+        assert!(said.contains("flags: qr ra;"), "{said}");
+    }
 }
 
 #[test]
@@ -149,50 +155,58 @@ fn dns_54_a_failure_is_not_asked_for_again_at_once() {
 
 #[test]
 fn dns_58_while_upstreams_are_away_what_was_known_is_still_said() {
-    let site = Site::new();
-    let mut config = config(&[OUTSIDE[0]]);
-    // Short, so that the answer's time is soon up.
-    config.routes[0].keeping.ttl = (Duration::ZERO, Duration::from_secs(1));
-    config.routes[0].keeping.negative_ttl = (Duration::ZERO, Duration::from_secs(1));
-    let live = upstream(&site);
-    let _running = Running::start(&site, config, snapshot());
-    let ask = |name: &str| site.dig(&format!("@{} {name} A", CLUSTER[0]));
-    assert!(ask("www.example.org").contains("192.0.2.80"));
-    assert!(ask("nope.example.org").contains("status: NXDOMAIN"));
-    drop(live);
-    for (name, status, code) in [
-        ("www.example.org", "NOERROR", "EDE: 3 (Stale Answer)"),
-        ("nope.example.org", "NXDOMAIN", "EDE: 19 (Stale NXDOMAIN Answer)"),
-    ] {
-        let said = wait::until("an old answer", CLIENT, || {
-            let said = ask(name);
-            if said.contains("EDE") { Ok(said) } else { Err(said) }
-        });
-        assert!(said.contains(code) && said.contains(&format!("status: {status}")), "{said}");
-        assert!(query_time(&said) < Duration::from_secs(4), "{said}");
-        if status == "NOERROR" {
-            assert!(said.contains("30\tIN\tA\t192.0.2.80"), "{said}");
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let site = Site::new();
+        let live = || Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let mut config = config(&[server]);
+        // Short, so that the answer's time is soon up.
+        config.routes[0].keeping.ttl = (Duration::ZERO, Duration::from_secs(1));
+        config.routes[0].keeping.negative_ttl = (Duration::ZERO, Duration::from_secs(1));
+        let before = live();
+        let _running = Running::start(&site, config, snapshot());
+        let ask = |name: &str| site.dig(&format!("@{address} {name} A"));
+        assert!(ask("www.example.org").contains("192.0.2.80"));
+        assert!(ask("nope.example.org").contains("status: NXDOMAIN"));
+        drop(before);
+        for (name, status, code) in [
+            ("www.example.org", "NOERROR", "EDE: 3 (Stale Answer)"),
+            ("nope.example.org", "NXDOMAIN", "EDE: 19 (Stale NXDOMAIN Answer)"),
+        ] {
+            let said = wait::until("an old answer", CLIENT, || {
+                let said = ask(name);
+                if said.contains("EDE") { Ok(said) } else { Err(said) }
+            });
+            assert!(said.contains(code) && said.contains(&format!("status: {status}")), "{said}");
+            assert!(query_time(&said) < Duration::from_secs(4), "{said}");
+            if status == "NOERROR" {
+                assert!(said.contains("30\tIN\tA\t192.0.2.80"), "{said}");
+            }
+            // Having failed, it is not tried again for a while, though it is back.
+            let back = live();
+            assert!(ask(name).contains(code));
+            assert_eq!(back.times_asked(&format!("{name}.")), 0);
         }
-        // Having failed, it is not tried again for a while, though it is back.
-        let back = upstream(&site);
-        assert!(ask(name).contains(code));
-        assert_eq!(back.times_asked(&format!("{name}.")), 0);
     }
 }
 
 #[test]
 fn dns_65_a_loop_is_found_while_it_runs_and_only_its_upstream_is_dropped() {
-    let site = Site::new();
-    let _live = upstream(&site);
-    site.outside.ip(&format!("route add {}/32 via {}", CLUSTER[0], NODE[0]));
-    let loops = Relay::start(&site.outside, OUTSIDE_TOO[0], CLUSTER[0]);
-    let running = Running::begin(&site, config(&[OUTSIDE_TOO[0], OUTSIDE[0]]), snapshot());
-    let state = running.until("the loop", |state| matches!(state, State::Degraded(_)));
-    let State::Degraded(why) = state else { unreachable!() };
-    assert!(why.contains("192.0.2.101:53 leads back to this resolver"), "{why}");
-    let before = loops.passed();
-    let said = site.dig(&format!("@{} +short www.example.org A", CLUSTER[0]));
-    assert_eq!((said.as_str(), loops.passed()), ("192.0.2.80\n", before));
+    for (place, address) in CLUSTER.into_iter().enumerate() {
+        let site = Site::new();
+        let (good, bad) = (OUTSIDE[place], OUTSIDE_TOO[place]);
+        let _live = Upstream::start(&site.outside, &[good.parse().unwrap()]);
+        let (family, bits) = [("-4", 32), ("-6", 128)][place];
+        site.outside.ip(&format!("{family} route add {address}/{bits} via {}", NODE[place]));
+        let loops = Relay::start(&site.outside, bad, address);
+        let running = Running::begin(&site, config(&[bad, good]), snapshot());
+        let state = running.until("the loop", |state| matches!(state, State::Degraded(_)));
+        let State::Degraded(why) = state else { unreachable!() };
+        let named = SocketAddr::new(bad.parse().unwrap(), 53);
+        assert!(why.contains(&format!("{named} leads back to this resolver")), "{why}");
+        let before = loops.passed();
+        let said = site.dig(&format!("@{address} +short www.example.org A"));
+        assert_eq!((said.as_str(), loops.passed()), ("192.0.2.80\n", before));
+    }
 }
 
 #[test]
@@ -221,9 +235,9 @@ fn stub_domains_have_upstreams_of_their_own() {
 fn dns_62_an_answer_that_was_cut_is_asked_for_by_tcp() {
     let site = Site::new();
     let _upstream = upstream(&site);
-    for server in OUTSIDE {
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
         let _running = Running::start(&site, config(&[server]), snapshot());
-        let said = site.dig(&format!("@{} +short big.example.org A", CLUSTER[0]));
+        let said = site.dig(&format!("@{address} +short big.example.org A"));
         assert_eq!(said.lines().filter(|line| line.starts_with("10.0.0.")).count(), BIG);
     }
 }
@@ -231,14 +245,16 @@ fn dns_62_an_answer_that_was_cut_is_asked_for_by_tcp() {
 #[test]
 fn dns_63_forged_answers_are_passed_over() {
     let site = Site::new();
-    let _upstream = upstream(&site);
-    let running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
-    let said = site.dig(&format!("@{} +short liar.example.org A", CLUSTER[0]));
-    assert_eq!(said, "192.0.2.80\n");
-    let mut text = String::new();
-    running.metrics.write(&mut text);
-    let drops = text.lines().find(|line| line.starts_with("coredns_cache_drops_total{"));
-    assert!(drops.is_some_and(|line| line.ends_with(" 3")), "{text}");
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let _upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let running = Running::start(&site, config(&[server]), snapshot());
+        let said = site.dig(&format!("@{address} +short liar.example.org A"));
+        assert_eq!(said, "192.0.2.80\n");
+        let mut text = String::new();
+        running.metrics.write(&mut text);
+        let drops = text.lines().find(|line| line.starts_with("coredns_cache_drops_total{"));
+        assert!(drops.is_some_and(|line| line.ends_with(" 3")), "{text}");
+    }
 }
 
 /// Some upstreams don't keep the letters of a question: what they say counts once it came by TCP,
@@ -277,10 +293,10 @@ fn dns_60_dns_61_a_dead_upstream_is_left_for_one_that_lives() {
     let site = Site::new();
     let live = upstream(&site);
     let _deaf = black_hole(&site);
-    for (dead, good) in OUTSIDE_TOO.iter().zip(OUTSIDE) {
+    for (address, (dead, good)) in CLUSTER.into_iter().zip(OUTSIDE_TOO.iter().zip(OUTSIDE)) {
         let _running = Running::start(&site, config(&[dead, good]), snapshot());
         let ask = |name: &str| {
-            let said = site.dig(&format!("@{} {name} A", CLUSTER[0]));
+            let said = site.dig(&format!("@{address} {name} A"));
             assert!(said.contains("192.0.2.80"), "{said}");
             query_time(&said)
         };
@@ -296,33 +312,39 @@ fn dns_60_dns_61_a_dead_upstream_is_left_for_one_that_lives() {
 fn dns_60_nobody_answers_and_the_client_hears_of_it_in_time() {
     let site = Site::new();
     let _deaf = black_hole(&site);
-    let _running = Running::start(&site, config(&OUTSIDE_TOO), snapshot());
-    let said = site.dig(&format!("@{} www.example.org A", CLUSTER[0]));
-    assert!(said.contains("status: SERVFAIL"), "{said}");
-    let took = query_time(&said);
-    assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
-    assert!(took < CLIENT, "{took:?}");
-    // Names of the cluster don't care.
-    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local A", CLUSTER[0]));
-    assert_eq!(said, "10.96.1.1\n");
+    for (address, dead) in CLUSTER.into_iter().zip(OUTSIDE_TOO) {
+        let _running = Running::start(&site, config(&[dead]), snapshot());
+        let said = site.dig(&format!("@{address} www.example.org A"));
+        assert!(said.contains("status: SERVFAIL"), "{said}");
+        let took = query_time(&said);
+        assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
+        assert!(took < CLIENT, "{took:?}");
+        // Names of the cluster don't care.
+        let said = site.dig(&format!("@{address} +short web.default.svc.cluster.local A"));
+        assert_eq!(said, "10.96.1.1\n");
+    }
 }
 
 #[test]
 fn dns_64_no_more_wait_than_may() {
     let site = Site::new();
     let _deaf = black_hole(&site);
-    let mut config = config(&[OUTSIDE_TOO[0]]);
-    config.forward.max_in_flight = 1;
-    let _running = Running::start(&site, config, snapshot());
-    std::thread::scope(|scope| {
-        let ask = |name: &str| site.dig(&format!("@{} {name} A", CLUSTER[0]));
-        let waiting =
-            [scope.spawn(move || ask("a.example.org")), scope.spawn(move || ask("b.example.org"))];
-        let said = waiting.map(|thread| thread.join().unwrap());
-        let told = |text| said.iter().filter(|said| said.contains(text)).count();
-        assert_eq!(told("status: SERVFAIL"), 2, "{said:?}");
-        assert_eq!(told("too many questions"), 1, "{said:?}");
-    });
+    for (address, dead) in CLUSTER.into_iter().zip(OUTSIDE_TOO) {
+        let mut config = config(&[dead]);
+        config.forward.max_in_flight = 1;
+        let _running = Running::start(&site, config, snapshot());
+        std::thread::scope(|scope| {
+            let ask = |name: &str| site.dig(&format!("@{address} {name} A"));
+            let waiting = [
+                scope.spawn(move || ask("a.example.org")),
+                scope.spawn(move || ask("b.example.org")),
+            ];
+            let said = waiting.map(|thread| thread.join().unwrap());
+            let told = |text| said.iter().filter(|said| said.contains(text)).count();
+            assert_eq!(told("status: SERVFAIL"), 2, "{said:?}");
+            assert_eq!(told("too many questions"), 1, "{said:?}");
+        });
+    }
 }
 
 #[test]
@@ -357,13 +379,50 @@ fn without_upstreams_the_reason_is_said() {
 #[test]
 fn dns_17_dns_38_unknown_addresses_are_asked_of_the_upstream() {
     let site = Site::new();
-    let upstream = upstream(&site);
-    let _running = Running::start(&site, config(&[OUTSIDE[0]]), snapshot());
-    assert!(site.dig(&format!("@{} -x 192.0.2.1", CLUSTER[0])).contains("status: NXDOMAIN"));
-    assert_eq!(upstream.times_asked("1.2.0.192.in-addr.arpa."), 1);
-    let known = site.dig(&format!("@{} +short -x 10.96.1.1", CLUSTER[0]));
-    assert_eq!(known, "web.default.svc.cluster.local.\n");
-    assert_eq!(upstream.times_asked("1.1.96.10.in-addr.arpa."), 0);
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for unknown in ["192.0.2.1", "2001:db8::1"] {
+            let said = site.dig(&format!("@{address} -x {unknown}"));
+            assert!(said.contains("status: NXDOMAIN"), "{said}");
+            assert_eq!(upstream.times_asked(&reverse(unknown)), 1);
+        }
+        for known in ["10.96.1.1", "fd00:96::101"] {
+            let said = site.dig(&format!("@{address} +short -x {known}"));
+            assert_eq!(said, "web.default.svc.cluster.local.\n");
+            assert_eq!(upstream.times_asked(&reverse(known)), 0);
+        }
+    }
+}
+
+/// The name of an address in its tree.
+fn reverse(address: &str) -> String {
+    Name::from(address.parse::<IpAddr>().unwrap()).to_string()
+}
+
+/// Only what does not exist is looked for elsewhere: not what exists and has no such type.
+#[test]
+fn dns_38_what_has_no_such_type_does_not_fall_through() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let config = Config { names_fall_through: true, ..config(&[server]) };
+        let _running = Running::start(&site, config, snapshot());
+        let web = "web.default.svc.cluster.local.".to_owned();
+        let addresses = ["10.96.1.1", "fd00:96::101"].map(reverse);
+        for by in ["+notcp", "+tcp"] {
+            for name in addresses.iter().chain([&web]) {
+                let said = site.dig(&format!("@{address} {by} {name} TXT"));
+                assert!(said.contains("status: NOERROR"), "{said}");
+                assert!(said.contains("flags: qr aa rd ra;"), "{said}");
+                assert!(said.contains("ANSWER: 0, AUTHORITY: 1"), "{said}");
+                assert_eq!(upstream.times_asked(name), 0);
+            }
+            let said = site.dig(&format!("@{address} {by} nope.default.svc.cluster.local TXT"));
+            assert!(said.contains("status: NXDOMAIN"), "{said}");
+        }
+        assert_eq!(upstream.times_asked("nope.default.svc.cluster.local."), 1);
+    }
 }
 
 #[test]

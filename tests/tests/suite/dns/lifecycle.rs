@@ -1,6 +1,9 @@
 //! Beginning and end, and what changes in between.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use mizzen_agent::{
     dns::addresses::ROUTE_PROTOCOL,
@@ -233,12 +236,15 @@ fn a_port_in_use_is_said_and_taken_once_it_is_free() {
 #[test]
 fn dns_65_dns_66_an_upstream_that_is_ourselves_is_said_and_not_asked() {
     let site = Site::new();
-    let _upstream = Upstream::start(&site.outside, &[OUTSIDE[1].parse().unwrap()]);
-    let running = Running::begin(&site, config(&[CLUSTER[0], OUTSIDE[1]]), snapshot());
-    let state = running.until("degraded", |state| matches!(state, State::Degraded(_)));
-    let State::Degraded(why) = state else { unreachable!() };
-    assert!(why.contains("10.96.0.10:53 is this resolver itself"), "{why}");
-    let said = site.dig(&format!("@{} www.example.org", CLUSTER[0]));
-    assert!(said.contains("192.0.2.80"), "{said}");
-    assert!(query_time(&said) < Duration::from_millis(800), "{said}");
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let _upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let running = Running::begin(&site, config(&[address, server]), snapshot());
+        let state = running.until("degraded", |state| matches!(state, State::Degraded(_)));
+        let State::Degraded(why) = state else { unreachable!() };
+        let ourselves = SocketAddr::new(address.parse().unwrap(), 53);
+        assert!(why.contains(&format!("{ourselves} is this resolver itself")), "{why}");
+        let said = site.dig(&format!("@{address} www.example.org"));
+        assert!(said.contains("192.0.2.80"), "{said}");
+        assert!(query_time(&said) < Duration::from_millis(800), "{said}");
+    }
 }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) const CLUSTER: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
 pub(super) const NODE_LOCAL: [&str; 2] = ["169.254.20.10", "fd00:20::10"];
+pub(super) const POD: [&str; 2] = ["10.244.1.7", "fd00:244:0:1::7"];
 pub(super) const NODE: [&str; 2] = ["192.0.2.11", "fd00:30::11"];
 pub(super) const OUTSIDE: [&str; 2] = ["192.0.2.100", "fd00:30::100"];
 pub(super) const OUTSIDE_TOO: [&str; 2] = ["192.0.2.101", "fd00:30::101"];

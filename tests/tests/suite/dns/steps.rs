@@ -7,12 +7,11 @@ use mizzen_tests::wait;
 use tempfile::TempDir;
 
 use super::{
-    site::{CLUSTER, OUTSIDE, Running, Site, config, dig, snapshot},
+    site::{CLUSTER, OUTSIDE, POD, Running, Site, config, dig, snapshot},
     upstream::Upstream,
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const POD: [&str; 2] = ["10.244.1.7", "fd00:244:0:1::7"];
 const BY: [&str; 2] = ["+notcp", "+tcp"];
 
 /// A site, an upstream outside, and a resolver with this Corefile.

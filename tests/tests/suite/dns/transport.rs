@@ -12,9 +12,11 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use mizzen_agent::{dns::Config, model::node::Node, status::State};
+use mizzen_tests::wait;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    site::{CLUSTER, NODE, NODE_LOCAL, OUTSIDE, Running, Site, config, dig, snapshot},
+    site::{CLUSTER, NODE, NODE_LOCAL, OUTSIDE, POD, Running, Site, config, dig, snapshot},
     upstream::Upstream,
 };
 
@@ -195,6 +197,96 @@ fn dns_44_dns_50_dns_51_rubbish_is_survived() {
             stream.write_all(&framed(&good)).unwrap();
             assert_eq!(receive(&mut stream).answers.len(), 1);
         });
+    }
+}
+
+/// A datagram with that source port, of which 0 is none.
+fn from_port(from: IpAddr, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).unwrap().to_be_bytes();
+    let mut datagram = [port.to_be_bytes(), to.port().to_be_bytes(), length, [0, 0]].concat();
+    datagram.extend(payload);
+    // RFC 768, RFC 8200 8.1: over the addresses, the protocol and the length too.
+    let addresses = [from, to.ip()].map(|address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
+    let summed = [addresses.concat(), vec![0, 17], length.to_vec(), datagram.clone()].concat();
+    let words = summed
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let sum = !u16::try_from(sum).unwrap();
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
+}
+
+#[test]
+fn dns_51_who_has_no_port_is_not_answered() {
+    let site = Site::new();
+    let running = Running::start(&site, config(&[]), snapshot());
+    let asked = |id| question(id, "web.default.svc.cluster.local.");
+    let counted = || {
+        let mut text = String::new();
+        running.metrics.write(&mut text);
+        let lines = text.lines().filter(|line| line.starts_with("coredns_dns_requests_total{"));
+        let counts = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        counts.sum::<u64>()
+    };
+    for (place, (own, address)) in POD.iter().zip(CLUSTER).enumerate() {
+        let (own, to): (IpAddr, _) = (own.parse().unwrap(), at(address));
+        site.pod.run(|| {
+            let raw = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::UDP)).unwrap();
+            let send = |port| {
+                let datagram = from_port(own, port, to, &asked(port));
+                // A raw socket has no port of its own.
+                let there = SocketAddr::new(to.ip(), 0);
+                assert_eq!(raw.send_to(&datagram, &there.into()).unwrap(), datagram.len());
+            };
+            // With a port the same is answered; what comes before it has been seen by then.
+            let socket = UdpSocket::bind((own, 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            (0..10).for_each(|_| send(0));
+            send(socket.local_addr().unwrap().port());
+            let length = socket.recv(&mut [0; 512]).expect("an answer");
+            assert!(length > 12);
+        });
+        wait::until("the answer to be counted", PATIENCE, || match counted() {
+            count if count > u64::try_from(place).unwrap() => Ok(()),
+            count => Err(format!("{count}")),
+        });
+        assert_eq!(counted(), u64::try_from(place).unwrap() + 1);
+    }
+}
+
+/// What a client adds that we do not know is passed over, what it wants of signatures is said back,
+/// and a cookie, which may be ignored (RFC 7873 5.2), is none of ours.
+#[test]
+fn dns_43_what_clients_add_changes_no_answer() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let _upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for (name, data) in
+            [("web.default.svc.cluster.local", "10.96.1.1"), ("www.example.org", "192.0.2.80")]
+        {
+            for by in ["+notcp", "+tcp"] {
+                for (options, flags) in [
+                    ("+cookie +ednsopt=65001:0102 +subnet=192.0.2.0/24", "flags:;"),
+                    ("+dnssec +cookie=0011223344556677 +nsid", "flags: do;"),
+                ] {
+                    let said = site.dig(&format!("@{address} {by} {options} {name} A"));
+                    assert!(said.contains("status: NOERROR") && said.contains(data), "{said}");
+                    let edns = format!("; EDNS: version: 0, {flags} udp: 1232");
+                    assert!(said.contains(&edns), "{said}");
+                    let echoed = ["COOKIE", "65001", "CLIENT-SUBNET", "NSID"];
+                    let own = said.split("OPT PSEUDOSECTION").nth(1).unwrap_or_default();
+                    assert!(!echoed.iter().any(|option| own.contains(option)), "{said}");
+                }
+            }
+        }
     }
 }
 

@@ -27,6 +27,9 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How many addresses `big.example.org` has: more than any datagram holds.
 pub(super) const BIG: usize = 200;
 
+/// A name whose answer is cut, and can't be had whole.
+const CUT: &str = "cut.example.org.";
+
 /// A running upstream; ends when dropped.
 pub(super) struct Upstream {
     stop: Arc<AtomicBool>,
@@ -92,8 +95,9 @@ pub(super) struct Relay {
 impl Relay {
     /// From port 53 at `address` inside `netns` to port 53 at `to`.
     pub(super) fn start(netns: &Netns, address: &str, to: &str) -> Self {
+        let any = if to.contains(':') { "::" } else { "0.0.0.0" };
         let (front, back) = netns.run(|| {
-            let back = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            let back = UdpSocket::bind((any, 0)).unwrap();
             back.connect((to, 53)).unwrap();
             (UdpSocket::bind((address, 53)).expect("udp 53"), back)
         });
@@ -147,7 +151,13 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked
         if name.starts_with("silent") {
             continue;
         }
-        let mut answer = answer_to(&query, &name);
+        let mut answer = match &*name {
+            // It comes with the release.
+            "late.example.org." if released.load(Ordering::Relaxed) => {
+                answer_to(&query, "www.example.org.")
+            }
+            _ => answer_to(&query, &name),
+        };
         if name.starts_with("held") {
             held.push((answer, client));
             continue;
@@ -162,6 +172,9 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked
         }
         if name == "big.example.org." {
             answer.answers.clear();
+            answer.metadata.truncation = true;
+        }
+        if name == CUT {
             answer.metadata.truncation = true;
         }
         let _refused = socket.send_to(&answer.to_vec().unwrap(), client);
@@ -186,6 +199,9 @@ fn converse(mut stream: TcpStream, asked: &Asked) -> std::io::Result<()> {
     stream.read_exact(&mut octets)?;
     let query = Message::from_vec(&octets).map_err(std::io::Error::other)?;
     let name = count(&query, asked);
+    if name == CUT {
+        return Ok(());
+    }
     let octets = answer_to(&query, &name).to_vec().map_err(std::io::Error::other)?;
     let length = u16::try_from(octets.len()).map_err(std::io::Error::other)?;
     stream.write_all(&length.to_be_bytes())?;
@@ -234,6 +250,7 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             | "ext.interwebs.test."
             | "liar.example.org."
             | "capitals.example.org."
+            | "cut.example.org."
             | "v4.example.org.",
             RecordType::A,
         ) => {
