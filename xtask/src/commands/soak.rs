@@ -31,7 +31,7 @@ const BINARIES: [(&str, &str, &[&str]); 4] = [
 /// counts that `cargo xtask test` gives them.
 pub fn run(options: &Soak) -> Result<()> {
     test::prepare("`cargo xtask soak`")?;
-    note("this takes about an hour; `cargo xtask test` runs a twentieth");
+    note("this takes about two hours; `cargo xtask test` runs a twentieth");
     let filter = options.filter.as_deref().unwrap_or("soak");
     for (package, name, flags) in BINARIES {
         step(&format!("soaking: {name}"), || {
