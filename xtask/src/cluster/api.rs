@@ -57,12 +57,24 @@ impl Api {
         })
     }
 
-    /// One request. `body` is (content type, text).
-    pub fn request(&self, method: &str, path: &str, body: Option<(&str, &str)>) -> Result<Answer> {
+    /// A call of `curl` as the administrator, without what is asked for.
+    pub fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--max-time", "20", "--request", method]);
+        curl.args(["--silent", "--show-error"]);
         curl.arg("--cacert").arg(&self.ca).arg("--cert").arg(&self.certificate);
         curl.arg("--key").arg(&self.key);
+        curl
+    }
+
+    /// Where a path is.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.server)
+    }
+
+    /// One request. `body` is (content type, text).
+    pub fn request(&self, method: &str, path: &str, body: Option<(&str, &str)>) -> Result<Answer> {
+        let mut curl = self.curl();
+        curl.args(["--max-time", "20", "--request", method]);
         if let Some((content_type, text)) = body {
             curl.args([
                 "--header",
@@ -71,7 +83,7 @@ impl Api {
                 text,
             ]);
         }
-        curl.args(["--write-out", "\n%{http_code}", &format!("{}{path}", self.server)]);
+        curl.args(["--write-out", "\n%{http_code}", &self.url(path)]);
         let text = invoke::capture(&mut curl)?;
         let (body, status) = text.rsplit_once('\n').context("curl printed no status")?;
         Ok(Answer {

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod conntrack;
 pub mod load;
 pub mod memory;
+pub mod news;
 pub mod objects;
 pub mod overload;
 pub mod packages;
@@ -46,6 +47,8 @@ pub const NAMES: &[&str] = &[
     churn::P50,
     churn::P99,
     memory::NAME,
+    news::NEWS,
+    news::RESTART,
 ];
 
 /// Figures that compare servers with a thousand services.
@@ -59,7 +62,7 @@ const COMPARED: &[&str] = &[
     conntrack::NAME,
 ];
 /// Figures of the agent alone, with ten thousand.
-const LARGE: &[&str] = &[churn::P50, churn::P99, memory::NAME];
+const LARGE: &[&str] = &[churn::P50, churn::P99, memory::NAME, news::NEWS];
 
 /// Measures what is wanted on a cluster of its own, and removes it.
 pub fn measure(options: &Options) -> Result<Results> {
@@ -72,6 +75,7 @@ pub fn measure(options: &Options) -> Result<Results> {
             seat_all(&mut world, &packages, options)
         })?;
         compared(&seats, options, &mut results)?;
+        let seats = restarted(seats, options, &mut results)?;
         large(&mut world, seats, options, &mut results)
     })?;
     Ok(results)
@@ -129,6 +133,28 @@ fn compared(seats: &[Seat], options: &Options, results: &mut Results) -> Result<
     Ok(())
 }
 
+/// How soon an agent is back; the seats with those that run in the end.
+fn restarted(seats: Vec<Seat>, options: &Options, results: &mut Results) -> Result<Vec<Seat>> {
+    if !options.wants(news::RESTART) {
+        return Ok(seats);
+    }
+    let mut all = Vec::new();
+    for seat in seats {
+        if seat.label != MIZZEN {
+            all.push(seat);
+            continue;
+        }
+        let mut now = seat.clone();
+        results.take(news::RESTART, || {
+            let (started, figures) = news::restart(&seat, questions::SERVICES)?;
+            now = started;
+            Ok(figures)
+        })?;
+        all.push(now);
+    }
+    Ok(all)
+}
+
 /// Everything that the agent does in a large cluster; of the others the reference stays.
 fn large(
     world: &mut World,
@@ -157,6 +183,9 @@ fn large(
         }
         if options.wants(memory::NAME) {
             results.take(memory::NAME, || memory::measure(seat))?;
+        }
+        if options.wants(news::NEWS) {
+            results.take(news::NEWS, || news::measure(world, seat))?;
         }
     }
     Ok(())

@@ -7,9 +7,13 @@
 //! ```
 //! Client and upstream run on one CPU, the server on the other.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::{fs, net::Ipv4Addr, path::PathBuf, thread};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
+    unistd::Pid,
+};
 
 use crate::{
     bench::triple::{self, ip},
@@ -60,6 +64,9 @@ impl Pair {
         ip(&format!("-n {client} addr add {CLIENT}/24 dev eth0"))?;
         ip(&format!("-n {client} link set eth0 up"))?;
         ip(&format!("-n {client} route add default via 10.244.1.1"))?;
+        ip(&format!("-n {server} addr add fd00:244:0:1::1/64 dev c0 nodad"))?;
+        ip(&format!("-n {client} addr add fd00:244:0:1::2/64 dev eth0 nodad"))?;
+        ip(&format!("-n {client} -6 route add default via fd00:244:0:1::1"))?;
         Ok(pair)
     }
 
@@ -108,6 +115,22 @@ impl Pair {
         invoke::capture(&mut invoke::command(program, args))
     }
 
+    /// Runs `body` in a thread of its own in one of the two, on its CPU alone.
+    pub fn within<T: Send>(&self, at: At, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = format!("/run/netns/{}", self.netns(at));
+        let netns = fs::File::open(&path).with_context(|| format!("can't open {path}"))?;
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu(at))?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                setns(netns, CloneFlags::CLONE_NEWNET)?;
+                sched_setaffinity(Pid::from_raw(0), &cpus)?;
+                body()
+            });
+            thread.join().map_err(|_| anyhow!("the thread panicked"))?
+        })
+    }
+
     /// Packets that went over the link so far, both ways.
     pub fn packets(&self) -> Result<u64> {
         let text = self.capture(At::Server, &["ip", "-json", "-stats", "link", "show", "c0"])?;
@@ -122,11 +145,14 @@ impl Pair {
 }
 
 fn pinned(at: At) -> Vec<String> {
-    let cpu = match at {
+    ["taskset", "--cpu-list", &cpu(at).to_string()].map(str::to_owned).to_vec()
+}
+
+fn cpu(at: At) -> usize {
+    match at {
         At::Client => triple::other_cpu(),
         At::Server => SERVER_CPU,
-    };
-    ["taskset", "--cpu-list", &cpu.to_string()].map(str::to_owned).to_vec()
+    }
 }
 
 /// Waits for something of a pair.

@@ -1,6 +1,6 @@
 //! A server at its place: started by hand with its own configuration, on one CPU.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 
@@ -62,6 +62,14 @@ impl Seat {
     pub fn restarted(&self) -> Result<Self> {
         process::end(&self.process)?;
         Self { process: start_agent(&self.pair)?, ..self.clone() }.that_answers()
+    }
+
+    /// The same place with an agent that is started where one was killed, and when that began.
+    /// Nobody has looked whether it answers.
+    pub fn killed_and_started(&self) -> Result<(Self, Instant)> {
+        process::kill_hard(&self.process);
+        let begun = Instant::now();
+        Ok((Self { process: start_agent(&self.pair)?, ..self.clone() }, begun))
     }
 
     fn that_answers(self) -> Result<Self> {
