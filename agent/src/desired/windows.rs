@@ -7,8 +7,8 @@
 //! policy (B30, B31, B33).
 //!
 //! An endpoint that serves and is in no window has a slot all the same, before the first: datagrams
-//! of those that were led there go on being led there, whatever traffic policies, topology or its
-//! coming end say (as kube-proxy keeps their conntrack entries, kubernetes#106163).
+//! of flows that packets opened go on being led there, whatever traffic policies, topology or its
+//! coming end say (kube-proxy keeps their conntrack entries likewise).
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 

@@ -1,8 +1,10 @@
 //! `sendto()` and `sendmsg()` of UDP sockets that name a destination.
 //!
 //! A socket sticks to the backend that its cookie chose. When the set's generation changes it
-//! looks whether that backend still serves, and chooses again where not: no datagram goes on to a
-//! backend that left. One that is about to end, or that no policy would choose any more, is kept. Where clients keep their backends (session affinity)
+//! looks whether that backend still is one that it could choose, and chooses again where not: no
+//! datagram goes on to a backend that left. One that is about to end is left too, unlike by flows of
+//! packets (`tc`): a socket that names a destination each time has no session to keep, and a backend
+//! may be gone before the slices say so. Where clients keep their backends (session affinity)
 //! every datagram goes to that of its client, whatever the socket remembers.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
@@ -90,16 +92,17 @@ fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
     Some((backend.addr, backend.port))
 }
 
-/// Whether a remembered choice still is a backend of the set's.
+/// Whether a remembered choice is one that the set's current range offers.
 #[inline(always)]
 fn still_right(peer: &mut SocketPeer, slots: &Slots, v4: bool) -> bool {
     if peer.generation == slots.generation {
         return true;
     }
-    let serves = lookup::backend(slots.set, peer.backend_id, v4)
-        .is_some_and(|backend| peer.leads_to(&backend.addr, backend.port));
-    if serves {
+    let offered = lookup::offers(slots, peer.backend_id)
+        && lookup::backend(slots.set, peer.backend_id, v4)
+            .is_some_and(|backend| peer.leads_to(&backend.addr, backend.port));
+    if offered {
         peer.generation = slots.generation;
     }
-    serves
+    offered
 }

@@ -330,8 +330,8 @@ pub(super) fn put_source_in_pods_network(
         (size_of::<FibLookup>() as i32, BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH);
     // SAFETY: the structure has the layout that the helper expects, and its size is given.
     let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *fib).cast(), len, flags) };
-    // Kernels before 6.7 know no such flag.
-    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+    // Kernels before 6.7 know no such flag. What has no next hop but itself is a pod of this node.
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS || fib.destination == words(&to.destination, v4) {
         return;
     }
     let source =

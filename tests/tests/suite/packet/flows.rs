@@ -11,7 +11,7 @@ use mizzen_tests::{
     wait::until,
 };
 
-use super::{EXTERNAL, LOCAL, NODE_PORT, cluster_ip, node_port, sane};
+use super::{EXTERNAL, LOCAL, NODE_PORT, Windows, cluster_ip, node_port, sane};
 
 /// Two clients behind the same node port with the same source port, to one backend.
 #[test]
@@ -68,7 +68,7 @@ fn b135_a_flow_stays_with_its_backend_when_the_service_changes() {
             let tables = &mut lab.nodes[0].tables;
             let set = tables.set();
             let ids = pods.map(|addr| tables.backend(set, addr));
-            let range = tables.range(set, &ids[..1], super::Windows::all(1));
+            let range = tables.range(set, &ids[..1], Windows::all(1));
             tables.flip(set, range);
             let any = SocketAddr::new(family.any(), NODE_PORT);
             tables.frontend(any, transport.number(), set, EXTERNAL);
@@ -77,7 +77,7 @@ fn b135_a_flow_stays_with_its_backend_when_the_service_changes() {
             assert_eq!(client.ask().unwrap().name, "pod-1-1");
 
             let tables = &mut lab.nodes[0].tables;
-            let range = tables.range(set, &ids[1..], super::Windows::all(1));
+            let range = tables.range(set, &ids[1..], Windows::all(1));
             tables.flip(set, range);
             assert_eq!(client.ask().unwrap().name, "pod-1-1", "{family:?} {transport:?}");
             assert_eq!(ask(&lab.client, transport, to).unwrap().name, "pod-2-1", "a new flow");
@@ -149,7 +149,7 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
         let tables = &mut lab.nodes[0].tables;
         let set = tables.set();
         let first = tables.backend(set, pods[0]);
-        let range = tables.range(set, &[first], super::Windows::all(1));
+        let range = tables.range(set, &[first], Windows::all(1));
         tables.flip(set, range);
         let any = SocketAddr::new(family.any(), NODE_PORT);
         tables.frontend(any, 17, set, EXTERNAL);
@@ -159,7 +159,7 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
 
         // Scaled to zero: refused, and nothing reaches the pod that was.
         let tables = &mut lab.nodes[0].tables;
-        let empty = tables.range(set, &[], super::Windows::all(0));
+        let empty = tables.range(set, &[], Windows::all(0));
         tables.flip(set, empty);
         tables.free_backend(first, pods[0]);
         let refused = client.ask().unwrap_err().kind();
@@ -167,9 +167,41 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
 
         // And up again, elsewhere.
         let second = tables.backend(set, pods[1]);
-        let range = tables.range(set, &[second], super::Windows::all(1));
+        let range = tables.range(set, &[second], Windows::all(1));
         tables.flip(set, range);
         assert_eq!(client.ask().unwrap().name, "pod-2-1", "{family:?}");
+    }
+}
+
+/// As kube-proxy keeps their conntrack entries: a server that drains, or that topology gives no new
+/// clients, keeps the sessions that it has. It has a slot before the first window.
+#[test]
+fn b83_b100_datagrams_stay_with_a_backend_for_as_long_as_it_serves() {
+    let mut lab = Lab::new([1, 1]);
+    for family in FAMILIES {
+        let pods = [lab.nodes[0].pods[0].server(family), lab.nodes[1].pods[0].server(family)];
+        let tables = &mut lab.nodes[0].tables;
+        let set = tables.set();
+        let ids = pods.map(|pod| tables.backend(set, pod));
+        let range = tables.range(set, &ids[..1], Windows::all(1));
+        tables.flip(set, range);
+        tables.frontend(SocketAddr::new(family.any(), NODE_PORT), 17, set, EXTERNAL);
+        let to = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
+        let client = Client::dial(&lab.client, Transport::Udp, to, 0).unwrap();
+        assert_eq!(client.ask().unwrap().name, "pod-1-1", "{family:?}");
+
+        let second = (1, 1);
+        let windows =
+            Windows { internal: second, external: second, nearby: second, ..Windows::all(1) };
+        let tables = &mut lab.nodes[0].tables;
+        let range = tables.range(set, &ids, windows);
+        tables.flip(set, range);
+        assert_eq!(client.ask().unwrap().name, "pod-1-1", "{family:?}: it still serves");
+        let new = super::answers(&lab, Transport::Udp, to, 5);
+        assert!(new.iter().all(|answer| answer.name == "pod-2-1"), "{family:?}: {new:?}");
+
+        lab.nodes[0].tables.free_backend(ids[0], pods[0]);
+        assert_eq!(client.ask().unwrap().name, "pod-2-1", "{family:?}: it does not");
     }
 }
 
