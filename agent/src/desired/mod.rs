@@ -77,8 +77,8 @@ pub struct DesiredSet {
     /// The frontends that the service asks for, with their
     /// [`mizzen_ebpf_abi::service::frontend_flags`].
     pub frontends: Vec<(FrontendKey, u32)>,
-    /// The backends in the order of their slots: all that serve. Shared with what is known of the
-    /// tables, once they hold them.
+    /// The backends in the order of their slots: those that are ready or that some window holds.
+    /// Shared with what is known of the tables, once they hold them.
     pub slots: Arc<[Slot]>,
     /// Which of them take which traffic.
     pub windows: windows::Windows,
@@ -87,7 +87,7 @@ pub struct DesiredSet {
     /// Who may use those of its frontends that have
     /// [`mizzen_ebpf_abi::service::frontend_flags::SOURCE_RANGES`]; empty where none has.
     pub source_ranges: BTreeSet<AddrRange>,
-    /// Endpoints that are there and do not serve, by address and port: the ids that flows to them
+    /// Endpoints that are there and have no slot, by address and port: the ids that flows to them
     /// name stay theirs for as long.
     pub idle: BTreeSet<(IpAddr, u16)>,
 }

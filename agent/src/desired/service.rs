@@ -213,7 +213,7 @@ fn categorize(
     })
 }
 
-/// The endpoints that do not serve, and so have no slot.
+/// The endpoints that have no slot.
 fn idle(
     slices: &[&EndpointSlice],
     port: &ServicePort,

@@ -2,9 +2,7 @@
 //!
 //! A socket sticks to the backend that its cookie chose. When the set's generation changes it
 //! looks whether that backend still is one that it could choose, and chooses again where not: no
-//! datagram goes on to a backend that left. One that is about to end is left too, unlike by flows of
-//! packets (`tc`): a socket that names a destination each time has no session to keep, and a backend
-//! may be gone before the slices say so. Where clients keep their backends (session affinity)
+//! datagram goes on to a backend that left. Where clients keep their backends (session affinity)
 //! every datagram goes to that of its client, whatever the socket remembers.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};

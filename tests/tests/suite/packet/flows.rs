@@ -173,8 +173,8 @@ fn b100_b105_b110_datagrams_leave_a_backend_that_is_gone() {
     }
 }
 
-/// As kube-proxy keeps their conntrack entries: a server that drains, or that topology gives no new
-/// clients, keeps the sessions that it has. It has a slot before the first window.
+/// As kube-proxy keeps their conntrack entries: a server that topology gives no new clients keeps the
+/// sessions that it has. It has a slot before the first window.
 #[test]
 fn b83_b100_datagrams_stay_with_a_backend_for_as_long_as_it_serves() {
     let mut lab = Lab::new([1, 1]);
