@@ -263,6 +263,17 @@ impl Clients {
     }
 }
 
+/// How long a write to the Node, and what is read for it, may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A call that ends, one way or the other.
+pub(super) async fn limited<T>(
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let late = |_| kube::Error::Service("the API server did not answer in time".into());
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+}
+
 /// Whether a server that restarts, is busy, or can't be reached is all that is wrong.
 pub(super) fn may_pass(error: &kube::Error) -> bool {
     match error {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Clients;
+use super::client::{Clients, limited};
 use crate::{
     model::snapshot::Snapshot,
     status::{Board, State},
@@ -35,8 +35,6 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How often the Node is read though nothing is known to have changed: an object that was deleted
 /// and made again at once is a new one, and looks the same.
 const REVIEW: Duration = Duration::from_mins(10);
-/// How long the API server may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONDITION: &str = "NetworkUnavailable";
 
@@ -124,11 +122,6 @@ async fn tell(node: &str, servers: &Clients, failures: usize) -> Result<(), kube
         }
     }
     Ok(())
-}
-
-async fn limited<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    let late = |_| kube::Error::Service("the API server did not answer in time".into());
-    tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 fn explain(node: &str, error: &kube::Error) -> String {

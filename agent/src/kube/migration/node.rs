@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{REPORT, Report};
 use crate::{
     datapath, foreign,
-    kube::client::Clients,
+    kube::client::{Clients, limited},
     migrate::{
         carry_out::{carry_out, verify},
         look::{Agent, Seen},
@@ -47,8 +47,6 @@ const AGAIN_S: u64 = super::FRESH_S / 4;
 const SERVES: Duration = Duration::from_secs(5);
 /// The pause after a report that was not taken.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long the API server may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What it is about.
 #[derive(Clone, Debug)]
@@ -212,9 +210,7 @@ async fn tell(
     let patch = Patch::Merge(json!({"metadata": {"annotations": {REPORT: text}}}));
     let api: Api<Node> = Api::all(servers.pick(failures).client);
     let params = PatchParams::default();
-    let written = tokio::time::timeout(TIMEOUT, api.patch(node, &params, &patch)).await;
-    let late = |_| kube::Error::Service("the API server did not answer in time".into());
-    written.map_err(late)?.map(|_| ())
+    limited(api.patch(node, &params, &patch)).await.map(drop)
 }
 
 fn explain(node: &str, error: &kube::Error) -> String {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Condition, Notice, Part, Reason, Watched, notices};
 use crate::{
-    kube::client::{Clients, may_pass},
+    kube::client::{Clients, limited, may_pass},
     status::{Board, State},
     supervisor::TaskError,
 };
@@ -41,8 +41,6 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// The pause after a failure; twice that after each further one, up to a bound.
 const RETRY: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_mins(1);
-/// How long the API server may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Notices that wait for the API server; the oldest go.
 const WAITING_MAX: usize = 32;
 /// Octets of a Node's name in the name of an event, which has some more.
@@ -265,11 +263,6 @@ fn micros(at: Timestamp) -> String {
 
 fn seconds(at: Timestamp) -> String {
     DateTimePrinter::new().precision(Some(0)).timestamp_to_string(&at)
-}
-
-async fn limited<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    let late = |_| kube::Error::Service("the API server did not answer in time".into());
-    tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 fn explain(node: &str, error: &kube::Error) -> String {
