@@ -57,6 +57,35 @@ struct FibLookup {
     destination_mac: [u8; 6],
 }
 
+impl FibLookup {
+    /// Asks the node's routes for the way of a packet that came by this device: protocol, source and
+    /// port, destination and port, and its length where that matters. What is not set here is read by
+    /// nobody before it is written.
+    #[inline(always)]
+    fn ask(
+        &mut self,
+        skb: Skb,
+        (protocol, source, source_port): (u8, &Addr, [u8; 2]),
+        (destination, destination_port): (&Addr, [u8; 2]),
+        length: u32,
+        flags: u32,
+    ) -> u32 {
+        let v4 = destination.is_v4();
+        self.family = if v4 { AF_INET } else { AF_INET6 };
+        self.l4_protocol = protocol;
+        self.source_port = source_port;
+        self.destination_port = destination_port;
+        self.total_len = length as u16;
+        self.ifindex = skb.ifindex();
+        self.flow_info = 0;
+        self.source = words(source, v4);
+        self.destination = words(destination, v4);
+        let len = size_of::<Self>() as i32;
+        // SAFETY: the structure has the layout that the helper expects, and its size is given.
+        unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *self).cast(), len, flags) as u32 }
+    }
+}
+
 /// The kernel's `struct bpf_redir_neigh`.
 #[repr(C)]
 struct NextHop {
@@ -273,21 +302,9 @@ fn exceeds_mtu(skb: Skb, length: u32, way: &mut Way) -> bool {
 /// To where the node's routes lead; the kernel resolves the neighbour.
 #[inline(always)]
 fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
-    let v4 = leaving.destination.is_v4();
-    let fib = &mut way.fib; // what is not set here is read by nobody before it is written
-    fib.family = if v4 { AF_INET } else { AF_INET6 };
-    fib.l4_protocol = leaving.protocol;
-    fib.source_port = leaving.source_port;
-    fib.destination_port = leaving.destination_port;
-    fib.total_len = length as u16;
-    fib.ifindex = skb.ifindex();
-    fib.flow_info = 0;
-    fib.source = words(&leaving.source, v4);
-    fib.destination = words(&leaving.destination, v4);
-    let len = size_of::<FibLookup>() as i32;
-    // SAFETY: the structure has the layout that the helper expects, and its size is given.
-    let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *fib).cast(), len, 0) };
-    match found as u32 {
+    let fib = &mut way.fib;
+    let from = (leaving.protocol, &leaving.source, leaving.source_port);
+    match fib.ask(skb, from, (&leaving.destination, leaving.destination_port), length, 0) {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             way.ifindex = fib.ifindex;
             way.hop.family = fib.family.into();
@@ -316,22 +333,12 @@ pub(super) fn put_source_in_pods_network(
     way: &mut Way,
 ) {
     let v4 = to.destination.is_v4();
-    let fib = &mut way.fib; // as in `route`
-    fib.family = if v4 { AF_INET } else { AF_INET6 };
-    fib.l4_protocol = dialled.protocol;
-    fib.source_port = dialled.source_port;
-    fib.destination_port = to.destination_port;
-    fib.total_len = 0;
-    fib.ifindex = skb.ifindex();
-    fib.flow_info = 0;
-    fib.source = words(&dialled.source, v4);
-    fib.destination = words(&to.destination, v4);
-    let (len, flags) =
-        (size_of::<FibLookup>() as i32, BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH);
-    // SAFETY: the structure has the layout that the helper expects, and its size is given.
-    let found = unsafe { bpf_fib_lookup(skb.as_ptr(), (&raw mut *fib).cast(), len, flags) };
+    let fib = &mut way.fib;
+    let from = (dialled.protocol, &dialled.source, dialled.source_port);
+    let flags = BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH;
+    let found = fib.ask(skb, from, (&to.destination, to.destination_port), 0, flags);
     // Kernels before 6.7 know no such flag. What has no next hop but itself is a pod of this node.
-    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS || fib.destination == words(&to.destination, v4) {
+    if found != BPF_FIB_LKUP_RET_SUCCESS || fib.destination == words(&to.destination, v4) {
         return;
     }
     let source =
