@@ -319,7 +319,7 @@ impl LabNode {
         let datapath = &self.datapath;
         self.node.netns.run(|| {
             let uplinks: Vec<Interface> =
-                find_uplinks(&[], addresses).unwrap().into_iter().collect();
+                find_uplinks(&[], addresses).unwrap().devices.into_iter().collect();
             datapath.attach_uplinks(&uplinks).unwrap();
             uplinks
         })
@@ -328,7 +328,8 @@ impl LabNode {
     /// Attaches the uplinks' programs to the devices with these names.
     pub fn attach_to(&self, names: &[String]) {
         self.node.netns.run(|| {
-            let devices: Vec<Interface> = find_uplinks(names, &[]).unwrap().into_iter().collect();
+            let found = find_uplinks(names, &[]).unwrap();
+            let devices: Vec<Interface> = found.devices.into_iter().collect();
             assert_eq!(devices.len(), names.len(), "{devices:?}");
             self.datapath.attach_uplinks(&devices).unwrap();
         });

@@ -77,7 +77,7 @@ pub use self::{
     tc::{Leads, PacketPrograms, TcError},
     tcp_info::LiveConnection,
     test_run::TestRun,
-    uplinks::{Interface, Uplinks, UplinksError, find_uplinks, look_for_uplinks},
+    uplinks::{Interface, Uplinks, UplinksError, find_uplinks},
 };
 
 use migrate::Older;

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 use super::{Facts, http::Answer};
 use crate::{
     check::{DatapathFacts, Facts as Checked, Host, Report, Verdict, judge},
-    datapath::{Places, Uplinks, look_for_uplinks},
+    datapath::{Places, Uplinks, find_uplinks},
     metrics::ProgramCounters,
     reconcile::Query,
 };
@@ -43,7 +43,7 @@ pub(super) async fn check(facts: &Facts) -> Answer {
     let read = spawn_blocking(move || {
         let ipv6 = addresses.iter().any(std::net::IpAddr::is_ipv6);
         let names = checker.as_ref().map_or(&[][..], |checker| &checker.uplinks);
-        let uplinks = look_for_uplinks(names, &addresses).map_err(|error| error.to_string());
+        let uplinks = find_uplinks(names, &addresses).map_err(|error| error.to_string());
         let devices: Vec<_> =
             uplinks.iter().flat_map(|uplinks| &uplinks.devices).cloned().collect();
         let places = checker.map_or_else(|| Ok(Vec::new()), |checker| checker.places.read());

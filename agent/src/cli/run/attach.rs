@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
-    datapath::{Adopted, Datapath, Interface, Outcome, look_for_uplinks},
+    datapath::{Adopted, Datapath, Interface, Outcome, find_uplinks},
     podnet,
     reconcile::Attach,
     supervisor::TaskError,
@@ -50,7 +50,7 @@ impl Attach for AttachDatapath {
         if self.adopts {
             self.adopt();
         }
-        let found = look_for_uplinks(&self.uplinks, addresses)?;
+        let found = find_uplinks(&self.uplinks, addresses)?;
         for interface in found.without_ethernet.difference(&self.told) {
             tracing::warn!(
                 interface = interface.name,

@@ -74,7 +74,7 @@ struct AttachUplink(Datapath);
 
 impl Attach for AttachUplink {
     fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
-        let uplinks: Vec<_> = find_uplinks(&[], addresses)?.into_iter().collect();
+        let uplinks: Vec<_> = find_uplinks(&[], addresses)?.devices.into_iter().collect();
         self.0.attach_sockets()?;
         Ok(self.0.attach_uplinks(&uplinks)?.len())
     }

@@ -410,8 +410,11 @@ fn a_node_port_leads_into_the_tunnel_with_packets_of_every_size() {
         outside.ip(&format!("{ip}route add default via {prefix}1"));
     }
     let mut tables = TestTables::new(bed.a.datapath.maps().unwrap());
-    let uplinks: Vec<_> =
-        bed.a.node.netns.run(|| find_uplinks(&[], &addresses(1)).unwrap().into_iter().collect());
+    let uplinks: Vec<_> = bed
+        .a
+        .node
+        .netns
+        .run(|| find_uplinks(&[], &addresses(1)).unwrap().devices.into_iter().collect());
     bed.a.node.netns.run(|| bed.a.datapath.attach_uplinks(&uplinks)).unwrap();
     for (family, node) in [(Family::V4, addresses(1)[0]), (Family::V6, addresses(1)[1])] {
         tables.node_address(node);

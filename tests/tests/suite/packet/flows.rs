@@ -258,6 +258,7 @@ fn b108_r01_r03_flows_go_on_without_an_agent_and_through_the_next_ones_start() {
         node.netns.run(|| {
             let uplinks: Vec<_> = mizzen_agent::datapath::find_uplinks(&["eth0".into()], &[])
                 .unwrap()
+                .devices
                 .into_iter()
                 .collect();
             let outcomes = datapath.attach_uplinks(&uplinks).unwrap();
@@ -303,7 +304,7 @@ fn an_interface_that_appears_is_attached_and_one_that_goes_leaves_no_pin() {
     let attach = || {
         node.node.netns.run(|| {
             let found = mizzen_agent::datapath::find_uplinks(&names, &[]).unwrap();
-            let found: Vec<_> = found.into_iter().collect();
+            let found: Vec<_> = found.devices.into_iter().collect();
             datapath.attach_uplinks(&found).unwrap().len()
         })
     };
