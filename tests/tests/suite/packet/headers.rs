@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use mizzen_ebpf_abi::{
 };
 use mizzen_tests::{
     echo::Transport,
-    lab::{CLIENT, FAMILIES, Lab, mac},
+    lab::{CLIENT, FAMILIES, Family, Lab, mac},
 };
 
 use super::{EXTERNAL, NODE_PORT, node_port};
@@ -78,19 +78,23 @@ fn send_in_pages(frame: &[u8]) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// A client's socket, and the node port of a pod that it is about to send to.
+fn client_of_a_node_port(lab: &mut Lab, family: Family) -> (UdpSocket, (IpAddr, u16)) {
+    let backend = lab.nodes[0].pods[0].server(family);
+    node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
+    let socket = lab.client.run(|| UdpSocket::bind((family.wire(CLIENT), 0))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    (socket, (lab.address_of_node(0, family), NODE_PORT))
+}
+
 #[test]
 fn headers_that_lie_in_pages_are_read_all_the_same() {
     let mut lab = Lab::new([1, 0]);
     lab.allow_jumbo_frames();
     let macs = [mac(&lab.nodes[0].node.netns, "eth0"), mac(&lab.client, "eth0")].concat();
     for family in FAMILIES {
-        let backend = lab.nodes[0].pods[0].server(family);
-        node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
-        let node = (lab.address_of_node(0, family), NODE_PORT);
-        let client = family.wire(CLIENT);
-        let socket = lab.client.run(|| UdpSocket::bind((client, 0))).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let (socket, node) = client_of_a_node_port(&mut lab, family);
+        let (client, port) = (family.wire(CLIENT), socket.local_addr().unwrap().port());
         let sent = Frame {
             payload: vec![b'm'; PAYLOAD],
             ..Frame::new(key(protocol::UDP, (client, port), node))
@@ -113,13 +117,8 @@ fn what_has_a_vlan_tag_passes_the_device_below() {
     let mut lab = Lab::new([1, 0]);
     let macs = [mac(&lab.nodes[0].node.netns, "eth0"), mac(&lab.client, "eth0")].concat();
     for family in FAMILIES {
-        let backend = lab.nodes[0].pods[0].server(family);
-        node_port(&mut lab.nodes[0], family, Transport::Udp, &[backend], EXTERNAL);
-        let node = (lab.address_of_node(0, family), NODE_PORT);
-        let client = family.wire(CLIENT);
-        let socket = lab.client.run(|| UdpSocket::bind((client, 0))).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let (socket, node) = client_of_a_node_port(&mut lab, family);
+        let (client, port) = (family.wire(CLIENT), socket.local_addr().unwrap().port());
         let created = lab.nodes[0].counted(Counter::FlowCreated);
         for (port, tag) in [(port ^ 1, &[0x81, 0, 0, 100][..]), (port, &[])] {
             let frame = Frame::new(key(protocol::UDP, (client, port), node)).bytes();

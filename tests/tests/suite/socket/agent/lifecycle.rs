@@ -30,6 +30,18 @@ fn without_service(of: &Snapshot) -> Snapshot {
     gone
 }
 
+/// A newer snapshot, in which the second endpoint terminates, and serves on.
+fn with_the_second_terminating(of: &Snapshot) -> Snapshot {
+    let mut ending = of.clone();
+    ending.revision += 1;
+    let (key, slice) = ending.slices.iter().next().unwrap();
+    let (key, mut slice) = (key.clone(), (**slice).clone());
+    slice.endpoints[1].ready = false;
+    slice.endpoints[1].terminating = true;
+    ending.slices.insert(key, Arc::new(slice));
+    ending
+}
+
 fn node_port(family: Family) -> SocketAddr {
     family.dialled(SocketAddr::new(family.node(), 30080))
 }
@@ -96,13 +108,7 @@ fn b113_b130_what_went_while_no_agent_ran_goes_when_one_starts() {
         Agent::start(&bench.datapath, family).follow(&both);
 
         // `b` begins to terminate, and serves on: `a` gets everything that is new.
-        let mut terminating = both.clone();
-        terminating.revision += 1;
-        let (key, slice) = terminating.slices.iter().next().unwrap();
-        let (key, mut slice) = (key.clone(), (**slice).clone());
-        slice.endpoints[1].ready = false;
-        slice.endpoints[1].terminating = true;
-        terminating.slices.insert(key, Arc::new(slice));
+        let terminating = with_the_second_terminating(&both);
         let old = bench.actor.open(family.tcp());
         bench.actor.connect(old, vip).unwrap();
         Agent::start(&bench.datapath, family).follow(&terminating);
@@ -134,13 +140,7 @@ fn b83_b101_a_datagram_socket_leaves_an_endpoint_that_terminates() {
         };
         agent.follow(&cluster(family, &[b]));
         assert_eq!(answer(&mut bench), "b", "{family:?}");
-        let mut ending = Snapshot { revision: 2, ..cluster(family, &[a, b]) };
-        let (key, slice) = ending.slices.iter().next().unwrap();
-        let (key, mut slice) = (key.clone(), (**slice).clone());
-        let endpoint = &mut slice.endpoints[1];
-        (endpoint.ready, endpoint.serving, endpoint.terminating) = (false, true, true);
-        ending.slices.insert(key, Arc::new(slice));
-        agent.follow(&ending);
+        agent.follow(&with_the_second_terminating(&cluster(family, &[a, b])));
         assert_eq!(answer(&mut bench), "a", "{family:?}");
     }
 }
