@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn a_family_without_an_internal_ip_has_the_external_one() {
+        let text = r#"{"metadata": {"name": "n"}, "status": {"addresses": [
+            {"type": "ExternalIP", "address": "203.0.113.9"}, {"type": "Hostname", "address": "n"},
+            {"type": "InternalIP", "address": "172.30.0.11"},
+            {"type": "ExternalIP", "address": "2001:db8::9"}]}}"#;
+        let object: objects::Node<'_> = serde_json::from_str(text).unwrap();
+        let (node, warnings) = node(&object);
+        let addresses = ["172.30.0.11", "2001:db8::9"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        assert_eq!(node.unwrap().internal_ips, addresses);
+        assert_eq!(warnings, Warnings::new());
+    }
+
+    #[test]
     fn conditions_have_the_defaults_of_the_api() {
         let slice = "{metadata: {name: s, namespace: b, labels: {kubernetes.io/service-name: a}},
             addressType: IPv4, ports: [{name: '', port: 80}], endpoints: [{addresses: [10.0.0.1]},

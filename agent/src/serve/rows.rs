@@ -200,3 +200,54 @@ fn frontend(
     }
     row
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        desired::{NodeFacts, Settings},
+        model::{
+            ObjectKey,
+            service::{Protocol, ServicePort},
+            snapshot::{Snapshot, Synced},
+        },
+    };
+
+    #[test]
+    fn b127_an_address_that_two_ask_for_is_the_one_s_that_has_it() {
+        let mut snapshot = Snapshot { revision: 1, synced: Synced::ALL, ..Snapshot::default() };
+        // By name the younger is the first.
+        for (name, created_s, last) in [("a-young", 2, 1), ("z-old", 1, 2)] {
+            let key = ObjectKey::new("default", name);
+            let port = |protocol, port| ServicePort {
+                name: protocol_name(protocol).into(),
+                protocol,
+                port,
+                node_port: None,
+            };
+            let service = Service {
+                created_s,
+                cluster_ips: vec![[10, 96, 0, last].into()],
+                external_ips: vec![[203, 0, 113, 250].into()],
+                ports: vec![port(Protocol::Tcp, 80), port(Protocol::Sctp, 9)],
+                ..Service::new(key.clone())
+            };
+            snapshot.services.insert(key, Arc::new(service));
+        }
+        let mut desired = Desired::new(Settings::default());
+        desired.update(&snapshot, &NodeFacts::default());
+        let rows = services(&desired);
+        let external = |row: &&wire::Service| row.frontends.iter().any(|at| at.contains("203.0"));
+        assert!(rows.iter().filter(external).all(|row| row.name == "z-old"), "{rows:?}");
+        assert_eq!(rows.iter().filter(external).count(), 2, "TCP and SCTP");
+        let said = desired.warnings();
+        let untranslated = said.iter().filter(|warning| warning.message.contains("not balanced"));
+        assert_eq!(untranslated.count(), 2, "a port of SCTP of each: {said:?}");
+    }
+
+    fn protocol_name(protocol: Protocol) -> String {
+        protocol.to_string().to_lowercase()
+    }
+}

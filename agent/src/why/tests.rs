@@ -468,6 +468,8 @@ fn pods_that_opted_out_are_the_packet_paths() {
     assert_eq!(explained.packet.outcome, Outcome::Balanced);
     let other = why(&live, BACKEND, "10.96.0.7:80", protocol::SCTP);
     assert_eq!(other.socket.outcome, Outcome::Unused);
+    assert_eq!(other.packet.outcome, Outcome::Untouched, "no program reads it");
+    assert!(other.packet.reason.contains("SCTP"), "{}", other.packet.reason);
 }
 
 #[test]

@@ -197,3 +197,22 @@ fn an_element_that_was_used_again_costs_no_other_flow() {
         .map(|key| pair.host.entry(&key).is_some());
     assert_eq!(left, [false, true, true]);
 }
+
+/// A flow that nothing is lost by follows its address, looked up once a second; what is established
+/// stays (V7).
+#[test]
+fn b127_a_flow_follows_its_address_to_another_set_and_a_connection_stays() {
+    let host = Host::new(0);
+    let anew = |protocol, flow: &Flow, now_s| {
+        let key = FlowKey { protocol, ..FlowKey::default() };
+        begins_anew(&host, &key, tcp::ACK, flow, now_s)
+    };
+    let flow = Flow { set: SET, seen_s: 9, flags: flow_flags::ORIGINAL, ..Flow::default() };
+    assert!(!anew(protocol::UDP, &flow, 10), "it leads where it led");
+    host.set.set(SET + 1);
+    assert!(!anew(protocol::UDP, &flow, 9), "it was looked up in this second");
+    assert!(anew(protocol::UDP, &flow, 10));
+    assert!(!anew(protocol::TCP, &flow, 10));
+    let outward = Flow { flags: flow.flags | flow_flags::OUTWARD, ..flow };
+    assert!(!anew(protocol::UDP, &outward, 10), "it dials no service");
+}

@@ -123,6 +123,22 @@ fn a_datagram_without_a_checksum_stays_without() {
     assert_eq!((ran.verdict, &ran.packet[40..42]), (REDIRECT, &[0, 0][..]));
 }
 
+/// The kernel says the same of it as of the node itself.
+#[test]
+fn what_has_no_route_ends_here() {
+    let mut lab = Lab::new([0, 0]);
+    for family in FAMILIES {
+        let ip = if family == Family::V6 { "-6 " } else { "" };
+        lab.nodes[0].node.netns.ip(&format!("{ip}route del default dev lo"));
+        let nowhere = SocketAddr::new(family.load_balancer(9), 80);
+        node_port(&mut lab.nodes[0], family, Transport::Udp, &[nowhere], EXTERNAL);
+        let dropped = lab.nodes[0].counted(Counter::DropNoRoute);
+        let sent = Frame::new(dialled(&lab, family, Transport::Udp, 40_015)).bytes();
+        assert_eq!(run(&lab.nodes[0], "tc_uplink_ingress", &sent).verdict, SHOT, "{family:?}");
+        assert_eq!(lab.nodes[0].counted(Counter::DropNoRoute), dropped + 1, "{family:?}");
+    }
+}
+
 /// One sum in 65,536 is zero, which says that there is none in UDP's field alone.
 #[test]
 fn b132_a_sum_of_zero_is_mended_as_any_other() {
