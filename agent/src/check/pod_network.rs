@@ -81,12 +81,6 @@ fn routes(seen: &Seen) -> Vec<Finding> {
         let remedy = format!("{HEALS} {ip} route replace {range} {way} proto 77");
         fail(CHECK, format!("there is no route to {range} {way}"), remedy)
     }));
-    findings.extend(seen.missing_rules.iter().map(|range| {
-        let ip = if range.address.is_ipv4() { "ip" } else { "ip -6" };
-        let said = format!("what pods in {range} send to nodes behind a tunnel does not go by it");
-        let remedy = format!("{HEALS} {ip} rule add from {range} lookup 77 pref 77 protocol 77");
-        fail(CHECK, said, remedy)
-    }));
     if findings.is_empty() {
         let tunnelled = seen.ways.ways.iter().filter(|way| way.is_tunnel()).count();
         let count = seen.ways.ways.len();

@@ -1,10 +1,9 @@
 //! What leads to other nodes' pods, as the kernel and the datapath shall have it: the tunnel's
-//! device, the tables of peers and of what is tunnelled, routes, and the rule for what pods send.
+//! device, the tables of peers and of what is tunnelled, and routes.
 //! One pass does all of it in an order in which nothing is sent where nobody would take it:
 //!
 //! ```text
-//! device and its programs -> peers -> device up -> routes of pods -> rule -> routes of all
-//!                                                                  -> what is tunnelled
+//! device and its programs -> peers -> device up -> what is tunnelled -> routes
 //! ```
 //! Peers are known whichever way leads to them. So a node that moves from one way to the other is
 //! one route that is replaced, and what comes by the old way meanwhile is still taken. What the
@@ -17,16 +16,14 @@ use std::{
 };
 
 use mizzen_ebpf_abi::maps;
-use netlink_packet_route::route::RouteHeader;
-
 use super::{
     heal::Healed,
     interface,
-    message::{POD_TABLE, Via, add_rule, delete_route_in, delete_rule, replace_route_in},
+    message::{Via, delete_route, replace_route},
     mtu,
     netlink::{Change, Netlink, NetlinkError},
     pods::{Pods, chain},
-    routes::{self, Present},
+    routes,
     tunnel::{self, TunnelError, TunnelSpec},
     ways::{OVERHEAD_V4, Ways},
 };
@@ -40,8 +37,6 @@ const REFUSALS_SAID: usize = 8;
 #[derive(Debug, Default)]
 struct Wanted {
     routes: BTreeMap<Cidr, Via>,
-    pod_routes: BTreeMap<Cidr, Via>,
-    rules: BTreeSet<Cidr>,
     peers: BTreeMap<Cidr, IpAddr>,
     tunnelled: BTreeMap<Cidr, u32>,
     /// Index of the tunnel's device, when it was up.
@@ -88,22 +83,14 @@ impl Between {
         });
         let mut now = Wanted {
             routes: ways.routes(tunnel),
-            pod_routes: ways.pod_routes(tunnel),
-            rules: if ways.need_tunnel() {
-                ways.own_ranges.iter().copied().collect()
-            } else {
-                BTreeSet::new()
-            },
             peers: ways.peers.clone(),
             tunnelled: ways.tunnelled(tunnel),
             tunnel,
         };
-        for step in [sync_pod_routes, sync_rules, sync_routes] {
-            if let Err(error) = step(netlink, &mut now, &before, &mut outcome) {
-                outcome.problems.push(chain(&error));
-            }
-        }
         sync_tunnelled(pods, &now, &before, &mut outcome);
+        if let Err(error) = sync_routes(netlink, &mut now, &before, &mut outcome) {
+            outcome.problems.push(chain(&error));
+        }
         *before = now;
         outcome
     }
@@ -201,70 +188,26 @@ fn count_healed(set: &[(Cidr, Via)], before: &BTreeMap<Cidr, Via>, outcome: &mut
     }
 }
 
-/// The routes that what pods send takes first.
-fn sync_pod_routes(
-    netlink: &mut Netlink,
-    now: &mut Wanted,
-    before: &Wanted,
-    outcome: &mut Outcome,
-) -> Result<(), NetlinkError> {
-    let present: Vec<Present> = interface::routes_of(netlink, POD_TABLE)?;
-    sync_table(netlink, POD_TABLE, (&mut now.pod_routes, &before.pod_routes), &present, outcome)
-}
-
-fn sync_rules(
-    netlink: &mut Netlink,
-    now: &mut Wanted,
-    before: &Wanted,
-    outcome: &mut Outcome,
-) -> Result<(), NetlinkError> {
-    let present: BTreeSet<Cidr> = interface::pod_rules(netlink)?.into_iter().collect();
-    let missing: Vec<Cidr> = now.rules.difference(&present).copied().collect();
-    let add = missing.iter().map(|range| (*range, add_rule(*range))).collect();
-    let delete = present.difference(&now.rules).map(|range| delete_rule(*range)).collect();
-    let refused = apply(netlink, add, delete, outcome)?;
-    now.rules.retain(|range| !refused.contains(range));
-    let again = |range: &&Cidr| now.rules.contains(range) && before.rules.contains(range);
-    let again = missing.iter().filter(again).count();
-    if again > 0 {
-        *outcome.healed.entry("rule").or_default() += again;
-    }
-    Ok(())
-}
-
-/// The routes that all packets take.
+/// Has the routes be those that are wanted now. What is refused is wanted no longer.
 fn sync_routes(
     netlink: &mut Netlink,
     now: &mut Wanted,
     before: &Wanted,
     outcome: &mut Outcome,
 ) -> Result<(), NetlinkError> {
-    let present = interface::routes(netlink)?;
-    let wanted = (&mut now.routes, &before.routes);
-    sync_table(netlink, RouteHeader::RT_TABLE_MAIN, wanted, &present, outcome)
-}
-
-/// Has the routes in a table be those that are wanted now. What is refused is wanted no longer.
-fn sync_table(
-    netlink: &mut Netlink,
-    table: u8,
-    (now, before): (&mut BTreeMap<Cidr, Via>, &BTreeMap<Cidr, Via>),
-    present: &[Present],
-    outcome: &mut Outcome,
-) -> Result<(), NetlinkError> {
-    let mut plan = routes::plan(now, present);
+    let mut plan = routes::plan(&now.routes, &interface::routes(netlink)?);
     if !plan.set.is_empty() || !plan.remove.is_empty() {
         let (set, remove) = (plan.set.len(), plan.remove.len());
-        tracing::info!(table, set, remove, "changing node routes");
+        tracing::info!(set, remove, "changing node routes");
     }
     outcome.problems.append(&mut plan.problems);
-    let set = |(range, via): &(Cidr, Via)| (*range, replace_route_in(table, *range, *via));
-    let remove = |(range, via): &(Cidr, Via)| delete_route_in(table, *range, *via);
+    let set = |(range, via): &(Cidr, Via)| (*range, replace_route(*range, *via));
+    let remove = |(range, via): &(Cidr, Via)| delete_route(*range, *via);
     let (set, remove) =
         (plan.set.iter().map(set).collect(), plan.remove.iter().map(remove).collect());
     let refused = apply(netlink, set, remove, outcome)?;
     plan.set.retain(|(range, _)| !refused.contains(range));
-    now.retain(|range, _| !refused.contains(range));
-    count_healed(&plan.set, before, outcome);
+    now.routes.retain(|range, _| !refused.contains(range));
+    count_healed(&plan.set, &before.routes, outcome);
     Ok(())
 }

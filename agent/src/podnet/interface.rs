@@ -9,7 +9,6 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
-    rule::{RuleAttribute, RuleMessage},
 };
 
 use super::{
@@ -134,16 +133,11 @@ pub fn addresses(netlink: &mut Netlink) -> Result<Vec<InterfaceAddress>, Netlink
 
 /// All routes of the main table, of both families.
 pub fn routes(netlink: &mut Netlink) -> Result<Vec<Present>, NetlinkError> {
-    routes_of(netlink, RouteHeader::RT_TABLE_MAIN)
-}
-
-/// All routes of a table, of both families.
-pub fn routes_of(netlink: &mut Netlink, table: u8) -> Result<Vec<Present>, NetlinkError> {
     let mut found = Vec::new();
     for v4 in [true, false] {
         for message in netlink.dump("list routes", &message::get_routes(v4))? {
             let RouteNetlinkMessage::NewRoute(route) = message else { continue };
-            if route.header.table == table {
+            if route.header.table == RouteHeader::RT_TABLE_MAIN {
                 found.extend(present(&route));
             }
         }
@@ -258,26 +252,4 @@ fn permanent_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     }
     let permanent = message.header.state == NeighbourState::Permanent;
     permanent.then_some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: mac? })
-}
-
-/// From which ranges packets look into [`message::POD_TABLE`] by rules of ours.
-pub fn pod_rules(netlink: &mut Netlink) -> Result<Vec<Cidr>, NetlinkError> {
-    let mut found = Vec::new();
-    for v4 in [true, false] {
-        for message in netlink.dump("list rules", &message::get_rules(v4))? {
-            let RouteNetlinkMessage::NewRule(rule) = message else { continue };
-            found.extend(pod_rule(&rule));
-        }
-    }
-    Ok(found)
-}
-
-fn pod_rule(rule: &RuleMessage) -> Option<Cidr> {
-    let ours = rule.attributes.contains(&RuleAttribute::Protocol(message::PROTOCOL));
-    let source = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Source(source) => Some(*source),
-        _ => None,
-    })?;
-    let is_it = ours && rule.header.table == message::POD_TABLE;
-    Cidr::holding(source, rule.header.src_len).filter(|_| is_it)
 }

@@ -16,7 +16,7 @@ use super::{
     journal::{Entry, Phase, Replayed},
     keeper,
     ledger::link_spec,
-    message::{POD_TABLE, Via, host_route},
+    message::{Via, host_route},
     mtu,
     netlink::{Netlink, NetlinkError},
     probe::{Answers, Reached},
@@ -74,8 +74,6 @@ pub struct Seen {
     pub ways: Ways,
     /// Routes that are wanted and not there, or that somebody else holds; with what should be.
     pub missing_routes: Vec<(Cidr, Via, bool)>,
-    /// Ranges whose rule is missing.
-    pub missing_rules: Vec<Cidr>,
     /// The tunnel, where some node is reached by it.
     pub tunnel: Option<TunnelSeen>,
 }
@@ -98,13 +96,8 @@ pub fn look(place: &Place, snapshot: &Snapshot) -> Result<Seen, NetlinkError> {
     let journal = journal(place);
     let pods = pods(&journal, &interfaces, &present, &neighbours, of_pods);
     let ifindex = tunnel.map(|device| device.ifindex);
-    let mut missing_routes = missing(&ways.routes(ifindex), &present);
-    let of_table = interface::routes_of(&mut netlink, POD_TABLE)?;
-    missing_routes.extend(missing(&ways.pod_routes(ifindex), &of_table));
-    let rules: BTreeSet<Cidr> = interface::pod_rules(&mut netlink)?.into_iter().collect();
-    let with_rule = ways.own_ranges.iter().filter(|_| ways.need_tunnel());
     Ok(Seen {
-        missing_rules: with_rule.filter(|range| !rules.contains(range)).copied().collect(),
+        missing_routes: missing(&ways.routes(ifindex), &present),
         tunnel: ways.need_tunnel().then(|| TunnelSeen {
             mtu: in_tunnel,
             found: tunnel.map(|device| (device.mtu, device.is_usable())),
@@ -114,7 +107,6 @@ pub fn look(place: &Place, snapshot: &Snapshot) -> Result<Seen, NetlinkError> {
         pods,
         mtu: (uplink, of_pods),
         ways,
-        missing_routes,
     })
 }
 

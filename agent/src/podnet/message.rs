@@ -16,7 +16,6 @@ use netlink_packet_route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
         RouteScope, RouteType,
     },
-    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::errno::Errno;
 
@@ -284,20 +283,9 @@ pub enum Via {
     Unreachable,
 }
 
-/// The table of routes that what pods send takes before the main one ('M').
-pub const POD_TABLE: u8 = 77;
-/// The place of the rule that says so: behind the table of the node's own addresses, before the main
-/// table.
-const RULE_PRIORITY: u32 = 77;
-
 /// Makes the route to `dst` in the main table lead there, whatever it was before.
 pub fn replace_route(dst: Cidr, via: Via) -> Change {
-    replace_route_in(RouteHeader::RT_TABLE_MAIN, dst, via)
-}
-
-/// [`replace_route`] in any table.
-pub fn replace_route_in(table: u8, dst: Cidr, via: Via) -> Change {
-    let mut message = route(table, dst);
+    let mut message = route(dst);
     match via {
         Via::Gateway(gateway, ifindex) => {
             message.header.flags = RouteFlags::Onlink;
@@ -323,9 +311,9 @@ pub fn replace_route_in(table: u8, dst: Cidr, via: Via) -> Change {
     }
 }
 
-/// Removes our route to `dst` from a table.
-pub fn delete_route_in(table: u8, dst: Cidr, via: Via) -> Change {
-    let mut message = route(table, dst);
+/// Removes our route to `dst` from the main table.
+pub fn delete_route(dst: Cidr, via: Via) -> Change {
+    let mut message = route(dst);
     match via {
         Via::Gateway(gateway, ifindex) => {
             message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
@@ -346,57 +334,16 @@ pub fn delete_route_in(table: u8, dst: Cidr, via: Via) -> Change {
     }
 }
 
-fn route(table: u8, dst: Cidr) -> RouteMessage {
+fn route(dst: Cidr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(dst.address);
     message.header.destination_prefix_length = dst.prefix_len;
-    message.header.table = table;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = PROTOCOL;
     message.header.kind = RouteType::Unicast;
     if dst.prefix_len > 0 {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(dst.address)));
     }
-    message
-}
-
-/// Asks for all rules of a family.
-pub fn get_rules(v4: bool) -> RouteNetlinkMessage {
-    let mut rule = RuleMessage::default();
-    rule.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    RouteNetlinkMessage::GetRule(rule)
-}
-
-/// Has packets from `source` look into [`POD_TABLE`] first.
-pub fn add_rule(source: Cidr) -> Change {
-    Change {
-        what: format!("add the rule that packets from {source} look into table {POD_TABLE}"),
-        message: RouteNetlinkMessage::NewRule(rule(source)),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerate: Some(Errno::EEXIST),
-    }
-}
-
-/// Takes that back.
-pub fn delete_rule(source: Cidr) -> Change {
-    Change {
-        what: format!("delete the rule that packets from {source} look into table {POD_TABLE}"),
-        message: RouteNetlinkMessage::DelRule(rule(source)),
-        flags: 0,
-        tolerate: Some(Errno::ENOENT),
-    }
-}
-
-fn rule(source: Cidr) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = family(source.address);
-    message.header.src_len = source.prefix_len;
-    message.header.table = POD_TABLE;
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Source(source.address),
-        RuleAttribute::Priority(RULE_PRIORITY),
-        RuleAttribute::Protocol(PROTOCOL),
-    ];
     message
 }
 

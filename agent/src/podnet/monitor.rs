@@ -1,4 +1,4 @@
-//! Hears of the kernel's changes to links, addresses, routes, neighbours, rules and settings, on a
+//! Hears of the kernel's changes to links, addresses, routes, neighbours and settings, on a
 //! thread of its own.
 
 use std::{
@@ -87,8 +87,6 @@ fn listen() -> Result<OwnedFd, NetlinkError> {
         libc::RTMGRP_IPV4_ROUTE,
         libc::RTMGRP_IPV6_ROUTE,
         libc::RTMGRP_NEIGH,
-        libc::RTMGRP_IPV4_RULE,
-        group(libc::RTNLGRP_IPV6_RULE),
         group(libc::RTNLGRP_IPV4_NETCONF),
         group(libc::RTNLGRP_IPV6_NETCONF),
     ];

@@ -7,7 +7,6 @@ use netlink_packet_route::{
     link::{LinkFlags, LinkMessage},
     neighbour::NeighbourAttribute,
     route::{RouteHeader, RouteMessage},
-    rule::RuleAttribute,
 };
 
 use super::{
@@ -50,9 +49,6 @@ pub fn matters(told: &RouteNetlinkMessage, known: &dyn Known) -> bool {
         RouteNetlinkMessage::NewRoute(route) => leads_to_a_pod(route, known),
         RouteNetlinkMessage::DelNeighbour(neighbour) => {
             neighbour.attributes.contains(&NeighbourAttribute::Protocol(PROTOCOL))
-        }
-        RouteNetlinkMessage::DelRule(rule) => {
-            rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
         }
         RouteNetlinkMessage::NewLink(link) => {
             let is_of_pod = is_host_ifname(&interface::interface(link).ifname);

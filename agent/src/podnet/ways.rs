@@ -192,14 +192,9 @@ impl Ways {
         own.chain(others).collect()
     }
 
-    /// The routes that what pods send takes before these: to nodes that are reached by a tunnel.
-    pub fn pod_routes(&self, tunnel: Option<u32>) -> BTreeMap<Cidr, Via> {
-        let nodes = self.tunnelled_nodes.iter().map(|address| host_route(*address));
-        nodes.filter_map(|range| Some((range, self.by_tunnel(range, tunnel?)?))).collect()
-    }
-
-    /// What pods send through the tunnel whatever the routes say, by the index of its device: the
-    /// same as by those.
+    /// What pods send through the tunnel, by the index of its device: what the routes say of the
+    /// nodes' ranges, and what goes to those nodes themselves, which the network in between would see
+    /// under a pod's address.
     pub fn tunnelled(&self, tunnel: Option<u32>) -> BTreeMap<Cidr, u32> {
         let Some(ifindex) = tunnel else { return BTreeMap::new() };
         let ranges = self.ways.iter().filter(|way| way.is_tunnel()).map(|way| way.range);

@@ -1,6 +1,10 @@
 //! What the nodes' ends of the tunnel agree on (VXLAN, RFC 7348).
 
-use crate::addr::{Addr, protocol};
+use crate::{
+    addr::{Addr, protocol},
+    checksum::{finish, sum_words},
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+};
 
 /// The UDP port of nodes' ends by default: the one that IANA assigned.
 pub const PORT: u16 = 4789;
@@ -15,6 +19,104 @@ pub const SOURCE_MAC: [u8; 6] = [0x02, 0xff, 0x4d, 0x7a, 0x6e, 0x02];
 pub const OUTER_V4: usize = 20 + 8 + 8;
 /// The same with IPv6.
 pub const OUTER_V6: usize = 40 + 8 + 8;
+
+/// Octets of the Ethernet header inside.
+const INNER_ETHERNET: usize = 14;
+/// Octets that go in front of an IP packet on its way through the tunnel over IPv4.
+pub const INSERTED_V4: usize = OUTER_V4 + INNER_ETHERNET;
+/// Hops that an outer packet may take.
+pub const TTL: u8 = 64;
+
+/// What goes in front of an IP packet on its way through the tunnel over IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer<'a> {
+    /// This node.
+    pub from: &'a Addr,
+    /// The other.
+    pub to: &'a Addr,
+    /// A port that the packets of a flow have in common; see [`source_port`].
+    pub source_port: u16,
+    /// The tunnel's.
+    pub port: u16,
+    /// Tells fragments of the outer packet from others': the network may make some.
+    pub identification: u16,
+    /// The first octets of the packet inside.
+    pub inner: [u8; 2],
+    /// Octets of the packet inside.
+    pub inner_len: u32,
+}
+
+/// Words of an [`Outer`]: what goes in front, and the first octets of the packet inside.
+pub const OUTER_WORDS: usize = (INSERTED_V4 + 2) / 4;
+const _: () = assert!(OUTER_WORDS * 4 == INSERTED_V4 + 2);
+
+/// The outer packet's source port, by a hash of the flow inside, so that the network's and the other
+/// node's queues tell flows apart (RFC 7348 section 5: one of the dynamic ports).
+#[inline(always)]
+pub const fn source_port(hash: u32) -> u16 {
+    0xc000 | (hash >> 18) as u16
+}
+
+impl Outer<'_> {
+    /// Writes the headers as they lie in memory: of a packet inside that is IPv4 (or IPv6). None, and
+    /// nothing written, where it would be longer than IPv4 can say.
+    ///
+    /// The outer packet has no checksum of UDP's, as what is inside has one (RFC 7348 section 5),
+    /// may be fragmented, and tells of congestion as the packet inside (RFC 6040 section 4.1,
+    /// compatibility mode for what has met congestion already, as Linux' tunnels do).
+    #[inline(always)]
+    pub fn write(&self, inner_v4: bool, words: &mut [u32; OUTER_WORDS]) -> Option<()> {
+        const VXLAN: [u8; 4] = (VNI << 8).to_be_bytes();
+        const D: [u8; 6] = DEVICE_MAC;
+        const S: [u8; 6] = SOURCE_MAC;
+        let total = INSERTED_V4 as u32 + self.inner_len;
+        if total > 0xffff {
+            return None;
+        }
+        let [.., total_high, total_low] = total.to_be_bytes();
+        let [.., udp_high, udp_low] = (total - 20).to_be_bytes();
+        let [id_high, id_low] = self.identification.to_be_bytes();
+        let ecn = ecn(self.inner, inner_v4);
+        let ip = [
+            u32::from_ne_bytes([0x45, ecn, total_high, total_low]),
+            u32::from_ne_bytes([id_high, id_low, 0, 0]),
+            u32::from_ne_bytes([TTL, protocol::UDP, 0, 0]),
+            self.from.words()[3],
+            self.to.words()[3],
+        ];
+        let [high, low] = finish(sum_words(&ip), 0);
+        words[0] = ip[0];
+        words[1] = ip[1];
+        words[2] = ip[2] | u32::from_ne_bytes([0, 0, high, low]);
+        words[3] = ip[3];
+        words[4] = ip[4];
+        let [from_high, from_low] = self.source_port.to_be_bytes();
+        let [to_high, to_low] = self.port.to_be_bytes();
+        words[5] = u32::from_ne_bytes([from_high, from_low, to_high, to_low]);
+        words[6] = u32::from_ne_bytes([udp_high, udp_low, 0, 0]);
+        words[7] = u32::from_ne_bytes([8, 0, 0, 0]);
+        words[8] = u32::from_ne_bytes(VXLAN);
+        words[9] = u32::from_ne_bytes([D[0], D[1], D[2], D[3]]);
+        words[10] = u32::from_ne_bytes([D[4], D[5], S[0], S[1]]);
+        words[11] = u32::from_ne_bytes([S[2], S[3], S[4], S[5]]);
+        let ethertype = if inner_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let [type_high, type_low] = ethertype.to_be_bytes();
+        words[12] = u32::from_ne_bytes([type_high, type_low, self.inner[0], self.inner[1]]);
+        Some(())
+    }
+}
+
+/// The outer packet's ECN field.
+#[inline(always)]
+const fn ecn([first, second]: [u8; 2], v4: bool) -> u8 {
+    const CONGESTION: u8 = 3;
+    const ECT_0: u8 = 2;
+    let class = if v4 { second } else { first << 4 | second >> 4 };
+    match class & CONGESTION {
+        CONGESTION => ECT_0,
+        ecn => ecn,
+    }
+}
 
 /// Which end of an outer packet has to be this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +176,8 @@ fn word<const N: usize>(header: &[u8; N], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     const PORT_OF_TEST: u16 = 4790;
@@ -97,6 +201,55 @@ mod tests {
         header[42..44].copy_from_slice(&PORT_OF_TEST.to_be_bytes());
         header[48..].copy_from_slice(&VXLAN);
         header
+    }
+
+    /// The octets of what goes in front; none where there is nothing.
+    fn octets(outer: &Outer<'_>, v4: bool) -> std::vec::Vec<u8> {
+        let mut words = [0; OUTER_WORDS];
+        let written = outer.write(v4, &mut words).map_or(0, |()| OUTER_WORDS);
+        words[..written].iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn what_goes_in_front_is_a_packet_of_the_tunnel() {
+        let [from, to] = [11, 12].map(|last| Addr::from_v4([172, 30, 0, last]));
+        let outer = Outer {
+            from: &from,
+            to: &to,
+            source_port: source_port(0xffff_ffff),
+            port: PORT_OF_TEST,
+            identification: 0x1234,
+            inner: [0x45, 0x01],
+            inner_len: 1000,
+        };
+        let made = octets(&outer, true);
+        let header: [u8; OUTER_V4] = made[..OUTER_V4].try_into().unwrap();
+        assert!(is_outer_v4(&header, Own::Source, &from, PORT_OF_TEST));
+        assert!(is_outer_v4(&header, Own::Destination, &to, PORT_OF_TEST));
+        let sum = crate::checksum::sum::<20>(header[..20].try_into().unwrap());
+        assert_eq!(crate::checksum::fold(sum), 0xffff);
+        // Lengths by RFC 791 and RFC 768: 1,000 inside, 14 of Ethernet, 8 of VXLAN, 8 of UDP, 20.
+        assert_eq!([made[2], made[3]], 1050_u16.to_be_bytes());
+        assert_eq!([made[24], made[25]], 1030_u16.to_be_bytes());
+        assert_eq!((&made[4..8], made[8], &made[26..28]), (&[0x12, 0x34, 0, 0][..], 64, &[0, 0][..]));
+        assert_eq!([made[20], made[21]], 0xffff_u16.to_be_bytes());
+        assert_eq!(made[36..42], DEVICE_MAC);
+        assert_eq!(made[42..48], SOURCE_MAC);
+        assert_eq!(made[48..], [8, 0, 0x45, 0x01]);
+        let v6 = octets(&Outer { inner: [0x60, 0x20], ..outer }, false);
+        assert_eq!(v6[48..], [0x86, 0xdd, 0x60, 0x20]);
+        assert!(octets(&Outer { inner_len: 65_486, ..outer }, true).is_empty());
+        assert!(!octets(&Outer { inner_len: 65_485, ..outer }, true).is_empty());
+    }
+
+    #[test]
+    fn congestion_is_told_outside_as_inside_and_not_met_twice() {
+        let of = |inner, v4| ecn(inner, v4);
+        // IPv4: the second octet; IPv6: bits 4 to 11. The class itself stays inside.
+        for (class, outside) in [(0, 0), (1, 1), (2, 2), (3, 2), (0xb8, 0), (0xba, 2)] {
+            assert_eq!(of([0x45, class], true), outside, "IPv4 {class:#x}");
+            assert_eq!(of([0x60 | class >> 4, class << 4], false), outside, "IPv6 {class:#x}");
+        }
     }
 
     #[test]

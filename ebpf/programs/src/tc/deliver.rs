@@ -8,7 +8,6 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC,
     },
-    btf_maps::lpm_trie,
     helpers::generated::{
         bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
     },
@@ -21,14 +20,11 @@ use mizzen_ebpf_abi::{
     node::{Endpoint, cluster_range_flags, endpoint_flags},
     packet::{Bytes, Packet},
     service::NO_SET,
-    tunnel,
+    tunnel::{DEVICE_MAC, OUTER_WORDS, SOURCE_MAC},
 };
 
-use super::{DROP, PASS, UNKNOWN, drop_counted, skb::Skb, translate};
-use crate::{
-    lookup,
-    maps::{ENDPOINTS, TUNNELLED},
-};
+use super::{DROP, PASS, UNKNOWN, drop_counted, into_tunnel, skb::Skb, translate};
+use crate::{lookup, maps::ENDPOINTS};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -99,7 +95,7 @@ const _: () = assert!(size_of::<FibLookup>() == 64 && size_of::<NextHop>() == 20
 #[repr(C)]
 pub(super) struct Way {
     /// By this device.
-    ifindex: u32,
+    pub(super) ifindex: u32,
     /// To this neighbour; family 0 is the pod at the other end of the device.
     hop: NextHop,
     /// The link-layer addresses towards that pod.
@@ -108,6 +104,8 @@ pub(super) struct Way {
     pub(super) mtu: u16,
     /// The question to the node's routes, and their answer.
     fib: FibLookup,
+    /// What goes in front of the packet on its way through the tunnel.
+    pub(super) outer: [u32; OUTER_WORDS],
 }
 
 /// What [`find`] found.
@@ -132,7 +130,14 @@ pub(super) fn find(skb: Skb, packet: &Packet, leaving: &FlowKey, way: &mut Way) 
         // SAFETY: an element of a live map. A pod that is replaced meanwhile had this address.
         return to_pod(skb, unsafe { &*endpoint }, length, way);
     }
-    route(skb, leaving, length, way)
+    match into_tunnel::device(skb, leaving) {
+        Some(device) => to_tunnel(skb, device, length, way),
+        None => {
+            let from = (leaving.protocol, &leaving.source, leaving.source_port);
+            let to = (&leaving.destination, leaving.destination_port);
+            route(skb, from, to, length, way)
+        }
+    }
 }
 
 /// Sends a packet on that is translated already: its sender wouldn't recognise what an ICMP error
@@ -166,27 +171,11 @@ pub(super) fn to_own_pod(skb: Skb, leaving: &FlowKey, way: &mut Way) -> Option<i
     Some(send(skb, way))
 }
 
-/// Sends an untranslated packet of a pod on where it goes to another pod of this node, or through
-/// the tunnel. Anything else is the stack's.
-#[inline(never)]
-pub(super) fn from_pod(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
-    let verdict = to_pod_here(skb, packet, way);
-    if verdict == UNKNOWN { into_tunnel(skb, packet, way) } else { verdict }
-}
-
-/// Sends an untranslated packet that came out of the tunnel on where it goes to a pod of this node.
-/// Anything else is the stack's.
-#[inline(never)]
-pub(super) fn from_tunnel(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
-    let verdict = to_pod_here(skb, packet, way);
-    if verdict == UNKNOWN { PASS } else { verdict }
-}
-
 /// Sends an untranslated packet to a pod of this node, as its router: straight into that pod's
 /// namespace, or into the queue before it. What is too large or has come too far is left to the
 /// stack, which tells its sender. [`UNKNOWN`] where it goes to no pod of this node.
-#[inline(always)]
-fn to_pod_here(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
+#[inline(never)]
+pub(super) fn to_pod_here(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
     let Some(endpoint) = ENDPOINTS.get_ptr(&packet.key.destination) else {
         return UNKNOWN;
     };
@@ -209,35 +198,9 @@ fn to_pod_here(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
     }
 }
 
-/// Sends an untranslated packet of a pod to the tunnel's device, as its router, where that is its
-/// way. One that claims to be from elsewhere is the stack's, and so is what is too large or has come
-/// too far.
+/// Makes a packet the next link's, under link-layer addresses of that, and with one hop less before it.
 #[inline(always)]
-fn into_tunnel(skb: Skb, packet: &Packet, way: &mut Way) -> i32 {
-    let destination = &packet.key.destination;
-    let Some(device) = TUNNELLED.get(&lpm_trie::Key::new(128, *destination)) else {
-        return PASS;
-    };
-    way.ifindex = *device;
-    let length = network_length(skb, packet);
-    if packet.hop_limit() < 2
-        || !is_from_pod_here(skb, &packet.key.source)
-        || exceeds_mtu(skb, length, way)
-    {
-        return PASS;
-    }
-    // To which node, and from what link-layer address, is said at that device.
-    if forward(skb, packet, &tunnel::DEVICE_MAC).is_err() {
-        return DROP;
-    }
-    // SAFETY: the helper takes no pointers.
-    unsafe { bpf_redirect(way.ifindex, 0) as i32 }
-}
-
-/// Makes a packet the next link's, under link-layer addresses (or the destination alone) of that, and
-/// with one hop less before it.
-#[inline(always)]
-fn forward<const N: usize>(skb: Skb, packet: &Packet, macs: &[u8; N]) -> Result<(), ()> {
+fn forward(skb: Skb, packet: &Packet, macs: &[u8; 12]) -> Result<(), ()> {
     let (source, destination) = (&packet.key.source, &packet.key.destination);
     translate::addresses(skb, packet, source, destination, packet.hop_limit() - 1)?;
     skb.store(0, macs, 0)
@@ -256,7 +219,7 @@ pub(super) fn is_from_pod_here(skb: Skb, source: &Addr) -> bool {
 /// Octets of the largest IP packet that this buffer will be on a wire: one that holds many of a
 /// flow is segmented when it leaves.
 #[inline(always)]
-fn network_length(skb: Skb, packet: &Packet) -> u32 {
+pub(super) fn network_length(skb: Skb, packet: &Packet) -> u32 {
     let segment = skb.segment_size();
     if segment == 0 {
         return packet.total_len;
@@ -282,10 +245,23 @@ fn to_pod(skb: Skb, endpoint: &Endpoint, length: u32, way: &mut Way) -> Found {
     if exceeds_mtu(skb, length, way) { Found::TooBig } else { Found::Way }
 }
 
+/// To the tunnel's device, which leads to the node; routes lead there for its pods alone.
+#[inline(always)]
+fn to_tunnel(skb: Skb, device: u32, length: u32, way: &mut Way) -> Found {
+    let (to, from) = (DEVICE_MAC, SOURCE_MAC);
+    way.macs = [
+        to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4],
+        from[5],
+    ];
+    way.ifindex = device;
+    way.hop.family = 0;
+    if exceeds_mtu(skb, length, way) { Found::TooBig } else { Found::Way }
+}
+
 /// Whether the way's device takes no packet of this length; its MTU is then in the way. A device
 /// that is gone drops it.
 #[inline(always)]
-fn exceeds_mtu(skb: Skb, length: u32, way: &mut Way) -> bool {
+pub(super) fn exceeds_mtu(skb: Skb, length: u32, way: &mut Way) -> bool {
     if length <= FITS_EVERYWHERE {
         return false;
     }
@@ -299,12 +275,18 @@ fn exceeds_mtu(skb: Skb, length: u32, way: &mut Way) -> bool {
     exceeds
 }
 
-/// To where the node's routes lead; the kernel resolves the neighbour.
+/// To where the node's routes lead what goes from a source and port of a protocol to a destination
+/// and port; the kernel resolves the neighbour.
 #[inline(always)]
-fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
+pub(super) fn route(
+    skb: Skb,
+    from: (u8, &Addr, [u8; 2]),
+    to: (&Addr, [u8; 2]),
+    length: u32,
+    way: &mut Way,
+) -> Found {
     let fib = &mut way.fib;
-    let from = (leaving.protocol, &leaving.source, leaving.source_port);
-    match fib.ask(skb, from, (&leaving.destination, leaving.destination_port), length, 0) {
+    match fib.ask(skb, from, to, length, 0) {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             way.ifindex = fib.ifindex;
             way.hop.family = fib.family.into();
@@ -312,7 +294,7 @@ fn route(skb: Skb, leaving: &FlowKey, length: u32, way: &mut Way) -> Found {
             Found::Way
         }
         // So the kernel says of a destination without a route, too.
-        BPF_FIB_LKUP_RET_NOT_FWDED if translate::is_node(leaving.destination) => Found::Node,
+        BPF_FIB_LKUP_RET_NOT_FWDED if translate::is_node(*to.0) => Found::Node,
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             way.mtu = fib.total_len;
             Found::TooBig

@@ -23,6 +23,7 @@ mod conntrack;
 mod deliver;
 mod fragments;
 mod icmp;
+mod into_tunnel;
 mod masquerade;
 mod node;
 mod pod;

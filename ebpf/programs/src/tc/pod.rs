@@ -3,7 +3,9 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use mizzen_ebpf_abi::counters::Counter;
 
-use super::{DROP, PASS, UNKNOWN, answer, deliver, drop_unread, ingress, parsed, policy, skb::Skb};
+use super::{
+    DROP, PASS, UNKNOWN, answer, deliver, drop_unread, ingress, into_tunnel, parsed, policy, skb::Skb,
+};
 use crate::{maps::POD_RATES, traffic::add};
 
 /// From a pod: services that its sockets did not translate; answers of a pod that is a backend. What
@@ -16,7 +18,10 @@ fn tc_pod_ingress(context: TcContext) -> i32 {
     };
     match ingress::<false>(skb, scratch) {
         UNKNOWN if !policy::allows(&scratch.packet) => DROP,
-        UNKNOWN => deliver::from_pod(skb, &scratch.packet, &mut scratch.way),
+        UNKNOWN => match deliver::to_pod_here(skb, &scratch.packet, &mut scratch.way) {
+            UNKNOWN => into_tunnel::from_pod(skb, &scratch.packet, &mut scratch.way),
+            verdict => verdict,
+        },
         verdict => verdict,
     }
 }

@@ -6,9 +6,13 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    },
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
         bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -197,6 +201,31 @@ impl Skb {
         // SAFETY: the helper checks the length.
         let done = unsafe { bpf_skb_change_tail(self.0, len, 0) };
         (done == 0).then_some(())
+    }
+
+    /// Makes room for the headers of a tunnel over IPv4 and UDP between the Ethernet and the IP header:
+    /// `len` bytes, whose last are the Ethernet header of what is inside then. Segments of a flow stay
+    /// as long as they are: who sent them knew of the tunnel.
+    #[inline(always)]
+    pub(super) fn wrap_v4(self, len: u32) -> Result<(), ()> {
+        const ADJ_ROOM_MAC: u32 = 1;
+        const INNER: u64 = (ETHERNET_HEADER as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+        // SAFETY: the helper checks the length.
+        let done = unsafe {
+            bpf_skb_adjust_room(self.0, len as i32, ADJ_ROOM_MAC, u64::from(FLAGS) | INNER)
+        };
+        if done == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// A number that the packets of a flow have in common.
+    #[inline(always)]
+    pub(super) fn flow_hash(self) -> u32 {
+        // SAFETY: the helper reads the context.
+        unsafe { bpf_get_hash_recalc(self.0) }
     }
 
     /// Makes room for `len` bytes between the Ethernet and the IP header.

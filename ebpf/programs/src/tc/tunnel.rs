@@ -21,7 +21,7 @@ use mizzen_ebpf_abi::{
     nat,
     node::Peer,
     packet::{Bytes as _, ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    tunnel::{Own, SOURCE_MAC, VNI, is_outer_v4, is_outer_v6},
+    tunnel::{Own, SOURCE_MAC, TTL, VNI, is_outer_v4, is_outer_v6},
 };
 
 use super::{DROP, PASS, UNKNOWN, deliver, drop_unread, ingress, node, parsed, policy, skb::Skb};
@@ -39,7 +39,10 @@ fn tc_tunnel_ingress(context: TcContext) -> i32 {
     };
     match ingress::<true>(skb, scratch) {
         UNKNOWN if !policy::allows(&scratch.packet) => DROP,
-        UNKNOWN => deliver::from_tunnel(skb, &scratch.packet, &mut scratch.way),
+        UNKNOWN => match deliver::to_pod_here(skb, &scratch.packet, &mut scratch.way) {
+            UNKNOWN => PASS,
+            verdict => verdict,
+        },
         verdict => verdict,
     }
 }
@@ -94,9 +97,6 @@ const WHOLE: u32 = size_of::<TunnelKey>() as u32;
 /// The size up to the local address, as all do.
 const WITHOUT_LOCAL: u32 = WHOLE - 16;
 const _: () = assert!(WHOLE == 44);
-
-/// Hops that an outer packet may take.
-const TTL: u8 = 64;
 
 /// Which end of a packet an address is.
 #[derive(Clone, Copy, PartialEq, Eq)]

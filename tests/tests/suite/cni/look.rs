@@ -110,7 +110,6 @@ fn each_damage_is_named_with_what_mends_it() {
     damaged(node, &[&format!("link set {link} mtu 1300")], "pods", "packets of 1300", "mtu 1430");
     damaged(node, &[&format!("link set {link} down")], "pods", "is down", "ip link set");
     damaged(node, &["route del 10.244.2.0/24"], "routes", "no route to 10.244.2.0/24", "src 192");
-    damaged(node, &["-6 rule del pref 77"], "routes", "fd00:244:1::/64", "ip -6 rule add");
     damaged(node, &["link set mizzen.vxlan mtu 1300"], "tunnel", "1300 bytes", "mtu 1430");
     damaged(node, &["link set mizzen.vxlan down"], "tunnel", "is down", "up");
     damaged(node, &["link del mizzen.vxlan"], "tunnel", "no device mizzen.vxlan", "--vxlan-port");
