@@ -231,7 +231,10 @@ mod tests {
         // Lengths by RFC 791 and RFC 768: 1,000 inside, 14 of Ethernet, 8 of VXLAN, 8 of UDP, 20.
         assert_eq!([made[2], made[3]], 1050_u16.to_be_bytes());
         assert_eq!([made[24], made[25]], 1030_u16.to_be_bytes());
-        assert_eq!((&made[4..8], made[8], &made[26..28]), (&[0x12, 0x34, 0, 0][..], 64, &[0, 0][..]));
+        assert_eq!(
+            (&made[4..8], made[8], &made[26..28]),
+            (&[0x12, 0x34, 0, 0][..], 64, &[0, 0][..])
+        );
         assert_eq!([made[20], made[21]], 0xffff_u16.to_be_bytes());
         assert_eq!(made[36..42], DEVICE_MAC);
         assert_eq!(made[42..48], SOURCE_MAC);

@@ -73,8 +73,7 @@ fn a_node_on_no_link_is_reached_by_a_tunnel() {
     assert_eq!(routes[&cidr("10.244.3.0/24")], Via::From(TUNNEL, from4));
     assert_eq!(routes[&cidr("fd00:244:3::/64")], Via::From(TUNNEL, from6));
     assert_eq!(routes.len(), 4, "the node itself is reached without it, but by pods");
-    let by_pods =
-        ["10.244.3.0/24", "fd00:244:3::/64", "192.0.2.9/32", "2001:db8::9/128"].map(cidr);
+    let by_pods = ["10.244.3.0/24", "fd00:244:3::/64", "192.0.2.9/32", "2001:db8::9/128"].map(cidr);
     assert_eq!(found.tunnelled(Some(TUNNEL)), by_pods.map(|range| (range, TUNNEL)).into());
     assert!(found.tunnelled(None).is_empty(), "there is no device");
     let peers = [

@@ -4,7 +4,8 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, program
 use mizzen_ebpf_abi::counters::Counter;
 
 use super::{
-    DROP, PASS, UNKNOWN, answer, deliver, drop_unread, ingress, into_tunnel, parsed, policy, skb::Skb,
+    DROP, PASS, UNKNOWN, answer, deliver, drop_unread, ingress, into_tunnel, parsed, policy,
+    skb::Skb,
 };
 use crate::{maps::POD_RATES, traffic::add};
 
