@@ -2,6 +2,8 @@
 
 use std::{
     fs::File,
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::AsRawFd as _,
     path::PathBuf,
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
@@ -78,6 +80,32 @@ impl Netns {
         ));
         self.ip(&format!("link set {ifname} up"));
         peer.ip(&format!("link set {peer_ifname} up"));
+    }
+
+    /// Has a device of this namespace leave sums and segments to the kernel, as one that can do
+    /// neither: what it sends is looked at packet by packet then.
+    pub fn offload_nothing(&self, ifname: &str) {
+        /// Of `linux/ethtool.h`: sums on the way out, and with them what needs them.
+        const ETHTOOL_STXCSUM: u32 = 0x17;
+        #[repr(C)]
+        struct EthtoolValue {
+            cmd: u32,
+            data: u32,
+        }
+        self.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+            let mut value = EthtoolValue { cmd: ETHTOOL_STXCSUM, data: 0 };
+            // SAFETY: zeros are a value of the structure.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in request.ifr_name.iter_mut().zip(ifname.bytes()) {
+                *to = from.cast_signed();
+            }
+            request.ifr_ifru.ifru_data = (&raw mut value).cast();
+            // SAFETY: the request names a device and points to a value that lives until it is done.
+            let done =
+                unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+            assert_eq!(done, 0, "{ifname}: {}", std::io::Error::last_os_error());
+        });
     }
 }
 
