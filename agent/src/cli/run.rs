@@ -185,6 +185,9 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
         }
     };
     let Services { programs, pods, queries, explainer, followers, checker, ledger } = services;
+    if config.cni && pods.is_none() {
+        shared.board.report(podnet::datapath::PART, podnet::datapath::without_programs());
+    }
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
