@@ -1,6 +1,9 @@
 //! What the agent counts about itself, and the text in which it is read.
 
+#[cfg(test)]
+mod exposition;
 pub mod histogram;
+mod process;
 pub mod proxy;
 pub mod requests;
 pub mod staleness;
@@ -8,6 +11,7 @@ pub mod tables;
 pub mod traffic;
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     sync::{
         Arc,
@@ -78,6 +82,8 @@ metrics! {
         "Plans that were not empty";
     plan_failures: "counter" "mizzen_plan_failures_total"
         "Plans that failed; the tables are then read and compared anew";
+    sweep_failures: "counter" "mizzen_sweep_failures_total"
+        "Times flows or clients that ended could not be removed";
     services: "gauge" "mizzen_services"
         "Services in the cluster";
     sets: "gauge" "mizzen_backend_sets"
@@ -107,12 +113,27 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
 }
 
 impl Metrics {
+    /// What kube-proxy calls so: of both families together, for a plan is of both.
+    fn write_failures(&self, text: &mut String) {
+        for (what, help, count) in [
+            ("sync", "Times the tables could not be made as desired", &self.plan_failures),
+            ("cleanup", "Times what had ended could not be removed", &self.sweep_failures),
+        ] {
+            let name = format!("kubeproxy_sync_proxy_rules_nftables_{what}_failures_total");
+            metric(text, &name, "counter", help, count.load(Relaxed));
+        }
+    }
+
     /// Everything as text: the agent's, the programs', and the process' own.
     pub fn render(&self, programs: Option<&dyn ProgramCounters>) -> String {
         let mut text = String::new();
         self.write(&mut text);
         self.tables.write(&mut text);
         self.proxy.write(&mut text, &self.arrivals);
+        self.write_failures(&mut text);
+        if let Some(requests) = self.dns.requests() {
+            requests.write_as_kube_proxy(&mut text);
+        }
         self.staleness.write(&mut text, Instant::now());
         self.dns.write(&mut text);
         if let Some(programs) = programs {
@@ -123,20 +144,18 @@ impl Metrics {
                 let _ = writeln!(text, "{name}{{event=\"{}\"}} {value}", counter.name());
             }
         }
-        if let Some(bytes) = resident_bytes() {
-            let help = "Resident memory size in bytes";
-            metric(&mut text, "process_resident_memory_bytes", "gauge", help, bytes);
-        }
+        process::write(&mut text);
+        process::write_build(&mut text);
         text
     }
 }
 
-/// The agent's resident memory, from the second field of `/proc/self/statm`.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    pages.checked_mul(u64::try_from(page).ok()?)
+/// A label's value as the text format wants it, whatever is in it.
+pub fn escaped(value: &str) -> Cow<'_, str> {
+    if !value.contains(['\\', '"', '\n']) {
+        return value.into();
+    }
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into()
 }
 
 #[cfg(test)]
@@ -160,5 +179,20 @@ mod tests {
         assert!(text.contains("\n# TYPE mizzen_map_calls_total counter\n"), "{text}");
         assert!(text.contains("\nmizzen_datapath_events_total{event=\"rejected\"} 3\n"), "{text}");
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+    }
+
+    #[test]
+    fn failures_have_kube_proxys_names_too() {
+        let metrics = Metrics::default();
+        metrics.plan_failures.store(2, Relaxed);
+        metrics.sweep_failures.store(3, Relaxed);
+        let text = metrics.render(None);
+        for line in ["sync_failures_total 2", "cleanup_failures_total 3"] {
+            let line = format!("\nkubeproxy_sync_proxy_rules_nftables_{line}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        let version = concat!("mizzen-", env!("CARGO_PKG_VERSION"));
+        let build = format!("\nkubernetes_build_info{{git_version=\"{version}\",platform=\"linux/");
+        assert!(text.contains(&build), "{text}");
     }
 }

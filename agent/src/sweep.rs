@@ -2,7 +2,11 @@
 //! their backends: a bounded part every few seconds, so that a full table is looked through in a
 //! minute and an idle node does next to nothing. How full they are is counted on the way.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +73,7 @@ pub async fn run<E: Entries>(
                 table.pressure(sweeper.usage())
             }
             Err(error) => {
+                metrics.sweep_failures.fetch_add(1, Ordering::Relaxed);
                 let why = error.source().map(ToString::to_string).unwrap_or_default();
                 State::Degraded(format!(
                     "{} that ended are not removed: {error}: {why}; it is tried again",

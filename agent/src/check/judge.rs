@@ -7,6 +7,7 @@ use mizzen_ebpf_abi::counters::Counter;
 use super::{DatapathFacts, Facts, Finding, Host, Verdict, pod_network};
 use crate::{
     datapath::{Features, Interface, Place},
+    podnet::datapath::{LOST, Lost},
     status::State,
 };
 
@@ -22,6 +23,9 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         Some(Err(error)) => findings.push(unknown("pods", error)),
     }
     let Some(datapath) = &facts.datapath else {
+        if facts.pod_network.is_some() {
+            findings.extend(LOST.map(without));
+        }
         findings.push(ok("services", "the services role is off: nothing is translated here"));
         return findings;
     };
@@ -36,6 +40,11 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(ports(&facts.host, datapath));
     findings.extend(datapath.foreign_cni.then(policies));
     findings
+}
+
+/// What pods lack without programs.
+fn without(lost: Lost) -> Finding {
+    warn("pod programs", format!("no {}: {}", lost.what, lost.loss), lost.remedy)
 }
 
 /// What holds for network policies beside another CNI plugin.

@@ -35,6 +35,7 @@ In a whole cluster, from anywhere, a node after another:
   mizzen migrate plan --kubeconfig admin.kubeconfig
   mizzen migrate apply --kubeconfig admin.kubeconfig --node node-1
   mizzen migrate apply --kubeconfig admin.kubeconfig
+  mizzen migrate apply --kubeconfig admin.kubeconfig --dns    CoreDNS too
   mizzen migrate rollback --kubeconfig admin.kubeconfig
 
 Exit codes: 0 done or nothing to do, 1 failure, 2 usage, 3 something is in the way (and named)";
@@ -60,6 +61,9 @@ enum Verb {
         /// The folder of Mizzen's pins
         #[arg(long, default_value = "/sys/fs/bpf/mizzen")]
         bpffs: PathBuf,
+        /// That kube-proxy serves on this node, where that can't be seen: by iptables-legacy
+        #[arg(long)]
+        kube_proxy_serves: bool,
     },
 }
 
@@ -102,8 +106,10 @@ impl Migrate {
             Verb::Plan(known) | Verb::Apply(known) => {
                 (Plan::apply(&seen, known.kube_proxy_is_stopped), Path::new(""))
             }
-            Verb::Rollback { bpffs } => {
-                (Plan::rollback(&seen, datapath::is_in_force(bpffs)), bpffs.as_path())
+            Verb::Rollback { bpffs, kube_proxy_serves } => {
+                let services = datapath::services_in_force(bpffs)?;
+                let plan = Plan::rollback(&seen, services.as_deref(), *kube_proxy_serves);
+                (plan, bpffs.as_path())
             }
         };
         let act = plan.obstacles.is_empty() && !matches!(self.verb, Verb::Plan(_));

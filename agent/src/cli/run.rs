@@ -35,11 +35,11 @@ use crate::{
     desired::NodeFacts,
     dns::{
         self,
-        succession::{Inherited, OpenSockets, Succession},
+        succession::{Inherited, Succession},
         vitals::Vitals,
     },
     facts, foreign,
-    handover::{self, Departure, Giver, Identity, Opening, Predecessor},
+    handover::{self, Departure, GivenPorts, Giver, Identity, OpenSockets, Opening, Predecessor},
     heap,
     host_ports::HostPorts,
     kube::{self, Snapshots, bootstrap, client::ApiServers, node_condition, notices},
@@ -144,6 +144,8 @@ struct Begun {
     names: Option<Names>,
     /// The listening sockets of DNS.
     sockets: Arc<OpenSockets>,
+    /// The ports of health and metrics.
+    ports: Arc<OpenSockets>,
     /// Where agents that come after it ask.
     successors: mpsc::Sender<handover::Asking>,
 }
@@ -160,8 +162,8 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
         begun = begin(config, &manager, &mut stages.intake) => begun?,
         () = signals.told_to_stop() => return Ok(false),
     };
-    let Begun { own, shared, servers, vitals, names, sockets, successors } = begun;
-    let Own { listeners, datapath } = own;
+    let Begun { own, shared, servers, vitals, names, sockets, ports, successors } = begun;
+    let Own { listeners, datapath, given } = own;
     if config.services {
         stages.intake.spawn("hold", migrate::hold::run(stages.intake.token()));
     }
@@ -172,10 +174,20 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
         snapshots: shared.snapshots.all.clone(),
     };
     let services = match datapath {
-        Some(datapath) => start_datapath(config, datapath, &shared, &health, &mut stages)?,
-        None => Services::default(),
+        Some(datapath) => {
+            let ports = (given, Arc::clone(&ports));
+            start_datapath(config, datapath, &shared, &health, ports, &mut stages)?
+        }
+        None => {
+            // Nobody would answer at those of services.
+            drop(given);
+            Services::default()
+        }
     };
     let Services { programs, pods, queries, explainer, followers, checker, ledger } = services;
+    if config.cni && pods.is_none() {
+        shared.board.report(podnet::datapath::PART, podnet::datapath::without_programs());
+    }
     let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
@@ -202,7 +214,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
             answers: Arc::default(),
         }),
     };
-    serve::start(listeners, facts, successors, &mut stages.front);
+    serve::start(listeners, facts, successors, ports, &mut stages.front);
     let (front, board) = (&mut stages.front, shared.board.clone());
     front.spawn("service manager", manager.clone().tell_ready(board, front.token()));
     let version = env!("CARGO_PKG_VERSION");
@@ -272,24 +284,27 @@ async fn begin(
         departure: departure.clone(),
         ..Succession::default()
     };
-    let prepared = if let Some(before) = before {
-        relieve(config, &shared, before, succession, intake).await?
+    let (prepared, given) = if let Some(mut before) = before {
+        let given = std::mem::take(&mut before.ports);
+        (relieve(config, &shared, before, succession, intake).await?, given)
     } else {
         let inherited = Inherited::new(manager.take());
         // Where sockets were kept, nobody else was asked.
         let others_answer = succession.others_answer && inherited.is_empty();
         let succession = Succession { inherited, others_answer, ..succession };
         start_dns(config, &shared, succession, intake).await;
-        None
+        (None, GivenPorts::default())
     };
     let own = match alone {
         Some(own) => own,
-        None => Own::wait(config, prepared).await?,
+        None => Own::wait(config, prepared, given).await?,
     };
-    let giver = Giver { identity, sockets: Arc::clone(&sockets), departure };
+    let ports = Arc::<OpenSockets>::default();
+    let (passed, listening) = (Arc::clone(&sockets), Arc::clone(&ports));
+    let giver = Giver { identity, sockets: passed, ports: listening, departure };
     let (successors, asking) = mpsc::channel(1);
     intake.spawn("hand-over", giver.run(asking, intake.token()));
-    Ok(Begun { own, shared, servers, vitals, names, sockets, successors })
+    Ok(Begun { own, shared, servers, vitals, names, sockets, ports, successors })
 }
 
 /// The API servers: those that are named, and those that were known when an agent last ran.
@@ -332,6 +347,7 @@ fn start_datapath(
     datapath: Datapath,
     shared: &Shared,
     health: &Health,
+    ports: (GivenPorts, Arc<OpenSockets>),
     stages: &mut Stages,
 ) -> anyhow::Result<Services> {
     let programs: Arc<dyn ProgramCounters> = Arc::new(datapath.counters()?);
@@ -352,7 +368,7 @@ fn start_datapath(
     let followers = Followers::new(events, state_dir.clone(), snapshots.clone(), asked.clone());
     let explainer = Explainer::new(node, state_dir, readers, snapshots, asked.clone());
     let calm = shared.snapshots.calm.clone();
-    serve::start_service_health(health.clone(), calm, known, config.tables()?, front);
+    serve::start_service_health(health.clone(), calm, known, config.tables()?, ports, front);
     if let Some(foreign_pods) = foreign_pods {
         let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
         let pod_devices = config.pod_device.clone();

@@ -70,7 +70,7 @@ pub use self::{
     pods::Pods,
     probe::{Features, Missing, probe},
     reader::{ReadError, TableReader, TableReaders},
-    release::{ReleaseError, is_in_force, release},
+    release::{ReleaseError, is_in_force, release, services_in_force},
     sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
     socket_fd::translations_of,
     sweep::{Entries, SweepError, Sweeper, Swept},

@@ -3,11 +3,16 @@
 
 use std::{fs, io, path::Path};
 
+use mizzen_ebpf_abi::service::{Frontend, FrontendKey, frontend_flags};
+
 use super::{
     filter,
+    growing::GrowingHash,
+    layout,
     pin::{PinError, Pins},
+    reader::ReadError,
 };
-use crate::podnet::netlink::NetlinkError;
+use crate::{netfilter::Family, podnet::netlink::NetlinkError};
 
 /// Why the datapath is still in force, or a part of it.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,33 @@ pub fn is_in_force(bpffs: &Path) -> bool {
         let entries = Pins::folder_of(bpffs).join(folder).read_dir();
         entries.is_ok_and(|mut entries| entries.next().is_some())
     })
+}
+
+/// The families of which an earlier agent left services in force below `bpffs`; `None` where nothing
+/// of it is.
+pub fn services_in_force(bpffs: &Path) -> Result<Option<Vec<Family>>, ReadError> {
+    if !is_in_force(bpffs) {
+        return Ok(None);
+    }
+    let opened =
+        GrowingHash::<FrontendKey, Frontend>::open(&Pins::of_another(bpffs), &layout::FRONTENDS);
+    let frontends = match opened {
+        // It was begun to be taken out of force.
+        Err(PinError::Open(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(Vec::new()));
+        }
+        opened => opened?,
+    };
+    let mut found = [false; 2];
+    let visited = frontends.visit(|batch| {
+        for (key, frontend) in batch.iter() {
+            let of_a_pod = frontend.flags & frontend_flags::HOST_PORT != 0;
+            found[usize::from(!key.addr.is_v4())] |= !of_a_pod;
+        }
+    });
+    visited.map_err(|source| ReadError::Kernel { map: layout::FRONTENDS.inner.name, source })?;
+    let families = Family::ALL.into_iter().zip(found);
+    Ok(Some(families.filter(|(_, found)| *found).map(|(family, _)| family).collect()))
 }
 
 /// Detaches all programs pinned below `bpffs` and forgets the tables. How many links there were.

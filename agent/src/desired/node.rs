@@ -209,6 +209,7 @@ mod tests {
                 zone: None,
                 to_be_deleted: false,
                 kube_proxy: None,
+                names_asked: None,
             };
             snapshot.nodes.insert(name.into(), Arc::new(node));
         }

@@ -53,6 +53,7 @@ mod tests {
             zone: None,
             to_be_deleted: false,
             kube_proxy: None,
+            names_asked: None,
         };
         let mut snapshot = Snapshot::default();
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));

@@ -3,10 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
 };
 
 use socket2::{Socket, Type};
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{server::Resolver, vitals::Vitals};
-use crate::handover::Departure;
+use crate::handover::{Departure, OpenSockets};
 
 /// Connections that wait to be passed on, or to be served on.
 const CONNECTIONS_MAX: usize = 64;
@@ -75,38 +74,6 @@ impl Inherited {
 fn place(socket: &Socket) -> Option<(SocketAddr, bool)> {
     let address = socket.local_addr().ok()?.as_socket()?;
     Some((address, socket.r#type().ok()? == Type::STREAM))
-}
-
-/// The open listening sockets, a second descriptor of each.
-#[derive(Debug, Default)]
-pub struct OpenSockets {
-    sockets: Mutex<BTreeMap<SocketAddr, Vec<OwnedFd>>>,
-}
-
-impl OpenSockets {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<OwnedFd>>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes `sockets` at `address`. A socket that can't be noted is served all the same, and is not
-    /// passed on.
-    pub fn note<'a>(&self, address: SocketAddr, sockets: impl IntoIterator<Item = &'a dyn AsFd>) {
-        let doubles = sockets.into_iter().map(|socket| socket.as_fd().try_clone_to_owned());
-        match doubles.collect::<io::Result<Vec<_>>>() {
-            Ok(doubles) => drop(self.lock().insert(address, doubles)),
-            Err(error) => tracing::warn!(%error, %address, "sockets can't be handed over"),
-        }
-    }
-
-    /// Forgets those at `address`, which closes them when nobody serves them.
-    pub fn forget(&self, address: &SocketAddr) {
-        self.lock().remove(address);
-    }
-
-    /// All of them, once more.
-    pub fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
-        self.lock().values().flatten().map(OwnedFd::try_clone).collect()
-    }
 }
 
 /// A way for connections, bounded.

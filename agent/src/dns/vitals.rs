@@ -28,9 +28,12 @@ use super::{
         listen::{ListenError, tcp_listener},
         open::Open,
     },
-    succession::{Inherited, OpenSockets},
+    succession::Inherited,
 };
-use crate::serve::http::{self, Answer, Asked};
+use crate::{
+    handover::OpenSockets,
+    serve::http::{self, Answer, Asked},
+};
 
 /// Connections at once, all addresses together.
 const CONNECTIONS_MAX: usize = 64;

@@ -1,6 +1,11 @@
 //! The running agent's side.
 
-use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::UnixStream,
@@ -10,11 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Departure, Identity, VERSION,
+    Departure, Identity, OpenSockets, PORTS_MAX, VERSION,
     channel::{Channel, DESCRIPTORS_MAX},
     message::Message,
 };
-use crate::{dns::succession::OpenSockets, supervisor::TaskError};
+use crate::supervisor::TaskError;
 
 /// How long the other may take to say what it wants.
 const HELLO: Duration = Duration::from_secs(5);
@@ -24,8 +29,10 @@ const HELLO: Duration = Duration::from_secs(5);
 pub struct Giver {
     /// Whose agent this is.
     pub identity: Identity,
-    /// What there is to give.
+    /// The sockets of DNS.
     pub sockets: Arc<OpenSockets>,
+    /// The ports of health and metrics.
+    pub ports: Arc<OpenSockets>,
     /// Who is told.
     pub departure: Departure,
 }
@@ -83,7 +90,8 @@ impl Giver {
         cancel: &CancellationToken,
     ) -> io::Result<Outcome> {
         let hello = timeout(HELLO, channel.receive()).await?;
-        let Some((Message::Hello { versions, agent, pid, node, bpffs }, _)) = hello? else {
+        let Some((Message::Hello { versions, agent, pid, node, bpffs, takes_ports }, _)) = hello?
+        else {
             return Err(io::Error::other("the other agent does not say who it is"));
         };
         let other = Identity { node, bpffs };
@@ -94,7 +102,7 @@ impl Giver {
         }
         // Before it has them: who is told to stop in between must not turn its clients away.
         self.departure.set_successor(Some(Arc::clone(channel)));
-        self.offer(channel).await?;
+        self.offer(channel, takes_ports).await?;
         tracing::info!(pid, version = agent, "another agent has the sockets and will go on");
         tokio::select! {
             () = cancel.cancelled() => Ok(Outcome::Stopping),
@@ -126,19 +134,28 @@ impl Giver {
         })
     }
 
-    async fn offer(&self, channel: &Channel) -> io::Result<()> {
+    async fn offer(&self, channel: &Channel, with_ports: bool) -> io::Result<()> {
         let sockets = self.sockets.duplicates()?;
+        let mut ports = if with_ports { self.ports.duplicates()? } else { Vec::new() };
+        ports.truncate(PORTS_MAX);
         let offer = Message::Offer {
             version: VERSION,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             sockets: sockets.len(),
+            ports: ports.len(),
         };
         channel.send(&offer, &[]).await?;
-        for part in sockets.chunks(DESCRIPTORS_MAX) {
-            let descriptors: Vec<_> = part.iter().map(|socket| socket.as_fd()).collect();
-            channel.send(&Message::Sockets { count: part.len() }, &descriptors).await?;
-        }
-        Ok(())
+        send(channel, &sockets).await?;
+        send(channel, &ports).await
     }
+}
+
+/// Sends descriptors, as many at once as a message takes.
+async fn send(channel: &Channel, sockets: &[OwnedFd]) -> io::Result<()> {
+    for part in sockets.chunks(DESCRIPTORS_MAX) {
+        let descriptors: Vec<_> = part.iter().map(|socket| socket.as_fd()).collect();
+        channel.send(&Message::Sockets { count: part.len() }, &descriptors).await?;
+    }
+    Ok(())
 }

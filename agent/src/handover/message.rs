@@ -21,6 +21,9 @@ pub(super) enum Message {
         node: String,
         /// The folder of pins.
         bpffs: PathBuf,
+        /// Whether it takes the ports of health and metrics too.
+        #[serde(default)]
+        takes_ports: bool,
     },
     /// The running agent: what there is.
     Offer {
@@ -30,8 +33,11 @@ pub(super) enum Message {
         agent: String,
         /// Its process.
         pid: u32,
-        /// So many descriptors follow.
+        /// So many descriptors of DNS follow.
         sockets: usize,
+        /// And then so many of the ports of health and metrics.
+        #[serde(default)]
+        ports: usize,
     },
     /// The running agent: it goes on alone.
     Refusal {

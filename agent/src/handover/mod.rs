@@ -1,6 +1,6 @@
 //! From one agent to the next: the new one asks the running one by `agent.sock` for its listening
-//! DNS sockets, serves by them, and then has it leave. Questions that wait in the sockets' queues
-//! meanwhile are the new one's to answer.
+//! DNS sockets and the ports of health and metrics, serves by them, and then has it leave. What waits
+//! in the sockets' queues meanwhile is the new one's to answer.
 //!
 //! ```text
 //! new agent                                   running agent
@@ -21,6 +21,7 @@
 mod channel;
 mod give;
 mod message;
+mod sockets;
 mod take;
 
 use std::{
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::{channel::Channel, message::Message};
 pub use self::{
     give::{Asking, Giver},
+    sockets::{GivenPorts, OpenSockets},
     take::{HandoverError, Opening, Predecessor, meet},
 };
 use crate::config::Config;
@@ -48,6 +50,8 @@ pub(crate) const PATH: &str = "/v1/handover";
 pub(crate) const PROTOCOL: &str = "mizzen-handover";
 /// The version of the protocol.
 const VERSION: u32 = 1;
+/// Ports of health and metrics that are given and taken at most. What is beyond is opened anew.
+const PORTS_MAX: usize = 4096;
 
 /// Which node an agent is of: only agents of the same one take over from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

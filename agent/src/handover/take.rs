@@ -10,7 +10,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, PATH, PROTOCOL, VERSION, channel::Channel, message::Message};
+use super::{
+    GivenPorts, Identity, PATH, PORTS_MAX, PROTOCOL, VERSION, channel::Channel, message::Message,
+};
 use crate::serve::listen::SOCKET;
 
 /// How long the running agent may take for each answer.
@@ -55,8 +57,10 @@ pub struct Predecessor {
     pub pid: u32,
     /// Its version.
     pub version: String,
-    /// Its listening sockets.
+    /// Its listening sockets of DNS.
     pub sockets: Vec<OwnedFd>,
+    /// Its ports of health and metrics; none where it is of a version that keeps them.
+    pub ports: GivenPorts,
 }
 
 /// What tells this agent's resolver when to begin, and is told when it does.
@@ -118,24 +122,35 @@ async fn introduce(channel: &Channel, identity: &Identity) -> Result<(), Handove
         pid: std::process::id(),
         node: identity.node.clone(),
         bpffs: identity.bpffs.clone(),
+        takes_ports: true,
     };
     channel.send(&hello, &[]).await.map_err(HandoverError::Broken)
 }
 
 async fn accept(channel: Channel) -> Result<Predecessor, HandoverError> {
-    let (pid, version, count) = match hear(&channel).await? {
-        (Message::Offer { pid, agent, sockets, .. }, _) => (pid, agent, sockets),
+    let (pid, version, count, ports) = match hear(&channel).await? {
+        (Message::Offer { pid, agent, sockets, ports, .. }, _) => (pid, agent, sockets, ports),
         (Message::Refusal { why }, _) => return Err(HandoverError::Refused { why }),
         (other, _) => return Err(unexpected(&other)),
     };
+    if ports > PORTS_MAX {
+        return Err(HandoverError::Broken(io::Error::other("it gives more ports than any has")));
+    }
+    let sockets = hear_sockets(&channel, count).await?;
+    let ports = GivenPorts::new(hear_sockets(&channel, ports).await?);
+    Ok(Predecessor { channel, pid, version, sockets, ports })
+}
+
+/// So many descriptors.
+async fn hear_sockets(channel: &Channel, count: usize) -> Result<Vec<OwnedFd>, HandoverError> {
     let mut sockets = Vec::new();
     while sockets.len() < count {
-        match hear(&channel).await? {
+        match hear(channel).await? {
             (Message::Sockets { .. }, mut part) => sockets.append(&mut part),
             (other, _) => return Err(unexpected(&other)),
         }
     }
-    Ok(Predecessor { channel, pid, version, sockets })
+    Ok(sockets)
 }
 
 async fn hear(channel: &Channel) -> Result<(Message, Vec<OwnedFd>), HandoverError> {

@@ -191,6 +191,7 @@ pub fn node(object: &objects::Node<'_>) -> (Option<Node>, Warnings) {
         to_be_deleted: object.metadata.deletion_timestamp.is_some()
             || taints.into_iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED_TAINT)),
         kube_proxy: object.metadata.label(migration::LABEL).and_then(KubeProxy::of_value),
+        names_asked: object.metadata.label(migration::NAMES_ASKED).and_then(|at| at.parse().ok()),
     };
     (Some(value), warnings)
 }

@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const REVIEW: Duration = Duration::from_mins(10);
 
 const CONDITION: &str = "NetworkUnavailable";
+/// Why it is False.
+const REASON: &str = "AgentServes";
 
 /// What it is about.
 pub struct Config {
@@ -134,6 +136,12 @@ fn explain(node: &str, error: &kube::Error) -> String {
     format!("tell that the network of node {node} serves: {error}{remedy}; it is tried again")
 }
 
+/// Whether an agent has said of the Node that it connects its pods.
+pub(super) fn is_said(node: &Node) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|it| it.type_ == CONDITION && it.reason.as_deref() == Some(REASON))
+}
+
 /// What the Node lacks. Who else changed its taints meanwhile makes the write fail, and it is
 /// looked at again.
 pub fn writes(node: &Node, now: Timestamp) -> Vec<Write> {
@@ -145,7 +153,7 @@ pub fn writes(node: &Node, now: Timestamp) -> Vec<Write> {
         writes.push(Write::Status(json!({"status": {"conditions": [{
             "type": CONDITION,
             "status": "False",
-            "reason": "AgentServes",
+            "reason": REASON,
             "message": "mizzen-agent connects pods",
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::histogram::Histogram;
+use super::{escaped, histogram::Histogram};
 
 /// What is said in the place of a code where there was no answer.
 const NO_ANSWER: &str = "<error>";
@@ -31,6 +31,19 @@ struct All {
     durations: BTreeMap<[String; 2], Histogram>,
 }
 
+impl All {
+    fn write_counts(&self, text: &mut String, name: &str) {
+        let help = "Requests to the API server by method, code and host";
+        // Writing to a String can't fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for ([method, code, host], count) in &self.counts {
+            let host = escaped(host);
+            let labels = format!("method=\"{method}\",code=\"{code}\",host=\"{host}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {count}");
+        }
+    }
+}
+
 impl Requests {
     /// A request with that method had an answer from `host` with that code, or none, after `took`.
     pub fn done(&self, method: &str, host: &str, code: Option<u16>, took: Duration) {
@@ -45,21 +58,21 @@ impl Requests {
         durations.or_insert_with(|| Histogram::new(BOUNDS.to_vec())).observe(took);
     }
 
-    /// In the text format of Prometheus.
+    /// Their number, under kube-proxy's name.
+    pub fn write_as_kube_proxy(&self, text: &mut String) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.write_counts(text, "rest_client_requests_total");
+    }
+
+    /// In the text format of Prometheus, under CoreDNS's names.
     pub fn write(&self, text: &mut String) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = "coredns_kubernetes_rest_client_requests_total";
-        let help = "Requests to the API server by method, code and host";
-        // Writing to a String can't fail.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
-        for ([method, code, host], count) in &all.counts {
-            let labels = format!("method=\"{method}\",code=\"{code}\",host=\"{host}\"");
-            let _ = writeln!(text, "{name}{{{labels}}} {count}");
-        }
+        all.write_counts(text, "coredns_kubernetes_rest_client_requests_total");
         let name = "coredns_kubernetes_rest_client_request_duration_seconds";
         let help = "How long answers of the API server took to begin";
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} histogram\n");
         for ([verb, host], durations) in &all.durations {
+            let host = escaped(host);
             durations.write_samples(text, name, &format!("verb=\"{verb}\",host=\"{host}\""));
         }
         let name = "coredns_kubernetes_rest_client_rate_limiter_duration_seconds";
@@ -68,6 +81,7 @@ impl Requests {
         for ([verb, host], durations) in &all.durations {
             let at_once = Histogram::new(BOUNDS.to_vec());
             at_once.observe_instants(durations.count());
+            let host = escaped(host);
             at_once.write_samples(text, name, &format!("verb=\"{verb}\",host=\"{host}\""));
         }
     }
@@ -86,6 +100,7 @@ mod tests {
         requests.done("PATCH", "192.0.2.1:6443", None, ms(9000));
         let mut text = String::new();
         requests.write(&mut text);
+        requests.write_as_kube_proxy(&mut text);
         let name = "coredns_kubernetes_rest_client";
         let (get, patch) =
             ("verb=\"GET\",host=\"192.0.2.1:6443\"", "verb=\"PATCH\",host=\"192.0.2.1:6443\"");
@@ -96,6 +111,8 @@ mod tests {
             format!(
                 "{name}_requests_total{{method=\"PATCH\",code=\"<error>\",host=\"192.0.2.1:6443\"}} 1\n"
             ),
+            "rest_client_requests_total{method=\"GET\",code=\"200\",host=\"192.0.2.1:6443\"} 2\n"
+                .to_owned(),
             format!("{name}_request_duration_seconds_bucket{{{get},le=\"0.005\"}} 1\n"),
             format!("{name}_request_duration_seconds_bucket{{{get},le=\"0.5\"}} 2\n"),
             format!("{name}_request_duration_seconds_sum{{{get}}} 0.505\n"),
@@ -116,6 +133,8 @@ mod tests {
         }
         let mut text = String::new();
         requests.write(&mut text);
-        assert_eq!(text.lines().filter(|line| line.contains("code=")).count(), SERIES_MAX);
+        requests.write_as_kube_proxy(&mut text);
+        let of_each = text.lines().filter(|line| line.starts_with("rest_client_requests_total{"));
+        assert_eq!(of_each.count(), SERIES_MAX);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::escaped;
 use crate::traffic::{PacketTraffic, SocketTraffic, Traffic, accounts::PortTraffic};
 
 /// The metrics of service ports.
@@ -24,13 +25,15 @@ pub fn backends(ports: &[PortTraffic]) -> String {
     text("backend", &ports.iter().flat_map(of_port).collect::<Vec<_>>())
 }
 
-/// Names of objects and ports have no characters that would have to be escaped.
 fn labels(port: &PortTraffic) -> String {
     let key = &port.key;
     let family = if key.ipv6 { "IPv6" } else { "IPv4" };
     format!(
         "namespace=\"{}\",service=\"{}\",port=\"{}\",protocol=\"{}\",ip_family=\"{family}\"",
-        key.service.namespace, key.service.name, key.port, key.protocol
+        escaped(&key.service.namespace),
+        escaped(&key.service.name),
+        escaped(&key.port),
+        key.protocol
     )
 }
 

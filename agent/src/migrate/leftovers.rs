@@ -20,6 +20,8 @@ const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 const FORWARD: &str = "KUBE-FORWARD";
 /// Where cluster IPs and node ports are translated.
 const SERVICES: &str = "KUBE-SERVICES";
+/// The maps of its nftables mode in which services are found, by their addresses and by node ports.
+const MAPS: [&str; 2] = ["service-ips", "service-nodeports"];
 /// Masquerades what is marked.
 const POSTROUTING: &str = "KUBE-POSTROUTING";
 /// Its chains that are there once. What else begins with `KUBE-` may be a kubelet's: its firewall,
@@ -116,19 +118,24 @@ impl Leftovers {
     }
 }
 
-/// Whether the kernel enters chains of kube-proxy's that translate.
+/// Whether the kernel enters chains of kube-proxy's that translate, and these know any service: it
+/// makes the chains before it knows one.
 fn serves(ruleset: &Ruleset, family: Family) -> bool {
     let own_table = ruleset
         .bases
         .iter()
         .any(|base| base.chain.family == family && base.chain.table == TABLE && base.kind == "nat");
-    own_table
-        || ruleset.rules.iter().any(|rule| {
-            rule.chain.family == family
-                && rule.chain.table == "nat"
-                && BUILT_IN.contains(&&*rule.chain.name)
-                && rule.leads_to.iter().any(|name| name == SERVICES)
-        })
+    let known = ruleset.maps.iter().any(|map| {
+        map.family == family && map.table == TABLE && MAPS.contains(&&*map.name) && !map.is_empty
+    });
+    let nat = || {
+        let of_family = ruleset.rules.iter().filter(move |rule| rule.chain.family == family);
+        of_family.filter(|rule| rule.chain.table == "nat")
+    };
+    let entered = nat().any(|rule| {
+        BUILT_IN.contains(&&*rule.chain.name) && rule.leads_to.iter().any(|name| name == SERVICES)
+    });
+    own_table && known || entered && nat().any(|rule| rule.chain.name == SERVICES)
 }
 
 /// The chains that a rule leads to.
@@ -172,7 +179,7 @@ fn is_own(chain: &Chain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::ruleset::Base;
+    use crate::netfilter::ruleset::{Base, VerdictMap};
 
     fn chain(table: &str, name: &str) -> Chain {
         Chain { family: Family::Ipv4, table: table.to_owned(), name: name.to_owned() }
@@ -203,7 +210,7 @@ mod tests {
             rule(6, "nat", sep, &[MARK_MASQ]),
             rule(7, "filter", "INPUT", &["KUBE-FIREWALL"]),
         ];
-        Ruleset { chains, rules, bases: Vec::new() }
+        Ruleset { chains, rules, ..Ruleset::default() }
     }
 
     fn names(chains: &[Chain]) -> Vec<&str> {
@@ -258,11 +265,24 @@ mod tests {
     fn it_serves_where_the_kernel_enters_its_translations() {
         assert_eq!(Leftovers::of(&iptables()).serves, [Family::Ipv4]);
         let mut ruleset = iptables();
+        ruleset.rules.retain(|rule| rule.handle != 4);
+        assert_eq!(Leftovers::of(&ruleset).serves, [], "a chain without a service");
+        let mut ruleset = iptables();
         ruleset.rules.retain(|rule| rule.handle != 1);
         assert_eq!(Leftovers::of(&ruleset).serves, [], "chains that nothing leads to");
         let of = Chain { family: Family::Ipv6, table: TABLE.to_owned(), name: "nat".to_owned() };
         ruleset.bases = vec![Base { chain: of, kind: "nat".to_owned(), drops: false }];
-        assert_eq!(Leftovers::of(&ruleset).serves, [Family::Ipv6]);
+        assert_eq!(Leftovers::of(&ruleset).serves, [], "a table without maps");
+        for (name, is_empty, serves) in [
+            ("service-ips", true, &[][..]),
+            ("no-endpoint-services", false, &[]),
+            ("service-ips", false, &[Family::Ipv6]),
+            ("service-nodeports", false, &[Family::Ipv6]),
+        ] {
+            let (family, table, name) = (Family::Ipv6, TABLE.to_owned(), name.to_owned());
+            ruleset.maps = vec![VerdictMap { family, table, name, is_empty }];
+            assert_eq!(Leftovers::of(&ruleset).serves, serves, "{:?}", ruleset.maps);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::hold;
-use crate::netfilter::{TalkError, conntrack, ruleset::Ruleset, tables::NfTables};
+use crate::netfilter::{Family, TalkError, conntrack, ruleset::Ruleset, tables::NfTables};
 
 /// The name of kube-proxy's process (`comm`).
 const NAME: &str = "kube-proxy";
@@ -75,8 +75,8 @@ pub struct Seen {
     pub ruleset: Ruleset,
     /// Tables of `iptables-legacy` that exist.
     pub legacy: Vec<String>,
-    /// Whether the kernel has virtual servers of ipvs.
-    pub ipvs: bool,
+    /// The families in which the kernel has virtual servers of ipvs.
+    pub ipvs: Vec<Family>,
     /// Connections that rules translated.
     pub translated: usize,
     /// Whether they are held without these rules.
@@ -98,12 +98,25 @@ impl Seen {
             sees_processes: fs::metadata(PIDS).is_ok_and(|meta| meta.ino() == FIRST_PIDS),
             ruleset,
             legacy: LEGACY.iter().flat_map(|path| lines(path)).collect(),
-            ipvs: lines(IPVS).len() > 3, // below three lines of heads
+            ipvs: virtual_servers(&lines(IPVS)),
             translated: conntrack::count_translated()?,
             held,
             agent,
         })
     }
+}
+
+/// The families of the virtual servers in these lines, below heads: `TCP  0A600001:01BB rr`, and of
+/// IPv6 with brackets around the address.
+fn virtual_servers(lines: &[String]) -> Vec<Family> {
+    let servers = lines.iter().filter_map(|line| {
+        let (protocol, server) = line.split_once(' ')?;
+        let known = ["TCP", "UDP", "SCTP"].contains(&protocol);
+        known.then(|| server.trim_start().starts_with('['))
+    });
+    let of_ipv6: Vec<_> = servers.collect();
+    let families = [(Family::Ipv4, false), (Family::Ipv6, true)].into_iter();
+    families.filter(|(_, wanted)| of_ipv6.contains(wanted)).map(|(family, _)| family).collect()
 }
 
 /// The lines of a file that a kernel need not have.
@@ -134,4 +147,27 @@ fn processes(proc: &Path) -> Result<Vec<Process>, LookError> {
     }
     found.sort_by_key(|process| process.pid);
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_servers_are_told_by_their_family() {
+        let heads = ["IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Sched"];
+        let with = |servers: &[&str]| {
+            let lines = heads.iter().chain(servers).map(|line| (*line).to_owned());
+            virtual_servers(&lines.collect::<Vec<_>>())
+        };
+        assert_eq!(with(&[]), []);
+        let ipv4 = "TCP  0A600001:01BB rr ";
+        assert_eq!(
+            with(&[ipv4, "  -> 0AF40102:1F90      Masq    1      0          0"]),
+            [Family::Ipv4]
+        );
+        let ipv6 = "UDP  [fd00:0096:0000:0000:0000:0000:0000:000a]:0035 rr ";
+        assert_eq!(with(&[ipv6]), [Family::Ipv6]);
+        assert_eq!(with(&[ipv6, ipv4]), Family::ALL);
+    }
 }

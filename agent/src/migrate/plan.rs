@@ -6,7 +6,7 @@ use super::{
     leftovers::Leftovers,
     look::{Agent, Process, Seen},
 };
-use crate::netfilter::ruleset::Removal;
+use crate::netfilter::{Family, ruleset::Removal};
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,17 +94,15 @@ impl Plan {
         Self { processes: seen.processes.clone(), steps, obstacles, notes: notes(seen, &leftovers) }
     }
 
-    /// The way back to kube-proxy, where Mizzen's datapath is in force or not.
-    pub fn rollback(seen: &Seen, in_force: bool) -> Self {
+    /// The way back to kube-proxy, where Mizzen's datapath is in force, with services of these
+    /// families, or not. `serves` says that the operator knows that kube-proxy does, where that can't
+    /// be seen.
+    pub fn rollback(seen: &Seen, services: Option<&[Family]>, serves: bool) -> Self {
+        let in_force = services.is_some();
         let mut obstacles = Vec::new();
-        let other_modes = seen.ipvs || !seen.legacy.is_empty();
-        if in_force && Leftovers::of(&seen.ruleset).serves.is_empty() && !other_modes {
-            obstacles.push(Obstacle {
-                what: "kube-proxy's rules are not there: without Mizzen this node would have no \
-                       services"
-                    .to_owned(),
-                remedy: "have kube-proxy run on this node again, and wait for its rules".to_owned(),
-            });
+        let without = not_served(seen, services.unwrap_or_default());
+        if !without.is_empty() && !serves {
+            obstacles.push(no_rules(seen, &without));
         }
         if in_force && seen.processes.is_empty() && seen.sees_processes {
             obstacles.push(Obstacle {
@@ -130,6 +128,37 @@ impl Plan {
     pub fn is_done(&self) -> bool {
         self.steps.is_empty() && self.obstacles.is_empty()
     }
+}
+
+/// The families, of these, in which kube-proxy is not seen to have a service.
+fn not_served(seen: &Seen, services: &[Family]) -> Vec<Family> {
+    let serves = Leftovers::of(&seen.ruleset).serves;
+    let lacks = |family: &&Family| !serves.contains(family) && !seen.ipvs.contains(family);
+    services.iter().filter(lacks).copied().collect()
+}
+
+fn no_rules(seen: &Seen, without: &[Family]) -> Obstacle {
+    let families = without.iter().map(|family| match family {
+        Family::Ipv4 => "IPv4",
+        Family::Ipv6 => "IPv6",
+    });
+    let families = families.collect::<Vec<_>>().join(" and ");
+    let what = format!(
+        "kube-proxy's rules for services of {families} are not there: without Mizzen this node would \
+         have no such services"
+    );
+    let remedy = if seen.legacy.is_empty() {
+        "have kube-proxy run on this node again, and wait for its rules".to_owned()
+    } else {
+        format!(
+            "have kube-proxy run on this node again, and wait for its rules; iptables-legacy has \
+             tables ({}), which are not looked into: where `iptables-legacy-save -t nat` and \
+             `ip6tables-legacy-save -t nat` show rules in KUBE-SERVICES, take the agent off this \
+             node and say `mizzen migrate rollback --kube-proxy-serves` here",
+            seen.legacy.join(", ")
+        )
+    };
+    Obstacle { what, remedy }
 }
 
 fn obstacles(seen: &Seen, stopped: bool) -> Vec<Obstacle> {
@@ -209,7 +238,7 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
             seen.legacy.join(", ")
         ));
     }
-    if seen.ipvs {
+    if !seen.ipvs.is_empty() {
         notes.push(
             "the kernel has virtual servers of ipvs: where they are kube-proxy's, have \
              `kube-proxy --cleanup` remove them once it is stopped; their connections end with them"
@@ -217,4 +246,61 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
         );
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::ruleset::{Base, Chain, Ruleset, VerdictMap};
+
+    /// A node with kube-proxy and its nftables' rules for these families.
+    fn seen(families: &[Family]) -> Seen {
+        let mut ruleset = Ruleset::default();
+        for family in families.iter().copied() {
+            let (table, name) = ("kube-proxy".to_owned(), "service-ips".to_owned());
+            let chain = Chain { family, table: table.clone(), name: "nat-output".to_owned() };
+            ruleset.chains.push(chain.clone());
+            ruleset.bases.push(Base { chain, kind: "nat".to_owned(), drops: false });
+            ruleset.maps.push(VerdictMap { family, table, name, is_empty: false });
+        }
+        Seen {
+            processes: vec![Process { pid: 1, command: "kube-proxy".to_owned() }],
+            sees_processes: true,
+            ruleset,
+            legacy: Vec::new(),
+            ipvs: Vec::new(),
+            translated: 0,
+            held: false,
+            agent: Agent::Away("none".to_owned()),
+        }
+    }
+
+    fn in_the_way(seen: &Seen, services: &[Family], serves: bool) -> Vec<String> {
+        let plan = Plan::rollback(seen, Some(services), serves);
+        plan.obstacles.into_iter().map(|it| it.what + " -> " + &it.remedy).collect()
+    }
+
+    #[test]
+    fn every_family_with_services_has_to_be_served_before_mizzen_goes() {
+        assert_eq!(in_the_way(&seen(&Family::ALL), &Family::ALL, false), Vec::<String>::new());
+        let one = seen(&[Family::Ipv4]);
+        assert_eq!(in_the_way(&one, &[Family::Ipv4], false), Vec::<String>::new());
+        let said = in_the_way(&one, &Family::ALL, false);
+        assert!(said.len() == 1 && said[0].contains("services of IPv6 are"), "{said:?}");
+        let said = in_the_way(&seen(&[]), &Family::ALL, false);
+        assert!(said[0].contains("services of IPv4 and IPv6 are"), "{said:?}");
+        let ipvs = Seen { ipvs: vec![Family::Ipv6], ..one };
+        assert_eq!(in_the_way(&ipvs, &Family::ALL, false), Vec::<String>::new());
+        let nothing = Plan::rollback(&seen(&[]), None, false);
+        assert_eq!((nothing.obstacles, nothing.steps), (Vec::new(), Vec::new()));
+    }
+
+    /// Any table there, of whomever, is no sign of kube-proxy.
+    #[test]
+    fn what_iptables_legacy_has_counts_where_the_operator_says_so() {
+        let legacy = Seen { legacy: vec!["nat".to_owned()], ..seen(&[]) };
+        let said = in_the_way(&legacy, &Family::ALL, false);
+        assert!(said.len() == 1 && said[0].contains("--kube-proxy-serves"), "{said:?}");
+        assert_eq!(in_the_way(&legacy, &Family::ALL, true), Vec::<String>::new());
+    }
 }

@@ -103,6 +103,8 @@ pub struct Node {
     pub to_be_deleted: bool,
     /// Where its services are on their way from kube-proxy to Mizzen, or back.
     pub kube_proxy: Option<KubeProxy>,
+    /// The number by which it is asked whether its agent answers names, where it is.
+    pub names_asked: Option<u64>,
 }
 
 /// How far a node is on its way from kube-proxy to Mizzen, and back: the value of its label
@@ -149,6 +151,7 @@ impl Node {
             zone: None,
             to_be_deleted: false,
             kube_proxy: None,
+            names_asked: None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The rules of nftables, as others made them: `nft`, kube-proxy, and `iptables` where that is
-//! nftables' (`iptables --version` says `nf_tables`). Of a rule nothing is read but where it leads.
+//! nftables' (`iptables --version` says `nf_tables`). Of a rule nothing is read but where it leads, of
+//! a map by which rules lead to chains nothing but whether there is anything in it.
 
-use std::ops::ControlFlow;
+use std::{io, ops::ControlFlow};
 
 use super::{
     Family, TalkError,
@@ -34,6 +35,19 @@ pub struct Base {
     pub drops: bool,
 }
 
+/// A map of verdicts: what is found in it leads to a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerdictMap {
+    /// The table's family.
+    pub family: Family,
+    /// The table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Whether there is nothing in it.
+    pub is_empty: bool,
+}
+
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -54,6 +68,8 @@ pub struct Ruleset {
     pub bases: Vec<Base>,
     /// All rules, in order within their chains.
     pub rules: Vec<Rule>,
+    /// All maps of verdicts that have names.
+    pub maps: Vec<VerdictMap>,
 }
 
 /// What shall no longer be there: in this order, all of it or nothing.
@@ -117,6 +133,14 @@ impl NfTables {
                 rules.extend(rule(family, body));
                 ControlFlow::Continue(())
             })?;
+            let maps = &mut found.maps;
+            self.0.dump(SUBSYSTEM, Verb::GetSets as u8, family, &[], |body| {
+                maps.extend(verdict_map(family, body));
+                ControlFlow::Continue(())
+            })?;
+        }
+        for map in &mut found.maps {
+            map.is_empty = is_empty(map)?;
         }
         Ok(found)
     }
@@ -145,6 +169,33 @@ fn base(chain: &Chain, body: &Body) -> Option<Base> {
     let policy = attribute(&body.attributes, 5).and_then(number_of);
     let kind = attribute(&body.attributes, 7).map(text_of).unwrap_or_default();
     Some(Base { chain: chain.clone(), kind, drops: policy == Some(DROP) })
+}
+
+/// A named map of verdicts, taken for an empty one until it is looked into.
+fn verdict_map(family: Family, body: &Body) -> Option<VerdictMap> {
+    const ANONYMOUS: u32 = 1;
+    const VERDICT: u32 = 0xffff_ff00;
+    let number = |kind| attribute(&body.attributes, kind).and_then(number_of);
+    let (table, name) = (attribute(&body.attributes, 1)?, attribute(&body.attributes, 2)?);
+    let named = number(3).unwrap_or_default() & ANONYMOUS == 0;
+    let is = named && number(6) == Some(VERDICT) && body.family == family as u8;
+    let (table, name) = (text_of(table), text_of(name));
+    is.then_some(VerdictMap { family, table, name, is_empty: true })
+}
+
+/// By a line of its own, which is left at the first element. A map that is gone is empty.
+fn is_empty(map: &VerdictMap) -> Result<bool, TalkError> {
+    let (mut is_empty, names) = (true, [text(1, &map.table), text(2, &map.name)]);
+    let mut kernel = NfTables::open()?;
+    let listed = kernel.0.dump(SUBSYSTEM, Verb::GetElements as u8, map.family, &names, |body| {
+        let elements = attribute(&body.attributes, 3).unwrap_or_default();
+        is_empty &= attributes(elements).next().is_none();
+        if is_empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    match listed {
+        Err(TalkError::Refused(error)) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        listed => listed.map(|()| is_empty),
+    }
 }
 
 fn rule(family: Family, body: &Body) -> Option<Rule> {

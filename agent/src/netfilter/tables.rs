@@ -26,6 +26,8 @@ pub(super) enum Verb {
     NewRule = 6,
     GetRules = 7,
     DeleteRule = 8,
+    GetSets = 10,
+    GetElements = 13,
 }
 
 /// Where the kernel enters a chain (NF_INET_*).

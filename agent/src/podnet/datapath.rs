@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::{
 use tokio::sync::mpsc;
 
 use super::bandwidth::Bucket;
-use crate::{metrics::Metrics, model::node::Cidr};
+use crate::{metrics::Metrics, model::node::Cidr, status::State};
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,6 +211,56 @@ pub struct PodDatapathError {
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The part on the board where pods have no programs.
+pub const PART: &str = "pod-programs";
+
+/// What pods lack where their programs are not loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// In a word or two.
+    pub what: &'static str,
+    /// What comes of it.
+    pub loss: &'static str,
+    /// What does it instead.
+    pub remedy: &'static str,
+}
+
+/// All of it.
+pub const LOST: [Lost; 4] = [
+    Lost {
+        what: "tunnels",
+        loss: "pods of nodes that are on no common link don't reach each other",
+        remedy: "have all nodes on one link, or routers that know each node's podCIDRs",
+    },
+    Lost {
+        what: "masquerading",
+        loss: "what pods send beyond the cluster keeps their addresses, and is not answered where \
+               nobody leads those back",
+        remedy: "masquerade by rules of your own (`nft`, ip-masq-agent), or have a router that knows \
+                 the pods' addresses",
+    },
+    Lost {
+        what: "host ports",
+        loss: "pods' `hostPort` leads nowhere: the configuration does not offer `portMappings`",
+        remedy: "have pods with host ports use `hostNetwork`, or a Service of type NodePort",
+    },
+    Lost {
+        what: "limits of what pods send",
+        loss: "`kubernetes.io/egress-bandwidth` is kept by the pod's own queue alone, which a pod with \
+               NET_ADMIN can remove",
+        remedy: "give pods that are limited no NET_ADMIN",
+    },
+];
+
+/// That pods have no programs, for the board.
+pub fn without_programs() -> State {
+    let lost = LOST.map(|lost| format!("no {}: {}", lost.what, lost.loss)).join("; ");
+    State::Degraded(format!(
+        "pods have no programs, which are loaded with the services role (`services: false`): {lost}; \
+         set `services: true`, or see `mizzen check` for what does it instead"
+    ))
 }
 
 /// The datapath of an agent whose services role is off.

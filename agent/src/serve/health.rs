@@ -16,6 +16,7 @@ use hyper::StatusCode;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::http::Answer;
 use crate::{
@@ -27,6 +28,11 @@ use crate::{
 
 /// How long a change may be pending: twice kube-proxy's default for `syncPeriod`, as there.
 const STALE_AFTER: Duration = Duration::from_mins(1);
+/// How long who asks an agent that takes over may be kept waiting for it to serve: about as long as
+/// load balancers wait.
+const TAKING_OVER: Duration = Duration::from_secs(5);
+/// How often it is looked meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What health is made of. Cheap to copy.
 #[derive(Clone)]
@@ -56,6 +62,19 @@ impl Health {
     pub fn is_serving(&self) -> bool {
         let waiting = matches!(self.board.parts().get(reconcile::PART), Some(State::Waiting(_)));
         !waiting && !self.is_stuck()
+    }
+
+    /// Returns when this agent serves as the one before it does, or should.
+    pub(super) async fn until_serving(&self, cancel: &CancellationToken) {
+        let serving = async {
+            while !self.is_serving() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            _late = tokio::time::timeout(TAKING_OVER, serving) => {}
+        }
     }
 
     /// Whether a change has been pending for too long.

@@ -38,6 +38,9 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a connection may take at the end: for a request that is under way, and for the first one
+/// of who has just connected. Who comes later finds the next agent.
+const LEAVING: Duration = Duration::from_secs(1);
 /// The pause after a failed accept: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -323,6 +326,7 @@ async fn connection<S, R, F>(
 {
     // A stream lasts for as long as who asked listens.
     let streaming = Arc::<AtomicBool>::default();
+    let asked = CancellationToken::new();
     let service = service_fn(|mut request: Request<Incoming>| {
         let get = request.method() == Method::GET;
         // Things are changed where root alone asks.
@@ -333,6 +337,7 @@ async fn connection<S, R, F>(
             routes(Asked { path: request.uri().path().to_owned(), query, changes })
         });
         let streams = Arc::clone(&streaming);
+        asked.cancel();
         async move {
             let answer = match (answer, switched) {
                 (_, Some(switched)) => switched,
@@ -355,13 +360,77 @@ async fn connection<S, R, F>(
             tokio::time::sleep(CONNECTION_TIMEOUT).await;
         }
     };
+    let mut served = std::pin::pin!(served);
     tokio::select! {
         () = cancel.cancelled() => {}
-        () = too_long => {}
-        ended = served => {
-            if let Err(error) = ended {
-                tracing::trace!(%error, "connection ended");
-            }
+        () = too_long => return,
+        ended = served.as_mut() => return said(ended),
+    }
+    if streaming.load(Relaxed) {
+        return;
+    }
+    let leaves = async {
+        tokio::select! {
+            () = asked.cancelled() => {}
+            ended = served.as_mut() => return said(ended),
         }
+        served.as_mut().graceful_shutdown();
+        said(served.await);
+    };
+    let _in_time = tokio::time::timeout(LEAVING, leaves).await;
+}
+
+fn said(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::trace!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::Notify,
+    };
+
+    use super::*;
+
+    /// Who has connected is answered, though the server is told to stop before it hears anything, or
+    /// while the answer is made; who is at rest is told that it ends.
+    #[tokio::test]
+    async fn who_has_connected_is_answered_at_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (cancel, asked) = (CancellationToken::new(), Arc::<Notify>::default());
+        let (stop, heard) = (cancel.clone(), Arc::clone(&asked));
+        let routes = move |of: Asked| {
+            let (stop, heard) = (stop.clone(), Arc::clone(&heard));
+            async move {
+                heard.notify_one();
+                if of.path == "/slow" {
+                    stop.cancelled().await;
+                }
+                Answer::text("answered")
+            }
+        };
+        let server = tokio::spawn(serve_tcp(listener, routes, cancel.clone()));
+        let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut silent = TcpStream::connect(at).await.unwrap();
+        let mut rests = TcpStream::connect(at).await.unwrap();
+        rests.write_all(request("/").as_bytes()).await.unwrap();
+        asked.notified().await;
+        let mut slow = TcpStream::connect(at).await.unwrap();
+        slow.write_all(request("/slow").as_bytes()).await.unwrap();
+        asked.notified().await;
+        cancel.cancel();
+        tokio::task::yield_now().await;
+        silent.write_all(request("/").as_bytes()).await.unwrap();
+        for stream in [&mut silent, &mut rests, &mut slow] {
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            assert!(said.contains(" 200 OK") && said.ends_with("answered"), "{said:?}");
+        }
+        server.await.unwrap().unwrap();
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::net::{UnixListener, UnixStream};
 
 use super::ports::Port;
-use crate::config::Config;
+use crate::{config::Config, handover::GivenPorts};
 
 /// Name of the command line's socket in the state folder.
 pub use mizzen_cni::wire::AGENT_SOCKET as SOCKET;
@@ -70,17 +70,21 @@ impl ListenError {
 }
 
 impl Listeners {
-    /// Opens the socket, and the ports that nobody has. Until `leaving` an agent that leaves may have
-    /// them.
-    pub async fn open(config: &Config, leaving: Option<Instant>) -> Result<Self, ListenError> {
+    /// Opens the socket, and the ports that nobody has; those that were `given` are taken as they
+    /// are. Until `leaving` an agent that leaves may have others.
+    pub async fn open(
+        config: &Config,
+        given: &GivenPorts,
+        leaving: Option<Instant>,
+    ) -> Result<Self, ListenError> {
         let admin = unix(&config.state_dir).await?;
         let (health, metrics) = (config.healthz_bind_address, config.metrics_bind_address);
         let health = if config.services {
-            Some(Port::open("health checks", "--healthz-bind-address", health).await?)
+            Some(Port::open("health checks", "--healthz-bind-address", health, given).await?)
         } else {
             None
         };
-        let metrics = Port::open("metrics", "--metrics-bind-address", metrics).await?;
+        let metrics = Port::open("metrics", "--metrics-bind-address", metrics, given).await?;
         Ok(Self { health, metrics, admin, leaving })
     }
 }

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     desired::{NodeFacts, Settings},
-    handover,
+    handover::{self, GivenPorts, OpenSockets},
     log::Log,
     metrics::{Metrics, ProgramCounters, traffic},
     model::snapshot::Snapshot,
@@ -86,11 +86,12 @@ pub struct Facts {
 type Route = fn(Arc<Facts>, Asked) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Starts a server on each listener; on a port that another program has, when that lets go of it.
-/// Agents that ask for this one's place go to `successors`.
+/// Agents that ask for this one's place go to `successors`; what they are given is in `open`.
 pub fn start(
     listeners: Listeners,
     facts: Facts,
     successors: mpsc::Sender<handover::Asking>,
+    open: Arc<OpenSockets>,
     tasks: &mut Tasks,
 ) {
     let facts = Arc::new(facts);
@@ -99,12 +100,19 @@ pub fn start(
         move |asked: Asked| answer(Arc::clone(&facts), asked)
     };
     let Listeners { health, metrics, admin, leaving } = listeners;
-    let mut ports = Ports::new(leaving, Arc::clone(&facts.board));
+    let mut ports = Ports::new(leaving, Arc::clone(&facts.board), open);
     let token = tasks.token();
     if let Some(health) = health {
         let routes = route(|facts, asked| Box::pin(async move { facts.health(&asked.path) }));
-        let served = ports::serve(ports.listener(health), routes, token.clone());
-        tasks.spawn("serve health", served);
+        let waiting = health.is_given().then(|| facts.health.clone());
+        let (listener, stop) = (ports.listener(health), token.clone());
+        tasks.spawn("serve health", async move {
+            if let Some(health) = waiting {
+                // The agent before said yes to the last moment.
+                health.until_serving(&stop).await;
+            }
+            ports::serve(listener, routes, stop).await
+        });
     }
     let metrics_routes =
         route(|facts, asked| Box::pin(async move { facts.metrics(&asked.path).await }));
@@ -127,15 +135,18 @@ fn only<T>(mut rows: Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
     rows
 }
 
-/// Opens and closes the ports of `healthCheckNodePort` as services ask for them.
+/// Opens and closes the ports of `healthCheckNodePort` as services ask for them: takes those that were
+/// `given`, and notes those that are open.
 pub fn start_service_health(
     health: Health,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     settings: Settings,
+    (given, open): (GivenPorts, Arc<OpenSockets>),
     tasks: &mut Tasks,
 ) {
-    let task = service_health::run(health, snapshots, facts, settings, tasks.token());
+    let ports = (given, open);
+    let task = service_health::run(health, snapshots, facts, settings, ports, tasks.token());
     tasks.spawn("serve health check node ports", task);
 }
 

@@ -2,10 +2,12 @@
 //!
 //! kube-proxy has the same two. An agent that is to take its place serves beside it first, and may
 //! not depend on them: it goes on without, says so on the board, and takes each as soon as it is free.
+//! From another agent it gets them as they are, so that nobody who asks meanwhile is refused.
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +20,7 @@ use super::{
     listen::ListenError,
 };
 use crate::{
+    handover::{GivenPorts, OpenSockets},
     status::{Board, State},
     supervisor::TaskError,
 };
@@ -36,21 +39,36 @@ pub(super) struct Port {
     flag: &'static str,
     address: SocketAddr,
     listener: Option<TcpListener>,
+    given: bool,
 }
 
 impl Port {
-    /// Opens it, unless another program has it. Any other failure is one of the address.
+    /// Takes it where it was `given`, or opens it, unless another program has it. Any other failure is
+    /// one of the address.
     pub(super) async fn open(
         what: &'static str,
         flag: &'static str,
         address: SocketAddr,
+        given: &GivenPorts,
     ) -> Result<Self, ListenError> {
-        let listener = match bind(address).await {
+        let had = given.at(address);
+        let is_given = matches!(had, Ok(Some(_)));
+        let had = match had {
+            Ok(Some(listener)) => Ok(listener),
+            Ok(None) => bind(address).await,
+            Err(error) => Err(error),
+        };
+        let listener = match had {
             Ok(listener) => Some(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(source) => return Err(ListenError::Tcp { what, address, flag, source }),
         };
-        Ok(Self { what, flag, address, listener })
+        Ok(Self { what, flag, address, listener, given: is_given })
+    }
+
+    /// Whether another agent gave it, for which clients may have been waiting since.
+    pub(super) fn is_given(&self) -> bool {
+        self.given
     }
 }
 
@@ -77,19 +95,24 @@ pub(super) struct Ports {
     closed: Vec<Closed>,
     leaving: Option<Instant>,
     board: Arc<Board>,
+    /// Those that are open, for the agent after this one.
+    open: Arc<OpenSockets>,
 }
 
 impl Ports {
     /// None. Until `leaving` one may be that of an agent that leaves.
-    pub(super) fn new(leaving: Option<Instant>, board: Arc<Board>) -> Self {
-        Self { closed: Vec::new(), leaving, board }
+    pub(super) fn new(leaving: Option<Instant>, board: Arc<Board>, open: Arc<OpenSockets>) -> Self {
+        Self { closed: Vec::new(), leaving, board, open }
     }
 
     /// Gives the port's listener, when it is open.
     pub(super) fn listener(&mut self, mut port: Port) -> oneshot::Receiver<TcpListener> {
         let (opens, opened) = oneshot::channel();
         match port.listener.take() {
-            Some(listener) => _ = opens.send(listener),
+            Some(listener) => {
+                self.open.note(port.address, [&listener as &dyn AsFd]);
+                _ = opens.send(listener);
+            }
             None => self.closed.push(Closed { port, opens, why: io::ErrorKind::AddrInUse }),
         }
         opened
@@ -100,8 +123,11 @@ impl Ports {
         while !cancel.is_cancelled() {
             for mut closed in std::mem::take(&mut self.closed) {
                 match bind(closed.port.address).await {
-                    // Who waited may have been told to stop.
-                    Ok(listener) => _ = closed.opens.send(listener),
+                    Ok(listener) => {
+                        self.open.note(closed.port.address, [&listener as &dyn AsFd]);
+                        // Who waited may have been told to stop.
+                        _ = closed.opens.send(listener);
+                    }
                     Err(error) => {
                         closed.why = error.kind();
                         self.closed.push(closed);
@@ -185,7 +211,8 @@ mod tests {
     }
 
     async fn port(address: SocketAddr) -> Port {
-        Port::open("metrics", "--metrics-bind-address", address).await.unwrap()
+        let none = GivenPorts::default();
+        Port::open("metrics", "--metrics-bind-address", address, &none).await.unwrap()
     }
 
     #[tokio::test]
@@ -193,7 +220,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         let (board, cancel) = (Arc::<Board>::default(), CancellationToken::new());
-        let mut ports = Ports::new(None, Arc::clone(&board));
+        let mut ports = Ports::new(None, Arc::clone(&board), Arc::default());
         let free = ports.listener(port("127.0.0.1:0".parse().unwrap()).await);
         free.await.unwrap();
         let opened = ports.listener(port(address).await);
@@ -219,7 +246,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (board, cancel) = (Arc::<Board>::default(), CancellationToken::new());
         let leaving = Instant::now() + Duration::from_millis(300);
-        let mut ports = Ports::new(Some(leaving), Arc::clone(&board));
+        let mut ports = Ports::new(Some(leaving), Arc::clone(&board), Arc::default());
         let _opened = ports.listener(port(taken.local_addr().unwrap()).await);
         let task = tokio::spawn(ports.run(cancel.clone()));
         until(&board, |state| matches!(state, State::Waiting(_))).await;
@@ -231,7 +258,8 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_nobodys_is_an_error_with_the_flag() {
         let nobodys = "192.0.2.1:1".parse().unwrap();
-        let error = Port::open("metrics", "--metrics-bind-address", nobodys).await.unwrap_err();
+        let (flag, none) = ("--metrics-bind-address", GivenPorts::default());
+        let error = Port::open("metrics", flag, nobodys, &none).await.unwrap_err();
         assert!(error.to_string().contains("--metrics-bind-address"), "{error}");
     }
 }

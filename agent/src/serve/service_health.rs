@@ -3,12 +3,14 @@
 //! addresses that take node ports.
 //!
 //! What shall be listened on is a pure function of the cluster and of the node's addresses;
-//! the task opens and closes what differs. An answer is made from the snapshot at hand.
+//! the task opens and closes what differs. An answer is made from the snapshot at hand. Ports of the
+//! agent before are taken as they are: nobody who asks meanwhile is refused.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +30,7 @@ use super::{
 };
 use crate::{
     desired::{NodeFacts, Settings, node::desired_node},
+    handover::{GivenPorts, OpenSockets},
     model::{ObjectKey, endpoints::PodName, snapshot::Snapshot},
     status::State,
     supervisor::TaskError,
@@ -38,7 +41,7 @@ const PART: &str = "health-check-node-ports";
 /// Connections at once on all of these ports together.
 const CONNECTIONS_MAX: usize = 256;
 /// The pause before a port is tried again that could not be had.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 /// Changes that come in a row are taken together.
 const SETTLE: Duration = Duration::from_millis(10);
 
@@ -129,6 +132,10 @@ struct Ports {
     health: Health,
     open: BTreeMap<SocketAddr, Open>,
     connections: Arc<Semaphore>,
+    /// Those of the agent before, until it is known which are wanted.
+    given: GivenPorts,
+    /// Those that are open, for the agent after this one.
+    noted: Arc<OpenSockets>,
     cancel: CancellationToken,
 }
 
@@ -139,6 +146,7 @@ impl Ports {
             wanted.get(at) != Some(&open.service) || open.task.is_finished()
         });
         for (at, open) in stale.collect::<Vec<_>>() {
+            self.noted.forget(&at);
             open.cancel.cancel();
             // Its listener is closed when the task ends: the port may be wanted by another.
             let _ended = open.task.await;
@@ -149,15 +157,24 @@ impl Ports {
             if self.open.contains_key(at) {
                 continue;
             }
-            match TcpListener::bind(at).await {
+            match self.listener(*at).await {
                 Ok(listener) => self.serve(*at, service, listener),
                 Err(error) => troubles.push(trouble(*at, service, &error)),
             }
         }
+        self.given = GivenPorts::default();
         troubles
     }
 
+    async fn listener(&self, at: SocketAddr) -> io::Result<TcpListener> {
+        match self.given.at(at)? {
+            Some(listener) => Ok(listener),
+            None => TcpListener::bind(at).await,
+        }
+    }
+
     fn serve(&mut self, at: SocketAddr, service: &ObjectKey, listener: TcpListener) {
+        self.noted.note(at, [&listener as &dyn AsFd]);
         let (health, key) = (self.health.clone(), service.clone());
         let routes = move |_asked| {
             let answer = answer(&health, &key);
@@ -175,8 +192,9 @@ impl Ports {
 fn trouble(at: SocketAddr, service: &ObjectKey, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "stop the program that listens there, or give the service \
-                                     another healthCheckNodePort"
+            "kube-proxy has it where it runs on this node, and it is taken when that ends \
+             (`mizzen migrate`); else stop the program that listens there, or give the service \
+             another healthCheckNodePort"
         }
         io::ErrorKind::AddrNotAvailable => "no interface of this node has the address yet",
         _ => "load balancers take this node for unhealthy until it can be had",
@@ -190,11 +208,17 @@ pub(super) async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     settings: Settings,
+    (given, noted): (GivenPorts, Arc<OpenSockets>),
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
     let board = Arc::clone(&health.board);
+    if !given.is_empty() {
+        // The agent before said yes to the last moment.
+        health.until_serving(&cancel).await;
+    }
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut ports = Ports { health, open: BTreeMap::new(), connections, cancel: cancel.clone() };
+    let (open, stop) = (BTreeMap::new(), cancel.clone());
+    let mut ports = Ports { health, open, connections, given, noted, cancel: stop };
     while !cancel.is_cancelled() {
         let snapshot = snapshots.borrow_and_update().clone();
         let known = facts.borrow_and_update().clone();

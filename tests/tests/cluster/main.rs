@@ -21,6 +21,7 @@ mod leftovers;
 mod names;
 mod pod_network;
 mod pods;
+mod polled;
 mod restart;
 mod rollout;
 mod soak;

@@ -1,5 +1,5 @@
-//! A rolling update under load: pods go and come, and no client notices; and who follows is told of it
-//! as it happens.
+//! A rolling update under load: pods go and come, and no client notices; who follows is told of it as it
+//! happens, and who asks hears that the nodes are healthy.
 
 use anyhow::{Context as _, Result, ensure};
 use mizzen_tests::soak;
@@ -9,6 +9,7 @@ use xtask::cluster::{exec::Place, traffic, up};
 use super::{
     Check, World, explain,
     followed::{self, Followed},
+    polled::Polled,
     soak::{finish_loads, start_load},
     traffic::hello,
 };
@@ -31,6 +32,7 @@ fn no_request_fails(world: &World) -> Result<()> {
     let client = Place::Host("client".into());
     let followed: Vec<Followed> =
         nodes.iter().map(|node| Followed::start(world, &node.name)).collect::<Result<_>>()?;
+    let polled: Vec<_> = nodes.iter().map(|node| Polled::start(world, &node.name)).collect();
     let mut loads = Vec::new();
     for (ip, node) in ips.iter().zip(&nodes) {
         let target = format!("{}:80", traffic::host(ip));
@@ -44,7 +46,9 @@ fn no_request_fails(world: &World) -> Result<()> {
     let rolled = roll_all(world, &["hello".to_owned()], "hello");
     let finished = finish_loads(loads);
     let told: Result<Vec<_>> = followed.into_iter().map(|it| it.finish(world)).collect();
+    let healthy: Result<Vec<()>> = polled.into_iter().map(Polled::finish).collect();
     let made = rolled.and(finished)?;
+    healthy?;
     for (node, events) in told?.iter().enumerate() {
         followed::agrees(events, &format!("{}:80", traffic::host(&ips[node])), made[node])?;
         followed::tells_of_packets(events, &outside[node])?;

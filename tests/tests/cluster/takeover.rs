@@ -114,22 +114,37 @@ fn rules(world: &World) -> Result<Vec<String>> {
         .zip(ips.iter().zip(&nodes))
         .map(|(family, (vip, node))| {
             let backends = backends(world, family == "ip6")?;
-            let map: Vec<_> =
+            let picks: Vec<_> =
                 backends.iter().enumerate().map(|(nth, at)| format!("{nth} : {at}")).collect();
             let dnat = format!(
                 "dnat {family} to numgen random mod {} map {{ {} }}",
                 backends.len(),
-                map.join(", ")
+                picks.join(", ")
             );
             let of = |protocol: &str| {
                 format!(
-                    "{family} daddr {vip} {protocol} dport 80 {dnat}\n\
-                     {family} daddr {node} {protocol} dport {port} meta mark set 0x4000 {dnat}\n"
+                    "{family} daddr {node} {protocol} dport {port} meta mark set 0x4000 {dnat}\n"
                 )
             };
-            let services = format!("{}{}", of("tcp"), of("udp"));
+            let leads = |protocol: &str| {
+                format!("chain of-{protocol} {{ meta l4proto {protocol} {dnat}\n}}\n")
+            };
+            let known = |protocol: &str| format!("{vip} . {protocol} . 80 : goto of-{protocol}");
+            let kind = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
+            let map = format!(
+                "map service-ips {{ type {kind} . inet_proto . inet_service : verdict;\n\
+                 elements = {{ {}, {} }}\n}}\n",
+                known("tcp"),
+                known("udp")
+            );
+            let chains = format!("{}{}{map}", leads("tcp"), leads("udp"));
+            let services = format!(
+                "{family} daddr . meta l4proto . th dport vmap @service-ips\n{}{}",
+                of("tcp"),
+                of("udp")
+            );
             Ok(format!(
-                "table {family} kube-proxy {{\n\
+                "table {family} kube-proxy {{\n{chains}\
                  chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{services}}}\n\
                  chain nat-output {{ type nat hook output priority -100;\n{services}}}\n\
                  chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\

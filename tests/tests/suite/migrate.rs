@@ -2,6 +2,8 @@
 //! DaemonSet of kube-proxy's shape, and its rules on the nodes. The test is the kubelet of that
 //! DaemonSet's pods. Needs root.
 
+mod core_dns;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _},
@@ -128,9 +130,14 @@ impl Shop {
 
     /// An agent that a supervisor starts anew whenever it ends.
     fn agent(&self, node: usize) -> Agent {
+        self.agent_with(node, &["--dns=false"])
+    }
+
+    /// The same with these flags.
+    fn agent_with(&self, node: usize, flags: &[&str]) -> Agent {
         let forever = "while setpriv --pdeathsig KILL \"$@\"; do :; done";
         let by = ["bash", "-c", forever, "bash"];
-        self.field.begin_by(&self.field.hosts[node], &by, &["--dns=false"])
+        self.field.begin_by(&self.field.hosts[node], &by, flags)
     }
 
     /// `mizzen migrate` from outside of the nodes.
@@ -427,6 +434,8 @@ fn there(shop: &Shop, agents: &[Agent; 2]) {
     assert_eq!(code, Some(0), "{one} {}", told(agents));
     assert_eq!(phases(&one)[0].1, "removed", "{one}");
     assert_eq!(phases(&one)[1].1, "runs", "{one}");
+    let told_of = |report: &Value| report["notes"].to_string();
+    assert!(told_of(&one).contains("node-1: remove kube-proxy's rules"), "{one}");
     let rules = |node: usize| listed(&shop.field.hosts[node].node.netns);
     assert!(!rules(0).contains("kube-proxy {"), "{}", rules(0));
     assert!(rules(1).contains("kube-proxy {"), "kube-proxy stays on the other");

@@ -1,15 +1,24 @@
 //! An agent beside a program that has its ports, as a kube-proxy that it is to take the place of has
-//! them. Needs root.
+//! them, and after another agent, which gives them. Needs root.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     process::Command,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
 };
 
-use mizzen_tests::wait;
-use serde_json::Value;
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{Api, Client, api::PostParams};
+use mizzen_tests::{
+    lab::{FAMILIES, Family},
+    wait,
+};
+use serde_json::{Value, json};
 
-use super::dns::field::{Field, Host, LIMIT, METRICS, binary};
+use super::dns::field::{Field, Host, LIMIT, METRICS, binary, on};
 
 const HEALTH_PORT: u16 = 10256;
 
@@ -95,4 +104,109 @@ fn an_agent_without_services_leaves_the_health_port_to_kube_proxy() {
     let health = SocketAddr::from((Ipv6Addr::UNSPECIFIED, HEALTH_PORT));
     let bound = host.node.netns.run(|| TcpListener::bind(health));
     assert!(bound.is_ok(), "{bound:?} {}", agent.log());
+}
+
+/// The health check port of the service below.
+const SERVICE_PORT: u16 = 32100;
+
+/// A service that load balancers ask `node-1` about, with an endpoint there.
+async fn balanced(client: Client) {
+    let service = json!({
+        "metadata": {"name": "balanced"},
+        "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": SERVICE_PORT, "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"port": 80}],
+        },
+    });
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    let service = serde_json::from_value(service).unwrap();
+    services.create(&PostParams::default(), &service).await.unwrap();
+    let slice = json!({
+        "metadata": {
+            "name": "balanced-1", "labels": {"kubernetes.io/service-name": "balanced"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"port": 8080}],
+        "endpoints": [{
+            "addresses": [Family::V4.pod(1, 7)], "nodeName": "node-1",
+            "conditions": {"ready": true},
+        }],
+    });
+    let slices: Api<EndpointSlice> = Api::default_namespaced(client);
+    let slice = serde_json::from_value(slice).unwrap();
+    slices.create(&PostParams::default(), &slice).await.unwrap();
+}
+
+/// What load balancers and Prometheus ask.
+fn asked_all_along() -> Vec<(SocketAddr, &'static str)> {
+    let of_node = |port| FAMILIES.map(|family| SocketAddr::new(family.wire(11), port));
+    let health = of_node(HEALTH_PORT).map(|at| (at, "/healthz"));
+    let service = of_node(SERVICE_PORT).map(|at| (at, "/"));
+    health.into_iter().chain(service).chain([(METRICS, "/metrics")]).collect()
+}
+
+/// Asks again and again until `done`, and counts good answers; what was not one.
+fn ask(
+    host: &Host,
+    (at, path): (SocketAddr, &str),
+    done: &AtomicBool,
+    answered: &AtomicUsize,
+) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !done.load(Ordering::Relaxed) {
+        match host.http(at, path) {
+            Ok((200, _)) => _ = answered.fetch_add(1, Ordering::Relaxed),
+            other => failures.push(format!("{at}{path}: {other:?}")),
+        }
+    }
+    failures
+}
+
+#[test]
+fn nobody_who_asks_for_health_or_metrics_is_refused_in_a_roll_out() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    on(&field.runtime, balanced(field.client.clone()));
+    let mut agent = field.agent(host, &[]);
+    let asked = asked_all_along();
+    for (at, path) in &asked {
+        wait::until("the ports", LIMIT, || match host.http(*at, path) {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{at}{path} {other:?}")),
+        });
+    }
+    let done = AtomicBool::new(false);
+    let answered: Vec<_> = asked.iter().map(|_| AtomicUsize::new(0)).collect();
+    let counts = || answered.iter().map(|one| one.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let (told, failed) = mpsc::channel();
+        for (of, answered) in asked.iter().zip(&answered) {
+            let (told, done) = (told.clone(), &done);
+            scope.spawn(move || told.send(ask(host, *of, done, answered)));
+        }
+        drop(told);
+        let end = Done(&done);
+        for _ in 0..2 {
+            agent = field.agent_after_with(host, &mut agent, &[]);
+            let before = counts();
+            wait::until("answers by the next agent", LIMIT, || {
+                let now = counts();
+                let more = before.iter().zip(&now).all(|(before, now)| *now > before + 2);
+                if more { Ok(()) } else { Err(format!("{before:?} {now:?}")) }
+            });
+        }
+        drop(end);
+        let failures: Vec<_> = failed.iter().flatten().collect();
+        assert!(failures.is_empty(), "{failures:#?}\n{}", agent.log());
+    });
+}
+
+/// Says at its end, also when a test fails, that those who ask are to end.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

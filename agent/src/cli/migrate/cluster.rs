@@ -18,11 +18,13 @@ use crate::{
         client::ApiServers,
         migration::{
             carry_out::{Event, go},
-            look::{Proxy, Seen},
+            core_dns::CoreDns,
+            look::{Dns, NodeSeen, Proxy, Seen},
             plan::{Next, Step, Wait, Way, next, progress, steps},
         },
     },
     migrate::plan::Obstacle,
+    model::node::KubeProxy,
 };
 
 /// Characters of the bar.
@@ -47,6 +49,9 @@ pub(super) struct Cluster {
     /// Of a cluster only this node (repeatable); the others stay as they are
     #[arg(long, global = true, value_name = "NAME", help_heading = "A whole cluster")]
     node: Vec<String>,
+    /// Of a cluster also CoreDNS: scaled to no pods when every node's agent answers names, or back
+    #[arg(long, global = true, conflicts_with = "node", help_heading = "A whole cluster")]
+    dns: bool,
     /// Of a cluster, how many seconds anything may take that is waited for
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "A whole cluster")]
@@ -92,7 +97,7 @@ impl Cluster {
     async fn migrate(&self, way: Way, act: bool, format: Format) -> anyhow::Result<Outcome> {
         let servers = ApiServers::new(self.kubeconfig.as_deref(), &[]).await?;
         let client = servers.clients()?.pick(0).client;
-        let seen = Seen::now(&client).await?;
+        let seen = Seen::now(&client, self.dns).await?;
         let is_text = format == Format::Text;
         if is_text {
             print(&heading(&seen, way, &self.node, act));
@@ -101,7 +106,8 @@ impl Cluster {
         let (seen, end) = if act {
             let mut bar = Bar::new(way, &self.node, is_text);
             let patience = Duration::from_secs(self.timeout);
-            let outcome = go(&client, (way, &self.node), patience, |event| {
+            let goal = (way, &self.node[..]);
+            let outcome = go(&client, goal, self.dns, patience, |event| {
                 bar.tell(event);
                 if let Event::Did(step) = event {
                     did.push(step.words());
@@ -138,11 +144,11 @@ impl Cluster {
         if format == Format::Json {
             let done = did.len();
             let steps = did.into_iter().chain(left.iter().map(Step::words)).collect();
-            let notes = notes(seen);
+            let notes = notes(seen, way);
             let report = Report { seen, steps, done, waits, not_ready, obstacles, notes };
             print(&format!("{}\n", serde_json::to_string(&report)?));
         } else {
-            print(&ending(seen, end, act, left.is_empty()));
+            print(&ending(seen, end, way, act, left.is_empty()));
         }
         let well = obstacles.is_empty() && waits.is_none() && not_ready.is_empty();
         Ok(if well { Outcome::Ok } else { Outcome::Degraded })
@@ -156,6 +162,11 @@ fn heading(seen: &Seen, way: Way, only: &[String], act: bool) -> String {
         let addresses = dns.addresses.join(", ");
         lines.push(format!("cluster DNS: {addresses}, {} pods that are no agent's", dns.pods));
     }
+    let deployments = seen.core_dns.iter().flatten();
+    lines.extend(deployments.map(|core_dns| {
+        let CoreDns { namespace, name, replicas, .. } = core_dns;
+        format!("CoreDNS: Deployment {namespace}/{name}, {replicas} pods")
+    }));
     let (done, all) = progress(seen, way, only);
     let end = if way == Way::There { "Mizzen's alone" } else { "kube-proxy's" };
     lines.push(format!("nodes whose services are {end}: {done} of {all}"));
@@ -176,27 +187,52 @@ fn proxy(proxy: &Proxy) -> String {
     format!("kube-proxy: DaemonSet {namespace}/{name} in {mode}{map}")
 }
 
-/// What an operator should know besides.
-fn notes(seen: &Seen) -> Vec<String> {
+/// What an operator should know besides: of the cluster, and of each node what its agent says.
+fn notes(seen: &Seen, way: Way) -> Vec<String> {
     let mut notes: Vec<_> = seen
         .proxies
         .iter()
         .flat_map(|proxy| &proxy.without_effect)
         .map(|field| format!("Mizzen does not follow of kube-proxy's configuration: {field}"))
         .collect();
-    if seen.dns.as_ref().is_some_and(|dns| dns.pods > 0) {
-        notes.push(
-            "CoreDNS goes on to run, and answers where no agent does (`dns: false`); where agents \
-             answer, scale it down when you like: `kubectl --namespace kube-system scale deployment \
-             coredns --replicas=0`"
-                .to_owned(),
-        );
+    notes.extend(seen.dns.as_ref().and_then(|dns| of_core_dns(seen, dns, way)));
+    notes.extend(seen.nodes.iter().flat_map(said));
+    let connected = seen.nodes.iter().filter(|node| node.connects_pods);
+    let connected: Vec<_> = connected.map(|node| node.name.as_str()).collect();
+    if way == Way::There && !connected.is_empty() {
+        notes.push(format!(
+            "Mizzen connects the pods of {}: `rollback` is refused there until another CNI plugin does",
+            connected.join(", ")
+        ));
     }
     notes
 }
 
+/// What is to be known of CoreDNS.
+fn of_core_dns(seen: &Seen, dns: &Dns, way: Way) -> Option<String> {
+    if seen.core_dns.is_none() {
+        let stays = "CoreDNS goes on to run, and answers where no agent does (`dns: false`); where \
+                     agents answer, `mizzen migrate apply --dns` scales it to no pods";
+        return (dns.pods > 0).then(|| stays.to_owned());
+    }
+    (way == Way::There && dns.by_core_dns).then(|| {
+        "the Service kube-dns leads to CoreDNS's pods: while an agent is away, its node's clients are \
+         answered by the other nodes' only where it leads to the agents (`kubectl replace -f \
+         deploy/cluster-dns.yaml`)"
+            .to_owned()
+    })
+}
+
+/// What a node's agent did there, or found, where it is done.
+fn said(node: &NodeSeen) -> impl Iterator<Item = String> {
+    let ends = [KubeProxy::Removed, KubeProxy::Returning];
+    let phase = node.phase.filter(|phase| ends.contains(phase));
+    let report = node.report.iter().filter(move |it| phase.is_some_and(|phase| it.is_done(phase)));
+    report.flat_map(|report| &report.said).map(|said| format!("{}: {said}", node.name))
+}
+
 /// What is in the way, and what is to be known.
-fn ending(seen: &Seen, end: &Next, act: bool, at_end: bool) -> String {
+fn ending(seen: &Seen, end: &Next, way: Way, act: bool, at_end: bool) -> String {
     let mut lines = Vec::new();
     match end {
         Next::Obstructed(obstacles) => {
@@ -220,7 +256,7 @@ fn ending(seen: &Seen, end: &Next, act: bool, at_end: bool) -> String {
         Next::Do(_) | Next::Wait(_) | Next::Done => {}
     }
     let well = lines.is_empty();
-    lines.extend(notes(seen).iter().map(|note| format!("note: {note}")));
+    lines.extend(notes(seen, way).iter().map(|note| format!("note: {note}")));
     if well {
         match (at_end, act) {
             (true, _) => lines.push("There is nothing left to do.".to_owned()),
@@ -296,6 +332,7 @@ fn line((done, all): (usize, usize), what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::migration::Report;
 
     #[test]
     fn the_bar_shows_how_much_is_done_and_fits_a_line() {
@@ -303,6 +340,43 @@ mod tests {
         assert_eq!(line((1, 2), ""), format!("[{}{}] 1/2  ", "#".repeat(12), "-".repeat(12)));
         assert!(line((3, 3), "").starts_with(&format!("[{}]", "#".repeat(BAR))));
         assert_eq!(line((1, 2), &"ä".repeat(100)).chars().count(), LINE);
+    }
+
+    #[test]
+    fn what_each_agent_says_of_its_node_is_told() {
+        let node = |name: &str, phase: KubeProxy, about: KubeProxy| {
+            let said = vec![format!("chain {name} stays")];
+            let about = about.value().to_owned();
+            let report = Report { about, done: true, said, at: 0, connects_pods: None };
+            let (name, report) = (name.to_owned(), Some(report));
+            let (ready, phase, connects_pods) = (true, Some(phase), false);
+            NodeSeen {
+                name,
+                ready,
+                phase,
+                report,
+                proxy_pods: 0,
+                proxy_ready: 0,
+                connects_pods,
+                names_asked: None,
+                names_answer: None,
+            }
+        };
+        let nodes = vec![
+            node("a", KubeProxy::Removed, KubeProxy::Removed),
+            node("b", KubeProxy::Leaving, KubeProxy::Runs),
+            node("c", KubeProxy::Removed, KubeProxy::Leaving),
+            node("d", KubeProxy::Returning, KubeProxy::Returning),
+        ];
+        let (proxies, loose) = (Vec::new(), Vec::new());
+        let mut seen = Seen { proxies, loose, nodes, dns: None, core_dns: None, now_s: 0 };
+        let expected = ["a: chain a stays", "d: chain d stays"];
+        assert_eq!(notes(&seen, Way::There), expected);
+        let text = ending(&seen, &Next::Done, Way::There, true, false);
+        assert_eq!(text, expected.map(|note| format!("note: {note}\n")).concat());
+        seen.nodes[2].connects_pods = true;
+        assert!(notes(&seen, Way::There)[2].contains("pods of c: `rollback` is refused"));
+        assert_eq!(notes(&seen, Way::Back), expected);
     }
 
     #[test]

@@ -5,7 +5,10 @@ use nix::sys::signal::{Signal, raise};
 
 use crate::{
     config::{Config, Resolved},
-    kube::{client::ApiServers, migration::node},
+    kube::{
+        client::ApiServers,
+        migration::{names, node},
+    },
     status::State,
     supervisor::Tasks,
 };
@@ -63,6 +66,16 @@ pub(super) fn start(
     let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
     let task = node::run(about, servers.clients()?, snapshots, board, stop, intake.token());
     intake.spawn("kube-proxy", task);
+    let dns = config.dns();
+    let listeners = dns.cluster_addresses.iter().map(|ip| (*ip, dns.port).into());
+    let about = names::Config {
+        node_name: config.node_name.clone(),
+        listeners: if config.dns { listeners.collect() } else { Vec::new() },
+        domain: config.cluster_domain.clone(),
+    };
+    let (snapshots, board) = (shared.snapshots.calm.clone(), shared.board.clone());
+    let task = names::run(about, servers.clients()?, snapshots, board, intake.token());
+    intake.spawn("names asked for", task);
     Ok(())
 }
 

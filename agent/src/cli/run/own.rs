@@ -1,12 +1,14 @@
 //! What one agent of a node has at a time: the command line's socket and the tables. The ports of
-//! health and metrics are the node's too, but nothing waits for them: where another program has one,
-//! such as a kube-proxy that is about to leave, it is taken later ([`crate::serve::ports`]).
+//! health and metrics are the node's too, but nothing waits for them: the agent before gives its own,
+//! and where another program has one, such as a kube-proxy that is about to leave, it is taken later
+//! ([`crate::serve::ports`]).
 
 use std::time::{Duration, Instant};
 
 use crate::{
     config::Config,
     datapath::{Datapath, OpenError, Prepared},
+    handover::GivenPorts,
     serve::listen::{ListenError, Listeners},
 };
 
@@ -19,18 +21,22 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct Own {
     pub(super) listeners: Listeners,
     pub(super) datapath: Option<Datapath>,
+    /// Ports that the agent before gave.
+    pub(super) given: GivenPorts,
 }
 
 impl Own {
     /// Takes it, where no agent has it.
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
-        Self::take(config, &mut None, None).await
+        let (listeners, datapath) = take(config, &mut None, &GivenPorts::default(), None).await?;
+        Ok(Self { listeners, datapath, given: GivenPorts::default() })
     }
 
-    /// As [`Self::open`], when the agent before has let go.
+    /// As [`Self::open`], when the agent before has let go, with the ports that it gave.
     pub(super) async fn wait(
         config: &Config,
         mut prepared: Option<Prepared>,
+        given: GivenPorts,
     ) -> anyhow::Result<Self> {
         let deadline = Instant::now() + LEFT;
         let in_use = |error: &anyhow::Error| {
@@ -38,25 +44,16 @@ impl Own {
                 || error.downcast_ref::<OpenError>().is_some_and(OpenError::is_busy)
         };
         loop {
-            match Self::take(config, &mut prepared, Some(deadline)).await {
+            match take(config, &mut prepared, &given, Some(deadline)).await {
                 Err(error) if in_use(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(LOOK).await;
                 }
-                outcome => return outcome,
+                outcome => {
+                    let (listeners, datapath) = outcome?;
+                    return Ok(Self { listeners, datapath, given });
+                }
             }
         }
-    }
-
-    /// Until `leaving` ports may be those of an agent that leaves.
-    async fn take(
-        config: &Config,
-        prepared: &mut Option<Prepared>,
-        leaving: Option<Instant>,
-    ) -> anyhow::Result<Self> {
-        let listeners = Listeners::open(config, leaving).await?;
-        let open = || Datapath::open_with(&config.datapath(), prepared);
-        let datapath = config.services.then(open).transpose()?;
-        Ok(Self { listeners, datapath })
     }
 
     /// Whether the tables lead clients of cluster DNS to other nodes while this one is silent.
@@ -69,4 +66,17 @@ impl Own {
             false
         })
     }
+}
+
+/// Until `leaving` ports may be those of an agent that leaves.
+async fn take(
+    config: &Config,
+    prepared: &mut Option<Prepared>,
+    given: &GivenPorts,
+    leaving: Option<Instant>,
+) -> anyhow::Result<(Listeners, Option<Datapath>)> {
+    let listeners = Listeners::open(config, given, leaving).await?;
+    let open = || Datapath::open_with(&config.datapath(), prepared);
+    let datapath = config.services.then(open).transpose()?;
+    Ok((listeners, datapath))
 }

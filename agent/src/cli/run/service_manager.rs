@@ -27,8 +27,7 @@ use rustix::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dns::succession::OpenSockets,
-    handover::Departure,
+    handover::{Departure, OpenSockets},
     status::{Board, State},
     supervisor::TaskError,
 };

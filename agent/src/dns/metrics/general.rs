@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::{SERVER, head, sample};
-use crate::metrics::histogram::{Histogram, exponential};
+use crate::metrics::{
+    escaped,
+    histogram::{Histogram, exponential},
+};
 
 /// Panics of this process, in whatever part.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -80,6 +83,7 @@ impl General {
         );
         head(text, "coredns_plugin_enabled", "gauge", "1 for each zone and what is done for it");
         for (zone, name) in &*self.plugins.lock().unwrap_or_else(PoisonError::into_inner) {
+            let zone = escaped(zone);
             let labels = format!("{SERVER},zone=\"{zone}\",view=\"\",name=\"{name}\"");
             let _ = writeln!(text, "coredns_plugin_enabled{{{labels}}} 1");
         }

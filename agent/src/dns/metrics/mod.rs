@@ -35,7 +35,7 @@ use super::{
     forward::link::LinkCounts,
     message::Transport,
 };
-use crate::metrics::requests::Requests;
+use crate::metrics::{escaped, requests::Requests};
 
 /// The label `server`, as CoreDNS names the one that answers port 53.
 const SERVER: &str = "server=\"dns://.:53\"";
@@ -229,6 +229,11 @@ impl Metrics {
         let _first = self.requests.set(requests);
     }
 
+    /// Those that are followed, where there are any.
+    pub fn requests(&self) -> Option<&Requests> {
+        self.requests.get().map(|requests| &**requests)
+    }
+
     /// `request` was answered with so many octets and this code.
     pub fn answered(
         &self,
@@ -302,8 +307,8 @@ impl Metrics {
         if domain.is_empty() {
             return;
         }
-        let zones =
-            [domain.as_str(), "."].map(|zone| format!("{SERVER},zone=\"{zone}\",view=\"\""));
+        let zones = [domain.as_str(), "."]
+            .map(|zone| format!("{SERVER},zone=\"{}\",view=\"\"", escaped(zone)));
         let answers = Answers::new();
         self.answers.iter().for_each(|counted| answers.add(counted));
         answers.write(text, &zones);

@@ -23,7 +23,7 @@ use super::{
     udp,
     workers::Workers,
 };
-use crate::dns::succession::{Inherited, OpenSockets};
+use crate::{dns::succession::Inherited, handover::OpenSockets};
 
 /// Room for questions that come while others are answered.
 const RECEIVE_BUFFER: usize = 1 << 20;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsFd, sync::Arc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::dns::succession::OpenSockets;
+use crate::handover::OpenSockets;
 
 /// What is open, and what it is for at each address.
 #[derive(Debug)]

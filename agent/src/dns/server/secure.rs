@@ -14,9 +14,9 @@ use super::{
     open::Open,
     tcp::{self, Connections},
 };
-use crate::dns::{
-    succession::{Inherited, OpenSockets},
-    tls::Listener,
+use crate::{
+    dns::{succession::Inherited, tls::Listener},
+    handover::OpenSockets,
 };
 
 /// Makes connections secure, by the configuration of the moment.

@@ -10,7 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    BEFORE, LABEL, REPORT, affinity,
+    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, affinity, core_dns,
     look::{LookError, Proxy, Seen},
     plan::{Next, Step, Wait, Way, next},
 };
@@ -67,6 +67,8 @@ pub enum Event<'a> {
 #[derive(Default)]
 struct Known {
     seen: Option<(Seen, Instant)>,
+    /// Whether CoreDNS's Deployments are looked at.
+    with_core_dns: bool,
 }
 
 impl Known {
@@ -78,7 +80,7 @@ impl Known {
         {
             return Ok(&self.seen.insert((seen, at)).0);
         }
-        let seen = Seen::now(client).await?;
+        let seen = Seen::now(client, self.with_core_dns).await?;
         Ok(&self.seen.insert((seen, Instant::now())).0)
     }
 }
@@ -136,15 +138,18 @@ async fn turn(
 }
 
 /// Goes the way to its end, or until something is in the way or did not come within `patience`; what
-/// was seen last, and what would be next. A server that fails is asked again for as long.
+/// was seen last, and what would be next. A server that fails is asked again for as long. CoreDNS goes
+/// or comes back with it where that is asked for.
 pub async fn go(
     client: &Client,
     (way, only): (Way, &[String]),
+    with_core_dns: bool,
     patience: Duration,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<(Seen, Next), CarryOutError> {
     let mut conflicts = 0;
-    let (mut known, mut so_far) = (Known::default(), Patience::default());
+    let mut known = Known { with_core_dns, ..Known::default() };
+    let mut so_far = Patience::default();
     loop {
         let waited = so_far.waits.as_ref().map(|(wait, _)| wait);
         match turn(client, (way, only), &mut known, waited, &mut tell).await {
@@ -221,6 +226,19 @@ async fn carry_out(
         Step::Unlabel { node } => {
             let gone = json!({"labels": {LABEL: null}, "annotations": {REPORT: null}});
             label(client, node, &gone).await
+        }
+        Step::AskNames { node, at } => {
+            label(client, node, &json!({"labels": {NAMES_ASKED: at.to_string()}})).await
+        }
+        Step::ForgetNames { node } => {
+            let gone = json!({"labels": {NAMES_ASKED: null}, "annotations": {NAMES_ANSWER: null}});
+            label(client, node, &gone).await
+        }
+        Step::ScaleDown { namespace, name, .. } => {
+            core_dns::scale(client, namespace, name, true).await
+        }
+        Step::ScaleBack { namespace, name, .. } => {
+            core_dns::scale(client, namespace, name, false).await
         }
         Step::Restrict | Step::Restore => {
             // The plan has none of these without it.

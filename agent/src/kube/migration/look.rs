@@ -11,8 +11,16 @@ use k8s_openapi::{
 use kube::{Api, Client, api::ListParams};
 use serde::Serialize;
 
-use super::{BEFORE, LABEL, REPORT, Report, affinity};
-use crate::{config, kube::client::may_pass, model::node::KubeProxy};
+use super::{
+    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, Report, affinity,
+    core_dns::{self, CoreDns},
+    names::Answer,
+};
+use crate::{
+    config,
+    kube::{client::may_pass, node_condition},
+    model::node::KubeProxy,
+};
 
 /// The name of the program, of its container's image, and of the label of its pods.
 const NAME: &str = "kube-proxy";
@@ -77,6 +85,8 @@ pub struct Dns {
     pub addresses: Vec<String>,
     /// Pods behind it that are not Mizzen's.
     pub pods: usize,
+    /// Whether the Service leads to CoreDNS, by the label of its pods, and not to the agents.
+    pub by_core_dns: bool,
 }
 
 /// A node.
@@ -96,6 +106,12 @@ pub struct NodeSeen {
     pub proxy_pods: usize,
     /// How many of these are ready and not about to end.
     pub proxy_ready: usize,
+    /// Whether Mizzen connects its pods.
+    pub connects_pods: bool,
+    /// The number by which its agent is asked whether it answers names.
+    pub names_asked: Option<u64>,
+    /// What that answers.
+    pub names_answer: Option<Answer>,
 }
 
 #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -115,14 +131,16 @@ pub struct Seen {
     pub nodes: Vec<NodeSeen>,
     /// Cluster DNS.
     pub dns: Option<Dns>,
+    /// CoreDNS's Deployments, where they are to go or to come back.
+    pub core_dns: Option<Vec<CoreDns>>,
     /// When it was looked, in seconds after 1970.
     #[serde(skip)]
     pub now_s: u64,
 }
 
 impl Seen {
-    /// Looks at all of it.
-    pub async fn now(client: &Client) -> Result<Self, LookError> {
+    /// Looks at all of it; at CoreDNS's Deployments where that is asked for.
+    pub async fn now(client: &Client, with_core_dns: bool) -> Result<Self, LookError> {
         let sets: Vec<DaemonSet> = list(client, "daemonsets", &ListParams::default()).await?;
         let sets: Vec<_> = sets.into_iter().filter(is_proxy).collect();
         let labelled = ListParams::default().labels(&format!("k8s-app={NAME}"));
@@ -139,7 +157,9 @@ impl Seen {
         let nodes = nodes.iter().filter(|node| !is_windows(node));
         let mut nodes: Vec<_> = nodes.map(|node| node_seen(node, &pods)).collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Self { proxies, loose, nodes, dns: dns(client).await?, now_s: super::now_s() })
+        let dns = dns(client).await?;
+        let core_dns = if with_core_dns { Some(core_dns(client).await?) } else { None };
+        Ok(Self { proxies, loose, nodes, dns, core_dns, now_s: super::now_s() })
     }
 
     /// Looks at one node, kube-proxy's pods on it, and its DaemonSet, which is all that changes while
@@ -158,6 +178,9 @@ impl Seen {
             let (Some(found), Some(known)) = (found, known) else { return Ok(false) };
             let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
             *known = node_seen(&found, &pods_of(client, proxy, &here).await?);
+        }
+        if self.core_dns.is_some() {
+            self.core_dns = Some(core_dns(client).await?);
         }
         self.now_s = super::now_s();
         Ok(true)
@@ -311,10 +334,20 @@ fn node_seen(node: &Node, pods: &[Pod]) -> NodeSeen {
     let here = pods
         .iter()
         .filter(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&name));
+    let asked = node.metadata.labels.as_ref().and_then(|labels| labels.get(NAMES_ASKED));
+    let answer = node.metadata.annotations.as_ref().and_then(|notes| notes.get(NAMES_ANSWER));
+    let report: Option<Report> = report.and_then(|text| serde_json::from_str(text).ok());
     NodeSeen {
+        // What the agent says of itself is newer than what one has said of the node.
+        connects_pods: report
+            .as_ref()
+            .and_then(|report| report.connects_pods)
+            .unwrap_or_else(|| node_condition::is_said(node)),
         ready: is_node_ready(node),
         phase: label.and_then(|value| KubeProxy::of_value(value)),
-        report: report.and_then(|text| serde_json::from_str(text).ok()),
+        names_asked: asked.and_then(|text| text.parse().ok()),
+        names_answer: answer.and_then(|text| serde_json::from_str(text).ok()),
+        report,
         proxy_pods: here.clone().count(),
         proxy_ready: here.filter(|pod| is_ready(pod)).count(),
         name,
@@ -341,7 +374,13 @@ async fn dns(client: &Client) -> Result<Option<Dns>, LookError> {
     let Some(spec) = service.and_then(|service| service.spec) else { return Ok(None) };
     let labelled = ListParams::default().labels("k8s-app=kube-dns");
     let pods: Vec<Pod> = list(client, "pods", &labelled).await?;
-    Ok(Some(Dns { addresses: spec.cluster_ips.unwrap_or_default(), pods: pods.len() }))
+    let by_core_dns = spec.selector.iter().flatten().any(|(key, _)| key == "k8s-app");
+    let addresses = spec.cluster_ips.unwrap_or_default();
+    Ok(Some(Dns { addresses, pods: pods.len(), by_core_dns }))
+}
+
+async fn core_dns(client: &Client) -> Result<Vec<CoreDns>, LookError> {
+    core_dns::list(client).await.map_err(LookError::of("deployments"))
 }
 
 #[cfg(test)]
@@ -387,6 +426,31 @@ mod tests {
         assert!(!of(owner(&proxy.uid, false)), "it does not control it");
         assert!(!of(owner("another", true)), "one of the same name");
         assert!(!is_of(&ObjectMeta::default(), &proxy));
+    }
+
+    #[test]
+    fn who_connects_pods_says_so_in_the_report_or_the_condition() {
+        let node = |report: Option<serde_json::Value>, reason: &str| -> Node {
+            let notes = report.map(|report| json!({REPORT: report.to_string()}));
+            let condition =
+                json!({"type": "NetworkUnavailable", "status": "False", "reason": reason});
+            let node = json!({"metadata": {"name": "n", "annotations": notes},
+                              "status": {"conditions": [condition]}});
+            serde_json::from_value(node).unwrap()
+        };
+        let report = |connects: serde_json::Value| {
+            Some(json!({"for": "removed", "done": true, "said": [], "connectsPods": connects}))
+        };
+        for (report, reason, expected) in [
+            (None, "AgentServes", true),
+            (None, "CalicoIsUp", false),
+            (report(json!(null)), "AgentServes", true),
+            (report(json!(false)), "AgentServes", false),
+            (report(json!(true)), "CalicoIsUp", true),
+        ] {
+            let seen = node_seen(&node(report.clone(), reason), &[]);
+            assert_eq!(seen.connects_pods, expected, "{report:?} {reason}");
+        }
     }
 
     #[test]

@@ -9,11 +9,14 @@
 //! ```
 //! All that was done is written at the API server, so that whoever is stopped goes on from there:
 //! [`plan`] is pure, and looks at nothing else. kube-proxy's DaemonSet keeps what it was before in an
-//! annotation of its own until it is put back ([`affinity`]).
+//! annotation of its own until it is put back ([`affinity`]), and CoreDNS's Deployment how many pods it
+//! had ([`core_dns`]).
 
 pub mod affinity;
 pub mod carry_out;
+pub mod core_dns;
 pub mod look;
+pub mod names;
 pub mod node;
 pub mod plan;
 
@@ -29,6 +32,13 @@ pub const REPORT: &str = "mizzen.dev/kube-proxy-report";
 /// where it had none.
 pub const BEFORE: &str = "mizzen.dev/kube-proxy-affinity";
 
+/// The label of a Node that asks its agent whether it answers names: seconds after 1970.
+pub const NAMES_ASKED: &str = "mizzen.dev/cluster-dns-asked";
+/// The annotation in which it answers, as JSON ([`names::Answer`]).
+pub const NAMES_ANSWER: &str = "mizzen.dev/cluster-dns-answer";
+/// The annotation of CoreDNS's Deployment with the replicas that it had.
+pub const KEPT_REPLICAS: &str = "mizzen.dev/cluster-dns-replicas";
+
 /// What an agent says of its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +53,9 @@ pub struct Report {
     /// When it was last so, in seconds after 1970.
     #[serde(default)]
     pub at: u64,
+    /// Whether that agent connects the node's pods (`cni: true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connects_pods: Option<bool>,
 }
 
 /// For how long an agent counts as one that serves after it said so, in seconds: it says so again

@@ -158,6 +158,7 @@ impl Follower {
             Ok(Answer::Again(report)) => (report, true),
             Err(error) => (not_yet(phase, vec![error.to_string()]), false),
         };
+        let report = Report { connects_pods: Some(self.config.cni), ..report };
         let is_done = report.done;
         let told = self.report(report).await;
         match (again, told, is_done) {
@@ -226,11 +227,17 @@ fn explain(node: &str, error: &kube::Error) -> String {
 }
 
 fn done(phase: KubeProxy, said: Vec<String>) -> Report {
-    Report { about: phase.value().to_owned(), done: true, said, at: super::now_s() }
+    Report {
+        about: phase.value().to_owned(),
+        done: true,
+        said,
+        at: super::now_s(),
+        connects_pods: None,
+    }
 }
 
 fn not_yet(phase: KubeProxy, said: Vec<String>) -> Report {
-    Report { about: phase.value().to_owned(), done: false, said, at: super::now_s() }
+    Report { done: false, ..done(phase, said) }
 }
 
 /// Does what is asked for, as far as it can be done now.
@@ -306,7 +313,8 @@ fn go_back(config: &Config) -> Answer {
             );
         }
         let seen = Seen::now(Agent::Away(String::new())).map_err(chain)?;
-        let plan = Plan::rollback(&seen, datapath::is_in_force(&config.bpffs));
+        let services = datapath::services_in_force(&config.bpffs).map_err(chain)?;
+        let plan = Plan::rollback(&seen, services.as_deref(), false);
         if !plan.obstacles.is_empty() {
             return Err(words(&plan.obstacles));
         }

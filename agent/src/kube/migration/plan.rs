@@ -3,7 +3,11 @@
 
 use serde::Serialize;
 
-use super::look::{NodeSeen, Seen};
+use super::{
+    core_dns,
+    look::{NodeSeen, Seen},
+    names::Answer,
+};
 use crate::{migrate::plan::Obstacle, model::node::KubeProxy};
 
 /// Which way.
@@ -34,6 +38,36 @@ pub enum Step {
     Restrict,
     /// kube-proxy's DaemonSet is as it was before.
     Restore,
+    /// A node's agent is asked whether it answers names.
+    AskNames {
+        /// The Node.
+        node: String,
+        /// The number of the question: seconds after 1970.
+        at: u64,
+    },
+    /// It is asked no more.
+    ForgetNames {
+        /// The Node.
+        node: String,
+    },
+    /// CoreDNS's Deployment has no pods, and keeps how many it had.
+    ScaleDown {
+        /// The Deployment's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// How many it has.
+        replicas: i32,
+    },
+    /// It has as many as before.
+    ScaleBack {
+        /// The Deployment's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// How many it had.
+        replicas: i32,
+    },
 }
 
 /// Something that others do.
@@ -87,19 +121,47 @@ impl Step {
                 super::BEFORE
             ),
             Self::Restore => "put kube-proxy's DaemonSet back as it was before".to_owned(),
+            Self::AskNames { node, .. } => {
+                format!(
+                    "{node}: ask the agent whether it answers names (label {})",
+                    super::NAMES_ASKED
+                )
+            }
+            Self::ForgetNames { node } => {
+                format!("{node}: remove the label {} and the answer", super::NAMES_ASKED)
+            }
+            Self::ScaleDown { namespace, name, replicas } => format!(
+                "scale CoreDNS's Deployment {namespace}/{name} from {replicas} pods to 0, since every \
+                 node's agent answers names; how many it had is kept in its annotation {}, and its \
+                 ConfigMap stays",
+                super::KEPT_REPLICAS
+            ),
+            Self::ScaleBack { namespace, name, replicas } => {
+                format!("scale CoreDNS's Deployment {namespace}/{name} back to {replicas} pods")
+            }
         }
     }
 }
 
 /// What comes next on the way. Where `only` has names, other nodes stay where they are.
 pub fn next(seen: &Seen, way: Way, only: &[String]) -> Next {
-    let obstacles = obstacles(seen, only);
+    let mut obstacles = obstacles(seen, only);
+    if way == Way::Back && obstacles.is_empty() {
+        obstacles.extend(connected_by_mizzen(seen, only));
+    }
     if !obstacles.is_empty() {
         return Next::Obstructed(obstacles);
     }
-    match way {
-        Way::There => there(seen, only),
-        Way::Back => back(seen, only),
+    // CoreDNS is the whole cluster's.
+    let core_dns = seen.core_dns.as_deref().filter(|_| only.is_empty());
+    match (way, core_dns) {
+        (Way::There, Some(found)) => match there(seen, only) {
+            Next::Done => core_dns::there(seen, found),
+            other => other,
+        },
+        (Way::There, None) => there(seen, only),
+        (Way::Back, Some(found)) => core_dns::back(seen, found).unwrap_or_else(|| back(seen, only)),
+        (Way::Back, None) => back(seen, only),
     }
 }
 
@@ -280,6 +342,32 @@ fn obstacles(seen: &Seen, only: &[String]) -> Vec<Obstacle> {
     obstacles
 }
 
+/// Whether a node has a part of the way back before it.
+fn is_to_go_back(node: &NodeSeen, restricted: bool) -> bool {
+    let never_went = !restricted && matches!(node.phase, None | Some(KubeProxy::Runs));
+    let is_back = node.phase == Some(KubeProxy::Returning) && reports(node, KubeProxy::Returning);
+    !never_went && !is_back
+}
+
+/// Without Mizzen's programs pods that it connects would have no tunnels, no masquerading and no host
+/// ports: their nodes would get halfway.
+fn connected_by_mizzen(seen: &Seen, only: &[String]) -> Option<Obstacle> {
+    let restricted = seen.proxy()?.restricted;
+    let nodes = in_scope(seen, only).filter(|node| node.connects_pods);
+    let nodes = nodes.filter(|node| is_to_go_back(node, restricted));
+    let names: Vec<_> = nodes.map(|node| node.name.as_str()).collect();
+    (!names.is_empty()).then(|| Obstacle {
+        what: format!(
+            "Mizzen connects the pods of {} (`cni: true`), whose tunnels, masquerading and host ports \
+             would end with its services",
+            names.join(", ")
+        ),
+        remedy: "first give pods another network: install another CNI plugin there, set `cni: false` \
+                 for the agents, have each node's pods made anew (drain it), and run this again"
+            .to_owned(),
+    })
+}
+
 /// How many nodes are where the way leads, of how many.
 pub fn progress(seen: &Seen, way: Way, only: &[String]) -> (usize, usize) {
     let end = |node: &&NodeSeen| match way {
@@ -297,8 +385,10 @@ pub fn progress(seen: &Seen, way: Way, only: &[String]) -> (usize, usize) {
 pub fn steps(seen: &Seen, way: Way, only: &[String]) -> Vec<Step> {
     let mut seen = seen.clone();
     let mut steps = Vec::new();
-    // At most five to a node, and two; between each of them a wait.
-    for _ in 0..2 * (5 * seen.nodes.len() + 2) {
+    // At most five to a node, and two; of names two to a node, and one to a Deployment. Between each
+    // of them a wait.
+    let deployments = seen.core_dns.as_ref().map_or(0, Vec::len);
+    for _ in 0..2 * (7 * seen.nodes.len() + 2 + deployments) {
         match next(&seen, way, only) {
             Next::Do(step) => {
                 assume(&mut seen, &step);
@@ -327,6 +417,25 @@ fn assume(seen: &mut Seen, step: &Step) {
                 proxy.observed = false;
             }
         }
+        Step::AskNames { node, at } => names_of(seen, node, Some(*at)),
+        Step::ForgetNames { node } => names_of(seen, node, None),
+        Step::ScaleDown { name, .. } | Step::ScaleBack { name, .. } => {
+            let all = seen.core_dns.iter_mut().flatten();
+            for core_dns in all.filter(|core_dns| core_dns.name == *name) {
+                let before = core_dns.before.unwrap_or(core_dns.replicas);
+                (core_dns.replicas, core_dns.before) = match step {
+                    Step::ScaleDown { .. } => (0, Some(before)),
+                    _ => (before, None),
+                };
+            }
+        }
+    }
+}
+
+/// As if a node's agent had been asked, or was no more.
+fn names_of(seen: &mut Seen, name: &str, asked: Option<u64>) {
+    for node in seen.nodes.iter_mut().filter(|node| node.name == name) {
+        (node.names_asked, node.names_answer) = (asked, None);
     }
 }
 
@@ -336,11 +445,15 @@ fn fulfil(seen: &mut Seen, wait: &Wait) {
         proxy.observed = true;
     }
     for node in seen.nodes.iter_mut().filter(|node| node.name == wait.node) {
+        let said = Vec::new();
+        node.names_answer = node.names_asked.map(|asked| Answer { asked, answers: true, said });
         let Some(phase) = node.phase else { continue };
         let wanted = matches!(phase, KubeProxy::Runs | KubeProxy::Returning);
         (node.proxy_pods, node.proxy_ready) = (wanted.into(), wanted.into());
         let about = phase.value().to_owned();
-        node.report = Some(super::Report { about, done: true, said: Vec::new(), at: seen.now_s });
+        let (said, connects_pods) = (Vec::new(), Some(node.connects_pods));
+        node.report =
+            Some(super::Report { about, done: true, said, at: seen.now_s, connects_pods });
     }
 }
 

@@ -18,6 +18,7 @@ fn node(name: &str, internal_ips: &[&str], pod_cidrs: &[&str]) -> Node {
         zone: None,
         to_be_deleted: false,
         kube_proxy: None,
+        names_asked: None,
     }
 }
 

@@ -332,6 +332,7 @@ pub(super) fn model(name: &str, index: u8) -> ModelNode {
         zone: None,
         to_be_deleted: false,
         kube_proxy: None,
+        names_asked: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The CNI plugin and the agent's pod network, as a container runtime meets them.
 
+mod alone;
 mod altered;
 mod bandwidth;
 mod bed;

@@ -342,7 +342,7 @@ pub(crate) const METRICS: SocketAddr =
 pub(crate) fn http(netns: &Netns, at: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let asked = netns.run(|| {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(LIMIT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -242,6 +242,7 @@ pub(super) fn snapshot() -> Snapshot {
         zone: None,
         to_be_deleted: false,
         kube_proxy: None,
+        names_asked: None,
     };
     all.nodes.insert(node.name.clone(), Arc::new(node));
     add(&mut all, service("web", &["10.96.1.1", "fd00:96::101"]), &[]);

@@ -14,9 +14,11 @@ use mizzen_agent::{
     migrate::{
         carry_out::{carry_out, verify},
         hold,
+        leftovers::Leftovers,
         look::{Agent, Seen},
         plan::Plan,
     },
+    netfilter,
 };
 use mizzen_ebpf_abi::{counters::Counter, node::cluster_range_flags::SERVICES};
 use mizzen_tests::{
@@ -34,19 +36,29 @@ pub(crate) fn rules(
     [vip, node_port]: [SocketAddr; 2],
     backend: SocketAddr,
 ) -> String {
-    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    let (ip, kind) = if family == Family::V4 { ("ip", "ipv4") } else { ("ip6", "ipv6") };
     let (cluster_ip, node) = (vip.ip(), node_port.ip());
     let translate = |protocol: &str| {
         format!(
-            "{ip} daddr {cluster_ip} {protocol} dport {PORT} dnat to {backend}\n\
-             {ip} daddr {node} {protocol} dport {NODE_PORT} meta mark set 0x4000 dnat to {backend}\n"
+            "{ip} daddr {node} {protocol} dport {NODE_PORT} meta mark set 0x4000 dnat to {backend}\n"
         )
     };
+    let known = |protocol: &str| format!("{cluster_ip} . {protocol} . {PORT} : goto of-{protocol}");
+    let leads = |protocol: &str| {
+        format!("chain of-{protocol} {{ meta l4proto {protocol} dnat to {backend}\n}}\n")
+    };
     format!(
-        "table {ip} kube-proxy {{\n\
-         chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{}{}}}\n\
+        "table {ip} kube-proxy {{\n{}{}\
+         map service-ips {{ type {kind}_addr . inet_proto . inet_service : verdict;\n\
+         elements = {{ {}, {} }}\n}}\n\
+         chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n\
+         {ip} daddr . meta l4proto . th dport vmap @service-ips\n{}{}}}\n\
          chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\
          meta mark 0x4000 masquerade\n}}\n}}\n",
+        leads("tcp"),
+        leads("udp"),
+        known("tcp"),
+        known("udp"),
         translate("tcp"),
         translate("udp")
     )
@@ -227,8 +239,52 @@ fn refused_while_it_runs(node: &Netns) {
     });
 }
 
-/// The rules go, and those of others stay.
+/// Rules of somebody else's, with a set and a map of verdicts.
+const OTHERS: &str = "\
+table inet others {
+    set ports { type inet_service; elements = { 1, 2 } }
+    map ways { type inet_service : verdict; elements = { 3 : goto end } }
+    chain end { drop comment \"of others\"
+    }
+    chain input { type filter hook input priority 5; policy accept;
+        tcp dport @ports drop
+        tcp dport vmap @ways
+    }
+}
+";
+
+/// All rules that are not kube-proxy's, with their numbers where they have some.
+fn foreign(node: &Netns) -> Vec<String> {
+    let said = |words: &[&str]| {
+        let output = check(node.command(words[0]).args(&words[1..]));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut lines = vec![said(&["nft", "--handle", "list", "table", "inet", "others"])];
+    let own = [
+        "KUBE-SERVICES",
+        "KUBE-NODEPORTS",
+        "KUBE-POSTROUTING",
+        "KUBE-MARK-MASQ",
+        "KUBE-SVC-",
+        "KUBE-SEP-",
+        "KUBE-FORWARD",
+    ];
+    for program in ["iptables-save", "ip6tables-save"] {
+        let saved = said(&[program]);
+        let others = saved
+            .lines()
+            .filter(|line| !line.starts_with('#') && !own.iter().any(|name| line.contains(name)));
+        // Without what was counted.
+        lines.extend(others.map(|line| line.split(" [").next().unwrap().to_owned()));
+    }
+    lines
+}
+
+/// The rules go, and those of others stay, to the letter.
 fn removed(node: &Netns, iptables: bool) {
+    nft(node, OTHERS);
+    let before = foreign(node);
+    assert_eq!(before.iter().any(|line| line.contains("KUBE-FIREWALL")), iptables, "{before:#?}");
     let plan = Plan::apply(&look(node), true);
     assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
     let mut done = 0;
@@ -240,6 +296,7 @@ fn removed(node: &Netns, iptables: bool) {
     for others in ["KUBE-FIREWALL", "dport 1 "] {
         assert_eq!(left.contains(others), iptables, "{others}: {left}");
     }
+    assert_eq!(foreign(node), before);
     assert!(Plan::apply(&look(node), true).is_done());
 }
 
@@ -253,6 +310,29 @@ fn new_connections(lab: &Lab, family: Family) {
             other => Err(other.to_owned()),
         }
     });
+}
+
+/// Tables as kube-proxy makes them before it knows a service are no reason for Mizzen to go.
+#[test]
+fn r11_rules_that_know_no_service_are_none() {
+    let netns = Netns::new("empty");
+    let serves = || Leftovers::of(&look(&netns).ruleset).serves;
+    for family in FAMILIES {
+        let [vip, port] = [10, 11].map(|last| SocketAddr::new(family.service(last), PORT));
+        let full = rules(family, [vip, port], SocketAddr::new(family.pod(2, 2), 80));
+        let (before, rest) = full.split_once("elements").unwrap();
+        let (_, after) = rest.split_once("}\n").unwrap();
+        nft(&netns, &format!("{before}{after}"));
+        assert_eq!(serves(), [], "{family:?}");
+    }
+    for (family, is) in
+        FAMILIES.into_iter().zip([&netfilter::Family::ALL[..1], &netfilter::Family::ALL[..]])
+    {
+        let ip = if family == Family::V4 { "ip" } else { "ip6" };
+        let element = format!("{} . tcp . 80 : goto of-tcp", family.service(10));
+        nft(&netns, &format!("add element {ip} kube-proxy service-ips {{ {element} }}\n"));
+        assert_eq!(serves(), is, "{family:?}");
+    }
 }
 
 /// In either of its modes: nothing is touched while kube-proxy runs; then its rules go, others'

@@ -8,7 +8,22 @@ const NOW_S: u64 = 1_800_000_000;
 fn node(name: &str, phase: Option<KubeProxy>) -> NodeSeen {
     let pods = usize::from(phase != Some(KubeProxy::Removed));
     let name = name.to_owned();
-    NodeSeen { name, ready: true, phase, report: None, proxy_pods: pods, proxy_ready: pods }
+    NodeSeen {
+        name,
+        ready: true,
+        phase,
+        report: None,
+        proxy_pods: pods,
+        proxy_ready: pods,
+        connects_pods: false,
+        names_asked: None,
+        names_answer: None,
+    }
+}
+
+fn report(phase: KubeProxy) -> Report {
+    let (about, said) = (phase.value().to_owned(), Vec::new());
+    Report { about, done: true, said, at: NOW_S, connects_pods: None }
 }
 
 /// As kubeadm has it.
@@ -26,10 +41,10 @@ pub(crate) fn proxy() -> Proxy {
     }
 }
 
-fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
+pub(crate) fn cluster(nodes: &[(&str, Option<KubeProxy>)], restricted: bool) -> Seen {
     let proxy = Proxy { restricted, ..proxy() };
     let nodes = nodes.iter().map(|(name, phase)| node(name, *phase)).collect();
-    Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None, now_s: NOW_S }
+    Seen { proxies: vec![proxy], loose: Vec::new(), nodes, dns: None, core_dns: None, now_s: NOW_S }
 }
 
 fn word(step: &Step) -> String {
@@ -38,6 +53,7 @@ fn word(step: &Step) -> String {
         Step::Unlabel { node } => format!("{node} -"),
         Step::Restrict => "restrict".to_owned(),
         Step::Restore => "restore".to_owned(),
+        other => other.words(),
     }
 }
 
@@ -63,14 +79,14 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
     let mut seen = cluster(&[("a", Some(KubeProxy::Runs))], true);
     let waits = |seen: &Seen| matches!(next(seen, Way::There, &[]), Next::Wait(_));
     assert!(waits(&seen), "no report");
-    let report = |phase: KubeProxy, done| {
+    let told = |phase: KubeProxy, done| {
         let said = vec!["why".to_owned()];
-        Some(Report { about: phase.value().to_owned(), done, said, at: NOW_S })
+        Some(Report { done, said, ..report(phase) })
     };
-    seen.nodes[0].report = report(KubeProxy::Runs, false);
+    seen.nodes[0].report = told(KubeProxy::Runs, false);
     let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
     assert_eq!((wait.node.as_str(), &wait.said[..]), ("a", &["why".to_owned()][..]));
-    seen.nodes[0].report = report(KubeProxy::Runs, true);
+    seen.nodes[0].report = told(KubeProxy::Runs, true);
     let late = Seen { now_s: NOW_S + FRESH_S + 1, ..seen.clone() };
     assert!(waits(&late), "an agent that said so once may be gone");
     let leaving = Step::Label { node: "a".to_owned(), phase: KubeProxy::Leaving };
@@ -84,7 +100,7 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
     assert_eq!(next(&seen, Way::There, &[]), Next::Do(removed.clone()));
     assume(&mut seen, &removed);
     assert!(waits(&seen), "the report is about something before");
-    seen.nodes[0].report = report(KubeProxy::Removed, true);
+    seen.nodes[0].report = told(KubeProxy::Removed, true);
     assert_eq!(next(&seen, Way::There, &[]), Next::Done);
     assert_eq!(progress(&seen, Way::There, &[]), (1, 1));
 }
@@ -92,8 +108,7 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
 #[test]
 fn a_kube_proxy_that_somebody_put_back_goes_again_and_its_rules_with_it() {
     let mut seen = cluster(&[("a", Some(KubeProxy::Removed))], false);
-    let about = KubeProxy::Removed.value().to_owned();
-    seen.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: NOW_S });
+    seen.nodes[0].report = Some(report(KubeProxy::Removed));
     (seen.nodes[0].proxy_pods, seen.nodes[0].proxy_ready) = (1, 1);
     assert_eq!(words(&seen, Way::There, &[]), ["a leaving", "restrict", "a removed"]);
     // Or all goes back, and Mizzen's services out of force before the labels.
@@ -115,8 +130,7 @@ fn back_puts_all_back_and_removes_every_trace() {
     // The rules have to be there, and the pod that wrote them.
     let mut waits = cluster(&[("a", Some(KubeProxy::Returning))], true);
     waits.nodes[0].proxy_ready = 0;
-    let about = KubeProxy::Returning.value().to_owned();
-    waits.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: NOW_S });
+    waits.nodes[0].report = Some(report(KubeProxy::Returning));
     assert!(matches!(next(&waits, Way::Back, &[]), Next::Wait(_)));
 }
 
@@ -141,8 +155,7 @@ fn a_node_that_is_not_ready_is_left_and_the_others_go_on() {
     // What had been done there is done.
     let mut done = cluster(&[("b", Some(KubeProxy::Removed))], true);
     done.nodes[0].ready = false;
-    let about = KubeProxy::Removed.value().to_owned();
-    done.nodes[0].report = Some(Report { about, done: true, said: Vec::new(), at: 0 });
+    done.nodes[0].report = Some(Report { at: 0, ..report(KubeProxy::Removed) });
     assert_eq!(next(&done, Way::There, &[]), Next::Done);
 }
 
@@ -155,12 +168,11 @@ fn a_node_that_is_not_ready_goes_back_later_and_the_daemon_set_waits_for_it() {
     for node in &mut seen.nodes {
         node.phase = Some(KubeProxy::Returning);
     }
-    let about = || KubeProxy::Returning.value().to_owned();
     seen.nodes[0].proxy_ready = 1;
-    seen.nodes[0].report = Some(Report { about: about(), done: true, said: vec![], at: NOW_S });
+    seen.nodes[0].report = Some(report(KubeProxy::Returning));
     assert_eq!(next(&seen, Way::Back, &[]), Next::Left(vec!["b".to_owned()]));
     // It went back before it stopped being ready: its pod is not, and nothing is to be done there.
-    seen.nodes[1].report = Some(Report { about: about(), done: true, said: vec![], at: NOW_S });
+    seen.nodes[1].report = Some(report(KubeProxy::Returning));
     seen.nodes[1].proxy_ready = 0;
     assert_eq!(next(&seen, Way::Back, &[]), Next::Do(Step::Restore));
 }
@@ -169,8 +181,7 @@ fn a_node_that_is_not_ready_goes_back_later_and_the_daemon_set_waits_for_it() {
 #[test]
 fn back_does_not_wait_for_pods_that_nobody_exchanges() {
     let mut seen = cluster(&[("a", Some(KubeProxy::Returning))], false);
-    let about = KubeProxy::Returning.value().to_owned();
-    seen.nodes[0].report = Some(Report { about, done: true, said: vec![], at: NOW_S });
+    seen.nodes[0].report = Some(report(KubeProxy::Returning));
     seen.proxies[0].rolled_out = false;
     assert_eq!(next(&seen, Way::Back, &[]), Next::Do(Step::Unlabel { node: "a".to_owned() }));
     seen.proxies[0].observed = false;
@@ -243,4 +254,23 @@ fn what_is_in_the_way_is_named_and_nothing_is_done() {
             assert_eq!(steps(&seen, way, &only), []);
         }
     }
+}
+
+/// Before the first label: a node that got halfway would be kube-proxy's and Mizzen's.
+#[test]
+fn where_mizzen_connects_pods_nothing_of_the_way_back_is_begun() {
+    let removed = Some(KubeProxy::Removed);
+    let mut seen = cluster(&[("a", removed), ("b", removed)], true);
+    seen.nodes[1].connects_pods = true;
+    let Next::Obstructed(obstacles) = next(&seen, Way::Back, &[]) else { panic!() };
+    assert!(obstacles[0].what.contains("the pods of b (`cni: true`)"), "{obstacles:?}");
+    assert!(obstacles[0].remedy.contains("install another CNI plugin"), "{obstacles:?}");
+    assert_eq!(steps(&seen, Way::Back, &[]), []);
+    assert_eq!(words(&seen, Way::Back, &["a"]), ["a returning"], "it is not about the other");
+    // There it is in nobody's way, and neither where there is nothing to go back from.
+    seen.nodes[1].report = Some(report(KubeProxy::Removed));
+    assert!(!matches!(next(&seen, Way::There, &[]), Next::Obstructed(_)));
+    let mut begun = cluster(&[("a", Some(KubeProxy::Runs))], false);
+    begun.nodes[0].connects_pods = true;
+    assert_eq!(words(&begun, Way::Back, &[]), ["a -"]);
 }

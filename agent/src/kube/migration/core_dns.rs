@@ -1,0 +1,230 @@
+//! CoreDNS, once every node's agent answers names: its Deployments are scaled to nothing, and back.
+//! What they have besides stays, the ConfigMap too: agents may read it (`corefile`).
+//!
+//! Whether agents answer is asked anew each time: a label of the Node has a number, and its agent
+//! answers with it in an annotation ([`super::names`]).
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    FRESH_S, KEPT_REPLICAS,
+    look::{NodeSeen, Seen},
+    plan::{Next, Step, Wait},
+};
+
+/// Where it is, and what finds it, by kubeadm, kops, kind and others.
+const NAMESPACE: &str = "kube-system";
+const LABEL: &str = "k8s-app=kube-dns";
+
+/// A Deployment of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CoreDns {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How many pods it asks for.
+    pub replicas: i32,
+    /// How many it asked for before it was scaled to none.
+    pub before: Option<i32>,
+}
+
+impl CoreDns {
+    fn of(deployment: &Deployment) -> Self {
+        let metadata = &deployment.metadata;
+        let kept = metadata.annotations.as_ref().and_then(|notes| notes.get(KEPT_REPLICAS));
+        let asked = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            // One is the API's default.
+            replicas: asked.unwrap_or(1),
+            before: kept.and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// All Deployments of it.
+pub(super) async fn list(client: &Client) -> Result<Vec<CoreDns>, kube::Error> {
+    let api = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
+    let found = api.list(&ListParams::default().labels(LABEL)).await?;
+    Ok(found.items.iter().map(CoreDns::of).collect())
+}
+
+/// Scales one to none, or to what it was. Only as it was when it was read: somebody else may scale it.
+pub(super) async fn scale(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    down: bool,
+) -> Result<(), kube::Error> {
+    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let deployment = api.get(name).await?;
+    let found = CoreDns::of(&deployment);
+    let (replicas, kept) = match (down, found.before) {
+        (true, before) if found.replicas > 0 => (0, Some(before.unwrap_or(found.replicas))),
+        (false, Some(before)) => (before, None),
+        _ => return Ok(()), // somebody else did
+    };
+    let patch = json!({
+        "metadata": {
+            "resourceVersion": deployment.metadata.resource_version,
+            "annotations": {KEPT_REPLICAS: kept.map(|count| count.to_string())},
+        },
+        "spec": {"replicas": replicas},
+    });
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+/// What comes next, when all else of the way there is done.
+pub(super) fn there(seen: &Seen, found: &[CoreDns]) -> Next {
+    let Some(running) = found.iter().find(|core_dns| core_dns.replicas > 0) else {
+        return forget(seen);
+    };
+    if let Some(node) = seen.nodes.iter().find(|node| !is_asked(node, seen.now_s)) {
+        return Next::Do(Step::AskNames { node: node.name.clone(), at: seen.now_s });
+    }
+    if let Some(node) = seen.nodes.iter().find(|node| !answers(node)) {
+        return Next::Wait(wait(node));
+    }
+    let CoreDns { namespace, name, replicas, .. } = running.clone();
+    Next::Do(Step::ScaleDown { namespace, name, replicas })
+}
+
+/// What comes next, before all else of the way back; `None` where nothing does.
+pub(super) fn back(seen: &Seen, found: &[CoreDns]) -> Option<Next> {
+    let scaled = found.iter().find_map(|core_dns| Some((core_dns, core_dns.before?)));
+    if let Some((CoreDns { namespace, name, .. }, replicas)) = scaled {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        return Some(Next::Do(Step::ScaleBack { namespace, name, replicas }));
+    }
+    Some(forget(seen)).filter(|next| *next != Next::Done)
+}
+
+/// Nobody is asked any more.
+fn forget(seen: &Seen) -> Next {
+    let asked = seen.nodes.iter().find(|node| node.names_asked.is_some());
+    asked.map_or(Next::Done, |node| Next::Do(Step::ForgetNames { node: node.name.clone() }))
+}
+
+fn is_asked(node: &NodeSeen, now_s: u64) -> bool {
+    node.names_asked.is_some_and(|at| at.abs_diff(now_s) <= FRESH_S)
+}
+
+fn answers(node: &NodeSeen) -> bool {
+    let answer = node.names_answer.as_ref();
+    node.ready && answer.is_some_and(|it| it.answers && Some(it.asked) == node.names_asked)
+}
+
+fn wait(node: &NodeSeen) -> Wait {
+    let answer = node.names_answer.as_ref().filter(|it| Some(it.asked) == node.names_asked);
+    let said = match answer {
+        _ if !node.ready => vec!["the node is not ready".to_owned()],
+        Some(answer) => answer.said.clone(),
+        None => vec![
+            "no agent of this node has said anything of it: see that one runs there".to_owned(),
+        ],
+    };
+    Wait { node: node.name.clone(), what: "the agent to answer names".to_owned(), said }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::plan::tests::cluster, *};
+    use crate::{
+        kube::migration::{
+            Report,
+            names::Answer,
+            plan::{Way, next, steps},
+        },
+        model::node::KubeProxy,
+    };
+
+    fn core_dns(replicas: i32, before: Option<i32>) -> Option<Vec<CoreDns>> {
+        let (namespace, name) = (NAMESPACE.to_owned(), "coredns".to_owned());
+        Some(vec![CoreDns { namespace, name, replicas, before }])
+    }
+
+    /// Two nodes that are Mizzen's.
+    fn seen(core_dns: Option<Vec<CoreDns>>) -> Seen {
+        let removed = Some(KubeProxy::Removed);
+        let mut seen = cluster(&[("a", removed), ("b", removed)], true);
+        for node in &mut seen.nodes {
+            let (about, said) = (KubeProxy::Removed.value().to_owned(), Vec::new());
+            node.report =
+                Some(Report { about, done: true, said, at: seen.now_s, connects_pods: None });
+        }
+        seen.core_dns = core_dns;
+        seen
+    }
+
+    fn words(seen: &Seen, way: Way, only: &[&str]) -> Vec<String> {
+        let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
+        let word = |step: &Step| match step {
+            Step::AskNames { node, .. } => format!("{node}?"),
+            Step::ForgetNames { node } => format!("{node}."),
+            Step::ScaleDown { name, replicas, .. } => format!("{name} {replicas} -> 0"),
+            Step::ScaleBack { name, replicas, .. } => format!("{name} -> {replicas}"),
+            other => other.words(),
+        };
+        steps(seen, way, &only).iter().map(word).collect()
+    }
+
+    #[test]
+    fn it_goes_when_every_agent_answers_and_comes_back_as_it_was() {
+        let running = seen(core_dns(2, None));
+        assert_eq!(words(&running, Way::There, &[]), ["a?", "b?", "coredns 2 -> 0", "a.", "b."]);
+        assert_eq!(words(&running, Way::There, &["a"]), Vec::<String>::new(), "not for one node");
+        assert_eq!(words(&seen(None), Way::There, &[]), Vec::<String>::new(), "not asked for");
+        let gone = seen(core_dns(0, Some(2)));
+        assert_eq!(words(&gone, Way::There, &[]), Vec::<String>::new());
+        assert_eq!(words(&gone, Way::Back, &[])[0], "coredns -> 2");
+        assert_eq!(
+            next(&seen(core_dns(0, None)), Way::There, &[]),
+            Next::Done,
+            "somebody else did"
+        );
+        let before = words(&seen(core_dns(2, None)), Way::Back, &[]);
+        assert!(!before.iter().any(|word| word.contains("coredns")), "{before:?}");
+    }
+
+    #[test]
+    fn an_answer_counts_for_the_question_of_a_moment_ago() {
+        let mut seen = seen(core_dns(2, None));
+        let now_s = seen.now_s;
+        let answer = |asked: u64, answers: bool| {
+            Some(Answer { asked, answers, said: vec!["why".to_owned()] })
+        };
+        for node in &mut seen.nodes {
+            (node.names_asked, node.names_answer) = (Some(now_s), answer(now_s, true));
+        }
+        let scales =
+            |seen: &Seen| matches!(next(seen, Way::There, &[]), Next::Do(Step::ScaleDown { .. }));
+        assert!(scales(&seen));
+        for (asked, answered, said) in [
+            (Some(now_s), answer(now_s, false), "why"),
+            (Some(now_s), answer(now_s - 1, true), "no agent"),
+            (Some(now_s), None, "no agent"),
+        ] {
+            (seen.nodes[1].names_asked, seen.nodes[1].names_answer) = (asked, answered);
+            let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!("{said}") };
+            assert!(wait.node == "b" && wait.said[0].contains(said), "{wait:?}");
+        }
+        let late = now_s - FRESH_S - 1;
+        (seen.nodes[1].names_asked, seen.nodes[1].names_answer) = (Some(late), answer(late, true));
+        let again = Step::AskNames { node: "b".to_owned(), at: now_s };
+        assert_eq!(next(&seen, Way::There, &[]), Next::Do(again));
+        (seen.nodes[1].names_asked, seen.nodes[1].names_answer) =
+            (Some(now_s), answer(now_s, true));
+        seen.nodes[1].ready = false;
+        let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
+        assert!(wait.said[0].contains("not ready"), "{wait:?}");
+    }
+}

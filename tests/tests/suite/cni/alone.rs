@@ -1,0 +1,89 @@
+//! An agent that connects pods and balances no services: what pods lack is said. Needs root.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    sync::Arc,
+};
+
+use mizzen_agent::podnet::datapath::{LOST, PART};
+use mizzen_tests::wait::until;
+use nix::unistd::{Uid, setfsuid};
+use serde_json::Value;
+
+use super::bed::{LIMIT, Node, Pod};
+use crate::dns::field::Field;
+
+#[test]
+fn an_agent_without_services_says_what_its_pods_lack() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    for command in ["link del pod0", "route del 10.244.2.0/24", "-6 route del fd00:244:0:2::/64"] {
+        host.node.netns.ip(command);
+    }
+    let node = Node::at(Arc::clone(&host.node.netns), "node-1", &[]);
+    let [conf_dir, bin_dir] =
+        ["net.d", "bin"].map(|name| node.folder.path().join(name).display().to_string());
+    let state = node.folder.path().join("state");
+    std::os::unix::fs::symlink(host.state(), &state).unwrap();
+    let folders = ["--cni-conf-dir", &conf_dir, "--cni-bin-dir", &bin_dir];
+    let roles = ["--cni=true", "--services=false", "--dns=false"];
+    let agent = field.begin(host, &[&roles[..], &folders[..]].concat());
+    let nobody = Pod { netns: None, ..Pod::new() };
+    until("the pod network", LIMIT, || match node.call("STATUS", &nobody) {
+        said if said.success => Ok(()),
+        said => Err(format!("{said:?} {}", agent.log())),
+    });
+    node.add(&mut Pod::new());
+    reached_by_root_alone(host.state());
+
+    let (_, said) = host.mizzen(&["status", "-o", "json"]);
+    let status: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+    let parts = status["parts"].as_array().unwrap();
+    let part = parts.iter().find(|part| part["name"] == PART).unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(part["state"], "degraded", "{part}");
+    let (_, said) = host.mizzen(&["check", "-o", "json"]);
+    let report: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+    let findings = report["findings"].as_array().unwrap();
+    for lost in LOST {
+        let reason = part["reason"].as_str().unwrap();
+        assert!(reason.contains(&format!("no {}: ", lost.what)), "{reason}");
+        let is = |finding: &&Value| finding["said"].as_str().unwrap().contains(lost.loss);
+        let found: Vec<_> = findings.iter().filter(is).collect();
+        let [.., finding] = &found[..] else { panic!("{} is not said: {said}", lost.what) };
+        assert_eq!(
+            (&finding["verdict"], &finding["remedy"]),
+            (&"warn".into(), &lost.remedy.into())
+        );
+    }
+}
+
+/// The command line's socket and the plugin's, though their folder is open to everybody.
+fn reached_by_root_alone(folder: &std::path::Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let sockets = entries.filter(|entry| entry.file_type().unwrap().is_socket());
+    let sockets: Vec<_> = sockets.map(|entry| entry.path()).collect();
+    for name in ["agent.sock", "cni.sock"] {
+        assert!(sockets.iter().any(|path| path.ends_with(name)), "{name}: {sockets:?}");
+    }
+    for path in &sockets {
+        assert!(UnixStream::connect(path).is_ok(), "{}", path.display());
+    }
+    // Of this thread alone, and with it root's rights to files.
+    let by_nobody = std::thread::spawn({
+        let sockets = sockets.clone();
+        move || {
+            let _root = setfsuid(Uid::from_raw(65_534));
+            sockets.iter().map(|path| UnixStream::connect(path).map(drop)).collect::<Vec<_>>()
+        }
+    });
+    for (path, dialled) in sockets.iter().zip(by_nobody.join().unwrap()) {
+        let error = dialled.expect_err(&path.display().to_string());
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{}", path.display());
+    }
+}
