@@ -256,6 +256,9 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
         ) => {
             answer.add_answer(v4(0xc000_0250));
         }
+        (name, RecordType::A) if name.starts_with("any-") => {
+            answer.add_answer(v4(0xc000_0250));
+        }
         ("www.example.org.", RecordType::AAAA) => {
             let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
             answer.add_answer(Record::from_rdata(owner, 300, RData::AAAA(AAAA(address))));
