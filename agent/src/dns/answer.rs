@@ -45,6 +45,8 @@ pub enum Explanation {
     NotReady,
     /// No upstream answered in time.
     NoReachableAuthority,
+    /// No upstream can be reached: each refuses, or the network says that it is not there.
+    Unreachable,
     /// Too many questions are under way.
     Overloaded,
     /// The answer has outlived its time, and upstreams have no new one.
@@ -90,6 +92,7 @@ impl Explanation {
             Self::StaleMissing => 19,
             Self::NotServed => 20,
             Self::NoReachableAuthority => 22,
+            Self::Unreachable => 23,
         }
     }
 
@@ -99,6 +102,7 @@ impl Explanation {
             Self::NoUpstream => "no upstream resolver is configured",
             Self::NotReady => "services and endpoints have not been listed yet",
             Self::NoReachableAuthority => "no upstream resolver answered in time",
+            Self::Unreachable => "upstream resolvers refuse or are not there",
             Self::Overloaded => "too many questions to upstream resolvers are under way",
             Self::Stale | Self::StaleMissing => "no upstream resolver has a newer answer",
             Self::FailedBefore => "upstream resolvers failed a moment ago",

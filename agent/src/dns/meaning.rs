@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use hickory_proto::rr::Name;
+use hickory_proto::{op::ResponseCode, rr::Name};
 
 use super::{
     cache::Keeping,
@@ -175,6 +175,10 @@ pub struct Forward {
     pub policy: Policy,
     /// Whether upstreams are asked by TCP alone.
     pub by_tcp: bool,
+    /// Codes after which the next upstream is asked, beside those that say nothing of the name.
+    pub failover: Vec<ResponseCode>,
+    /// Codes after which the next `forward` of the block that has the name is tried.
+    pub next: Vec<ResponseCode>,
     /// Zones in it of which nobody is asked.
     pub except: Vec<Name>,
     /// How many questions may be under way at once.
@@ -195,6 +199,8 @@ impl Forward {
             from: self.from.clone(),
             policy: self.policy,
             by_tcp: self.by_tcp,
+            failover: self.failover.clone(),
+            next: self.next.clone(),
             except: self.except.clone(),
             max_concurrent: self.max_concurrent,
             upstreams: self.upstreams.clone(),
@@ -240,7 +246,7 @@ impl Meaning {
         let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
         for zone in &written.zones {
             let mut has_own = false;
-            for forward in &written.forwards {
+            for (turn, forward) in written.forwards.iter().enumerate() {
                 let Some(from) = forward.within(zone) else { continue };
                 if forward.upstreams.is_empty() && is_ours(zone) {
                     // It led to cluster DNS, which is here; what is left is any shorter zone's.

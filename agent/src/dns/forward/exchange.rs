@@ -86,6 +86,18 @@ impl ExchangeError {
     fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, source }
     }
+
+    /// Whether the network, or the upstream's host, says that nobody is there.
+    pub(super) fn is_of_network(&self) -> bool {
+        use io::ErrorKind::{
+            ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        };
+        let Self::Io { source, .. } = self else { return false };
+        matches!(
+            source.kind(),
+            ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+        )
+    }
 }
 
 /// The way to an upstream.

@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     answer::{Explanation, Reply},
-    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort, is_negative},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort, is_failure, is_negative},
     chain::Chain,
     config::Forwarding,
     direct,
@@ -270,7 +270,7 @@ impl Forwarder {
         let answer = match stale {
             None => answer.await,
             Some(stale) => match timeout(CLIENT_RESPONSE, answer).await {
-                Ok(Ok(heard)) if !is_refusal(&heard.message) => Ok(heard),
+                Ok(Ok(heard)) if !is_failure(heard.message.metadata.response_code) => Ok(heard),
                 Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.
                 _ => {
@@ -307,7 +307,7 @@ impl Forwarder {
         let deadline = Instant::now() + self.limits.total;
         let ask = move || {
             async move {
-                let answer = this.ask_upstreams(&asked, place, deadline).await;
+                let answer = this.ask_routes(&asked, place, deadline).await;
                 if let Err(explanation) = &answer
                     && let Some(route) = this.routes.at(place)
                 {
@@ -397,7 +397,7 @@ fn remembered(question: &Question, hit: &Hit, keeping: &Keeping) -> Option<Reply
     let kind = question.query.query_type();
     let ttl = |ttl| bounded(ttl, (&message, kind), keeping).saturating_sub(age);
     let mut reply = as_reply(question, &message, ttl);
-    if reply.code == ResponseCode::ServFail {
+    if is_failure(reply.code) {
         reply.explanation = Some(Explanation::FailedBefore);
     }
     Some(reply)
@@ -460,10 +460,6 @@ fn one_for_all(question: &Question) -> Reply {
 /// Of which sort an answer is that the cache gave.
 fn sort(reply: &Reply) -> Sort {
     Sort::of(reply.code, reply.answers.len())
-}
-
-fn is_refusal(message: &Message) -> bool {
-    matches!(message.metadata.response_code, ResponseCode::Refused | ResponseCode::ServFail)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

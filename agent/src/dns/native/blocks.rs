@@ -189,6 +189,8 @@ impl Reader<'_> {
                 .as_ref()
                 .map_or(Ok(Policy::default()), |policy| policy.meant())?,
             by_tcp: written.force_tcp,
+            failover: written.failover.iter().map(|code| code.meant()).collect::<Result<_, _>>()?,
+            next: written.next.iter().map(|code| code.meant()).collect::<Result<_, _>>()?,
             except: zones(&written.except, &[])?,
             max_concurrent: written.max_concurrent,
         })

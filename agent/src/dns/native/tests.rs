@@ -72,6 +72,8 @@ const YAML: &str = r#"
     forceTcp: true
     except: [a.corp.example]
     maxConcurrent: 100
+    failover: [NXDOMAIN, notimp]
+    next: [REFUSED, NXDOMAIN]
     tls: {caFile: /cert}
   - to: [/etc/resolv.conf]
     policy: random

@@ -282,6 +282,9 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             answer.add_authority(Record::from_rdata(zone, 300, soa));
         }
         ("broken.example.org.", _) => answer.metadata.response_code = ResponseCode::ServFail,
+        ("refused.example.org.", _) => answer.metadata.response_code = ResponseCode::Refused,
+        ("formerr.example.org.", _) => answer.metadata.response_code = ResponseCode::FormErr,
+        ("notimp.example.org.", _) => answer.metadata.response_code = ResponseCode::NotImp,
         _ => {
             answer.metadata.response_code = ResponseCode::NXDomain;
             let zone = Name::from_ascii("example.org.").unwrap();
