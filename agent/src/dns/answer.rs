@@ -145,6 +145,26 @@ impl Reply {
         Self { code, ..Self::default() }
     }
 
+    /// Has each list of addresses, or of mail servers, begin with another one for each `rotation`:
+    /// most clients take the first.
+    pub fn rotate(&mut self, rotation: usize) {
+        let same = |one: &Record, next: &Record| one.record_type() == next.record_type();
+        for list in self.answers.chunk_by_mut(same) {
+            let kind = list.first().map(Record::record_type);
+            if matches!(kind, Some(RecordType::A | RecordType::AAAA | RecordType::MX)) {
+                list.rotate_left(rotation % list.len());
+            }
+        }
+    }
+
+    /// Leaves out what is beside an answer; what says that there is none, or who has one, stays.
+    pub fn minimize(&mut self) {
+        if self.code == ResponseCode::NoError && !self.answers.is_empty() {
+            self.authorities.clear();
+            self.additionals.clear();
+        }
+    }
+
     /// A failure and its reason.
     pub fn failure(explanation: Explanation) -> Self {
         Self { explanation: Some(explanation), ..Self::of_code(ResponseCode::ServFail) }

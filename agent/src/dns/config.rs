@@ -132,6 +132,8 @@ impl Config {
                 ("forward", !route.upstreams.is_empty()),
                 ("cache", route.keeping != Keeping::NOTHING),
                 ("errors", route.errors.is_some()),
+                ("loadbalance", route.loadbalance),
+                ("minimal", does(|chain| chain.minimal)),
                 ("bufsize", does(|chain| chain.payload.is_some())),
                 ("log", does(|chain| !chain.log.is_empty())),
                 ("dns64", does(|chain| chain.dns64.is_some())),

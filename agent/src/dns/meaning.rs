@@ -45,6 +45,8 @@ pub struct ServerBlock {
     pub kubernetes: Option<Kubernetes>,
     /// For how long answers are kept; without it they are not.
     pub keeping: Option<Keeping>,
+    /// Whether the addresses of a name are said in turns.
+    pub loadbalance: bool,
     /// Who is asked.
     pub forwards: Vec<Forward>,
     /// Where it is answered over TLS too.
@@ -233,7 +235,11 @@ impl Meaning {
             this.tls = block.tls.clone().or(this.tls);
             this.route(place, &block, served);
             this.told.extend(block.told);
-            let hosts = block.hosts.map(Arc::new);
+            let loadbalance = block.loadbalance;
+            let hosts = block.hosts.map(|mut hosts| {
+                hosts.loadbalance = loadbalance;
+                Arc::new(hosts)
+            });
             this.blocks.push(Block { zones: block.zones, hosts, chain: block.chain });
         }
         this
@@ -242,6 +248,7 @@ impl Meaning {
     fn route(&mut self, block: usize, written: &ServerBlock, served: &Served) {
         let errors = written.errors.clone().map(Arc::new);
         let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
+        let loadbalance = written.loadbalance;
         // Whether a zone is one that is answered from the index.
         let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
         for zone in &written.zones {
@@ -256,7 +263,15 @@ impl Meaning {
                 has_own |= from == *zone;
                 let route = forward.route();
                 let errors = errors.clone();
-                self.routes.push(Route { zone: from, block, keeping, errors, ..route });
+                self.routes.push(Route {
+                    zone: from,
+                    block,
+                    turn,
+                    keeping,
+                    loadbalance,
+                    errors,
+                    ..route
+                });
             }
             if !has_own && !is_ours(zone) {
                 let (zone, from) = (zone.clone(), zone.clone());

@@ -99,6 +99,7 @@ impl Default for Route {
             except: Vec::new(),
             max_concurrent: None,
             keeping: Keeping::default(),
+            loadbalance: true,
             errors: None,
         }
     }
@@ -147,17 +148,22 @@ impl Held {
     }
 
     /// What it leaves to the index of the names in `domain`: completing search lists concerns names
-    /// that don't exist, other steps may concern any.
+    /// that don't exist, leaving out what is beside an answer none of what is said directly, other
+    /// steps may concern any.
     fn leaves(&self, domain: &Name) -> Scope {
         if self.hosts.as_ref().is_some_and(|hosts| hosts.concern(domain)) {
             return Scope::Nothing;
         }
         match &self.chain {
             None => Scope::All,
-            Some(chain) if (Chain { autopath: None, ..(**chain).clone() }).is_empty() => {
-                Scope::Existing
+            Some(chain) => {
+                let rest = Chain { autopath: None, minimal: false, ..(**chain).clone() };
+                match &chain.autopath {
+                    _ if !rest.is_empty() => Scope::Nothing,
+                    Some(_) => Scope::Existing,
+                    None => Scope::All,
+                }
             }
-            Some(_) => Scope::Nothing,
         }
     }
 }

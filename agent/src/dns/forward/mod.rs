@@ -186,7 +186,12 @@ impl Forwarder {
             return None;
         }
         let name = LowerName::of(question.query.name());
-        self.routes.hosts(&name, block)?.answer(&question.query)
+        let hosts = self.routes.hosts(&name, block)?;
+        let mut reply = hosts.answer(&question.query)?;
+        if hosts.loadbalance {
+            reply.rotate(question.id.into());
+        }
+        Some(reply)
     }
 
     /// What can be said without waiting: what is remembered, or why nobody will be asked. `block`
@@ -228,7 +233,10 @@ impl Forwarder {
                 (None, None)
             }
         };
-        if let Some(reply) = reply {
+        if let Some(mut reply) = reply {
+            if route.loadbalance {
+                reply.rotate(question.id.into());
+            }
             return AtOnce::Answer(reply, Origin::Cache);
         }
         if !question.recursion_desired {
@@ -250,6 +258,20 @@ impl Forwarder {
     /// The upstreams' answer and whose it is; or where there is none and an old one is remembered,
     /// that.
     pub async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        errand: Errand,
+    ) -> (Reply, Option<SocketAddr>) {
+        let in_turns = self.routes.at(errand.place).is_some_and(|route| route.loadbalance);
+        let (mut reply, by) = self.hear(question, errand).await;
+        if in_turns {
+            reply.rotate(question.id.into());
+        }
+        (reply, by)
+    }
+
+    /// The same with the addresses in their order.
+    async fn hear(
         self: &Arc<Self>,
         question: &Question,
         mut errand: Errand,

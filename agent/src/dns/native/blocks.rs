@@ -85,6 +85,7 @@ impl Reader<'_> {
             hosts: written.hosts.as_ref().map(|hosts| self.hosts(hosts)).transpose()?,
             kubernetes: written.kubernetes.as_ref().map(|all| self.kubernetes(all)).transpose()?,
             keeping: Some(written.cache.as_ref().map_or(Ok(Keeping::default()), keeping)?),
+            loadbalance: written.loadbalance.unwrap_or(true),
             forwards: written
                 .forward
                 .iter()
@@ -95,6 +96,7 @@ impl Reader<'_> {
             ..ServerBlock::default()
         };
         let chain = &mut block.chain;
+        chain.minimal = written.minimal;
         for rule in &written.rewrite {
             chain.rewrites.push(rule.meant()?);
         }

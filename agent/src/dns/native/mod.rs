@@ -136,6 +136,12 @@ mappings! {
         /// How long answers are kept.
         #[serde(skip_serializing_if = "Option::is_none")]
         cache: Option<Cache>,
+        /// Whether the addresses of a name are said in turns; they are where nothing is said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        loadbalance: Option<bool>,
+        /// Whether what is beside an answer is left out.
+        #[serde(skip_serializing_if = "is_false")]
+        minimal: bool,
         /// Names that are answered without asking anyone.
         #[serde(skip_serializing_if = "Option::is_none")]
         hosts: Option<Hosts>,

@@ -85,6 +85,7 @@ const YAML: &str = r#"
     prefetch: {requests: 3, pause: 1m30s, percent: 20}
     serveStale: 2h
     servfailTtl: 2s
+  minimal: true
   hosts:
     file: /hosts
     entries: {192.0.2.33: [a.example, b.example]}
