@@ -446,13 +446,19 @@ fn bounded(ttl: u32, (message, kind): (&Message, RecordType), keeping: &Keeping)
 }
 
 /// An upstream's answer as the answer to `question`: its owners written as they were asked for,
-/// its TTLs passed through `ttl`.
+/// its TTLs passed through `ttl`. A "there is none" is true for as long as the SOA record says twice
+/// (RFC 2308 5).
 fn as_reply(question: &Question, message: &Message, ttl: impl Fn(u32) -> u32) -> Reply {
     let asked = question.query.name();
+    let negative = is_negative(message, question.query.query_type());
+    let own = |record: &Record| match &record.data {
+        RData::SOA(soa) if negative => record.ttl.min(soa.minimum),
+        _ => record.ttl,
+    };
     let records = |records: &[Record]| {
         let mut records = records.to_vec();
         for record in &mut records {
-            record.ttl = ttl(record.ttl);
+            record.ttl = ttl(own(record));
             if record.name == *asked {
                 record.name.clone_from(asked);
             }
