@@ -250,7 +250,7 @@ impl Role {
         metrics.general.enable(config.plugins());
         let routes = Routes::new(routes, &config.blocks, &settings.origin);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
-        let zone = Zone::new(settings, first_serial(since_epoch));
+        let zone = Zone::new(settings, first_serial(since_epoch)).knowing(Arc::clone(&local_pods));
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         // Nobody has set it before.
         let _first = succession.resolver.set(Arc::clone(&resolver));
@@ -387,7 +387,8 @@ impl Role {
         let settings = settings(&config, &routes)?;
         let zone = self.resolver.zone();
         if settings != *zone.settings() {
-            let zone = Zone::new(settings, zone.serial().wrapping_add(1));
+            let zone = Zone::new(settings, zone.serial().wrapping_add(1))
+                .knowing(self.resolver.local_pods());
             let zone = zone.advance(&Snapshot::default(), &self.snapshot);
             self.resolver.publish(zone);
         }
