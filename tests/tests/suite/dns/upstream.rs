@@ -240,6 +240,8 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
     answer.additionals.clear();
     answer.edns = None;
     answer.metadata.recursion_available = true;
+    // It has checked signatures, for those who ask whether it has.
+    answer.metadata.authentic_data &= name == "signed.example.org.";
     let owner = query.queries[0].name().clone();
     let kind = query.queries[0].query_type();
     let v4 = |bits| Record::from_rdata(owner.clone(), 300, RData::A(A(Ipv4Addr::from_bits(bits))));
@@ -251,6 +253,7 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             | "liar.example.org."
             | "capitals.example.org."
             | "cut.example.org."
+            | "signed.example.org."
             | "v4.example.org.",
             RecordType::A,
         ) => {
