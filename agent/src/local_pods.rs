@@ -6,13 +6,17 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 /// The pods' namespaces, by their addresses.
 #[derive(Debug, Default)]
 pub struct LocalPods {
     namespaces: RwLock<HashMap<IpAddr, Arc<str>>>,
+    changes: AtomicU32,
 }
 
 impl LocalPods {
@@ -24,15 +28,23 @@ impl LocalPods {
         }
         let namespace: Arc<str> = namespace.into();
         let mut all = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
-        all.extend(addresses.iter().map(|address| (*address, Arc::clone(&namespace))));
+        for address in addresses {
+            let before = all.insert(*address, Arc::clone(&namespace));
+            self.changes.fetch_add(u32::from(before.as_ref() != Some(&namespace)), Relaxed);
+        }
     }
 
     /// These are no pod's any more.
     pub fn remove(&self, addresses: &[IpAddr]) {
         let mut all = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
-            all.remove(address);
+            self.changes.fetch_add(all.remove(address).is_some().into(), Relaxed);
         }
+    }
+
+    /// How often what it says has changed.
+    pub fn changes(&self) -> u32 {
+        self.changes.load(Relaxed)
     }
 
     /// The namespace of the pod that has `address`.
@@ -54,9 +66,13 @@ mod tests {
         assert_eq!(said(), [None, None]);
         pods.add(&addresses, "one");
         assert_eq!(said(), [Some("one".into()), Some("one".into())]);
+        pods.add(&addresses, "one");
+        assert_eq!(pods.changes(), 2);
         pods.remove(&addresses);
         pods.add(&addresses[..1], "two");
         pods.add(&addresses[1..], "");
         assert_eq!(said(), [Some("two".into()), None]);
+        pods.remove(&addresses);
+        assert_eq!(pods.changes(), 6, "two came, two went, one came and went");
     }
 }

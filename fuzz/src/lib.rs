@@ -5,6 +5,7 @@
 //! takes seconds. `cargo xtask fuzz` searches for octets that go ways not gone before (libFuzzer),
 //! and keeps them.
 
+mod cache;
 mod cluster;
 mod cni;
 mod config;
@@ -31,6 +32,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "dns-question", run: dns::question, seeds: dns::questions, calls: 20_000 },
     Target { name: "dns-answer", run: dns::answer, seeds: dns::answers, calls: 20_000 },
+    Target { name: "dns-cache", run: cache::history, seeds: cache::histories, calls: 2_000 },
     Target { name: "corefile", run: config::corefile, seeds: config::corefiles, calls: 4_000 },
     Target { name: "agent-config", run: config::agent, seeds: config::agents, calls: 2_000 },
     Target { name: "cni-stdin", run: cni::stdin, seeds: cni::stdins, calls: 20_000 },

@@ -407,12 +407,14 @@ async fn relieve(
     tracing::info!(pid, version, "another agent runs; taking over from it");
     let begin = CancellationToken::new();
     let (serves, serving) = oneshot::channel();
+    let (configures, configured) = oneshot::channel();
     let (connections, passed) = dns::succession::connections();
     let opening = Opening { begin: begin.clone(), serving, connections };
     let sockets = std::mem::take(&mut before.sockets);
     let succession = Succession {
         inherited: Inherited::new(sockets),
         begin: Some(begin),
+        configured: Some(configures),
         serving: Some(serves),
         connections: Some(passed),
         ..succession
@@ -420,6 +422,9 @@ async fn relieve(
     let mut snapshots = shared.snapshots.all.clone();
     start_dns(config, shared, succession, intake).await;
     let ready = async move {
+        // Whoever can't say who is asked for names outside relieves nobody. A resolver that has ended
+        // waits for nothing.
+        let _configured = configured.await;
         // It is never closed while the watches run.
         let _known = snapshots.wait_for(|snapshot| snapshot.synced.all()).await;
     };
@@ -443,9 +448,9 @@ async fn start_dns(
         intake.spawn("dns", role);
         return;
     }
-    if let Some(serves) = succession.serving.take() {
-        // There is nothing to serve, and so nothing to wait for.
-        let _told = serves.send(());
+    // There is nothing to serve, and so nothing to wait for.
+    for waits in [succession.configured.take(), succession.serving.take()].into_iter().flatten() {
+        let _told = waits.send(());
     }
     if let Err(error) = dns::release().await {
         tracing::warn!(%error, "addresses of an earlier resolver were not given up");

@@ -136,8 +136,8 @@ fields! {
         bpffs: PathBuf = "/sys/fs/bpf/mizzen".into();
         /// Folder for sockets and journals
         state_dir: PathBuf = "/run/mizzen".into();
-        /// Folder for what outlives a reboot: the last known addresses of the API servers, and a
-        /// copy of kube-proxy's configuration; empty: none is kept
+        /// Folder for what outlives a reboot: the last known addresses of the API servers, and
+        /// copies of kube-proxy's configuration and of the resolver's files; empty: none is kept
         data_dir: PathBuf = "/var/lib/mizzen".into();
         /// Folder where the container runtime reads CNI configurations
         cni_conf_dir: PathBuf = "/etc/cni/net.d".into();

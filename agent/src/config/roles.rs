@@ -211,6 +211,7 @@ impl Config {
             routes: vec![dns::route::Route::to(upstreams)],
             connects_pods: self.cni,
             source,
+            data_dir: self.data_dir(),
             threads: match self.dns_threads {
                 0 => dns::config::default_threads(),
                 threads => threads.into(),

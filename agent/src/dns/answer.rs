@@ -45,6 +45,8 @@ pub enum Explanation {
     NotReady,
     /// No upstream answered in time.
     NoReachableAuthority,
+    /// No upstream can be reached: each refuses, or the network says that it is not there.
+    Unreachable,
     /// Too many questions are under way.
     Overloaded,
     /// The answer has outlived its time, and upstreams have no new one.
@@ -90,6 +92,7 @@ impl Explanation {
             Self::StaleMissing => 19,
             Self::NotServed => 20,
             Self::NoReachableAuthority => 22,
+            Self::Unreachable => 23,
         }
     }
 
@@ -99,6 +102,7 @@ impl Explanation {
             Self::NoUpstream => "no upstream resolver is configured",
             Self::NotReady => "services and endpoints have not been listed yet",
             Self::NoReachableAuthority => "no upstream resolver answered in time",
+            Self::Unreachable => "upstream resolvers refuse or are not there",
             Self::Overloaded => "too many questions to upstream resolvers are under way",
             Self::Stale | Self::StaleMissing => "no upstream resolver has a newer answer",
             Self::FailedBefore => "upstream resolvers failed a moment ago",
@@ -139,6 +143,26 @@ impl Reply {
     /// A reply that is nothing but a response code.
     pub fn of_code(code: ResponseCode) -> Self {
         Self { code, ..Self::default() }
+    }
+
+    /// Has each list of addresses, or of mail servers, begin with another one for each `rotation`:
+    /// most clients take the first.
+    pub fn rotate(&mut self, rotation: usize) {
+        let same = |one: &Record, next: &Record| one.record_type() == next.record_type();
+        for list in self.answers.chunk_by_mut(same) {
+            let kind = list.first().map(Record::record_type);
+            if matches!(kind, Some(RecordType::A | RecordType::AAAA | RecordType::MX)) {
+                list.rotate_left(rotation % list.len());
+            }
+        }
+    }
+
+    /// Leaves out what is beside an answer; what says that there is none, or who has one, stays.
+    pub fn minimize(&mut self) {
+        if self.code == ResponseCode::NoError && !self.answers.is_empty() {
+            self.authorities.clear();
+            self.additionals.clear();
+        }
     }
 
     /// A failure and its reason.

@@ -334,7 +334,7 @@ impl Cache {
         let kind = asked.question.query.query_type();
         let Some(lifetime) = lifetime(message, kind, keeping) else { return };
         let code = message.metadata.response_code;
-        if code == ResponseCode::ServFail {
+        if is_failure(code) {
             let failure = (Kept::Failure(octets.into()), Some(by));
             return self.fail_with(asked, failure, lifetime, now);
         }
@@ -408,6 +408,11 @@ impl Cache {
     }
 }
 
+/// Whether a code says nothing of the name, but of who was asked (RFC 9520 2).
+pub fn is_failure(code: ResponseCode) -> bool {
+    !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
 /// Whether an answer says that there is none of that type: also behind an alias, which then is all
 /// that it holds (RFC 2308 2.1, 2.2).
 pub fn is_negative(message: &Message, kind: RecordType) -> bool {
@@ -427,7 +432,7 @@ fn lifetime(message: &Message, kind: RecordType, keeping: &Keeping) -> Option<Du
     }
     let said = |records: &[Record]| records.iter().map(|record| record.ttl).min();
     let (said, (least, most)) = match message.metadata.response_code {
-        ResponseCode::ServFail => {
+        code if is_failure(code) => {
             let failure = keeping.failure_ttl;
             // Nobody says how long: it is ours to bound.
             return (!failure.is_zero()).then_some(failure);
@@ -445,11 +450,10 @@ fn lifetime(message: &Message, kind: RecordType, keeping: &Keeping) -> Option<Du
             };
             (said, keeping.negative_ttl)
         }
-        ResponseCode::NoError => {
+        _ => {
             let both = said(&message.answers).into_iter().chain(said(&message.authorities));
             (both.min()?, keeping.ttl)
         }
-        _ => return None,
     };
     // Who allows no time at all is heeded; the floor only bounds how often others are asked.
     let lifetime = Duration::from_secs(said.into()).max(least).min(most);

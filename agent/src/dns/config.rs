@@ -59,6 +59,8 @@ pub struct Config {
     pub connects_pods: bool,
     /// Which file says more.
     pub source: Source,
+    /// Where it is kept what that said when it could last be used; nowhere where nothing is named.
+    pub data_dir: Option<PathBuf>,
     /// Bounds of the way to the upstreams.
     pub forward: Forwarding,
     /// Where it is told how the resolver is.
@@ -107,6 +109,7 @@ impl Default for Config {
             tls: None,
             connects_pods: true,
             source: Source::Here,
+            data_dir: None,
             forward: Forwarding::default(),
             vitals: Places::default(),
             lameduck: Duration::ZERO,
@@ -129,6 +132,8 @@ impl Config {
                 ("forward", !route.upstreams.is_empty()),
                 ("cache", route.keeping != Keeping::NOTHING),
                 ("errors", route.errors.is_some()),
+                ("loadbalance", route.loadbalance),
+                ("minimal", does(|chain| chain.minimal)),
                 ("bufsize", does(|chain| chain.payload.is_some())),
                 ("log", does(|chain| !chain.log.is_empty())),
                 ("dns64", does(|chain| chain.dns64.is_some())),

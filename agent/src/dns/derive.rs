@@ -42,11 +42,15 @@ pub(super) fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Er
 }
 
 /// Whether what was kept by one is what the other would have kept: each name is asked of the same
-/// upstreams, and kept as long.
+/// upstreams, in the same cases, and kept as long.
 pub(super) fn keep_the_same(one: &Config, other: &Config) -> bool {
     let kept = |config: &Config| -> Vec<_> {
         let routes = config.routes.iter();
-        routes.map(|route| (route.zone.clone(), route.upstreams.clone(), route.keeping)).collect()
+        let kept = |route: &Route| {
+            let cases = (route.failover.clone(), route.next.clone());
+            (route.zone.clone(), route.upstreams.clone(), cases, route.keeping)
+        };
+        routes.map(kept).collect()
     };
     kept(one) == kept(other)
 }
@@ -111,6 +115,8 @@ fn is_ourselves(config: &Config, upstream: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hickory_proto::op::ResponseCode;
+
     use crate::dns::cache::Keeping;
 
     #[test]
@@ -138,6 +144,9 @@ mod tests {
         assert!(!keep_the_same(&one, &with("192.0.2.1:53", |keeping| *keeping = Keeping::NOTHING)));
         let fresh = with("192.0.2.1:53", |keeping| keeping.stale = Duration::ZERO);
         assert!(!keep_the_same(&one, &fresh));
+        let mut next = one.clone();
+        next.routes[0].next = vec![ResponseCode::NXDomain];
+        assert!(!keep_the_same(&one, &next));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The file beside the configuration: read, validated and put in force while the agent runs. A
-//! file that can't be used leaves what was in force. One that says what it said is read and not
+//! file that can't be used leaves what was in force, of an agent that begins what is
+//! [kept](super::kept) of an earlier one. One that says what it said is read and not
 //! understood again: a table of hosts may have a hundred thousand lines.
 
 use std::{
@@ -17,6 +18,7 @@ use super::{
     config::{Config, Source, served_addresses},
     corefile::{self, Corefile, Machine, Surroundings},
     derive::origin,
+    kept::{self, Texts},
     meaning::{Meaning, Served},
     native, resolv_conf,
     route::Route,
@@ -40,8 +42,8 @@ pub struct Noted {
     patterns: Vec<(PathBuf, Vec<PathBuf>)>,
 }
 
-/// Reads the file that `config` names, if it names one; nothing where that and what it names say
-/// what was noted `before`.
+/// Reads the file that `config` names, if it names one, and keeps what can be used; nothing where
+/// that and what it names say what was noted `before`.
 pub async fn look(
     config: &Config,
     domain: &Name,
@@ -52,17 +54,38 @@ pub async fn look(
         if before.is_some_and(|before| before.holds(&Machine)) {
             return Ok(None);
         }
-        let noting = Noting { inner: &Machine, noted: RefCell::default() };
+        let texts = RefCell::new(Texts::of(&config.source));
+        let noting = Noting { inner: &Machine, noted: RefCell::default(), texts };
+        let data_dir = config.data_dir.clone();
         let followed = read(config, domain, &noting)?;
-        Ok(Some((followed, noting.noted.into_inner())))
+        let Noting { noted, texts, .. } = noting;
+        if let Some(Err(error)) = data_dir.map(|folder| texts.borrow().keep(&folder)) {
+            tracing::warn!(%error, "what the resolver's files say is not kept (--data-dir)");
+        }
+        Ok(Some((followed, noted.into_inner())))
     };
     spawn_blocking(look).await.map_err(|error| format!("the file was not read: {error}"))?
+}
+
+/// What the file that `config` names said when an agent could last use it; `None` where that is not
+/// known.
+pub async fn recall(config: &Config, domain: &Name) -> Result<Option<Followed>, String> {
+    let (config, domain) = (config.clone(), domain.clone());
+    let recall = move || {
+        let Some(folder) = config.data_dir.clone() else { return Ok(None) };
+        let named = |why: String| format!("{}: {why}", folder.join(kept::FILE).display());
+        let texts = Texts::recall(&folder, &config.source);
+        let texts = texts.map_err(|error| named(error.to_string()))?;
+        texts.map(|texts| read(config, domain, &texts).map_err(named)).transpose()
+    };
+    spawn_blocking(recall).await.map_err(|error| format!("the file was not read: {error}"))?
 }
 
 /// Surroundings, and what was read of them.
 struct Noting<'a> {
     inner: &'a dyn Surroundings,
     noted: RefCell<Noted>,
+    texts: RefCell<Texts>,
 }
 
 impl Surroundings for Noting<'_> {
@@ -70,18 +93,22 @@ impl Surroundings for Noting<'_> {
         let text = self.inner.read(path);
         let said = text.as_ref().ok().map(|text| number(text));
         self.noted.borrow_mut().files.push((path.to_owned(), said));
+        self.texts.borrow_mut().note_file(path, text.as_deref().ok());
         text
     }
 
     fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
         let paths = self.inner.matching(pattern);
         self.noted.borrow_mut().patterns.push((pattern.to_owned(), paths.clone()));
+        self.texts.borrow_mut().note_pattern(pattern, &paths);
         paths
     }
 
     /// The environment of a process does not change.
     fn variable(&self, name: &str) -> Option<String> {
-        self.inner.variable(name)
+        let value = self.inner.variable(name);
+        self.texts.borrow_mut().note_variable(name, value.as_ref());
+        value
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Hosts {
     pub fallthrough: Vec<Name>,
     /// Whether addresses have no names.
     pub no_reverse: bool,
+    /// Whether the addresses of a name are said in turns.
+    pub loadbalance: bool,
 }
 
 impl Hosts {

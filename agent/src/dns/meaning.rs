@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use hickory_proto::rr::Name;
+use hickory_proto::{op::ResponseCode, rr::Name};
 
 use super::{
     cache::Keeping,
@@ -45,6 +45,8 @@ pub struct ServerBlock {
     pub kubernetes: Option<Kubernetes>,
     /// For how long answers are kept; without it they are not.
     pub keeping: Option<Keeping>,
+    /// Whether the addresses of a name are said in turns.
+    pub loadbalance: bool,
     /// Who is asked.
     pub forwards: Vec<Forward>,
     /// Where it is answered over TLS too.
@@ -175,6 +177,10 @@ pub struct Forward {
     pub policy: Policy,
     /// Whether upstreams are asked by TCP alone.
     pub by_tcp: bool,
+    /// Codes after which the next upstream is asked, beside those that say nothing of the name.
+    pub failover: Vec<ResponseCode>,
+    /// Codes after which the next `forward` of the block that has the name is tried.
+    pub next: Vec<ResponseCode>,
     /// Zones in it of which nobody is asked.
     pub except: Vec<Name>,
     /// How many questions may be under way at once.
@@ -195,6 +201,8 @@ impl Forward {
             from: self.from.clone(),
             policy: self.policy,
             by_tcp: self.by_tcp,
+            failover: self.failover.clone(),
+            next: self.next.clone(),
             except: self.except.clone(),
             max_concurrent: self.max_concurrent,
             upstreams: self.upstreams.clone(),
@@ -227,7 +235,11 @@ impl Meaning {
             this.tls = block.tls.clone().or(this.tls);
             this.route(place, &block, served);
             this.told.extend(block.told);
-            let hosts = block.hosts.map(Arc::new);
+            let loadbalance = block.loadbalance;
+            let hosts = block.hosts.map(|mut hosts| {
+                hosts.loadbalance = loadbalance;
+                Arc::new(hosts)
+            });
             this.blocks.push(Block { zones: block.zones, hosts, chain: block.chain });
         }
         this
@@ -236,11 +248,12 @@ impl Meaning {
     fn route(&mut self, block: usize, written: &ServerBlock, served: &Served) {
         let errors = written.errors.clone().map(Arc::new);
         let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
+        let loadbalance = written.loadbalance;
         // Whether a zone is one that is answered from the index.
         let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
         for zone in &written.zones {
             let mut has_own = false;
-            for forward in &written.forwards {
+            for (turn, forward) in written.forwards.iter().enumerate() {
                 let Some(from) = forward.within(zone) else { continue };
                 if forward.upstreams.is_empty() && is_ours(zone) {
                     // It led to cluster DNS, which is here; what is left is any shorter zone's.
@@ -250,7 +263,15 @@ impl Meaning {
                 has_own |= from == *zone;
                 let route = forward.route();
                 let errors = errors.clone();
-                self.routes.push(Route { zone: from, block, keeping, errors, ..route });
+                self.routes.push(Route {
+                    zone: from,
+                    block,
+                    turn,
+                    keeping,
+                    loadbalance,
+                    errors,
+                    ..route
+                });
             }
             if !has_own && !is_ours(zone) {
                 let (zone, from) = (zone.clone(), zone.clone());

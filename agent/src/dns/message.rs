@@ -58,6 +58,8 @@ pub struct Question {
     pub recursion_desired: bool,
     /// Whether the client checks signatures itself (CD).
     pub checking_disabled: bool,
+    /// Whether it wants to be told that an upstream has checked them (AD, RFC 6840 5.7).
+    pub authentic_data: bool,
     /// The name, as it was written, and the type.
     pub query: Query,
     /// What the client said in OPT, if it did.
@@ -73,6 +75,7 @@ impl Question {
             id: 0,
             recursion_desired: true,
             checking_disabled: false,
+            authentic_data: false,
             query,
             edns: None,
             transport: Transport::Udp,
@@ -137,6 +140,7 @@ fn classify(mut message: Message, transport: Transport) -> Received {
         id: message.metadata.id,
         recursion_desired: message.metadata.recursion_desired,
         checking_disabled: message.metadata.checking_disabled,
+        authentic_data: message.metadata.authentic_data,
         query,
         edns: message.edns.as_ref().map(|edns| ClientEdns {
             payload: edns.max_payload(),
@@ -244,14 +248,14 @@ fn header(question: &Question, reply: &Reply, cut: bool, counts: [usize; 4]) -> 
     header[..2].copy_from_slice(&question.id.to_be_bytes());
     let bit = |is: bool, place: u8| u8::from(is) << place;
     let truncated = reply.truncated || cut;
+    // Others don't know the bit (RFC 6840 5.8).
+    let authentic = reply.authentic && (question.authentic_data || question.dnssec_ok());
     header[2] = bit(true, 7)
         | bit(reply.authoritative, 2)
         | bit(truncated, 1)
         | bit(question.recursion_desired, 0);
-    header[3] = bit(true, 7)
-        | bit(reply.authentic, 5)
-        | bit(question.checking_disabled, 4)
-        | reply.code.low();
+    header[3] =
+        bit(true, 7) | bit(authentic, 5) | bit(question.checking_disabled, 4) | reply.code.low();
     for (place, count) in header[4..].chunks_exact_mut(2).zip(counts) {
         // A message has no room for more records than this can count.
         place.copy_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());

@@ -21,6 +21,7 @@ mod fixture;
 pub mod follow;
 pub mod forward;
 pub mod hosts;
+pub mod kept;
 pub mod meaning;
 pub mod message;
 pub mod metrics;
@@ -42,10 +43,12 @@ pub mod zone;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use hickory_proto::rr::Name;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -90,8 +93,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const REVIEW: Duration = Duration::from_secs(15);
 /// How often the file beside the configuration is looked at.
 const FOLLOW: Duration = Duration::from_secs(2);
-/// How long the cluster DNS addresses are left to other nodes while Services are not known: longer
-/// than any list takes. Who can't learn them still knows all other names.
+/// How long the cluster DNS addresses are left to other nodes while Services are not known, or who
+/// is asked for other names: longer than any list takes. Who can't learn the one still knows the
+/// other.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 /// How often upstreams are looked at for loops where nothing hints at one.
 const PROBE: Duration = Duration::from_mins(10);
@@ -173,6 +177,20 @@ async fn next<T>(queue: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
     }
 }
 
+/// What says what is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InForce {
+    /// The configuration alone: the file beside it could not be used yet, and neither could what is
+    /// kept of it.
+    Nothing,
+    /// The file, or the configuration where that names none.
+    Followed,
+    /// The file as it was when an earlier agent could use it.
+    Kept,
+    /// The configuration alone, for good: a node may be without name servers of its own.
+    Alone,
+}
+
 /// The running role: what it follows and what it holds.
 struct Role {
     /// As the agent's configuration has it.
@@ -183,7 +201,9 @@ struct Role {
     next_follow: Instant,
     /// What it said, where that is in force.
     noted: Option<Arc<Noted>>,
-    /// Why what it says is not in force.
+    /// Of what says what is in force.
+    in_force: InForce,
+    /// Why what the file says now is not.
     unusable: Option<String>,
     warnings: Vec<String>,
     cache: Arc<Mutex<Cache>>,
@@ -194,7 +214,8 @@ struct Role {
     secure_listeners: SecureListeners,
     vitals: Arc<Vitals>,
     servers: Servers,
-    /// Until when other nodes answer at the cluster DNS addresses, unless Services are known.
+    /// Until when other nodes answer at the cluster DNS addresses, unless Services are known, and
+    /// what the file says.
     left_until: Option<Instant>,
     /// The sockets that shall be open.
     wanted: BTreeMap<SocketAddr, Audience>,
@@ -207,6 +228,8 @@ struct Role {
     /// Looks for loops, under way.
     probes: JoinSet<()>,
     probed: Option<Instant>,
+    /// Who waits for what the file says to be in force.
+    configured: Option<oneshot::Sender<()>>,
     /// Who waits for this role to serve.
     serving: Option<oneshot::Sender<()>>,
     departure: Departure,
@@ -227,12 +250,13 @@ impl Role {
         metrics.general.enable(config.plugins());
         let routes = Routes::new(routes, &config.blocks, &settings.origin);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
-        let zone = Zone::new(settings, first_serial(since_epoch));
+        let zone = Zone::new(settings, first_serial(since_epoch)).knowing(Arc::clone(&local_pods));
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         // Nobody has set it before.
         let _first = succession.resolver.set(Arc::clone(&resolver));
         let left_until = succession.others_answer.then(|| Instant::now() + LEFT_TO_OTHERS);
-        let Succession { inherited, serving, sockets, departure, vitals, .. } = succession;
+        let Succession { inherited, configured, serving, sockets, departure, vitals, .. } =
+            succession;
         vitals.set_lameduck(config.lameduck);
         let (told, counted) = (Arc::clone(&vitals), Arc::clone(&metrics));
         let servers = Servers::new(told, counted, Arc::clone(&sockets));
@@ -241,7 +265,7 @@ impl Role {
         let secure_listeners = SecureListeners::new(resolving, counting, Arc::clone(&sockets));
         let (resolving, threads) = (Arc::clone(&resolver), config.threads);
         let listeners = Listeners::new(resolving, connections, threads, inherited, sockets);
-        Ok(Self {
+        let mut this = Self {
             snapshot: Arc::default(),
             resolver,
             listeners,
@@ -259,13 +283,28 @@ impl Role {
             config,
             next_follow: Instant::now(),
             noted: None,
+            in_force: InForce::Nothing,
             unusable: None,
             warnings: Vec::new(),
             cache,
             metrics,
+            configured,
             serving,
             departure,
-        })
+        };
+        if this.given.source == Source::Here {
+            this.put_in_force(InForce::Followed);
+        }
+        Ok(this)
+    }
+
+    /// Notes what says what is in force, and tells who waits for that.
+    fn put_in_force(&mut self, by: InForce) {
+        self.in_force = by;
+        if let Some(configured) = self.configured.take() {
+            // Who asked may have given up.
+            let _told = configured.send(());
+        }
     }
 
     fn source_is_due(&self) -> bool {
@@ -279,28 +318,65 @@ impl Role {
         self.next_follow = Instant::now() + FOLLOW;
         match looked {
             Ok(None) => {}
-            Ok(Some((Followed { config, warnings }, noted))) => {
+            Ok(Some((followed, noted))) => {
                 self.noted = Some(Arc::new(noted));
-                if self.warnings != warnings {
-                    for warning in &warnings {
-                        tracing::warn!(warning, "a part of the Corefile is left out");
-                    }
-                }
-                self.warnings = warnings;
                 self.unusable = None;
-                if config != self.config {
-                    self.adopt(config)?;
-                    self.metrics.reloaded(true);
-                }
+                self.adopt_followed(followed)?;
+                self.put_in_force(InForce::Followed);
             }
             Err(why) => {
                 self.noted = None;
-                let why = format!("{why}; what was in force before stays in force");
+                let stands = self.without_the_file(&domain).await?;
+                let why = format!("{why}; {stands}");
                 if self.unusable.as_ref() != Some(&why) {
                     self.metrics.reloaded(false);
                 }
                 self.unusable = Some(why);
             }
+        }
+        Ok(())
+    }
+
+    /// What is in force while the file can't be used, put in force where nothing is yet.
+    async fn without_the_file(&mut self, domain: &Name) -> Result<String, Error> {
+        let mut lost = String::new();
+        if self.in_force == InForce::Nothing {
+            match follow::recall(&self.given, domain).await {
+                Ok(None) if matches!(self.given.source, Source::ResolvConf(_)) => {
+                    self.put_in_force(InForce::Alone);
+                }
+                Ok(None) => {}
+                Ok(Some(followed)) => {
+                    tracing::warn!("the resolver begins with what is kept of its files");
+                    self.adopt_followed(followed)?;
+                    self.put_in_force(InForce::Kept);
+                }
+                Err(why) => lost = format!(", and what is kept of it can't be used: {why}"),
+            }
+        }
+        Ok(match self.in_force {
+            InForce::Nothing => format!("nothing that it says is in force{lost}"),
+            InForce::Alone => "nobody is asked for names outside".to_owned(),
+            InForce::Followed => "what was in force before stays in force".to_owned(),
+            InForce::Kept => {
+                let folder = self.given.data_dir.as_deref().unwrap_or(Path::new(""));
+                let kept = folder.join(kept::FILE);
+                format!("what it said when it could last be used is in force ({})", kept.display())
+            }
+        })
+    }
+
+    fn adopt_followed(&mut self, followed: Followed) -> Result<(), Error> {
+        let Followed { config, warnings } = followed;
+        if self.warnings != warnings {
+            for warning in &warnings {
+                tracing::warn!(warning, "a part of the Corefile is left out");
+            }
+        }
+        self.warnings = warnings;
+        if config != self.config {
+            self.adopt(config)?;
+            self.metrics.reloaded(true);
         }
         Ok(())
     }
@@ -311,7 +387,8 @@ impl Role {
         let settings = settings(&config, &routes)?;
         let zone = self.resolver.zone();
         if settings != *zone.settings() {
-            let zone = Zone::new(settings, zone.serial().wrapping_add(1));
+            let zone = Zone::new(settings, zone.serial().wrapping_add(1))
+                .knowing(self.resolver.local_pods());
             let zone = zone.advance(&Snapshot::default(), &self.snapshot);
             self.resolver.publish(zone);
         }
@@ -357,7 +434,8 @@ impl Role {
     /// Whether other sockets are wanted, or it is time to see whether all is still there.
     fn review_is_due(&mut self) -> bool {
         let mut wanted = listeners(&self.config, &self.snapshot);
-        if self.resolver.zone().synced() || self.left_until <= Some(Instant::now()) {
+        let knows = self.resolver.zone().synced() && self.in_force != InForce::Nothing;
+        if knows || self.left_until <= Some(Instant::now()) {
             self.left_until = None;
         } else {
             let left = |address: &SocketAddr| self.config.cluster_addresses.contains(&address.ip());
@@ -462,6 +540,9 @@ impl Role {
             let waits = "services and endpoints to be listed".to_owned();
             let all: Vec<_> = std::iter::once(waits).chain(wrong).collect();
             return State::Waiting(all.join("; "));
+        }
+        if self.in_force == InForce::Nothing {
+            return State::Waiting(wrong.join("; "));
         }
         if wrong.is_empty() { State::Ready } else { State::Degraded(wrong.join("; ")) }
     }

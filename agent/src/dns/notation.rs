@@ -8,10 +8,14 @@ use std::{
     time::Duration,
 };
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RecordType},
+};
 
 use super::{
     cache::Keeping,
+    chain::template,
     resolv_conf,
     route::{Policy, Upstream},
     tls::{self, Peer},
@@ -30,6 +34,20 @@ const MAX_NEGATIVE_TTL: u64 = 1800;
 const MIN_TTL: u64 = 5;
 /// The longest that a failure is kept (RFC 9520).
 pub const LONGEST_FAILURE: Duration = Duration::from_mins(5);
+
+/// The response code of that name, in letters of any size.
+pub fn response_code(text: &str) -> Result<ResponseCode, String> {
+    let code = template::code_named(&text.to_ascii_uppercase());
+    code.ok_or_else(|| format!("{text:?} is no response code such as NXDOMAIN"))
+}
+
+/// The same of one after which another upstream may be asked.
+pub fn failing_code(text: &str) -> Result<ResponseCode, String> {
+    match response_code(text)? {
+        ResponseCode::NoError => Err("after NOERROR nobody else is asked".to_owned()),
+        code => Ok(code),
+    }
+}
 
 /// The zone that `text` names: a name, or a range of addresses that means their reverse names.
 pub fn zone(text: &str) -> Result<Name, String> {

@@ -2,10 +2,10 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use hickory_proto::rr::Name;
+use hickory_proto::{op::ResponseCode, rr::Name};
 
 use super::{
-    cache::Keeping,
+    cache::{Keeping, is_failure},
     chain::{Block, Chain},
     direct::Scope,
     forward::error_log::Errors,
@@ -65,12 +65,20 @@ pub struct Route {
     pub policy: Policy,
     /// Whether upstreams are asked by TCP alone.
     pub by_tcp: bool,
+    /// Which of its block's it is, as that has them.
+    pub turn: usize,
+    /// Codes after which the next upstream is asked, beside those that say nothing of the name.
+    pub failover: Vec<ResponseCode>,
+    /// Codes after which the block's next route for the name is gone by, if there is one.
+    pub next: Vec<ResponseCode>,
     /// Zones in it of which nobody is asked.
     pub except: Vec<Name>,
     /// How many questions may be under way at once, where it is said.
     pub max_concurrent: Option<usize>,
     /// For how long answers are kept.
     pub keeping: Keeping,
+    /// Whether the addresses of a name are said in turns.
+    pub loadbalance: bool,
     /// What is said of questions that nobody answers.
     pub errors: Option<Arc<Errors>>,
 }
@@ -85,9 +93,13 @@ impl Default for Route {
             upstreams: Vec::new(),
             policy: Policy::default(),
             by_tcp: false,
+            turn: 0,
+            failover: Vec::new(),
+            next: Vec::new(),
             except: Vec::new(),
             max_concurrent: None,
             keeping: Keeping::default(),
+            loadbalance: true,
             errors: None,
         }
     }
@@ -97,6 +109,11 @@ impl Route {
     /// The route of all names to these upstreams.
     pub fn to(upstreams: Vec<SocketAddr>) -> Self {
         Self { upstreams: upstreams.into_iter().map(Upstream::from).collect(), ..Self::default() }
+    }
+
+    /// Whether another upstream may know better than one that answers with `code`.
+    pub fn fails_over(&self, code: ResponseCode) -> bool {
+        is_failure(code) || self.failover.contains(&code)
     }
 }
 
@@ -131,17 +148,22 @@ impl Held {
     }
 
     /// What it leaves to the index of the names in `domain`: completing search lists concerns names
-    /// that don't exist, other steps may concern any.
+    /// that don't exist, leaving out what is beside an answer none of what is said directly, other
+    /// steps may concern any.
     fn leaves(&self, domain: &Name) -> Scope {
         if self.hosts.as_ref().is_some_and(|hosts| hosts.concern(domain)) {
             return Scope::Nothing;
         }
         match &self.chain {
             None => Scope::All,
-            Some(chain) if (Chain { autopath: None, ..(**chain).clone() }).is_empty() => {
-                Scope::Existing
+            Some(chain) => {
+                let rest = Chain { autopath: None, minimal: false, ..(**chain).clone() };
+                match &chain.autopath {
+                    _ if !rest.is_empty() => Scope::Nothing,
+                    Some(_) => Scope::Existing,
+                    None => Scope::All,
+                }
             }
-            Some(_) => Scope::Nothing,
         }
     }
 }
@@ -249,6 +271,21 @@ impl Routes {
     pub fn find(&self, name: &LowerName) -> Option<(usize, &Route)> {
         let found = self.all.iter().position(|zone| name.labels_below(&zone.name).is_some())?;
         Some((found, &self.all[found].route))
+    }
+
+    /// The route by which `name` goes on where the last of those at `gone`, by which it went, was
+    /// answered with `code`: of the same block the next one that has the name.
+    pub fn next(&self, gone: &[usize], name: &LowerName, code: ResponseCode) -> Option<usize> {
+        let last = *gone.last()?;
+        let from = self.all.get(last).filter(|zone| zone.route.next.contains(&code))?;
+        let is_out = name.labels_below(&from.name).is_none();
+        let has = |zone: &Zone| {
+            name.labels_below(if is_out { &zone.from } else { &zone.name }).is_some()
+                && zone.route.block == from.route.block
+                && gone.iter().all(|at| self.all[*at].route.turn != zone.route.turn)
+        };
+        let mut later = self.all.iter().enumerate().skip(last + 1);
+        later.find(|(at, zone)| has(zone) && self.asks_for(*at, name)).map(|(at, _)| at)
     }
 
     /// Whether upstreams are asked for a name that goes by the route at `place`.

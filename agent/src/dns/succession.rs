@@ -28,6 +28,8 @@ pub struct Succession {
     /// Whether other nodes answer at the cluster DNS addresses until this role does: it then learns
     /// the cluster first.
     pub others_answer: bool,
+    /// Told when what the file beside the configuration says is in force, or there is none.
+    pub configured: Option<oneshot::Sender<()>>,
     /// Told when it serves.
     pub serving: Option<oneshot::Sender<()>>,
     /// Connections that the agent before this one lets go of.

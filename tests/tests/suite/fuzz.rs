@@ -85,6 +85,7 @@ macro_rules! short_runs {
 short_runs! {
     dns_50_any_question "dns-question",
     dns_50_any_answer_of_an_upstream_is_kept_as_it_came "dns-answer",
+    any_history_of_the_resolvers_cache "dns-cache",
     any_corefile "corefile",
     any_configuration_of_the_agent "agent-config",
     any_input_of_the_plugin "cni-stdin",

@@ -18,8 +18,16 @@ use crate::{
 };
 
 /// What is searched.
-const TARGETS: &[&str] =
-    &["dns-question", "dns-answer", "corefile", "agent-config", "cni-stdin", "packet", "store-log"];
+const TARGETS: &[&str] = &[
+    "dns-question",
+    "dns-answer",
+    "dns-cache",
+    "corefile",
+    "agent-config",
+    "cni-stdin",
+    "packet",
+    "store-log",
+];
 
 /// Has the compiler count which ways are gone, as libFuzzer reads it. Without a sanitizer of
 /// memory, which only the nightly compiler has, what is found are panics, and what targets assert.

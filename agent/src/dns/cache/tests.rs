@@ -61,6 +61,15 @@ fn failure() -> Message {
     message(ResponseCode::ServFail, &[], None)
 }
 
+/// What says nothing of the name.
+const FAILURES: [ResponseCode; 5] = [
+    ResponseCode::ServFail,
+    ResponseCode::Refused,
+    ResponseCode::FormErr,
+    ResponseCode::NotImp,
+    ResponseCode::NotAuth,
+];
+
 fn seconds(message: &Message) -> Option<u64> {
     lifetime(message, RecordType::A, &Keeping::default()).map(|lifetime| lifetime.as_secs())
 }
@@ -177,17 +186,27 @@ fn dns_53_what_is_missing_behind_an_alias_has_the_times_of_what_is_missing() {
 }
 
 #[test]
-fn dns_54_failures_are_kept_for_five_seconds_and_refusals_not_at_all() {
+fn dns_54_failures_are_kept_for_five_seconds_whatever_their_code() {
     let mut watched = Watched::new();
-    watched.put(0, &www(RecordType::A), &failure(), 1);
-    assert_eq!(watched.get(4, &www(RecordType::A)), ("fresh", 1));
-    assert_eq!(watched.get(5, &www(RecordType::A)), ("nothing", 0));
+    let question = www(RecordType::A);
+    for (code, at) in FAILURES.into_iter().zip((0..).step_by(100)) {
+        let failure = message(code, &[], None);
+        watched.put(at, &question, &failure, 1);
+        assert_eq!(watched.get(at + 4, &question), ("fresh", 1), "{code}");
+        assert_eq!(watched.get(at + 5, &question), ("nothing", 0), "{code}");
+        watched.put(at + 10, &question, &address(), 2);
+        watched.put(at + 11, &question, &failure, 1);
+        assert_eq!(watched.get(at + 12, &question), ("fresh", 2), "{code}: not in its place");
+        watched.put(at + 21, &question, &failure, 1);
+        assert_eq!(watched.get(at + 21, &question), ("stale", 2), "{code}");
+        watched.cache = Cache::new(ROOM);
+    }
     let now = watched.at(5);
-    let (keeping, question) = (watched.keeping, www(RecordType::AAAA));
+    let keeping = watched.keeping;
     watched.cache.fail(by_route(&question), Explanation::NoReachableAuthority, &keeping, now);
     assert_eq!(watched.get(9, &question), ("failed", 0));
     assert_eq!(watched.get(10, &question), ("nothing", 0));
-    assert_eq!(seconds(&message(ResponseCode::Refused, &[], None)), None);
+    assert_eq!(seconds(&message(ResponseCode::Refused, &[9], Some((9, 9)))), Some(5));
 }
 
 #[test]

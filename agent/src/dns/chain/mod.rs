@@ -3,7 +3,8 @@
 //! which is CoreDNS's:
 //!
 //! ```text
-//! bufsize -> log -> dns64 -> acl -> rewrite -> autopath -> template -> hosts, index, upstreams
+//! bufsize -> log -> dns64 -> acl -> rewrite -> autopath -> minimal -> template
+//!     -> hosts, index, upstreams
 //! ```
 
 pub mod acl;
@@ -39,6 +40,8 @@ pub struct Chain {
     pub rewrites: Vec<Rule>,
     /// Whose search list is gone through here.
     pub autopath: Option<Autopath>,
+    /// Whether what is beside an answer is left out.
+    pub minimal: bool,
     /// Answers made of the question.
     pub templates: Vec<Template>,
 }

@@ -144,8 +144,13 @@ fn the_corefile_of_kubeadm() {
     };
     let Places { health, ready, metrics } = config.vitals;
     assert_eq!((health, ready, metrics), (own(8080), own(8181), own(9153)));
-    let done =
-        [(".", "cache"), (".", "errors"), (".", "forward"), ("cluster.local.", "kubernetes")];
+    let done = [
+        (".", "cache"),
+        (".", "errors"),
+        (".", "forward"),
+        (".", "loadbalance"),
+        ("cluster.local.", "kubernetes"),
+    ];
     let plugins = config_of(text).plugins();
     assert_eq!(plugins, done.map(|(zone, name)| (zone.to_owned(), name)).into());
 }
@@ -456,6 +461,9 @@ fn errors_say_where_and_what() {
             "do not go together",
         ),
         (". {\n forward . nowhere.example\n}\n", "2:12", "neither an address nor a file"),
+        (". {\n forward . 192.0.2.1 {\n  next\n }\n}\n", "3:3", "names response codes"),
+        (". {\n forward . 192.0.2.1 {\n  next NOPE\n }\n}\n", "3:8", "no response code such as"),
+        (". {\n forward . 192.0.2.1 {\n  failover NOERROR\n }\n}\n", "3:12", "nobody else"),
         (". {\n forward .\n}\n", "2:10", "who is asked"),
         (". {\n forward . 192.0.2.1 {\n  policy best\n }\n}\n", "3:10", "must be random"),
         (".:5353 {\n}\n", "1:1", "answers on port 53"),
@@ -471,7 +479,12 @@ fn errors_say_where_and_what() {
         (". {\n prometheus {\n  x\n }\n}\n", "3:3", "not supported in"),
         ("a. {\n}\nA {\n}\n", "3:1", "has a server block already"),
         (". {\n cache {\n  prefetch 1 1y\n }\n}\n", "3:14", "no duration"),
-        (". {\n loadbalance weighted\n}\n", "2:2", "not supported"),
+        (". {\n loadbalance weighted\n}\n", "2:14", "\"weighted\" is not supported"),
+        (
+            ". {\n loadbalance round_robin {\n  prefer 10.0.0.0/8\n }\n}\n",
+            "3:3",
+            "\"prefer\" is not",
+        ),
         (". {\n import nothing\n}\n", "2:9", "no file and no snippet"),
         (". {\n hosts {\n  unknown 1\n }\n}\n", "3:3", "neither an address nor an option"),
     ]);

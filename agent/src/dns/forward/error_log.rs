@@ -97,6 +97,7 @@ impl ErrorLog {
 fn reason(explanation: Explanation) -> String {
     match explanation {
         Explanation::NoReachableAuthority => format!("{}: i/o timeout", explanation.text()),
+        Explanation::Unreachable => format!("{}: connection refused", explanation.text()),
         other => other.text().to_owned(),
     }
 }

@@ -86,6 +86,18 @@ impl ExchangeError {
     fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, source }
     }
+
+    /// Whether the network, or the upstream's host, says that nobody is there.
+    pub(super) fn is_of_network(&self) -> bool {
+        use io::ErrorKind::{
+            ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        };
+        let Self::Io { source, .. } = self else { return false };
+        matches!(
+            source.kind(),
+            ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+        )
+    }
 }
 
 /// The way to an upstream.
@@ -110,6 +122,8 @@ pub(super) async fn ask(
     let mut edns = Edns::new();
     edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(question.dnssec_ok());
     query.set_edns(edns);
+    // Whoever asks later may want to know (RFC 6840 5.7): the answer is kept for all.
+    query.metadata.authentic_data = true;
     let received = put(way, &query, passed_over).await?;
     let code = received.message.metadata.response_code;
     if matches!(code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS) {
@@ -283,6 +297,8 @@ mod tests {
             let (length, client) = socket.recv_from(&mut octets).await.unwrap();
             let query = Message::from_vec(&octets[..length]).unwrap();
             let mut answer = query.clone().into_response();
+            // What is older than EDNS does not know AD either.
+            assert_eq!(query.metadata.authentic_data, query.edns.is_some());
             if query.edns.is_some() {
                 (answer.edns, answer.metadata.response_code) = (None, code);
                 if bare {

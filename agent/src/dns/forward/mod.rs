@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     answer::{Explanation, Reply},
-    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort, is_negative},
+    cache::{Asked, Cache, Found, Hit, Keeping, Key, Said, Sort, is_failure, is_negative},
     chain::Chain,
     config::Forwarding,
     direct,
@@ -186,7 +186,12 @@ impl Forwarder {
             return None;
         }
         let name = LowerName::of(question.query.name());
-        self.routes.hosts(&name, block)?.answer(&question.query)
+        let hosts = self.routes.hosts(&name, block)?;
+        let mut reply = hosts.answer(&question.query)?;
+        if hosts.loadbalance {
+            reply.rotate(question.id.into());
+        }
+        Some(reply)
     }
 
     /// What can be said without waiting: what is remembered, or why nobody will be asked. `block`
@@ -228,7 +233,10 @@ impl Forwarder {
                 (None, None)
             }
         };
-        if let Some(reply) = reply {
+        if let Some(mut reply) = reply {
+            if route.loadbalance {
+                reply.rotate(question.id.into());
+            }
             return AtOnce::Answer(reply, Origin::Cache);
         }
         if !question.recursion_desired {
@@ -252,6 +260,20 @@ impl Forwarder {
     pub async fn ask(
         self: &Arc<Self>,
         question: &Question,
+        errand: Errand,
+    ) -> (Reply, Option<SocketAddr>) {
+        let in_turns = self.routes.at(errand.place).is_some_and(|route| route.loadbalance);
+        let (mut reply, by) = self.hear(question, errand).await;
+        if in_turns {
+            reply.rotate(question.id.into());
+        }
+        (reply, by)
+    }
+
+    /// The same with the addresses in their order.
+    async fn hear(
+        self: &Arc<Self>,
+        question: &Question,
         mut errand: Errand,
     ) -> (Reply, Option<SocketAddr>) {
         let place = errand.place;
@@ -270,7 +292,7 @@ impl Forwarder {
         let answer = match stale {
             None => answer.await,
             Some(stale) => match timeout(CLIENT_RESPONSE, answer).await {
-                Ok(Ok(heard)) if !is_refusal(&heard.message) => Ok(heard),
+                Ok(Ok(heard)) if !is_failure(heard.message.metadata.response_code) => Ok(heard),
                 Ok(Err(Explanation::Overloaded)) => Err(Explanation::Overloaded),
                 // The flight goes on; its answer is for those who come after.
                 _ => {
@@ -307,7 +329,7 @@ impl Forwarder {
         let deadline = Instant::now() + self.limits.total;
         let ask = move || {
             async move {
-                let answer = this.ask_upstreams(&asked, place, deadline).await;
+                let answer = this.ask_routes(&asked, place, deadline).await;
                 if let Err(explanation) = &answer
                     && let Some(route) = this.routes.at(place)
                 {
@@ -397,7 +419,7 @@ fn remembered(question: &Question, hit: &Hit, keeping: &Keeping) -> Option<Reply
     let kind = question.query.query_type();
     let ttl = |ttl| bounded(ttl, (&message, kind), keeping).saturating_sub(age);
     let mut reply = as_reply(question, &message, ttl);
-    if reply.code == ResponseCode::ServFail {
+    if is_failure(reply.code) {
         reply.explanation = Some(Explanation::FailedBefore);
     }
     Some(reply)
@@ -424,13 +446,19 @@ fn bounded(ttl: u32, (message, kind): (&Message, RecordType), keeping: &Keeping)
 }
 
 /// An upstream's answer as the answer to `question`: its owners written as they were asked for,
-/// its TTLs passed through `ttl`.
+/// its TTLs passed through `ttl`. A "there is none" is true for as long as the SOA record says twice
+/// (RFC 2308 5).
 fn as_reply(question: &Question, message: &Message, ttl: impl Fn(u32) -> u32) -> Reply {
     let asked = question.query.name();
+    let negative = is_negative(message, question.query.query_type());
+    let own = |record: &Record| match &record.data {
+        RData::SOA(soa) if negative => record.ttl.min(soa.minimum),
+        _ => record.ttl,
+    };
     let records = |records: &[Record]| {
         let mut records = records.to_vec();
         for record in &mut records {
-            record.ttl = ttl(record.ttl);
+            record.ttl = ttl(own(record));
             if record.name == *asked {
                 record.name.clone_from(asked);
             }
@@ -460,10 +488,6 @@ fn one_for_all(question: &Question) -> Reply {
 /// Of which sort an answer is that the cache gave.
 fn sort(reply: &Reply) -> Sort {
     Sort::of(reply.code, reply.answers.len())
-}
-
-fn is_refusal(message: &Message) -> bool {
-    matches!(message.metadata.response_code, ResponseCode::Refused | ResponseCode::ServFail)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,11 +12,20 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout_at;
 
 use super::{
-    Answer, Forwarder, Heard,
+    Answer, Forwarder,
     exchange::{self, ExchangeError, Received},
-    is_refusal, lock,
+    lock,
 };
-use crate::dns::{answer::Explanation, cache::Asked, message::Question, route::Route};
+use crate::dns::{
+    answer::Explanation,
+    cache::{Asked, is_failure},
+    message::Question,
+    name::LowerName,
+    route::Route,
+};
+
+/// An answer that is not kept yet, and whose it is.
+type Said = (Received, SocketAddr);
 
 /// What a try came to.
 struct Outcome {
@@ -35,20 +44,44 @@ struct Tries<'a> {
     asked: Asked<'a>,
     /// Who was asked last, as long as that is not for too long.
     newest: Option<usize>,
-    /// The answer of one that refused.
-    refusal: Option<(Received, SocketAddr)>,
+    /// Whether each that was asked is said not to be there.
+    unreachable: bool,
+    /// The answer of one that refused, or of which another one may know better.
+    refusal: Option<Said>,
 }
 
 impl Forwarder {
-    /// Tries one upstream after the other until one answers or the time is up.
-    pub(super) async fn ask_upstreams(
+    /// Asks the upstreams of the route at `place`, and where it says so of the answer those of the
+    /// next one. What is said at last is kept as the answer of that at `place`.
+    pub(super) async fn ask_routes(
         &self,
         question: &Question,
         place: usize,
         deadline: Instant,
     ) -> Answer {
-        let silence = Explanation::NoReachableAuthority;
-        let (route, health) = self.at(place).ok_or(silence)?;
+        let name = LowerName::of(question.query.name());
+        let mut gone = vec![place];
+        let mut at = place;
+        let (received, by) = loop {
+            let (received, by) = self.ask_upstreams(question, at, deadline).await?;
+            match self.routes.next(&gone, &name, received.message.metadata.response_code) {
+                Some(next) => at = next,
+                None => break (received, by),
+            }
+            gone.push(at);
+        };
+        let (route, _) = self.at(place).ok_or(Explanation::NoUpstream)?;
+        Ok(self.remember(Asked { question, place }, received, by, &route.keeping))
+    }
+
+    /// Tries one upstream after the other until one answers or the time is up.
+    async fn ask_upstreams(
+        &self,
+        question: &Question,
+        place: usize,
+        deadline: Instant,
+    ) -> Result<Said, Explanation> {
+        let (route, health) = self.at(place).ok_or(Explanation::NoUpstream)?;
         let order = {
             let mut health = lock(health);
             if health.all_failing() {
@@ -63,7 +96,8 @@ impl Forwarder {
         let (round, tries) = (order.len(), (2 * order.len()).max(4));
         let mut order = order.into_iter().cycle().take(tries).enumerate();
         let asked = Asked { question, place };
-        let mut tries = Tries { forwarder: self, route, asked, newest: None, refusal: None };
+        let mut tries =
+            Tries { forwarder: self, route, asked, newest: None, unreachable: true, refusal: None };
         let (mut under_way, mut patience) = (FuturesUnordered::new(), deadline);
         loop {
             if tries.newest.is_none() {
@@ -82,8 +116,8 @@ impl Forwarder {
             }
             match timeout_at(deadline.min(patience).into(), under_way.next()).await {
                 Ok(Some(outcome)) => {
-                    if let ControlFlow::Break(heard) = tries.note(outcome) {
-                        return Ok(heard);
+                    if let ControlFlow::Break(said) = tries.note(outcome) {
+                        return Ok(said);
                     }
                 }
                 Ok(None) => tries.newest = None,
@@ -91,6 +125,7 @@ impl Forwarder {
                     let late = tries.newest.and_then(|place| route.upstreams.get(place));
                     let late = late.map(|upstream| upstream.address);
                     tracing::debug!(upstream = ?late, "upstream gave no answer yet");
+                    tries.unreachable = false;
                     tries.passed_over();
                 }
             }
@@ -99,8 +134,11 @@ impl Forwarder {
                 break;
             }
         }
-        let refused = |(received, by)| self.remember(asked, received, by, &route.keeping);
-        tries.refusal.map(refused).ok_or(silence)
+        tries.refusal.ok_or(if tries.unreachable {
+            Explanation::Unreachable
+        } else {
+            Explanation::NoReachableAuthority
+        })
     }
 
     /// Asks one upstream, which takes as long as it takes.
@@ -117,11 +155,12 @@ impl Forwarder {
 
 impl Tries<'_> {
     /// Takes note of what a try came to; a good answer ends them all.
-    fn note(&mut self, Outcome { upstream, by, said }: Outcome) -> ControlFlow<Heard> {
+    fn note(&mut self, Outcome { upstream, by, said }: Outcome) -> ControlFlow<Said> {
         let (received, elapsed) = match said {
             Ok(said) => said,
             Err(error) => {
                 tracing::debug!(upstream = %by, %error, "upstream gave no answer");
+                self.unreachable &= error.is_of_network();
                 // One that was passed over was noted then.
                 if self.newest == Some(upstream) {
                     self.passed_over();
@@ -133,14 +172,18 @@ impl Tries<'_> {
             lock(health).answered(upstream);
             counts.answered(received.message.metadata.response_code, elapsed);
         }
-        if is_refusal(&received.message) {
-            // Another one may know better; if none does, this is the answer.
-            self.refusal.get_or_insert((received, by));
+        let code = received.message.metadata.response_code;
+        if self.route.fails_over(code) {
+            // Another one may know better; if none does, this is the answer: the first, or rather
+            // one that says something of the name.
+            let fails = |said: &Said| is_failure(said.0.message.metadata.response_code);
+            if self.refusal.as_ref().is_none_or(|before| fails(before) && !is_failure(code)) {
+                self.refusal = Some((received, by));
+            }
             self.newest.take_if(|newest| *newest == upstream);
             return ControlFlow::Continue(());
         }
-        let keeping = &self.route.keeping;
-        ControlFlow::Break(self.forwarder.remember(self.asked, received, by, keeping))
+        ControlFlow::Break((received, by))
     }
 
     /// Who was asked last gave no answer, or takes too long.

@@ -298,3 +298,21 @@ fn survives(octets: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+/// Who does not know the bit does not get it (RFC 6840 5.8).
+#[test]
+fn an_upstreams_word_is_passed_to_those_who_ask_for_it() {
+    for (asks, dnssec_ok, said, is) in [
+        (false, false, true, false),
+        (true, false, true, true),
+        (false, true, true, true),
+        (true, true, false, false),
+    ] {
+        let mut message = with_edns(query(HDLS, RecordType::A), 1232, dnssec_ok);
+        message.metadata.authentic_data = asks;
+        let question = question(&message, Transport::Udp);
+        let reply = Reply { authentic: said, ..reply(1) };
+        let (_, message) = written(&question, &reply);
+        assert_eq!(message.metadata.authentic_data, is, "{asks} {dnssec_ok} {said}");
+    }
+}

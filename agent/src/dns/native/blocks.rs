@@ -85,6 +85,7 @@ impl Reader<'_> {
             hosts: written.hosts.as_ref().map(|hosts| self.hosts(hosts)).transpose()?,
             kubernetes: written.kubernetes.as_ref().map(|all| self.kubernetes(all)).transpose()?,
             keeping: Some(written.cache.as_ref().map_or(Ok(Keeping::default()), keeping)?),
+            loadbalance: written.loadbalance.unwrap_or(true),
             forwards: written
                 .forward
                 .iter()
@@ -95,6 +96,7 @@ impl Reader<'_> {
             ..ServerBlock::default()
         };
         let chain = &mut block.chain;
+        chain.minimal = written.minimal;
         for rule in &written.rewrite {
             chain.rewrites.push(rule.meant()?);
         }
@@ -189,6 +191,8 @@ impl Reader<'_> {
                 .as_ref()
                 .map_or(Ok(Policy::default()), |policy| policy.meant())?,
             by_tcp: written.force_tcp,
+            failover: written.failover.iter().map(|code| code.meant()).collect::<Result<_, _>>()?,
+            next: written.next.iter().map(|code| code.meant()).collect::<Result<_, _>>()?,
             except: zones(&written.except, &[])?,
             max_concurrent: written.max_concurrent,
         })

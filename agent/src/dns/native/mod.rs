@@ -74,6 +74,10 @@ macro_rules! texts {
 texts! {
     /// A zone: a name, or a range of addresses, which may be several.
     Zone "a zone" => Vec<Name> = notation::zones;
+    /// A response code after which another upstream is asked.
+    FailingCode "failover" => hickory_proto::op::ResponseCode = notation::failing_code;
+    /// A response code.
+    Code "next" => hickory_proto::op::ResponseCode = notation::response_code;
     /// A time such as `30s`.
     Time "a time" => std::time::Duration = notation::duration;
     /// How names of pods are answered.
@@ -132,6 +136,12 @@ mappings! {
         /// How long answers are kept.
         #[serde(skip_serializing_if = "Option::is_none")]
         cache: Option<Cache>,
+        /// Whether the addresses of a name are said in turns; they are where nothing is said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        loadbalance: Option<bool>,
+        /// Whether what is beside an answer is left out.
+        #[serde(skip_serializing_if = "is_false")]
+        minimal: bool,
         /// Names that are answered without asking anyone.
         #[serde(skip_serializing_if = "Option::is_none")]
         hosts: Option<Hosts>,
@@ -208,6 +218,13 @@ mappings! {
         /// By TCP alone.
         #[serde(skip_serializing_if = "is_false")]
         force_tcp: bool,
+        /// After which answers the next of them is asked, beside those that say nothing of the
+        /// name.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        failover: Vec<Checked<FailingCode>>,
+        /// After which answers the block's next `forward` that has the name is tried.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        next: Vec<Checked<Code>>,
         /// Zones of which nobody is asked.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         except: Zones,

@@ -72,6 +72,8 @@ const YAML: &str = r#"
     forceTcp: true
     except: [a.corp.example]
     maxConcurrent: 100
+    failover: [NXDOMAIN, notimp]
+    next: [REFUSED, NXDOMAIN]
     tls: {caFile: /cert}
   - to: [/etc/resolv.conf]
     policy: random
@@ -83,6 +85,7 @@ const YAML: &str = r#"
     prefetch: {requests: 3, pause: 1m30s, percent: 20}
     serveStale: 2h
     servfailTtl: 2s
+  minimal: true
   hosts:
     file: /hosts
     entries: {192.0.2.33: [a.example, b.example]}

@@ -151,6 +151,11 @@ impl Resolver {
         self.peers.store(Arc::new(peers));
     }
 
+    /// The pods of this node.
+    pub fn local_pods(&self) -> Arc<LocalPods> {
+        Arc::clone(&self.local_pods)
+    }
+
     /// Whether pods are admitted there.
     pub fn knows_pods(&self) -> bool {
         self.peers.load().know_pods()

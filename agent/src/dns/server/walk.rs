@@ -189,13 +189,21 @@ impl Walk {
 
     /// The answer to a question that is asked as it is.
     async fn single(&self, question: &Question, steps: &Steps, depth: usize) -> Said {
+        let (mut reply, origin) = self.found(question, steps, depth).await;
+        if steps.chain.minimal {
+            reply.minimize();
+        }
+        Some((reply, origin))
+    }
+
+    async fn found(&self, question: &Question, steps: &Steps, depth: usize) -> (Reply, Origin) {
         if let Some(reply) = template::answer(&steps.chain.templates, &question.query, self.client)
         {
             let name = question.query.name();
             self.trail.step("template", name, || "the answer is written".to_owned());
-            return Some((self.followed(question, reply, depth).await, Origin::Template));
+            return (self.followed(question, reply, depth).await, Origin::Template);
         }
-        Some(self.look_up(question, Some(steps.block), depth).await)
+        self.look_up(question, Some(steps.block), depth).await
     }
 
     /// The answer of a template, with what its alias leads to.

@@ -4,6 +4,9 @@
 //! A name is found by its structure: what stands left of `svc` and the cluster domain names a
 //! Service, what stands left of that is looked up among the Service's own names. The key of a
 //! Service is a slice of the query's lower-case wire form, so that a look-up allocates nothing.
+//!
+//! Which addresses are those of the node's own pods is asked of who gives them (`LocalPods`): a pod
+//! has its name before it runs.
 
 pub mod blocks;
 pub mod dashed;
@@ -26,7 +29,10 @@ use self::{
     service::{Addresses, Port, ServiceNames},
 };
 use super::name::{LowerName, wire_labels};
-use crate::model::{ObjectKey, snapshot::Snapshot};
+use crate::{
+    local_pods::LocalPods,
+    model::{ObjectKey, snapshot::Snapshot},
+};
 
 /// Whether names made of pods' addresses are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +42,8 @@ pub enum PodNames {
     /// Any address is answered with itself, as with `pods insecure` of kubeadm's clusters.
     #[default]
     Insecure,
-    /// Only addresses of pods that are known: those behind Services, in their own namespace.
+    /// Only addresses of pods that are known, in their own namespace: those behind Services, and
+    /// this node's own.
     Verified,
 }
 
@@ -73,6 +80,7 @@ pub struct Zone {
     pointers: Pointers,
     /// Empty unless names of pods are verified.
     pods: Pods,
+    local_pods: Arc<LocalPods>,
 }
 
 /// A namespace in the index: there while either is.
@@ -141,7 +149,14 @@ impl Zone {
             services: HashMap::new(),
             pointers: Pointers::default(),
             pods: Pods::default(),
+            local_pods: Arc::default(),
         }
+    }
+
+    /// The same, which asks for this node's pods there.
+    #[must_use]
+    pub fn knowing(self, local_pods: Arc<LocalPods>) -> Self {
+        Self { local_pods, ..self }
     }
 
     /// What it was told.
@@ -151,7 +166,11 @@ impl Zone {
 
     /// The serial of the SOA record: it grows when, and only when, an answer may have changed.
     pub fn serial(&self) -> u32 {
-        self.serial
+        let local = match self.settings.pods {
+            PodNames::Verified => self.local_pods.changes(),
+            PodNames::Disabled | PodNames::Insecure => 0,
+        };
+        self.serial.wrapping_add(local)
     }
 
     /// Whether all Services and their endpoints are known, so that "no such name" can be said.
@@ -178,7 +197,7 @@ impl Zone {
                 .and_then(|service| ServiceNames::of(service, to.slices_of(&key), naming));
             changed |= next.replace(&key, names);
             if next.settings.pods == PodNames::Verified {
-                next.pods.advance(&key, from, to);
+                changed |= next.pods.advance(&key, from, to, &self.local_pods);
             }
         }
         next.synced |= to.synced.services && to.synced.slices && to.synced.namespaces;
@@ -323,7 +342,10 @@ impl Zone {
         match self.settings.pods {
             PodNames::Disabled => false,
             PodNames::Insecure => true,
-            PodNames::Verified => self.pods.has(address, namespace),
+            PodNames::Verified => {
+                self.pods.has(address, namespace)
+                    || pods::is_local(&self.local_pods, address, namespace)
+            }
         }
     }
 }

@@ -4,7 +4,10 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::blocks::Blocks;
-use crate::model::{ObjectKey, snapshot::Snapshot};
+use crate::{
+    local_pods::LocalPods,
+    model::{ObjectKey, snapshot::Snapshot},
+};
 
 /// The pods behind Services.
 #[derive(Clone, Debug, Default)]
@@ -20,16 +23,36 @@ impl Pods {
         self.by_address.of(address).any(|name| name.as_bytes() == namespace)
     }
 
-    /// Follows what the slices of `service` say in `to` where they said what they say in `from`.
-    pub fn advance(&mut self, service: &ObjectKey, from: &Snapshot, to: &Snapshot) {
+    /// Follows what the slices of `service` say in `to` where they said what they say in `from`;
+    /// tells whether a name came or went. Those of `local` are there in any case.
+    pub fn advance(
+        &mut self,
+        service: &ObjectKey,
+        from: &Snapshot,
+        to: &Snapshot,
+        local: &LocalPods,
+    ) -> bool {
         let (old, new) = (pods(service, from), pods(service, to));
+        let mut changed = false;
         for (address, namespace) in old.difference(&new) {
             self.by_address.remove(*address, namespace);
+            changed |= !self.knows(local, *address, namespace);
         }
         for (address, namespace) in new.difference(&old) {
+            changed |= !self.knows(local, *address, namespace);
             self.by_address.add(*address, Arc::clone(namespace));
         }
+        changed
     }
+
+    fn knows(&self, local: &LocalPods, address: IpAddr, namespace: &str) -> bool {
+        self.has(address, namespace.as_bytes()) || is_local(local, address, namespace.as_bytes())
+    }
+}
+
+/// Whether `address` is that of a pod of this node in that namespace.
+pub fn is_local(local: &LocalPods, address: IpAddr, namespace: &[u8]) -> bool {
+    local.namespace_of(address).is_some_and(|name| name.as_bytes() == namespace)
 }
 
 /// Addresses and namespaces of the pods behind `service`, ready or not.
@@ -65,7 +88,7 @@ mod tests {
         let keys = ["a", "b"].map(|name| ObjectKey::new("ns", name));
         let mut follow = |from: &Snapshot, to: &Snapshot| {
             for key in &keys {
-                pods.advance(key, from, to);
+                pods.advance(key, from, to, &LocalPods::default());
             }
             (
                 pods.has(address, b"ns"),

@@ -84,6 +84,65 @@ fn dns_76_the_serial_grows_when_and_only_when_names_change() {
     assert_eq!(zone.serial(), 9);
 }
 
+/// Names of pods are data of the zone where they are verified: whoever says that there is one.
+#[test]
+fn dns_76_the_serial_grows_when_and_only_when_verified_names_of_pods_change() {
+    let local = Arc::new(LocalPods::default());
+    let settings = Settings { pods: PodNames::Verified, ..settings() };
+    let empty = listed();
+    let zone = Zone::new(settings, 7).knowing(Arc::clone(&local)).advance(&empty, &empty);
+    let mut one = empty.clone();
+    let web = service("ns", "web", &["10.0.0.5"], &[HTTP]);
+    add(&mut one, web.clone(), vec![]);
+    let zone = zone.advance(&empty, &one);
+    assert_eq!(zone.serial(), 8);
+    // An endpoint that is not ready is no name of the Service, but one of a pod.
+    let with = |addresses: &[&str]| {
+        let mut all = one.clone();
+        let hosts: Vec<_> = addresses.iter().map(|address| (*address, "")).collect();
+        let mut slice = slice(&web, "a", &hosts, &[HTTP]);
+        of_pods(&mut slice, &vec!["pod"; hosts.len()]);
+        slice.endpoints.iter_mut().for_each(|endpoint| endpoint.ready = false);
+        add(&mut all, web.clone(), vec![slice]);
+        all
+    };
+    let there = |zone: &Zone| !at(zone, "172-0-0-9.ns.pod.cluster.local.").contains("Missing");
+    let behind = with(&["172.0.0.9"]);
+    let after = zone.advance(&one, &behind);
+    assert_eq!((after.serial(), there(&after)), (9, true));
+    let gone = after.advance(&behind, &one);
+    assert_eq!((gone.serial(), there(&gone)), (10, false));
+    // This node's own pod, without a Service and then behind it.
+    local.add(&["172.0.0.9".parse().unwrap()], "ns");
+    assert_eq!((gone.serial(), there(&gone)), (11, true));
+    let both = gone.advance(&one, &behind);
+    assert_eq!((both.serial(), there(&both)), (11, true), "it had its name");
+    let alone = both.advance(&behind, &one);
+    assert_eq!((alone.serial(), there(&alone)), (11, true));
+    local.remove(&["172.0.0.9".parse().unwrap()]);
+    assert_eq!((alone.serial(), there(&alone)), (12, false));
+}
+
+#[test]
+fn dns_25_a_pod_of_this_node_has_its_verified_name_without_a_service() {
+    let local = Arc::new(LocalPods::default());
+    let addresses = ["10.244.1.7", "fd00:244:0:1::7"].map(|text| text.parse().unwrap());
+    let mut all = listed();
+    show(&mut all, "ns", &[]);
+    show(&mut all, "other", &[]);
+    let names = ["10-244-1-7.ns", "fd00-244-0-1--7.ns", "10-244-1-7.other", "10-244-1-8.ns"];
+    let there = |pods: PodNames| {
+        let zone = Zone::new(Settings { pods, ..settings() }, 0).knowing(Arc::clone(&local));
+        let zone = zone.advance(&Snapshot::default(), &all);
+        names.map(|name| !at(&zone, &format!("{name}.pod.cluster.local.")).contains("Missing"))
+    };
+    assert_eq!(there(PodNames::Verified), [false; 4]);
+    local.add(&addresses, "ns");
+    assert_eq!(there(PodNames::Verified), [true, true, false, false]);
+    assert_eq!(there(PodNames::Disabled), [false; 4]);
+    assert_eq!(there(PodNames::Insecure), [true; 4]);
+}
+
 #[test]
 fn slices_may_come_before_their_service() {
     let empty = listed();

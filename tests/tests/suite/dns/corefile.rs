@@ -142,6 +142,20 @@ fn dns_66_the_nodes_own_resolv_conf_is_followed() {
     assert_eq!(ask(), "192.0.2.80\n");
 }
 
+#[test]
+fn a_node_without_a_resolv_conf_is_told_of_and_served() {
+    let site = Site::new();
+    let folder = tempfile::tempdir().unwrap();
+    let follows =
+        Config { source: Source::ResolvConf(folder.path().join("resolv.conf")), ..config(&[]) };
+    let running = Running::begin(&site, follows, snapshot());
+    let is =
+        |state: &State| matches!(state, State::Degraded(why) if why.contains("nobody is asked"));
+    running.until("degraded", is);
+    let said = site.dig(&format!("@{} +short web.default.svc.cluster.local A", CLUSTER[0]));
+    assert_eq!(said, "10.96.1.1\n");
+}
+
 /// As the manifest has it: what it sends to cluster DNS is answered here, addresses of others by the
 /// node's upstreams, and nothing by other nodes' resolvers, which would send it on likewise.
 #[test]

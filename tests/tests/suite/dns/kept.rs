@@ -2,7 +2,8 @@
 //! is asked for again.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -30,19 +31,100 @@ fn upstream(site: &Site, server: &str) -> Upstream {
 }
 
 #[test]
+fn dns_54_failures_are_kept_whatever_their_code_and_said_as_they_came() {
+    let site = Site::new();
+    for (address, server) in families() {
+        let upstream = upstream(&site, server);
+        let mut config = config(&[server]);
+        // However slow this machine is.
+        config.routes[0].keeping.failure_ttl = Duration::from_mins(1);
+        let _running = Running::start(&site, config, snapshot());
+        for (label, code) in [
+            ("broken", "SERVFAIL"),
+            ("refused", "REFUSED"),
+            ("formerr", "FORMERR"),
+            ("notimp", "NOTIMP"),
+        ] {
+            let ask = |by: &str| {
+                let said = site.dig(&format!("@{address} {by} {label}.example.org A"));
+                assert!(said.contains(&format!("status: {code}")), "{said}");
+                (said, upstream.times_asked(&format!("{label}.example.org.")))
+            };
+            let (said, asked) = ask("+notcp");
+            assert!(!said.contains("EDE"), "{said}");
+            for by in ["+notcp", "+tcp"] {
+                let (said, again) = ask(by);
+                assert!(said.contains("EDE: 13 (Cached Error)"), "{said}");
+                assert_eq!(again, asked, "{code} {by}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upstreams_word_on_signatures_is_passed_to_those_who_ask_for_it() {
+    let site = Site::new();
+    for (address, server) in families() {
+        let _upstream = upstream(&site, server);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            for (flags, said) in [
+                ("+noadflag", "flags: qr rd ra;"),
+                ("+adflag", "flags: qr rd ra ad;"),
+                ("+noadflag +dnssec", "flags: qr rd ra ad;"),
+            ] {
+                let answer = site.dig(&format!("@{address} {by} {flags} signed.example.org A"));
+                assert!(answer.contains(said), "{flags}: {answer}");
+            }
+        }
+    }
+}
+
+/// What is left of its time, and of "there is none" the lesser of both times of the SOA record.
+#[test]
+fn dns_52_dns_53_ttls_go_down_with_age() {
+    let site = Site::new();
+    for (address, server) in families() {
+        let _upstream = upstream(&site, server);
+        let mut config = config(&[server]);
+        // The upstream says 300 s of all, and in the SOA record 60.
+        let keeping = &mut config.routes[0].keeping;
+        (keeping.ttl.1, keeping.negative_ttl.1) = (Duration::from_mins(5), Duration::from_mins(5));
+        let _running = Running::start(&site, config, snapshot());
+        for (name, section, most) in
+            [("www.example.org", "+answer", 300), ("nope.example.org", "+authority", 60)]
+        {
+            let ttl = |by: &str| -> u64 {
+                let said = site.dig(&format!("@{address} {by} +noall {section} {name} A"));
+                said.split_whitespace().nth(1).and_then(|ttl| ttl.parse().ok()).expect(&said)
+            };
+            let since = Instant::now();
+            let first = ttl("+notcp");
+            assert!(first <= most && first + since.elapsed().as_secs() + 1 >= most, "{first}");
+            for by in ["+notcp", "+tcp"] {
+                wait::until("it to go down", LIMIT, || match ttl(by) {
+                    now if now < first => Ok(()),
+                    now => Err(format!("{first} {now}")),
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn dns_55_what_was_cut_is_not_kept() {
     let site = Site::new();
     for (address, server) in families() {
         let upstream = upstream(&site, server);
         let _running = Running::start(&site, config(&[server]), snapshot());
-        let ask = || {
-            let said = site.dig(&format!("@{address} +notcp +ignore cut.example.org A"));
+        let ask = |by: &str| {
+            let said = site.dig(&format!("@{address} {by} cut.example.org A"));
             assert!(said.contains("flags: qr tc rd ra;") && said.contains("192.0.2.80"), "{said}");
             upstream.times_asked("cut.example.org.")
         };
-        let [first, second, third] = [ask(), ask(), ask()];
         // By UDP, and in vain by TCP, each time.
-        assert_eq!([first, second, third], [2, 4, 6]);
+        let ways = ["+notcp +ignore", "+notcp +ignore", "+tcp", "+tcp"];
+        assert_eq!(ways.map(ask), [2, 4, 6, 8]);
     }
 }
 
@@ -60,30 +142,70 @@ fn dns_56_what_was_asked_otherwise_is_another_answer() {
         let ways = ["", "+dnssec", "+cdflag", "+dnssec +cdflag"];
         assert_eq!(ways.map(ask), [1, 2, 3, 4]);
         assert_eq!(ways.map(ask), [4; 4], "each is kept by itself");
+        assert_eq!(ways.map(|way| ask(&format!("+tcp {way}"))), [4; 4], "for all transports");
         // What does not change the answer is no other question.
         assert_eq!(["+tcp", "+bufsize=600", "+noedns", "+adflag"].map(ask), [4; 4]);
     }
 }
 
-/// Asks as often as it takes and as fast as it goes, by one socket.
-fn ask_by(socket: &UdpSocket, id: u16) {
-    let mut message = Message::query();
-    message.metadata.id = id;
-    message.metadata.recursion_desired = true;
-    let name = Name::from_ascii("www.example.org.").unwrap();
-    message.add_query(Query::query(name, RecordType::A));
-    socket.send(&message.to_vec().unwrap()).unwrap();
-    let mut octets = [0; 512];
-    let length = socket.recv(&mut octets).expect("an answer");
-    let answer = Message::from_vec(&octets[..length]).unwrap();
-    assert_eq!((answer.metadata.id, answer.answers.len()), (id, 1));
+/// A client that asks as often as it takes and as fast as it goes, by one socket.
+enum Client {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+impl Client {
+    fn udp(at: SocketAddr) -> Self {
+        let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(at).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Self::Udp(socket)
+    }
+
+    fn tcp(at: SocketAddr) -> Self {
+        let stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::Tcp(stream)
+    }
+
+    fn ask(&mut self, id: u16) {
+        let mut message = Message::query();
+        message.metadata.id = id;
+        message.metadata.recursion_desired = true;
+        let name = Name::from_ascii("www.example.org.").unwrap();
+        message.add_query(Query::query(name, RecordType::A));
+        let octets = message.to_vec().unwrap();
+        let answer = match self {
+            Self::Udp(socket) => {
+                socket.send(&octets).unwrap();
+                let mut answer = [0; 512];
+                let length = socket.recv(&mut answer).expect("an answer");
+                answer[..length].to_vec()
+            }
+            Self::Tcp(stream) => {
+                let length = u16::try_from(octets.len()).unwrap().to_be_bytes();
+                stream.write_all(&[&length[..], &octets].concat()).unwrap();
+                let mut length = [0; 2];
+                stream.read_exact(&mut length).expect("an answer");
+                let mut answer = vec![0; u16::from_be_bytes(length).into()];
+                stream.read_exact(&mut answer).unwrap();
+                answer
+            }
+        };
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!((answer.metadata.id, answer.answers.len()), (id, 1));
+    }
 }
 
 #[test]
 fn dns_57_what_is_asked_for_often_is_asked_for_anew_once() {
     /// Of the answer's 30 seconds nine tenths are left after three.
     const SOON: Prefetch = Prefetch { hits: 2, pause: Duration::from_mins(1), percent: 90 };
-    for (address, server) in families() {
+    for ((address, server), client) in
+        families().flat_map(|family| [Client::udp, Client::tcp].map(|client| (family, client)))
+    {
         let site = Site::new();
         let upstream = upstream(&site, server);
         let mut config = config(&[server]);
@@ -91,18 +213,15 @@ fn dns_57_what_is_asked_for_often_is_asked_for_anew_once() {
         let _running = Running::start(&site, config, snapshot());
         let at = SocketAddr::new(address.parse().unwrap(), 53);
         site.pod.run(|| {
-            let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any).unwrap();
-            socket.connect(at).unwrap();
-            socket.set_read_timeout(Some(LIMIT)).unwrap();
+            let mut client = client(at);
             let asked = || upstream.times_asked("www.example.org.");
-            ask_by(&socket, 1);
+            client.ask(1);
             wait::until("the next answer to be asked for", LIMIT, || {
-                ask_by(&socket, 2);
+                client.ask(2);
                 if asked() > 1 { Ok(()) } else { Err("not yet".to_owned()) }
             });
             let since = Instant::now();
-            (0..200).for_each(|id| ask_by(&socket, id));
+            (0..200).for_each(|id| client.ask(id));
             // The next one is good for three seconds before it is time again.
             assert!(asked() == 2 || since.elapsed() > Duration::from_secs(2), "{}", asked());
         });
@@ -111,7 +230,9 @@ fn dns_57_what_is_asked_for_often_is_asked_for_anew_once() {
 
 #[test]
 fn dns_59_a_name_that_came_is_not_hidden_by_its_absence() {
-    for (address, server) in families() {
+    for ((address, server), by) in
+        families().flat_map(|family| ["+notcp", "+tcp"].map(|by| (family, by)))
+    {
         let site = Site::new();
         let upstream = upstream(&site, server);
         let mut config = config(&[server]);
@@ -119,7 +240,7 @@ fn dns_59_a_name_that_came_is_not_hidden_by_its_absence() {
         config.routes[0].keeping.negative_ttl = (Duration::ZERO, Duration::from_secs(1));
         config.routes[0].keeping.prefetch = None;
         let _running = Running::start(&site, config, snapshot());
-        let ask = |kind: &str| site.dig(&format!("@{address} late.example.org {kind}"));
+        let ask = |kind: &str| site.dig(&format!("@{address} {by} late.example.org {kind}"));
         assert!(ask("A").contains("status: NXDOMAIN"));
         assert!(ask("AAAA").contains("status: NXDOMAIN"), "of all types");
         assert_eq!(upstream.times_asked("late.example.org."), 1);

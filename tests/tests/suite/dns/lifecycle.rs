@@ -6,7 +6,7 @@ use std::{
 };
 
 use mizzen_agent::{
-    dns::addresses::ROUTE_PROTOCOL,
+    dns::{Config, addresses::ROUTE_PROTOCOL, zone::PodNames},
     model::{
         ObjectKey,
         snapshot::{Snapshot, Synced},
@@ -17,8 +17,8 @@ use mizzen_tests::wait;
 
 use super::{
     site::{
-        CLUSTER, NODE_LOCAL, OUTSIDE, Running, Site, add, config, query_time, service, snapshot,
-        timed,
+        CLUSTER, NODE_LOCAL, OUTSIDE, POD, Running, Site, add, config, query_time, service,
+        snapshot, timed,
     },
     upstream::Upstream,
 };
@@ -213,6 +213,39 @@ fn dns_76_the_serial_says_whether_names_changed() {
         now => Err(format!("{before} {now}")),
     });
     assert_eq!(serial(CLUSTER[0]), before + 1);
+}
+
+/// A pod of this node has its verified name as long as it has its address, and without a Service.
+#[test]
+fn dns_25_dns_76_verified_names_of_this_nodes_pods_come_and_go() {
+    let site = Site::new();
+    let verified = Config { pod_names: PodNames::Verified, ..config(&[]) };
+    let running = Running::start(&site, verified, snapshot());
+    let addresses = POD.map(|address| address.parse().unwrap());
+    let serial = |address: &str| -> u64 {
+        let said = site.dig(&format!("@{address} +short cluster.local SOA"));
+        said.split_whitespace().nth(2).and_then(|text| text.parse().ok()).expect("a serial")
+    };
+    let names = [("10-244-1-7", "A"), ("fd00-244-0-1--7", "AAAA")];
+    let are = |expected: &[&str; 2]| {
+        for address in CLUSTER {
+            for by in ["+notcp", "+tcp"] {
+                for ((name, kind), expected) in names.into_iter().zip(expected) {
+                    let name = format!("{name}.default.pod.cluster.local");
+                    let said = site.dig(&format!("@{address} {by} {name} {kind}"));
+                    assert!(said.contains(expected), "{said}");
+                }
+            }
+        }
+    };
+    let before = serial(CLUSTER[0]);
+    are(&["status: NXDOMAIN"; 2]);
+    running.local_pods.add(&addresses, "default");
+    are(&POD);
+    assert_eq!(serial(CLUSTER[1]), before + 2);
+    running.local_pods.remove(&addresses);
+    are(&["status: NXDOMAIN"; 2]);
+    assert_eq!(serial(CLUSTER[0]), before + 4);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use mizzen_tests::wait;
 use tempfile::TempDir;
 
 use super::{
-    site::{CLUSTER, OUTSIDE, POD, Running, Site, config, dig, snapshot},
+    site::{CLUSTER, OUTSIDE, OUTSIDE_TOO, POD, Running, Site, config, dig, snapshot},
     upstream::Upstream,
 };
 
@@ -365,4 +365,41 @@ fn dns_67_a_list_from_a_file_is_everyones() {
     let served = serve(&block(&format!("autopath {}", list.display())));
     served.is("+short web.corp.example A", "web.default.svc.cluster.local.\n10.96.1.1\n");
     served.is("+short www.example.org.corp.example A", "www.example.org.\n192.0.2.80\n");
+}
+
+#[test]
+fn what_is_beside_an_answer_is_left_out_where_the_block_says_so() {
+    let srv = "_http._tcp.db.default.svc.cluster.local SRV";
+    for (line, beside) in [("minimal", 1), ("", 3)] {
+        let served = serve(&block(line));
+        served.says(srv, &format!("ANSWER: 2, AUTHORITY: 0, ADDITIONAL: {beside}"));
+        served.says("nope.default.svc.cluster.local A", "ANSWER: 0, AUTHORITY: 1, ADDITIONAL: 1");
+    }
+}
+
+/// The same as a client outside sees it: two resolvers, of which the first has no such name.
+#[test]
+fn the_next_forward_is_tried_where_the_first_says_so() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let nobody = OUTSIDE_TOO[usize::from(server.contains(':'))];
+        let table = Upstream::start(&site.outside, &[nobody.parse().unwrap()]);
+        let text = format!(
+            ". {{\nkubernetes cluster.local\nforward example.org {nobody} {{\nnext REFUSED\n}}\n\
+             forward . {server}\ncache 30\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in BY {
+            let ask = |name: &str| site.dig(&format!("@{address} {by} {name} A"));
+            assert!(ask("refused.example.org").contains("status: REFUSED"));
+            assert!(ask("www.example.org").contains("192.0.2.80"));
+        }
+        let asked = |name: &str| [&table, &upstream].map(|by| by.times_asked(name));
+        assert_eq!(asked("refused.example.org."), [1, 1], "both, and then it is kept");
+        assert_eq!(asked("www.example.org."), [1, 0]);
+    }
 }

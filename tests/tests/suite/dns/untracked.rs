@@ -2,9 +2,10 @@
 
 use std::{io::Write as _, net::UdpSocket, process::Stdio, time::Duration};
 
-use mizzen_tests::{netns::Netns, wait};
+use mizzen_tests::{lab::FAMILIES, netns::Netns, wait};
 
 use super::{
+    field::{API_PORT, Field, NAME, UPSTREAM, dns},
     site::{CLUSTER, NODE_LOCAL, OUTSIDE, Running, Site, config, dig, snapshot},
     upstream::Upstream,
 };
@@ -98,6 +99,37 @@ fn no_question_to_the_resolver_is_tracked_and_all_others_are() {
         }
     });
     drop(running);
+}
+
+/// The whole agent, whose programs lead pods and the node to it, in a node whose rules ask for states.
+#[test]
+fn no_question_is_tracked_where_the_whole_agent_runs() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let node = &host.node.netns;
+    nft(node, TRACKING);
+    let _agent = field.agent(host, &[]);
+    for netns in [&host.pod, node] {
+        for address in FAMILIES.map(|family| dns(family).ip().to_string()) {
+            for by in ["+notcp", "+tcp"] {
+                for _ in 0..3 {
+                    let said = dig(netns, &format!("@{address} {by} {NAME} A"));
+                    assert!(said.contains("status: NOERROR"), "{said}");
+                }
+            }
+        }
+    }
+    let entries = tracked(node);
+    let port = format!("dport={API_PORT} ");
+    assert!(entries.iter().any(|entry| entry.contains(&port)), "tracking is on: {entries:?}");
+    // Its own questions to others are as any.
+    let outside = FAMILIES.map(|family| family.wire(UPSTREAM).to_string());
+    let of_dns = |entry: &&String| {
+        ["port=53 ", "port=8053 "].iter().any(|port| entry.contains(port))
+            && !outside.iter().any(|address| entry.contains(&format!("dst={address} ")))
+    };
+    let of_dns: Vec<_> = entries.iter().filter(of_dns).collect();
+    assert!(of_dns.is_empty(), "{of_dns:#?}");
 }
 
 #[test]

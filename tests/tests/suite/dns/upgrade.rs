@@ -9,14 +9,18 @@ use std::{
     },
 };
 
-use mizzen_tests::lab::{FAMILIES, Family};
+use mizzen_tests::{
+    lab::{FAMILIES, Family},
+    wait,
+};
 use nix::sys::signal::Signal;
 
 use super::{
     encrypted::{Certificate, Line},
-    field::{Agent, Field, Host, LIMIT, NAME, dns},
+    field::{Agent, Field, Host, LIMIT, NAME, UPSTREAM, binary, dns},
     overload::question,
     site::{NODE_LOCAL, dig},
+    upstream::Upstream,
 };
 
 /// Begins an agent that finds no API server: there is none where it is told, and it has no folder
@@ -149,6 +153,120 @@ fn dns_75_while_one_waits_for_an_upstream_in_the_end_others_are_answered_elsewhe
         });
         assert!(agent.ended().success(), "{}", agent.log());
     }
+}
+
+/// Not where the agents look by themselves.
+const NAMED: u8 = UPSTREAM + 1;
+
+/// An upstream on the wire.
+fn named_upstream(field: &Field) -> Upstream {
+    for (family, length, nodad) in [(Family::V4, 24, ""), (Family::V6, 64, "nodad")] {
+        field.wire.ip(&format!("addr add {}/{length} dev br0 {nodad}", family.wire(NAMED)));
+    }
+    Upstream::start(&field.wire, &FAMILIES.map(|family| family.wire(NAMED)))
+}
+
+/// A Corefile with these lines, which sends names outside there.
+fn corefile(more: &str) -> String {
+    let upstreams = FAMILIES.map(|family| family.wire(NAMED).to_string()).join(" ");
+    format!(".:53 {{\nkubernetes cluster.local\nforward . {upstreams}\ncache 30\n{more}\n}}\n")
+}
+
+/// What is answered by each way, to names that nobody has asked for before.
+fn foreign_names_are_answered(host: &Host, place: usize) {
+    for family in FAMILIES {
+        for by in ["+notcp", "+tcp"] {
+            let name = format!("any-{place}{}-{family:?}.example.org", by.replace('+', "-"));
+            let said = dig(&host.pod, &format!("@{} {by} +short {name} A", dns(family).ip()));
+            assert_eq!(said, "192.0.2.80\n", "{name} {family:?}");
+        }
+    }
+}
+
+/// Waits until `mizzen status` says this of the agent.
+fn until_status(host: &Host, text: &str) -> String {
+    wait::until(text, LIMIT, || match host.mizzen(&["status"]) {
+        (_, said) if said.contains(text) => Ok(said),
+        (_, said) => Err(said),
+    })
+}
+
+/// Who begins while the file is bad goes on with what the agent before it had, also where that was
+/// killed.
+#[test]
+fn a_bad_corefile_leaves_the_old_one_in_force_in_the_next_agent() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    let good = corefile("");
+    let _upstream = named_upstream(&field);
+    std::fs::write(&path, &good).unwrap();
+    let flags = ["--corefile", path.to_str().unwrap()];
+    let mut agent = field.agent(host, &flags);
+    foreign_names_are_answered(host, 0);
+    std::fs::write(&path, corefile("route53 a b")).unwrap();
+    for (place, hand_over) in [(1, true), (2, false)] {
+        let mut before = agent;
+        if !hand_over {
+            before.signal(Signal::SIGKILL);
+            before.ended();
+        }
+        agent = field.begin(host, &flags);
+        if hand_over {
+            assert!(before.ended().success(), "{}", before.log());
+        }
+        let said = until_status(host, "what it said when it could last be used is in force");
+        assert!(said.contains("\"route53\" is not supported"), "{said}");
+        foreign_names_are_answered(host, place);
+        all_answered(host);
+        assert_eq!(host.metric("coredns_reload_failed_total"), "1", "{said}");
+    }
+    std::fs::write(&path, &good).unwrap();
+    agent.until_ready(host);
+}
+
+/// Who knows nobody to ask for names outside relieves nobody that does.
+#[test]
+fn an_agent_that_can_use_no_corefile_waits_and_relieves_nobody() {
+    let field = Field::new();
+    let host = &field.hosts[0];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    let good = corefile("");
+    let _upstream = named_upstream(&field);
+    std::fs::write(&path, &good).unwrap();
+    let mut agent = field.agent(host, &["--corefile", path.to_str().unwrap()]);
+    std::fs::write(&path, corefile("route53 a b")).unwrap();
+    // What the running one keeps, this one does not see.
+    let data = host.state().join("data-of-its-own");
+    let flags = ["--corefile", path.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let next = field.begin(host, &flags);
+    // The only thing that it waits for: it knows the cluster.
+    next.until_logged(&format!("reason=\"{}:", path.display()));
+    assert!(next.log().contains("nothing that it says is in force"), "{}", next.log());
+    foreign_names_are_answered(host, 0);
+    assert!(agent.is_running(), "{}", agent.log());
+    std::fs::write(&path, &good).unwrap();
+    assert!(agent.ended().success(), "{}", agent.log());
+    next.until_ready(host);
+    foreign_names_are_answered(host, 1);
+    drop(next);
+
+    // Killed, and nobody is there before it: it says what it waits for.
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::write(&path, corefile("route53 a b")).unwrap();
+    let alone = field.begin(host, &flags);
+    alone.until_logged("nothing that it says is in force");
+    let said = until_status(host, "nothing that it says is in force");
+    assert!(said.contains("\"route53\" is not supported"), "{said}");
+    let mut ready = host.node.netns.command(&binary("mizzen-agent"));
+    let ready = ready.arg("ready").arg("--state-dir").arg(host.state()).output().unwrap();
+    let why = String::from_utf8_lossy(&ready.stderr);
+    assert!(!ready.status.success() && why.contains("dns waits"), "{why}");
+    std::fs::write(&path, &good).unwrap();
+    alone.until_ready(host);
+    foreign_names_are_answered(host, 2);
 }
 
 /// Its keys are the old agent's own: a connection over TLS ends in order, between two questions, and

@@ -240,6 +240,8 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
     answer.additionals.clear();
     answer.edns = None;
     answer.metadata.recursion_available = true;
+    // It has checked signatures, for those who ask whether it has.
+    answer.metadata.authentic_data &= name == "signed.example.org.";
     let owner = query.queries[0].name().clone();
     let kind = query.queries[0].query_type();
     let v4 = |bits| Record::from_rdata(owner.clone(), 300, RData::A(A(Ipv4Addr::from_bits(bits))));
@@ -251,9 +253,13 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             | "liar.example.org."
             | "capitals.example.org."
             | "cut.example.org."
+            | "signed.example.org."
             | "v4.example.org.",
             RecordType::A,
         ) => {
+            answer.add_answer(v4(0xc000_0250));
+        }
+        (name, RecordType::A) if name.starts_with("any-") => {
             answer.add_answer(v4(0xc000_0250));
         }
         ("www.example.org.", RecordType::AAAA) => {
@@ -279,6 +285,9 @@ pub(super) fn answer_to(query: &Message, name: &str) -> Message {
             answer.add_authority(Record::from_rdata(zone, 300, soa));
         }
         ("broken.example.org.", _) => answer.metadata.response_code = ResponseCode::ServFail,
+        ("refused.example.org.", _) => answer.metadata.response_code = ResponseCode::Refused,
+        ("formerr.example.org.", _) => answer.metadata.response_code = ResponseCode::FormErr,
+        ("notimp.example.org.", _) => answer.metadata.response_code = ResponseCode::NotImp,
         _ => {
             answer.metadata.response_code = ResponseCode::NXDomain;
             let zone = Name::from_ascii("example.org.").unwrap();

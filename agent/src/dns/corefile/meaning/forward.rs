@@ -1,5 +1,7 @@
 //! `forward`: who is asked.
 
+use hickory_proto::op::ResponseCode;
+
 use super::{
     CorefileError, Directive, Served, Surroundings, Warning, number, single, tls, unknown, zone,
 };
@@ -25,6 +27,8 @@ pub(super) fn read(
         // As CoreDNS has it where nothing is said.
         policy: Policy::Random,
         by_tcp: false,
+        failover: Vec::new(),
+        next: Vec::new(),
         except: Vec::new(),
         max_concurrent: None,
     };
@@ -46,6 +50,8 @@ pub(super) fn read(
     for line in &directive.body {
         match &*line.name.text {
             "except" => this.except.extend(zone::list(&line.arguments)?),
+            "failover" => this.failover.extend(codes(line, notation::failing_code)?),
+            "next" => this.next.extend(codes(line, notation::response_code)?),
             "force_tcp" => this.by_tcp = true,
             "policy" => this.policy = policy(line)?,
             "max_concurrent" => {
@@ -75,6 +81,19 @@ pub(super) fn read(
         }
     }
     Ok((this, warnings))
+}
+
+/// Response codes, at least one.
+fn codes(
+    line: &Directive,
+    read: fn(&str) -> Result<ResponseCode, String>,
+) -> Result<Vec<ResponseCode>, CorefileError> {
+    if line.arguments.is_empty() {
+        let why = format!("{:?} names response codes such as NXDOMAIN", line.name.text);
+        return Err(line.name.error(why));
+    }
+    let codes = line.arguments.iter().map(|word| read(&word.text).map_err(|why| word.error(why)));
+    codes.collect()
 }
 
 fn policy(line: &Directive) -> Result<Policy, CorefileError> {

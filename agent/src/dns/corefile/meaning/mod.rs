@@ -115,7 +115,7 @@ impl Context<'_> {
                 self.warnings.extend(warning);
             }
             "acl" => block.chain.access.push(steps::access(directive, &block.zones)?),
-            "bind" => self.warnings.extend(steps::bind(directive, served)),
+            "bind" => self.warnings.extend(steps::bind(directive, served)?),
             "bufsize" => block.chain.payload = Some(steps::payload(directive)?),
             "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
             "errors" => block.errors = Some(steps::errors(directive)?),
@@ -123,8 +123,9 @@ impl Context<'_> {
             "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),
             // What this agent does by itself, and can't be told to leave; and `tls`, which is read
             // with the keys of the block.
-            "loop" | "reload" | "any" | "cancel" | "minimal" | "metadata" | "tls" => {}
-            "loadbalance" if directive.arguments.iter().all(|word| word.text == "round_robin") => {}
+            "loop" | "reload" | "any" | "cancel" | "metadata" | "tls" => {}
+            "loadbalance" => block.loadbalance = steps::loadbalance(directive)?,
+            "minimal" => block.chain.minimal = true,
             other => {
                 let what =
                     left_out(other).ok_or_else(|| directive.name.error(unsupported(other)))?;
@@ -140,7 +141,7 @@ fn unsupported(directive: &str) -> String {
     format!(
         "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
          template, autopath, dns64, acl, log, bind, bufsize, tls, health, ready, prometheus, \
-         import, errors, loop, reload and loadbalance"
+         import, errors, loop, reload, loadbalance and minimal"
     )
 }
 

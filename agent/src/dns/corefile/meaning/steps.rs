@@ -1,5 +1,5 @@
 //! The directives that do something beside looking names up: `acl`, `autopath`, `bind`, `bufsize`,
-//! `dns64`, `errors` and `log`.
+//! `dns64`, `errors`, `loadbalance` and `log`.
 
 use std::{path::Path, sync::Arc};
 
@@ -103,10 +103,23 @@ pub(super) fn autopath(
     Ok((Autopath { zones, search }, warning))
 }
 
-/// `bind ADDRESS...`: what is not ours is not answered at.
-pub(super) fn bind(directive: &Directive, served: &Served) -> Vec<Warning> {
+/// `bind ADDRESS... { except ADDRESS... }`: what is not ours is not answered at, and what is can't be
+/// taken out.
+pub(super) fn bind(directive: &Directive, served: &Served) -> Result<Vec<Warning>, CorefileError> {
     let ours =
         |word: &Word| word.text.parse().is_ok_and(|address| served.addresses.contains(&address));
+    for line in &directive.body {
+        if line.name.text != "except" {
+            return Err(unknown(line, directive));
+        }
+        if let Some(word) = line.arguments.iter().find(|word| ours(word)) {
+            return Err(word.error(format!(
+                "bind: {} is answered at, for all blocks; take it out of clusterDns or nodeLocalDns \
+                 of the agent's configuration",
+                word.text
+            )));
+        }
+    }
     let others = directive.arguments.iter().filter(|word| !ours(word));
     let warning = |word: &Word| {
         let what = format!(
@@ -116,7 +129,7 @@ pub(super) fn bind(directive: &Directive, served: &Served) -> Vec<Warning> {
         );
         Warning { at: word.at.clone(), what }
     };
-    others.map(warning).collect()
+    Ok(others.map(warning).collect())
 }
 
 /// `bufsize [OCTETS]`.
@@ -175,6 +188,20 @@ pub(super) fn errors(directive: &Directive) -> Result<Errors, CorefileError> {
         }
     }
     Ok(errors)
+}
+
+/// `loadbalance [round_robin]`: that it is done.
+pub(super) fn loadbalance(directive: &Directive) -> Result<bool, CorefileError> {
+    let mut words = directive.arguments.iter();
+    let policy = words.next().filter(|word| word.text != "round_robin");
+    let option = || directive.body.first().map(|line| &line.name);
+    match policy.or_else(|| words.next()).or_else(option) {
+        None => Ok(true),
+        Some(word) => Err(word.error(format!(
+            "loadbalance: {:?} is not supported; addresses are said in turns, as round_robin does",
+            word.text
+        ))),
+    }
 }
 
 /// `log [NAME...] [FORMAT] { class CLASS...; minDuration DURATION }`.

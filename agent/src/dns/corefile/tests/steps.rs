@@ -161,6 +161,22 @@ fn addresses_that_are_not_ours_are_warned_of() {
 }
 
 #[test]
+fn addresses_that_are_excepted_and_not_ours_change_nothing() {
+    let said = meaning(". {\n bind lo {\n  except 127.0.0.1 ::1\n }\n}");
+    assert_eq!(said.warnings.len(), 1, "{:?}", said.warnings);
+}
+
+#[test]
+fn addresses_are_said_in_turns_where_the_block_says_so() {
+    for (line, is) in [("loadbalance", true), ("loadbalance round_robin", true), ("loop", false)] {
+        let said = meaning(&format!(". {{\n forward . 192.0.2.1\n hosts\n {line}\n}}"));
+        let table = said.blocks[0].hosts.as_ref().unwrap();
+        assert_eq!((said.routes[0].loadbalance, table.loadbalance), (is, is), "{line}");
+    }
+    assert!(chain("minimal").minimal && !chain("").minimal);
+}
+
+#[test]
 fn errors_of_steps_say_where_and_what() {
     for (line, place, why) in [
         ("rewrite", "2:1", "names what it rewrites"),
@@ -192,6 +208,8 @@ fn errors_of_steps_say_where_and_what() {
         ("errors {\n consolidate 5m ( error\n}", "3:17", "no pattern"),
         ("errors {\n consolidate 5m x loud\n}", "3:19", "must be error"),
         ("bufsize 100", "2:9", "no number from 512"),
+        ("bind 10.96.0.10 {\n except ::1 169.254.20.10\n}", "3:13", "is answered at"),
+        ("bind 10.96.0.10 {\n only ::1\n}", "3:2", "not supported in"),
         ("autopath", "2:1", "names @kubernetes"),
         ("autopath @etcd", "2:10", "has no search list"),
         ("autopath /nothing", "2:10", "neither @kubernetes nor a file"),

@@ -13,7 +13,13 @@ use hickory_proto::{
 use tokio::{net::UdpSocket, task::JoinSet};
 
 use super::*;
-use crate::dns::{answer::Reply, cache::Cache, config::Forwarding, forward::AtOnce, route::Routes};
+use crate::dns::{
+    answer::Reply,
+    cache::{Cache, Keeping},
+    config::Forwarding,
+    forward::AtOnce,
+    route::Routes,
+};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 /// Far longer than the patience of [`LIMITS`] with one upstream.
@@ -164,4 +170,134 @@ async fn dns_45_any_of_a_foreign_name_is_answered_small_and_asked_of_nobody() {
     };
     assert_eq!((reply.code, reply.answers.len()), (ResponseCode::NoError, 1));
     assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
+}
+
+fn stub(routes: Vec<(&str, Route)>) -> Vec<Route> {
+    let route = |(turn, (zone, route)): (usize, (&str, Route))| {
+        let zone = Name::from_str(zone).unwrap();
+        Route { from: zone.clone(), zone, turn, ..route }
+    };
+    routes.into_iter().enumerate().map(route).collect()
+}
+
+/// Whatever says nothing of the name: the next upstream is asked, an old answer given, and where all
+/// say so the client hears what they said.
+#[tokio::test]
+async fn dns_54_dns_58_dns_60_a_failure_is_one_whatever_its_code() {
+    for (place, code) in
+        [ResponseCode::Refused, ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::NotAuth]
+            .into_iter()
+            .enumerate()
+    {
+        let at = LOOPBACK[place % 2];
+        let mut upstreams = Upstreams::default();
+        let fails = upstreams.one(at, Duration::ZERO, code, false).await;
+        let well = upstreams.one(at, Duration::ZERO, ResponseCode::NoError, false).await;
+        let reply = ask(&forwarder(vec![Route::to(vec![fails, well])]), "www.example.org.").await;
+        assert_eq!((reply.code, reply.answers.len()), (ResponseCode::NoError, 1), "{code}");
+        let all_fail = forwarder(vec![Route::to(vec![fails])]);
+        let reply = ask(&all_fail, "www.example.org.").await;
+        assert_eq!((reply.code, reply.explanation), (code, None));
+        let reply = ask(&all_fail, "www.example.org.").await;
+        assert_eq!((reply.code, reply.explanation), (code, Some(Explanation::FailedBefore)));
+        // One that has outlived its time.
+        let stale = forwarder(vec![Route::to(vec![fails])]);
+        let question = question("www.example.org.", RecordType::A);
+        let octets = answer(&exchange_query(&question), ResponseCode::NoError, false);
+        let message = Message::from_vec(&octets).unwrap();
+        let said = crate::dns::cache::Said { message: &message, octets: &octets, by: fails };
+        let (keeping, before) =
+            (Keeping::default(), Instant::now().checked_sub(Duration::from_mins(5)).unwrap());
+        lock(&stale.cache).put(Asked { question: &question, place: 0 }, said, &keeping, before);
+        let reply = ask(&stale, "www.example.org.").await;
+        assert_eq!(
+            (reply.code, reply.explanation),
+            (ResponseCode::NoError, Some(Explanation::Stale))
+        );
+    }
+}
+
+fn exchange_query(question: &Question) -> Vec<u8> {
+    let mut query = Message::query();
+    query.add_query(question.query.clone());
+    query.to_vec().unwrap()
+}
+
+#[tokio::test]
+async fn failover_asks_the_next_upstream_after_the_codes_that_it_names() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let none = upstreams.one(at, Duration::ZERO, ResponseCode::NXDomain, false).await;
+        let fails = upstreams.one(at, Duration::ZERO, ResponseCode::ServFail, false).await;
+        let well = upstreams.one(at, Duration::ZERO, ResponseCode::NoError, false).await;
+        for (failover, asked, code) in [
+            (vec![], vec![none, well], ResponseCode::NXDomain),
+            (vec![ResponseCode::NXDomain], vec![none, well], ResponseCode::NoError),
+            (vec![ResponseCode::NXDomain], vec![none, none], ResponseCode::NXDomain),
+            (vec![ResponseCode::NXDomain], vec![fails, none], ResponseCode::NXDomain),
+            (vec![ResponseCode::NXDomain], vec![none, fails], ResponseCode::NXDomain),
+        ] {
+            let route = Route { failover, ..Route::to(asked) };
+            assert_eq!(ask(&forwarder(vec![route]), "www.example.org.").await.code, code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn next_goes_on_by_the_blocks_next_route_for_the_name() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let none = upstreams.one(at, Duration::ZERO, ResponseCode::NXDomain, false).await;
+        let fails = upstreams.one(at, Duration::ZERO, ResponseCode::ServFail, false).await;
+        let well = upstreams.one(at, Duration::ZERO, ResponseCode::NoError, false).await;
+        let to = |upstream| Route::to(vec![upstream]);
+        let goes_on = |upstream| Route { next: vec![ResponseCode::NXDomain], ..to(upstream) };
+        let excepted = Route { except: vec![Name::from_str("example.org.").unwrap()], ..to(well) };
+        for (routes, code) in [
+            (vec![("example.org.", goes_on(none)), (".", to(well))], ResponseCode::NoError),
+            (vec![(".", goes_on(none)), (".", to(well))], ResponseCode::NoError),
+            (
+                vec![(".", goes_on(none)), (".", goes_on(none)), (".", to(well))],
+                ResponseCode::NoError,
+            ),
+            (vec![(".", to(none)), (".", to(well))], ResponseCode::NXDomain),
+            (vec![(".", goes_on(fails)), (".", to(well))], ResponseCode::ServFail),
+            (vec![(".", goes_on(none))], ResponseCode::NXDomain),
+            (vec![(".", goes_on(none)), (".", excepted)], ResponseCode::NXDomain),
+            (vec![(".", goes_on(none)), ("example.com.", to(well))], ResponseCode::NXDomain),
+            (
+                vec![(".", goes_on(none)), (".", Route { block: 1, ..to(well) })],
+                ResponseCode::NXDomain,
+            ),
+        ] {
+            let forwarder = forwarder(stub(routes.clone()));
+            for _ in 0..2 {
+                // Asked, and remembered.
+                let reply = ask(&forwarder, "www.example.org.").await;
+                assert_eq!(reply.code, code, "{routes:?}");
+            }
+            assert_eq!(lock(&forwarder.cache).len(), usize::from(code != ResponseCode::NXDomain));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_there_is_told_from_who_is_silent() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let closed = {
+            let socket = UdpSocket::bind((at.parse::<IpAddr>().unwrap(), 0)).await.unwrap();
+            socket.local_addr().unwrap()
+        };
+        let silent = upstreams.silent(at).await;
+        let reply = ask(&forwarder(vec![Route::to(vec![closed])]), "www.example.org.").await;
+        assert_eq!(reply.explanation.map(Explanation::code), Some(23));
+        let limits = Forwarding { total: Duration::from_millis(600), ..LIMITS };
+        let (cache, routes) =
+            (Arc::new(Mutex::new(Cache::new(0))), vec![Route::to(vec![closed, silent])]);
+        let routes = Routes::new(routes, &[], &Name::root());
+        let forwarder = Arc::new(Forwarder::new(routes, limits, cache, Arc::default()));
+        let reply = ask(&forwarder, "www.example.org.").await;
+        assert_eq!(reply.explanation.map(Explanation::code), Some(22));
+    }
 }
