@@ -30,6 +30,7 @@ pub(super) const NAMESPACED: Kind = Kind {
     unconditional_update: true,
     create_on_update: false,
     returns_deleted: false,
+    orphans: false,
     time_to_live: None,
     selectable: &[],
     required: &[],

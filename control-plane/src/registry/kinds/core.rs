@@ -112,6 +112,7 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "ReplicationController",
         plural: "replicationcontrollers",
         singular: "replicationcontroller",
+        orphans: true,
         short_names: &["rc"],
         categories: &["all"],
         subresources: &[Subresource::Scale, Subresource::Status],
