@@ -3,5 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
 
 mod bed;
+mod cidrs;
 mod deletion;
+mod endpoints;
 mod limits;
+mod others;
+mod pods;
+mod services;
