@@ -134,6 +134,7 @@ fn kubernetes(api: &Api, port: u16) -> Value {
     json!({
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
+            "clusterIP": addresses.first(),
             "clusterIPs": addresses,
             "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
@@ -143,13 +144,15 @@ fn kubernetes(api: &Api, port: u16) -> Value {
 
 fn kube_dns(api: &Api) -> Value {
     let port = |name: &str, number: u16, protocol: &str| json!({"name": name, "port": number, "targetPort": number, "protocol": protocol});
+    let addresses = fixed(api, DNS_INDEX);
     json!({
         "metadata": {
             "name": "kube-dns",
             "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
         },
         "spec": {
-            "clusterIPs": fixed(api, DNS_INDEX),
+            "clusterIP": addresses.first(),
+            "clusterIPs": addresses,
             "ipFamilyPolicy": "PreferDualStack",
             "selector": {"k8s-app": "kube-dns"},
             "ports": [port("dns", 53, "UDP"), port("dns-tcp", 53, "TCP"), port("metrics", 9153, "TCP")],

@@ -9,6 +9,7 @@ use super::filter::Filter;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, clock, encode, success};
+use crate::registry::invalid::Errors;
 use crate::registry::{Kind, Object};
 use crate::store::{Action, Entry, Expect, Op, StoreError};
 
@@ -18,9 +19,76 @@ pub(super) struct Options {
     grace: Option<i64>,
     uid: Option<String>,
     pub(super) resource_version: Option<String>,
-    propagation: String,
+    /// What the caller says of the dependents, if anything.
+    propagation: Option<Propagation>,
     pub(super) how: How,
 }
+
+/// What becomes of an object's dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Propagation {
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+impl Propagation {
+    /// The policy that the options name, in the words of today or of old.
+    fn asked(policy: &str, orphan: Option<bool>) -> Result<Option<Self>> {
+        let refused = |fill: &dyn Fn(&mut Errors)| {
+            let mut errors = Errors::default();
+            fill(&mut errors);
+            let message = format!("DeleteOptions.meta.k8s.io \"\" is invalid: {errors}");
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
+        };
+        let named = match policy {
+            "" => None,
+            "Background" => Some(Self::Background),
+            "Foreground" => Some(Self::Foreground),
+            "Orphan" => Some(Self::Orphan),
+            other => {
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
+                return refused(&|errors| {
+                    errors.not_supported("propagationPolicy", other, &allowed);
+                });
+            }
+        };
+        match (named, orphan) {
+            (Some(_), Some(_)) => refused(&|errors| {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                errors.invalid("propagationPolicy", policy, why);
+            }),
+            (named, None) => Ok(named),
+            (None, Some(true)) => Ok(Some(Self::Orphan)),
+            (None, Some(false)) => Ok(Some(Self::Background)),
+        }
+    }
+
+    /// The finalizer by which the garbage collector knows it.
+    fn finalizer(self) -> Option<&'static str> {
+        match self {
+            Self::Background => None,
+            Self::Foreground => Some(FOREGROUND),
+            Self::Orphan => Some(ORPHAN),
+        }
+    }
+
+    /// The policy that an earlier request left on the object.
+    fn left_on(object: &Object) -> Option<Self> {
+        object.list("/metadata/finalizers").iter().find_map(|one| match one.as_str() {
+            Some(FOREGROUND) => Some(Self::Foreground),
+            Some(ORPHAN) => Some(Self::Orphan),
+            _ => None,
+        })
+    }
+}
+
+/// Finalizers of owners whose dependents go first, and whose dependents stay.
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
 
 impl Options {
     /// Reads the options from the query and the body, which has precedence.
@@ -32,22 +100,25 @@ impl Options {
     /// Takes the options from a decoded `DeleteOptions`.
     pub(super) fn from_value(call: &Call, sent: &Value) -> Result<Self> {
         let how = call.how()?;
-        let asked = call.params.text("gracePeriodSeconds");
-        let query = if asked.is_empty() { None } else { asked.parse().ok() };
+        let grace = match sent["gracePeriodSeconds"].as_i64() {
+            Some(seconds) => Some(seconds),
+            None => call.params.integer("gracePeriodSeconds")?,
+        };
         let text = |pointer: &str| sent.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let propagation = text("/propagationPolicy")
+        let policy = text("/propagationPolicy")
             .unwrap_or_else(|| call.params.text("propagationPolicy").to_owned());
-        if !matches!(propagation.as_str(), "" | "Background" | "Foreground" | "Orphan") {
-            let message = format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {propagation:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-            );
-            return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message));
-        }
+        let orphan = match sent["orphanDependents"].as_bool() {
+            None if call.params.has("orphanDependents") => {
+                Some(call.params.flag("orphanDependents"))
+            }
+            said => said,
+        };
         Ok(Self {
-            grace: sent["gracePeriodSeconds"].as_i64().or(query),
+            // Kubernetes takes a negative time for the least that is not "at once".
+            grace: grace.map(|seconds| if seconds < 0 { 1 } else { seconds }),
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
-            propagation,
+            propagation: Propagation::asked(&policy, orphan)?,
             how: How { dry_run: how.dry_run || sent["dryRun"] == json!(["All"]), ..how },
         })
     }
@@ -179,10 +250,11 @@ impl Api {
 /// The object as the deletion leaves it, and whether it is gone then.
 fn mark(kind: &Kind, old: &Object, options: &Options) -> (Object, bool) {
     let mut object = old.clone();
-    add_propagation_finalizer(&mut object, &options.propagation);
+    set_propagation(&mut object, kind, options.propagation);
     let grace = kind.strategy.grace_period(old, options.grace).unwrap_or(0).max(0);
     if !object.is_terminating() {
-        object.set("/metadata/deletionTimestamp", clock::format(clock::now() + grace));
+        object
+            .set("/metadata/deletionTimestamp", clock::format(clock::now().saturating_add(grace)));
         object.set("/metadata/deletionGracePeriodSeconds", grace);
         if let Some(generation) = old.integer("/metadata/generation") {
             object.set("/metadata/generation", generation + 1);
@@ -197,23 +269,27 @@ fn mark(kind: &Kind, old: &Object, options: &Options) -> (Object, bool) {
         // A second request may only shorten the time.
         let until =
             clock::parse(old.text("/metadata/deletionTimestamp")).unwrap_or_else(clock::now);
-        object.set("/metadata/deletionTimestamp", clock::format(until - was + grace));
+        let until = until.saturating_sub(was).saturating_add(grace);
+        object.set("/metadata/deletionTimestamp", clock::format(until));
         object.set("/metadata/deletionGracePeriodSeconds", grace);
     }
     let gone = super::update::is_finished(&object);
     (object, gone)
 }
 
-/// Foreground and orphan deletion wait for the garbage collector, which sees a finalizer.
-fn add_propagation_finalizer(object: &mut Object, propagation: &str) {
-    let finalizer = match propagation {
-        "Foreground" => "foregroundDeletion",
-        "Orphan" => "orphan",
-        _ => return,
-    };
-    let mut finalizers = object.list("/metadata/finalizers").to_vec();
-    if !finalizers.iter().any(|one| one == finalizer) {
-        finalizers.push(finalizer.into());
+/// Foreground and orphan deletion wait for the garbage collector, which sees a finalizer. What a
+/// caller says replaces what an earlier one has said; whoever says nothing leaves that, or has what
+/// is usual for the kind.
+fn set_propagation(object: &mut Object, kind: &Kind, asked: Option<Propagation>) {
+    let usual = if kind.orphans { Propagation::Orphan } else { Propagation::Background };
+    let policy = asked.or_else(|| Propagation::left_on(object)).unwrap_or(usual);
+    let before = object.list("/metadata/finalizers");
+    let ours = |one: &Value| *one == FOREGROUND || *one == ORPHAN;
+    let mut finalizers: Vec<Value> = before.iter().filter(|one| !ours(one)).cloned().collect();
+    finalizers.extend(policy.finalizer().map(Value::from));
+    if finalizers.is_empty() {
+        object.remove("/metadata/finalizers");
+    } else if finalizers != before {
         object.set("/metadata/finalizers", finalizers);
     }
 }

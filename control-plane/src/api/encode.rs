@@ -44,6 +44,24 @@ pub(super) fn to_bytes(object: &Object) -> Bytes {
     out.into_boxed_slice().into()
 }
 
+/// How many bytes a value has as JSON.
+pub(super) fn size(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting can't fail.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
 /// Appends the object as clients see it.
 pub(super) fn splice(entry: &Entry, out: &mut BytesMut) {
     let value = &entry.value;

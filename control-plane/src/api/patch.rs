@@ -1,5 +1,7 @@
 //! PATCH: JSON patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch.
 
+mod json;
+
 use std::fmt;
 
 use http::{Response, StatusCode};
@@ -48,15 +50,7 @@ impl Patch {
     pub(super) fn apply(&self, of: Option<&'static Type>, old: &Object) -> Result<Value> {
         let mut value = old.value().clone();
         match self {
-            Self::Json(patch) => json_patch::patch(&mut value, patch).map_err(|error| {
-                Failure::new(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "Invalid",
-                    format!(
-                        "the server rejected our request due to an error in our request: {error}"
-                    ),
-                )
-            })?,
+            Self::Json(patch) => json::apply(&mut value, patch)?,
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
             Self::Strategic(patch) => strategic::apply(&mut value, patch, of)
                 .map_err(|error| Failure::bad_request(error.to_string()))?,

@@ -30,16 +30,31 @@ impl Params {
         matches!(self.text(name), "1" | "t" | "T" | "true" | "TRUE" | "True")
     }
 
-    /// An integer parameter.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
+    /// Whether a parameter is there and not empty.
+    pub(super) fn has(&self, name: &str) -> bool {
+        !self.text(name).is_empty()
+    }
+
+    /// An integer parameter. The API's integers have 64 bits.
+    pub(super) fn integer(&self, name: &str) -> Result<Option<i64>> {
         match self.text(name) {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
                 Failure::bad_request(format!(
-                    "invalid value {text:?} for parameter {name}: not a non-negative integer"
+                    "invalid value {text:?} for parameter {name}: not an integer"
                 ))
             }),
         }
+    }
+
+    /// An integer parameter that is not negative.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
+        let Some(integer) = self.integer(name)? else { return Ok(None) };
+        u64::try_from(integer).map(Some).map_err(|_| {
+            Failure::bad_request(format!(
+                "invalid value {integer:?} for parameter {name}: not a non-negative integer"
+            ))
+        })
     }
 
     /// Whether nothing shall be stored.
@@ -205,5 +220,7 @@ mod tests {
         assert_eq!(params.number("limit").unwrap(), Some(500));
         assert_eq!(params.text("x"), "%zz");
         assert!(Params::parse("limit=-1").number("limit").is_err());
+        assert!(Params::parse("limit=18446744073709551615").number("limit").is_err());
+        assert_eq!(Params::parse("grace=-1").integer("grace").unwrap(), Some(-1));
     }
 }

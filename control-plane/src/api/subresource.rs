@@ -123,6 +123,12 @@ impl Api {
                     target.name
                 ));
             }
+            if !old.list("/spec/schedulingGates").is_empty() {
+                return conflict(format!(
+                    "pod {} has non-empty .spec.schedulingGates",
+                    target.name
+                ));
+            }
             match old.text("/spec/nodeName") {
                 "" => Ok(bound(old, &node)),
                 taken => {

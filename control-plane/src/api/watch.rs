@@ -27,6 +27,8 @@ use crate::store::{Entry, Event, Key, Progress, Revision, StoreError, Watch};
 const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// Time after which a watch ends that names none: this.
 const TIMEOUT: Duration = Duration::from_mins(30);
+/// The longest time that a watch can ask for.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365);
 /// Bytes of initial events sent at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -56,7 +58,7 @@ impl Api {
             }
         };
         let seconds = call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
-        let timeout = seconds.map_or(TIMEOUT, Duration::from_secs);
+        let timeout = seconds.map_or(TIMEOUT, |asked| Duration::from_secs(asked).min(TIMEOUT_MAX));
         let cursor = match self.store.watch(&target.prefix(), after).await {
             Ok(cursor) => cursor,
             Err(error) => return Ok(refused(error)),

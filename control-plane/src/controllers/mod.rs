@@ -159,6 +159,8 @@ pub async fn run(
     let gone_services = EndpointsOfServices::subscribe(&mut world, &endpoints);
     let graph_queue = Arc::new(Queue::default());
     let graph = Garbage::subscribe(&mut world, &graph_queue);
+    let pod_gc = Arc::new(Queue::default());
+    let ended = PodGc::subscribe(&mut world, &pod_gc);
     let world = world.beside(neighbours);
 
     let mut tasks = JoinSet::new();
@@ -186,7 +188,7 @@ pub async fn run(
     start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
     start.controller(TaintEviction::new(Arc::clone(&world)), queues.taint_eviction);
-    start.controller(PodGc::new(Arc::clone(&world)), queues.pod_gc);
+    start.controller(PodGc::new(Arc::clone(&world), ended), pod_gc);
     start.controller(ServiceAccounts::new(Arc::clone(&world)), queues.service_accounts);
     start.controller(RootCa::new(Arc::clone(&world), config.root_ca), queues.root_ca);
     start.controller(ClusterRoles::new(world), queues.cluster_roles);
@@ -206,7 +208,6 @@ struct Queues {
     namespaces: Arc<Queue<key::Key>>,
     node_lifecycle: Arc<Queue<key::Key>>,
     taint_eviction: Arc<Queue<key::Key>>,
-    pod_gc: Arc<Queue<key::Key>>,
     service_accounts: Arc<Queue<key::Key>>,
     root_ca: Arc<Queue<key::Key>>,
     cluster_roles: Arc<Queue<key::Key>>,
@@ -230,7 +231,6 @@ impl Queues {
             namespaces: queue(Namespaces::subscribe),
             node_lifecycle: queue(NodeLifecycle::subscribe),
             taint_eviction: queue(TaintEviction::subscribe),
-            pod_gc: queue(PodGc::subscribe),
             service_accounts: queue(ServiceAccounts::subscribe),
             root_ca: queue(RootCa::subscribe),
             cluster_roles: queue(ClusterRoles::subscribe),

@@ -1,8 +1,12 @@
 //! Watches over nodes: a node whose Lease is not renewed is Unknown; what is wrong with a node
 //! becomes taints, which the scheduler honours; pods of a silent node serve nobody.
 //!
+//! Nodes of a zone lose their pods one after the other ([`zones`]).
+//!
 //! Whether a Lease is renewed is judged by our own clock, from when we saw it change: the clocks
 //! of the nodes need not agree with ours.
+
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +20,12 @@ use kube::ResourceExt;
 use serde_json::json;
 use tokio::time::Instant;
 
+use self::zones::{Census, Turn, Turns};
 use super::engine::{Controller, Failure, LookError};
 use super::key::Key;
 use super::pod_facts::{self, whole_seconds};
 use super::queue::Queue;
+use super::taints;
 use super::world::World;
 use super::write::{Outcome, Target, Write};
 
@@ -29,6 +35,8 @@ const LEASES: &str = "kube-node-lease";
 /// 40 s are four renewals).
 const GRACE: Duration = Duration::from_secs(40);
 
+/// The effect of taints that pods have to leave for.
+const NO_EXECUTE: &str = "NoExecute";
 /// Taints that this controller gives and takes.
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -50,26 +58,47 @@ type Renewals = HashMap<String, (Option<MicroTime>, Instant)>;
 pub(crate) struct NodeLifecycle {
     world: Arc<World>,
     renewals: Mutex<Renewals>,
+    turns: Mutex<Turns>,
 }
 
 impl NodeLifecycle {
     /// A controller that reads from `world`.
     pub(crate) fn new(world: Arc<World>) -> Self {
-        Self { world, renewals: Mutex::default() }
+        Self { world, renewals: Mutex::default(), turns: Mutex::default() }
     }
 
     /// Has the nodes that a change concerns looked at. Every renewal of a Lease is one: silence is
-    /// counted from when we saw the last, not from the next look that finds it.
+    /// counted from when we saw the last, not from the next look that finds it. Of how many nodes
+    /// are well depends what becomes of those that are not.
     pub(crate) fn subscribe(world: &mut World, queue: &Arc<Queue<Key>>) {
         let nodes = Arc::clone(queue);
-        world.subscribe::<Node>(move |_, change| {
+        world.subscribe::<Node>(move |world, change| {
             nodes.add_all(change.key());
+            let well = |node: &Option<Arc<Node>>| node.as_deref().map(is_well);
+            if well(&change.old) != well(&change.new) {
+                let others = world.cache::<Node>().matching(|node| !is_well(node));
+                nodes.add_all(others.iter().map(|node| Key::of(&**node)));
+            }
         });
         let nodes = Arc::clone(queue);
         world.subscribe::<Lease>(move |_, change| {
             let lease = change.key().filter(|lease| lease.namespace == LEASES);
             nodes.add_all(lease.map(|lease| Key::new("", lease.name)));
         });
+    }
+
+    /// Whether a node that is not well loses its pods. One that does already goes on, unless not
+    /// a single node is well.
+    fn eviction(&self, node: &Node, now: Instant) -> Turn {
+        if is_well(node) || ready(node).is_none() {
+            return Turn::Never;
+        }
+        let nodes = self.world.cache::<Node>().matching(|_| true);
+        let census = Census::of(nodes.iter().map(|node| (&**node, is_well(node))));
+        if evicts(node) {
+            return if census.is_blind() { Turn::Never } else { Turn::Now };
+        }
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).take(node, &census, now)
     }
 
     /// For how long the node has been silent. A node seen for the first time is given the full
@@ -102,7 +131,8 @@ impl Controller for NodeLifecycle {
         if silence >= GRACE {
             pods = self.world.cache::<Pod>().matching(on_node);
         }
-        Ok(reconcile(&Seen { node: &node, silence, pods: &pods, now: Timestamp::now() }))
+        let eviction = self.eviction(&node, Instant::now());
+        Ok(reconcile(&Seen { node: &node, silence, eviction, pods: &pods, now: Timestamp::now() }))
     }
 }
 
@@ -111,6 +141,8 @@ struct Seen<'a> {
     node: &'a Node,
     /// For how long the node has not renewed its Lease.
     silence: Duration,
+    /// Whether it loses its pods if it is not well.
+    eviction: Turn,
     /// The pods of the node, if it is silent.
     pods: &'a [Arc<Pod>],
     now: Timestamp,
@@ -123,7 +155,13 @@ fn reconcile(seen: &Seen<'_>) -> Outcome {
         // The answer brings us back for the taints.
         return Outcome { writes: vec![unknown(seen)], again_after };
     }
-    let mut writes: Vec<Write> = taint(seen.node, seen.now).into_iter().collect();
+    let waits = match seen.eviction {
+        Turn::In(wait) => Some(wait),
+        _ => None,
+    };
+    let again_after = again_after.into_iter().chain(waits).min();
+    let evict = seen.eviction == Turn::Now;
+    let mut writes: Vec<Write> = taint(seen.node, evict, seen.now).into_iter().collect();
     // A node that says itself that it is not ready goes on to tell how its pods are, and so does
     // one that renews again: only for a silent one somebody else has to speak.
     if silent && ready(seen.node) == Some("Unknown") {
@@ -143,6 +181,17 @@ fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a str> {
 
 fn ready(node: &Node) -> Option<&str> {
     condition(node, "Ready")
+}
+
+/// Whether the node is ready; one that has not reported yet is not.
+fn is_well(node: &Node) -> bool {
+    ready(node) == Some("True")
+}
+
+/// Whether the node has a taint of ours that pods leave for.
+fn evicts(node: &Node) -> bool {
+    let ours = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
+    taints::of(node).iter().any(|taint| ours(taint) && taint.effect == NO_EXECUTE)
 }
 
 /// Says that nobody knows how the node is.
@@ -171,18 +220,18 @@ fn unknown(seen: &Seen<'_>) -> Write {
     }
 }
 
-/// Key and effect of the taints that the node should have of those that are ours.
-fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
-    let mut taints = Vec::new();
-    match ready(node) {
-        Some("True") => {}
-        Some("Unknown") => {
-            taints.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]);
-        }
-        Some(_) => taints.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        // It has not reported yet.
-        None => taints.push((NOT_READY, "NoSchedule")),
-    }
+/// Key and effect of the taints that the node should have of those that are ours; whether those
+/// are among them that pods leave for, is said by `evict`.
+fn wanted_taints(node: &Node, evict: bool) -> Vec<(&'static str, &'static str)> {
+    let key = match ready(node) {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        Some(_) | None => Some(NOT_READY),
+    };
+    let mut taints: Vec<_> = key.map(|key| (key, "NoSchedule")).into_iter().collect();
+    // One that has not reported yet has no pods.
+    let leave = key.filter(|_| evict && ready(node).is_some());
+    taints.extend(leave.map(|key| (key, NO_EXECUTE)));
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         taints.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -192,9 +241,9 @@ fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
 }
 
 /// The write that gives the node the taints that it should have, unless it has them.
-fn taint(node: &Node, now: Timestamp) -> Option<Write> {
+fn taint(node: &Node, evict: bool, now: Timestamp) -> Option<Write> {
     let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let wanted = wanted_taints(node);
+    let wanted = wanted_taints(node, evict);
     let ours = |key: &str| {
         [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key)
             || PRESSURES.iter().any(|(_, taint)| *taint == key)
@@ -208,7 +257,7 @@ fn taint(node: &Node, now: Timestamp) -> Option<Write> {
             taints.push(Taint {
                 key: key.to_owned(),
                 effect: effect.to_owned(),
-                time_added: (effect == "NoExecute").then(|| Time(whole_seconds(now))),
+                time_added: (effect == NO_EXECUTE).then(|| Time(whole_seconds(now))),
                 value: None,
             });
         }
@@ -261,7 +310,11 @@ mod tests {
 
     fn look(node: &Node, silence: u64, pods: &[Arc<Pod>]) -> Outcome {
         let silence = Duration::from_secs(silence);
-        reconcile(&Seen { node, silence, pods, now: Timestamp::UNIX_EPOCH })
+        turned(node, silence, pods, Turn::Now)
+    }
+
+    fn turned(node: &Node, silence: Duration, pods: &[Arc<Pod>], eviction: Turn) -> Outcome {
+        reconcile(&Seen { node, silence, eviction, pods, now: Timestamp::UNIX_EPOCH })
     }
 
     /// `key:effect` of the taints that are written.
@@ -320,6 +373,51 @@ mod tests {
                 "node.kubernetes.io/unschedulable:NoSchedule"
             ]
         );
+    }
+
+    #[test]
+    fn a_node_loses_its_pods_when_it_is_its_turn() {
+        let silent = node(&ready_is("Unknown"));
+        let wait = Duration::from_secs(7);
+        let look = |turn| turned(&silent, GRACE, &[], turn);
+        let outcome = look(Turn::In(wait));
+        assert_eq!(taints(&outcome), ["node.kubernetes.io/unreachable:NoSchedule"]);
+        assert_eq!(outcome.again_after, Some(wait));
+        let outcome = look(Turn::Never);
+        assert_eq!(taints(&outcome), ["node.kubernetes.io/unreachable:NoSchedule"]);
+        assert_eq!(outcome.again_after, None);
+        assert_eq!(taints(&look(Turn::Now)).len(), 2);
+    }
+
+    #[test]
+    fn nobody_loses_pods_when_no_node_is_well() {
+        let (mut world, queue) = (World::default(), Arc::new(Queue::default()));
+        NodeLifecycle::subscribe(&mut world, &queue);
+        let controller = NodeLifecycle::new(Arc::new(world));
+        let named = |name: &str, version: u64, status: &str| {
+            let mut change = ready_is(status);
+            change["metadata"] = json!({"name": name, "resourceVersion": version.to_string()});
+            node(&change)
+        };
+        let silent = named("n1", 6, "Unknown");
+        controller.world.written(silent.clone());
+        controller.world.written(named("n2", 7, "True"));
+        let now = Instant::now();
+        assert_eq!(controller.eviction(&silent, now), Turn::Now);
+        let mut leaving = silent;
+        leaving.spec =
+            serde_json::from_value(json!({"taints": [{"key": UNREACHABLE, "effect": NO_EXECUTE}]}))
+                .unwrap();
+        assert_eq!(controller.eviction(&leaving, now), Turn::Now, "it goes on");
+        while let Some(key) = queue.try_next() {
+            queue.done(&key);
+        }
+        controller.world.written(named("n2", 8, "Unknown"));
+        assert_eq!(controller.eviction(&leaving, now), Turn::Never);
+        let mut looked: Vec<String> =
+            std::iter::from_fn(|| queue.try_next()).map(|key| key.name).collect();
+        looked.sort();
+        assert_eq!(looked, ["n1", "n2"], "the others are looked at too");
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub enum Fault {
     Duplicate(Value),
     /// It has more than so many bytes.
     TooLong(usize),
+    /// It names what is not there.
+    NotFound(Value),
+    /// It has so many items, and may have so many.
+    TooMany(usize, usize),
 }
 
 /// A field and what is wrong with it.
@@ -40,6 +44,8 @@ impl FieldError {
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::Duplicate(_) => "FieldValueDuplicate",
             Fault::TooLong(_) => "FieldValueTooLong",
+            Fault::NotFound(_) => "FieldValueNotFound",
+            Fault::TooMany(..) => "FieldValueTooMany",
         }
     }
 
@@ -56,6 +62,10 @@ impl FieldError {
             Fault::Forbidden(detail) => format!("Forbidden: {detail}"),
             Fault::Duplicate(value) => format!("Duplicate value: {value}"),
             Fault::TooLong(most) => format!("Too long: may not be more than {most} bytes"),
+            Fault::NotFound(value) => format!("Not found: {value}"),
+            Fault::TooMany(found, most) => {
+                format!("Too many: {found}: must have at most {most} items")
+            }
         }
     }
 
@@ -119,6 +129,16 @@ impl Errors {
     /// A value that is too long.
     pub fn too_long(&mut self, field: impl Into<String>, most: usize) {
         self.push(field, Fault::TooLong(most));
+    }
+
+    /// A value that names what is not there.
+    pub fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.push(field, Fault::NotFound(value.into()));
+    }
+
+    /// A list that is too long.
+    pub fn too_many(&mut self, field: impl Into<String>, found: usize, most: usize) {
+        self.push(field, Fault::TooMany(found, most));
     }
 
     /// Whether nothing is wrong.

@@ -8,8 +8,8 @@ use super::columns::{self, Column};
 use super::rules::{Default, Fill, Rule, Test};
 use super::strategy::Plain;
 use super::{
-    Kind, NameRule, Review, Scope, Subresource, configuration, namespace, node, pod, priority,
-    rbac, service, workload,
+    Kind, NameRule, Review, Scope, Subresource, configuration, endpoints, namespace, networking,
+    node, pod, priority, rbac, service, workload,
 };
 
 /// A namespaced kind of the core group with nothing special.
@@ -30,6 +30,7 @@ pub(super) const NAMESPACED: Kind = Kind {
     unconditional_update: true,
     create_on_update: false,
     returns_deleted: false,
+    orphans: false,
     time_to_live: None,
     selectable: &[],
     required: &[],
@@ -108,6 +109,7 @@ static ALL: &[Kind] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
         selectable: &[("spec.unschedulable", "/spec/unschedulable", "false")],
+        rules: node::RULES,
         columns: columns::NODE,
         strategy: &node::Nodes,
         ..NAMESPACED
@@ -229,18 +231,13 @@ static ALL: &[Kind] = &[
         counts_generations: true,
         required: &["/addressType"],
         immutable: &["/addressType"],
-        rules: &[
-            Rule("addressType", Test::OneOf(&["FQDN", "IPv4", "IPv6"])),
-            Rule("endpoints[*].addresses", Test::Required("must contain at least 1 address")),
-            Rule("ports[*].protocol", Test::OneOf(&["SCTP", "TCP", "UDP"])),
-            Rule("ports[*].port", Test::Between(1, 65535)),
-            Rule("ports[*].name", Test::Name(NameRule::Label)),
-        ],
+        rules: endpoints::SLICE_RULES,
         defaults: &[
             Default("ports[*].name", Fill::Text("")),
             Default("ports[*].protocol", Fill::Text("TCP")),
         ],
         columns: columns::ENDPOINT_SLICE,
+        strategy: &endpoints::Slices,
         ..NAMESPACED
     },
     Kind {
@@ -250,9 +247,9 @@ static ALL: &[Kind] = &[
         singular: "servicecidr",
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
-        required: &["/spec/cidrs"],
         immutable: &["/spec/cidrs"],
         columns: columns::SERVICE_CIDR,
+        strategy: &networking::Ranges,
         ..NAMESPACED
     },
     Kind {

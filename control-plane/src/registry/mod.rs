@@ -20,7 +20,9 @@ mod batch;
 mod budget;
 mod certificate;
 mod configuration;
+mod endpoints;
 mod event;
+mod limits;
 mod namespace;
 mod networking;
 mod node;
@@ -150,6 +152,8 @@ pub struct Kind {
     pub create_on_update: bool,
     /// Whether DELETE answers with the object instead of a Status.
     pub returns_deleted: bool,
+    /// Whether dependents of a deleted object stay, unless the deletion says otherwise.
+    pub orphans: bool,
     /// Seconds after which an object goes by itself, counted from what it says happened last.
     pub time_to_live: Option<i64>,
     /// Selectable fields besides `metadata.name` and `metadata.namespace`: label, JSON pointer, and

@@ -99,6 +99,25 @@ pub fn label_value_fault(value: &str) -> Option<String> {
     (!value.is_empty() && !is_name_part(value)).then(|| LABEL_VALUE.to_owned())
 }
 
+/// What is wrong with the name of a container's port.
+pub fn port_fault(name: &str) -> Option<&'static str> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let faults = [
+        (name.len() > 15, "must be no more than 15 characters"),
+        (
+            !name.bytes().all(allowed),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (
+            !name.bytes().any(|byte| byte.is_ascii_lowercase()),
+            "must contain at least one letter (a-z)",
+        ),
+        (name.contains("--"), "must not contain consecutive hyphens"),
+        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    faults.into_iter().find(|(found, _)| *found).map(|(_, fault)| fault)
+}
+
 /// Checks a map of labels at `field`.
 pub fn check_labels(labels: Option<&Value>, field: &str, errors: &mut Errors) {
     let Some(labels) = labels else { return };

@@ -1,4 +1,4 @@
-//! Ingresses, their classes, and network policies.
+//! Ingresses, their classes, network policies, and ranges of service addresses.
 
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use super::object::Object;
 use super::rules::{self, Rule, Test};
 use super::strategy::{Strategy, address};
 use super::{NameRule, names::SUBDOMAIN_MAX};
+use crate::cidr::Cidr;
 
 /// [`Strategy`] of ingresses.
 pub(super) struct Ingresses;
@@ -15,6 +16,8 @@ pub(super) struct Ingresses;
 pub(super) struct Classes;
 /// [`Strategy`] of network policies.
 pub(super) struct Policies;
+/// [`Strategy`] of ranges of service addresses.
+pub(super) struct Ranges;
 
 /// Rules of ingresses.
 pub(super) const INGRESS_RULES: &[Rule] = &[
@@ -134,6 +137,61 @@ pub(super) fn controller_fault(value: &Value) -> Option<&'static str> {
         .then_some("must be a domain-prefixed path (such as \"acme.io/foo\")")
 }
 
+impl Strategy for Ranges {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let ranges = object.list("/spec/cidrs");
+        let all = || Value::from(ranges.to_vec());
+        if ranges.is_empty() {
+            errors.required("spec.cidrs", "at least one CIDR required");
+        } else if ranges.len() > 2 {
+            errors.invalid("spec.cidrs", all(), "may only hold up to 2 values");
+            return;
+        }
+        let texts = || ranges.iter().map(|range| range.as_str().unwrap_or_default());
+        let families: Vec<Option<bool>> =
+            texts().map(|text| range(text).map(Cidr::is_ipv6)).collect();
+        if let [one, other] = families[..]
+            && (one == other || one.is_none() || other.is_none())
+        {
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            errors.invalid("spec.cidrs", all(), why);
+            return;
+        }
+        for (index, text) in texts().enumerate() {
+            if let Some(fault) = range_fault(text) {
+                errors.invalid(format!("spec.cidrs[{index}]"), text, fault);
+            }
+        }
+    }
+}
+
+/// The range that a text means; bits below the prefix do not count.
+fn range(text: &str) -> Option<Cidr> {
+    let (base, bits) = text.split_once('/')?;
+    Cidr::new(address(base)?, bits.parse().ok()?)
+}
+
+/// What is wrong with a range that has to be written in the one way there is.
+fn range_fault(text: &str) -> Option<String> {
+    let Some(range) = range(text) else { return Some(rules::NO_CIDR.to_owned()) };
+    let base = text.split_once('/').and_then(|(base, _)| address(base));
+    if base != Some(range.first()) {
+        return Some("must not have bits set beyond the prefix length".to_owned());
+    }
+    let canonical = range.to_string();
+    (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
+}
+
+/// What is wrong with the name of an address, which is the one way to write it.
+pub(super) fn address_name_fault(name: &Value) -> Option<&'static str> {
+    let text = name.as_str().unwrap_or_default();
+    match address(text) {
+        None => Some(rules::NO_ADDRESS),
+        Some(ip) if ip.to_string() != text => Some("must be a valid address in canonical form"),
+        Some(_) => None,
+    }
+}
+
 impl Strategy for Policies {
     fn default(&self, object: &mut Object) {
         let egress = object.at("/spec/egress").is_some();
@@ -150,6 +208,36 @@ impl Strategy for Policies {
                 }
             });
         }
+        for ports in ["spec.ingress[*].ports[*]", "spec.egress[*].ports[*]"] {
+            rules::each(object.value(), ports, &mut |field, port| {
+                if let Some(port) = port {
+                    check_port(port, field, errors);
+                }
+            });
+        }
+        let types = object.list("/spec/policyTypes");
+        if types.len() > 2 {
+            let why = "may not specify more than two policyTypes";
+            errors.invalid("spec.policyTypes", Value::from(types.to_vec()), why);
+        }
+    }
+}
+
+/// A port is a number, a range of numbers, or the name of a container's.
+fn check_port(port: &Value, field: &str, errors: &mut Errors) {
+    const RULES: &[Rule] = &[Rule("port", Test::PortOrName), Rule("endPort", Test::Port)];
+    rules::check_at(field, RULES, port, errors);
+    let Some(last) = port["endPort"].as_i64() else { return };
+    let at = format!("{field}.endPort");
+    match (&port["port"], port["port"].as_i64()) {
+        (Value::Null, _) => {
+            errors.invalid(at, last, "may not be specified when `port` is not specified");
+        }
+        (_, None) => errors.invalid(at, last, "may not be specified when `port` is non-numeric"),
+        (_, Some(first)) if last < first => {
+            errors.invalid(at, first, "must be greater than or equal to `port`");
+        }
+        _ => {}
     }
 }
 
@@ -173,8 +261,15 @@ fn check_peer(peer: &Value, field: &str, errors: &mut Errors) {
     }
     for (index, except) in block["except"].as_array().into_iter().flatten().enumerate() {
         let text = except.as_str().unwrap_or_default();
-        if !rules::is_cidr(text) {
-            errors.invalid(format!("{field}.ipBlock.except[{index}]"), text, fault);
+        let field = format!("{field}.ipBlock.except[{index}]");
+        match (range(cidr), range(text)) {
+            (_, None) => errors.invalid(field, text, fault),
+            (Some(whole), Some(part))
+                if part.prefix() <= whole.prefix() || whole.offset(part.first()).is_none() =>
+            {
+                errors.invalid(field, text, "must be a strict subset of `cidr`");
+            }
+            _ => {}
         }
     }
 }

@@ -1,13 +1,24 @@
 //! Nodes: a node may register with its status, and what identifies it can't be changed.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::invalid::Errors;
+use super::names;
 use super::object::Object;
+use super::rules::{Rule, Test};
 use super::strategy::{Strategy, address};
 
 /// [`Strategy`] of nodes.
 pub(super) struct Nodes;
+
+/// Rules of nodes.
+pub(super) const RULES: &[Rule] = &[
+    Rule("spec.taints[*].key", Test::Required("")),
+    Rule("spec.taints[*].key", Test::Text(names::key_fault)),
+    Rule("spec.taints[*].value", Test::Text(names::label_value_fault)),
+    Rule("spec.taints[*].effect", Test::Required("")),
+    Rule("spec.taints[*].effect", Test::OneOf(&["NoSchedule", "PreferNoSchedule", "NoExecute"])),
+];
 
 impl Strategy for Nodes {
     fn prepare_create(&self, object: &mut Object) {
@@ -27,6 +38,13 @@ impl Strategy for Nodes {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
+        let taints = object.list("/spec/taints");
+        for (index, taint) in taints.iter().enumerate() {
+            let same = |other: &Value| ["key", "effect"].iter().all(|of| other[of] == taint[of]);
+            if taints[..index].iter().any(same) {
+                errors.duplicate(format!("spec.taints[{index}]"), taint.clone());
+            }
+        }
         for (index, range) in object.list("/spec/podCIDRs").iter().enumerate() {
             let text = range.as_str().unwrap_or_default();
             let valid = text.split_once('/').is_some_and(|(base, bits)| {

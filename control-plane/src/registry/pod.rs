@@ -1,10 +1,17 @@
-//! Pods: defaults of the pod spec, quality of service, graceful deletion, what may change.
+//! Pods: defaults of the pod spec, quality of service, graceful deletion. What a spec may be is in
+//! [`spec`] and below, what may change of it in [`update`].
+
+mod container;
+mod handler;
+mod scheduling;
+pub(super) mod spec;
+mod update;
+mod volume;
 
 use serde_json::{Map, Value, json};
 
-use super::NameRule;
+use self::spec::Within;
 use super::invalid::Errors;
-use super::names;
 use super::object::Object;
 use super::strategy::Strategy;
 
@@ -13,8 +20,6 @@ const GRACE_SECONDS: i64 = 30;
 /// Seconds that a pod stays on a node that is not ready, unless it tolerates it otherwise
 /// (the DefaultTolerationSeconds admission plugin).
 const TOLERATION_SECONDS: i64 = 300;
-
-const FROZEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// [`Strategy`] of pods.
 pub(super) struct Pods;
@@ -31,6 +36,15 @@ impl Strategy for Pods {
     fn prepare_create(&self, object: &mut Object) {
         let class = quality_of_service(object);
         object.set("/status", json!({"phase": "Pending", "qosClass": class}));
+        if !object.list("/spec/schedulingGates").is_empty() {
+            let gated = json!({
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            });
+            object.set("/status/conditions", json!([gated]));
+        }
     }
 
     fn prepare_status(&self, object: &mut Object, old: &Object) {
@@ -40,22 +54,13 @@ impl Strategy for Pods {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         match object.at("/spec") {
-            Some(spec) => validate_spec(spec, "spec", errors),
+            Some(spec) => spec::validate(spec, "spec", Within::Pod, errors),
             None => errors.required("spec.containers", ""),
         }
     }
 
     fn validate_update(&self, object: &Object, old: &Object, errors: &mut Errors) {
-        if changeable_hidden(object, old) != changeable_hidden(old, old) {
-            errors.forbidden("spec", FROZEN);
-        }
-        let tolerations = object.list("/spec/tolerations");
-        if old.list("/spec/tolerations").iter().any(|kept| !tolerations.contains(kept)) {
-            errors.forbidden(
-                "spec.tolerations",
-                "existing toleration can not be modified except its tolerationSeconds",
-            );
-        }
+        update::validate(object, old, errors);
     }
 
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> Option<i64> {
@@ -69,23 +74,6 @@ impl Strategy for Pods {
         // A negative period means the least that is not "at once".
         Some(if period < 0 { 1 } else { period })
     }
-}
-
-/// The pod's spec with `old`'s values where an update may change them.
-fn changeable_hidden(object: &Object, old: &Object) -> Value {
-    let mut hidden = object.clone();
-    for list in ["containers", "initContainers"] {
-        let Some(Value::Array(containers)) = hidden.at_mut(&format!("/spec/{list}")) else {
-            continue;
-        };
-        for container in containers {
-            container["image"] = Value::Null;
-        }
-    }
-    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
-        hidden.copy(&format!("/spec/{field}"), old);
-    }
-    hidden.at("/spec").cloned().unwrap_or_default()
 }
 
 /// Writes `value` at `key` unless there is something.
@@ -143,6 +131,9 @@ fn default_container(container: &mut Map<String, Value>, host_network: bool) {
             default_probe(probe);
         }
     }
+    if let Some(Value::Object(lifecycle)) = container.get_mut("lifecycle") {
+        lifecycle.values_mut().filter_map(Value::as_object_mut).for_each(default_get);
+    }
     default_requests(container);
 }
 
@@ -163,7 +154,11 @@ fn default_probe(probe: &mut Map<String, Value>) {
     or(probe, "periodSeconds", 10);
     or(probe, "successThreshold", 1);
     or(probe, "failureThreshold", 3);
-    if let Some(Value::Object(get)) = probe.get_mut("httpGet") {
+    default_get(probe);
+}
+
+fn default_get(handler: &mut Map<String, Value>) {
+    if let Some(Value::Object(get)) = handler.get_mut("httpGet") {
         or(get, "path", "/");
         or(get, "scheme", "HTTP");
     }
@@ -226,80 +221,5 @@ fn quality_of_service(object: &Object) -> &'static str {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
-    }
-}
-
-/// Checks a pod spec at `field`.
-pub(super) fn validate_spec(spec: &Value, field: &str, errors: &mut Errors) {
-    let containers = spec["containers"].as_array().map_or(&[][..], Vec::as_slice);
-    if containers.is_empty() {
-        errors.required(format!("{field}.containers"), "");
-    }
-    let mut seen = Vec::new();
-    for list in ["initContainers", "containers"] {
-        for (index, container) in spec[list].as_array().into_iter().flatten().enumerate() {
-            validate_container(container, &format!("{field}.{list}[{index}]"), &mut seen, errors);
-        }
-    }
-    one_of(spec, field, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
-    one_of(
-        spec,
-        field,
-        "dnsPolicy",
-        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
-        errors,
-    );
-    if let Some(labels) = spec.get("nodeSelector") {
-        names::check_labels(Some(labels), &format!("{field}.nodeSelector"), errors);
-    }
-}
-
-fn one_of(fields: &Value, path: &str, key: &str, allowed: &[&str], errors: &mut Errors) {
-    if let Some(value) = fields.get(key)
-        && !value.as_str().is_some_and(|text| allowed.contains(&text))
-    {
-        errors.not_supported(format!("{path}.{key}"), value.clone(), allowed);
-    }
-}
-
-fn validate_container<'a>(
-    container: &'a Value,
-    field: &str,
-    seen: &mut Vec<&'a str>,
-    errors: &mut Errors,
-) {
-    match container["name"].as_str().unwrap_or_default() {
-        "" => errors.required(format!("{field}.name"), ""),
-        name => {
-            if let Some(fault) = names::fault(name, NameRule::Label) {
-                errors.invalid(format!("{field}.name"), name, fault);
-            }
-            if seen.contains(&name) {
-                errors.duplicate(format!("{field}.name"), name);
-            }
-            seen.push(name);
-        }
-    }
-    if container["image"].as_str().unwrap_or_default().is_empty() {
-        errors.required(format!("{field}.image"), "");
-    }
-    one_of(container, field, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
-    for (index, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
-        let at = format!("{field}.ports[{index}]");
-        match port["containerPort"].as_i64() {
-            None => errors.required(format!("{at}.containerPort"), ""),
-            Some(1..=65535) => {}
-            Some(other) => errors.invalid(
-                format!("{at}.containerPort"),
-                other,
-                "must be between 1 and 65535, inclusive",
-            ),
-        }
-        one_of(port, &at, "protocol", &["SCTP", "TCP", "UDP"], errors);
-    }
-    for (index, variable) in container["env"].as_array().into_iter().flatten().enumerate() {
-        if variable["name"].as_str().unwrap_or_default().is_empty() {
-            errors.required(format!("{field}.env[{index}].name"), "");
-        }
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Paths are fields as users write them; `[*]` is every item of a list, `{*}` every value of a map.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::NameRule;
@@ -47,7 +49,18 @@ pub enum Test {
     CountOrPercent,
     /// What is wrong with it, if anything.
     Check(fn(&Value) -> Option<&'static str>),
+    /// What is wrong with the text, if anything.
+    Text(fn(&str) -> Option<String>),
+    /// It is the number of a port.
+    Port,
+    /// It is the number of a port, or the name of a container's.
+    PortOrName,
+    /// It is an address that others reach: none of a loopback interface or of one link.
+    Reachable,
 }
+
+/// Numbers of ports.
+const PORTS: Test = Test::Between(1, 65_535);
 
 /// A field and what stands in it if nothing else does.
 pub struct Default(pub &'static str, pub Fill);
@@ -78,8 +91,13 @@ impl Fill {
 
 /// Checks an object by its kind's rules.
 pub fn check(rules: &[Rule], object: &Value, errors: &mut Errors) {
+    check_at("", rules, object, errors);
+}
+
+/// Checks a part of an object, which users write as `place`.
+pub fn check_at(place: &str, rules: &[Rule], part: &Value, errors: &mut Errors) {
     for Rule(path, test) in rules {
-        each(object, path, &mut |field, value| test.apply(field, value, errors));
+        walk(part, path, place, false, &mut |field, value| test.apply(field, value, errors));
     }
 }
 
@@ -188,12 +206,8 @@ impl Test {
                 check_keys(value, field, errors);
                 None
             }
-            Self::Address => address(text).is_none().then(|| {
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()
-            }),
-            Self::Cidr => (!is_cidr(text)).then(|| {
-                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()
-            }),
+            Self::Address => address(text).is_none().then(|| NO_ADDRESS.to_owned()),
+            Self::Cidr => (!is_cidr(text)).then(|| NO_CIDR.to_owned()),
             Self::Quantity => quantity::nanos(text)
                 .is_some_and(|amount| amount < 0)
                 .then(|| NOT_NEGATIVE.to_owned()),
@@ -202,6 +216,16 @@ impl Test {
                 .then(|| "must be greater than zero".to_owned()),
             Self::CountOrPercent => count_fault(value),
             Self::Check(check) => check(value).map(str::to_owned),
+            Self::Text(check) => check(text),
+            Self::Port => return PORTS.apply(field, Some(value), errors),
+            Self::PortOrName => match value.as_str() {
+                Some(name) => names::port_fault(name).map(str::to_owned),
+                None => return PORTS.apply(field, Some(value), errors),
+            },
+            Self::Reachable => {
+                check_reachable(field, text, errors);
+                None
+            }
         };
         if let Some(fault) = fault {
             errors.invalid(field, value.clone(), fault);
@@ -211,6 +235,36 @@ impl Test {
 
 /// What Kubernetes says of a negative number.
 pub const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// Checks that an address of an endpoint is one that others reach.
+pub fn check_reachable(field: &str, text: &str, errors: &mut Errors) {
+    let Some(ip) = address(text) else {
+        errors.invalid(field, text, NO_ADDRESS);
+        return;
+    };
+    let (link_local, of_the_link) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => {
+            (ip.is_unicast_link_local(), ip.is_multicast() && ip.segments()[0] & 0xf == 2)
+        }
+    };
+    if ip.is_unspecified() {
+        errors.invalid(field, text, format!("may not be unspecified ({text})"));
+    }
+    let faults = [
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (of_the_link, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ];
+    for (_, fault) in faults.into_iter().filter(|(found, _)| *found) {
+        errors.invalid(field, text, fault);
+    }
+}
+
+/// What Kubernetes says of a text that is no address.
+pub const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+/// What Kubernetes says of a text that is no range of addresses.
+pub const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 

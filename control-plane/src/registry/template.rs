@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::invalid::Errors;
 use super::object::Object;
+use super::pod::spec::Within;
 use super::{invalid, names, pod};
 
 /// Where a kind has its template, and which restart policies it allows.
@@ -33,7 +34,7 @@ impl Template {
             errors.required(format!("{field}.spec.containers"), "");
             return;
         };
-        pod::validate_spec(spec, &format!("{field}.spec"), errors);
+        pod::spec::validate(spec, &format!("{field}.spec"), Within::Template, errors);
         let policy = spec["restartPolicy"].as_str().unwrap_or_default();
         if self.restart.contains(&policy) {
             return;

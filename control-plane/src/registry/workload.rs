@@ -6,6 +6,7 @@ use super::invalid::Errors;
 use super::names;
 use super::object::Object;
 use super::pod;
+use super::pod::spec::Within;
 use super::selector::Selector;
 use super::strategy::Strategy;
 
@@ -270,7 +271,7 @@ fn validate_selector(object: &Object, kind: &str, errors: &mut Errors) {
 fn validate_template(object: &Object, errors: &mut Errors) {
     match object.at("/spec/template/spec") {
         Some(spec) => {
-            pod::validate_spec(spec, "spec.template.spec", errors);
+            pod::spec::validate(spec, "spec.template.spec", Within::Template, errors);
             if spec["restartPolicy"] != "Always" {
                 errors.not_supported(
                     "spec.template.spec.restartPolicy",

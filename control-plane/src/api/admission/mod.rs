@@ -39,6 +39,12 @@ pub(super) struct How {
 }
 
 impl How {
+    /// Whether the server writes itself: what it says is not checked. Where it is reached may be a
+    /// loopback address, which nobody else may give to a Service.
+    pub(super) fn is_own(&self) -> bool {
+        self.by.is_none()
+    }
+
     /// Who writes, if that is a node.
     fn node(&self) -> Option<(&User, &str)> {
         let user = self.by.as_deref()?;

@@ -223,7 +223,7 @@ fn operation(of: &Of, action: &str, parameters: &[&str], body: Option<&[&str]>) 
         let schema = json!({"schema": reference(&sent)});
         types.iter().map(|media_type| ((*media_type).to_owned(), schema.clone())).collect()
     };
-    let parameter = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": type_of(name), "uniqueItems": true}});
     let mut operation = json!({
         "operationId": format!("{action}{}", of.id),
         "parameters": parameters.iter().map(parameter).collect::<Vec<_>>(),
@@ -237,8 +237,18 @@ fn operation(of: &Of, action: &str, parameters: &[&str], body: Option<&[&str]>) 
     operation
 }
 
+/// What a query parameter holds.
+fn type_of(parameter: &str) -> &'static str {
+    match parameter {
+        "gracePeriodSeconds" | "limit" | "timeoutSeconds" => "integer",
+        "allowWatchBookmarks" | "orphanDependents" | "sendInitialEvents" | "watch" => "boolean",
+        _ => "string",
+    }
+}
+
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty"];
-const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "propagationPolicy", "pretty"];
+const DELETE: &[&str] =
+    &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy", "pretty"];
 const LIST: &[&str] = &[
     "allowWatchBookmarks",
     "continue",

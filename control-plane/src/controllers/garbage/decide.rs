@@ -1,12 +1,17 @@
 //! What becomes of an object whose owners go, and of an owner that waits for its dependents.
 
+use std::collections::HashSet;
+
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::PropagationPolicy;
 use serde_json::json;
 
 use crate::controllers::ownership;
-use crate::controllers::write::{Deletion, Target, Write};
+use crate::controllers::write::{Deletion, Report, Target, Write};
 
+/// Who tells of references that lead nowhere.
+const COMPONENT: &str = "garbage-collector-controller";
 /// Finalizer of an owner that goes after its dependents.
 const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of an owner whose dependents stay.
@@ -21,13 +26,15 @@ pub(super) enum Owner {
     Waiting,
     /// It is gone.
     Absent,
+    /// Nobody can say: an object of the cluster names it, and it is of a kind that lives in
+    /// namespaces.
+    Misplaced,
 }
 
 impl Owner {
     /// The state of an owner that is there.
     pub(super) fn of(meta: &ObjectMeta) -> Self {
-        let waits = meta.deletion_timestamp.is_some() && has_finalizer(meta, FOREGROUND);
-        if waits { Self::Waiting } else { Self::Present }
+        if waits_in_foreground(meta) { Self::Waiting } else { Self::Present }
     }
 }
 
@@ -35,6 +42,11 @@ impl Owner {
 pub(super) struct Dependent {
     pub(super) target: Target,
     pub(super) meta: ObjectMeta,
+}
+
+/// Whether the object goes after its dependents.
+fn waits_in_foreground(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some() && has_finalizer(meta, FOREGROUND)
 }
 
 /// Whether the object is an owner on its way out that has to deal with its dependents first.
@@ -49,9 +61,12 @@ pub(super) fn dependent(target: &Target, meta: &ObjectMeta, owners: &[Owner]) ->
     if owners.is_empty() || meta.deletion_timestamp.is_some() {
         return None;
     }
+    let references = || meta.owner_references.iter().flatten().zip(owners);
+    if let Some((reference, _)) = references().find(|(_, owner)| **owner == Owner::Misplaced) {
+        return Some(Write::Tell(misplaced(target, meta, reference)));
+    }
     if owners.contains(&Owner::Present) {
-        let references = meta.owner_references.iter().flatten().zip(owners);
-        let solid: Vec<OwnerReference> = references
+        let solid: Vec<OwnerReference> = references()
             .filter(|(_, owner)| **owner == Owner::Present)
             .map(|(reference, _)| reference.clone())
             .collect();
@@ -62,6 +77,70 @@ pub(super) fn dependent(target: &Target, meta: &ObjectMeta, owners: &[Owner]) ->
     let propagation =
         if foreground { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
     Some(delete(target, meta, propagation))
+}
+
+/// That a reference leads nowhere, ever.
+fn misplaced(target: &Target, meta: &ObjectMeta, reference: &OwnerReference) -> Report {
+    let OwnerReference { api_version, kind, name, uid, .. } = reference;
+    let namespace = &target.key.namespace;
+    Report {
+        about: ObjectReference {
+            api_version: Some(target.resource.api_version.clone()),
+            kind: Some(target.resource.kind.clone()),
+            name: Some(target.key.name.clone()),
+            namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            uid: meta.uid.clone(),
+            ..ObjectReference::default()
+        },
+        warning: true,
+        reason: "OwnerRefInvalidNamespace",
+        message: format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}"
+        ),
+        component: COMPONENT,
+    }
+}
+
+/// Whether the object goes as soon as those of its dependents are gone that block it, and one of
+/// them waits for it, over any number of others: none of them would ever go.
+pub(super) fn is_in_circle(
+    meta: &ObjectMeta,
+    dependents: &dyn Fn(&ObjectMeta) -> Vec<Dependent>,
+) -> bool {
+    let mut seen = HashSet::new();
+    let mut next: Vec<ObjectMeta> = vec![meta.clone()];
+    while let Some(owner) = next.pop() {
+        for Dependent { meta: dependent, .. } in dependents(&owner) {
+            if !blocks(&dependent, &owner) || !waits_in_foreground(&dependent) {
+                continue;
+            }
+            if dependent.uid == meta.uid {
+                return true;
+            }
+            if seen.insert(dependent.uid.clone()) {
+                next.push(dependent);
+            }
+        }
+    }
+    false
+}
+
+/// The object's references without the right to keep their owners.
+pub(super) fn unblocked(target: &Target, meta: &ObjectMeta) -> Option<Write> {
+    let mut references = meta.owner_references.clone().unwrap_or_default();
+    let mut changed = false;
+    for reference in references.iter_mut().filter(|one| one.block_owner_deletion == Some(true)) {
+        (reference.block_owner_deletion, changed) = (Some(false), true);
+    }
+    changed.then(|| ownership::set_owners(target, meta, &references))
+}
+
+/// Whether the dependent has to go before that owner.
+fn blocks(dependent: &ObjectMeta, owner: &ObjectMeta) -> bool {
+    let references = dependent.owner_references.iter().flatten();
+    references
+        .filter(|reference| Some(&reference.uid) == owner.uid.as_ref())
+        .any(|reference| reference.block_owner_deletion == Some(true))
 }
 
 /// What to do about an owner that waits: with `orphan` its dependents lose the reference, with
@@ -80,13 +159,7 @@ pub(super) fn leaving_owner(
         }
         return together(dependents.iter().map(|dependent| orphan(dependent, meta)).collect());
     }
-    let blocking = |dependent: &Dependent| {
-        let references = dependent.meta.owner_references.iter().flatten();
-        references
-            .filter(|reference| Some(&reference.uid) == meta.uid.as_ref())
-            .any(|reference| reference.block_owner_deletion == Some(true))
-    };
-    if !dependents.iter().any(blocking) {
+    if !dependents.iter().any(|dependent| blocks(&dependent.meta, meta)) {
         return vec![without_finalizer(target, meta, FOREGROUND)];
     }
     let staying = dependents.iter().filter(|dependent| dependent.meta.deletion_timestamp.is_none());
@@ -190,6 +263,58 @@ mod tests {
         let Some(Write::MergePatch { patch, .. }) = write else { panic!("{write:?}") };
         let left = patch["metadata"]["ownerReferences"].as_array().unwrap();
         assert_eq!((left.len(), &left[0]["uid"]), (1, &json!("b")));
+    }
+
+    #[test]
+    fn an_object_of_the_cluster_stays_whatever_it_names_in_a_namespace() {
+        let owners = [Owner::Absent, Owner::Misplaced];
+        let write = dependent(&target("p"), &owned_by(&["a", "b"]), &owners);
+        let Some(Write::Tell(report)) = write else { panic!("{write:?}") };
+        assert_eq!((report.warning, report.reason), (true, "OwnerRefInvalidNamespace"));
+        assert!(report.message.contains("name: b, uid: b] does not exist in namespace"));
+    }
+
+    /// Objects that wait, by name, each with its owner.
+    fn waiting(owners: &[(&str, &str)]) -> Vec<(String, ObjectMeta)> {
+        let one = |(name, owner): &(&str, &str)| {
+            let mut waits = owned_by(&[owner]);
+            waits.uid = Some((*name).into());
+            waits.finalizers = Some(vec![FOREGROUND.into()]);
+            waits.deletion_timestamp =
+                meta(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})).deletion_timestamp;
+            ((*name).to_owned(), waits)
+        };
+        owners.iter().map(one).collect()
+    }
+
+    fn in_circle(all: &[(String, ObjectMeta)], name: &str) -> bool {
+        let dependents = |owner: &ObjectMeta| {
+            let names = |meta: &&ObjectMeta| {
+                let references = meta.owner_references.iter().flatten();
+                references.map(|one| &one.uid).any(|uid| Some(uid) == owner.uid.as_ref())
+            };
+            let found = all.iter().map(|(_, meta)| meta).filter(names);
+            found.map(|meta| Dependent { target: target("p"), meta: meta.clone() }).collect()
+        };
+        let (_, meta) = all.iter().find(|(own, _)| own == name).unwrap();
+        is_in_circle(meta, &dependents)
+    }
+
+    #[test]
+    fn a_circle_is_seen_and_a_chain_is_none() {
+        let circle = waiting(&[("1", "3"), ("2", "1"), ("3", "2"), ("leaf", "3")]);
+        for (name, expected) in [("1", true), ("2", true), ("3", true), ("leaf", false)] {
+            assert_eq!(in_circle(&circle, name), expected, "{name}");
+        }
+        let chain = waiting(&[("set", "deployment"), ("a", "set"), ("b", "set")]);
+        assert!(!in_circle(&chain, "set") && !in_circle(&chain, "a"));
+        // One of them is not on its way yet: it will be.
+        let mut open = waiting(&[("1", "2"), ("2", "1")]);
+        open[1].1.deletion_timestamp = None;
+        assert!(!in_circle(&open, "1"));
+        let write = unblocked(&target("p"), &circle[0].1);
+        let Some(Write::MergePatch { patch, .. }) = write else { panic!("{write:?}") };
+        assert_eq!(patch["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], false);
     }
 
     #[test]

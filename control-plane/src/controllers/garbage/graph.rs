@@ -106,8 +106,8 @@ impl Graph {
         if (!now.is_empty() && now != before) || new.is_some_and(decide::waits_for_dependents) {
             concerned.push(node.clone());
         }
-        // A dependent that goes, or comes to wait, may be the last that its owner waits for.
-        let left = new.is_none() || before != now;
+        // A dependent that goes, or blocks no more, may be the last that its owner waits for.
+        let left = new.is_none() || before != now || blocking(old) != blocking(new);
         if left && let Some(old) = old {
             concerned.extend(blocked_owners(old));
         }
@@ -117,6 +117,13 @@ impl Graph {
         }
         concerned
     }
+}
+
+/// The owners that may not go before the object.
+fn blocking(meta: Option<&ObjectMeta>) -> BTreeSet<&str> {
+    let references = meta.and_then(|meta| meta.owner_references.as_deref()).unwrap_or_default();
+    let blocking = references.iter().filter(|owner| owner.block_owner_deletion == Some(true));
+    blocking.map(|owner| owner.uid.as_str()).collect()
 }
 
 fn owners(meta: Option<&ObjectMeta>) -> BTreeSet<&str> {

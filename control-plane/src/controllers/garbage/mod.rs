@@ -84,7 +84,7 @@ impl Garbage {
         let api: Api<DynamicObject> = match scope {
             Scope::Cluster => Api::all_with(self.client.clone(), &resource),
             // An owner in a namespace is in the dependent's own.
-            Scope::Namespaced if node.key.namespace.is_empty() => return Ok(Owner::Absent),
+            Scope::Namespaced if node.key.namespace.is_empty() => return Ok(Owner::Misplaced),
             Scope::Namespaced => {
                 Api::namespaced_with(self.client.clone(), &node.key.namespace, &resource)
             }
@@ -135,8 +135,17 @@ impl Controller for Garbage {
         let Some(meta) = node.meta(&self.world) else { return Ok(Outcome::default()) };
         let target = Target { resource: node.resource.clone(), key: node.key.clone() };
         if decide::waits_for_dependents(&meta) {
-            let dependents = self.dependents(meta.uid.as_deref().unwrap_or_default());
-            return Ok(decide::leaving_owner(&target, &meta, &dependents).into());
+            let dependents =
+                |meta: &ObjectMeta| self.dependents(meta.uid.as_deref().unwrap_or_default());
+            let mut writes = Vec::new();
+            // Each write carries the revision that was seen: the second comes with the next look.
+            if decide::is_in_circle(&meta, &dependents) {
+                writes.extend(decide::unblocked(&target, &meta));
+            }
+            if writes.is_empty() {
+                writes = decide::leaving_owner(&target, &meta, &dependents(&meta));
+            }
+            return Ok(writes.into());
         }
         let owners = self.owners(node, &meta).await?;
         Ok(decide::dependent(&target, &meta, &owners).into_iter().collect::<Vec<_>>().into())

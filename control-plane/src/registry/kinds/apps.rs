@@ -88,6 +88,7 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "Job",
         plural: "jobs",
         singular: "job",
+        orphans: true,
         categories: &["all"],
         subresources: &[Subresource::Status],
         counts_generations: true,

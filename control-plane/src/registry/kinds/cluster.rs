@@ -89,8 +89,9 @@ pub(super) static KINDS: &[Kind] = &[
         singular: "ipaddress",
         short_names: &["ip"],
         rules: &[
-            Rule("metadata.name", Test::Address),
+            Rule("metadata.name", Test::Check(networking::address_name_fault)),
             Rule("spec.parentRef", Test::Required("")),
+            Rule("spec.parentRef.group", Test::Name(super::super::NameRule::Subdomain)),
             Rule("spec.parentRef.resource", Test::Required("")),
             Rule("spec.parentRef.name", Test::Required("")),
         ],

@@ -1,6 +1,8 @@
 //! Rows of the core group besides the best-known: storage, quotas, and what came before.
 
 use super::super::columns;
+use super::super::endpoints;
+use super::super::limits;
 use super::super::rules::{Default, Fill, Rule, Test};
 use super::super::storage;
 use super::super::template::Template;
@@ -21,17 +23,10 @@ pub(super) static KINDS: &[Kind] = &[
         short_names: &["ep"],
         returns_deleted: false,
         deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-        rules: &[
-            Rule("subsets[*].addresses[*].ip", Test::Required("")),
-            Rule("subsets[*].addresses[*].ip", Test::Address),
-            Rule("subsets[*].notReadyAddresses[*].ip", Test::Required("")),
-            Rule("subsets[*].notReadyAddresses[*].ip", Test::Address),
-            Rule("subsets[*].ports[*].port", Test::Between(1, 65535)),
-            Rule("subsets[*].ports[*].protocol", Test::OneOf(&["SCTP", "TCP", "UDP"])),
-            Rule("subsets[*].ports[*].name", Test::Name(NameRule::Label)),
-        ],
+        rules: endpoints::RULES,
         defaults: &[Default("subsets[*].ports[*].protocol", Fill::Text("TCP"))],
         columns: columns::ENDPOINTS,
+        strategy: &endpoints::Endpoints,
         ..NAMESPACED
     },
     Kind {
@@ -39,14 +34,9 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "limitranges",
         singular: "limitrange",
         short_names: &["limits"],
-        rules: &[
-            Rule("spec.limits[*].type", Test::Required("")),
-            Rule("spec.limits[*].max{*}", Test::Quantity),
-            Rule("spec.limits[*].min{*}", Test::Quantity),
-            Rule("spec.limits[*].default{*}", Test::Quantity),
-            Rule("spec.limits[*].defaultRequest{*}", Test::Quantity),
-        ],
+        rules: limits::RULES,
         columns: columns::NAME_AND_CREATED,
+        strategy: &limits::LimitRanges,
         ..NAMESPACED
     },
     Kind {
@@ -112,6 +102,7 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "ReplicationController",
         plural: "replicationcontrollers",
         singular: "replicationcontroller",
+        orphans: true,
         short_names: &["rc"],
         categories: &["all"],
         subresources: &[Subresource::Scale, Subresource::Status],

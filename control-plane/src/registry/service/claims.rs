@@ -192,15 +192,6 @@ fn check_first(object: &Object, addresses: &[String], errors: &mut Errors) {
     if !first.is_empty() && addresses.first().is_some_and(|other| other != first) {
         errors.invalid("spec.clusterIPs", json!(addresses), "first value must match `clusterIP`");
     }
-    for (index, text) in addresses.iter().enumerate() {
-        if text != "None" && text.parse::<IpAddr>().is_err() {
-            errors.invalid(
-                format!("spec.clusterIPs[{index}]"),
-                text.clone(),
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
-        }
-    }
 }
 
 /// Takes the addresses asked for and chooses the missing ones.
@@ -286,16 +277,14 @@ async fn choose_ports(
     let mut mine: Vec<i64> = Vec::new();
     if has_node_ports(object) {
         for index in 0..ports.len() {
-            let number = match ports[index]["nodePort"].as_i64() {
-                Some(number) => {
+            let number = match (ports[index]["nodePort"].as_i64(), shared(&ports, index)) {
+                (Some(number), _) => {
                     let field = format!("spec.ports[{index}].nodePort");
-                    let same = ports[..index].iter().any(|other| {
-                        other["nodePort"] == number && other["protocol"] == ports[index]["protocol"]
-                    });
-                    check_port(number, same, &field, had, claims).await?;
+                    check_port(number, false, &field, had, claims).await?;
                     number
                 }
-                None => free_port(&ports, &mine, claims).await?,
+                (None, Some(number)) => number,
+                (None, None) => free_port(&ports, &mine, claims).await?,
             };
             mine.push(number);
             ports[index]["nodePort"] = json!(number);
@@ -312,6 +301,21 @@ async fn choose_ports(
         }
     }
     Ok(())
+}
+
+/// The node port of another protocol's port of the same number: they share it.
+fn shared(ports: &[Value], index: usize) -> Option<i64> {
+    let this = &ports[index];
+    let twins = ports
+        .iter()
+        .filter(|other| other["port"] == this["port"] && other["protocol"] != this["protocol"]);
+    let free = |number: &i64| {
+        let taken = |other: &Value| {
+            other["nodePort"].as_i64() == Some(*number) && other["protocol"] == this["protocol"]
+        };
+        !ports.iter().any(taken)
+    };
+    twins.filter_map(|other| other["nodePort"].as_i64()).find(free)
 }
 
 async fn check_port(
@@ -355,7 +359,9 @@ async fn free_port(ports: &[Value], mine: &[i64], claims: Claims<'_>) -> Result<
 /// An update that leaves out what was allocated keeps it.
 pub(super) fn keep_allocated(object: &mut Object, old: &Object) {
     if has_cluster_ip(object) && has_cluster_ip(old) {
-        if object.text("/spec/clusterIP").is_empty() && object.list("/spec/clusterIPs").is_empty() {
+        let listed = object.list("/spec/clusterIPs");
+        let said = !listed.is_empty() && listed != old.list("/spec/clusterIPs");
+        if object.text("/spec/clusterIP").is_empty() && !said {
             object.copy("/spec/clusterIP", old);
         }
         let same = object.text("/spec/clusterIP") == old.text("/spec/clusterIP");
@@ -408,6 +414,9 @@ pub(super) fn drop_what_the_type_has_not(object: &mut Object, old: &Object) {
     }
     let on_nodes =
         |object: &Object| matches!(object.text("/spec/type"), "NodePort" | "LoadBalancer");
+    if super::is_external(old) && !super::is_external(object) {
+        object.remove("/spec/externalTrafficPolicy");
+    }
     if on_nodes(old) && !on_nodes(object) {
         let mut ports = object.list("/spec/ports").to_vec();
         for port in ports.iter_mut().filter_map(Value::as_object_mut) {
@@ -423,9 +432,6 @@ pub(super) fn drop_what_the_type_has_not(object: &mut Object, old: &Object) {
         }
         if !ports.is_empty() {
             object.set("/spec/ports", ports);
-        }
-        if object.list("/spec/externalIPs").is_empty() {
-            object.remove("/spec/externalTrafficPolicy");
         }
     }
     if old.text("/spec/type") == "LoadBalancer" && object.text("/spec/type") != "LoadBalancer" {

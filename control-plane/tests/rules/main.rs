@@ -1,0 +1,12 @@
+//! What the API server refuses, fills in and deletes, asked in this process.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
+
+mod bed;
+mod cidrs;
+mod deletion;
+mod endpoints;
+mod limits;
+mod others;
+mod pods;
+mod services;
