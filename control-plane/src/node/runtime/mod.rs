@@ -312,6 +312,17 @@ pub struct ExecOutput {
     pub output: String,
 }
 
+/// A command did not come to its own end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// It ran longer than it may, and was ended.
+    #[error("the command took longer than {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The runtime did not run it, or does not say what became of it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
 /// What a container wants of the images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ImageRequest {
@@ -440,7 +451,7 @@ pub trait Runtime: Send + Sync + 'static {
         id: &str,
         command: &[String],
         timeout: Duration,
-    ) -> impl Future<Output = Result<ExecOutput, RuntimeError>> + Send;
+    ) -> impl Future<Output = Result<ExecOutput, ExecError>> + Send;
 
     /// Where a command can be had with its streams, as the runtime serves it itself over a
     /// WebSocket; `None` where it does not.

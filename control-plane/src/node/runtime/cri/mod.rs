@@ -34,9 +34,9 @@ use self::{
     watch::Changes,
 };
 use super::{
-    Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest,
-    NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
-    termination,
+    Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, ImageError,
+    ImageRequest, NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig,
+    Streaming, termination,
 };
 
 /// For how long a runtime that is only starting is waited for.
@@ -398,7 +398,7 @@ impl Runtime for CriRuntime {
         id: &str,
         command: &[String],
         timeout: Duration,
-    ) -> Result<ExecOutput, RuntimeError> {
+    ) -> Result<ExecOutput, ExecError> {
         let request = cri::ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: command.to_vec(),
@@ -406,9 +406,13 @@ impl Runtime for CriRuntime {
             timeout: i64::try_from(timeout.as_secs().max(1)).unwrap_or(i64::MAX),
         };
         let limit = timeout.saturating_add(call::LOOK);
-        let answer = bounded(limit, self.client.runtime().exec_sync(request))
-            .await
-            .map_err(|error| error.of("executing in", id))?;
+        let answer = bounded(limit, self.client.runtime().exec_sync(request)).await;
+        let answer = answer.map_err(|error| {
+            if error.is_deadline() {
+                return ExecError::TimedOut(timeout);
+            }
+            error.of("executing in", id).into()
+        })?;
         let mut output = answer.stdout;
         output.extend_from_slice(&answer.stderr);
         output.truncate(OUTPUT_MAX);

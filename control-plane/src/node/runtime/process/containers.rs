@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError,
+        Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, ImageError,
         ImageRequest, Mount, NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Seccomp,
         Streaming, termination,
     },
@@ -194,7 +194,7 @@ impl Runtime for ProcessRuntime {
         id: &str,
         command: &[String],
         timeout: Duration,
-    ) -> Result<ExecOutput, RuntimeError> {
+    ) -> Result<ExecOutput, ExecError> {
         let live = self.live(sandbox).ok_or_else(|| lost("executing in", id))?;
         let sandbox_record =
             Record::load(&self.dir(sandbox)).map_err(failed("executing in", id))?;
@@ -204,12 +204,11 @@ impl Runtime for ProcessRuntime {
         program.argv = command.to_vec();
         match live.ask_within(&Request::Exec(Box::new(program)), timeout).await {
             Ok(Reply::Executed { exit_code, output }) => Ok(ExecOutput { exit_code, output }),
-            Ok(other) => Err(failed("executing in", id)(format!("unexpected answer {other:?}"))),
-            Err(InitError::Timeout) => {
-                let message = format!("the command took longer than {} s", timeout.as_secs());
-                Err(failed("executing in", id)(message))
+            Ok(other) => {
+                Err(failed("executing in", id)(format!("unexpected answer {other:?}")).into())
             }
-            Err(error) => Err(failed("executing in", id)(error)),
+            Err(InitError::Timeout) => Err(ExecError::TimedOut(timeout)),
+            Err(error) => Err(failed("executing in", id)(error).into()),
         }
     }
 
