@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -30,11 +30,13 @@ use super::{
     claims::{Claim, Claims},
     conflist::NETWORK,
     datapath::{PodDatapath, PodLink},
+    interface,
     ipam::AllocateError,
     journal::{Entry, Phase},
     ledger::{Ledger, Reservation, ReserveError, link_spec},
     link::{self, LinkError},
-    netns::NetnsId,
+    netlink::{Netlink, NetlinkError},
+    netns::{self, NetnsId},
     steps::{self, Observer, Step},
     teardown::Leaving,
 };
@@ -45,6 +47,8 @@ use crate::{
 
 /// The pods of this node.
 pub struct Pods {
+    /// Holds the journals.
+    pub(super) state_dir: PathBuf,
     ledger: Mutex<Ledger>,
     pub(super) claims: Claims,
     pub(super) datapath: Arc<dyn PodDatapath>,
@@ -52,6 +56,8 @@ pub struct Pods {
     pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
     /// Pods that left and whose links are still there.
     pub(super) leaving: Leaving,
+    /// Held by who does what DELs were noted.
+    pub(super) draining: Mutex<()>,
     /// Pods whose sockets are left alone; `None` until they are known.
     pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
     /// Those who see to host ports.
@@ -116,11 +122,13 @@ impl Pods {
         datapath: Arc<dyn PodDatapath>,
     ) -> io::Result<Self> {
         Ok(Self {
+            state_dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             ledger: Mutex::new(Ledger::open(path, boot, excluded, Duration::ZERO)?),
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
             leaving: Leaving::default(),
+            draining: Mutex::default(),
             opted_out: Mutex::default(),
             host_ports: OnceLock::new(),
             at_step: steps::unobserved,
@@ -165,6 +173,9 @@ impl Pods {
     /// Connects a pod.
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
         let deadline = Instant::now() + limit;
+        self.drain_noted().map_err(|error| {
+            failure(IO_FAILURE, "can't do the DELs that were noted", error.to_string())
+        })?;
         let claim = self.claim(&addition.attachment, limit)?;
         let (link, is_repeated) = self.add_claimed(addition, deadline)?;
         Ok(Added { link, pods: self, claim, is_repeated })
@@ -193,6 +204,7 @@ impl Pods {
             network: addition.network.clone(),
             pod: addition.pod.clone(),
             netns,
+            netns_cookie: netns::cookie(&addition.netns),
             mtu: self.mtu.load(Ordering::Relaxed),
             requested: addition.requested.clone(),
         };
@@ -358,7 +370,7 @@ impl Pods {
         (self.at_step)(Step::Leaving);
         self.close_host_ports(entry);
         (self.at_step)(Step::HostPortsClosed);
-        let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
+        let detached = self.datapath.detach(&self.known_link(attachment, entry));
         (self.at_step)(Step::Detached);
         let withdrawn = || -> Result<(), Box<dyn Error>> {
             leaving?;
@@ -381,6 +393,22 @@ impl Pods {
             tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
         }
         (self.at_step)(Step::Released);
+    }
+
+    /// The pod as the datapath knows it. An agent that did not make its link finds that by its name.
+    pub(super) fn known_link(&self, attachment: &Attachment, entry: &Entry) -> PodLink {
+        let found = || {
+            let found = interface::find(&mut Netlink::open()?, &attachment.host_ifname())?;
+            Ok::<_, NetlinkError>(found.map_or(0, |found| found.ifindex))
+        };
+        let ifindex = match entry.ifindex {
+            0 => found().unwrap_or_else(|error| {
+                tracing::warn!(%attachment, error = chain(&error), "look for a pod's link");
+                0
+            }),
+            known => known,
+        };
+        self.pod_link(attachment, entry, ifindex)
     }
 
     /// The pod as the datapath has to know it now.

@@ -362,10 +362,10 @@ async fn a_command_is_executed_with_the_root_and_the_rights_of_its_container() {
     // What cannot be run says so, and so does a container that is over.
     let missing = node.runtime.exec(&sandbox.id, &id, &words(&["/no/such"]), limit).await;
     let missing = missing.unwrap_err();
-    assert!(format!("{:?}", missing.source).contains("/no/such"), "{missing:?}");
+    assert!(format!("{missing:?}").contains("/no/such"), "{missing:?}");
     node.runtime.stop_container(&sandbox.id, &id, Duration::ZERO).await.unwrap();
     let over = node.runtime.exec(&sandbox.id, &id, &command, limit).await.unwrap_err();
-    assert!(format!("{:?}", over.source).contains("does not run"), "{over:?}");
+    assert!(format!("{over:?}").contains("does not run"), "{over:?}");
     node.runtime.remove_sandbox(&sandbox.id).await.unwrap();
     node.assert_nothing_left();
 }

@@ -4,9 +4,11 @@ use std::{
     fs,
     io::{Seek as _, Write as _},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use xtask::{
     cluster::{
         cgroup, containerd,
@@ -53,13 +55,21 @@ fn killed_runtime(world: &World) -> Result<()> {
     ensure!(before.iter().all(|(id, _)| id.starts_with("containerd://")), "{before:?}");
     let loads = start_loads(world)?;
     let hosts = world.layout.node_hosts();
+    // A command asks whether this one lives, and nobody can run it while the runtime is away.
+    let mut asked = busybox(&hosts[0].name);
+    asked["containers"][0]["livenessProbe"] =
+        json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1});
+    run_pod(world, "asked", &asked, "Ready")?;
     for host in &hosts {
         let name = containerd::name(&host.name);
         let running = process::running(&world.layout, &name).context("no containerd runs")?;
         process::kill_hard(&running);
     }
-    // Nobody runs the pods, and they answer.
-    traffic::get(&world.layout, &pod(world)?, "http://hello.default.svc.cluster.local/")?;
+    // Nobody runs the pods, and they answer, for the time of a few probes.
+    let (client, killed) = (pod(world)?, Instant::now());
+    while killed.elapsed() < Duration::from_secs(4) {
+        traffic::get(&world.layout, &client, "http://hello.default.svc.cluster.local/")?;
+    }
     for host in &hosts {
         containerd::start(&world.layout, host)?;
     }
@@ -73,7 +83,10 @@ fn killed_runtime(world: &World) -> Result<()> {
     up::wait(&world.layout, "hello", || up::deployment_ready(&world.api, "hello"))?;
     let after = containers(world)?;
     ensure!(before == after, "containers changed: {before:?} became {after:?}");
-    Ok(())
+    let asked = world.api.get("/api/v1/namespaces/default/pods/asked")?;
+    let status = &asked["status"]["containerStatuses"][0];
+    ensure!(status["restartCount"] == 0 && status["ready"] == true, "{status}");
+    delete_pod(world, "asked")
 }
 
 /// More than fits any buffer on the way; `cat` ends when there is no more.

@@ -6,6 +6,7 @@
 mod attempt;
 mod count;
 mod grpc;
+mod http;
 mod tls;
 
 use std::{
@@ -18,7 +19,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::mpsc, task::AbortHandle, task::JoinSet};
 
 pub(super) use self::attempt::attempt;
-use self::count::Counter;
+use self::{attempt::AttemptError, count::Counter};
 use super::{
     pod::state::{ProbeKind, ProbeTarget},
     runtime::Runtime,
@@ -97,22 +98,57 @@ async fn run<R: Runtime>(runtime: Arc<R>, target: ProbeTarget, sender: mpsc::Sen
     let period = seconds(probe.period_seconds.filter(|&period| period > 0), 10);
     let timeout = seconds(probe.timeout_seconds.filter(|&timeout| timeout > 0), 1);
     let mut counter = Counter::new(probe.success_threshold, probe.failure_threshold);
+    let mut warned = None;
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let begun = Instant::now();
         let outcome = attempt(runtime.as_ref(), &target, timeout).await;
-        if let Err(reason) = &outcome {
-            let elapsed_ms = begun.elapsed().as_millis();
-            let (container, kind) = (&target.container, target.kind);
-            tracing::debug!(container, ?kind, reason, elapsed_ms, "probe failed");
+        let (container, kind) = (&target.container, target.kind);
+        match &outcome {
+            Ok(warning) if *warning == warned => {}
+            Ok(warning) => {
+                if let Some(warning) = warning {
+                    tracing::warn!(container, ?kind, warning, "probe succeeded");
+                }
+                warned.clone_from(warning);
+            }
+            Err(reason) => {
+                let elapsed_ms = begun.elapsed().as_millis();
+                tracing::debug!(container, ?kind, ?reason, elapsed_ms, "probe failed");
+            }
         }
-        if let Some(success) = counter.count(outcome.is_ok()) {
+        let counted = verdict(&outcome).and_then(|success| counter.count(success));
+        if let Some(success) = counted {
             let change = Change { container: target.container.clone(), kind: target.kind, success };
             if sender.send(change).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// Whether the container is well, where the attempt says anything of that.
+fn verdict(outcome: &Result<Option<String>, AttemptError>) -> Option<bool> {
+    match outcome {
+        Ok(_warning) => Some(true),
+        Err(AttemptError::Failed(_)) => Some(false),
+        Err(AttemptError::Unknown(_)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_before_and_after_an_outage_of_the_runtime_are_in_a_row_and_the_outage_is_none() {
+        let failed = || Err(AttemptError::Failed("x".into()));
+        let unknown = || Err(AttemptError::Unknown("x".into()));
+        let mut counter = Counter::new(None, Some(2));
+        let outcomes = [Ok(None), unknown(), unknown(), unknown(), failed(), unknown(), failed()];
+        let seen = outcomes.map(|outcome| verdict(&outcome).and_then(|one| counter.count(one)));
+        assert_eq!(seen, [Some(true), None, None, None, None, None, Some(false)]);
     }
 }

@@ -1,7 +1,7 @@
 //! TLS for probes by HTTPS. As the API has it, whose certificate it is does not matter: the probe
 //! asks whether somebody answers, over a path that only the node is on.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -10,13 +10,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::shown;
 
 /// TLS with whoever is at the other end.
-pub(super) async fn connect(
-    stream: TcpStream,
-    address: IpAddr,
-) -> Result<TlsStream<TcpStream>, String> {
+pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
     let config = shown::client(None).map_err(|error| error.to_string())?.with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
-    let name = ServerName::IpAddress(address.into());
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     connector.connect(name, stream).await.map_err(|error| error.to_string())
 }
 
@@ -47,7 +44,7 @@ mod tests {
         };
         let ask = async {
             let stream = TcpStream::connect(address).await.unwrap();
-            let mut stream = connect(stream, address.ip()).await.unwrap();
+            let mut stream = connect(stream, &address.ip().to_string()).await.unwrap();
             let mut octet = [0];
             stream.read_exact(&mut octet).await.unwrap();
             octet

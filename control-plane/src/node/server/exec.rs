@@ -101,11 +101,9 @@ impl<R: Runtime> Server<R> {
         let runtime = std::sync::Arc::clone(&self.runtime);
         let (sandbox, id) = (chosen.sandbox.clone(), chosen.id.clone());
         let failed = |message: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, message);
-        let text = |error: super::super::runtime::RuntimeError| {
-            super::super::runtime::process::chain(&error)
-        };
+        let text = |error: &dyn std::error::Error| super::super::runtime::process::chain(error);
         let url = runtime.exec_url(&id, &options.command, options.streaming).await;
-        let upstream = match url.map_err(|error| failed(text(error)))? {
+        let upstream = match url.map_err(|error| failed(text(&error)))? {
             Some(url) => Some(dial(&url, options.streaming).await.map_err(failed)?),
             None if options.streaming.stdin || options.streaming.tty => {
                 let message = "the process runtime gives commands no standard input and no \
@@ -122,7 +120,7 @@ impl<R: Runtime> Server<R> {
                 relay(&mut client, upstream).await
             } else {
                 let ran = runtime.exec(&sandbox, &id, &options.command, WHOLE_MAX).await;
-                whole(&mut client, ran.map_err(text)).await
+                whole(&mut client, ran.map_err(|error| text(&error))).await
             };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a command's connection ended early");

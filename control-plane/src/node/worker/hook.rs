@@ -22,7 +22,8 @@ pub(super) async fn run<R: Runtime>(
         }
         Hook::Ask(target) => {
             let target = ProbeTarget { container: container.to_owned(), ..(**target).clone() };
-            probe::attempt(runtime, &target, limit).await
+            let outcome = probe::attempt(runtime, &target, limit).await;
+            outcome.map(drop).map_err(|error| error.to_string())
         }
     }
 }

@@ -107,9 +107,19 @@ fn each_damage_is_named_with_what_mends_it() {
     damaged(node, &[&route], "pods", &format!("no route to {v6}"), "ip route replace");
     set(&node.netns, &format!("ipv4/conf/{link}/rp_filter"), "1");
     damaged(node, &[], "pods", "rp_filter=0 does not hold", "sysctl -w");
+    let inside = |command: &str, said: &str| {
+        pod.netns().ip(command);
+        damaged(node, &[], "pods", said, "delete the pod");
+    };
+    // What is told is the first that is found, each of these before the one above it.
+    inside("-6 route del default", "eth0 in the pod has no default route via fe80::1");
+    inside("neigh del 169.254.1.1 dev eth0", "eth0 in the pod has no neighbour 169.254.1.1");
+    inside("link set eth0 mtu 1300", "eth0 takes packets of 1300 bytes, not of 1430");
     damaged(node, &[&format!("link set {link} mtu 1300")], "pods", "packets of 1300", "mtu 1430");
     damaged(node, &[&format!("link set {link} down")], "pods", "is down", "ip link set");
     damaged(node, &["route del 10.244.2.0/24"], "routes", "no route to 10.244.2.0/24", "src 192");
+    set(&node.netns, "ipv4/conf/mizzen.vxlan/rp_filter", "1");
+    damaged(node, &[], "tunnel", "mizzen.vxlan/rp_filter=0 does not hold", "sysctl -w");
     damaged(node, &["link set mizzen.vxlan mtu 1300"], "tunnel", "1300 bytes", "mtu 1430");
     damaged(node, &["link set mizzen.vxlan down"], "tunnel", "is down", "up");
     damaged(node, &["link del mizzen.vxlan"], "tunnel", "no device mizzen.vxlan", "--vxlan-port");
@@ -168,7 +178,7 @@ fn nodes_with_this_nodes_addresses_are_named_and_keep_nothing_from_the_others() 
 
 #[test]
 fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
-    let (a, _b) = two_nodes();
+    let (a, b) = two_nodes();
     let mut pod = Pod::new();
     a.add(&mut pod);
     let link = a.pod_links().pop().unwrap();
@@ -221,13 +231,21 @@ fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
     for address in pod.addresses.clone() {
         reach(&a.netns, pod.netns(), address);
     }
-    // Links that are deleted by hand, and namespaces that are: their pods are released.
-    let mut other = Pod::new();
-    a.add(&mut other);
-    let (before, links) = (healed("pod"), a.pod_links());
-    let of_other = links.iter().find(|name| **name != link).unwrap();
-    a.netns.ip(&format!("link del {of_other}"));
-    is_healed("pod", before);
+    // A link that is deleted by hand, at either end, is made anew: the pod keeps its addresses.
+    for delete in [&|| a.netns.ip(&format!("link del {link}")), &|| pod.netns().ip("link del eth0")]
+        as [&dyn Fn() -> String; 2]
+    {
+        let before = healed("link");
+        delete();
+        is_healed("link", before);
+        a.call("CHECK", &pod).expect_success();
+        for address in pod.addresses.clone() {
+            reach(&a.netns, pod.netns(), address);
+            assert_eq!(reach(&b.netns, pod.netns(), address).is_ipv4(), address.is_ipv4());
+        }
+    }
+    assert!(!a.journal().contains("\"released\""), "{}", a.journal());
+    // A namespace that is deleted takes its pod along.
     let before = healed("pod");
     pod.netns = None;
     is_healed("pod", before);

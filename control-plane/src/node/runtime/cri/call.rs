@@ -37,6 +37,11 @@ impl CallError {
         matches!(self, Self::Status(status) if status.code() == Code::NotFound)
     }
 
+    /// The runtime ended what it was asked for, which took longer than it was allowed to.
+    pub(super) fn is_deadline(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code() == Code::DeadlineExceeded)
+    }
+
     /// With what was tried, and with which object.
     pub(super) fn of(self, operation: &'static str, object: &str) -> RuntimeError {
         RuntimeError { operation, object: object.to_owned(), source: self.into() }
@@ -87,6 +92,16 @@ mod tests {
             assert!(gone_is_done(status(code)).is_err(), "{code:?}");
         }
         assert!(gone_is_done(Err::<(), _>(CallError::Timeout(LOOK))).is_err());
+    }
+
+    #[test]
+    fn only_the_runtimes_own_word_says_that_a_command_took_too_long() {
+        let status = |code| CallError::Status(Box::new(Status::new(code, "x")));
+        assert!(status(Code::DeadlineExceeded).is_deadline());
+        for code in [Code::Unavailable, Code::Unknown, Code::NotFound, Code::Cancelled] {
+            assert!(!status(code).is_deadline(), "{code:?}");
+        }
+        assert!(!CallError::Timeout(LOOK).is_deadline());
     }
 
     #[tokio::test]

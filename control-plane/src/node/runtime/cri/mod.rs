@@ -9,6 +9,7 @@
 mod call;
 mod files;
 mod rotate;
+mod sub_paths;
 mod translate;
 mod watch;
 
@@ -34,9 +35,9 @@ use self::{
     watch::Changes,
 };
 use super::{
-    Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError, ImageRequest,
-    NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig, Streaming,
-    termination,
+    Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, Image,
+    ImageError, ImageRequest, NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox,
+    SandboxConfig, Streaming, termination,
 };
 
 /// For how long a runtime that is only starting is waited for.
@@ -205,6 +206,7 @@ impl CriRuntime {
     }
 
     async fn create(&self, sandbox: &str, config: &ContainerConfig) -> anyhow::Result<String> {
+        let mounts = self.files.sub_paths().bind(sandbox, config)?;
         // Made already, by an attempt that did not come to starting it.
         let same = |one: &&Container| one.name == config.name && one.attempt == config.attempt;
         if let Some(made) = self.list_containers(sandbox).await?.iter().find(same) {
@@ -222,7 +224,8 @@ impl CriRuntime {
         let termination = self.files.termination(sandbox, &config.name, config.attempt);
         termination::make(&termination)?;
         let own = translate::OwnFiles { hosts: &hosts, termination: &termination };
-        let container = translate::container(config, &pod, namespaces, own);
+        let config = ContainerConfig { mounts, ..config.clone() };
+        let container = translate::container(&config, &pod, namespaces, own);
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(container),
@@ -232,23 +235,35 @@ impl CriRuntime {
         Ok(made.container_id)
     }
 
+    /// A container that was started or removed needs the places of its parts of volumes no more.
+    fn release_sub_paths(&self, sandbox: &str, status: Option<cri::ContainerStatus>) {
+        let Some(cri::ContainerMetadata { name, attempt }) = status.and_then(|one| one.metadata)
+        else {
+            return;
+        };
+        if let Err(error) = self.files.sub_paths().release(sandbox, &name, attempt) {
+            // They go with the sandbox, at the latest.
+            tracing::warn!(sandbox, name, error = format!("{error:#}"), "let go of sub-paths");
+        }
+    }
+
     async fn stop(&self, id: &str) -> Result<(), CallError> {
         let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         gone_is_done(bounded(call::SANDBOX, self.client.runtime().stop_pod_sandbox(request)).await)
     }
 
-    async fn image_id(&self, reference: &str) -> Result<Option<String>, CallError> {
+    async fn image(&self, reference: &str) -> Result<Option<Image>, CallError> {
         let image = cri::ImageSpec { image: reference.to_owned(), ..cri::ImageSpec::default() };
         let request = cri::ImageStatusRequest { image: Some(image), verbose: false };
         let answer = bounded(call::LOOK, self.client.images().image_status(request)).await?;
-        Ok(answer.image.map(|image| image.id))
+        Ok(answer.image.map(translate::image_seen))
     }
 
-    async fn pull(&self, request: &ImageRequest) -> Result<String, String> {
+    async fn pull(&self, request: &ImageRequest) -> Result<Image, String> {
         let reference = &request.reference;
-        let there = self.image_id(reference).await.map_err(|error| error.to_string())?;
+        let there = self.image(reference).await.map_err(|error| error.to_string())?;
         match (there, request.pull) {
-            (Some(id), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(id),
+            (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(image),
             (None, PullPolicy::Never) => {
                 return Err(format!(
                     "Container image {reference:?} is not present with pull policy of Never"
@@ -259,7 +274,10 @@ impl CriRuntime {
         let image = cri::ImageSpec { image: reference.clone(), ..cri::ImageSpec::default() };
         let pull = cri::PullImageRequest { image: Some(image), ..cri::PullImageRequest::default() };
         let pulled = bounded(call::PULL, self.client.images().pull_image(pull)).await;
-        pulled.map(|answer| answer.image_ref).map_err(|error| error.to_string())
+        let id = pulled.map_err(|error| error.to_string())?.image_ref;
+        let pulled = self.image(&id).await.map_err(|error| error.to_string())?;
+        let lost = || format!("{reference:?} was pulled, and is not there any more");
+        pulled.map(|image| Image { id, ..image }).ok_or_else(lost)
     }
 }
 
@@ -291,7 +309,7 @@ impl Runtime for CriRuntime {
         self.network.clone()
     }
 
-    async fn pull_image(&self, request: &ImageRequest) -> Result<String, ImageError> {
+    async fn pull_image(&self, request: &ImageRequest) -> Result<Image, ImageError> {
         self.pull(request).await.map_err(|message| ImageError { message })
     }
 
@@ -347,19 +365,19 @@ impl Runtime for CriRuntime {
         Box::pin(self.create(sandbox, config)).await.map_err(failed("creating", &config.name))
     }
 
-    async fn start_container(&self, _sandbox: &str, id: &str) -> Result<(), RuntimeError> {
+    async fn start_container(&self, sandbox: &str, id: &str) -> Result<(), RuntimeError> {
         let request = cri::StartContainerRequest { container_id: id.to_owned() };
         let started = bounded(call::WORK, self.client.runtime().start_container(request)).await;
         self.changes.look();
-        let Err(error) = started else { return Ok(()) };
+        let status = self.container_status(id).await;
         // A program that cannot be started is a container that has exited, and one that runs
         // already was started by an attempt before this.
-        match self.container_status(id).await {
-            Ok(status) if status.state != i32::from(cri::ContainerState::ContainerCreated) => {
-                Ok(())
-            }
-            _ => Err(error.of("starting", id)),
+        let created = i32::from(cri::ContainerState::ContainerCreated);
+        if status.as_ref().is_ok_and(|status| status.state != created) {
+            self.release_sub_paths(sandbox, status.ok());
+            return Ok(());
         }
+        started.map(drop).map_err(|error| error.of("starting", id))
     }
 
     async fn stop_container(
@@ -381,6 +399,7 @@ impl Runtime for CriRuntime {
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
         let removed = bounded(call::WORK, self.client.runtime().remove_container(request)).await;
         gone_is_done(removed).map_err(|error| error.of("removing", id))?;
+        self.release_sub_paths(sandbox, known.clone());
         if let Some(status) = known {
             let metadata = status.metadata.unwrap_or_default();
             let termination = self.files.termination(sandbox, &metadata.name, metadata.attempt);
@@ -398,7 +417,7 @@ impl Runtime for CriRuntime {
         id: &str,
         command: &[String],
         timeout: Duration,
-    ) -> Result<ExecOutput, RuntimeError> {
+    ) -> Result<ExecOutput, ExecError> {
         let request = cri::ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: command.to_vec(),
@@ -406,9 +425,13 @@ impl Runtime for CriRuntime {
             timeout: i64::try_from(timeout.as_secs().max(1)).unwrap_or(i64::MAX),
         };
         let limit = timeout.saturating_add(call::LOOK);
-        let answer = bounded(limit, self.client.runtime().exec_sync(request))
-            .await
-            .map_err(|error| error.of("executing in", id))?;
+        let answer = bounded(limit, self.client.runtime().exec_sync(request)).await;
+        let answer = answer.map_err(|error| {
+            if error.is_deadline() {
+                return ExecError::TimedOut(timeout);
+            }
+            error.of("executing in", id).into()
+        })?;
         let mut output = answer.stdout;
         output.extend_from_slice(&answer.stderr);
         output.truncate(OUTPUT_MAX);

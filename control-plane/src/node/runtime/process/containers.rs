@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        Abilities, Container, ContainerConfig, ContainerState, ExecOutput, ImageError,
-        ImageRequest, Mount, NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Seccomp,
-        Streaming, termination,
+        Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, Image,
+        ImageError, ImageRequest, ImageUser, Mount, NetworkState, Runtime, RuntimeError, Sandbox,
+        SandboxConfig, Seccomp, Streaming, termination,
     },
     Entry, ProcessRuntime,
     capabilities::{self, UnknownCapability},
@@ -55,10 +55,12 @@ impl Runtime for ProcessRuntime {
         self.network.clone()
     }
 
-    async fn pull_image(&self, request: &ImageRequest) -> Result<String, ImageError> {
+    async fn pull_image(&self, request: &ImageRequest) -> Result<Image, ImageError> {
+        let named =
+            |name: &str| Image { id: format!("mizzen-process://{name}"), user: ImageUser::Id(0) };
         match image::find(&request.reference) {
-            Some(image) => Ok(format!("mizzen-process://{}", image.name)),
-            None if request.has_command => Ok("mizzen-process://host".to_owned()),
+            Some(image) => Ok(named(image.name)),
+            None if request.has_command => Ok(named("host")),
             None => Err(ImageError {
                 message: format!(
                     "the process runtime pulls no images: {:?} is not one of its own ({}); \
@@ -194,7 +196,7 @@ impl Runtime for ProcessRuntime {
         id: &str,
         command: &[String],
         timeout: Duration,
-    ) -> Result<ExecOutput, RuntimeError> {
+    ) -> Result<ExecOutput, ExecError> {
         let live = self.live(sandbox).ok_or_else(|| lost("executing in", id))?;
         let sandbox_record =
             Record::load(&self.dir(sandbox)).map_err(failed("executing in", id))?;
@@ -204,12 +206,11 @@ impl Runtime for ProcessRuntime {
         program.argv = command.to_vec();
         match live.ask_within(&Request::Exec(Box::new(program)), timeout).await {
             Ok(Reply::Executed { exit_code, output }) => Ok(ExecOutput { exit_code, output }),
-            Ok(other) => Err(failed("executing in", id)(format!("unexpected answer {other:?}"))),
-            Err(InitError::Timeout) => {
-                let message = format!("the command took longer than {} s", timeout.as_secs());
-                Err(failed("executing in", id)(message))
+            Ok(other) => {
+                Err(failed("executing in", id)(format!("unexpected answer {other:?}")).into())
             }
-            Err(error) => Err(failed("executing in", id)(error)),
+            Err(InitError::Timeout) => Err(ExecError::TimedOut(timeout)),
+            Err(error) => Err(failed("executing in", id)(error).into()),
         }
     }
 
