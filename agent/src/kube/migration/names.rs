@@ -146,7 +146,7 @@ async fn answered(config: &Config, board: &Board) -> Result<Vec<String>, String>
 async fn ask(at: SocketAddr, domain: &str) -> Result<(), String> {
     let name = format!("kubernetes.default.svc.{}.", domain.trim_end_matches('.'));
     let name = Name::from_ascii(&name).map_err(|error| error.to_string())?;
-    let mut question = Message::new(rand_id(at), MessageType::Query, OpCode::Query);
+    let mut question = Message::new(question_id(at), MessageType::Query, OpCode::Query);
     question.add_query(Query::query(name, RecordType::A));
     let question = question.to_vec().map_err(|error| error.to_string())?;
     let asked = async {
@@ -167,7 +167,7 @@ async fn ask(at: SocketAddr, domain: &str) -> Result<(), String> {
 }
 
 /// A number for a question, which is over before the next is asked.
-fn rand_id(at: SocketAddr) -> u16 {
+fn question_id(at: SocketAddr) -> u16 {
     at.port() ^ 0x4d5a
 }
 
