@@ -14,6 +14,7 @@
 //! no pod any more is removed.
 
 mod admission;
+mod beneath;
 mod inputs;
 mod lease;
 mod machine;

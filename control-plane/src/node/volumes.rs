@@ -14,7 +14,10 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::pod::volumes::{Content, File, VolumePlan};
+use super::{
+    beneath,
+    pod::volumes::{Content, File, VolumePlan},
+};
 
 /// The link to the folder with the files that are in force.
 const DATA: &str = "..data";
@@ -218,15 +221,12 @@ impl Work<'_> {
 
     /// A part of a volume has to be there, and in it: a container may have put a link there.
     fn sub_path(&self, root: &Path, path: &Path) -> Result<(), VolumeError> {
-        let full = root.join(path);
-        if !full.exists() {
-            self.folder(&full)?;
+        match beneath::make(root, path) {
+            Err(error) if beneath::leads_out(&error) => {
+                Err(VolumeError::Escape { volume: self.volume.to_owned(), path: path.to_owned() })
+            }
+            made => made.map(drop).map_err(self.failed("making", &root.join(path))),
         }
-        let real = |path: &Path| fs::canonicalize(path).map_err(self.failed("looking at", path));
-        if real(&full)?.starts_with(real(root)?) {
-            return Ok(());
-        }
-        Err(VolumeError::Escape { volume: self.volume.to_owned(), path: path.to_owned() })
     }
 
     /// Puts a new version of the files in force, unless they are what they should be.
@@ -391,9 +391,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let volumes = PodVolumes::of(dir.path(), "u");
         volumes.make(&[empty(&[])]).unwrap();
-        symlink("/etc", dir.path().join("u/v/link")).unwrap();
-        let error = volumes.make(&[empty(&["link"])]).unwrap_err();
-        assert!(matches!(error, VolumeError::Escape { .. }), "{error}");
+        let (root, outside) = (dir.path().join("u/v"), dir.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, root.join("link")).unwrap();
+        symlink("../../outside", root.join("up")).unwrap();
+        symlink("up", root.join("twice")).unwrap();
+        for part in ["link", "link/made", "up/made", "twice/made"] {
+            let error = volumes.make(&[empty(&[part])]).unwrap_err();
+            assert!(matches!(error, VolumeError::Escape { .. }), "{part}: {error}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing was made there");
+        // One that stays inside is followed.
+        fs::create_dir(root.join("inner")).unwrap();
+        symlink("inner", root.join("here")).unwrap();
+        volumes.make(&[empty(&["here/made"])]).unwrap();
+        let made = fs::metadata(root.join("inner/made")).unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, 0o777, "as the volume itself");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::super::Sandbox;
+use super::{super::Sandbox, sub_paths::SubPaths};
 
 const ENTRY: &str = "entry.json";
 
@@ -20,6 +20,7 @@ pub(super) struct Files {
     dir: PathBuf,
     logs: PathBuf,
     cgroup_root: PathBuf,
+    sub_paths: SubPaths,
 }
 
 /// How to enter a pod.
@@ -47,7 +48,13 @@ impl Files {
             fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         }
         let logs = dir.join("logs");
-        Ok(Self { dir, logs, cgroup_root })
+        let sub_paths = SubPaths::of(&dir);
+        Ok(Self { dir, logs, cgroup_root, sub_paths })
+    }
+
+    /// Where parts of volumes are bound for the runtime.
+    pub(super) fn sub_paths(&self) -> &SubPaths {
+        &self.sub_paths
     }
 
     /// The folder of all logs.
@@ -99,6 +106,7 @@ impl Files {
 
     /// Removes what is kept of a sandbox, and its logs.
     pub(super) fn remove(&self, sandbox: &str, logs: Option<&Path>) -> anyhow::Result<()> {
+        self.sub_paths.release_all(sandbox)?;
         let pod_cgroup = read(&self.etc(sandbox).join(ENTRY))
             .and_then(|entry| entry.cgroup.parent().map(Path::to_owned));
         for folder in logs.into_iter().chain([self.etc(sandbox).as_path()]) {

@@ -9,6 +9,7 @@
 mod call;
 mod files;
 mod rotate;
+mod sub_paths;
 mod translate;
 mod watch;
 
@@ -205,6 +206,7 @@ impl CriRuntime {
     }
 
     async fn create(&self, sandbox: &str, config: &ContainerConfig) -> anyhow::Result<String> {
+        let mounts = self.files.sub_paths().bind(sandbox, config)?;
         // Made already, by an attempt that did not come to starting it.
         let same = |one: &&Container| one.name == config.name && one.attempt == config.attempt;
         if let Some(made) = self.list_containers(sandbox).await?.iter().find(same) {
@@ -222,7 +224,8 @@ impl CriRuntime {
         let termination = self.files.termination(sandbox, &config.name, config.attempt);
         termination::make(&termination)?;
         let own = translate::OwnFiles { hosts: &hosts, termination: &termination };
-        let container = translate::container(config, &pod, namespaces, own);
+        let config = ContainerConfig { mounts, ..config.clone() };
+        let container = translate::container(&config, &pod, namespaces, own);
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(container),
@@ -230,6 +233,18 @@ impl CriRuntime {
         };
         let made = bounded(call::WORK, self.client.runtime().create_container(request)).await?;
         Ok(made.container_id)
+    }
+
+    /// A container that was started or removed needs the places of its parts of volumes no more.
+    fn release_sub_paths(&self, sandbox: &str, status: Option<cri::ContainerStatus>) {
+        let Some(cri::ContainerMetadata { name, attempt }) = status.and_then(|one| one.metadata)
+        else {
+            return;
+        };
+        if let Err(error) = self.files.sub_paths().release(sandbox, &name, attempt) {
+            // They go with the sandbox, at the latest.
+            tracing::warn!(sandbox, name, error = format!("{error:#}"), "let go of sub-paths");
+        }
     }
 
     async fn stop(&self, id: &str) -> Result<(), CallError> {
@@ -347,19 +362,19 @@ impl Runtime for CriRuntime {
         Box::pin(self.create(sandbox, config)).await.map_err(failed("creating", &config.name))
     }
 
-    async fn start_container(&self, _sandbox: &str, id: &str) -> Result<(), RuntimeError> {
+    async fn start_container(&self, sandbox: &str, id: &str) -> Result<(), RuntimeError> {
         let request = cri::StartContainerRequest { container_id: id.to_owned() };
         let started = bounded(call::WORK, self.client.runtime().start_container(request)).await;
         self.changes.look();
-        let Err(error) = started else { return Ok(()) };
+        let status = self.container_status(id).await;
         // A program that cannot be started is a container that has exited, and one that runs
         // already was started by an attempt before this.
-        match self.container_status(id).await {
-            Ok(status) if status.state != i32::from(cri::ContainerState::ContainerCreated) => {
-                Ok(())
-            }
-            _ => Err(error.of("starting", id)),
+        let created = i32::from(cri::ContainerState::ContainerCreated);
+        if status.as_ref().is_ok_and(|status| status.state != created) {
+            self.release_sub_paths(sandbox, status.ok());
+            return Ok(());
         }
+        started.map(drop).map_err(|error| error.of("starting", id))
     }
 
     async fn stop_container(
@@ -381,6 +396,7 @@ impl Runtime for CriRuntime {
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
         let removed = bounded(call::WORK, self.client.runtime().remove_container(request)).await;
         gone_is_done(removed).map_err(|error| error.of("removing", id))?;
+        self.release_sub_paths(sandbox, known.clone());
         if let Some(status) = known {
             let metadata = status.metadata.unwrap_or_default();
             let termination = self.files.termination(sandbox, &metadata.name, metadata.attempt);

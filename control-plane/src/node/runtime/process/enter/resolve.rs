@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
@@ -15,6 +15,9 @@ use nix::{
         statfs::{PROC_SUPER_MAGIC, fstatfs},
     },
 };
+
+use crate::node::beneath;
+pub(super) use crate::node::beneath::by_descriptor;
 
 /// What a mount point has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,19 +81,7 @@ pub(super) fn ensure(target: &Path, shape: Shape) -> anyhow::Result<OwnedFd> {
 /// A part of a folder, which may not lead out of it.
 pub(super) fn inside(folder: &Path, part: &Path) -> anyhow::Result<OwnedFd> {
     let what = || format!("opening {} of the machine", folder.join(part).display());
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let root = open(folder, flags, Mode::empty()).with_context(what)?;
-    if part.as_os_str().is_empty() {
-        return Ok(root);
-    }
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags).resolve(resolve);
-    openat2(&root, part, how).with_context(what)
-}
-
-/// By which system calls that know no descriptors name what was found.
-pub(super) fn by_descriptor(found: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    beneath::open(folder, part).with_context(what)
 }
 
 /// Whether it is a folder.
