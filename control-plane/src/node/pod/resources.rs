@@ -57,13 +57,38 @@ pub(super) fn limits(pod: &Pod, node: &NodeFacts, container: &Container) -> Limi
 /// Who is killed first where memory is short: those that asked for nothing, then those that use
 /// more than they asked for; last those whose limits are what they asked for.
 fn oom_score(pod: &Pod, node: &NodeFacts, memory: i64) -> i32 {
-    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
-        Some("Guaranteed") => -997,
-        Some("Burstable") if node.memory_bytes > 0 => {
+    match class(pod) {
+        "Guaranteed" => -997,
+        "Burstable" if node.memory_bytes > 0 => {
             let share = memory.saturating_mul(1000) / node.memory_bytes;
             i32::try_from((1000 - share).clamp(3, 999)).unwrap_or(999)
         }
         _ => 1000,
+    }
+}
+
+/// The pod's quality of service, as the API server noted it; of a static pod, which it never saw, as
+/// it would.
+fn class(pod: &Pod) -> &str {
+    if let Some(noted) = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        return noted;
+    }
+    let containers = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let (mut any, mut all) = (false, true);
+    for Amounts { requests, limits } in containers.map(amounts) {
+        for resource in ["cpu", "memory"] {
+            let (request, limit) = (requests.get(resource), limits.get(resource));
+            any |= request != 0 || limit != 0;
+            all &= limit != 0 && request == limit;
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
     }
 }
 
@@ -79,6 +104,32 @@ mod tests {
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let node = NodeFacts { memory_bytes: 1 << 30, ..testing::node() };
         limits(&pod, &node, container)
+    }
+
+    #[test]
+    fn the_class_of_a_static_pod_is_that_of_its_spec() {
+        let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        let equal = json!({"limits": {"cpu": "1", "memory": "1Gi"},
+            "requests": {"cpu": "1000m", "memory": "1024Mi"}});
+        let less = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1m"}});
+        for (first, init, class, score) in [
+            (&json!({}), &json!({}), "BestEffort", 1000),
+            (&full, &full, "Guaranteed", -997),
+            (&equal, &full, "Guaranteed", -997),
+            (&full, &json!({}), "Burstable", 3),
+            (&less, &full, "Burstable", 3),
+            (&json!({"requests": {"memory": "512Mi"}}), &json!({}), "Burstable", 500),
+        ] {
+            let mut pod = testing::pod(json!({
+                "containers": [{"name": "c", "resources": first}],
+                "initContainers": [{"name": "i", "resources": init}],
+            }));
+            pod.status = None;
+            assert_eq!(super::class(&pod), class, "{first} {init}");
+            let node = NodeFacts { memory_bytes: 1 << 30, ..testing::node() };
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            assert_eq!(limits(&pod, &node, container).oom_score_adj, score, "{first} {init}");
+        }
     }
 
     #[test]
