@@ -351,7 +351,7 @@ impl<R: Runtime> Worker<R> {
                     _ => 0,
                 };
                 let pull = match outcome {
-                    Ok(id) => Pull::Present(id),
+                    Ok(image) => Pull::Present(image),
                     Err(error) => Pull::Failed(failure(before, error.message)),
                 };
                 self.seen.images.retain(|(known, _)| *known != request);

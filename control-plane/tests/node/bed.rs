@@ -212,6 +212,7 @@ pub(crate) fn pod(name: &str, host_network: bool) -> SandboxConfig {
         host_pid: false,
         share_processes: false,
         sysctls: Vec::new(),
+        se_linux: None,
         port_mappings: Vec::new(),
         annotations: BTreeMap::new(),
         resolv_conf: "nameserver 10.96.0.10\nsearch default.svc.cluster.local\n".into(),

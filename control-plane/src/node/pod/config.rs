@@ -70,6 +70,7 @@ pub(super) fn sandbox(pod: &Pod, node: &NodeFacts, attempt: u32) -> SandboxConfi
         host_pid: spec.and_then(|spec| spec.host_pid).unwrap_or(false),
         share_processes: spec.and_then(|spec| spec.share_process_namespace).unwrap_or(false),
         sysctls: spec.map(sysctls).unwrap_or_default(),
+        se_linux: privileges::sandbox_label(pod),
         port_mappings: spec.map(port_mappings).unwrap_or_default(),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         resolv_conf: dns::resolv_conf(pod, node),
@@ -175,10 +176,17 @@ pub(super) fn is_sidecar(container: &Container) -> bool {
 
 /// What would silently be missing, and a program would notice, is an error instead.
 fn refuse_unsupported(pod: &Pod, node: &NodeFacts, container: &Container) -> Result<(), String> {
+    let spec = pod.spec.as_ref();
+    let class = spec.and_then(|spec| spec.runtime_class_name.as_deref());
+    if let Some(class) = class.filter(|class| !class.is_empty()) {
+        return Err(format!(
+            "this node has one way to run containers, and runtimeClassName {class:?} asks for \
+             another: leave it out, or run the pod on a node of another kind"
+        ));
+    }
     if node.abilities.everything {
         return Ok(());
     }
-    let spec = pod.spec.as_ref();
     let of_pod = spec.and_then(|spec| spec.security_context.as_ref());
     let own = container.security_context.as_ref();
     let profile = own

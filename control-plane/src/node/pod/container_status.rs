@@ -52,7 +52,7 @@ pub(super) fn build(
         }
     };
     let image_id = match seen.pull(&config::image_request(spec)) {
-        Some(Pull::Present(id)) => id.clone(),
+        Some(Pull::Present(image)) => image.id.clone(),
         _ => String::new(),
     };
     ContainerStatus {

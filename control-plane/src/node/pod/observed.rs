@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    super::runtime::{Container, ContainerState, ImageRequest, NetworkState, Sandbox},
+    super::runtime::{Container, ContainerState, Image, ImageRequest, NetworkState, Sandbox},
     inputs::Inputs,
 };
 
@@ -92,8 +92,8 @@ pub struct Failure {
 /// An image that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pull {
-    /// It is there, with this id.
-    Present(String),
+    /// It is there.
+    Present(Image),
     /// It could not be had.
     Failed(Failure),
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile};
 
-use super::super::runtime::{Privileges, Seccomp};
+use super::super::runtime::{AppArmor, ImageUser, Privileges, SeLinux, Seccomp};
 
 /// Where profiles of `Localhost` are, unless their path says otherwise.
 const PROFILES: &str = "/var/lib/kubelet/seccomp";
@@ -19,11 +19,32 @@ pub(super) fn run_as(
     let own = container.security_context.clone().unwrap_or_default();
     let user = id("runAsUser", own.run_as_user.or(of_pod.run_as_user))?;
     let group = id("runAsGroup", own.run_as_group.or(of_pod.run_as_group))?;
-    let non_root = own.run_as_non_root.or(of_pod.run_as_non_root).unwrap_or(false);
-    if non_root && user.unwrap_or(0) == 0 {
-        return Err("container has runAsNonRoot and image will run as root".to_owned());
-    }
     Ok((user, group))
+}
+
+/// That a container does not run as root, where it must not: by its own user, or else by its image's.
+pub(super) fn verify_non_root(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageUser,
+) -> Result<(), String> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone());
+    let of_pod = of_pod.unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    if !own.run_as_non_root.or(of_pod.run_as_non_root).unwrap_or(false) {
+        return Ok(());
+    }
+    match (own.run_as_user.or(of_pod.run_as_user), image) {
+        (Some(0), _) => Err("container's runAsUser breaks non-root policy".to_owned()),
+        (None, ImageUser::Id(0)) => {
+            Err("container has runAsNonRoot and image will run as root".to_owned())
+        }
+        (None, ImageUser::Name(name)) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify \
+             user is non-root"
+        )),
+        (Some(_), _) | (None, ImageUser::Id(_)) => Ok(()),
+    }
 }
 
 fn id(name: &str, id: Option<i64>) -> Result<Option<u32>, String> {
@@ -59,6 +80,8 @@ pub(super) fn privileges(pod: &Pod, container: &Container) -> Result<Privileges,
         read_only_root: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         seccomp: seccomp(profile.as_ref()),
+        app_armor: own.app_armor_profile.or(of_pod.app_armor_profile).as_ref().and_then(app_armor),
+        se_linux: own.se_linux_options.or(of_pod.se_linux_options).map(se_linux),
         groups,
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
     })
@@ -71,6 +94,31 @@ fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
         Some(("Localhost", Some(path))) => Seccomp::Localhost(PathBuf::from(PROFILES).join(path)),
         _ => Seccomp::Unconfined,
     }
+}
+
+fn app_armor(profile: &AppArmorProfile) -> Option<AppArmor> {
+    match (profile.type_.as_str(), &profile.localhost_profile) {
+        ("Unconfined", _) => Some(AppArmor::Unconfined),
+        ("RuntimeDefault", _) => Some(AppArmor::RuntimeDefault),
+        ("Localhost", Some(name)) => Some(AppArmor::Localhost(name.clone())),
+        _ => None,
+    }
+}
+
+fn se_linux(options: SELinuxOptions) -> SeLinux {
+    let SELinuxOptions { user, role, type_, level } = options;
+    SeLinux {
+        user: user.unwrap_or_default(),
+        role: role.unwrap_or_default(),
+        domain: type_.unwrap_or_default(),
+        level: level.unwrap_or_default(),
+    }
+}
+
+/// The label of the pod's sandbox.
+pub(super) fn sandbox_label(pod: &Pod) -> Option<SeLinux> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    context.se_linux_options.clone().map(se_linux)
 }
 
 #[cfg(test)]
@@ -112,12 +160,60 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let (_, root) = made(&json!({}), &json!({"runAsNonRoot": true}));
-        assert_eq!(root, Err("container has runAsNonRoot and image will run as root".to_owned()));
         let (_, range) = made(&json!({}), &json!({"runAsUser": -1}));
         assert_eq!(range, Err("runAsUser is out of range".to_owned()));
         let (group, _) = made(&json!({"fsGroup": -1}), &json!({}));
         assert_eq!(group, Err("fsGroup is out of range".to_owned()));
+    }
+
+    #[test]
+    fn who_must_not_be_root_is_not_by_its_own_user_or_else_by_its_images() {
+        let verified = |pod: Value, own: Value, image: ImageUser| {
+            let pod = testing::pod(json!({
+                "securityContext": pod,
+                "containers": [{"name": "c", "securityContext": own}],
+            }));
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            verify_non_root(&pod, container, &image)
+        };
+        let (root, other) = (|| ImageUser::Id(0), || ImageUser::Id(1000));
+        let named = || ImageUser::Name("web".into());
+        let non_root = || json!({"runAsNonRoot": true});
+        let (as_root, as_web) = (
+            Err("container has runAsNonRoot and image will run as root".to_owned()),
+            Err("container has runAsNonRoot and image has non-numeric user (web), cannot verify \
+                 user is non-root"
+                .to_owned()),
+        );
+        assert_eq!(verified(json!({}), json!({}), root()), Ok(()));
+        assert_eq!(verified(non_root(), json!({"runAsNonRoot": false}), root()), Ok(()));
+        assert_eq!(verified(non_root(), json!({}), root()), as_root);
+        assert_eq!(verified(json!({}), non_root(), root()), as_root);
+        assert_eq!(verified(json!({}), non_root(), named()), as_web);
+        assert_eq!(verified(json!({}), non_root(), other()), Ok(()));
+        for image in [root(), named(), other()] {
+            assert_eq!(verified(non_root(), json!({"runAsUser": 7}), image.clone()), Ok(()));
+            let said = verified(json!({"runAsUser": 0}), non_root(), image);
+            assert_eq!(said, Err("container's runAsUser breaks non-root policy".to_owned()));
+        }
+    }
+
+    #[test]
+    fn profiles_and_labels_are_the_containers_or_else_the_pods() {
+        let pod = json!({"appArmorProfile": {"type": "RuntimeDefault"},
+            "seLinuxOptions": {"type": "t", "level": "s0"}});
+        let (plain, _) = made(&pod, &json!({}));
+        let plain = plain.unwrap();
+        assert_eq!(plain.app_armor, Some(AppArmor::RuntimeDefault));
+        let label = SeLinux { domain: "t".into(), level: "s0".into(), ..SeLinux::default() };
+        assert_eq!(plain.se_linux, Some(label));
+        let own = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "web"},
+            "seLinuxOptions": {"user": "u", "role": "r"}});
+        let (own, _) = made(&pod, &own);
+        let own = own.unwrap();
+        assert_eq!(own.app_armor, Some(AppArmor::Localhost("web".into())));
+        let label = SeLinux { user: "u".into(), role: "r".into(), ..SeLinux::default() };
+        assert_eq!(own.se_linux, Some(label));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    super::runtime::{Abilities, Container, ContainerState, ImageRequest, PodIdentity, Sandbox},
+    super::runtime::{
+        Abilities, Container, ContainerState, Image, ImageRequest, ImageUser, PodIdentity, Sandbox,
+    },
     facts::NodeFacts,
     inputs::Inputs,
     observed::{Observed, Pull},
@@ -50,6 +52,11 @@ pub(super) fn pod(mut spec: Value) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
+/// An image that runs as root.
+pub(super) fn image(id: &str) -> Image {
+    Image { id: id.into(), user: ImageUser::Id(0) }
+}
+
 /// Nothing was seen yet; the network is ready and the image `hello` is there.
 pub(super) fn nothing() -> Observed {
     let hello = ImageRequest { reference: "hello".into(), ..ImageRequest::default() };
@@ -63,7 +70,7 @@ pub(super) fn nothing() -> Observed {
         sandboxes_before: 0,
         containers: Vec::new(),
         past: BTreeMap::new(),
-        images: vec![(hello, Pull::Present("mizzen-process://hello".into()))],
+        images: vec![(hello, Pull::Present(image("mizzen-process://hello")))],
         probes: BTreeMap::new(),
         in_flight: BTreeMap::new(),
         failures: BTreeMap::new(),

@@ -27,10 +27,11 @@ fn of_pod(spec: &PodSpec, abilities: Abilities) -> Vec<String> {
         (context.app_armor_profile.is_some(), "securityContext.appArmorProfile"),
         (context.se_linux_options.is_some(), "securityContext.seLinuxOptions"),
         (context.sysctls.is_some(), "securityContext.sysctls"),
-        (spec.host_users == Some(false), "hostUsers: false"),
     ];
     let set = fields.into_iter().filter(|(set, _)| *set && !abilities.everything);
-    set.map(|(_, field)| format!("{field} (pod)")).collect()
+    // Nobody asks a runtime for users of the pod's own yet.
+    let users = (spec.host_users == Some(false)).then_some("hostUsers: false");
+    set.map(|(_, field)| field).chain(users).map(|field| format!("{field} (pod)")).collect()
 }
 
 fn of_container(
@@ -67,6 +68,14 @@ mod tests {
                     "seccompProfile": {"type": "RuntimeDefault"}}}],
         });
         assert_eq!(unenforced(&pod(spec), NONE), Vec::<String>::new());
+    }
+
+    #[test]
+    fn no_runtime_is_asked_for_users_of_the_pods_own() {
+        let spec = json!({"hostUsers": false, "containers": [{"name": "a"}]});
+        for abilities in [Abilities::ALL, NONE] {
+            assert_eq!(unenforced(&pod(spec.clone()), abilities), ["hostUsers: false (pod)"]);
+        }
     }
 
     #[test]

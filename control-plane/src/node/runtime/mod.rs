@@ -46,6 +46,8 @@ pub struct SandboxConfig {
     pub share_processes: bool,
     /// Kernel settings of its namespaces (`securityContext.sysctls`).
     pub sysctls: Vec<(String, String)>,
+    /// Its label for SELinux.
+    pub se_linux: Option<SeLinux>,
     /// Ports of the node to forward to the pod.
     pub port_mappings: Vec<PortMapping>,
     /// The pod's annotations: a runtime reads from them what the interface has no words for, as how
@@ -211,6 +213,12 @@ pub struct Privileges {
     pub no_new_privileges: bool,
     /// Which system calls it may make.
     pub seccomp: Seccomp,
+    /// What AppArmor lets it do; the runtime's own profile where unset, if the machine has any.
+    #[serde(default)]
+    pub app_armor: Option<AppArmor>,
+    /// Its label for SELinux.
+    #[serde(default)]
+    pub se_linux: Option<SeLinux>,
     /// Groups beside its own (`fsGroup` and `supplementalGroups`).
     pub groups: Vec<u32>,
     /// All of /proc is shown (`procMount: Unmasked`).
@@ -227,6 +235,30 @@ pub enum Seccomp {
     RuntimeDefault,
     /// Those of a profile on the node, an absolute path.
     Localhost(PathBuf),
+}
+
+/// What AppArmor lets a container do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmor {
+    /// Everything.
+    Unconfined,
+    /// What the runtime's own profile does.
+    RuntimeDefault,
+    /// What this profile does, which is loaded on the node.
+    Localhost(String),
+}
+
+/// A label for SELinux; what is empty is the runtime's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeLinux {
+    /// The user.
+    pub user: String,
+    /// The role.
+    pub role: String,
+    /// The type, which is the domain of a process.
+    pub domain: String,
+    /// The level.
+    pub level: String,
 }
 
 /// The period that [`Limits::cpu_quota_us`] is for, in microseconds.
@@ -346,6 +378,24 @@ pub enum PullPolicy {
     Never,
 }
 
+/// An image that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The runtime's name for it.
+    pub id: String,
+    /// Whom its containers run as, unless they say otherwise.
+    pub user: ImageUser,
+}
+
+/// Whom an image says that its containers run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageUser {
+    /// A number; 0 also where it says nothing.
+    Id(i64),
+    /// A name, which only the image's own files give a number.
+    Name(String),
+}
+
 /// An image cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -381,11 +431,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Whether pods can have a network, now and at every change.
     fn network(&self) -> watch::Receiver<NetworkState>;
 
-    /// Makes an image available and gives its id.
+    /// Makes an image available.
     fn pull_image(
         &self,
         request: &ImageRequest,
-    ) -> impl Future<Output = Result<String, ImageError>> + Send;
+    ) -> impl Future<Output = Result<Image, ImageError>> + Send;
 
     /// The sandboxes of a pod, or all, oldest first; also those that do not run or were left half
     /// made.

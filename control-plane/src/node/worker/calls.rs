@@ -19,7 +19,7 @@ use super::{
         },
         report::{self, Written},
         runtime::{
-            ContainerConfig, ImageError, ImageRequest, PodIdentity, Runtime, RuntimeError,
+            ContainerConfig, Image, ImageError, ImageRequest, PodIdentity, Runtime, RuntimeError,
             process::chain,
         },
         volumes::VolumeError,
@@ -72,8 +72,8 @@ pub(super) enum Done {
     Pulled {
         /// Which.
         request: ImageRequest,
-        /// Its id, or why it cannot be had.
-        outcome: Result<String, ImageError>,
+        /// What it is, or why it cannot be had.
+        outcome: Result<Image, ImageError>,
     },
     /// The API was told that nothing is left of the pod.
     Deleted {

@@ -7,9 +7,10 @@ use k8s_openapi::{api::core::v1::Container as Spec, jiff::Timestamp};
 
 use super::{
     super::{
-        super::runtime::ContainerState,
+        super::runtime::{ContainerState, Image},
         backoff, config,
         observed::{Object, Pull},
+        privileges,
         state::Action,
     },
     Context, RestartPolicy, full_name,
@@ -67,9 +68,7 @@ impl Context<'_> {
 
     fn start(&mut self, spec: &Spec, addresses: &[IpAddr], attempt: u32, next_wait: Duration) {
         let name = spec.name.as_str();
-        if !self.image_is_there(spec) {
-            return;
-        }
+        let Some(image) = self.image(spec) else { return };
         let seen = self.seen;
         if self.inputs().is_none() {
             if let Some(failure) = seen.failures.get(&Object::Inputs) {
@@ -79,7 +78,10 @@ impl Context<'_> {
         }
         let Some(inputs) = &seen.inputs else { return };
         let sources = self.sources(addresses, inputs);
-        let (config, volumes) = match config::container(sources, spec, attempt, next_wait) {
+        let made = privileges::verify_non_root(self.pod, spec, &image.user)
+            .map_err(|why| format!("{why} (pod: {:?}, container: {name})", full_name(self.pod)))
+            .and_then(|()| config::container(sources, spec, attempt, next_wait));
+        let (config, volumes) = match made {
             Ok(made) => made,
             Err(message) => {
                 self.look_again(inputs.at);
@@ -107,11 +109,11 @@ impl Context<'_> {
         }
     }
 
-    /// True where the container's image is there; else has it pulled, or waits for the next try.
-    fn image_is_there(&mut self, spec: &Spec) -> bool {
+    /// The container's image where it is there; else has it pulled, or waits for the next try.
+    fn image(&mut self, spec: &Spec) -> Option<Image> {
         let request = config::image_request(spec);
         match self.seen.pull(&request) {
-            Some(Pull::Present(_)) => return true,
+            Some(Pull::Present(image)) => return Some(image.clone()),
             Some(Pull::Failed(failure)) => {
                 let wait = backoff::pull(failure.attempts);
                 let (again, half) =
@@ -130,7 +132,7 @@ impl Context<'_> {
                 }
                 if again > self.now {
                     self.wake(again);
-                    return false;
+                    return None;
                 }
             }
             None => {}
@@ -139,6 +141,6 @@ impl Context<'_> {
         if !self.seen.busy(&Object::Image) && !self.decision.actions.contains(&asked) {
             self.act(asked);
         }
-        false
+        None
     }
 }

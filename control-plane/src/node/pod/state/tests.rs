@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        super::runtime::{Image, ImageUser},
         observed::{Failure, InFlight, Object, ProbeResults, Pull},
-        testing::{at, container, exited, node, nothing, pod, running, sandbox, with},
+        testing::{at, container, exited, image, node, nothing, pod, running, sandbox, with},
     },
     *,
 };
@@ -228,10 +229,24 @@ fn an_image_is_pulled_and_waited_for() {
         assert_eq!(waiting_message(&step, "main"), message, "{attempts} {failed_at}");
         assert_eq!(step.wake, wake, "{attempts} {failed_at}");
     }
-    let images = vec![(request, Pull::Present("sha256:1".into()))];
-    let step = see(spec, &Observed { images, ..with(vec![]) });
+    let present = |user| {
+        let image = Image { user, ..image("sha256:1") };
+        let images = vec![(request.clone(), Pull::Present(image))];
+        Observed { images, ..with(vec![]) }
+    };
+    let step = see(spec, &present(ImageUser::Id(0)));
     assert_eq!(actions(&step), ["start:main:0:0s"]);
     assert_eq!(status_of(&step, "main").image_id, "sha256:1");
+    // Whom it runs as decides where root is not wanted.
+    let spec = json!({"securityContext": {"runAsNonRoot": true},
+        "containers": [{"name": "main", "image": "nginx"}]});
+    let step = see(spec.clone(), &present(ImageUser::Id(0)));
+    assert!(!actions(&step).iter().any(|action| action.starts_with("start")), "{step:?}");
+    assert_eq!(waiting(&step, "main"), "CreateContainerConfigError");
+    let said = waiting_message(&step, "main");
+    assert!(said.contains("image will run as root") && said.contains("container: main)"), "{said}");
+    let step = see(spec, &present(ImageUser::Id(7)));
+    assert_eq!(actions(&step), ["start:main:0:0s"]);
 }
 
 #[test]

@@ -35,9 +35,9 @@ use self::{
     watch::Changes,
 };
 use super::{
-    Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, ImageError,
-    ImageRequest, NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox, SandboxConfig,
-    Streaming, termination,
+    Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, Image,
+    ImageError, ImageRequest, NetworkState, PullPolicy, Runtime, RuntimeError, Sandbox,
+    SandboxConfig, Streaming, termination,
 };
 
 /// For how long a runtime that is only starting is waited for.
@@ -252,18 +252,18 @@ impl CriRuntime {
         gone_is_done(bounded(call::SANDBOX, self.client.runtime().stop_pod_sandbox(request)).await)
     }
 
-    async fn image_id(&self, reference: &str) -> Result<Option<String>, CallError> {
+    async fn image(&self, reference: &str) -> Result<Option<Image>, CallError> {
         let image = cri::ImageSpec { image: reference.to_owned(), ..cri::ImageSpec::default() };
         let request = cri::ImageStatusRequest { image: Some(image), verbose: false };
         let answer = bounded(call::LOOK, self.client.images().image_status(request)).await?;
-        Ok(answer.image.map(|image| image.id))
+        Ok(answer.image.map(translate::image_seen))
     }
 
-    async fn pull(&self, request: &ImageRequest) -> Result<String, String> {
+    async fn pull(&self, request: &ImageRequest) -> Result<Image, String> {
         let reference = &request.reference;
-        let there = self.image_id(reference).await.map_err(|error| error.to_string())?;
+        let there = self.image(reference).await.map_err(|error| error.to_string())?;
         match (there, request.pull) {
-            (Some(id), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(id),
+            (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(image),
             (None, PullPolicy::Never) => {
                 return Err(format!(
                     "Container image {reference:?} is not present with pull policy of Never"
@@ -274,7 +274,10 @@ impl CriRuntime {
         let image = cri::ImageSpec { image: reference.clone(), ..cri::ImageSpec::default() };
         let pull = cri::PullImageRequest { image: Some(image), ..cri::PullImageRequest::default() };
         let pulled = bounded(call::PULL, self.client.images().pull_image(pull)).await;
-        pulled.map(|answer| answer.image_ref).map_err(|error| error.to_string())
+        let id = pulled.map_err(|error| error.to_string())?.image_ref;
+        let pulled = self.image(&id).await.map_err(|error| error.to_string())?;
+        let lost = || format!("{reference:?} was pulled, and is not there any more");
+        pulled.map(|image| Image { id, ..image }).ok_or_else(lost)
     }
 }
 
@@ -306,7 +309,7 @@ impl Runtime for CriRuntime {
         self.network.clone()
     }
 
-    async fn pull_image(&self, request: &ImageRequest) -> Result<String, ImageError> {
+    async fn pull_image(&self, request: &ImageRequest) -> Result<Image, ImageError> {
         self.pull(request).await.map_err(|message| ImageError { message })
     }
 

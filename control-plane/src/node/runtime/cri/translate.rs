@@ -9,8 +9,9 @@ use k8s_cri::v1 as cri;
 use k8s_openapi::jiff::Timestamp;
 
 use super::super::{
-    CPU_PERIOD_US, Container, ContainerConfig, ContainerState, Limits, Mount, PodIdentity,
-    PortMapping, Privileges, Propagation, Sandbox, SandboxConfig, Seccomp,
+    AppArmor, CPU_PERIOD_US, Container, ContainerConfig, ContainerState, Image, ImageUser, Limits,
+    Mount, PodIdentity, PortMapping, Privileges, Propagation, Sandbox, SandboxConfig, SeLinux,
+    Seccomp,
     masks::{MASKED, READ_ONLY},
 };
 use crate::node::pod::observed::{LOST_EXIT_CODE, STATUS_UNKNOWN};
@@ -68,6 +69,9 @@ pub(super) fn sandbox(config: &SandboxConfig, places: Places<'_>) -> cri::PodSan
     sandbox.port_mappings = config.port_mappings.iter().map(port_mapping).collect();
     if let Some(linux) = &mut sandbox.linux {
         linux.sysctls = config.sysctls.iter().cloned().collect();
+        if let Some(security) = &mut linux.security_context {
+            security.selinux_options = config.se_linux.as_ref().map(se_linux);
+        }
     }
     sandbox
 }
@@ -290,8 +294,25 @@ fn security(
         masked_paths: paths(MASKED),
         readonly_paths: paths(READ_ONLY),
         seccomp: Some(profile(&config.privileges.seccomp)),
+        apparmor: config.privileges.app_armor.as_ref().map(app_armor),
+        selinux_options: config.privileges.se_linux.as_ref().map(se_linux),
         ..cri::LinuxContainerSecurityContext::default()
     }
+}
+
+fn app_armor(profile: &AppArmor) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let (kind, name) = match profile {
+        AppArmor::Unconfined => (ProfileType::Unconfined, String::new()),
+        AppArmor::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
+        AppArmor::Localhost(name) => (ProfileType::Localhost, name.clone()),
+    };
+    cri::SecurityProfile { profile_type: kind.into(), localhost_ref: name }
+}
+
+fn se_linux(label: &SeLinux) -> cri::SeLinuxOption {
+    let SeLinux { user, role, domain, level } = label.clone();
+    cri::SeLinuxOption { user, role, r#type: domain, level }
 }
 
 fn profile(seccomp: &Seccomp) -> cri::SecurityProfile {
@@ -327,6 +348,16 @@ pub(super) fn sandbox_seen(status: &cri::PodSandboxStatus) -> Sandbox {
         addresses: addresses.filter_map(|ip| ip.parse::<IpAddr>().ok()).collect(),
         created_at: time(status.created_at),
     }
+}
+
+/// An image of the runtime's.
+pub(super) fn image_seen(image: cri::Image) -> Image {
+    let user = match image.uid {
+        Some(uid) => ImageUser::Id(uid.value),
+        None if image.username.is_empty() => ImageUser::Id(0),
+        None => ImageUser::Name(image.username),
+    };
+    Image { id: image.id, user }
 }
 
 /// A container of the runtime's.

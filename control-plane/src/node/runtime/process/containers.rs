@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, ImageError,
-        ImageRequest, Mount, NetworkState, Runtime, RuntimeError, Sandbox, SandboxConfig, Seccomp,
-        Streaming, termination,
+        Abilities, Container, ContainerConfig, ContainerState, ExecError, ExecOutput, Image,
+        ImageError, ImageRequest, ImageUser, Mount, NetworkState, Runtime, RuntimeError, Sandbox,
+        SandboxConfig, Seccomp, Streaming, termination,
     },
     Entry, ProcessRuntime,
     capabilities::{self, UnknownCapability},
@@ -55,10 +55,12 @@ impl Runtime for ProcessRuntime {
         self.network.clone()
     }
 
-    async fn pull_image(&self, request: &ImageRequest) -> Result<String, ImageError> {
+    async fn pull_image(&self, request: &ImageRequest) -> Result<Image, ImageError> {
+        let named =
+            |name: &str| Image { id: format!("mizzen-process://{name}"), user: ImageUser::Id(0) };
         match image::find(&request.reference) {
-            Some(image) => Ok(format!("mizzen-process://{}", image.name)),
-            None if request.has_command => Ok("mizzen-process://host".to_owned()),
+            Some(image) => Ok(named(image.name)),
+            None if request.has_command => Ok(named("host")),
             None => Err(ImageError {
                 message: format!(
                     "the process runtime pulls no images: {:?} is not one of its own ({}); \

@@ -27,6 +27,7 @@ fn config() -> SandboxConfig {
         host_pid: false,
         share_processes: false,
         sysctls: vec![("net.core.somaxconn".into(), "7".into())],
+        se_linux: None,
         port_mappings: vec![PortMapping {
             host_port: 8080,
             container_port: 80,
@@ -139,6 +140,8 @@ fn privileges_are_passed_on() {
         no_new_privileges: true,
         seccomp: Seccomp::RuntimeDefault,
         groups: vec![5, 6],
+        app_armor: Some(AppArmor::Localhost("web".into())),
+        se_linux: Some(SeLinux { domain: "t".into(), ..SeLinux::default() }),
         ..Privileges::default()
     };
     let config = ContainerConfig {
@@ -156,12 +159,29 @@ fn privileges_are_passed_on() {
     assert_eq!(security.run_as_user.unwrap().value, 1000);
     assert_eq!(security.run_as_group.unwrap().value, 7);
     assert_eq!(security.seccomp.unwrap().profile_type, 0, "the runtime's default");
+    let app_armor = security.apparmor.unwrap();
+    assert_eq!((app_armor.profile_type, app_armor.localhost_ref.as_str()), (2, "web"));
+    assert_eq!(security.selinux_options.unwrap().r#type, "t");
+    let plain = security_of(ContainerConfig::default());
+    assert_eq!((plain.apparmor, plain.selinux_options), (None, None));
 
     let group_alone = ContainerConfig { run_as_group: Some(7), ..ContainerConfig::default() };
     assert_eq!(security_of(group_alone).run_as_group, None);
     let privileges = Privileges { privileged: true, ..Privileges::default() };
     let all = security_of(ContainerConfig { privileges, ..ContainerConfig::default() });
     assert!(all.privileged && all.masked_paths.is_empty() && all.readonly_paths.is_empty());
+}
+
+#[test]
+fn the_user_of_an_image_is_a_number_a_name_or_root() {
+    let user = |uid: Option<i64>, username: &str| {
+        let uid = uid.map(|value| cri::Int64Value { value });
+        let image = cri::Image { uid, username: username.into(), ..cri::Image::default() };
+        image_seen(image).user
+    };
+    assert_eq!(user(Some(1000), ""), ImageUser::Id(1000));
+    assert_eq!(user(None, "web"), ImageUser::Name("web".into()));
+    assert_eq!(user(None, ""), ImageUser::Id(0));
 }
 
 #[test]
