@@ -74,6 +74,7 @@ pub use self::{
     sock_diag::{Connected, DESTINATIONS_MAX, SockDiag, SocketId, Translations},
     socket_fd::translations_of,
     sweep::{Entries, SweepError, Sweeper, Swept},
+    sys::netns_cookie,
     tc::{Leads, PacketPrograms, TcError},
     tcp_info::LiveConnection,
     test_run::TestRun,
@@ -160,7 +161,7 @@ impl Datapath {
     pub fn check(options: &Options) -> Result<(), OpenError> {
         probe()?;
         Cgroup::open(options.cgroup_root.as_deref())?;
-        sys::netns_cookie().map_err(OpenError::Netns)?;
+        netns_cookie().map_err(OpenError::Netns)?;
         Ok(pin::refuse_newer(&options.bpffs)?)
     }
 
@@ -168,7 +169,7 @@ impl Datapath {
     /// nobody waits for the kernel to verify them. None where those maps are not what they need: then
     /// there is more to do than load.
     pub fn prepare(options: &Options) -> Result<Option<Prepared>, OpenError> {
-        let (features, netns) = (probe()?, sys::netns_cookie().map_err(OpenError::Netns)?);
+        let (features, netns) = (probe()?, netns_cookie().map_err(OpenError::Netns)?);
         let pins = Pins::of_another(&options.bpffs);
         let Some(maps) = pins.map_ids() else { return Ok(None) };
         let room = conntrack::room(options.flows);
@@ -201,7 +202,7 @@ impl Datapath {
         prepared: &mut Option<Prepared>,
     ) -> Result<Self, OpenError> {
         let cgroup = Cgroup::open(options.cgroup_root.as_deref())?;
-        let netns = sys::netns_cookie().map_err(OpenError::Netns)?;
+        let netns = netns_cookie().map_err(OpenError::Netns)?;
         let pins = Arc::new(Pins::open(&options.bpffs, options.mounts)?);
         let older = Older::find(&options.bpffs)?;
         if let Some(older) = &older {

@@ -74,6 +74,10 @@ impl PodDatapath for Pods {
             sys::delete(self.endpoints.as_fd(), &Addr::from(*address))
                 .map_err(|source| failed("forget the address", link, source))?;
         }
+        self.forget_device(link)
+    }
+
+    fn forget_device(&self, link: &PodLink) -> Result<(), PodDatapathError> {
         self.rates.remove(link).map_err(|source| failed("forget the bandwidth", link, source))
     }
 

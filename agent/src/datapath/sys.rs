@@ -526,7 +526,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 }
 
 /// The number by which the kernel knows this thread's network namespace (`SO_NETNS_COOKIE`).
-pub(super) fn netns_cookie() -> io::Result<u64> {
+pub fn netns_cookie() -> io::Result<u64> {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let mut cookie = 0_u64;
     let mut length: libc::socklen_t = 8;

@@ -68,6 +68,11 @@ pub trait PodDatapath: Send + Sync {
     /// is unknown.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError>;
 
+    /// Forgets what is known of a device of a pod that has another now.
+    fn forget_device(&self, _link: &PodLink) -> Result<(), PodDatapathError> {
+        Ok(())
+    }
+
     /// What of a pod that is attached is not as [`Self::attach`] left it; changes nothing.
     fn missing(&self, _link: &PodLink) -> Result<Option<String>, PodDatapathError> {
         Ok(None)
@@ -167,6 +172,10 @@ impl PodDatapath for Announced {
 
     fn sync_tunnelled(&self, devices: &BTreeMap<Cidr, u32>) -> Result<usize, PodDatapathError> {
         self.datapath.sync_tunnelled(devices)
+    }
+
+    fn forget_device(&self, link: &PodLink) -> Result<(), PodDatapathError> {
+        self.datapath.forget_device(link)
     }
 
     fn missing(&self, link: &PodLink) -> Result<Option<String>, PodDatapathError> {

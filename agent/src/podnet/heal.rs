@@ -1,8 +1,10 @@
 //! What the agent mends without being asked: pods whose namespace died, calls that an agent did not
-//! live to finish, what somebody altered of a pod's link, its routes, neighbours and settings.
+//! live to finish, pods' links that somebody deleted, and what somebody altered of a link, its routes,
+//! neighbours and settings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,7 +17,7 @@ use super::{
     interface::{self, Interface, Neighbour},
     journal::{Entry, Phase},
     ledger::{link_spec, macs},
-    link::{self, LinkSpec},
+    link::{self, LinkError, LinkSpec},
     message::{
         Via, add_neighbour, delete_link_at, host_route, replace_route, set_mac, set_mtu, set_up,
     },
@@ -78,7 +80,8 @@ impl Pods {
                 self.take_in_stranger(&interface, queued, &routes, &neighbours)?;
             }
         }
-        self.reconcile().map(|_healed| ())
+        // What one pod refuses has been told, and keeps no other from being served.
+        self.reconcile().map(drop)
     }
 
     /// A link of ours that no record is about, because the state folder was wiped under a running
@@ -123,17 +126,18 @@ impl Pods {
         Ok(())
     }
 
-    /// Unmakes pods whose namespace, and so whose link, is gone, and what was not finished; tells
-    /// the datapath of pods that it does not know; sets again what of links, routes, neighbours and
-    /// settings somebody altered. What it had to heal, by kind.
-    pub fn reconcile(&self) -> Result<Healed, NetlinkError> {
+    /// Unmakes pods whose namespace, and so whose link, is gone, and what was not finished; makes
+    /// links anew that somebody deleted; tells the datapath of pods that it does not know; sets again
+    /// what of links, routes, neighbours and settings somebody altered. What it had to heal, by kind,
+    /// and what it could not.
+    pub fn reconcile(&self) -> Result<(Healed, Vec<String>), NetlinkError> {
         let mut netlink = Netlink::open()?;
         let routes = interface::routes(&mut netlink)?;
         let present = Present {
             routes: routes.iter().map(|route| (route.destination, route.via)).collect(),
             neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
         };
-        let (mut healed, mut outcome) = (Healed::new(), Ok(()));
+        let (mut healed, mut refused) = (Healed::new(), Vec::new());
         for (attachment, entry) in self.entries() {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
@@ -148,14 +152,15 @@ impl Pods {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%attachment, error = chain(&error), "heal a pod's link");
-                        outcome = outcome.and(Err(error));
+                        let error = chain(&error);
+                        tracing::warn!(%attachment, error, "heal a pod's link");
+                        refused.push(format!("heal the link of {attachment}: {error}"));
                     }
                 }
             }
         }
         self.forget_strangers(&mut netlink)?;
-        outcome.map(|()| healed)
+        Ok((healed, refused))
     }
 
     /// What there was to do, a word for each thing.
@@ -165,22 +170,26 @@ impl Pods {
         entry: &Entry,
         present: &Present,
         netlink: &mut Netlink,
-    ) -> Result<Vec<&'static str>, NetlinkError> {
+    ) -> Result<Vec<&'static str>, LinkError> {
         let found = interface::find(netlink, &attachment.host_ifname())?;
-        let Some(found) = found.filter(|_| entry.phase == Phase::Live) else {
+        let is_live = entry.phase == Phase::Live;
+        let Some(found) = found.filter(|_| is_live) else {
+            // A namespace takes its links along when it goes: if it is there, somebody deleted them.
+            let alive = || netns::find_numbered(entry.netns, entry.netns_cookie);
+            if let Some(netns) = is_live.then(alive).flatten() {
+                tracing::warn!(%attachment, "making a pod's link anew, which somebody deleted");
+                let ifindex = link::create(&link_spec(attachment, entry), &netns)?;
+                self.attach_to(attachment, entry, ifindex, Some(&netns));
+                return Ok(vec!["link"]);
+            }
             tracing::info!(%attachment, phase = ?entry.phase, "releasing a pod that is gone");
             self.remove(attachment, entry);
             return Ok(vec!["pod"]);
         };
         let mut healed = Vec::new();
         if entry.ifindex != found.ifindex {
-            let link = self.pod_link(attachment, entry, found.ifindex);
-            match self.datapath.attach(&link, netns::find(entry.netns).as_ref()) {
-                Ok(()) => self.ledger().set_ifindex(attachment, found.ifindex),
-                Err(error) => {
-                    tracing::error!(%attachment, error = chain(&error), "attach the datapath");
-                }
-            }
+            let netns = netns::find(entry.netns);
+            self.attach_to(attachment, entry, found.ifindex, netns.as_ref());
             healed.push("pod");
         }
         let altered = sysctl::tune_host_end(&found.ifname).unwrap_or_else(|error| {
@@ -195,6 +204,26 @@ impl Pods {
             tracing::info!(%attachment, ?healed, "healed what a pod has on the node");
         }
         Ok(healed)
+    }
+
+    /// Tells the datapath of the device that a pod has now. What fails is tried again: the ledger still
+    /// has the former one.
+    fn attach_to(
+        &self,
+        attachment: &Attachment,
+        entry: &Entry,
+        ifindex: u32,
+        netns: Option<&File>,
+    ) {
+        let former = (entry.ifindex != 0).then(|| self.pod_link(attachment, entry, entry.ifindex));
+        let forgotten = former.map_or(Ok(()), |former| self.datapath.forget_device(&former));
+        let link = self.pod_link(attachment, entry, ifindex);
+        match forgotten.and_then(|()| self.datapath.attach(&link, netns)) {
+            Ok(()) => self.ledger().set_ifindex(attachment, ifindex),
+            Err(error) => {
+                tracing::error!(%attachment, error = chain(&error), "attach the datapath");
+            }
+        }
     }
 
     /// Deletes the links of strangers whose name none of `valid` gives: those of pods that the

@@ -167,6 +167,7 @@ mod tests {
             network: "mizzen".into(),
             pod: Pod { name: name.into(), namespace: "default".into(), uid: String::new() },
             netns: NetnsId { dev: 4, ino: serial },
+            netns_cookie: None,
             addresses: vec![[10, 244, 1, u8::try_from(serial).unwrap()].into()],
             mtu: 1500,
             phase,

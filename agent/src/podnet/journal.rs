@@ -45,6 +45,10 @@ pub struct Entry {
     pub pod: Pod,
     /// The pod's namespace.
     pub netns: NetnsId,
+    /// The number of that namespace, which the kernel gives to no other (`SO_NETNS_COOKIE`); `None`
+    /// where it has none, or an earlier agent did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_cookie: Option<u64>,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
     /// Of the link, in bytes.

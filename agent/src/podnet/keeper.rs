@@ -114,9 +114,9 @@ impl Keeper {
     }
 
     fn heal_pods(&self) -> Result<(), String> {
-        let healed = self.pods.reconcile().map_err(|error| chain(&error))?;
+        let (healed, refused) = self.pods.reconcile().map_err(|error| chain(&error))?;
         self.count(&healed);
-        Ok(())
+        if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
     }
 
     /// Makes the node a router, again where somebody turned that off.

@@ -33,6 +33,8 @@ pub struct Reservation {
     pub pod: Pod,
     /// Its namespace.
     pub netns: NetnsId,
+    /// See [`Entry::netns_cookie`].
+    pub netns_cookie: Option<u64>,
     /// Of its link, in bytes.
     pub mtu: u32,
     /// What else is asked for.
@@ -142,10 +144,20 @@ impl Ledger {
         now: Duration,
     ) -> Result<Entry, ReserveError> {
         let addresses = self.ipam.allocate(&reservation.requested.addresses, now)?;
-        let Reservation { network, pod, netns, mtu, requested } = reservation;
+        let Reservation { network, pod, netns, netns_cookie, mtu, requested } = reservation;
         let (phase, ifindex, serial) = (Phase::Reserved, 0, self.serial + 1);
-        let entry =
-            Entry { network, pod, netns, addresses, mtu, phase, requested, serial, ifindex };
+        let entry = Entry {
+            network,
+            pod,
+            netns,
+            netns_cookie,
+            addresses,
+            mtu,
+            phase,
+            requested,
+            serial,
+            ifindex,
+        };
         let attached = Box::new(entry.clone());
         let record = Record::Attached { attachment: attachment.clone(), entry: attached };
         self.write(record).inspect_err(|_| self.free(&entry.addresses, now))?;

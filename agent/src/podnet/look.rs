@@ -163,12 +163,15 @@ fn pods(
                 }
                 (None, Phase::Live) => vec![(
                     format!("its link {} is gone", attachment.host_ifname()),
-                    "the agent releases it at once; start the pod anew".to_owned(),
+                    "the agent makes it anew at once, unless the pod's namespace is gone too"
+                        .to_owned(),
                 )],
             };
-            PodSeen { attachment: attachment.clone(), entry: entry.clone(), wrong }
+            let wrong_inside = None;
+            PodSeen { attachment: attachment.clone(), entry: entry.clone(), wrong, wrong_inside }
         })
         .collect();
+    look_inside(&mut pods, interfaces);
     pods.sort_by(|a, b| {
         let key = |pod: &PodSeen| (pod.entry.pod.namespace.clone(), pod.entry.pod.name.clone());
         key(a).cmp(&key(b))

@@ -30,11 +30,13 @@ use super::{
     claims::{Claim, Claims},
     conflist::NETWORK,
     datapath::{PodDatapath, PodLink},
+    interface,
     ipam::AllocateError,
     journal::{Entry, Phase},
     ledger::{Ledger, Reservation, ReserveError, link_spec},
     link::{self, LinkError},
-    netns::NetnsId,
+    netlink::{Netlink, NetlinkError},
+    netns::{self, NetnsId},
     steps::{self, Observer, Step},
     teardown::Leaving,
 };
@@ -193,6 +195,7 @@ impl Pods {
             network: addition.network.clone(),
             pod: addition.pod.clone(),
             netns,
+            netns_cookie: netns::cookie(&addition.netns),
             mtu: self.mtu.load(Ordering::Relaxed),
             requested: addition.requested.clone(),
         };
@@ -358,7 +361,7 @@ impl Pods {
         (self.at_step)(Step::Leaving);
         self.close_host_ports(entry);
         (self.at_step)(Step::HostPortsClosed);
-        let detached = self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex));
+        let detached = self.datapath.detach(&self.known_link(attachment, entry));
         (self.at_step)(Step::Detached);
         let withdrawn = || -> Result<(), Box<dyn Error>> {
             leaving?;
@@ -381,6 +384,22 @@ impl Pods {
             tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
         }
         (self.at_step)(Step::Released);
+    }
+
+    /// The pod as the datapath knows it. An agent that did not make its link finds that by its name.
+    pub(super) fn known_link(&self, attachment: &Attachment, entry: &Entry) -> PodLink {
+        let found = || {
+            let found = interface::find(&mut Netlink::open()?, &attachment.host_ifname())?;
+            Ok::<_, NetlinkError>(found.map_or(0, |found| found.ifindex))
+        };
+        let ifindex = match entry.ifindex {
+            0 => found().unwrap_or_else(|error| {
+                tracing::warn!(%attachment, error = chain(&error), "look for a pod's link");
+                0
+            }),
+            known => known,
+        };
+        self.pod_link(attachment, entry, ifindex)
     }
 
     /// The pod as the datapath has to know it now.

@@ -99,7 +99,7 @@ impl Pods {
             self.ledger().disown(&entry.addresses);
             self.close_host_ports(entry);
             (self.at_step)(Step::HostPortsClosed);
-            self.datapath.detach(&self.pod_link(attachment, entry, entry.ifindex))?;
+            self.datapath.detach(&self.known_link(attachment, entry))?;
             (self.at_step)(Step::Detached);
             Ok(Netlink::open()?.apply(vec![set_leaving(&attachment.host_ifname())])?)
         };

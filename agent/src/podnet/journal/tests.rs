@@ -18,6 +18,7 @@ fn entry(index: u8) -> Entry {
         network: "mizzen".into(),
         pod: Pod::default(),
         netns: NetnsId { dev: 4, ino: index.into() },
+        netns_cookie: None,
         addresses: vec![IpAddr::from([10, 244, 1, index])],
         mtu: 1500,
         phase: Phase::Reserved,
@@ -116,6 +117,7 @@ fn cni_22_resting_addresses_are_in_a_file_that_was_written_anew() {
         network: "mizzen".into(),
         pod: Pod::default(),
         netns: NetnsId { dev: 4, ino: 1 },
+        netns_cookie: None,
         mtu: 1500,
         requested: Requested::default(),
     };

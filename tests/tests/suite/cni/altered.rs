@@ -2,15 +2,18 @@
 
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
+use aya::maps::{HashMap, Map, MapData};
 use mizzen_agent::{
     datapath::Datapath,
     metrics::Metrics,
     podnet::datapath::{Announced, PodDatapath},
 };
+use mizzen_ebpf_abi::pod_rate::PodRate;
 use mizzen_tests::{netns::check, node::TestNode, wait::until};
+use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::bed::{LIMIT, Node, Pod, model};
+use super::bed::{LIMIT, Node, Pod, addresses, model, reach};
 
 /// Runs bpftool on what is pinned at `path`.
 fn bpftool(words: &str, path: &Path, more: &str) {
@@ -72,6 +75,79 @@ fn r04_what_somebody_alters_of_a_pod_is_mended_and_counted() {
     });
     assert_eq!(pods.survey().unwrap(), before);
     node.stop();
+}
+
+/// A pod whose link somebody deleted has another device: the datapath has to know that one, and no
+/// other.
+#[test]
+fn cni_29_a_link_that_is_made_anew_has_the_programs_and_entries_of_the_one_before() {
+    let place = TestNode::new("anew");
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
+    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
+    node.start_with(Arc::clone(&pods));
+    node.wait_ready();
+    let mut conf = node.conf("1.1.0");
+    conf["runtimeConfig"] = json!({"bandwidth": {"egressRate": 8_000_000, "egressBurst": 80_000}});
+    let mut pod = Pod::new();
+    pod.addresses = addresses(&node.call_with("ADD", &pod, &conf).expect_success());
+    let rates_table = datapath.pins().map("POD_RATES");
+    let maps = rates_table.parent().unwrap();
+    let ifindex = |node: &Node| {
+        let shown = node.netns.ip(&format!("-o link show {}", node.pod_links().remove(0)));
+        shown.split(':').next().unwrap().parse::<u32>().unwrap()
+    };
+    let before = ifindex(&node);
+    assert_eq!(rates(maps), [before]);
+    node.netns.ip(&format!("link del {}", node.pod_links().remove(0)));
+    until("the link to be back in the datapath", LIMIT, || match node.call("CHECK", &pod) {
+        outcome if outcome.success => Ok(()),
+        outcome => Err(format!("{outcome:?}")),
+    });
+    let after = ifindex(&node);
+    assert_ne!(after, before);
+    assert_eq!(rates(maps), [after]);
+    let seen = pods.survey().unwrap();
+    assert_eq!((seen.endpoints.len(), seen.namespaces.len()), (2, 1));
+    assert!(seen.endpoints.values().all(|endpoint| endpoint.ifindex == after));
+    let mut other = Pod::new();
+    node.add(&mut other);
+    for address in pod.addresses.clone() {
+        reach(other.netns(), pod.netns(), address);
+    }
+}
+
+/// An agent that ended in the middle of an ADD, and the next one, which did not make that link.
+#[test]
+fn cni_19_an_add_that_is_undone_by_the_next_agent_leaves_no_rate() {
+    let place = TestNode::new("undone");
+    let mut node = Node::new("a", &[model("a", 1)]);
+    let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
+    let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
+    node.start_with(Arc::clone(&pods));
+    node.wait_ready();
+    let mut conf = node.conf("1.1.0");
+    conf["runtimeConfig"] = json!({"bandwidth": {"egressRate": 8_000_000, "egressBurst": 80_000}});
+    let pod = Pod::new();
+    node.call_with("ADD", &pod, &conf).expect_success();
+    let table = datapath.pins().map("POD_RATES");
+    assert_eq!(rates(table.parent().unwrap()).len(), 1);
+    node.stop();
+    let journal = node.journal();
+    let unfinished: Vec<_> = journal.lines().filter(|line| !line.contains("\"live\"")).collect();
+    fs::write(node.state_dir().join("podnet.journal"), unfinished.join("\n") + "\n").unwrap();
+    // The same handle of the tables: opening them forgets devices that are gone, in its own way.
+    node.start_with(Arc::clone(&pods));
+    node.wait_ready();
+    assert_eq!(node.pod_links(), [""; 0]);
+    assert_eq!(rates(table.parent().unwrap()), [0; 0]);
+}
+
+/// The devices of which the pinned table of rates speaks.
+fn rates(maps: &Path) -> Vec<u32> {
+    let map = MapData::from_pin(maps.join("POD_RATES")).unwrap();
+    let rates: HashMap<_, u32, PodRate> = HashMap::try_from(Map::HashMap(map)).unwrap();
+    rates.keys().map(Result::unwrap).collect()
 }
 
 /// ADD answers when the pod's programs, its addresses and its place for policies are there.

@@ -169,7 +169,7 @@ fn nodes_with_this_nodes_addresses_are_named_and_keep_nothing_from_the_others() 
 
 #[test]
 fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
-    let (a, _b) = two_nodes();
+    let (a, b) = two_nodes();
     let mut pod = Pod::new();
     a.add(&mut pod);
     let link = a.pod_links().pop().unwrap();
@@ -222,13 +222,21 @@ fn what_somebody_alters_of_a_pods_link_is_mended_and_counted() {
     for address in pod.addresses.clone() {
         reach(&a.netns, pod.netns(), address);
     }
-    // Links that are deleted by hand, and namespaces that are: their pods are released.
-    let mut other = Pod::new();
-    a.add(&mut other);
-    let (before, links) = (healed("pod"), a.pod_links());
-    let of_other = links.iter().find(|name| **name != link).unwrap();
-    a.netns.ip(&format!("link del {of_other}"));
-    is_healed("pod", before);
+    // A link that is deleted by hand, at either end, is made anew: the pod keeps its addresses.
+    for delete in [&|| a.netns.ip(&format!("link del {link}")), &|| pod.netns().ip("link del eth0")]
+        as [&dyn Fn() -> String; 2]
+    {
+        let before = healed("link");
+        delete();
+        is_healed("link", before);
+        a.call("CHECK", &pod).expect_success();
+        for address in pod.addresses.clone() {
+            reach(&a.netns, pod.netns(), address);
+            assert_eq!(reach(&b.netns, pod.netns(), address).is_ipv4(), address.is_ipv4());
+        }
+    }
+    assert!(!a.journal().contains("\"released\""), "{}", a.journal());
+    // A namespace that is deleted takes its pod along.
     let before = healed("pod");
     pod.netns = None;
     is_healed("pod", before);
