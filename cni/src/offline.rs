@@ -22,7 +22,7 @@ use nix::{
 use crate::wire::{Attachment, DEL_JOURNAL};
 
 /// The journal takes no more than this many bytes: an agent that never comes back must not fill
-/// the node's memory. The agent finds what is missing by the links that are gone.
+/// the node's memory. The agent releases what is not noted when the pod's namespace is gone.
 const MAX_JOURNAL: u64 = 4 << 20;
 
 /// Appends `attachment` to the journal that the agent drains when it starts.

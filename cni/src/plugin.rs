@@ -6,13 +6,16 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use serde_json::Value;
 
 use crate::{
@@ -132,11 +135,12 @@ fn ask(
 fn del_without_agent(invocation: &Invocation, conf: &NetConf, reason: &CniError) {
     let attachment = &invocation.attachment;
     eprintln!("mizzen-cni: DEL {attachment} without the agent: {reason}");
-    if let Err(error) = offline::delete_link(&attachment.host_ifname()) {
-        eprintln!("mizzen-cni: delete interface {}: {error}", attachment.host_ifname());
-    }
+    // First: an agent makes anew what is gone and was not noted.
     if let Err(error) = offline::append_journal(&conf.state_dir, attachment) {
         eprintln!("mizzen-cni: note for the agent in {}: {error}", conf.state_dir.display());
+    }
+    if let Err(error) = offline::delete_link(&attachment.host_ifname()) {
+        eprintln!("mizzen-cni: delete interface {}: {error}", attachment.host_ifname());
     }
 }
 
@@ -158,7 +162,10 @@ fn open_netns(invocation: &Invocation) -> Result<File, CniError> {
         let details = format!("{}: {error}", path.display());
         CniError::new(INVALID_ENVIRONMENT, "can't open CNI_NETNS", details)
     };
-    let netns = File::open(path).map_err(invalid)?;
+    // What is no namespace may be a pipe, where a plain open waits for a writer, or a terminal.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let netns =
+        File::options().read(true).custom_flags(flags.bits()).open(path).map_err(invalid)?;
     let theirs = netns.metadata().map_err(invalid)?;
     let ours = std::fs::metadata("/proc/self/ns/net").map_err(|error| {
         CniError::new(IO_FAILURE, "can't read /proc/self/ns/net", error.to_string())

@@ -13,7 +13,7 @@ use super::{
     Config,
     between::{Between, Outcome},
     conflist::{self, PLUGIN, Plugin},
-    cut, del_journal,
+    cut,
     heal::Healed,
     interface::{self, Interface, InterfaceAddress},
     mtu,
@@ -66,7 +66,7 @@ impl Keeper {
         let mut problems = Vec::new();
         let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
         note(self.learn_ranges(own));
-        note(del_journal::drain(&self.config.state_dir, &self.pods).map_err(|error| chain(&error)));
+        note(self.pods.drain_noted().map_err(|error| chain(&error)));
         note(self.heal_pods());
         note(self.pods.follow_annotations(snapshot));
         match self.sync_links(snapshot, own) {

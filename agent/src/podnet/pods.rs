@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -47,6 +47,8 @@ use crate::{
 
 /// The pods of this node.
 pub struct Pods {
+    /// Holds the journals.
+    pub(super) state_dir: PathBuf,
     ledger: Mutex<Ledger>,
     pub(super) claims: Claims,
     pub(super) datapath: Arc<dyn PodDatapath>,
@@ -54,6 +56,8 @@ pub struct Pods {
     pub(super) strangers: Mutex<BTreeMap<String, PodLink>>,
     /// Pods that left and whose links are still there.
     pub(super) leaving: Leaving,
+    /// Held by who does what DELs were noted.
+    pub(super) draining: Mutex<()>,
     /// Pods whose sockets are left alone; `None` until they are known.
     pub(super) opted_out: Mutex<Option<BTreeSet<ObjectKey>>>,
     /// Those who see to host ports.
@@ -118,11 +122,13 @@ impl Pods {
         datapath: Arc<dyn PodDatapath>,
     ) -> io::Result<Self> {
         Ok(Self {
+            state_dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             ledger: Mutex::new(Ledger::open(path, boot, excluded, Duration::ZERO)?),
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
             leaving: Leaving::default(),
+            draining: Mutex::default(),
             opted_out: Mutex::default(),
             host_ports: OnceLock::new(),
             at_step: steps::unobserved,
@@ -167,6 +173,9 @@ impl Pods {
     /// Connects a pod.
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
         let deadline = Instant::now() + limit;
+        self.drain_noted().map_err(|error| {
+            failure(IO_FAILURE, "can't do the DELs that were noted", error.to_string())
+        })?;
         let claim = self.claim(&addition.attachment, limit)?;
         let (link, is_repeated) = self.add_claimed(addition, deadline)?;
         Ok(Added { link, pods: self, claim, is_repeated })

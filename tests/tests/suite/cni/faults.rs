@@ -50,6 +50,22 @@ fn cni_35_del_without_an_agent_frees_all_and_the_agent_learns_of_it() {
     node.call("CHECK", &pod).expect_code(3);
 }
 
+/// A DEL that went by the agent, as one that was too slow, before the same container was added again.
+#[test]
+fn cni_35_what_is_added_again_outlives_a_del_that_was_noted_before() {
+    let mut node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    let id = &pod.container_id;
+    let note = format!("{{\"containerID\":\"{id}\",\"ifname\":\"eth0\"}}\n");
+    fs::write(node.state_dir().join("cni-del.journal"), note).unwrap();
+    node.add(&mut pod);
+    node.stop();
+    node.start();
+    node.wait_ready();
+    node.call("CHECK", &pod).expect_success();
+}
+
 #[test]
 fn del_succeeds_where_no_agent_has_ever_been() {
     let node = Node::new("a", &[]);

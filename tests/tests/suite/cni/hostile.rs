@@ -16,6 +16,7 @@ use std::{
 };
 
 use mizzen_cni::wire::{self, Response};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
 
 use super::bed::{Node, Pod, plugin};
@@ -75,6 +76,11 @@ fn cni_11_links_in_place_of_namespaces_are_what_they_lead_to() {
     for strange in ["/etc/passwd", "/proc/self/ns/mnt/x", "/", "/proc/self/status"] {
         call(Path::new(strange)).expect_code(4);
     }
+    // Opening one of these waits for somebody who writes into it.
+    let fifo = node.folder.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let text = call(&fifo).expect_code(4);
+    assert!(text.contains("is not a namespace"), "{text}");
     // A namespace, but of another kind: the kernel refuses it, and nothing stays.
     assert!(!call(Path::new("/proc/self/ns/mnt")).success);
     assert_eq!(node.pod_links(), [""; 0]);
