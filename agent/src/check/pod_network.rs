@@ -50,6 +50,13 @@ fn pods(seen: &Seen) -> Vec<Finding> {
         })
     });
     let mut findings: Vec<Finding> = wrong.collect();
+    findings.extend(seen.pods.iter().filter_map(|pod| {
+        let name = format!("{}/{}", pod.entry.pod.namespace, pod.entry.pod.name);
+        let what = pod.wrong_inside.as_ref()?;
+        let remedy = "delete the pod, so that it is made anew; where it comes back, what the pod runs \
+                      with CAP_NET_ADMIN changes that";
+        Some(fail(CHECK, format!("pod {name}: {what}"), remedy))
+    }));
     if findings.is_empty() {
         let (count, mtu) = (seen.pods.len(), seen.mtu.1);
         let said = format!(
@@ -112,10 +119,10 @@ fn shown(seen: &Seen, via: Via) -> String {
     }
 }
 
-fn tunnel(seen: &Seen) -> Option<Finding> {
+fn tunnel(seen: &Seen) -> Vec<Finding> {
     const CHECK: &str = "tunnel";
-    let tunnel = seen.tunnel.as_ref()?;
-    Some(match tunnel.found {
+    let Some(tunnel) = &seen.tunnel else { return Vec::new() };
+    let device = match tunnel.found {
         Some((mtu, true)) if mtu == tunnel.mtu => {
             ok(CHECK, format!("mizzen.vxlan is up and takes packets of {mtu} bytes"))
         }
@@ -135,7 +142,12 @@ fn tunnel(seen: &Seen) -> Option<Finding> {
             "the agent makes it at once; where it can't, `mizzen status` (part cni) says why: often \
              another VXLAN device has the port (ip -d link show type vxlan), see --vxlan-port",
         ),
-    })
+    };
+    let settings = tunnel.altered.iter().map(|setting| {
+        let said = format!("{setting} does not hold");
+        fail(CHECK, said, format!("{HEALS} sysctl -w {setting}"))
+    });
+    std::iter::once(device).chain(settings).collect()
 }
 
 fn peers(facts: &PodNetworkFacts) -> Vec<Finding> {

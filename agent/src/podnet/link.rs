@@ -21,7 +21,7 @@ use nix::errno::Errno;
 
 use super::{
     bandwidth::{self, End},
-    interface::{self, addresses, find},
+    interface::{self, Neighbour, addresses, find, permanent_neighbours},
     message::{
         self, VethEnd, Via, add_address, add_neighbour, add_veth, delete_link, host_route,
         replace_route, set_mtu, set_up,
@@ -182,23 +182,36 @@ pub fn delete(host_ifname: &str) -> Result<(), NetlinkError> {
 /// where nothing is. What others added is fine.
 pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
     let mut node = Netlink::open()?;
-    let host = expect_end(&mut node, &spec.host_ifname, spec.host_mac, "the node")?;
-    let routes = routes_onto(&mut node, host)?;
-    if let Some(lost) = spec.addresses.iter().find(|ip| !routes.contains(&host_route(**ip))) {
-        return Err(LinkError::NotAsMade(format!("the node has no route to {lost}")));
+    let end = (spec.host_ifname.as_str(), spec.host_mac);
+    let host = expect_end(&mut node, end, spec.mtu, "the node")?;
+    let (routes, neighbours) = (interface::routes(&mut node)?, permanent_neighbours(&mut node)?);
+    for address in spec.addresses.iter().copied() {
+        if !leads(&routes, host_route(address), Via::Link(host)) {
+            return Err(LinkError::NotAsMade(format!("the node has no route to {address}")));
+        }
+        let neighbour = Neighbour { ifindex: host, address, mac: spec.pod_mac };
+        if !neighbours.contains(&neighbour) {
+            return Err(LinkError::NotAsMade(format!("the node has no neighbour {address}")));
+        }
     }
     expect_shape(spec, End::Host, host, &mut node)?;
-    inside(netns, || verify_pod_end(spec))?;
+    verify_inside(spec, netns)?;
     Ok(host)
+}
+
+/// As [`verify`], of the pod's end alone.
+pub fn verify_inside(spec: &LinkSpec, netns: &File) -> Result<(), LinkError> {
+    inside(netns, || verify_pod_end(spec))
 }
 
 /// In the pod's namespace.
 fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
     let mut pod = Netlink::open()?;
-    let ifindex = expect_end(&mut pod, &spec.pod_ifname, spec.pod_mac, "the pod")?;
+    let end = (spec.pod_ifname.as_str(), spec.pod_mac);
+    let ifindex = expect_end(&mut pod, end, spec.mtu, "the pod")?;
     expect_shape(spec, End::Pod, ifindex, &mut pod)?;
     let held = addresses(&mut pod)?;
-    let routes = routes_onto(&mut pod, ifindex)?;
+    let (routes, neighbours) = (interface::routes(&mut pod)?, permanent_neighbours(&mut pod)?);
     for address in &spec.addresses {
         let missing = |what: &str| {
             let ifname = &spec.pod_ifname;
@@ -207,8 +220,13 @@ fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
         if !held.iter().any(|held| held.address == *address && held.ifindex == ifindex) {
             return missing("address");
         }
-        if !routes.contains(&default_route(*address).0) {
-            return missing("default route");
+        let (default, gateway) = default_route(*address);
+        if !leads(&routes, default, Via::Gateway(gateway, ifindex)) {
+            return missing(&format!("default route via {gateway}"));
+        }
+        let neighbour = Neighbour { ifindex, address: gateway, mac: spec.host_mac };
+        if !neighbours.contains(&neighbour) {
+            return missing(&format!("neighbour {gateway}"));
         }
     }
     Ok(())
@@ -216,14 +234,18 @@ fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
 
 fn expect_end(
     netlink: &mut Netlink,
-    ifname: &str,
-    mac: Mac,
+    (ifname, mac): (&str, Mac),
+    mtu: u32,
     place: &str,
 ) -> Result<u32, LinkError> {
     match find(netlink, ifname)? {
         None => Err(LinkError::NotAsMade(format!("{place} has no interface {ifname}"))),
         Some(end) if end.mac != Some(mac) => {
             Err(LinkError::NotAsMade(format!("{ifname} has another link-layer address than {mac}")))
+        }
+        Some(end) if end.mtu != mtu => {
+            let said = format!("{ifname} takes packets of {} bytes, not of {mtu}", end.mtu);
+            Err(LinkError::NotAsMade(said))
         }
         Some(end) if !end.up => Err(LinkError::NotAsMade(format!("{ifname} is down"))),
         Some(end) => Ok(end.ifindex),
@@ -255,12 +277,7 @@ fn default_route(address: IpAddr) -> (Cidr, IpAddr) {
     }
 }
 
-/// Destinations of the routes that leave by this interface.
-fn routes_onto(netlink: &mut Netlink, ifindex: u32) -> Result<Vec<Cidr>, NetlinkError> {
-    let leaves_here = |route: &Present| match route.via {
-        Some(Via::Gateway(_, oif) | Via::Link(oif) | Via::From(oif, _)) => oif == ifindex,
-        Some(Via::Unreachable) | None => false,
-    };
-    let routes = interface::routes(netlink)?;
-    Ok(routes.into_iter().filter(leaves_here).map(|route| route.destination).collect())
+/// Whether one of the routes leads there by this way.
+fn leads(routes: &[Present], destination: Cidr, via: Via) -> bool {
+    routes.iter().any(|route| route.destination == destination && route.via == Some(via))
 }

@@ -16,9 +16,12 @@ use super::{
     journal::{Entry, Phase, Replayed},
     keeper,
     ledger::link_spec,
+    link,
     message::{POD_TABLE, Via, host_route},
     mtu,
     netlink::{Netlink, NetlinkError},
+    netns,
+    pods::chain,
     probe::{Answers, Reached},
     routes::{self, Present},
     sysctl, tunnel,
@@ -48,6 +51,8 @@ pub struct PodSeen {
     pub entry: Entry,
     /// What of it on the node is otherwise than ADD left it; each with what mends it.
     pub wrong: Vec<(String, String)>,
+    /// What is otherwise inside the pod, the first thing of it; not looked for in all pods.
+    pub wrong_inside: Option<String>,
 }
 
 /// The tunnel's device.
@@ -57,7 +62,12 @@ pub struct TunnelSeen {
     pub mtu: u32,
     /// The device as it is, if at all: its MTU, and whether it is up and of the right kind.
     pub found: Option<(u32, bool)>,
+    /// Settings that do not hold, as `sysctl` takes them.
+    pub altered: Vec<String>,
 }
+
+/// How many pods' namespaces are entered in one look.
+const ENTERED_MAX: usize = 256;
 
 /// All of it.
 #[derive(Clone, Debug)]
@@ -108,6 +118,7 @@ pub fn look(place: &Place, snapshot: &Snapshot) -> Result<Seen, NetlinkError> {
         tunnel: ways.need_tunnel().then(|| TunnelSeen {
             mtu: in_tunnel,
             found: tunnel.map(|device| (device.mtu, device.is_usable())),
+            altered: tunnel.map_or_else(Vec::new, |_| sysctl::altered_of_host_end(tunnel::IFNAME)),
         }),
         interfaces: interfaces.into_iter().map(|found| (found.ifindex, found)).collect(),
         ranges: journal.ranges,
@@ -177,6 +188,21 @@ fn pods(
         key(a).cmp(&key(b))
     });
     pods
+}
+
+/// Looks at the other ends of the links that are there, where their namespaces can be found.
+fn look_inside(pods: &mut [PodSeen], interfaces: &[Interface]) {
+    let has_link = |pod: &&mut PodSeen| {
+        let ifname = pod.attachment.host_ifname();
+        pod.entry.phase == Phase::Live && interfaces.iter().any(|found| found.ifname == ifname)
+    };
+    let mut linked: Vec<_> = pods.iter_mut().filter(has_link).take(ENTERED_MAX).collect();
+    let found = netns::find_all(&linked.iter().map(|pod| pod.entry.netns).collect());
+    for pod in &mut linked {
+        let Some(netns) = found.get(&pod.entry.netns) else { continue };
+        let seen = link::verify_inside(&link_spec(&pod.attachment, &pod.entry), netns);
+        pod.wrong_inside = seen.err().map(|error| chain(&error));
+    }
 }
 
 /// What of a pod on the node is otherwise than ADD left it, each with what mends it.

@@ -380,21 +380,74 @@ fn cni_38_check_finds_damage() {
     let node = Node::alone();
     let mut pod = Pod::new();
     node.call("CHECK", &pod).expect_code(3);
+    // By `ip` in the pod, and what CHECK says of it.
     let damages = [
-        "link set eth0 down",
-        "addr del ADDRESS/32 dev eth0",
-        "route del default",
-        "-6 route del default",
+        ("link set eth0 down", "is down"),
+        ("link set eth0 address 02:00:00:00:00:99", "another link-layer address"),
+        ("link set eth0 mtu 1300", "packets of 1300 bytes, not of"),
+        ("addr del ADDRESS4/32 dev eth0", "no address"),
+        ("-6 addr del ADDRESS6/128 dev eth0", "no address"),
+        ("route del default", "no default route"),
+        ("-6 route del default", "no default route"),
+        ("route replace default dev eth0", "no default route via 169.254.1.1"),
+        ("-6 route replace default via fe80::99 dev eth0", "no default route via fe80::1"),
+        ("neigh del 169.254.1.1 dev eth0", "no neighbour 169.254.1.1"),
+        ("-6 neigh del fe80::1 dev eth0", "no neighbour fe80::1"),
     ];
-    for damage in damages {
-        node.call("DEL", &pod).expect_success();
-        let mut conf = node.conf("1.0.0");
-        conf["prevResult"] = node.add(&mut pod);
-        node.call_with("CHECK", &pod, &conf).expect_success();
-        pod.netns().ip("route add 192.0.2.0/24 dev eth0");
-        node.call_with("CHECK", &pod, &conf).expect_success();
-        pod.netns().ip(&damage.replace("ADDRESS", &pod.addresses[0].to_string()));
-        node.call_with("CHECK", &pod, &conf).expect_code(101);
+    for (damage, said) in damages {
+        let conf = sound(&node, &mut pod);
+        pod.netns().ip(&with_addresses(damage, &pod, ""));
+        let text = node.call_with("CHECK", &pod, &conf).expect_code(101);
+        assert!(text.contains(said), "{damage}: {text}");
+    }
+}
+
+/// A pod that is connected anew, and what the runtime says of it when it asks for CHECK.
+fn sound(node: &Node, pod: &mut Pod) -> Value {
+    node.call("DEL", pod).expect_success();
+    let mut conf = node.conf("1.0.0");
+    conf["prevResult"] = node.add(pod);
+    node.call_with("CHECK", pod, &conf).expect_success();
+    pod.netns().ip("route add 192.0.2.0/24 dev eth0");
+    node.call_with("CHECK", pod, &conf).expect_success();
+    conf
+}
+
+fn with_addresses(command: &str, pod: &Pod, link: &str) -> String {
+    let [v4, v6] = [0, 1].map(|index| pod.addresses[index].to_string());
+    command.replace("ADDRESS4", &v4).replace("ADDRESS6", &v6).replace("LINK", link)
+}
+
+#[test]
+fn cni_38_check_finds_damage_on_the_node() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    let damages = [
+        ("link set LINK address 02:00:00:00:00:99", "another link-layer address"),
+        ("link set LINK mtu 1300", "packets of 1300 bytes, not of"),
+        ("route replace ADDRESS4 dev lo", "no route to"),
+        ("-6 route replace ADDRESS6 dev lo", "no route to"),
+        ("neigh replace ADDRESS4 lladdr 02:00:00:00:00:99 dev LINK nud permanent", "no neighbour"),
+        (
+            "-6 neigh replace ADDRESS6 lladdr 02:00:00:00:00:99 dev LINK nud permanent",
+            "no neighbour",
+        ),
+    ];
+    for (damage, said) in damages {
+        let conf = sound(&node, &mut pod);
+        let link = node.pod_links().remove(0);
+        // The agent may mend it before CHECK looks.
+        until(damage, LIMIT, || {
+            node.netns.ip(&with_addresses(damage, &pod, &link));
+            match node.call_with("CHECK", &pod, &conf) {
+                outcome if outcome.success => Err("CHECK noticed nothing".to_owned()),
+                outcome => {
+                    let text = outcome.expect_code(101);
+                    assert!(text.contains(said), "{damage}: {text}");
+                    Ok(())
+                }
+            }
+        });
     }
 }
 

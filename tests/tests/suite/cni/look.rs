@@ -107,10 +107,20 @@ fn each_damage_is_named_with_what_mends_it() {
     damaged(node, &[&route], "pods", &format!("no route to {v6}"), "ip route replace");
     set(&node.netns, &format!("ipv4/conf/{link}/rp_filter"), "1");
     damaged(node, &[], "pods", "rp_filter=0 does not hold", "sysctl -w");
+    let inside = |command: &str, said: &str| {
+        pod.netns().ip(command);
+        damaged(node, &[], "pods", said, "delete the pod");
+    };
+    // What is told is the first that is found, each of these before the one above it.
+    inside("-6 route del default", "eth0 in the pod has no default route via fe80::1");
+    inside("neigh del 169.254.1.1 dev eth0", "eth0 in the pod has no neighbour 169.254.1.1");
+    inside("link set eth0 mtu 1300", "eth0 takes packets of 1300 bytes, not of 1430");
     damaged(node, &[&format!("link set {link} mtu 1300")], "pods", "packets of 1300", "mtu 1430");
     damaged(node, &[&format!("link set {link} down")], "pods", "is down", "ip link set");
     damaged(node, &["route del 10.244.2.0/24"], "routes", "no route to 10.244.2.0/24", "src 192");
     damaged(node, &["-6 rule del pref 77"], "routes", "fd00:244:1::/64", "ip -6 rule add");
+    set(&node.netns, "ipv4/conf/mizzen.vxlan/rp_filter", "1");
+    damaged(node, &[], "tunnel", "mizzen.vxlan/rp_filter=0 does not hold", "sysctl -w");
     damaged(node, &["link set mizzen.vxlan mtu 1300"], "tunnel", "1300 bytes", "mtu 1430");
     damaged(node, &["link set mizzen.vxlan down"], "tunnel", "is down", "up");
     damaged(node, &["link del mizzen.vxlan"], "tunnel", "no device mizzen.vxlan", "--vxlan-port");
