@@ -4,7 +4,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mizzen_agent::{
@@ -54,8 +54,21 @@ fn qdiscs(netns: &Netns) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Bits of a stream per second of its receiver's clock, the first that came apart.
-fn rate(from: &Netns, to: &Netns, address: IpAddr, octets: usize) -> f64 {
+/// Bits per second of its receiver's clock.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    /// Of all that came, the first apart.
+    whole: f64,
+    /// Of the best [`WINDOW`]: what this machine keeps the stream from when it has other things to do
+    /// is not the bucket's matter.
+    best: f64,
+}
+
+/// The burst is a small part of what comes in this time.
+const WINDOW: Duration = Duration::from_millis(250);
+
+/// The rate of a stream.
+fn rate(from: &Netns, to: &Netns, address: IpAddr, octets: usize) -> Rate {
     let listener = to.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
     let server = listener.local_addr().unwrap();
     let mut sender = from.run(|| TcpStream::connect_timeout(&server, LIMIT)).unwrap();
@@ -71,35 +84,50 @@ fn rate(from: &Netns, to: &Netns, address: IpAddr, octets: usize) -> f64 {
                 other => return other.unwrap(),
             }
         };
-        let first = read();
-        let (start, mut received) = (Instant::now(), first);
+        let mut received = read();
+        let mut came = vec![(Instant::now(), received)];
         while received < octets {
             let length = read();
             assert!(length > 0, "{received} of {octets} octets came");
             received += length;
+            came.push((Instant::now(), received));
         }
-        #[expect(clippy::cast_precision_loss, reason = "a few million")]
-        let bits = (8 * (received - first)) as f64;
-        bits / start.elapsed().as_secs_f64()
+        judged(&came)
     })
 }
 
-/// A stream gets what was asked for: never more than a tenth above it, the burst apart; and not less
-/// than half, where this machine has time for it in one of three attempts.
+/// The rates of what had come at these times.
+fn judged(came: &[(Instant, usize)]) -> Rate {
+    let between = |(since, before): (Instant, usize), (until, after): (Instant, usize)| {
+        #[expect(clippy::cast_precision_loss, reason = "a few million")]
+        let bits = (8 * (after - before)) as f64;
+        bits / (until - since).as_secs_f64()
+    };
+    let window = |(index, start): (usize, &(Instant, usize))| {
+        let end = came[index..].iter().find(|(at, _)| *at - start.0 >= WINDOW)?;
+        Some(between(*start, *end))
+    };
+    let best = came.iter().enumerate().filter_map(window).fold(0.0, f64::max);
+    Rate { whole: between(came[0], came[came.len() - 1]), best }
+}
+
+/// A stream gets what was asked for within a tenth, headers included: never more, the burst apart, and
+/// not less where this machine has time for it for a moment, in one of three attempts.
 #[track_caller]
 fn check_rate(from: &Netns, to: &Netns, address: IpAddr, asked: u32) {
     let octets = asked as usize / 8;
     let most = f64::from(asked) * 1.1 + f64::from(BURST);
-    let mut measured = 0.0;
+    let mut measured = None;
     for _ in 0..3 {
-        measured = rate(from, to, address, octets);
-        assert!(measured < most, "{measured:.0} bits per second of {asked}");
-        if measured > f64::from(asked) * 0.5 {
-            println!("{measured:.0} bits per second of {asked}");
+        let rate = rate(from, to, address, octets);
+        assert!(rate.whole < most, "{rate:.0?} bits per second of {asked}");
+        if rate.best > f64::from(asked) * 0.9 {
+            println!("{rate:.0?} bits per second of {asked}");
             return;
         }
+        measured = Some(rate);
     }
-    panic!("{measured:.0} bits per second of {asked}");
+    panic!("{measured:.0?} bits per second of {asked}");
 }
 
 #[test]
@@ -166,7 +194,7 @@ fn cni_32_limits_hold_where_programs_deliver_and_who_takes_its_queue_away() {
     node.stop();
     check(limited.netns().command("tc").args(["qdisc", "del", "dev", "eth0", "root"]));
     for address in &free.addresses {
-        let measured = rate(limited.netns(), free.netns(), *address, EGRESS as usize / 8);
+        let measured = rate(limited.netns(), free.netns(), *address, EGRESS as usize / 8).whole;
         assert!(measured < f64::from(EGRESS) * 1.1 + f64::from(BURST), "{measured:.0} bits/s");
     }
     assert!(dropped() > 0);
