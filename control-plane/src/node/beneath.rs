@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use nix::{
@@ -29,7 +29,7 @@ pub(super) fn make(folder: &Path, part: &Path) -> io::Result<OwnedFd> {
     let root = open_path(folder, FLAGS, Mode::empty())?;
     let mode = Mode::from_bits_truncate(fstat(&root)?.st_mode & 0o7777);
     let (mut found, mut at) = (root.try_clone()?, PathBuf::new());
-    for name in part.components().map(|name| name.as_os_str()) {
+    for name in part.components().map(Component::as_os_str) {
         at.push(name);
         found = match lookup(&root, &at) {
             Err(Errno::ENOENT) => {

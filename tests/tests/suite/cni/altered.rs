@@ -80,7 +80,7 @@ fn r04_what_somebody_alters_of_a_pod_is_mended_and_counted() {
 /// A pod whose link somebody deleted has another device: the datapath has to know that one, and no
 /// other.
 #[test]
-fn r04_a_link_that_is_made_anew_has_the_programs_and_entries_of_the_one_before() {
+fn cni_29_a_link_that_is_made_anew_has_the_programs_and_entries_of_the_one_before() {
     let place = TestNode::new("anew");
     let mut node = Node::new("a", &[model("a", 1)]);
     let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();

@@ -123,7 +123,7 @@ mod tests {
 
     use nix::sched::{CloneFlags, unshare};
 
-    use super::*;
+    use super::{super::super::Propagation, *};
 
     /// A container `c` with parts of the volume mounted.
     fn config(volume: &Path, parts: &[&str]) -> ContainerConfig {
@@ -132,7 +132,7 @@ mod tests {
             host_path: volume.join(part),
             volume_path: volume.to_owned(),
             read_only: false,
-            propagation: Default::default(),
+            propagation: Propagation::default(),
         };
         let mounts = parts.iter().map(mount).collect();
         ContainerConfig { name: "c".into(), mounts, ..ContainerConfig::default() }
