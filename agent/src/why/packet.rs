@@ -60,11 +60,10 @@ pub(super) fn explain(
             "the client is outside of the service's loadBalancerSourceRanges",
         );
     }
-    let config = live.node_config();
-    let facts = Facts { origin, frontend: frontend.flags, config: config.flags };
+    let (config, v4) = (live.node_config(), dialled.addr.is_v4());
+    let facts = Facts { origin, frontend: frontend.flags, config: config.flags, v4 };
     let bound = facts.bound_by_external_policy();
     let window = if bound { Window::outside(frontend) } else { Window::nearby(frontend) };
-    let v4 = dialled.addr.is_v4();
     let slots = match select::slots(live, frontend, window) {
         Ok(slots) => slots,
         Err(reason) => return nothing(PathName::Packet, reason, dialled, window),
@@ -164,7 +163,6 @@ fn masquerade(
 /// Why the source is rewritten or kept, where the backend is neither the client nor this node.
 fn source_reason(facts: &Facts, masquerades: bool) -> &'static str {
     let external = facts.frontend & frontend_flags::EXTERNAL != 0;
-    let blind = facts.config & node_config_flags::NO_POD_DETECTION != 0;
     let all = facts.config & node_config_flags::MASQUERADE_ALL != 0;
     match (external, masquerades) {
         (true, true) if facts.frontend & frontend_flags::KEEP_SOURCE == 0 => {
@@ -174,7 +172,9 @@ fn source_reason(facts: &Facts, masquerades: bool) -> &'static str {
         (true, false) => "externalTrafficPolicy Local keeps the client's address",
         (false, true) if all => "masqueradeAll is set",
         (false, true) => "the client is no pod: the answer must come back through this node",
-        (false, false) if blind => "pods can't be told from others, so nobody is masqueraded",
+        (false, false) if !facts.detects_pods() => {
+            "pods can't be told from others, so nobody is masqueraded"
+        }
         (false, false) => "a pod keeps its address towards a cluster IP",
     }
 }

@@ -517,7 +517,12 @@ fn b47_b48_masquerading_follows_the_configuration() {
     assert_eq!(all.address, NODE);
     assert!(all.reason.contains("masqueradeAll"), "{}", all.reason);
     let mut blind = memory(false);
-    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION;
+    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION_V6;
+    let pod = tcp(&blind, POD, "192.0.2.1:30081");
+    for path in [&pod.packet, &pod.socket] {
+        assert_eq!(hosts(path), set(&[BACKEND, REMOTE]), "the other family is");
+    }
+    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION_V4;
     let outside = tcp(&blind, OUTSIDE, "10.96.0.7:80").packet;
     assert_eq!(masqueraded(&outside), "");
     let pod = tcp(&blind, POD, "192.0.2.1:30081");
