@@ -47,6 +47,7 @@ mod test_run;
 mod traffic;
 mod uplinks;
 mod walk;
+mod way;
 
 use std::{
     io,

@@ -137,6 +137,7 @@ fn masquerade(
     let masquerades = facts.masquerades(false);
     let usual = if masquerades { rewritten.clone() } else { String::new() };
     let exception = |candidate: &Candidate| {
+        let hairpin = address_of(candidate)?.is(&client.addr);
         let (address, reason) = if is_node(live, candidate) {
             // Only what leaves by an uplink and comes back meets the programs.
             if client.here && facts.origin == Origin::Node {
@@ -146,7 +147,13 @@ fn masquerade(
             } else {
                 (String::new(), "the backend is this node itself")
             }
-        } else if address_of(candidate)?.is(&client.addr) {
+        } else if !facts.masquerades(hairpin) {
+            return None;
+        } else if let Some(source) = in_pods_network(live, &address_of(candidate)?) {
+            let reason = "its way leads through the network of another plugin's pods, where this \
+                          node has this address";
+            (text(source), reason)
+        } else if hairpin {
             let reason = "the backend is the client itself, whose answer must come back here";
             (rewritten.clone(), reason)
         } else {
@@ -158,6 +165,14 @@ fn masquerade(
     let exceptions = candidates.iter().filter_map(exception).collect();
     let reason = source_reason(facts, masquerades).to_owned();
     Masquerade { address: usual, reason, exceptions }
+}
+
+/// The address that this node has in the network of another plugin's pods, where the way to a backend
+/// leads through that.
+fn in_pods_network(live: &impl Live, backend: &Addr) -> Option<Addr> {
+    let way = live.way(backend)?;
+    let leads_there = way.next_hop != *backend && select::is_of_pods(live, &way.source);
+    leads_there.then_some(way.source)
 }
 
 /// Why the source is rewritten or kept, where the backend is neither the client nor this node.

@@ -6,6 +6,7 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+use mizzen_agent::why;
 use mizzen_ebpf_abi::{
     node::node_config_flags::{
         MASQUERADE_ALL, NO_POD_DETECTION, NO_POD_DETECTION_V4, no_pod_detection,
@@ -300,6 +301,20 @@ fn b47_b48_masquerading_all_without_detection_of_pods() {
     matrix(MASQUERADE_ALL | NO_POD_DETECTION);
 }
 
+/// As whom a backend sees the client outside, as `mizzen why` tells it on node 1.
+fn told_source(lab: &Lab, transport: Transport, to: SocketAddr, backend: SocketAddr) -> IpAddr {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let addr = family.wire(CLIENT).into();
+    let client = why::Client { addr, port: None, here: false };
+    let (addr, port) = (to.ip().into(), to.port());
+    let dialled = why::Dialled { addr, port, protocol: transport.number() };
+    let node = &lab.nodes[0];
+    let ask = || node.datapath.table_readers().ask(|live| why::explain(live, &client, &dialled));
+    let masquerade = node.node.netns.run(ask).unwrap().packet.masquerade.unwrap();
+    let exception = masquerade.exceptions.iter().find(|of| of.candidate == backend.to_string());
+    exception.map_or(&masquerade.address, |of| &of.address).parse().unwrap()
+}
+
 /// Another plugin's tunnel, as flannel makes it: what comes out of it is from an address behind it, or
 /// strict reverse path filters drop it.
 #[test]
@@ -335,6 +350,7 @@ fn u05_what_is_masqueraded_into_an_overlay_is_from_there() {
             node_port(&mut lab.nodes[0], family, transport, &[backend], EXTERNAL);
             let answer = ask(&lab.client, transport, to).unwrap();
             assert_eq!(answer.client.ip(), overlay(0, family), "{family:?} {transport:?}");
+            assert_eq!(told_source(&lab, transport, to, backend), overlay(0, family));
         }
     }
     sane(&lab);
