@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -47,6 +47,7 @@ pub struct Arrivals {
     state: Mutex<State>,
     started: SystemTime,
     awaited: AtomicBool,
+    followed: OnceLock<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +60,13 @@ struct State {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        let (state, awaited) = (Mutex::default(), AtomicBool::new(false));
-        Self { state, started: whole_second(SystemTime::now()), awaited }
+        let started = whole_second(SystemTime::now());
+        Self {
+            state: Mutex::default(),
+            started,
+            awaited: AtomicBool::new(false),
+            followed: OnceLock::new(),
+        }
     }
 }
 
@@ -76,6 +82,12 @@ impl Arrivals {
     /// tables only counts them.
     pub fn await_tables(&self) {
         self.awaited.store(true, Relaxed);
+    }
+
+    /// Everything is known for the first time: from now on the tables can follow. Called again it
+    /// changes nothing.
+    pub fn begin_to_follow(&self, now: Instant) {
+        let _since = self.followed.get_or_init(|| now);
     }
 
     /// A change arrived. Revisions rise. What happened before the agent started measures nothing.
@@ -107,9 +119,11 @@ impl Arrivals {
         self.state().totals[kind as usize]
     }
 
-    /// When the oldest change arrived that the tables do not show yet.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.state().pending.front().map(|arrival| arrival.at)
+    /// Since when the oldest change waits that the tables do not show yet: nothing does before
+    /// [`Self::begin_to_follow`].
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let followed = *self.followed.get()?;
+        self.state().pending.front().map(|arrival| arrival.at.max(followed))
     }
 
     /// When a change last arrived.
@@ -136,6 +150,7 @@ mod tests {
     fn awaited() -> Arrivals {
         let arrivals = Arrivals::default();
         arrivals.await_tables();
+        arrivals.begin_to_follow(Instant::now());
         arrivals
     }
 
@@ -151,9 +166,9 @@ mod tests {
         arrivals.note(arrival(3, Kind::Slices, None));
         assert_eq!(arrivals.shown(2).len(), 2);
         assert_eq!((arrivals.pending(Kind::Services), arrivals.pending(Kind::Slices)), (0, 1));
-        assert!(arrivals.oldest().is_some());
+        assert!(arrivals.waiting_since().is_some());
         assert_eq!(arrivals.shown(9).len(), 1);
-        assert!(arrivals.oldest().is_none() && arrivals.last_updated().is_some());
+        assert!(arrivals.waiting_since().is_none() && arrivals.last_updated().is_some());
         assert_eq!((arrivals.total(Kind::Services), arrivals.total(Kind::Slices)), (1, 2));
     }
 

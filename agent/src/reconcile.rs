@@ -233,6 +233,7 @@ impl Reconciler {
             return false;
         };
         let started = Instant::now();
+        self.metrics.arrivals.begin_to_follow(started);
         self.review(started);
         let had_node = !self.desired.own_node_deleted();
         let mut change = if self.known.is_some() {

@@ -43,7 +43,8 @@ pub const FLOWS: Table = Table {
     part: "flows",
     entries: "flows",
     when_full: "new connections through node ports will be dropped when it has no room; look for a \
-                client that opens very many, or give it more by flowTableMax",
+                client that opens very many, or give it more by flowTableMax and start the node \
+                anew (drain it, restart it): until then the table keeps its size",
 };
 
 /// `AFFINITY`.
@@ -112,6 +113,8 @@ mod tests {
         for table in [FLOWS, CLIENTS] {
             let State::Degraded(text) = table.pressure(usage(950)) else { panic!("nearly full") };
             assert!(text.contains("95 % full: "), "{text}");
+            let restarts = text.contains("flowTableMax and start the node anew");
+            assert_eq!(restarts, table.part == FLOWS.part, "{text}");
         }
     }
 }

@@ -98,6 +98,12 @@ impl Actor {
         self.say(&format!("connect {} {to}", socket.0)).map(drop)
     }
 
+    /// `connect()` of a socket that waits for nobody, from now on: `EINPROGRESS` where it asked the
+    /// network.
+    pub fn begin(&mut self, socket: Socket, to: SocketAddr) -> io::Result<()> {
+        self.say(&format!("begin {} {to}", socket.0)).map(drop)
+    }
+
     /// `connect()` to `AF_UNSPEC`.
     pub fn disconnect(&mut self, socket: Socket) {
         self.say(&format!("disconnect {}", socket.0)).unwrap();

@@ -172,6 +172,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
         board: shared.board.clone(),
         metrics: shared.metrics.clone(),
         snapshots: shared.snapshots.all.clone(),
+        inherited: datapath.as_ref().is_some_and(Datapath::was_in_force),
     };
     let services = match datapath {
         Some(datapath) => {

@@ -47,6 +47,7 @@ mod test_run;
 mod traffic;
 mod uplinks;
 mod walk;
+mod way;
 
 use std::{
     io,
@@ -252,6 +253,12 @@ impl Datapath {
     /// What is known of sockets' translations.
     pub fn translations(&self) -> Result<Translations, PinError> {
         Translations::open(&self.pins)
+    }
+
+    /// Whether tables that an agent before this one filled are in force: only then programs are put
+    /// at the node's cgroup. To be asked before [`Self::attach_sockets`].
+    pub fn was_in_force(&self) -> bool {
+        cgroup::programs().all(|program| self.pins.link(program).exists())
     }
 
     /// The cgroup below which the node's processes are.

@@ -31,11 +31,12 @@ use super::{
     maps::KernelMaps,
     pin::{PinError, Pins},
     sock_diag::SockDiag,
-    sys, walk,
+    sys, walk, way,
 };
 use crate::{
     apply::{lookup::Records, maps::Maps as _},
-    why::live::Live,
+    podnet::netlink::Netlink,
+    why::live::{Live, Way},
 };
 
 /// Opens the tables for questions.
@@ -110,6 +111,8 @@ pub struct TableReader {
     pod_netns: OwnedFd,
     affinity: OwnedFd,
     flows: OwnedFd,
+    /// For questions to the node's routes; none before the first.
+    netlink: RefCell<Option<Netlink>>,
     failure: RefCell<Option<(&'static str, io::Error)>>,
 }
 
@@ -127,6 +130,7 @@ impl TableReader {
             pod_netns: pins.open_map(&layout::POD_NETNS)?,
             affinity: pins.open_map(&layout::AFFINITY)?,
             flows: pins.open_map(&layout::FLOWS)?,
+            netlink: RefCell::new(None),
             failure: RefCell::new(None),
         })
     }
@@ -257,6 +261,22 @@ impl Live for TableReader {
                 false
             },
         )
+    }
+
+    fn way(&self, to: &Addr) -> Option<Way> {
+        if !way::is_told_to_programs() {
+            return None;
+        }
+        let mut held = self.netlink.borrow_mut();
+        let netlink = match &mut *held {
+            Some(netlink) => Ok(netlink),
+            none => Netlink::open().map(|opened| none.insert(opened)),
+        };
+        netlink.and_then(|netlink| way::to(netlink, (*to).into())).unwrap_or_else(|error| {
+            let source = io::Error::other(error);
+            self.failure.borrow_mut().get_or_insert(("of routes", source));
+            None
+        })
     }
 
     fn now_s(&self) -> u32 {

@@ -73,9 +73,15 @@ pub fn desired_node(
     if settings.masquerade_all {
         flags |= node_config_flags::MASQUERADE_ALL;
     }
-    // Without a range of pods nobody is one: as kube-proxy without a way to tell.
-    if !cluster_ranges.values().any(|uses| uses & cluster_range_flags::PODS != 0) {
-        flags |= node_config_flags::NO_POD_DETECTION;
+    // Without a family's range of pods nobody is one by it: as kube-proxy without a way to tell, which
+    // has a detector for each family.
+    for v4 in [true, false] {
+        let of_pods = |(range, uses): (&AddrRange, &u32)| {
+            range.addr.is_v4() == v4 && uses & cluster_range_flags::PODS != 0
+        };
+        if !cluster_ranges.iter().any(of_pods) {
+            flags |= node_config_flags::no_pod_detection(v4);
+        }
     }
     if settings.masquerade_pods {
         flags |= node_config_flags::MASQUERADE_PODS;
@@ -256,6 +262,27 @@ mod tests {
         );
         assert_eq!(open(&[range("::", 0)]), ["::1", "2001:db8::1"]);
         assert_eq!(open(&[range("127.0.0.0", 8)]), ["127.0.0.1"], "v4");
+    }
+
+    #[test]
+    fn b47_pods_are_told_by_the_families_that_have_ranges_of_them() {
+        use node_config_flags::{NO_POD_DETECTION_V4 as NO_V4, NO_POD_DETECTION_V6 as NO_V6};
+        let (v4, v6) = (("10.244.0.0", 16), ("fd00:244::", 48));
+        for (ranges, flags) in
+            [(vec![v4, v6], 0), (vec![v4], NO_V6), (vec![v6], NO_V4), (vec![], NO_V4 | NO_V6)]
+        {
+            let ranges: Vec<_> = ranges
+                .into_iter()
+                .map(|(at, prefix_len)| Cidr { address: ip(at), prefix_len })
+                .collect();
+            let settings = Settings {
+                pod_detection: PodDetection::ClusterCidrs(ranges),
+                ..Settings::default()
+            };
+            let facts = NodeFacts::default();
+            let desired = desired_node(&snapshot(), &facts, &settings, [].into_iter());
+            assert_eq!(desired.config.flags, flags, "{settings:?}");
+        }
     }
 
     #[test]

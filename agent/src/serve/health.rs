@@ -3,8 +3,9 @@
 //!
 //! The work is done while changes get into the tables: an agent whose oldest change is pending for
 //! longer than [`STALE_AFTER`] is stuck, for whatever reason. Before everything is known for the
-//! first time load balancers have to wait; the agent itself is alive all the same. A node that is
-//! about to be removed (taint `ToBeDeletedByClusterAutoscaler`, or deleted) gets no new
+//! first time nothing is pending, and the agent is alive all the same. Load balancers have to wait
+//! until then, but not where the tables and programs of an agent before are in force: they go on.
+//! A node that is about to be removed (taint `ToBeDeletedByClusterAutoscaler`, or deleted) gets no new
 //! connections, while those that it has go on.
 
 use std::{
@@ -45,6 +46,8 @@ pub struct Health {
     pub metrics: Arc<Metrics>,
     /// The cluster.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether an agent before this one filled the node's tables, and its programs are in force.
+    pub inherited: bool,
 }
 
 /// The body of an answer.
@@ -60,8 +63,12 @@ struct Body {
 impl Health {
     /// Whether the services of this node are balanced as the cluster asks for.
     pub fn is_serving(&self) -> bool {
-        let waiting = matches!(self.board.parts().get(reconcile::PART), Some(State::Waiting(_)));
-        !waiting && !self.is_stuck()
+        !self.is_waiting() && !self.is_stuck()
+    }
+
+    /// Whether not everything is known yet.
+    fn is_waiting(&self) -> bool {
+        matches!(self.board.parts().get(reconcile::PART), Some(State::Waiting(_)))
     }
 
     /// Returns when this agent serves as the one before it does, or should.
@@ -79,7 +86,8 @@ impl Health {
 
     /// Whether a change has been pending for too long.
     fn is_stuck(&self) -> bool {
-        self.metrics.arrivals.oldest().is_some_and(|oldest| oldest.elapsed() >= STALE_AFTER)
+        let since = self.metrics.arrivals.waiting_since();
+        since.is_some_and(|since| since.elapsed() >= STALE_AFTER)
     }
 
     /// Whether load balancers may use the node; yes as long as nothing is known of it.
@@ -91,7 +99,8 @@ impl Health {
     /// `/healthz`.
     pub(super) fn healthz(&self) -> Answer {
         let eligible = self.is_eligible();
-        let healthy = eligible && self.is_serving();
+        let balances = self.inherited || !self.is_waiting();
+        let healthy = eligible && balances && !self.is_stuck();
         self.metrics.proxy.healthz(healthy);
         self.answer(healthy, Some(eligible))
     }
@@ -139,7 +148,8 @@ mod tests {
         }
         // A receiver keeps its last value without a sender.
         let (_, snapshots) = watch::channel(Arc::new(snapshot));
-        Health { node: "n".into(), board: Arc::default(), metrics: Arc::default(), snapshots }
+        let (board, metrics) = (Arc::default(), Arc::default());
+        Health { node: "n".into(), board, metrics, snapshots, inherited: false }
     }
 
     fn statuses(health: &Health) -> (u16, u16) {
@@ -181,14 +191,48 @@ mod tests {
     }
 
     #[test]
+    fn f21_the_tables_of_an_agent_before_count_while_the_lists_are_awaited() {
+        let health = Health { inherited: true, ..health(None) };
+        health.board.report(reconcile::PART, State::Waiting("not known yet".into()));
+        assert_eq!(statuses(&health), (200, 200));
+        assert!(!health.is_serving(), "which endpoints are local is not known");
+        let goes = Some(Node { to_be_deleted: true, ..Node::named("n") });
+        let snapshots = tests::health(goes).snapshots;
+        let goes = Health { snapshots, ..health };
+        assert_eq!(statuses(&goes), (503, 200));
+    }
+
+    /// A change of the given age.
+    fn arrive(health: &Health, age: Duration) {
+        let at = ago(age);
+        let (kind, listed, trigger) = (Kind::Slices, false, None);
+        health.metrics.arrivals.note(Arrival { revision: 1, kind, at, listed, trigger });
+    }
+
+    fn ago(age: Duration) -> Instant {
+        Instant::now().checked_sub(age).unwrap()
+    }
+
+    #[test]
+    fn f21_an_agent_that_only_waits_for_its_lists_is_alive() {
+        let health = health(None);
+        health.metrics.arrivals.await_tables();
+        health.board.report(reconcile::PART, State::Waiting("not known yet".into()));
+        arrive(&health, STALE_AFTER * 2);
+        assert_eq!(statuses(&health), (503, 200));
+        // The others came: the changes from before are pending since now.
+        health.metrics.arrivals.begin_to_follow(ago(STALE_AFTER / 2));
+        assert_eq!(statuses(&health), (503, 200));
+        health.board.report(reconcile::PART, State::Degraded("a plan failed".into()));
+        assert_eq!(statuses(&health), (200, 200));
+    }
+
+    #[test]
     fn f21_changes_that_get_nowhere_fail_both() {
         let health = health(None);
         health.metrics.arrivals.await_tables();
-        let arrive = |age: Duration| {
-            let at = Instant::now().checked_sub(age).unwrap();
-            let (kind, listed, trigger) = (Kind::Slices, false, None);
-            health.metrics.arrivals.note(Arrival { revision: 1, kind, at, listed, trigger });
-        };
+        health.metrics.arrivals.begin_to_follow(ago(STALE_AFTER));
+        let arrive = |age| arrive(&health, age);
         arrive(STALE_AFTER / 2);
         assert_eq!(statuses(&health), (200, 200), "late, and not too late");
         health.metrics.arrivals.shown(1);

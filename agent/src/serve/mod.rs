@@ -328,8 +328,13 @@ mod tests {
     fn facts() -> Facts {
         let (board, metrics) = (Arc::<Board>::default(), Arc::<Metrics>::default());
         let (_, snapshots) = watch::channel(Arc::default());
-        let health =
-            Health { node: "n".into(), board: board.clone(), metrics: metrics.clone(), snapshots };
+        let health = Health {
+            node: "n".into(),
+            board: board.clone(),
+            metrics: metrics.clone(),
+            snapshots,
+            inherited: false,
+        };
         Facts {
             node: "n".into(),
             board,

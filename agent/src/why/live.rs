@@ -12,6 +12,15 @@ use mizzen_ebpf_abi::{
 
 use crate::apply::lookup::Records;
 
+/// Where packets to an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The neighbour that they are sent to: the address itself where that is on the link.
+    pub next_hop: Addr,
+    /// The node's address for it.
+    pub source: Addr,
+}
+
 /// The tables of a node at work.
 pub trait Live: Records {
     /// The node's record.
@@ -28,6 +37,9 @@ pub trait Live: Records {
     fn each_flow(&self, visit: &mut dyn FnMut(&FlowKey, &Flow) -> ControlFlow<()>);
     /// Whether a socket of the node takes what comes to this address and port from anyone.
     fn listens(&self, addr: &Addr, port: u16, protocol: u8) -> bool;
+    /// The way to an address as programs find it; none where there is no route, and on kernels that
+    /// don't tell programs the source of one.
+    fn way(&self, to: &Addr) -> Option<Way>;
     /// Seconds since boot, without suspend: the clock of flows and affinities.
     fn now_s(&self) -> u32;
 }

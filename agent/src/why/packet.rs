@@ -60,11 +60,10 @@ pub(super) fn explain(
             "the client is outside of the service's loadBalancerSourceRanges",
         );
     }
-    let config = live.node_config();
-    let facts = Facts { origin, frontend: frontend.flags, config: config.flags };
+    let (config, v4) = (live.node_config(), dialled.addr.is_v4());
+    let facts = Facts { origin, frontend: frontend.flags, config: config.flags, v4 };
     let bound = facts.bound_by_external_policy();
     let window = if bound { Window::outside(frontend) } else { Window::nearby(frontend) };
-    let v4 = dialled.addr.is_v4();
     let slots = match select::slots(live, frontend, window) {
         Ok(slots) => slots,
         Err(reason) => return nothing(PathName::Packet, reason, dialled, window),
@@ -138,6 +137,7 @@ fn masquerade(
     let masquerades = facts.masquerades(false);
     let usual = if masquerades { rewritten.clone() } else { String::new() };
     let exception = |candidate: &Candidate| {
+        let hairpin = address_of(candidate)?.is(&client.addr);
         let (address, reason) = if is_node(live, candidate) {
             // Only what leaves by an uplink and comes back meets the programs.
             if client.here && facts.origin == Origin::Node {
@@ -147,7 +147,13 @@ fn masquerade(
             } else {
                 (String::new(), "the backend is this node itself")
             }
-        } else if address_of(candidate)?.is(&client.addr) {
+        } else if !facts.masquerades(hairpin) {
+            return None;
+        } else if let Some(source) = in_pods_network(live, &address_of(candidate)?) {
+            let reason = "its way leads through the network of another plugin's pods, where this \
+                          node has this address";
+            (text(source), reason)
+        } else if hairpin {
             let reason = "the backend is the client itself, whose answer must come back here";
             (rewritten.clone(), reason)
         } else {
@@ -161,10 +167,17 @@ fn masquerade(
     Masquerade { address: usual, reason, exceptions }
 }
 
+/// The address that this node has in the network of another plugin's pods, where the way to a backend
+/// leads through that.
+fn in_pods_network(live: &impl Live, backend: &Addr) -> Option<Addr> {
+    let way = live.way(backend)?;
+    let leads_there = way.next_hop != *backend && select::is_of_pods(live, &way.source);
+    leads_there.then_some(way.source)
+}
+
 /// Why the source is rewritten or kept, where the backend is neither the client nor this node.
 fn source_reason(facts: &Facts, masquerades: bool) -> &'static str {
     let external = facts.frontend & frontend_flags::EXTERNAL != 0;
-    let blind = facts.config & node_config_flags::NO_POD_DETECTION != 0;
     let all = facts.config & node_config_flags::MASQUERADE_ALL != 0;
     match (external, masquerades) {
         (true, true) if facts.frontend & frontend_flags::KEEP_SOURCE == 0 => {
@@ -174,7 +187,9 @@ fn source_reason(facts: &Facts, masquerades: bool) -> &'static str {
         (true, false) => "externalTrafficPolicy Local keeps the client's address",
         (false, true) if all => "masqueradeAll is set",
         (false, true) => "the client is no pod: the answer must come back through this node",
-        (false, false) if blind => "pods can't be told from others, so nobody is masqueraded",
+        (false, false) if !facts.detects_pods() => {
+            "pods can't be told from others, so nobody is masqueraded"
+        }
         (false, false) => "a pod keeps its address towards a cluster IP",
     }
 }

@@ -40,10 +40,10 @@ pub(super) fn explain(
         }
     }
     // Where pods can't be told from others they are bound by the external policy (B47).
-    let blind = live.node_config().flags & node_config_flags::NO_POD_DETECTION != 0;
+    let v4 = dialled.addr.is_v4();
+    let blind = live.node_config().flags & node_config_flags::no_pod_detection(v4) != 0;
     let outside = blind && origin != Origin::Node;
     let window = if outside { Window::outside(frontend) } else { Window::nearby(frontend) };
-    let v4 = dialled.addr.is_v4();
     let slots = select::slots(live, frontend, window);
     // The node is a client by its own address; a pod by the one that its namespace is known by.
     let known = origin == Origin::Node || live.pod_netns(&client.addr).is_some();

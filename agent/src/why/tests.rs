@@ -18,7 +18,7 @@ use mizzen_ebpf_abi::{
     service::{Backend4, Frontend, FrontendKey, NO_SET, SetWord, backend_flags, frontend_flags},
 };
 
-use super::*;
+use super::{live::Way, *};
 use crate::{
     apply::{
         apply,
@@ -57,6 +57,7 @@ struct Memory {
     affinity: BTreeMap<AffinityKey, Affinity>,
     flows: BTreeMap<FlowKey, Flow>,
     listeners: BTreeSet<FrontendKey>,
+    ways: BTreeMap<IpAddr, Way>,
 }
 
 impl select::Tables for Memory {
@@ -115,6 +116,10 @@ impl Live for Memory {
 
     fn listens(&self, addr: &Addr, port: u16, protocol: u8) -> bool {
         self.listeners.contains(&FrontendKey::new(*addr, port, protocol))
+    }
+
+    fn way(&self, to: &Addr) -> Option<Way> {
+        self.ways.get(&IpAddr::from(*to)).copied()
     }
 
     fn now_s(&self) -> u32 {
@@ -249,6 +254,7 @@ fn memory(masquerade_all: bool) -> Memory {
         affinity,
         flows,
         listeners: BTreeSet::new(),
+        ways: BTreeMap::new(),
     }
 }
 
@@ -517,7 +523,12 @@ fn b47_b48_masquerading_follows_the_configuration() {
     assert_eq!(all.address, NODE);
     assert!(all.reason.contains("masqueradeAll"), "{}", all.reason);
     let mut blind = memory(false);
-    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION;
+    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION_V6;
+    let pod = tcp(&blind, POD, "192.0.2.1:30081");
+    for path in [&pod.packet, &pod.socket] {
+        assert_eq!(hosts(path), set(&[BACKEND, REMOTE]), "the other family is");
+    }
+    blind.tables.node_config.flags |= node_config_flags::NO_POD_DETECTION_V4;
     let outside = tcp(&blind, OUTSIDE, "10.96.0.7:80").packet;
     assert_eq!(masqueraded(&outside), "");
     let pod = tcp(&blind, POD, "192.0.2.1:30081");

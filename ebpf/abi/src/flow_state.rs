@@ -34,8 +34,10 @@ pub mod timeout {
     /// TCP, not answered yet, or the answer not confirmed: five retransmissions of a SYN fit. As
     /// `nf_conntrack_tcp_timeout_syn_recv`.
     pub const TCP_OPENING: u32 = 60;
-    /// TCP, both sides closed: long enough for a lost last ACK to be sent again.
-    pub const TCP_CLOSED: u32 = 30;
+    /// TCP, both sides closed: `nf_conntrack_tcp_timeout_time_wait`. As long as an end may be in
+    /// TIME-WAIT (Linux' own is for 60 s), it takes another client's SYN by this source port for one
+    /// of the connection before.
+    pub const TCP_CLOSED: u32 = 120;
     /// TCP, reset, and over on both sides or never confirmed.
     pub const TCP_RESET: u32 = 10;
     /// TCP, reset by one side, of which the other says nothing. Nobody here knows which sequence

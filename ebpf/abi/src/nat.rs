@@ -30,6 +30,8 @@ pub struct Facts {
     pub frontend: u32,
     /// Flags of the node's configuration: bits of [`node_config_flags`].
     pub config: u32,
+    /// Whether the address that it dials is one of IPv4.
+    pub v4: bool,
 }
 
 impl Facts {
@@ -43,9 +45,10 @@ impl Facts {
         }
     }
 
+    /// Whether pods are told from others by their addresses of this family.
     #[inline(always)]
-    const fn detects_pods(&self) -> bool {
-        self.config & node_config_flags::NO_POD_DETECTION == 0
+    pub const fn detects_pods(&self) -> bool {
+        self.config & node_config_flags::no_pod_detection(self.v4) == 0
     }
 
     /// Whether the external traffic policy binds this flow: not that of pods and of the node

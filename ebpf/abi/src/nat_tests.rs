@@ -19,8 +19,15 @@ struct Row {
     masqueraded: bool,
 }
 
+/// Of each family the same, where the configuration says the same of both.
 fn row(origin: Origin, frontend: u32, config: u32) -> Row {
-    let facts = Facts { origin, frontend, config };
+    let [v4, v6] = [true, false].map(|v4| row_of(v4, origin, frontend, config));
+    assert_eq!(v4, v6);
+    v4
+}
+
+fn row_of(v4: bool, origin: Origin, frontend: u32, config: u32) -> Row {
+    let facts = Facts { origin, frontend, config, v4 };
     Row { bound: facts.bound_by_external_policy(), masqueraded: facts.masquerades(false) }
 }
 
@@ -106,6 +113,20 @@ fn b47_without_detection_of_pods_they_are_outsiders() {
 }
 
 #[test]
+fn b47_detection_of_pods_is_a_familys_own() {
+    for blind_v4 in [true, false] {
+        let config = node_config_flags::no_pod_detection(blind_v4);
+        for v4 in [true, false] {
+            let like = if v4 == blind_v4 { NO_DETECTION } else { 0 };
+            for (number, origin, frontend, ..) in MATRIX {
+                let expected = row(origin, frontend, like);
+                assert_eq!(row_of(v4, origin, frontend, config), expected, "B{number} {v4}");
+            }
+        }
+    }
+}
+
+#[test]
 fn b48_masquerade_all_is_about_cluster_ips() {
     for detection in [0, NO_DETECTION] {
         for origin in [Origin::Pod, Origin::Node, Origin::Outside] {
@@ -123,7 +144,8 @@ fn b02_hairpin_is_always_masqueraded() {
     for origin in [Origin::Pod, Origin::Node, Origin::Outside] {
         for frontend in [CLUSTER_IP, CLUSTER_POLICY, LOCAL_POLICY] {
             for config in [0, MASQUERADE_ALL, NO_DETECTION] {
-                assert!(Facts { origin, frontend, config }.masquerades(true));
+                let facts = |v4| Facts { origin, frontend, config, v4 };
+                assert!(facts(true).masquerades(true) && facts(false).masquerades(true));
             }
         }
     }

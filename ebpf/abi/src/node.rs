@@ -100,10 +100,24 @@ pub mod node_config_flags {
     /// Masquerade everything sent to a ClusterIP, pods' traffic too (kube-proxy's
     /// `masqueradeAll`, reference B48).
     pub const MASQUERADE_ALL: u32 = 1 << 0;
-    /// Pods can't be told from others by their addresses (kube-proxy without a local detector,
-    /// reference B47): traffic to a ClusterIP is not masqueraded, and pods are bound by the
-    /// external traffic policy.
-    pub const NO_POD_DETECTION: u32 = 1 << 1;
+    /// Pods can't be told from others by their IPv4 addresses (kube-proxy without a local detector
+    /// for the family, reference B47): traffic to a ClusterIP is not masqueraded, and pods are bound
+    /// by the external traffic policy.
+    pub const NO_POD_DETECTION_V4: u32 = 1 << 1;
     /// What this node's pods send out of the cluster leaves under the node's address.
     pub const MASQUERADE_PODS: u32 = 1 << 2;
+    /// [`NO_POD_DETECTION_V4`] for IPv6.
+    pub const NO_POD_DETECTION_V6: u32 = 1 << 3;
+    /// Pods can't be told from others by any address.
+    pub const NO_POD_DETECTION: u32 = NO_POD_DETECTION_V4 | NO_POD_DETECTION_V6;
+
+    /// The bit that says so of a family: that of the address that is dialled.
+    #[inline(always)]
+    pub const fn no_pod_detection(v4: bool) -> u32 {
+        // In bits: a branch would double the ways that the verifier walks.
+        NO_POD_DETECTION_V4 << ((1 - v4 as u32) * 2)
+    }
+
+    const _: () = assert!(no_pod_detection(true) == NO_POD_DETECTION_V4);
+    const _: () = assert!(no_pod_detection(false) == NO_POD_DETECTION_V6);
 }

@@ -182,10 +182,17 @@ pub fn refuses_other_ports(tables: &impl Tables, addr: Addr) -> bool {
     tables.is_allocated(&addr) && tables.node_addr_flags(&addr).is_none()
 }
 
+/// Whether an address is in a range of pods. One of the node's that is has a way to other nodes' pods
+/// behind it, as another plugin's tunnel: what is masqueraded on that way has that address.
+#[inline(always)]
+pub fn is_of_pods(tables: &impl Tables, addr: &Addr) -> bool {
+    tables.cluster_range_flags(addr) & cluster_range_flags::PODS != 0
+}
+
 /// Where a flow comes from, by its source address.
 #[inline(always)]
 pub fn origin(tables: &impl Tables, source: Addr) -> Origin {
-    if tables.cluster_range_flags(&source) & cluster_range_flags::PODS != 0 {
+    if is_of_pods(tables, &source) {
         Origin::Pod
     } else if tables.node_addr_flags(&source).is_some() {
         Origin::Node

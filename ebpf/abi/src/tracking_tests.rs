@@ -225,7 +225,7 @@ fn nothing_opened() -> Opening {
     Opening {
         key: FlowKey::default(),
         to: Translation::default(),
-        facts: Facts { origin: Origin::Pod, frontend: 0, config: 0 },
+        facts: Facts { origin: Origin::Pod, frontend: 0, config: 0, v4: true },
         slots: Slots { set: SET, generation: 1, first: 1, count: 1, affinity_s: 0 },
         backend: 0,
         device: 0,

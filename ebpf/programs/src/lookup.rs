@@ -132,6 +132,12 @@ pub(crate) fn range_flags(addr: &Addr) -> u32 {
     Maps.cluster_range_flags(addr)
 }
 
+/// Whether an address is in a range of pods.
+#[inline(always)]
+pub(crate) fn is_of_pods(addr: &Addr) -> bool {
+    select::is_of_pods(&Maps, addr)
+}
+
 /// Whether a client may use the frontend.
 #[inline(always)]
 pub(crate) fn admits(frontend: &Frontend, client: &Addr, dialled: &Addr) -> bool {

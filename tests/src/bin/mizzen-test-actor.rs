@@ -78,6 +78,7 @@ impl Actor {
                 Ok(String::new())
             }
             ["connect", socket, to] => connect(self.socket(socket)?, parse(to)?),
+            ["begin", socket, to] => begin(self.socket(socket)?, parse(to)?),
             ["disconnect", socket] => disconnect(self.socket(socket)?),
             ["peer", socket] => Ok(name(&self.socket(socket)?.peer_addr()?)),
             ["send", socket, text] => {
@@ -180,6 +181,12 @@ fn connect(socket: &Socket, to: SocketAddr) -> io::Result<String> {
         socket.connect(&to.into())?;
     }
     Ok(String::new())
+}
+
+/// `connect()` that waits for nobody: an error that it gives was known without asking the network.
+fn begin(socket: &Socket, to: SocketAddr) -> io::Result<String> {
+    socket.set_nonblocking(true)?;
+    socket.connect(&to.into()).map(|()| String::new())
 }
 
 /// `connect()` to an address of no family, which ends a datagram socket's connection.

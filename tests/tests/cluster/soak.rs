@@ -26,10 +26,19 @@ const SERVICES: [(&str, u16); 2] = [("storm-x", 30_501), ("storm-y", 30_502)];
 /// New connections a second of each load; there are four.
 const RATE: &str = "500";
 
-/// A pod of the example: its name and its addresses.
+/// A pod of the example: its name, its node and its addresses.
 struct Pod {
     name: String,
+    node: String,
     addresses: Vec<String>,
+}
+
+/// How a pod is as an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Ready,
+    /// It still serves. What was so and is gone was deleted.
+    Terminating,
 }
 
 fn kills_under_churn(world: &World) -> Result<()> {
@@ -45,7 +54,7 @@ pub(super) fn under_churn(world: &World, harm: impl FnOnce(u64) -> Result<()>) -
     let pools = [&pods[..2], &pods[2..]];
     for ((name, port), pool) in SERVICES.into_iter().zip(pools) {
         world.api.apply(&service(name, port).to_string())?;
-        endpoints(world, name, pool)?;
+        endpoints(world, name, &ready(pool))?;
     }
     let outcome = storm(world, pools, seed, harm).with_context(|| format!("seed {seed}"));
     for (name, _) in SERVICES {
@@ -125,19 +134,26 @@ fn churn(world: &World, pools: [&[Pod]; 2], seed: u64, over: &AtomicBool) -> Res
     let mut dice = Dice::seeded(seed ^ 1);
     while !over.load(Relaxed) {
         for ((name, _), pool) in SERVICES.into_iter().zip(pools) {
-            let chosen = match dice.roll() % 3 {
-                0 => &pool[..1],
-                1 => &pool[1..],
-                _ => pool,
+            let certain = dice.below(pool.len());
+            let phase = |(index, pod): (usize, _)| match dice.roll() % 4 {
+                _ if index == certain => Some((pod, Phase::Ready)),
+                0 | 1 => Some((pod, Phase::Ready)),
+                2 => Some((pod, Phase::Terminating)),
+                _ => None,
             };
-            endpoints(world, name, chosen)?;
+            let chosen: Vec<_> = pool.iter().enumerate().filter_map(phase).collect();
+            endpoints(world, name, &chosen)?;
         }
         std::thread::sleep(Duration::from_millis(dice.roll() % 20));
     }
     for ((name, _), pool) in SERVICES.into_iter().zip(pools) {
-        endpoints(world, name, pool)?;
+        endpoints(world, name, &ready(pool))?;
     }
     Ok(())
+}
+
+fn ready(pool: &[Pod]) -> Vec<(&Pod, Phase)> {
+    pool.iter().map(|pod| (pod, Phase::Ready)).collect()
 }
 
 /// From a pod by ClusterIP, and from outside by node port; both families.
@@ -210,6 +226,7 @@ fn pods(world: &World) -> Result<Vec<Pod>> {
         let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
         Pod {
             name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            node: pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(),
             addresses: ips.filter_map(|ip| ip["ip"].as_str()).map(str::to_owned).collect(),
         }
     };
@@ -218,7 +235,8 @@ fn pods(world: &World) -> Result<Vec<Pod>> {
 
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
-/// A service without a selector: its endpoints are written by hand.
+/// A service without a selector: its endpoints are written by hand. Pods go on that were deleted by
+/// their endpoints' word, and so do their connections.
 fn service(name: &str, node_port: u16) -> Value {
     let port = |protocol: &str| {
         json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 80,
@@ -227,7 +245,7 @@ fn service(name: &str, node_port: u16) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "annotations": {"mizzen.dev/reset-on-delete": "false"}},
         "spec": {
             "type": "NodePort",
             "ipFamilyPolicy": "RequireDualStack",
@@ -237,13 +255,18 @@ fn service(name: &str, node_port: u16) -> Value {
 }
 
 /// Makes these pods the service's endpoints, in both families.
-fn endpoints(world: &World, service: &str, pods: &[Pod]) -> Result<()> {
+fn endpoints(world: &World, service: &str, pods: &[(&Pod, Phase)]) -> Result<()> {
     for (family, kind) in [("ipv4", "IPv4"), ("ipv6", "IPv6")] {
         let of_family = |ip: &&String| ip.contains(':') == (kind == "IPv6");
         let endpoints: Vec<Value> = pods
             .iter()
-            .filter_map(|pod| pod.addresses.iter().find(of_family))
-            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+            .filter_map(|(pod, phase)| {
+                let ip = pod.addresses.iter().find(of_family)?;
+                let (ready, terminating) = (*phase == Phase::Ready, *phase == Phase::Terminating);
+                let conditions =
+                    json!({"ready": ready, "serving": true, "terminating": terminating});
+                Some(json!({"addresses": [ip], "conditions": conditions, "nodeName": pod.node}))
+            })
             .collect();
         let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 8080});
         let slice = json!({

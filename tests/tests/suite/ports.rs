@@ -1,5 +1,5 @@
-//! An agent beside a program that has its ports, as a kube-proxy that it is to take the place of has
-//! them, and after another agent, which gives them. Needs root.
+//! The agent's ports: beside a program that has them, as a kube-proxy that it is to take the place
+//! of, after another agent, which gives them, and what load balancers are told at them. Needs root.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -93,6 +93,37 @@ fn an_agent_serves_while_kube_proxy_has_its_ports_and_takes_them_when_that_ends(
     assert_eq!(parts(host).1, "ready: ");
     drop(agent);
     assert!(!probe(host, "live", &[]), "an agent that is killed answers no more");
+}
+
+/// What the health port says, by both families: the same.
+fn health(host: &Host, path: &str) -> Result<u16, String> {
+    let ask = |ip| host.http(SocketAddr::new(ip, HEALTH_PORT), path);
+    let (v4, v6) = (ask(Ipv4Addr::LOCALHOST.into())?, ask(Ipv6Addr::LOCALHOST.into())?);
+    if v4.0 == v6.0 { Ok(v4.0) } else { Err(format!("{v4:?} {v6:?}")) }
+}
+
+/// The API server is away: load balancers go on with a node whose tables an agent before filled, and
+/// use none that has none.
+#[test]
+fn f21_an_agent_that_is_killed_keeps_its_node_in_load_balancers_and_a_new_node_waits() {
+    let mut field = Field::new();
+    let served = field.agent(&field.hosts[0], &[]);
+    wait::until("load balancers to use the node", LIMIT, || {
+        match health(&field.hosts[0], "/healthz") {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?} {}", served.log())),
+        }
+    });
+    field.stop_server();
+    drop(served);
+    for (host, balanced) in field.hosts.iter().zip([200, 503]) {
+        let agent = field.begin(host, &[]);
+        agent.until_logged("started");
+        wait::until("the health port", LIMIT, || health(host, "/livez").map(drop));
+        let codes = ["/healthz", "/livez"].map(|path| health(host, path));
+        assert_eq!(codes, [Ok(balanced), Ok(200)], "{}", agent.log());
+        assert_ne!(host.http(METRICS, "/readyz").unwrap().0, 200, "nothing is known");
+    }
 }
 
 /// Where kube-proxy stays, load balancers ask it.

@@ -103,6 +103,12 @@ impl Seat {
         self.way(SocketAddr::from((catalogue::cluster_ip(0), port)), self.label.clone())
     }
 
+    /// A way by any of the services.
+    pub fn by_number(&self, number: u32) -> Way {
+        let at = (catalogue::cluster_ip(number), catalogue::ECHO_PORT);
+        self.way(SocketAddr::from(at), self.label.clone())
+    }
+
     /// Waits until the service that is called at this size answers.
     pub fn await_answer(&self) -> Result<()> {
         let way = self.by_service(catalogue::ECHO_PORT);

@@ -1,6 +1,6 @@
 //! The maps that an agent uses, with the memory that the kernel charges for each.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, process::Command};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -9,9 +9,12 @@ use super::triple::Triple;
 use crate::{cluster::process::Started, invoke};
 
 /// A map, as `bpftool` lists it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Map {
     id: u64,
+    /// What it is made of.
+    #[serde(rename = "type", default)]
+    made_of: String,
     /// Its name; the kernel keeps 15 letters.
     #[serde(default)]
     pub name: String,
@@ -45,6 +48,49 @@ impl Map {
             Kind::Services
         }
     }
+}
+
+/// A key, an octet a word, as `bpftool` writes and reads them.
+pub type Key = Vec<String>;
+
+impl Map {
+    /// The keys of a hash.
+    pub fn keys(&self) -> Result<Vec<Key>> {
+        #[derive(Deserialize)]
+        struct Entry {
+            key: Key,
+        }
+        let list = invoke::capture(&mut self.command("dump", &[]))?;
+        let entries: Vec<Entry> =
+            serde_json::from_str(&list).context("bpftool printed no list of entries")?;
+        Ok(entries.into_iter().map(|entry| entry.key).collect())
+    }
+
+    /// Deletes an entry.
+    pub fn delete(&self, key: &Key) -> Result<()> {
+        invoke::capture(&mut self.command("delete", key)).map(drop)
+    }
+
+    /// Whether there is an entry.
+    pub fn holds(&self, key: &Key) -> Result<bool> {
+        Ok(invoke::output(&mut self.command("lookup", key))?.status.success())
+    }
+
+    fn command(&self, verb: &str, key: &[String]) -> Command {
+        let id = self.id.to_string();
+        let mut command = invoke::command("bpftool", ["--json", "map", verb, "id", &id]);
+        if !key.is_empty() {
+            command.arg("key").args(key);
+        }
+        command
+    }
+}
+
+/// The hash of that name which the agent holds.
+pub fn hash_of_agent(agent: &Started, triple: &Triple, name: &str) -> Result<Map> {
+    let maps = of_agent(agent, triple)?;
+    let found = maps.into_iter().find(|map| map.name == name && map.made_of == "hash");
+    found.with_context(|| format!("the agent holds no hash {name}"))
 }
 
 /// The maps that the agent holds or has pinned, largest first.
@@ -88,7 +134,7 @@ mod tests {
 
     #[test]
     fn maps_are_sorted_by_what_they_grow_with() {
-        let kind = |name: &str| Map { id: 1, name: name.into(), bytes: 0.0 }.kind();
+        let kind = |name: &str| Map { name: name.into(), ..Map::default() }.kind();
         assert_eq!(kind("FRONTENDS"), Kind::Services);
         assert_eq!(kind("BACKENDS4"), Kind::Services);
         assert_eq!(kind("FLOWS"), Kind::Traffic);

@@ -169,6 +169,11 @@ impl Figure {
         Self { bar: Some(Bar { bound, at_least: false, slack }), ..self }
     }
 
+    /// The spread, for people: one round has none.
+    pub fn spread_text(&self) -> String {
+        if self.rounds > 1 { format!("{:.3}", self.spread) } else { "–".to_owned() }
+    }
+
     /// Whether it is what it must be; none where nothing is asked of it.
     pub fn is_met(&self) -> Option<bool> {
         self.bar.map(|bar| {
@@ -189,10 +194,11 @@ impl std::fmt::Display for Bar {
 
 impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, value, unit, contender, rounds, spread, .. } = self;
+        let Self { name, value, unit, contender, rounds, .. } = self;
+        let spread = self.spread_text();
         write!(
             f,
-            "{name:<28} {value:>10.3} {unit:<6} ± {spread:<8.3} {contender} ({rounds} rounds)"
+            "{name:<28} {value:>10.3} {unit:<6} ± {spread:<8} {contender} ({rounds} rounds)"
         )?;
         match (self.bar, self.is_met()) {
             (Some(bar), Some(true)) => write!(f, ", must be {bar}: met"),
@@ -219,6 +225,13 @@ mod tests {
         });
         let found = serde_json::to_value(figure().at_least(0.99, 0.0)).expect("JSON");
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_single_round_has_no_spread() {
+        let once = Figure::once("audit-cpu", 0.6, "% of a core", "mizzen-agent").to_string();
+        assert!(once.contains("± – "), "{once}");
+        assert!(figure().to_string().contains("± 0.010 "), "{}", figure());
     }
 
     #[test]

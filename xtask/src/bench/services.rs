@@ -28,6 +28,8 @@ const SINGLE: &[&str] = &[
     update::IDLE_CPU,
     update::CALLS,
     update::AUDIT,
+    update::HEAL,
+    update::REFUSED,
     programs::NS,
 ];
 /// The names of the figures over the number of services.
@@ -93,19 +95,19 @@ fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<V
         || options.wants(conntrack::NAME);
     let calls = options.wants(update::CALLS);
     let large = options.wants_any(update::AT_LARGE.iter().copied());
-    let audit = options.wants(update::AUDIT);
+    let largest = options.wants_any([update::AUDIT, update::HEAL, update::REFUSED]);
     let programs = options.wants(programs::NS);
     let idle = options.wants_any([update::IDLE_RSS, update::IDLE_CPU]);
     let contends = |size: u32| all && SIZES.contains(&size) || compared && size == sockets::SIZE;
     let changes = |size: u32| {
         calls && update::SIZES.contains(&size)
             || large && size == update::LARGE
-            || audit && size == update::LARGEST
+            || largest && size == update::LARGEST
     };
 
     let mut seats = vec![world.seat(&Bare, 0)?, world.seat(&Bare, 0)?];
     let mut live = None;
-    if calls || large || audit || programs || idle {
+    if calls || large || largest || programs || idle {
         let seat = world.seat(&Mizzen { live: true }, 0)?;
         if idle {
             results.take("an agent with nothing to do", || update::idle(&seat))?;
@@ -156,6 +158,12 @@ fn of_changes(world: &World, live: &Seat, options: &Options, size: u32) -> Resul
     }
     if options.wants(update::AUDIT) && size == update::LARGEST {
         figures.extend(update::audit(world, live)?);
+    }
+    if options.wants(update::REFUSED) && size == update::LARGEST {
+        figures.extend(update::refused(world, live)?);
+    }
+    if options.wants(update::HEAL) && size == update::LARGEST {
+        figures.extend(update::heal(world, live)?);
     }
     if size == update::LARGE {
         let wanted = |name: &str| options.wants(name);

@@ -1,13 +1,13 @@
 //! The clients of the benchmarks: one operation after the other, each timed.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,14 @@ pub(super) fn connections(target: SocketAddr, length: Duration) -> Result<Run> {
         // A reset frees the port at once: a normal close would run out of ports in TIME-WAIT.
         let reset = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         Ok(setsockopt(&stream.as_fd(), sockopt::Linger, &reset)?)
+    })
+}
+
+pub(super) fn refusals(target: SocketAddr, length: Duration) -> Result<Run> {
+    repeat(length, || match TcpStream::connect(target) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("connecting to {target}")),
+        Ok(_) => bail!("{target} took a connection"),
     })
 }
 

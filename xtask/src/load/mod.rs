@@ -43,6 +43,8 @@ enum Mode {
     Rr(Client),
     /// Connect, a byte there and back, reset; as often as fits
     Connect(Client),
+    /// Connect to what nobody serves, and be refused; as often as fits
+    Refused(Client),
     /// One connected UDP socket; a byte there and back, as often as fits
     UdpConnected(Client),
     /// One UDP socket that is not connected; a byte there and back, as often as fits
@@ -120,6 +122,7 @@ pub fn run(options: &Load) -> Result<()> {
         Mode::Storm(options) => return storm::run(options),
         Mode::Rr(options) => measure(options, client::round_trips)?,
         Mode::Connect(options) => measure(options, client::connections)?,
+        Mode::Refused(options) => measure(options, client::refusals)?,
         Mode::UdpConnected(options) => measure(options, client::connected_datagrams)?,
         Mode::UdpUnconnected(options) => measure(options, client::unconnected_datagrams)?,
         Mode::Blast { client, rate } => {

@@ -20,7 +20,8 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const TOPOLOGY_MODE_ANNOTATION: &str = "service.kubernetes.io/topology-mode";
 /// The name that it had first.
 const TOPOLOGY_HINTS_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hints";
-/// What `spec.loadBalancerSourceRanges` was before it was a field: ranges with commas between.
+/// What `spec.loadBalancerSourceRanges` was before it was a field. Cloud providers read it, for what
+/// they have before the node; kube-proxy does not.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// For how long a client keeps its backend where the service does not say: three hours.
 const AFFINITY_DEFAULT_S: u32 = 10_800;
@@ -109,18 +110,19 @@ fn source_ranges(
     spec: &ServiceSpec<'_>,
     warnings: &mut Warnings,
 ) -> Option<Vec<Cidr>> {
-    let field = spec.load_balancer_source_ranges.iter().flatten().map(|text| &**text);
-    let mut texts: Vec<&str> = field.collect();
-    let mut name = "spec.loadBalancerSourceRanges";
-    if texts.is_empty() {
-        let annotation = meta.annotation(SOURCE_RANGES_ANNOTATION)?;
-        texts = annotation.split(',').filter(|text| !text.trim().is_empty()).collect();
-        name = SOURCE_RANGES_ANNOTATION;
+    const FIELD: &str = "spec.loadBalancerSourceRanges";
+    let texts = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    if !texts.is_empty() {
+        return Some(keep_good(texts, FIELD, range, warnings));
     }
-    if texts.is_empty() {
-        return None;
+    let annotation = meta.annotation(SOURCE_RANGES_ANNOTATION).unwrap_or_default();
+    if annotation.split(',').any(|text| !text.trim().is_empty()) {
+        warnings.push(format!(
+            "annotation {SOURCE_RANGES_ANNOTATION} binds nobody on this node, as with kube-proxy: \
+             name the ranges in {FIELD}"
+        ));
     }
-    Some(keep_good(&texts, name, range, warnings))
+    None
 }
 
 /// Whether the service asks for topology, so that the hints of its endpoints count (reference
@@ -286,8 +288,17 @@ mod tests {
         check("", "[' 1.2.3.0/24', '10.1.2.3/8 ']", (some(&["1.2.3.0/24", "10.0.0.0/8"]), 0));
         check("", "[1.2.3.4/33, x, 'fd00::1/64']", (some(&["fd00::/64"]), 2));
         check("", "[1.2.3.4]", (some(&[]), 1));
-        check("1.2.3.0/24, fd00::/8", "[]", (some(&["1.2.3.0/24", "fd00::/8"]), 0));
         check("1.2.3.0/24", "[0.0.0.0/0]", (some(&["0.0.0.0/0"]), 0));
+    }
+
+    #[test]
+    fn b19_source_ranges_of_the_annotation_bind_nobody_and_are_warned_of() {
+        let (value, warnings) = service_of(&format!(
+            "{{metadata: {{name: a, annotations: {{{SOURCE_RANGES_ANNOTATION}: '1.2.3.0/24, x'}}}},
+              spec: {{type: LoadBalancer}}}}"
+        ));
+        assert_eq!((value.source_ranges, warnings.len()), (None, 1), "{warnings:?}");
+        assert!(warnings[0].contains("spec.loadBalancerSourceRanges"), "{}", warnings[0]);
     }
 
     #[test]

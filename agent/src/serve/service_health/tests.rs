@@ -114,7 +114,7 @@ impl Bench {
         let (publish, snapshots) = watch::channel(Arc::new(snapshot));
         let (facts, known) = watch::channel(Some(facts()));
         let (board, metrics) = (Arc::default(), Arc::default());
-        let health = Health { node: "n".into(), board, metrics, snapshots };
+        let health = Health { node: "n".into(), board, metrics, snapshots, inherited: false };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(run(
             health.clone(),

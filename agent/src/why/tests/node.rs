@@ -40,3 +40,28 @@ fn b88_towards_a_backend_in_its_own_network_the_service_stands_for_the_node() {
     let pod = tcp(&live, POD, "10.96.0.13:80").packet.masquerade.unwrap();
     assert_eq!((&*pod.address, pod.exceptions.len()), ("", 0));
 }
+
+/// As `u05_what_is_masqueraded_into_an_overlay_is_from_there` meets it by packets.
+#[test]
+fn u05_towards_pods_behind_another_plugins_tunnel_the_node_has_its_address_there() {
+    const THERE: &str = "10.244.0.0";
+    let mut live = memory(false);
+    let range = AddrRange { addr: ip("10.244.0.0").into(), prefix_len: 96 + 16 };
+    live.tables.cluster_ranges.insert(range, cluster_range_flags::PODS);
+    let told = |live: &Memory| {
+        let masquerade = tcp(live, OUTSIDE, "192.0.2.1:30080").packet.masquerade.unwrap();
+        assert_eq!(masquerade.address, NODE);
+        let told = masquerade.exceptions.into_iter().map(|of| (of.candidate, of.address));
+        told.collect::<Vec<_>>()
+    };
+    let way = |next_hop, source| Way { next_hop: ip(next_hop).into(), source: ip(source).into() };
+    for (next_hop, source) in [("192.0.2.2", NODE), (REMOTE, THERE)] {
+        live.ways.insert(ip(REMOTE), way(next_hop, source));
+        assert_eq!(told(&live), [], "by a router of the wire, or on the link");
+    }
+    live.ways.insert(ip(REMOTE), way("10.244.1.0", THERE));
+    assert_eq!(told(&live), [("10.244.1.5:8080".to_owned(), THERE.to_owned())]);
+    // Who keeps its address keeps it there, too.
+    let kept = tcp(&live, POD, "10.96.0.7:80").packet.masquerade.unwrap();
+    assert_eq!((&*kept.address, kept.exceptions.len()), ("", 0));
+}

@@ -98,6 +98,29 @@ fn u03_ports_of_what_came_to_nothing_are_given_again_where_none_is_free() {
     }
 }
 
+/// The backend's end is in TIME-WAIT, and takes a SYN by that port for one of the connection before.
+#[test]
+fn u03_the_port_of_a_closed_connection_is_not_given_to_another_while_one_is_free() {
+    for v4 in [true, false] {
+        let mut pair = Pair::new(v4, 1_000);
+        for port in 1..=3 {
+            pair.take(dial(port));
+            for flags in [tcp::SYN | tcp::ACK, tcp::FIN | tcp::ACK] {
+                pair.take(Step::Answer { of: port as usize - 1, flags });
+                pair.take(say(port, flags & !tcp::SYN));
+            }
+        }
+        let closed: Vec<_> = pair.model.conversations.iter().map(|known| known.seen).collect();
+        pair.take(Step::Pause(119));
+        pair.take(dial(4));
+        assert!(closed.iter().all(|seen| pair.host.entry(&seen.reversed()).is_some()), "{v4}");
+        assert_eq!(pair.model.conversations.len(), 4);
+        pair.take(dial(5));
+        assert_eq!(pair.model.conversations.len(), 4, "where none is free, one is given again");
+        assert!(pair.model.conversations.iter().any(|known| known.dialled.source_port == [0, 5]));
+    }
+}
+
 #[test]
 fn u03_a_full_table_makes_room_of_what_is_over_and_of_nothing_else() {
     for v4 in [true, false] {

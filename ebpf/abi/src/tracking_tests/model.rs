@@ -49,7 +49,7 @@ impl Conversation {
         if given_up && (!self.confirmed || both(|end| end.finished || end.reset)) {
             10
         } else if both(|end| end.finished) {
-            30
+            120
         } else if !self.confirmed {
             60
         } else if given_up {

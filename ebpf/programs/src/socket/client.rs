@@ -63,12 +63,14 @@ pub(super) fn opted_out(sock: &SockAddr) -> bool {
     pod.is_some_and(|pod| pod.flags & endpoint_flags::NO_SOCKET_TRANSLATION != 0)
 }
 
-/// The window that the socket's backend comes from. Where pods can't be told from others they are
-/// bound by the external traffic policy (reference B47).
+/// The window that the socket's backend comes from. Where pods can't be told from others by their
+/// addresses of the family that is dialled, they are bound by the external traffic policy (reference
+/// B47).
 #[inline(always)]
-pub(super) fn window(frontend: &Frontend, sock: &SockAddr) -> Window {
+pub(super) fn window(frontend: &Frontend, sock: &SockAddr, v4: bool) -> Window {
     if frontend.flags & frontend_flags::EXTERNAL != 0
-        && NODE_CONFIG.get(0).map_or(0, |config| config.flags) & node_config_flags::NO_POD_DETECTION
+        && NODE_CONFIG.get(0).map_or(0, |config| config.flags)
+            & node_config_flags::no_pod_detection(v4)
             != 0
         && !is_node(sock)
     {

@@ -80,7 +80,8 @@ fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslate
     let dialled = Dialled::in_call::<F>(sock);
     let frontend =
         service(sock, &dialled, protocol).map_err(|reason| unserved(sock, &dialled, &reason))?;
-    let slots = slots(&frontend, sock).map_err(|reason| refused(frontend.set, reason))?;
+    let slots = slots(&frontend, sock, dialled.addr.is_v4())
+        .map_err(|reason| refused(frontend.set, reason))?;
     let hash = if protocol == protocol::TCP {
         // SAFETY: no preconditions.
         unsafe { bpf_get_prandom_u32() }

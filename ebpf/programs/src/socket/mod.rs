@@ -83,10 +83,10 @@ fn admits(frontend: &Frontend, sock: &SockAddr, dialled: &Addr) -> bool {
             .is_some_and(|client| lookup::admits(frontend, &client, dialled))
 }
 
-/// The slots that the socket may choose from.
+/// The slots that the socket may choose from, where it dials an address of this family.
 #[inline(always)]
-fn slots(frontend: &Frontend, sock: &SockAddr) -> Result<Slots, NoBackend> {
-    lookup::slots(frontend, client::window(frontend, sock))
+fn slots(frontend: &Frontend, sock: &SockAddr, v4: bool) -> Result<Slots, NoBackend> {
+    lookup::slots(frontend, client::window(frontend, sock, v4))
 }
 
 /// The backend for the socket: that of its client where clients keep theirs, else the one that

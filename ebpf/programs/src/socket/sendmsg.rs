@@ -60,10 +60,10 @@ fn send<F: Family>(sock: &SockAddr) -> i32 {
 #[inline(always)]
 fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
     let frontend = service(sock, dialled, protocol::UDP).ok()?;
-    let slots = slots(&frontend, sock).ok()?;
+    let v4 = dialled.addr.is_v4();
+    let slots = slots(&frontend, sock, v4).ok()?;
     let peers = peers::created(sock)?;
     let now = peers.tick();
-    let v4 = dialled.addr.is_v4();
     let held = peers.newest(&dialled.addr, dialled.port, slots.set);
     let backend = if slots.affinity_s == 0 {
         if let Some(peer) = held

@@ -17,7 +17,7 @@ use mizzen_ebpf_abi::{
     conntrack::FlowKey,
     counters::Counter,
     nat::Translation,
-    node::{Endpoint, cluster_range_flags, endpoint_flags},
+    node::{Endpoint, endpoint_flags},
     packet::{Bytes, Packet},
     service::NO_SET,
     tunnel::{DEVICE_MAC, OUTER_WORDS, SOURCE_MAC},
@@ -325,7 +325,7 @@ pub(super) fn put_source_in_pods_network(
     }
     let source =
         if v4 { Addr::from_v4(fib.source[0].to_ne_bytes()) } else { Addr::from_words(fib.source) };
-    if lookup::range_flags(&source) & cluster_range_flags::PODS != 0 {
+    if lookup::is_of_pods(&source) {
         to.source = source;
     }
 }

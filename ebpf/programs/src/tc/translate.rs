@@ -87,6 +87,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
         origin: lookup::origin(key.source),
         frontend: frontend.flags,
         config: config.flags,
+        v4: key.destination.is_v4(),
     };
     let window = if opening.facts.bound_by_external_policy() {
         Window::outside(&frontend)

@@ -122,21 +122,25 @@ pub(super) fn add_service(snapshot: &mut Snapshot, name: &str, vip: std::net::Ip
 
 /// Makes these the service's endpoints.
 pub(super) fn set_endpoints(snapshot: &mut Snapshot, name: &str, endpoints: &[SocketAddr]) {
+    let port = endpoints.first().map_or(1, SocketAddr::port);
+    set_states(snapshot, name, port, endpoints.iter().map(|addr| endpoint(*addr)).collect());
+}
+
+/// Likewise, as they are; all have one port.
+pub(super) fn set_states(snapshot: &mut Snapshot, name: &str, port: u16, endpoints: Vec<Endpoint>) {
     let service = ObjectKey::new("default", name);
     let slice = format!("{name}-1");
-    let port = |name: &str, protocol| EndpointPort {
-        name: name.into(),
-        protocol,
-        port: endpoints.first().map_or(1, SocketAddr::port),
-    };
+    let port = |name: &str, protocol| EndpointPort { name: name.into(), protocol, port };
+    let ipv6 = endpoints.iter().any(|endpoint| endpoint.address.is_ipv6());
     let value = EndpointSlice {
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
-        endpoints: endpoints.iter().map(|addr| endpoint(*addr)).collect(),
-        ..EndpointSlice::new(service.clone(), &slice, endpoints.iter().any(SocketAddr::is_ipv6))
+        endpoints,
+        ..EndpointSlice::new(service.clone(), &slice, ipv6)
     };
     snapshot.slices.insert((service, slice.as_str().into()), Arc::new(value));
 }
 
-fn endpoint(addr: SocketAddr) -> Endpoint {
+/// A ready endpoint on this node.
+pub(super) fn endpoint(addr: SocketAddr) -> Endpoint {
     Endpoint { site: Site::on(NODE), ..Endpoint::ready_at(addr.ip()) }
 }

@@ -7,3 +7,4 @@ mod tables;
 mod unsteady;
 mod watches;
 mod whole_load;
+mod windows;

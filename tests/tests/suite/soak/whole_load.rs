@@ -30,7 +30,7 @@ use super::{
 /// The node port of the service that clients outside use.
 const NODE_PORT: u16 = 30_080;
 /// Pods of each node.
-const PODS: u8 = 3;
+pub(super) const PODS: u8 = 3;
 /// Services that change as well, and are used by nobody.
 const OTHERS: u8 = 2;
 /// `cargo xtask test` breaks plans off at every so many writes.
@@ -38,14 +38,14 @@ const STRIDE: u64 = 20;
 
 /// The services under load are `x`, whose endpoints are the first node's pods, and `y`, whose are
 /// the second's.
-struct Load {
-    lab: Lab,
+pub(super) struct Load {
+    pub(super) lab: Lab,
     family: Family,
     actors: Vec<Actor>,
 }
 
 impl Load {
-    fn new(lab: Lab, family: Family) -> Self {
+    pub(super) fn new(lab: Lab, family: Family) -> Self {
         Self { lab, family, actors: Vec::new() }
     }
 
@@ -53,7 +53,7 @@ impl Load {
         self.lab.nodes[node].pods.iter().map(|pod| pod.server(self.family)).collect()
     }
 
-    fn services(&self) -> Vec<(String, std::net::IpAddr, Vec<SocketAddr>)> {
+    pub(super) fn services(&self) -> Vec<(String, std::net::IpAddr, Vec<SocketAddr>)> {
         let pools = [self.pool(0), self.pool(1)];
         let others = (0..OTHERS).map(|number| format!("other-{number}"));
         let names = ["x", "y"].into_iter().map(str::to_owned).chain(others);
@@ -65,7 +65,7 @@ impl Load {
     }
 
     /// All services with all their endpoints, on a node with the lab's addresses.
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let mut snapshot = empty();
         let length = if self.family == Family::V4 { 16 } else { 48 };
         let node = Node {
@@ -92,7 +92,7 @@ impl Load {
         NodeFacts { addresses: [address].into(), ..NodeFacts::default() }
     }
 
-    fn agent(&self, left: Option<u64>) -> Agent {
+    pub(super) fn agent(&self, left: Option<u64>) -> Agent {
         let maps = self.lab.nodes[0].datapath.maps().unwrap();
         match left {
             None => Agent::of_node(Box::new(maps), self.facts()),
@@ -105,7 +105,7 @@ impl Load {
 
     /// At sockets of the node; packet by packet from a client outside, and from a pod whose sockets
     /// are nobody's.
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let [first, second] = &self.lab.nodes;
         let vip = |last| SocketAddr::new(self.family.service(last), PORT);
         let port = SocketAddr::new(self.lab.address_of_node(0, self.family), NODE_PORT);
@@ -124,7 +124,7 @@ impl Load {
     }
 
     /// Nothing failed, and no program refused, dropped or was led astray.
-    fn end(mut self, told: &str) {
+    pub(super) fn end(mut self, told: &str) {
         for (who, actor) in ["sockets", "outside", "a pod"].into_iter().zip(&mut self.actors) {
             let load = actor.stop();
             assert_eq!(load.failed, 0, "{told}, {who}: {}", load.first_failure);

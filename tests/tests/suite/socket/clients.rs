@@ -10,6 +10,7 @@ use mizzen_ebpf_abi::{
         protocol::{TCP, UDP},
     },
     counters::Counter,
+    node::node_config_flags,
     service::frontend_flags,
 };
 use mizzen_tests::{
@@ -303,6 +304,34 @@ fn b52_b53_source_ranges_bind_pods_and_the_node_by_their_addresses() {
         // B56: at run time.
         bed.node().tables.maps.remove_source_ranges(&[range(inside)]).unwrap();
         assert!(!bed.translates(0, ranged[1]));
+    });
+}
+
+/// The same by the pod's packets, which it opts out for. The node is bound by nothing.
+#[test]
+fn b47_where_pods_are_not_detected_by_the_dialled_family_the_external_policy_binds_them() {
+    each_family(|bed| {
+        let windows = Windows { external: (0, 1), nearby: (1, 1), ..Windows::default() };
+        let local = frontend_flags::EXTERNAL | frontend_flags::KEEP_SOURCE;
+        let [tcp, udp] = [TCP, UDP].map(|protocol| {
+            let (set, ids) = bed.set(0);
+            bed.lead(set, &ids, windows, 0);
+            bed.frontend(200, protocol, set, local)
+        });
+        bed.actors[1] = bed.lab.nodes[0].node.actor();
+        let own = node_config_flags::no_pod_detection(bed.family != Family::V6);
+        let other = node_config_flags::NO_POD_DETECTION & !own;
+        for translated in [true, false] {
+            let node = &bed.lab.nodes[0];
+            node.annotate(&node.pods[0], translated);
+            for (flags, name) in [(0, "b"), (other, "b"), (own, "a"), (own | other, "a")] {
+                bed.node().configure(flags);
+                let case = format!("{:?} {translated} {flags:#b}", bed.family);
+                assert_eq!(bed.ask(0, tcp), name, "{case}");
+                assert_eq!(bed.ask_udp(0, udp), name, "{case}");
+                assert_eq!(bed.ask(1, tcp), "b", "{case}: the node");
+            }
+        }
     });
 }
 

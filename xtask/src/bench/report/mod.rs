@@ -84,12 +84,12 @@ fn bars(text: &mut String, figures: &[Figure]) -> std::fmt::Result {
     writeln!(text, "|---|---|---|---|---|---|")?;
     for figure in figures {
         let (Some(bar), Some(met)) = (figure.bar, figure.is_met()) else { continue };
-        let Figure { name, contender, value, unit, spread, .. } = figure;
+        let (Figure { name, contender, value, unit, .. }, spread) = (figure, figure.spread_text());
         let unit = if *unit == "ratio" { String::new() } else { format!(" {unit}") };
         let met = if met { "yes" } else { "**no**" };
         writeln!(
             text,
-            "| `{name}` | {contender} | {value:.3}{unit} | {spread:.3} | {bar}{unit} | {met} |"
+            "| `{name}` | {contender} | {value:.3}{unit} | {spread} | {bar}{unit} | {met} |"
         )?;
     }
     Ok(())
@@ -101,11 +101,9 @@ fn all(text: &mut String, figures: &[Figure]) -> std::fmt::Result {
     writeln!(text, "| figure | value | unit | spread | contender | rounds |")?;
     writeln!(text, "|---|---|---|---|---|---|")?;
     for figure in figures {
-        let Figure { name, value, unit, spread, contender, rounds, .. } = figure;
-        writeln!(
-            text,
-            "| `{name}` | {value:.3} | {unit} | {spread:.3} | {contender} | {rounds} |"
-        )?;
+        let Figure { name, value, unit, contender, rounds, .. } = figure;
+        let spread = figure.spread_text();
+        writeln!(text, "| `{name}` | {value:.3} | {unit} | {spread} | {contender} | {rounds} |")?;
     }
     Ok(())
 }
@@ -134,6 +132,10 @@ mod tests {
         bars(&mut text, &[figure]).expect("text");
         let row = "| `socket-rr` | mizzen / direct | 0.900 | 0.010 | >= 0.99 | **no** |";
         assert!(text.contains(row), "{text}");
+        let once = Figure::once("audit-cpu", 0.6, "% of a core", "mizzen").at_most(1.0, 0.0);
+        let mut text = String::new();
+        bars(&mut text, &[once]).expect("text");
+        assert!(text.contains("| 0.600 % of a core | – | <= 1 % of a core | yes |"), "{text}");
     }
 
     #[test]

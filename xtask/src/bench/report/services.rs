@@ -7,6 +7,7 @@ use crate::bench::{Area, Figure, contender::BESIDE, packet, plot, results::Resul
 
 const INTRODUCTION: &str = "Each contender has a client, a node and a backend of its own: three network namespaces in a row, the same for all. `bare` is such a row without any service, where the client calls the backend itself, and is the reference. `direct beside X` calls the backend itself on a node that X serves. `nftables` and `iptables` are rule sets in the shape that kube-proxy gives them, with conntrack; `mizzen` is the agent without its CNI and DNS, with its packet programs at every link of the node.
 Client and echo server share one CPU, so that a round trip is what it costs; CPU time is that of both and of the kernel in their context. Connections are: connect, a byte there and back, reset.
+`watch-to-map-p99` is judged at the rate of changes that `watch-to-map-rate` says: where that is below its bar, the p99 is not judged.
 ";
 
 /// The section.
