@@ -174,22 +174,10 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
         snapshots: shared.snapshots.all.clone(),
         inherited: datapath.as_ref().is_some_and(Datapath::was_in_force),
     };
-    let services = match datapath {
-        Some(datapath) => {
-            let ports = (given, Arc::clone(&ports));
-            start_datapath(config, datapath, &shared, &health, ports, &mut stages)?
-        }
-        None => {
-            // Nobody would answer at those of services.
-            drop(given);
-            Services::default()
-        }
-    };
+    let passed = (given, Arc::clone(&ports));
+    let services = start_services_role(config, datapath, &shared, &health, passed, &mut stages)?;
     let Services { programs, pods, queries, explainer, followers, checker, ledger } = services;
-    if config.cni && pods.is_none() {
-        shared.board.report(podnet::datapath::PART, podnet::datapath::without_programs());
-    }
-    let pods = pods.unwrap_or_else(|| Arc::new(NoDatapath));
+    let pods = pods.unwrap_or_else(|| without_programs(config, &shared));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
     start_notices(config, &shared, &servers, &mut stages.intake)?;
@@ -341,6 +329,27 @@ struct Services {
     followers: Option<Followers>,
     checker: Option<Checker>,
     ledger: Option<Ledger>,
+}
+
+/// What there is of services; nothing, and no port of theirs, where the role is off.
+fn start_services_role(
+    config: &Config,
+    datapath: Option<Datapath>,
+    shared: &Shared,
+    health: &Health,
+    ports: (GivenPorts, Arc<OpenSockets>),
+    stages: &mut Stages,
+) -> anyhow::Result<Services> {
+    let Some(datapath) = datapath else { return Ok(Services::default()) };
+    start_datapath(config, datapath, shared, health, ports, stages)
+}
+
+/// For an agent without programs: it says what pods lack.
+fn without_programs(config: &Config, shared: &Shared) -> Arc<dyn PodDatapath> {
+    if config.cni {
+        shared.board.report(podnet::datapath::PART, podnet::datapath::without_programs());
+    }
+    Arc::new(NoDatapath)
 }
 
 fn start_datapath(

@@ -128,6 +128,7 @@ mod tests {
     struct Told(RefCell<Vec<&'static str>>);
 
     impl Told {
+        #[expect(clippy::unnecessary_wraps, reason = "as the callers give it")]
         fn tell<T>(&self, what: &'static str, gives: T) -> Result<T, TaskError> {
             self.0.borrow_mut().push(what);
             Ok(gives)

@@ -110,6 +110,7 @@ impl Patience {
 }
 
 /// What a look led to.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Turn {
     /// A step was done.
     Did,
