@@ -31,6 +31,7 @@ pub mod scrape;
 pub mod services;
 pub mod sockets;
 pub mod statistics;
+pub mod takeover;
 pub mod triple;
 pub mod turns;
 pub mod update;

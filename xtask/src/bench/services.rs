@@ -11,12 +11,14 @@ use super::{
     mizzen::{self, Mizzen},
     packet, programs,
     results::{Options, Results},
-    scale, sockets, update, whole,
+    scale, sockets, takeover, update, whole,
     world::{self, World},
 };
 use crate::{
     cluster::{Layout, process},
+    image::node::SIZE_MAX,
     invoke,
+    product::{self, Profile},
     step::step,
 };
 
@@ -32,12 +34,16 @@ const SINGLE: &[&str] = &[
     update::REFUSED,
     programs::NS,
 ];
+/// The figure of the container image.
+const IMAGE: &str = "image-size";
+/// The names of the figures that have nothing in common with others.
+const APART: &[&str] = &[takeover::NAME, IMAGE];
 /// The names of the figures over the number of services.
 const SCALE: &[&str] = &["scale-flatness", "vs-nft-connect-rate", "direct-beside-services"];
 
 /// Every name that `--only` can begin with.
 pub fn names() -> Vec<&'static str> {
-    let groups = [whole::NAMES, SCALE, update::AT_LARGE, SINGLE];
+    let groups = [whole::NAMES, SCALE, update::AT_LARGE, SINGLE, APART];
     groups.into_iter().flatten().copied().chain(sockets::names()).collect()
 }
 
@@ -45,13 +51,29 @@ pub fn names() -> Vec<&'static str> {
 pub fn measure(options: &Options) -> Result<Results> {
     let layout = world::layout(options.profile);
     let mut results = Results::of(Area::Services);
-    if options.wants_any(names().into_iter().filter(|name| !whole::NAMES.contains(name))) {
+    let apart = |name: &&str| whole::NAMES.contains(name) || APART.contains(name);
+    if options.wants_any(names().into_iter().filter(|name| !apart(name))) {
         world::within(&layout, |layout| side_by_side(layout, options, &mut results))?;
     }
     if options.wants_any(whole::NAMES.iter().copied()) {
         results.take("the whole product", || world::within(&layout, whole::measure))?;
     }
+    if options.wants(takeover::NAME) {
+        results.take(takeover::NAME, || world::within(&layout, takeover::measure))?;
+    }
+    if options.wants(IMAGE) {
+        results.take(IMAGE, || image(options.profile))?;
+    }
     Ok(results)
+}
+
+/// How large the container image is, compressed as it is stored and sent.
+fn image(profile: Profile) -> Result<Vec<Figure>> {
+    const MB: f64 = 1e6;
+    let octets = |size: u64| f64::from(u32::try_from(size).unwrap_or(u32::MAX));
+    let size = octets(product::build_node_image(profile)?.size) / MB;
+    let most = octets(SIZE_MAX) / MB;
+    Ok(vec![Figure::once(IMAGE, size, "MB", "OCI layout, compressed").at_most(most, 0.0)])
 }
 
 /// Everything that contenders compete in.
