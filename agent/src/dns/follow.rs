@@ -1,6 +1,6 @@
 //! The file beside the configuration: read, validated and put in force while the agent runs. A
 //! file that can't be used leaves what was in force, of an agent that begins what is
-//! [kept](super::kept) of an earlier one. One that says what it said is read and not
+//! [kept] of an earlier one. One that says what it said is read and not
 //! understood again: a table of hosts may have a hundred thousand lines.
 
 use std::{

@@ -23,7 +23,7 @@ pub const OUTER_V6: usize = 40 + 8 + 8;
 /// Octets of the Ethernet header inside.
 const INNER_ETHERNET: usize = 14;
 /// Octets that go in front of an IP packet on its way through the tunnel over IPv4.
-pub const INSERTED_V4: usize = OUTER_V4 + INNER_ETHERNET;
+pub const INSERTED_V4: u32 = 50;
 /// Hops that an outer packet may take.
 pub const TTL: u8 = 64;
 
@@ -47,8 +47,9 @@ pub struct Outer<'a> {
 }
 
 /// Words of an [`Outer`]: what goes in front, and the first octets of the packet inside.
-pub const OUTER_WORDS: usize = (INSERTED_V4 + 2) / 4;
-const _: () = assert!(OUTER_WORDS * 4 == INSERTED_V4 + 2);
+pub const OUTER_WORDS: usize = (OUTER_V4 + INNER_ETHERNET + 2) / 4;
+const _: () = assert!(INSERTED_V4 as usize == OUTER_V4 + INNER_ETHERNET);
+const _: () = assert!(OUTER_WORDS * 4 == OUTER_V4 + INNER_ETHERNET + 2);
 
 /// The outer packet's source port, by a hash of the flow inside, so that the network's and the other
 /// node's queues tell flows apart (RFC 7348 section 5: one of the dynamic ports).
@@ -69,7 +70,7 @@ impl Outer<'_> {
         const VXLAN: [u8; 4] = (VNI << 8).to_be_bytes();
         const D: [u8; 6] = DEVICE_MAC;
         const S: [u8; 6] = SOURCE_MAC;
-        let total = INSERTED_V4 as u32 + self.inner_len;
+        let total = INSERTED_V4 + self.inner_len;
         if total > 0xffff {
             return None;
         }

@@ -147,9 +147,9 @@ mod tests {
         model::node::KubeProxy,
     };
 
-    fn core_dns(replicas: i32, before: Option<i32>) -> Option<Vec<CoreDns>> {
+    fn core_dns(replicas: i32, before: Option<i32>) -> Vec<CoreDns> {
         let (namespace, name) = (NAMESPACE.to_owned(), "coredns".to_owned());
-        Some(vec![CoreDns { namespace, name, replicas, before }])
+        vec![CoreDns { namespace, name, replicas, before }]
     }
 
     /// Two nodes that are Mizzen's.
@@ -179,25 +179,25 @@ mod tests {
 
     #[test]
     fn it_goes_when_every_agent_answers_and_comes_back_as_it_was() {
-        let running = seen(core_dns(2, None));
+        let running = seen(Some(core_dns(2, None)));
         assert_eq!(words(&running, Way::There, &[]), ["a?", "b?", "coredns 2 -> 0", "a.", "b."]);
         assert_eq!(words(&running, Way::There, &["a"]), Vec::<String>::new(), "not for one node");
         assert_eq!(words(&seen(None), Way::There, &[]), Vec::<String>::new(), "not asked for");
-        let gone = seen(core_dns(0, Some(2)));
+        let gone = seen(Some(core_dns(0, Some(2))));
         assert_eq!(words(&gone, Way::There, &[]), Vec::<String>::new());
         assert_eq!(words(&gone, Way::Back, &[])[0], "coredns -> 2");
         assert_eq!(
-            next(&seen(core_dns(0, None)), Way::There, &[]),
+            next(&seen(Some(core_dns(0, None))), Way::There, &[]),
             Next::Done,
             "somebody else did"
         );
-        let before = words(&seen(core_dns(2, None)), Way::Back, &[]);
+        let before = words(&seen(Some(core_dns(2, None))), Way::Back, &[]);
         assert!(!before.iter().any(|word| word.contains("coredns")), "{before:?}");
     }
 
     #[test]
     fn an_answer_counts_for_the_question_of_a_moment_ago() {
-        let mut seen = seen(core_dns(2, None));
+        let mut seen = seen(Some(core_dns(2, None)));
         let now_s = seen.now_s;
         let answer = |asked: u64, answers: bool| {
             Some(Answer { asked, answers, said: vec!["why".to_owned()] })

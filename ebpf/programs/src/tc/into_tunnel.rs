@@ -95,7 +95,7 @@ fn wrap(skb: Skb, packet: &Packet, way: &mut Way) -> Option<()> {
     if deliver::route(skb, sent, (to, config.tunnel_port.to_be_bytes()), 0, way) != Found::Way {
         return None;
     }
-    skb.wrap_v4(tunnel::INSERTED_V4 as u32).ok()?;
+    skb.wrap_v4(tunnel::INSERTED_V4).ok()?;
     // The room is there: it can't fail.
     skb.store_words(packet.l3, &way.outer, 0).ok()
 }
