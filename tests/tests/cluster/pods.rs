@@ -293,10 +293,14 @@ fn host_network(world: &World) -> Result<()> {
     outcome
 }
 
+/// Moves them in two steps, the second within the folder: containerd reads its configurations anew
+/// for a name that goes, and not for one that comes from elsewhere.
 fn move_files(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)?.flatten() {
-        fs::rename(entry.path(), to.join(entry.file_name()))?;
+        let (coming, come) = (to.join(".coming"), to.join(entry.file_name()));
+        fs::rename(entry.path(), &coming)?;
+        fs::rename(&coming, &come)?;
     }
     Ok(())
 }
