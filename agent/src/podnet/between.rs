@@ -15,6 +15,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use mizzen_ebpf_abi::maps;
+
 use super::{
     heal::Healed,
     interface,
@@ -27,7 +29,6 @@ use super::{
     ways::{OVERHEAD_V4, Ways},
 };
 use crate::model::node::Cidr;
-use mizzen_ebpf_abi::maps;
 
 /// So many refusals of the kernel are said one by one.
 const REFUSALS_SAID: usize = 8;
