@@ -285,15 +285,23 @@ where
 {
     let tracker = TaskTracker::new();
     loop {
+        // At the end, who waits in the kernel's queue is left to the next agent.
         let accepted = tokio::select! {
+            biased;
             () = cancel.cancelled() => break,
             accepted = accept() => accepted,
         };
         match accepted {
             Ok(Some(stream)) => {
+                // Who was accepted is no longer in that queue: dropped here, they were reset.
+                let late = async {
+                    cancel.cancelled().await;
+                    tokio::time::sleep(LEAVING).await;
+                };
                 let permit = tokio::select! {
-                    () = cancel.cancelled() => break,
+                    biased;
                     permit = Arc::clone(&connections).acquire_owned() => permit?,
+                    () = late => break,
                 };
                 let (routes, switch) = (routes.clone(), switch.clone());
                 let cancel = cancel.clone();
@@ -432,5 +440,31 @@ mod tests {
             assert!(said.contains(" 200 OK") && said.ends_with("answered"), "{said:?}");
         }
         server.await.unwrap().unwrap();
+    }
+
+    /// Of two agents that hold one listener, one of them answers, however the end of the first and a
+    /// connection meet.
+    #[tokio::test]
+    async fn who_connects_at_the_end_is_answered_by_one_of_two_agents() {
+        for _ in 0..64 {
+            let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            held.set_nonblocking(true).unwrap();
+            let (at, next) = (held.local_addr().unwrap(), held.try_clone().unwrap());
+            let mut client = TcpStream::connect(at).await.unwrap();
+            client.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+            let serve = |held, cancel| {
+                let routes = |_| async { Answer::text("answered") };
+                serve_tcp(TcpListener::from_std(held).unwrap(), routes, cancel)
+            };
+            let (ended, runs) = (CancellationToken::new(), CancellationToken::new());
+            ended.cancel();
+            serve(held, ended).await.unwrap();
+            let server = tokio::spawn(serve(next, runs.clone()));
+            let mut said = String::new();
+            client.read_to_string(&mut said).await.unwrap();
+            assert!(said.ends_with("answered"), "{said:?}");
+            runs.cancel();
+            server.await.unwrap().unwrap();
+        }
     }
 }

@@ -229,12 +229,7 @@ fn nobody_who_asks_for_health_or_metrics_is_refused_in_a_roll_out() {
         }
         drop(end);
         let failures: Vec<_> = failed.iter().flatten().collect();
-        // In some hand-overs one connection that the agent before has just accepted is reset, and why
-        // is not known: more than one each is something else.
-        let (reset, refused): (Vec<_>, Vec<_>) =
-            failures.into_iter().partition(|failure| failure.contains("reset by peer"));
-        assert!(refused.is_empty(), "{refused:#?}\n{}", agent.log());
-        assert!(reset.len() <= 2, "{reset:#?}\n{}", agent.log());
+        assert!(failures.is_empty(), "{failures:#?}\n{}", agent.log());
     });
 }
 
