@@ -11,7 +11,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{
     Figure,
-    catalogue::ECHO_PORT,
+    catalogue::{ECHO_PORT, SIZES},
     contender::{Rules, Seat},
     mizzen, sockets,
     triple::{At, Triple},
@@ -21,8 +21,8 @@ use crate::cluster::{Layout, process, up};
 
 /// The figure's name.
 pub const NAME: &str = "takeover-lost";
-/// How many services there are.
-const SIZE: u32 = 100;
+/// How many services there are: a size whose called service somebody answers behind.
+const SIZE: u32 = SIZES[2];
 /// Loads of each kind: a TCP flow, a UDP flow, new connections one after another. One ends with an
 /// error as soon as anything of it is lost.
 const LOADS: [(&str, usize); 3] = [("rr", 8), ("udp-connected", 8), ("connect", 4)];
