@@ -31,7 +31,7 @@ use crate::{
         },
         result, runtime_config,
     },
-    wire::{Command, MAX_MESSAGE, Request, Response},
+    wire::{self, Command, MAX_MESSAGE, Request, Response},
 };
 
 /// No call takes longer. Runtimes hold a lock over all of a node's pods meanwhile.
@@ -86,7 +86,11 @@ fn dispatch(
         // No list means that the runtime did not say, not that nothing is valid.
         Verb::Gc => match conf.valid_attachments.clone() {
             None => Ok(None),
-            Some(valid) => done(&ask(invocation, conf, Command::Gc { valid }, None, deadline)?),
+            Some(valid) => {
+                // Before an agent is waited for, who may connect pods first.
+                let command = Command::Gc { valid, called: wire::uptime().ok() };
+                done(&ask(invocation, conf, command, None, deadline)?)
+            }
         },
         Verb::Status => {
             let answer = ask(invocation, conf, Command::Status, None, deadline);

@@ -6,7 +6,7 @@
 //! [`VERSION`] that they speak: during an upgrade they may differ.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     io::{IoSlice, IoSliceMut, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
@@ -130,10 +130,13 @@ pub enum Command {
         /// The addresses that the runtime remembers; empty: any.
         addresses: Vec<IpAddr>,
     },
-    /// Disconnect every pod that is not in the list.
+    /// Disconnect every pod that is not in the list and is no younger than that.
     Gc {
         /// All that the runtime knows.
         valid: Vec<Attachment>,
+        /// When the plugin was called, by [`uptime`]; plugins of former times don't say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        called: Option<u64>,
     },
     /// Could an ADD succeed now?
     Status,
@@ -147,6 +150,15 @@ impl Command {
             _ => 1,
         }
     }
+}
+
+/// Hundredths of a second since the machine started (`/proc/uptime`): the clock that a plugin and the
+/// agent share.
+pub fn uptime() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/uptime")?;
+    let digits: String =
+        text.chars().take_while(|one| *one != ' ').filter(char::is_ascii_digit).collect();
+    digits.parse().map_err(io::Error::other)
 }
 
 /// What a runtime asks of an interface beyond its being there (`runtimeConfig`, `args`,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -17,10 +17,14 @@ use crate::redact::redact;
 /// Where it goes.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct BugReport {
-    /// The file that is written; it must not be there [default: mizzen-bugreport-TIME.tar.gz]
+    /// The file that is written, which must not be there, or - for standard output
+    /// [default: mizzen-bugreport-TIME.tar.gz]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
+
+/// The name of standard output.
+const STDOUT: &str = "-";
 
 /// What the agent is asked, each with the file that the answer goes to.
 const ASKED: &[(&str, &str)] = &[
@@ -73,17 +77,34 @@ impl BugReport {
         let path = self.file.clone().unwrap_or_else(|| {
             PathBuf::from(format!("mizzen-bugreport-{}.tar.gz", now.as_second()))
         });
-        let texts = gather(|question| get(state_dir, question), now);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.with_context(|| {
-            format!("make {}, which must not be there yet; --file names another", path.display())
-        })?;
-        pack(file, &texts, now).with_context(|| format!("write {}", path.display()))?;
-        println!(
-            "wrote {}: {} files, with secrets removed. It names pods, services and addresses of this \
-             cluster: look into it before you hand it on.",
-            path.display(),
+        let gathered = || gather(|question| get(state_dir, question), now);
+        let count = if path.as_os_str() == STDOUT {
+            let stdout = io::stdout().lock();
+            anyhow::ensure!(
+                !stdout.is_terminal(),
+                "standard output is a terminal: lead it to a file, or name one with --file"
+            );
+            let texts = gathered();
+            pack(stdout, &texts, now).context("write to standard output")?;
             texts.len()
+        } else {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            let file = file.with_context(|| {
+                format!(
+                    "make {}, where no file may be yet; --file names another, and - is standard \
+                     output, for where nothing can be written",
+                    path.display()
+                )
+            })?;
+            let texts = gathered();
+            pack(file, &texts, now).with_context(|| format!("write {}", path.display()))?;
+            texts.len()
+        };
+        // Beside the archive, where that goes to standard output.
+        eprintln!(
+            "wrote {}: {count} files, with secrets removed. It names pods, services and addresses of \
+             this cluster: look into it before you hand it on.",
+            path.display(),
         );
         Ok(Outcome::Ok)
     }

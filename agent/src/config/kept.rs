@@ -2,7 +2,8 @@
 //!
 //! An agent that names it depends on a ConfigMap of kube-proxy's, which somebody may remove once
 //! kube-proxy is gone. It then goes on with what it had, and says so. A kubeconfig in the same folder
-//! is one of the same ConfigMap, and holds no secret; it is kept too.
+//! is one of the same ConfigMap, as a rule, and names files of tokens and keys; it is kept too. One
+//! that holds a token, a key or a password itself is a node's own, and is not copied.
 
 use std::{
     fs, io,
@@ -74,7 +75,10 @@ impl Source {
     pub(super) fn keep(&self) -> io::Result<()> {
         let Some(folder) = self.folder.as_ref().filter(|_| !self.is_kept) else { return Ok(()) };
         if let Some(path) = &self.kubeconfig {
-            put(&folder.join(KUBECONFIG), &fs::read_to_string(path)?)?;
+            let text = fs::read_to_string(path)?;
+            if !holds_secrets(&text) {
+                put(&folder.join(KUBECONFIG), &text)?;
+            }
         }
         put(&folder.join(CONFIG), &self.text)
     }
@@ -90,6 +94,18 @@ impl Source {
             folder.display()
         ))
     }
+}
+
+/// Whether a kubeconfig has something in it that lets who reads it in, by itself or for all that can
+/// be told.
+fn holds_secrets(kubeconfig: &str) -> bool {
+    const SECRET: [&str; 6] =
+        ["token", "client-key-data", "password", "auth-provider", "exec", "username"];
+    let read: Result<serde_json::Value, _> = serde_yaml_ng::from_str(kubeconfig);
+    let Ok(read) = read else { return true };
+    let users = read["users"].as_array().into_iter().flatten();
+    let mut fields = users.filter_map(|user| user["user"].as_object()).flatten();
+    fields.any(|(name, _)| SECRET.contains(&&**name))
 }
 
 /// Writes it, where it is not so.
@@ -167,6 +183,26 @@ mod tests {
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o666)).unwrap();
         let error = anyhow::Error::from(resolved(&flags).unwrap_err());
         assert!(format!("{error:#}").contains("others than root"), "{error:#}");
+    }
+
+    #[test]
+    fn a_kubeconfig_with_a_secret_in_it_is_not_kept() {
+        for (user, is_kept) in [
+            ("{tokenFile: /token}", true),
+            ("{client-key: /key, client-certificate: /crt}", true),
+            ("{token: hunter2}", false),
+            ("{client-key-data: aHVudGVyMg==}", false),
+            ("{password: hunter2, username: me}", false),
+            ("{", false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let flags = flags(root.path());
+            let text = format!("users: [{{name: a, user: {{}}}}, {{name: b, user: {user}}}]");
+            fs::write(root.path().join("map/kubeconfig.conf"), text).unwrap();
+            resolved(&flags).unwrap().keep_kube_proxys().unwrap();
+            let copy = root.path().join("data/kube-proxy/kubeconfig.conf");
+            assert_eq!(copy.exists(), is_kept, "{user}");
+        }
     }
 
     #[test]

@@ -142,7 +142,9 @@ impl Keeper {
         self.pods.set_cut(cut::reason(&interfaces, &addresses, internal_ips));
         // Before the list of nodes is complete, a route that is not wanted yet may be tomorrow's.
         if !snapshot.synced.nodes {
-            self.pods.set_mtu(self.config.mtu.unwrap_or(uplink));
+            // Nor is it known which link is the uplink, and whether pods need a tunnel.
+            let mtu = self.config.mtu.or_else(|| self.pods.last_mtu());
+            self.pods.set_mtu(mtu.unwrap_or(uplink));
             return Ok(Vec::new());
         }
         let on_link = on_link(&interfaces, &addresses);

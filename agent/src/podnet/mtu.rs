@@ -49,6 +49,13 @@ pub fn of_tunnel(uplink: u32, overhead: u32) -> u32 {
 }
 
 impl Pods {
+    /// The MTU of the pod that was connected last; none where there is no pod.
+    pub fn last_mtu(&self) -> Option<u32> {
+        let entries = self.entries().into_iter().map(|(_, entry)| entry);
+        let live = entries.filter(|entry| entry.phase == Phase::Live);
+        live.max_by_key(|entry| entry.serial).map(|entry| entry.mtu)
+    }
+
     /// Gives pods that were connected under another MTU the one that pods have now. How many.
     pub fn follow_mtu(&self) -> Result<usize, String> {
         let mtu = self.mtu.load(Ordering::Relaxed);

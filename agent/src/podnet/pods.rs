@@ -22,7 +22,7 @@ use mizzen_cni::{
         CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, LIMITED, OPERATION_FAILED, TRY_AGAIN_LATER,
         UNAVAILABLE, UNKNOWN_CONTAINER,
     },
-    wire::{Attachment, Failure, Link, Pod, Requested},
+    wire::{self, Attachment, Failure, Link, Pod, Requested},
 };
 
 use super::{
@@ -50,6 +50,8 @@ pub struct Pods {
     /// Holds the journals.
     pub(super) state_dir: PathBuf,
     ledger: Mutex<Ledger>,
+    /// When this agent connected a pod, by [`wire::uptime`].
+    born: Mutex<BTreeMap<Attachment, u64>>,
     pub(super) claims: Claims,
     pub(super) datapath: Arc<dyn PodDatapath>,
     /// Links that an agent made whose journal is lost, by name.
@@ -124,6 +126,7 @@ impl Pods {
         Ok(Self {
             state_dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             ledger: Mutex::new(Ledger::open(path, boot, excluded, Duration::ZERO)?),
+            born: Mutex::default(),
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
@@ -247,6 +250,10 @@ impl Pods {
         self.ledger()
             .set_phase(attachment, Phase::Live)
             .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
+        if let Ok(now) = wire::uptime() {
+            let mut born = self.born.lock().unwrap_or_else(PoisonError::into_inner);
+            born.insert(attachment.clone(), now);
+        }
         (self.at_step)(Step::Live);
         Ok(answer(attachment, entry))
     }
@@ -311,11 +318,21 @@ impl Pods {
         Ok(())
     }
 
-    /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile
-    /// is younger than the runtime's list and stays. Links that no record is about are of the one
-    /// network whose configuration the agent writes.
-    pub fn gc(&self, network: &str, valid: &[Attachment], limit: Duration) -> Result<(), Failure> {
+    /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile, or
+    /// was since the runtime `called` (by [`wire::uptime`]), is younger than the list and stays. Links
+    /// that no record is about are of the one network whose configuration the agent writes.
+    pub fn gc(
+        &self,
+        network: &str,
+        valid: &[Attachment],
+        called: Option<u64>,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let valid: BTreeSet<_> = valid.iter().collect();
+        let born = self.born.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_younger = |attachment| {
+            called.is_some_and(|called| born.get(attachment).is_some_and(|born| *born >= called))
+        };
         let stale: Vec<_> = self
             .ledger()
             .entries()
@@ -323,6 +340,7 @@ impl Pods {
                 entry.network == network
                     && entry.phase != Phase::Reserved
                     && !valid.contains(attachment)
+                    && !is_younger(*attachment)
             })
             .map(|(attachment, _)| attachment.clone())
             .collect();
@@ -383,6 +401,7 @@ impl Pods {
     /// Ends what withdrew a pod: its link, and then its addresses. The caller holds the claim.
     pub(super) fn finish(&self, attachment: &Attachment, withdrawn: Result<(), Box<dyn Error>>) {
         let deleted = link::delete(&attachment.host_ifname());
+        self.born.lock().unwrap_or_else(PoisonError::into_inner).remove(attachment);
         (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
             withdrawn?;

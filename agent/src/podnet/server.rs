@@ -152,7 +152,7 @@ fn perform(
         Command::Check { attachment, addresses } => {
             pods.check(&attachment, &addresses, &netns()?, limit)
         }
-        Command::Gc { valid } => pods.gc(&network, &valid, limit),
+        Command::Gc { valid, called } => pods.gc(&network, &valid, called, limit),
         Command::Status => pods.status(),
     }?;
     Ok(None)

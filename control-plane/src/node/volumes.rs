@@ -75,9 +75,10 @@ impl PodVolumes {
         self.0.exists()
     }
 
-    /// Makes volumes, or brings them up to date.
+    /// Makes volumes, or brings them up to date: each of them, though another can't be.
     pub(super) fn make(&self, plans: &[VolumePlan]) -> Result<(), VolumeError> {
-        plans.iter().try_for_each(|plan| self.make_one(plan))
+        let made: Vec<_> = plans.iter().map(|plan| self.make_one(plan)).collect();
+        made.into_iter().collect()
     }
 
     fn make_one(&self, plan: &VolumePlan) -> Result<(), VolumeError> {
@@ -89,10 +90,11 @@ impl PodVolumes {
             }
             Content::Empty { memory, size } => {
                 let root = self.0.join(&plan.name);
-                let fresh = !root.exists();
+                let mut fresh = !root.exists();
                 work.folder(&root)?;
                 if *memory {
-                    work.tmpfs(&root, *size)?;
+                    // After a reboot the folder is there, and what was mounted on it is not.
+                    fresh |= work.tmpfs(&root, *size)?;
                 }
                 if fresh {
                     // Whoever the containers run as, they share it.
@@ -173,19 +175,20 @@ impl Work<'_> {
             .map_err(self.failed("setting the permissions of", path))
     }
 
-    /// Memory instead of a disk, unless it is there already.
-    fn tmpfs(&self, path: &Path, size: Option<u64>) -> Result<(), VolumeError> {
+    /// Memory instead of a disk; whether it was not there yet.
+    fn tmpfs(&self, path: &Path, size: Option<u64>) -> Result<bool, VolumeError> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let target = path.display().to_string();
         if mounts.lines().any(|line| line.split(' ').nth(1) == Some(&target)) {
-            return Ok(());
+            return Ok(false);
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
         let options = format!("mode=0755{size}");
         mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(io::Error::from)
-            .map_err(self.failed("mounting memory at", path))
+            .map_err(self.failed("mounting memory at", path))?;
+        Ok(true)
     }
 
     /// Makes or checks a path of the node, as its `type` says.
@@ -238,8 +241,33 @@ impl Work<'_> {
         let old = fs::read_link(&data).ok();
         let version = format!("..{}", uuid::Uuid::new_v4().simple());
         let folder = root.join(&version);
-        self.folder(&folder)?;
-        self.own(&folder, group, 0o755)?;
+        if let Err(error) = self.write(&folder, files, group) {
+            // Each attempt is a folder of its own; a full disk is not to get fuller by them.
+            let _half_written = fs::remove_dir_all(&folder);
+            return Err(error);
+        }
+        let next = root.join(DATA_NEXT);
+        let _of_an_earlier_attempt = fs::remove_file(&next);
+        symlink(&version, &next)
+            .and_then(|()| fs::rename(&next, &data))
+            .map_err(self.failed("putting in force", &data))?;
+        self.link_names(root, files)?;
+        if let Some(old) = old {
+            let old = root.join(old);
+            fs::remove_dir_all(&old).map_err(self.failed("removing", &old))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a version of the files to a new folder.
+    fn write(
+        &self,
+        folder: &Path,
+        files: &[File],
+        group: Option<u32>,
+    ) -> Result<(), VolumeError> {
+        self.folder(folder)?;
+        self.own(folder, group, 0o755)?;
         for file in files {
             let path = folder.join(&file.path);
             if let Some(parent) = path.parent() {
@@ -254,16 +282,6 @@ impl Work<'_> {
             }
             fs::set_permissions(&path, PermissionsExt::from_mode(mode))
                 .map_err(self.failed("setting the permissions of", &path))?;
-        }
-        let next = root.join(DATA_NEXT);
-        let _of_an_earlier_attempt = fs::remove_file(&next);
-        symlink(&version, &next)
-            .and_then(|()| fs::rename(&next, &data))
-            .map_err(self.failed("putting in force", &data))?;
-        self.link_names(root, files)?;
-        if let Some(old) = old {
-            let old = root.join(old);
-            fs::remove_dir_all(&old).map_err(self.failed("removing", &old))?;
         }
         Ok(())
     }
@@ -369,6 +387,36 @@ mod tests {
 
         volumes.remove().unwrap();
         assert!(!volumes.exist());
+        volumes.remove().unwrap();
+    }
+
+    #[test]
+    fn one_volume_that_can_not_be_made_stops_no_other_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = PodVolumes::of(dir.path(), "u");
+        // A file where a folder has to be.
+        let broken = VolumePlan { name: "w".into(), ..files(&[("a", "1"), ("a/b", "2")]) };
+        let error = volumes.make(&[broken.clone(), files(&[("a", "1")])]).unwrap_err();
+        assert!(error.to_string().starts_with("volume \"w\""), "{error}");
+        assert_eq!(fs::read_to_string(dir.path().join("u/v/a")).unwrap(), "1");
+        assert!(volumes.make(&[broken]).is_err());
+        assert_eq!(fs::read_dir(dir.path().join("u/w")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_in_memory_is_everyones_after_a_reboot_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = PodVolumes::of(dir.path(), "u");
+        let root = dir.path().join("u/v");
+        fs::create_dir_all(&root).unwrap();
+        let memory = plan(Content::Empty { memory: true, size: Some(1 << 20) }, &[]);
+        let mode = || fs::metadata(&root).unwrap().permissions().mode() & 0o777;
+        volumes.make(std::slice::from_ref(&memory)).unwrap();
+        assert_eq!(mode(), 0o777);
+        // What its owner made of it stays.
+        fs::set_permissions(&root, PermissionsExt::from_mode(0o700)).unwrap();
+        volumes.make(&[memory]).unwrap();
+        assert_eq!(mode(), 0o700);
         volumes.remove().unwrap();
     }
 

@@ -32,6 +32,9 @@ const REFUSALS: &str = "\
 {{- if not (hasPrefix .Values.bpffs.path (.Values.config.bpffs | default \"/sys/fs/bpf/mizzen\")) }}
 {{- fail \"config.bpffs has to be a folder below bpffs.path\" }}
 {{- end }}
+{{- if and .Values.metrics.enabled (hasPrefix \"127.\" (.Values.config.metricsBindAddress | default \"127.0.0.1:10249\")) }}
+{{- fail \"metrics.enabled takes a config.metricsBindAddress that Prometheus reaches, such as [::]:10249: on 127.0.0.1 all targets are down\" }}
+{{- end }}
 ";
 
 /// The files, by their paths in the chart.

@@ -11,10 +11,14 @@ pub(super) fn text() -> String {
 Description=Mizzen node agent: Services, pod network and DNS of a Kubernetes node
 Wants=network-online.target
 After=network-online.target
+# A kubeconfig that is not there yet, or an API server that is away, may last: it is tried on.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
+# As kubelets name nodes; nodeName in the configuration counts where it says otherwise.
+Environment=NODE_NAME=%H
 ExecStartPre=/usr/bin/mizzen-agent config check --config /etc/mizzen/agent.yaml
 ExecStart=/usr/bin/mizzen-agent run --config /etc/mizzen/agent.yaml
 # It says that it serves when it knows the cluster, and the API server may be late.
@@ -55,6 +59,15 @@ WantedBy=multi-user.target
 mod tests {
     use super::*;
     use crate::invoke;
+
+    /// What ends at once is started again a second later, for as long as it takes.
+    #[test]
+    fn systemd_never_gives_up() {
+        let text = text();
+        let (of_unit, of_service) = text.split_once("[Service]").expect("sections");
+        assert!(of_unit.contains("\nStartLimitIntervalSec=0\n"), "{of_unit}");
+        assert!(of_service.contains("\nRestart=always\nRestartSec=1\n"), "{of_service}");
+    }
 
     #[test]
     fn systemd_understands_the_unit() {

@@ -28,6 +28,9 @@ const NAME: &str = "kube-proxy";
 const NAMESPACE: &str = "kube-system";
 /// The label and annotation of windows' nodes, on which no Mizzen runs.
 const OS: &str = "kubernetes.io/os";
+/// Labels of nodes on which no DaemonSet of Linux runs: Windows, virtual kubelets, EKS Fargate.
+const NO_DAEMONS: [(&str, &str); 3] =
+    [(OS, "windows"), ("type", "virtual-kubelet"), ("eks.amazonaws.com/compute-type", "fargate")];
 
 /// Why it can't be seen what there is.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +157,7 @@ impl Seen {
             proxies.push(proxy);
         }
         let nodes: Vec<Node> = list(client, "nodes", &ListParams::default()).await?;
-        let nodes = nodes.iter().filter(|node| !is_windows(node));
+        let nodes = nodes.iter().filter(|node| runs_daemons(node));
         let mut nodes: Vec<_> = nodes.map(|node| node_seen(node, &pods)).collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         let dns = dns(client).await?;
@@ -250,8 +253,11 @@ fn is_daemon(of: &ObjectMeta) -> bool {
     of.owner_references.iter().flatten().any(|owner| owner.kind == "DaemonSet")
 }
 
-fn is_windows(node: &Node) -> bool {
-    node.metadata.labels.iter().flatten().any(|(key, os)| key == OS && os == "windows")
+/// Whether DaemonSets of Linux run there: neither on Windows, nor on what stands for a cloud's
+/// service that runs each pod on a machine of its own. Nobody is to wait for those.
+fn runs_daemons(node: &Node) -> bool {
+    let mut labels = node.metadata.labels.iter().flatten();
+    !labels.any(|(key, value)| NO_DAEMONS.contains(&(key.as_str(), value.as_str())))
 }
 
 async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
@@ -409,6 +415,23 @@ mod tests {
         }
         proxy.follow(&serde_json::from_value(json!({"metadata": {"generation": 1}})).unwrap());
         assert!(!proxy.observed);
+    }
+
+    #[test]
+    fn nobody_waits_for_nodes_without_daemon_sets() {
+        let node = |labels: serde_json::Value| -> Node {
+            serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap()
+        };
+        for (labels, expected) in [
+            (json!({}), true),
+            (json!({OS: "linux", "type": "worker"}), true),
+            (json!({"eks.amazonaws.com/compute-type": "ec2"}), true),
+            (json!({OS: "windows"}), false),
+            (json!({OS: "linux", "type": "virtual-kubelet"}), false),
+            (json!({OS: "linux", "eks.amazonaws.com/compute-type": "fargate"}), false),
+        ] {
+            assert_eq!(runs_daemons(&node(labels.clone())), expected, "{labels}");
+        }
     }
 
     #[test]

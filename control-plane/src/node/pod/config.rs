@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeMount};
 
 use super::{
     super::runtime::{
@@ -149,24 +149,22 @@ fn termination(container: &Container) -> Termination {
     }
 }
 
-/// The plans of all volumes that containers mount, to bring them up to date. A volume whose objects
-/// are gone stays as it is.
+/// The plans of all volumes with files that containers mount, to bring them up to date. A volume
+/// whose objects are gone stays as it is, and holds up no other.
 pub(super) fn mounted_volumes(sources: Sources<'_>) -> Vec<VolumePlan> {
-    let spec = sources.pod.spec.as_ref();
-    let containers = spec
-        .into_iter()
-        .flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let Some(spec) = &sources.pod.spec else { return Vec::new() };
+    let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let is_mounted = |volume: &&Volume| {
+        let mut mounts = containers().flat_map(|one| one.volume_mounts.iter().flatten());
+        mounts.any(|mount| mount.name == volume.name)
+    };
     let group = privileges::fs_group(sources.pod).unwrap_or_default();
-    let plans = containers
-        .filter_map(|container| volumes::plan(sources, container, &[], group).ok())
-        .flat_map(|(plans, _)| plans);
-    let mut all: Vec<VolumePlan> = Vec::new();
-    for plan in plans.filter(|plan| matches!(plan.content, Content::Files { .. })) {
-        if !all.iter().any(|known| known.name == plan.name) {
-            all.push(plan);
-        }
-    }
-    all
+    let mounted = spec.volumes.iter().flatten().filter(is_mounted);
+    let plans = mounted.filter_map(|volume| {
+        let plan = volumes::one(sources, volume, group);
+        plan.inspect_err(|why| tracing::debug!(%why, "a volume stays as it is")).ok()
+    });
+    plans.filter(|plan| matches!(plan.content, Content::Files { .. })).collect()
 }
 
 /// The container is a sidecar: an init container that goes on running (KEP-753).

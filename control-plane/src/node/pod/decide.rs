@@ -31,6 +31,10 @@ const SHORTER_BY: Duration = Duration::from_secs(1);
 /// The grace of a pod that names none.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
+/// What the kubelet says of a pod that ran for longer than its spec lets it.
+const OVERDUE: (&str, &str) =
+    ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+
 /// What was decided, with what the status needs to know of why.
 #[derive(Debug, Default)]
 pub(super) struct Decision {
@@ -46,6 +50,8 @@ pub(super) struct Decision {
     pub waiting: BTreeMap<String, Waiting>,
     /// The pod has come to its end.
     pub outcome: Option<Outcome>,
+    /// Why, where its containers don't say it: a word, and for people.
+    pub why: Option<(&'static str, &'static str)>,
 }
 
 /// Why a container waits.
@@ -118,7 +124,7 @@ pub(super) fn decide(pod: &Pod, node: &NodeFacts, seen: &Observed, now: Timestam
         context.terminate(deleted_at.map_or(last, |deadline| deadline.min(last)));
     } else if let Some(deadline) = deleted_at {
         context.terminate(deadline);
-    } else if context.decision.outcome.is_some() {
+    } else if context.decision.outcome.is_some() || context.is_overdue() {
         context.finish();
     } else {
         context.run();
@@ -183,6 +189,22 @@ impl Context<'_> {
 
     fn specs(&self) -> impl Iterator<Item = &Spec> + use<'_> {
         self.spec.init_containers.iter().flatten().chain(&self.spec.containers)
+    }
+
+    /// The pod was to run no longer than until now (`activeDeadlineSeconds`): it has failed.
+    fn is_overdue(&mut self) -> bool {
+        let seconds = self.spec.active_deadline_seconds.and_then(|all| u64::try_from(all).ok());
+        let Some(seconds) = seconds else { return false };
+        let start = self.seen.reported.start_time.as_ref();
+        let start = start.map_or(self.seen.first_seen, |time| time.0);
+        let deadline = backoff::later(start, Duration::from_secs(seconds));
+        self.wake(deadline);
+        let overdue = deadline <= self.now;
+        if overdue {
+            self.decision.outcome = Some(Outcome::Failed);
+            self.decision.why = Some(OVERDUE);
+        }
+        overdue
     }
 
     /// The pod has no future: every container is ended by `deadline`, then its sandbox goes, and

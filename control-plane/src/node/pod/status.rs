@@ -55,6 +55,7 @@ pub(super) fn build(
     let conditions = conditions::build(&basis, now);
     let reported = &seen.reported;
     let start_time = reported.start_time.clone().unwrap_or(Time(seen.first_seen));
+    let (reason, message) = decision.why.map(|(reason, message)| (reason.into(), message.into())).unzip();
     let address = |address: &std::net::IpAddr| address.to_string();
     let pod_ips = pod_ips(pod, node, seen);
     PodStatus {
@@ -68,8 +69,8 @@ pub(super) fn build(
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(containers),
         observed_generation: pod.metadata.generation,
-        reason: reported.reason.clone(),
-        message: reported.message.clone(),
+        reason: reason.or_else(|| reported.reason.clone()),
+        message: message.or_else(|| reported.message.clone()),
         ..PodStatus::default()
     }
 }

@@ -160,7 +160,12 @@ fn mounted(
     })
 }
 
-fn one(sources: Sources<'_>, volume: &Volume, group: Option<u32>) -> Result<VolumePlan, String> {
+/// The plan for one of the pod's volumes, without the parts that containers mount.
+pub(super) fn one(
+    sources: Sources<'_>,
+    volume: &Volume,
+    group: Option<u32>,
+) -> Result<VolumePlan, String> {
     let content = content(sources, volume)?;
     let group = if matches!(content, Content::Host { .. }) { None } else { group };
     Ok(VolumePlan { name: volume.name.clone(), content, sub_paths: Vec::new(), group })

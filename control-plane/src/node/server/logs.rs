@@ -128,7 +128,13 @@ impl<R: Runtime> Server<R> {
         let runtime = Arc::clone(&self.runtime);
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(4);
         tokio::spawn(async move {
-            while let Some(chunk) = log.next(&*runtime, &chosen).await {
+            loop {
+                // Who follows a container that says nothing may leave all the same.
+                let chunk = tokio::select! {
+                    chunk = log.next(&*runtime, &chosen) => chunk,
+                    () = sender.closed() => return,
+                };
+                let Some(chunk) = chunk else { return };
                 if sender.send(chunk).await.is_err() {
                     return;
                 }

@@ -1,8 +1,15 @@
 //! Each call by itself: what it answers, what it makes, what it leaves.
 
-use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    sync::Arc,
+};
 
 use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
+use mizzen_cni::wire;
 use mizzen_tests::{netns::Netns, wait::until};
 use serde_json::{Value, json};
 
@@ -251,6 +258,13 @@ fn cni_24_the_mtu_is_the_uplinks_on_both_ends_and_in_the_result() {
     assert_eq!(result["interfaces"][1]["mtu"], 1400);
     assert!(pod.netns().ip("link show eth0").contains("mtu 1400"));
     assert!(node.netns.ip(&format!("link show {}", node.pod_links()[0])).contains("mtu 1400"));
+    // An agent that starts without an API server does not know which link that is.
+    node.stop();
+    node.snapshots.send_replace(Arc::default());
+    node.start();
+    node.wait_ready();
+    let result = node.add(&mut Pod::new());
+    assert_eq!(result["interfaces"][1]["mtu"], 1400);
 }
 
 /// The loopback interface takes packets that no veth does.
@@ -472,6 +486,37 @@ fn cni_39_gc_removes_what_the_runtime_does_not_know() {
     node.call("CHECK", &kept).expect_success();
     node.call("CHECK", &foreign).expect_success();
     node.call("CHECK", &stale).expect_code(3);
+}
+
+#[test]
+fn cni_39_gc_leaves_what_was_added_after_it_was_called() {
+    let node = Node::alone();
+    let gc = |called| {
+        let request = wire::Request {
+            version: 1,
+            timeout_ms: 8000,
+            trace_parent: None,
+            network: "mizzen".into(),
+            command: wire::Command::Gc { valid: Vec::new(), called },
+        };
+        let mut stream = UnixStream::connect(node.state_dir().join("cni.sock")).unwrap();
+        wire::send(&mut stream, &request, None).unwrap();
+        let (response, _) = wire::receive::<wire::Response>(&mut stream).unwrap();
+        assert!(matches!(response, wire::Response::Done), "{response:?}");
+    };
+    let called = wire::uptime().unwrap();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    let added = wire::uptime().unwrap();
+    gc(Some(called));
+    node.call("CHECK", &pod).expect_success();
+    gc(Some(added + 1));
+    node.call("CHECK", &pod).expect_code(3);
+    // A plugin of former times does not say when it was called.
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    gc(None);
+    node.call("CHECK", &pod).expect_code(3);
 }
 
 #[test]

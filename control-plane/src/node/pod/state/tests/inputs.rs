@@ -73,6 +73,21 @@ fn volumes_of_running_containers_follow_their_objects_each_minute() {
 }
 
 #[test]
+fn a_volume_whose_object_is_gone_holds_up_no_other() {
+    let mut spec = with_volume();
+    let mounts = json!([{"name": "gone", "mountPath": "/g"}, {"name": "v", "mountPath": "/v"}]);
+    spec["containers"][0]["volumeMounts"] = mounts;
+    let gone = json!({"name": "gone", "secret": {"secretName": "gone"}});
+    let unmounted = json!({"name": "unmounted", "configMap": {"name": "settings"}});
+    spec["volumes"] = json!([gone, spec["volumes"][0], unmounted]);
+    let seen = with(vec![container("main", 0, running(10))]);
+    let seen = Observed { refreshed_at: Some(at(40)), inputs: Some(found(100)), ..seen };
+    let step = see(spec, &seen);
+    let [Action::RefreshVolumes(plans)] = &step.actions[..] else { panic!("{:?}", step.actions) };
+    assert_eq!(plans.iter().map(|plan| &*plan.name).collect::<Vec<_>>(), ["v"]);
+}
+
+#[test]
 fn volumes_are_removed_after_the_sandbox_and_before_the_api_is_told() {
     let mut pod = pod(with_volume());
     pod.metadata.deletion_timestamp =
