@@ -115,7 +115,7 @@ fn ask(
     let request = Request {
         version: command.version(),
         timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
-        trace_parent: invocation.trace_parent.clone(),
+        trace: invocation.trace.clone(),
         network: conf.name.clone(),
         command,
     };

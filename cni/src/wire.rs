@@ -95,13 +95,28 @@ pub struct Request {
     pub version: u32,
     /// Milliseconds until the plugin gives up; the agent undoes what it finishes later.
     pub timeout_ms: u32,
-    /// W3C trace context, where the runtime sent one (`TRACEPARENT`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace_parent: Option<String>,
+    /// What the runtime calls this by in its traces.
+    #[serde(flatten)]
+    pub trace: Trace,
     /// The network's name; attachments of other networks are not ours.
     pub network: String,
     /// What to do.
     pub command: Command,
+}
+
+/// W3C trace context and baggage, as far as a runtime sends them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// `TRACEPARENT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_parent: Option<String>,
+    /// `TRACESTATE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_state: Option<String>,
+    /// `BAGGAGE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baggage: Option<String>,
 }
 
 /// What to do.
@@ -411,7 +426,7 @@ mod tests {
         let sent = Request {
             version: VERSION,
             timeout_ms: 8000,
-            trace_parent: None,
+            trace: Trace::default(),
             network: "mizzen".into(),
             command: Command::Add {
                 attachment: attachment("c1", "eth0"),

@@ -137,7 +137,10 @@ fn perform(
         return Err(failure(DECODING_FAILURE, "plugin and agent don't match", details));
     }
     let network = request.network;
-    tracing::debug!(network, command = ?request.command, trace_parent = request.trace_parent, "call");
+    // Whatever is logged of the call has what the runtime calls it by in its traces.
+    let wire::Trace { trace_parent, trace_state, baggage } = request.trace;
+    let _span = tracing::info_span!("cni", trace_parent, trace_state, baggage).entered();
+    tracing::debug!(network, command = ?request.command, "call");
     let netns = || {
         let refusal = || failure(INVALID_ENVIRONMENT, "no network namespace came along", "");
         netns.map(fs::File::from).ok_or_else(refusal)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::{CniError, INVALID_ENVIRONMENT};
-use crate::wire::{Attachment, Pod};
+use crate::wire::{Attachment, Pod, Trace};
 
 /// What is asked of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct Invocation {
     /// Who the container is to Kubernetes.
     pub pod: Pod,
     /// W3C trace context.
-    pub trace_parent: Option<String>,
+    pub trace: Trace,
     /// `IP` in `CNI_ARGS`: addresses that are asked for, separated by commas.
     pub ip: Option<String>,
     /// `MAC` in `CNI_ARGS`: the link-layer address that is asked for.
@@ -96,7 +96,12 @@ pub fn parse(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Invocatio
         netns: get("CNI_NETNS").map(PathBuf::from),
         netns_override: flag == "1" || flag.eq_ignore_ascii_case("true"),
         pod: pod(&args),
-        trace_parent: get("TRACEPARENT"),
+        trace: Trace {
+            // No longer than W3C has them; what is longer is nobody's.
+            trace_parent: get("TRACEPARENT").filter(|text| text.len() <= 64),
+            trace_state: get("TRACESTATE").filter(|text| text.len() <= 512),
+            baggage: get("BAGGAGE").filter(|text| text.len() <= 8192),
+        },
         ip: argument("IP"),
         mac: argument("MAC"),
     }))

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     plugin,
-    wire::{Attachment, Link, Mac},
+    wire::{Attachment, Link, Mac, Trace},
 };
 
 type Variables = BTreeMap<&'static str, &'static str>;
@@ -295,8 +295,16 @@ fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
 fn cni_14_trace_context_is_passed_on() {
     let mut variables = variables("ADD");
     variables.insert("TRACEPARENT", "00-aa-bb-01");
-    let invocation = parse_env(&variables).unwrap().unwrap();
-    assert_eq!(invocation.trace_parent.as_deref(), Some("00-aa-bb-01"));
+    variables.insert("TRACESTATE", "vendor=1");
+    variables.insert("BAGGAGE", "tenant=7");
+    let trace = parse_env(&variables).unwrap().unwrap().trace;
+    let said = [trace.trace_parent, trace.trace_state, trace.baggage];
+    assert_eq!(said, ["00-aa-bb-01", "vendor=1", "tenant=7"].map(|text| Some(text.to_owned())));
+    let long: &'static str = "x".repeat(9000).leak();
+    for name in ["TRACEPARENT", "TRACESTATE", "BAGGAGE"] {
+        variables.insert(name, long);
+    }
+    assert_eq!(parse_env(&variables).unwrap().unwrap().trace, Trace::default());
 }
 
 #[test]

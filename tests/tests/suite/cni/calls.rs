@@ -495,7 +495,7 @@ fn cni_39_gc_leaves_what_was_added_after_it_was_called() {
         let request = wire::Request {
             version: 1,
             timeout_ms: 8000,
-            trace_parent: None,
+            trace: wire::Trace::default(),
             network: "mizzen".into(),
             command: wire::Command::Gc { valid: Vec::new(), called },
         };

@@ -277,7 +277,7 @@ fn add_and_die(node: &Node, pod: &Pod) {
     let request = wire::Request {
         version: wire::VERSION,
         timeout_ms: 8000,
-        trace_parent: None,
+        trace: wire::Trace::default(),
         network: "mizzen".into(),
         command: wire::Command::Add {
             attachment: wire::Attachment {

@@ -153,7 +153,7 @@ fn nonsense_on_the_socket_is_refused_and_the_next_call_served() {
     let request = |version, command| wire::Request {
         version,
         timeout_ms: 8_000,
-        trace_parent: None,
+        trace: wire::Trace::default(),
         network: "mizzen".into(),
         command,
     };
