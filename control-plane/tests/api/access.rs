@@ -215,6 +215,37 @@ async fn nobody_grants_more_than_they_have() {
     assert!(said(&status).2.contains("cannot change roleRef"), "{status}");
 }
 
+/// What a role says is granted again with a label that makes it part of another role.
+#[tokio::test]
+async fn nobody_grants_more_than_they_have_by_changing_the_rest_of_a_role() {
+    let server = Server::start().await;
+    let roles = format!("{RBAC}/clusterroles");
+    let own = json!({"metadata": {"name": "labeller"}, "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["patch"]}]});
+    server.post(&roles, &own).await.unwrap();
+    let gathers = json!({"metadata": {"name": "gathers"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"nobody": "has"}}]}});
+    server.post(&roles, &gathers).await.unwrap();
+    let binding = json!({
+        "metadata": {"name": "labeller"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "labeller"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}],
+    });
+    server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.unwrap();
+    let patch = async |name: &str, change: &Value| {
+        let path = format!("{roles}/{name}");
+        let as_jane = [("impersonate-user", "jane")];
+        ask_with(&server.client, Method::PATCH, &path, change, &as_jane).await
+    };
+    let label =
+        json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    refused(patch("cluster-admin", &label).await, "not currently held");
+    assert!(patch("labeller", &label).await.is_ok());
+    // What the garbage collector writes grants nothing.
+    let finalizers = json!({"metadata": {"finalizers": ["example.com/one"]}});
+    assert!(patch("cluster-admin", &finalizers).await.is_ok());
+    let why = "must have cluster-admin privileges to use the aggregationRule";
+    refused(patch("gathers", &json!({"aggregationRule": null})).await, why);
+}
+
 #[tokio::test]
 async fn impersonation_takes_a_right_for_each_part() {
     let server = Server::start().await;
