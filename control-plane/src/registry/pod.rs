@@ -14,6 +14,7 @@ use self::spec::Within;
 use super::invalid::Errors;
 use super::object::Object;
 use super::strategy::Strategy;
+use crate::schema::quantity;
 
 /// Seconds that a pod gets to end when nothing else is said.
 const GRACE_SECONDS: i64 = 30;
@@ -222,15 +223,19 @@ fn tolerate_for_a_while(spec: &mut Map<String, Value>) {
 }
 
 /// The pod's class: Guaranteed if all containers have equal CPU and memory requests and limits,
-/// BestEffort if none has any, Burstable otherwise.
+/// BestEffort if none has any, Burstable otherwise. Who asks for 0 asks for nothing.
 fn quality_of_service(object: &Object) -> &'static str {
     let containers =
         object.list("/spec/containers").iter().chain(object.list("/spec/initContainers"));
+    let amount = |container: &Value, list: &str, resource: &str| {
+        let found = container.pointer(&format!("/resources/{list}/{resource}"));
+        found.and_then(Value::as_str).and_then(quantity::nanos).filter(|amount| *amount > 0)
+    };
     let (mut any, mut all) = (false, true);
     for container in containers {
         for resource in ["cpu", "memory"] {
-            let request = container.pointer(&format!("/resources/requests/{resource}"));
-            let limit = container.pointer(&format!("/resources/limits/{resource}"));
+            let request = amount(container, "requests", resource);
+            let limit = amount(container, "limits", resource);
             any |= request.is_some() || limit.is_some();
             all &= limit.is_some() && request == limit;
         }

@@ -90,6 +90,24 @@ async fn templates_have_neither_requests_nor_ports_that_nobody_wrote() {
 }
 
 #[tokio::test]
+async fn who_asks_for_0_asks_for_nothing() {
+    let bed = Bed::start().await;
+    let full = json!({"cpu": "1", "memory": "1Gi"});
+    for (name, resources, class) in [
+        ("none", json!({}), "BestEffort"),
+        ("zero", json!({"requests": {"cpu": "0", "memory": "0"}}), "BestEffort"),
+        ("limit-of-zero", json!({"limits": {"cpu": "0", "memory": "1Gi"}}), "Burstable"),
+        ("some", json!({"limits": {"cpu": "1"}}), "Burstable"),
+        ("less", json!({"requests": {"cpu": "0"}, "limits": full}), "Burstable"),
+        ("full", json!({"limits": full}), "Guaranteed"),
+        ("equal", json!({"limits": full, "requests": {"memory": "1024Mi"}}), "Guaranteed"),
+    ] {
+        let made = bed.post(PODS, &pod(name, &container(&json!({"resources": resources})))).await;
+        assert_eq!(made.unwrap()["status"]["qosClass"], class, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn ports_of_containers() {
     let bed = Bed::start().await;
     let ports = |ports: Value| container(&json!({"ports": ports}));
