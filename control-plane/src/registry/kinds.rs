@@ -95,6 +95,8 @@ static ALL: &[Kind] = &[
         short_names: &["ns"],
         scope: Scope::Cluster,
         subresources: &[Subresource::Finalize, Subresource::Status],
+        // Not all at once.
+        verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         names: NameRule::Label,
         selectable: &[("status.phase", "/status/phase", "")],
         columns: columns::NAMESPACE,

@@ -173,6 +173,23 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!(left["items"][0]["metadata"]["name"], "c");
 }
 
+/// A cluster's namespaces are not deleted by one request.
+#[tokio::test]
+async fn namespaces_are_no_collection_to_delete() {
+    let server = Server::start().await;
+    let namespaces = "/api/v1/namespaces";
+    server.post(namespaces, &json!({"metadata": {"name": "x"}})).await.unwrap();
+    let status = server.delete(namespaces, &json!({})).await.unwrap_err();
+    let message = "the server does not allow this method on the requested resource";
+    assert_eq!(said(&status), (405, "MethodNotAllowed", message));
+    assert!(server.get("/api/v1/namespaces/x").await.is_ok());
+    let found = server.get("/api/v1").await.unwrap();
+    let resources = found["resources"].as_array().unwrap();
+    let namespaces = resources.iter().find(|one| one["name"] == "namespaces").unwrap();
+    let verbs = json!(["create", "delete", "get", "list", "patch", "update", "watch"]);
+    assert_eq!(namespaces["verbs"], verbs);
+}
+
 #[tokio::test]
 async fn inv_60_namespaces() {
     let server = Server::start().await;
