@@ -191,6 +191,7 @@ static ALL: &[Kind] = &[
         counts_generations: true,
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
+        rules: workload::DEPLOYMENT_RULES,
         columns: columns::DEPLOYMENT,
         strategy: &workload::Deployments,
         ..NAMESPACED
