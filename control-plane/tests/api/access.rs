@@ -440,7 +440,13 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
     let mut own = pod("own");
     own["spec"]["nodeName"] = "n1".into();
     own["spec"]["serviceAccountName"] = "robot".into();
-    own["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "own"}}]);
+    own["spec"]["volumes"] = json!([
+        {"name": "s", "secret": {"secretName": "own"}},
+        {"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "own", "expirationSeconds": 3600}},
+            {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 3600}},
+        ]}},
+    ]);
     let own = server.post(PODS, &own).await.unwrap();
     let mut other = pod("other");
     other["spec"]["nodeName"] = "n2".into();
@@ -473,6 +479,21 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
     let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let request = |of: &Value| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": text(of, "/metadata/name"), "uid": text(of, "/metadata/uid")}}});
     assert!(post(&node, path, &request(&own)).await.is_ok());
+    // And for those alone whom their volumes name.
+    let audiences = |audiences: &[&str]| {
+        let mut request = request(&own);
+        request["spec"]["audiences"] = json!(audiences);
+        request
+    };
+    assert!(post(&node, path, &audiences(&["vault"])).await.is_ok());
+    refused(
+        post(&node, path, &audiences(&["bank"])).await,
+        "audience \"bank\" not found in pod spec volume",
+    );
+    refused(
+        post(&node, path, &audiences(&["vault", "bank"])).await,
+        "node may only request 0 or 1 audiences",
+    );
     refused(
         post(&node, path, &request(&other)).await,
         "node requested token bound to a pod scheduled on a different node",
