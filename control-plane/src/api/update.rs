@@ -121,7 +121,7 @@ impl Api {
                 Part::Status if new.at("/metadata") != old.at("/metadata") => validate(kind, &new)?,
                 Part::Main | Part::Status | Part::Approval | Part::Raw => {}
             }
-            self.admit_update(kind, part, &new, &old, how)?;
+            self.admit_update(kind, part, &new, &old, how).await?;
             let claims = if part == Part::Main {
                 self.claim(kind, &mut new, Some(&old)).await?
             } else {

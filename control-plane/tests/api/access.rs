@@ -514,6 +514,12 @@ async fn a_pod_has_the_priority_of_its_class() {
     assert_eq!(plain["spec"]["preemptionPolicy"], "PreemptLowerPriority");
     server.post(classes, &class("high", 1000, false)).await.unwrap();
     server.post(classes, &class("usual", 10, true)).await.unwrap();
+    // One class is the default one, and may be changed.
+    let why = "PriorityClass usual is already marked as default. Only one default can exist";
+    refused(server.post(classes, &class("more", 20, true)).await, why);
+    let default = json!({"globalDefault": true, "description": "of most"});
+    refused(server.patch("merge", &format!("{classes}/high"), &default).await, why);
+    assert!(server.patch("merge", &format!("{classes}/usual"), &default).await.is_ok());
     let named = |name: &str, class: &str| {
         let mut pod = pod(name);
         pod["spec"]["priorityClassName"] = class.into();
