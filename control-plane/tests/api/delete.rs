@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, pod, said};
+use crate::server::{Server, deployment, pod, said};
 
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -110,6 +110,24 @@ async fn finalizers_keep_an_object() {
     server.get(&path).await.unwrap();
     server.patch("merge", &path, &json!({"metadata": {"finalizers": []}})).await.unwrap();
     assert_eq!(said(&server.get(&path).await.unwrap_err()).0, 404);
+}
+
+#[tokio::test]
+async fn no_finalizer_comes_after_the_deletion_through_the_status_either() {
+    let server = Server::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let mut kept = deployment("kept");
+    kept["metadata"]["finalizers"] = json!(["example.com/one"]);
+    server.post(deployments, &kept).await.unwrap();
+    server.delete(&format!("{deployments}/kept"), &json!({})).await.unwrap();
+    let more = json!({"metadata": {"finalizers": ["example.com/one", "example.com/two"]}});
+    for path in [format!("{deployments}/kept"), format!("{deployments}/kept/status")] {
+        let status = server.patch("merge", &path, &more).await.unwrap_err();
+        let (code, _, message) = said(&status);
+        assert_eq!(code, 422, "{path}: {message}");
+        let why = "no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.com/two\"}";
+        assert!(message.ends_with(why), "{path}: {message}");
+    }
 }
 
 #[tokio::test]
