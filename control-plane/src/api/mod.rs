@@ -247,7 +247,9 @@ impl Api {
             (&Method::PUT, false) => self.update(call, &target, &body, form).await,
             (&Method::PATCH, false) => self.patch(call, &target, &body, form).await,
             (&Method::DELETE, false) => self.delete(call, &target, &body).await,
-            (&Method::DELETE, true) => self.delete_collection(call, &target, &body).await,
+            (&Method::DELETE, true) if target.kind.verbs.contains(&"deletecollection") => {
+                self.delete_collection(call, &target, &body).await
+            }
             _ => Err(Failure::method_not_allowed()),
         }
     }

@@ -8,7 +8,7 @@ use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, clock, encode, fields};
 use crate::authn::service_account::{About, Bound};
-use crate::authz::node;
+use crate::authz::{Attributes, node};
 use crate::registry::invalid::Errors;
 use crate::registry::{Kind, Object};
 use crate::schema;
@@ -116,7 +116,7 @@ impl Api {
             "Secret" => about.secret = Some(bound(&found)),
             "Node" => about.node = Some(bound(&found)),
             _ => {
-                self.bind_to_pod(call, target, &found, &mut about).await?;
+                self.bind_to_pod(call, target, request, &found, &mut about).await?;
                 about.pod = Some(bound(&found));
             }
         }
@@ -127,15 +127,17 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
+        request: &Object,
         pod: &Object,
         about: &mut About,
     ) -> Result<()> {
         let on = pod.text("/spec/nodeName");
-        if let Some(node) = node::identity(&call.user)
-            && node != on
-        {
-            let why = "node requested token bound to a pod scheduled on a different node";
-            return Err(Failure::forbidden(target.kind, &target.name, why));
+        if let Some(node) = node::identity(&call.user) {
+            if node != on {
+                let why = "node requested token bound to a pod scheduled on a different node";
+                return Err(Failure::forbidden(target.kind, &target.name, why));
+            }
+            self.restrict_audience(call, target, request, pod)?;
         }
         if pod.text("/spec/serviceAccountName") != target.name {
             let message = format!(
@@ -153,6 +155,45 @@ impl Api {
             about.node = Some(Bound { name: on.to_owned(), uid: node.uid().to_owned() });
         }
         Ok(())
+    }
+
+    /// A node gets tokens only for those whom a volume of the pod names, or a rule lets it ask for:
+    /// who has the node shall not be a pod's account towards others (`NodeRestriction`).
+    fn restrict_audience(
+        &self,
+        call: &Call,
+        target: &Target,
+        request: &Object,
+        pod: &Object,
+    ) -> Result<()> {
+        let audience = match request.list("/spec/audiences") {
+            [] => "",
+            [one] => one.as_str().unwrap_or_default(),
+            _ => {
+                let why = "node may only request 0 or 1 audiences";
+                return Err(Failure::forbidden(target.kind, &target.name, why));
+            }
+        };
+        let volumes = pod.list("/spec/volumes").iter();
+        let sources = volumes.filter_map(|volume| volume["projected"]["sources"].as_array());
+        let in_pod = sources.flatten().any(|source| {
+            let token = &source["serviceAccountToken"];
+            !token.is_null() && token["audience"].as_str().unwrap_or_default() == audience
+        });
+        let asked = Attributes {
+            verb: "request-serviceaccounts-token-audience",
+            version: "v1",
+            resource: audience,
+            namespace: &target.namespace,
+            name: &target.name,
+            ..Attributes::default()
+        };
+        let authorizer = &self.access()?.authorizer;
+        if in_pod || (!audience.is_empty() && authorizer.decide(&call.user, &asked).is_allowed()) {
+            return Ok(());
+        }
+        let why = format!("audience {audience:?} not found in pod spec volume");
+        Err(Failure::forbidden(target.kind, &target.name, &why))
     }
 }
 

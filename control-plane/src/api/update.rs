@@ -118,10 +118,12 @@ impl Api {
             prepare(kind, part, &mut new, &old);
             match part {
                 Part::Main if !how.is_own() => check_change(kind, &new, &old)?,
-                Part::Status if new.at("/metadata") != old.at("/metadata") => validate(kind, &new)?,
+                Part::Status if new.at("/metadata") != old.at("/metadata") => {
+                    check_metadata(kind, &new, &old)?;
+                }
                 Part::Main | Part::Status | Part::Approval | Part::Raw => {}
             }
-            self.admit_update(kind, part, &new, &old, how)?;
+            self.admit_update(kind, part, &new, &old, how).await?;
             let claims = if part == Part::Main {
                 self.claim(kind, &mut new, Some(&old)).await?
             } else {
@@ -222,24 +224,38 @@ fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
             );
         }
     }
-    if old.is_terminating() {
-        let before = old.list("/metadata/finalizers");
-        let added: Vec<String> = new
-            .list("/metadata/finalizers")
-            .iter()
-            .filter(|one| !before.contains(one))
-            .map(ToString::to_string)
-            .collect();
-        if !added.is_empty() {
-            let why = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                added.join(", ")
-            );
-            errors.forbidden("metadata.finalizers", why);
-        }
-    }
+    check_finalizers(new, old, &mut errors);
     kind.strategy.validate_update(new, old, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
+}
+
+/// Checks what somebody changes of the metadata who writes the status.
+fn check_metadata(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
+    validate(kind, new)?;
+    let mut errors = Errors::default();
+    check_finalizers(new, old, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
+}
+
+/// An object that is being deleted waits for nobody who comes later.
+fn check_finalizers(new: &Object, old: &Object, errors: &mut Errors) {
+    if !old.is_terminating() {
+        return;
+    }
+    let before = old.list("/metadata/finalizers");
+    let added: Vec<String> = new
+        .list("/metadata/finalizers")
+        .iter()
+        .filter(|one| !before.contains(one))
+        .map(ToString::to_string)
+        .collect();
+    if !added.is_empty() {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
+        errors.forbidden("metadata.finalizers", why);
+    }
 }
 
 /// Counts a change of what the user wants: of anything but metadata and status.

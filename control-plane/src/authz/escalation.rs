@@ -3,13 +3,18 @@
 //! A rule of several verbs, groups, resources and names is the sum of rules of one each; it is
 //! covered if each of these is covered by some rule of the other side.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
 use super::User;
 use super::rbac::{NoSuchRole, is_below};
 
 /// Most parts that rules are taken apart into; what has more is not covered.
-const PARTS_MAX: usize = 100_000;
+const PARTS_MAX: usize = 10_000;
+/// Most bytes of what is said about rules that are not covered.
+const MESSAGE_MAX: usize = 16 * 1024;
 
 fn items(list: Option<&Vec<String>>) -> &[String] {
     list.map_or(&[], Vec::as_slice)
@@ -17,6 +22,19 @@ fn items(list: Option<&Vec<String>>) -> &[String] {
 
 fn one(text: &str) -> Vec<String> {
     vec![text.to_owned()]
+}
+
+/// How many parts rules have. A rule of a few kilobytes can have billions.
+fn count(rules: &[PolicyRule]) -> usize {
+    let of = |list: Option<&Vec<String>>| items(list).len();
+    let count = |rule: &PolicyRule| {
+        let on_resources = of(rule.api_groups.as_ref())
+            .saturating_mul(of(rule.resources.as_ref()))
+            .saturating_mul(of(rule.resource_names.as_ref()).max(1));
+        let on_urls = of(rule.non_resource_urls.as_ref());
+        rule.verbs.len().saturating_mul(on_resources.saturating_add(on_urls))
+    };
+    rules.iter().map(count).fold(0, usize::saturating_add)
 }
 
 /// The rule as rules of one verb on one resource (and name) or URL each.
@@ -50,7 +68,7 @@ fn has_all(owner: &[String], wanted: &[String]) -> bool {
     owner.iter().any(|one| one == "*") || wanted.iter().all(|one| owner.contains(one))
 }
 
-/// Whether one rule covers a part.
+/// Whether one rule covers a part, or a whole rule.
 fn covers_part(owner: &PolicyRule, part: &PolicyRule) -> bool {
     let names = items(owner.resource_names.as_ref());
     let wanted_names = items(part.resource_names.as_ref());
@@ -72,32 +90,45 @@ fn covers_part(owner: &PolicyRule, part: &PolicyRule) -> bool {
         && named
 }
 
-/// The parts of `wanted` that `owner` does not cover.
+/// The parts of `wanted` that `owner` does not cover; whole rules where those are too many.
 pub fn missing(owner: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
-    let parts: Vec<PolicyRule> = wanted.iter().flat_map(parts).take(PARTS_MAX).collect();
     let covered = |part: &PolicyRule| owner.iter().any(|rule| covers_part(rule, part));
-    if parts.len() == PARTS_MAX {
-        return parts;
+    let rules: Vec<PolicyRule> = wanted.iter().filter(|rule| !covered(rule)).cloned().collect();
+    if count(&rules) > PARTS_MAX {
+        return rules;
     }
-    parts.into_iter().filter(|part| !covered(part)).collect()
+    rules.iter().flat_map(parts).filter(|part| !covered(part)).collect()
 }
 
 /// Parts on the same resource and name as one rule with all their verbs.
 fn compact(parts: Vec<PolicyRule>) -> Vec<PolicyRule> {
     let mut rules: Vec<PolicyRule> = Vec::new();
+    let mut on_resources: BTreeMap<[Option<Vec<String>>; 3], PolicyRule> = BTreeMap::new();
     for part in parts {
-        let same = |rule: &&mut PolicyRule| {
-            rule.resources.is_some()
-                && rule.api_groups == part.api_groups
-                && rule.resources == part.resources
-                && rule.resource_names == part.resource_names
-        };
-        match rules.iter_mut().find(same) {
-            Some(rule) => rule.verbs.extend(part.verbs),
-            None => rules.push(part),
+        if part.resources.is_none() {
+            rules.push(part);
+            continue;
+        }
+        let on = [part.api_groups.clone(), part.resources.clone(), part.resource_names.clone()];
+        match on_resources.entry(on) {
+            Entry::Occupied(mut rule) => rule.get_mut().verbs.extend(part.verbs),
+            Entry::Vacant(place) => {
+                place.insert(part);
+            }
         }
     }
+    rules.extend(on_resources.into_values());
     rules
+}
+
+/// A text without what goes beyond the longest message.
+fn cut(mut text: String) -> String {
+    if text.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(" (and more)");
+    }
+    text
 }
 
 /// A list as Go's `%q` writes it: `["a" "b"]`.
@@ -130,20 +161,21 @@ pub fn forbids(
     if missing.is_empty() {
         return None;
     }
+    let who = format!("user {:?} (groups={})", user.name, quoted(&user.groups));
+    let attempt = format!("{who} is attempting to grant RBAC permissions not currently held");
+    if count(&missing) > PARTS_MAX {
+        let why = format!("the rules stand for more than {PARTS_MAX} permissions");
+        return Some(cut(format!("{attempt}: {why} of one verb on one resource or name")));
+    }
     let mut lines: Vec<String> = compact(missing).iter().map(line).collect();
     lines.sort();
     lines.dedup();
-    let mut text = format!(
-        "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
-        user.name,
-        quoted(&user.groups),
-        lines.join("\n")
-    );
+    let mut text = format!("{attempt}:\n{}", lines.join("\n"));
     if !own.1.is_empty() {
         let unresolved: Vec<String> = own.1.iter().map(ToString::to_string).collect();
         text = format!("{text}; resolution errors: [{}]", unresolved.join(", "));
     }
-    Some(text)
+    Some(cut(text))
 }
 
 /// The rules of somebody who may do everything.

@@ -384,6 +384,25 @@ fn an_escalation_is_named_rule_by_rule() {
 }
 
 #[test]
+fn a_rule_of_billions_of_parts_is_not_taken_apart() {
+    let many =
+        |what: &str| -> Vec<String> { (0..1000).map(|number| format!("{what}{number}")).collect() };
+    let wanted = policy(json!([{
+        "apiGroups": many("g"), "resources": many("r"), "resourceNames": many("n"), "verbs": many("v"),
+    }]));
+    let jane = User::new("jane", &[AUTHENTICATED]);
+    let why = escalation::forbids(&jane, &(vec![], vec![]), &wanted).unwrap();
+    assert!(why.contains("the rules stand for more than 10000 permissions"), "{why}");
+    assert_eq!(escalation::forbids(&jane, &(escalation::everything(), vec![]), &wanted), None);
+    // What is missing is said, up to a length.
+    let wanted =
+        policy(json!([{"apiGroups": [""], "resources": many("r"), "verbs": ["get", "list"]}]));
+    let why = escalation::forbids(&jane, &(vec![], vec![]), &wanted).unwrap();
+    assert!(why.contains("Resources:[\"r0\"], Verbs:[\"get\" \"list\"]}"), "{why}");
+    assert!(why.len() < 17_000 && why.ends_with(" (and more)"), "{}", why.len());
+}
+
+#[test]
 fn a_role_is_made_of_those_that_its_selectors_match() {
     let objects = bootstrap::objects();
     let find = |name: &str| {

@@ -105,6 +105,77 @@ impl Strategy for CronJobs {
     }
 }
 
+/// A field of a schedule: its bounds, and the names of its numbers from the least on.
+struct Field {
+    least: u64,
+    most: u64,
+    names: &'static [&'static str],
+}
+
+/// Minute, hour, day of the month, month, day of the week.
+const FIELDS: [Field; 5] = [
+    Field { least: 0, most: 59, names: &[] },
+    Field { least: 0, most: 23, names: &[] },
+    Field { least: 1, most: 31, names: &[] },
+    Field { least: 1, most: 12, names: MONTHS },
+    Field { least: 0, most: 6, names: DAYS },
+];
+const MONTHS: &[&str] =
+    &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+impl Field {
+    fn number(&self, text: &str) -> Option<u64> {
+        match self.names.iter().position(|name| text.eq_ignore_ascii_case(name)) {
+            Some(index) => u64::try_from(index).ok().map(|index| self.least + index),
+            None => text.parse().ok(),
+        }
+    }
+
+    /// Whether a part of the field (`*`, `5`, `MON`, `1-5`, `*/15`) is within bounds.
+    fn allows(&self, part: &str) -> bool {
+        let (range, step) =
+            part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+        let (from, to) = range.split_once('-').map_or((range, None), |(from, to)| (from, Some(to)));
+        if step.is_some_and(|step| step.parse::<u64>().unwrap_or(0) == 0) {
+            return false;
+        }
+        if matches!(from, "*" | "?") {
+            return true;
+        }
+        let first = self.number(from);
+        let last = match to {
+            Some(to) => self.number(to),
+            None if step.is_some() => Some(self.most),
+            None => first,
+        };
+        let (Some(first), Some(last)) = (first, last) else { return false };
+        self.least <= first && first <= last && last <= self.most
+    }
+}
+
+/// Whether `text` is a time as Go writes it: `90m`, `1h30m`, `1.5s`.
+fn is_duration(text: &str) -> bool {
+    const UNITS: &[&str] = &["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"];
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return true;
+    }
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut found = false;
+    while !rest.is_empty() {
+        let (number, after) =
+            rest.split_at(rest.find(|c: char| !is_of_number(c)).unwrap_or(rest.len()));
+        let (unit, after) = after.split_at(after.find(is_of_number).unwrap_or(after.len()));
+        if number.parse::<f64>().is_err() || !UNITS.contains(&unit) {
+            return false;
+        }
+        rest = after;
+        found = true;
+    }
+    found
+}
+
 /// What is wrong with a schedule: five fields of numbers, ranges, steps and names, or a word.
 pub(super) fn schedule_fault(value: &Value) -> Option<&'static str> {
     const WORDS: &[&str] =
@@ -113,39 +184,17 @@ pub(super) fn schedule_fault(value: &Value) -> Option<&'static str> {
     if text.contains("TZ") {
         return Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
     }
-    if WORDS.contains(&text) || text.strip_prefix("@every ").is_some_and(|rest| !rest.is_empty()) {
+    if WORDS.contains(&text) || text.strip_prefix("@every ").is_some_and(is_duration) {
         return None;
     }
-    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
     let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() != bounds.len() {
+    if fields.len() != FIELDS.len() {
         return Some("expected exactly 5 fields");
     }
-    let fits = fields.iter().zip(bounds).all(|(field, (least, most))| {
-        field.split(',').all(|part| schedule_part(part, least, most))
+    let fits = fields.iter().zip(&FIELDS).all(|(text, field)| {
+        text.split(',').filter(|part| !part.is_empty()).all(|part| field.allows(part))
     });
     (!fits).then_some("failed to parse: a field is no number, range or step within its bounds")
-}
-
-/// Whether a part of a field (`*`, `5`, `MON`, `1-5`, `*/15`) is within bounds.
-fn schedule_part(part: &str, least: u32, most: u32) -> bool {
-    const NAMES: &[&str] = &[
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun",
-        "mon", "tue", "wed", "thu", "fri", "sat",
-    ];
-    let (range, step) =
-        part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    let step_fits = step.is_none_or(|step| step.parse::<u32>().is_ok_and(|step| step > 0));
-    let bound = |text: &str| {
-        text.parse::<u32>().is_ok_and(|number| (least..=most).contains(&number))
-            || NAMES.contains(&text.to_lowercase().as_str())
-    };
-    let range_fits = matches!(range, "*" | "?")
-        || match range.split_once('-') {
-            Some((from, to)) => bound(from) && bound(to),
-            None => bound(range),
-        };
-    step_fits && range_fits
 }
 
 #[cfg(test)]
@@ -154,12 +203,38 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for good in ["*/5 * * * *", "0 0 1,15 * MON-FRI", "@hourly", "30 4 * jan 0", "0 0 ? * 7"] {
+        for good in [
+            "*/5 * * * *",
+            "0 0 1,15 * MON-FRI",
+            "@hourly",
+            "30 4 * jan 0",
+            "0 0 ? * 6",
+            "5/10 * * * *",
+            "@every 1h30m",
+            "@every 1.5s",
+        ] {
             assert_eq!(schedule_fault(&good.into()), None, "{good}");
         }
-        for bad in
-            ["", "* * * *", "60 * * * *", "* * * * 8", "*/0 * * * *", "@never", "TZ=UTC * * * * *"]
-        {
+        for bad in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "0 0 ? * 7",
+            "*/0 * * * *",
+            "*/x * * * *",
+            "30-10 * * * *",
+            "1-2-3 * * * *",
+            "mon * * * *",
+            "0 0 * mon *",
+            "0 0 * * jan",
+            "0 0 * * fri-mon",
+            "@never",
+            "@every ",
+            "@every soon",
+            "@every 90",
+            "@every 1.2.3s",
+            "TZ=UTC * * * * *",
+        ] {
             assert!(schedule_fault(&bad.into()).is_some(), "{bad}");
         }
     }

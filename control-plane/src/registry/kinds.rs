@@ -95,6 +95,8 @@ static ALL: &[Kind] = &[
         short_names: &["ns"],
         scope: Scope::Cluster,
         subresources: &[Subresource::Finalize, Subresource::Status],
+        // Not all at once.
+        verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         names: NameRule::Label,
         selectable: &[("status.phase", "/status/phase", "")],
         columns: columns::NAMESPACE,
@@ -189,6 +191,7 @@ static ALL: &[Kind] = &[
         counts_generations: true,
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
+        rules: workload::DEPLOYMENT_RULES,
         columns: columns::DEPLOYMENT,
         strategy: &workload::Deployments,
         ..NAMESPACED

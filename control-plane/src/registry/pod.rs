@@ -14,6 +14,7 @@ use self::spec::Within;
 use super::invalid::Errors;
 use super::object::Object;
 use super::strategy::Strategy;
+use crate::schema::quantity;
 
 /// Seconds that a pod gets to end when nothing else is said.
 const GRACE_SECONDS: i64 = 30;
@@ -28,6 +29,7 @@ impl Strategy for Pods {
     fn default(&self, object: &mut Object) {
         if let Some(Value::Object(spec)) = object.at_mut("/spec") {
             default_spec(spec);
+            default_pod(spec);
             or(spec, "enableServiceLinks", true);
             tolerate_for_a_while(spec);
         }
@@ -99,14 +101,35 @@ pub(super) fn default_spec(spec: &mut Map<String, Value>) {
     or(spec, "terminationGracePeriodSeconds", GRACE_SECONDS);
     or(spec, "securityContext", json!({}));
     or(spec, "schedulerName", "default-scheduler");
-    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in ["initContainers", "containers"] {
-        each(spec, list, |container| default_container(container, host_network));
+        each(spec, list, default_container);
     }
     each(spec, "volumes", default_volume);
 }
 
-fn default_container(container: &mut Map<String, Value>, host_network: bool) {
+/// Fills in what no template has: who changes a limit there shall not meet the request that was
+/// made of the limit before.
+fn default_pod(spec: &mut Map<String, Value>) {
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
+    for list in ["initContainers", "containers"] {
+        each(spec, list, |container| {
+            if host_network {
+                each(container, "ports", default_host_port);
+            }
+            default_requests(container);
+        });
+    }
+}
+
+/// On the node's network a port of a container is one of the node.
+fn default_host_port(port: &mut Map<String, Value>) {
+    let unset = port.get("hostPort").is_none_or(|number| *number == 0);
+    if let Some(number) = port.get("containerPort").filter(|_| unset).cloned() {
+        port.insert("hostPort".to_owned(), number);
+    }
+}
+
+fn default_container(container: &mut Map<String, Value>) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     or(container, "imagePullPolicy", policy);
@@ -115,9 +138,6 @@ fn default_container(container: &mut Map<String, Value>, host_network: bool) {
     or(container, "resources", json!({}));
     each(container, "ports", |port| {
         or(port, "protocol", "TCP");
-        if host_network && let Some(number) = port.get("containerPort").cloned() {
-            or(port, "hostPort", number);
-        }
     });
     each(container, "env", |variable| {
         if let Some(Value::Object(source)) =
@@ -134,7 +154,6 @@ fn default_container(container: &mut Map<String, Value>, host_network: bool) {
     if let Some(Value::Object(lifecycle)) = container.get_mut("lifecycle") {
         lifecycle.values_mut().filter_map(Value::as_object_mut).for_each(default_get);
     }
-    default_requests(container);
 }
 
 /// Limits are the requests of what has no request.
@@ -204,15 +223,19 @@ fn tolerate_for_a_while(spec: &mut Map<String, Value>) {
 }
 
 /// The pod's class: Guaranteed if all containers have equal CPU and memory requests and limits,
-/// BestEffort if none has any, Burstable otherwise.
+/// BestEffort if none has any, Burstable otherwise. Who asks for 0 asks for nothing.
 fn quality_of_service(object: &Object) -> &'static str {
     let containers =
         object.list("/spec/containers").iter().chain(object.list("/spec/initContainers"));
+    let amount = |container: &Value, list: &str, resource: &str| {
+        let found = container.pointer(&format!("/resources/{list}/{resource}"));
+        found.and_then(Value::as_str).and_then(quantity::nanos).filter(|amount| *amount > 0)
+    };
     let (mut any, mut all) = (false, true);
     for container in containers {
         for resource in ["cpu", "memory"] {
-            let request = container.pointer(&format!("/resources/requests/{resource}"));
-            let limit = container.pointer(&format!("/resources/limits/{resource}"));
+            let request = amount(container, "requests", resource);
+            let limit = amount(container, "limits", resource);
             any |= request.is_some() || limit.is_some();
             all &= limit.is_some() && request == limit;
         }

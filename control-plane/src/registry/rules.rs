@@ -47,6 +47,8 @@ pub enum Test {
     PositiveQuantity,
     /// It is no whole number below 0 and no percentage above 100.
     CountOrPercent,
+    /// It is no whole number below 0; percentages may be above 100.
+    CountOrAnyPercent,
     /// What is wrong with it, if anything.
     Check(fn(&Value) -> Option<&'static str>),
     /// What is wrong with the text, if anything.
@@ -214,7 +216,8 @@ impl Test {
             Self::PositiveQuantity => quantity::nanos(text)
                 .is_some_and(|amount| amount <= 0)
                 .then(|| "must be greater than zero".to_owned()),
-            Self::CountOrPercent => count_fault(value),
+            Self::CountOrPercent => count_fault(value, Some(100)),
+            Self::CountOrAnyPercent => count_fault(value, None),
             Self::Check(check) => check(value).map(str::to_owned),
             Self::Text(check) => check(text),
             Self::Port => return PORTS.apply(field, Some(value), errors),
@@ -286,19 +289,22 @@ fn check_keys(map: &Value, field: &str, errors: &mut Errors) {
     }
 }
 
-fn count_fault(value: &Value) -> Option<String> {
+/// What is wrong with a number or a percentage of at most so many.
+fn count_fault(value: &Value, most: Option<u32>) -> Option<String> {
     if let Some(number) = value.as_i64() {
         return (number < 0).then(|| NOT_NEGATIVE.to_owned());
     }
-    let text = value.as_str()?;
-    match text.strip_suffix('%').and_then(|number| number.parse::<u32>().ok()) {
-        Some(0..=100) => None,
-        Some(_) => Some("must not be greater than 100%".to_owned()),
-        None => Some(
+    let digits = |number: &&str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let Some(number) = value.as_str()?.strip_suffix('%').filter(digits) else {
+        return Some(
             "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
                 .to_owned(),
-        ),
-    }
+        );
+    };
+    // What is no number any more is above every bound.
+    let number = number.parse::<u32>().unwrap_or(u32::MAX);
+    let most = most.filter(|most| number > *most);
+    most.map(|most| format!("must not be greater than {most}%"))
 }
 
 /// Whether `text` is an address with a prefix length.

@@ -7,8 +7,15 @@ use super::names;
 use super::object::Object;
 use super::pod;
 use super::pod::spec::Within;
+use super::rules::{Rule, Test};
 use super::selector::Selector;
 use super::strategy::Strategy;
+
+/// Rules of deployments: they may make more pods in addition than there are, but not miss more.
+pub(super) const DEPLOYMENT_RULES: &[Rule] = &[
+    Rule("spec.strategy.rollingUpdate.maxUnavailable", Test::CountOrPercent),
+    Rule("spec.strategy.rollingUpdate.maxSurge", Test::CountOrAnyPercent),
+];
 
 /// [`Strategy`] of deployments.
 pub(super) struct Deployments;
@@ -43,6 +50,13 @@ impl Strategy for Deployments {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         validate_workload(object, errors);
+        let ready = object.integer("/spec/minReadySeconds").unwrap_or(0);
+        if let Some(deadline) = object.integer("/spec/progressDeadlineSeconds")
+            && deadline <= ready
+        {
+            let why = "must be greater than minReadySeconds";
+            errors.invalid("spec.progressDeadlineSeconds", deadline, why);
+        }
         let kind = object.text("/spec/strategy/type");
         if !matches!(kind, "Recreate" | "RollingUpdate") {
             errors.not_supported("spec.strategy.type", kind, &["Recreate", "RollingUpdate"]);

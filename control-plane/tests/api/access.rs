@@ -215,6 +215,37 @@ async fn nobody_grants_more_than_they_have() {
     assert!(said(&status).2.contains("cannot change roleRef"), "{status}");
 }
 
+/// What a role says is granted again with a label that makes it part of another role.
+#[tokio::test]
+async fn nobody_grants_more_than_they_have_by_changing_the_rest_of_a_role() {
+    let server = Server::start().await;
+    let roles = format!("{RBAC}/clusterroles");
+    let own = json!({"metadata": {"name": "labeller"}, "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["patch"]}]});
+    server.post(&roles, &own).await.unwrap();
+    let gathers = json!({"metadata": {"name": "gathers"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"nobody": "has"}}]}});
+    server.post(&roles, &gathers).await.unwrap();
+    let binding = json!({
+        "metadata": {"name": "labeller"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "labeller"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}],
+    });
+    server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.unwrap();
+    let patch = async |name: &str, change: &Value| {
+        let path = format!("{roles}/{name}");
+        let as_jane = [("impersonate-user", "jane")];
+        ask_with(&server.client, Method::PATCH, &path, change, &as_jane).await
+    };
+    let label =
+        json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    refused(patch("cluster-admin", &label).await, "not currently held");
+    assert!(patch("labeller", &label).await.is_ok());
+    // What the garbage collector writes grants nothing.
+    let finalizers = json!({"metadata": {"finalizers": ["example.com/one"]}});
+    assert!(patch("cluster-admin", &finalizers).await.is_ok());
+    let why = "must have cluster-admin privileges to use the aggregationRule";
+    refused(patch("gathers", &json!({"aggregationRule": null})).await, why);
+}
+
 #[tokio::test]
 async fn impersonation_takes_a_right_for_each_part() {
     let server = Server::start().await;
@@ -409,7 +440,13 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
     let mut own = pod("own");
     own["spec"]["nodeName"] = "n1".into();
     own["spec"]["serviceAccountName"] = "robot".into();
-    own["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "own"}}]);
+    own["spec"]["volumes"] = json!([
+        {"name": "s", "secret": {"secretName": "own"}},
+        {"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "own", "expirationSeconds": 3600}},
+            {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 3600}},
+        ]}},
+    ]);
     let own = server.post(PODS, &own).await.unwrap();
     let mut other = pod("other");
     other["spec"]["nodeName"] = "n2".into();
@@ -442,6 +479,21 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
     let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let request = |of: &Value| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": text(of, "/metadata/name"), "uid": text(of, "/metadata/uid")}}});
     assert!(post(&node, path, &request(&own)).await.is_ok());
+    // And for those alone whom their volumes name.
+    let audiences = |audiences: &[&str]| {
+        let mut request = request(&own);
+        request["spec"]["audiences"] = json!(audiences);
+        request
+    };
+    assert!(post(&node, path, &audiences(&["vault"])).await.is_ok());
+    refused(
+        post(&node, path, &audiences(&["bank"])).await,
+        "audience \"bank\" not found in pod spec volume",
+    );
+    refused(
+        post(&node, path, &audiences(&["vault", "bank"])).await,
+        "node may only request 0 or 1 audiences",
+    );
     refused(
         post(&node, path, &request(&other)).await,
         "node requested token bound to a pod scheduled on a different node",
@@ -462,6 +514,12 @@ async fn a_pod_has_the_priority_of_its_class() {
     assert_eq!(plain["spec"]["preemptionPolicy"], "PreemptLowerPriority");
     server.post(classes, &class("high", 1000, false)).await.unwrap();
     server.post(classes, &class("usual", 10, true)).await.unwrap();
+    // One class is the default one, and may be changed.
+    let why = "PriorityClass usual is already marked as default. Only one default can exist";
+    refused(server.post(classes, &class("more", 20, true)).await, why);
+    let default = json!({"globalDefault": true, "description": "of most"});
+    refused(server.patch("merge", &format!("{classes}/high"), &default).await, why);
+    assert!(server.patch("merge", &format!("{classes}/usual"), &default).await.is_ok());
     let named = |name: &str, class: &str| {
         let mut pod = pod(name);
         pod["spec"]["priorityClassName"] = class.into();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, pod, said};
+use crate::server::{Server, deployment, pod, said};
 
 const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -113,6 +113,24 @@ async fn finalizers_keep_an_object() {
 }
 
 #[tokio::test]
+async fn no_finalizer_comes_after_the_deletion_through_the_status_either() {
+    let server = Server::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let mut kept = deployment("kept");
+    kept["metadata"]["finalizers"] = json!(["example.com/one"]);
+    server.post(deployments, &kept).await.unwrap();
+    server.delete(&format!("{deployments}/kept"), &json!({})).await.unwrap();
+    let more = json!({"metadata": {"finalizers": ["example.com/one", "example.com/two"]}});
+    for path in [format!("{deployments}/kept"), format!("{deployments}/kept/status")] {
+        let status = server.patch("merge", &path, &more).await.unwrap_err();
+        let (code, _, message) = said(&status);
+        assert_eq!(code, 422, "{path}: {message}");
+        let why = "no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.com/two\"}";
+        assert!(message.ends_with(why), "{path}: {message}");
+    }
+}
+
+#[tokio::test]
 async fn preconditions_and_the_answer() {
     let server = Server::start().await;
     let path = format!("{CONFIGMAPS}/a");
@@ -171,6 +189,23 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
     let left = server.get(CONFIGMAPS).await.unwrap();
     assert_eq!(left["items"][0]["metadata"]["name"], "c");
+}
+
+/// A cluster's namespaces are not deleted by one request.
+#[tokio::test]
+async fn namespaces_are_no_collection_to_delete() {
+    let server = Server::start().await;
+    let namespaces = "/api/v1/namespaces";
+    server.post(namespaces, &json!({"metadata": {"name": "x"}})).await.unwrap();
+    let status = server.delete(namespaces, &json!({})).await.unwrap_err();
+    let message = "the server does not allow this method on the requested resource";
+    assert_eq!(said(&status), (405, "MethodNotAllowed", message));
+    assert!(server.get("/api/v1/namespaces/x").await.is_ok());
+    let found = server.get("/api/v1").await.unwrap();
+    let resources = found["resources"].as_array().unwrap();
+    let namespaces = resources.iter().find(|one| one["name"] == "namespaces").unwrap();
+    let verbs = json!(["create", "delete", "get", "list", "patch", "update", "watch"]);
+    assert_eq!(namespaces["verbs"], verbs);
 }
 
 #[tokio::test]

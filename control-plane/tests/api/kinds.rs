@@ -57,6 +57,18 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
             "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0 when maxSurge is 0",
         ),
         (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": selector, "template": template(&Value::Null), "minReadySeconds": 600,
+                "strategy": {"rollingUpdate": {"maxUnavailable": "150%", "maxSurge": -1}}}}),
+            "[spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"150%\": must not be greater than 100%, spec.strategy.rollingUpdate.maxSurge: Invalid value: -1: must be greater than or equal to 0, spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds]",
+        ),
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": selector, "template": template(&Value::Null),
+                "strategy": {"rollingUpdate": {"maxSurge": "abc"}}}}),
+            "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"abc\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+        ),
+        (
             "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
             json!({"spec": {"rules": [{"http": {"paths": [{"path": "x", "pathType": "Prefix", "backend": {"service": {"name": "a", "port": {"number": 80}}}}]}}]}}),
             "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
@@ -108,6 +120,13 @@ async fn defaults_are_filled_in() {
     let server = Server::start().await;
     let selector = json!({"matchLabels": {"a": "b"}});
     for (path, object, expected) in [
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": selector, "template": template(&Value::Null),
+                "strategy": {"rollingUpdate": {"maxSurge": "200%"}}}}),
+            json!({"/spec/strategy": {"type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "200%"}}}),
+        ),
         (
             "/apis/apps/v1/namespaces/default/daemonsets",
             json!({"spec": {"selector": selector, "template": template(&Value::Null)}}),

@@ -57,6 +57,56 @@ async fn resources_of_containers() {
     .await;
 }
 
+/// A limit is the request of a pod; in a template it would stay when the limit gets less.
+#[tokio::test]
+async fn templates_have_neither_requests_nor_ports_that_nobody_wrote() {
+    let bed = Bed::start().await;
+    let spec = |cpu: &str| {
+        json!({"hostNetwork": true, "containers": [{"name": "a", "image": "hello",
+            "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": cpu}}}]})
+    };
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec("1")}}});
+    let mut job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": spec("1")}}});
+    job["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
+    for (path, object) in [(deployments, deployment), (jobs, job)] {
+        let made = bed.post(path, &object).await.unwrap();
+        let container = &made["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["resources"], json!({"limits": {"cpu": "1"}}), "{path}");
+        let ports = json!([{"containerPort": 80, "protocol": "TCP"}]);
+        assert_eq!(container["ports"], ports, "{path}");
+    }
+    let less = json!({"spec": {"template": {"spec": spec("500m")}}});
+    let changed = bed.patch("strategic-merge", &format!("{deployments}/d"), &less).await.unwrap();
+    let container = &changed["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["resources"], json!({"limits": {"cpu": "500m"}}));
+    let made = bed.post(PODS, &pod("p", &spec("500m"))).await.unwrap();
+    let container = &made["spec"]["containers"][0];
+    let both = json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "500m"}});
+    assert_eq!(container["resources"], both);
+    assert_eq!(container["ports"][0]["hostPort"], 80);
+}
+
+#[tokio::test]
+async fn who_asks_for_0_asks_for_nothing() {
+    let bed = Bed::start().await;
+    let full = json!({"cpu": "1", "memory": "1Gi"});
+    for (name, resources, class) in [
+        ("none", json!({}), "BestEffort"),
+        ("zero", json!({"requests": {"cpu": "0", "memory": "0"}}), "BestEffort"),
+        ("limit-of-zero", json!({"limits": {"cpu": "0", "memory": "1Gi"}}), "Burstable"),
+        ("some", json!({"limits": {"cpu": "1"}}), "Burstable"),
+        ("less", json!({"requests": {"cpu": "0"}, "limits": full}), "Burstable"),
+        ("full", json!({"limits": full}), "Guaranteed"),
+        ("equal", json!({"limits": full, "requests": {"memory": "1024Mi"}}), "Guaranteed"),
+    ] {
+        let made = bed.post(PODS, &pod(name, &container(&json!({"resources": resources})))).await;
+        assert_eq!(made.unwrap()["status"]["qosClass"], class, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn ports_of_containers() {
     let bed = Bed::start().await;

@@ -84,6 +84,8 @@ impl Api {
         if is(kind, "", "pods") {
             self.admit_account(kind, object).await?;
             self.admit_priority(kind, object).await?;
+        } else if is(kind, "scheduling.k8s.io", "priorityclasses") {
+            self.admit_default_priority(kind, object).await?;
         } else if is(kind, "networking.k8s.io", "ingresses") {
             self.admit_class(&default_class::INGRESS, object).await?;
         } else if is(kind, "", "persistentvolumeclaims") {
@@ -97,7 +99,7 @@ impl Api {
     }
 
     /// Looks at a changed object.
-    pub(super) fn admit_update(
+    pub(super) async fn admit_update(
         &self,
         kind: &Kind,
         part: Part,
@@ -110,6 +112,8 @@ impl Api {
         }
         if kind.group == crate::authz::rbac::GROUP {
             self.admit_rules(kind, new, Some(old), how)?;
+        } else if is(kind, "scheduling.k8s.io", "priorityclasses") {
+            self.admit_default_priority(kind, new).await?;
         }
         Ok(())
     }

@@ -52,6 +52,23 @@ impl Api {
         Ok(())
     }
 
+    /// Looks at a new or changed class: one alone is that of pods that name none.
+    pub(super) async fn admit_default_priority(&self, kind: &Kind, class: &Object) -> Result<()> {
+        if !class.flag("/globalDefault") {
+            return Ok(());
+        }
+        match self.default_class().await? {
+            Some(other) if other.name() != class.name() => {
+                let why = format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    other.name()
+                );
+                Err(Failure::forbidden(kind, class.name(), &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The class of pods that name none: of several the one of least value.
     async fn default_class(&self) -> Result<Option<Object>> {
         let query = Query { prefix: PREFIX, after: None, limit: None, at: None };

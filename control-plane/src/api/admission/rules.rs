@@ -18,6 +18,36 @@ fn read<T: DeserializeOwned + Default>(value: Option<&Value>) -> Result<T> {
         .map_err(|error| Failure::bad_request(format!("the rules can't be read: {error}")))
 }
 
+/// What the garbage collector writes of an object, and what the server keeps of every write.
+const BOOKKEEPING: [&str; 9] = [
+    "/apiVersion",
+    "/kind",
+    "/metadata/deletionGracePeriodSeconds",
+    "/metadata/deletionTimestamp",
+    "/metadata/finalizers",
+    "/metadata/generation",
+    "/metadata/managedFields",
+    "/metadata/ownerReferences",
+    "/metadata/resourceVersion",
+];
+
+/// Whether a change grants nothing whatever the role says, as the garbage collector's does.
+fn is_bookkeeping(new: &Object, old: &Object) -> bool {
+    let rest = |object: &Object| {
+        let mut rest = object.clone();
+        for field in BOOKKEEPING {
+            rest.remove(field);
+        }
+        rest
+    };
+    rest(new) == rest(old)
+}
+
+/// Whether a role is made of others.
+fn aggregates(role: &Object) -> bool {
+    !role.list("/aggregationRule/clusterRoleSelectors").is_empty()
+}
+
 impl Api {
     /// Looks at a new or changed role or binding.
     pub(super) fn admit_rules(
@@ -31,29 +61,32 @@ impl Api {
         if user.is_in(MASTERS) {
             return Ok(());
         }
-        let same = |at: &str| old.is_some_and(|old| old.at(at) == new.at(at));
         if kind.plural.ends_with("bindings") {
             // Metadata may change.
+            let same = |at: &str| old.is_some_and(|old| old.at(at) == new.at(at));
             if same("/roleRef") && same("/subjects") {
                 return Ok(());
             }
             return self.admit_binding(kind, new, user);
         }
-        if same("/rules") && same("/aggregationRule") {
+        // Rules that stay are looked at too: a label makes them a part of other roles.
+        if old.is_some_and(|old| is_bookkeeping(new, old)) {
             return Ok(());
         }
         if self.may(user, "escalate", kind.plural, new.namespace(), new.name())? {
             return Ok(());
         }
-        if new.at("/aggregationRule").is_some() && !same("/aggregationRule") {
+        let rules: Vec<PolicyRule> = read(new.at("/rules"))?;
+        self.refuse_excess(kind, new, user, &rules)?;
+        // Who takes the aggregation away keeps the rules that it gathered.
+        if aggregates(new) || old.is_some_and(aggregates) {
             let everything = escalation::everything();
             if self.granted(user, new.namespace(), &everything)?.is_some() {
                 let why = "must have cluster-admin privileges to use the aggregationRule";
                 return Err(Failure::forbidden(kind, new.name(), why));
             }
         }
-        let rules: Vec<PolicyRule> = read(new.at("/rules"))?;
-        self.refuse_excess(kind, new, user, &rules)
+        Ok(())
     }
 
     fn admit_binding(&self, kind: &Kind, new: &Object, user: &User) -> Result<()> {
