@@ -144,7 +144,7 @@ fn f46_a_token_that_was_renewed_is_read_when_the_old_one_is_refused() {
             fs::rename(next, folder.path().join("token")).unwrap();
         };
         write("first");
-        let mut agent = Agent::start(server.kubeconfig(folder.path())).await;
+        let agent = Agent::start(server.kubeconfig(folder.path())).await;
         // Not `synced`: it leaves out namespaces, and a kind that was never listed waits instead.
         agent.until_board("the first token to serve", |state| *state == State::Ready).await;
         server.expect("second");

@@ -131,5 +131,5 @@ fn a_pod_ends_when_its_time_is_over() {
     let mut ended = with(vec![container("main", 0, exited(10, 102, 0))]);
     ended.reported = after.status.clone();
     let later = step(&pod(spec), &node(), &ended, at(200));
-    assert_eq!((phase(&later), later.status.reason), ("Failed", after.status.reason));
+    assert_eq!((phase(&later), &later.status.reason), ("Failed", &after.status.reason));
 }
