@@ -437,7 +437,7 @@ mod tests {
         send(&mut here, &sent, Some(file.as_fd())).unwrap();
         let (received, fd) = receive::<Request>(&mut there).unwrap();
         assert_eq!(received, sent);
-        let mut file = std::fs::File::from(fd.unwrap());
+        let mut file = fs::File::from(fd.unwrap());
         let mut text = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
