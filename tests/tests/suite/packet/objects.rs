@@ -27,6 +27,8 @@ use mizzen_tests::{
 
 use super::{NODE_PORT, PORT, sane};
 
+mod deleted;
+
 /// Number of the first node on the wire.
 const OWN: u8 = 11;
 
@@ -99,10 +101,16 @@ impl Cluster {
 
     /// Makes these pods, of the nodes with these numbers, the endpoints, and has the agent follow.
     fn lead_to(&mut self, pods: &[(u8, &Pod)]) {
+        self.say(pods, |endpoint| endpoint);
+        self.follow();
+    }
+
+    /// Makes these pods the endpoints, each as `state` makes it.
+    fn say(&mut self, pods: &[(u8, &Pod)], state: impl Fn(Endpoint) -> Endpoint) {
         let port = |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };
-        let endpoint = |(node, pod): &(u8, &Pod)| Endpoint {
-            site: Site::on(&node_name(*node)),
-            ..Endpoint::ready_at(pod.address(self.family))
+        let endpoint = |(node, pod): &(u8, &Pod)| {
+            let site = Site::on(&node_name(*node));
+            state(Endpoint { site, ..Endpoint::ready_at(pod.address(self.family)) })
         };
         let slice = EndpointSlice {
             ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
@@ -110,7 +118,6 @@ impl Cluster {
             ..EndpointSlice::new(web(), "web-1", self.family == Family::V6)
         };
         self.snapshot.slices.insert((web(), "web-1".into()), Arc::new(slice));
-        self.follow();
     }
 
     fn follow(&mut self) {
