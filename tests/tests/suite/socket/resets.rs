@@ -21,7 +21,7 @@ use mizzen_agent::{
         snapshot::Snapshot,
     },
     reconcile::Inputs,
-    resets,
+    released, resets,
 };
 use mizzen_tests::{
     actor::{Actor, Socket},
@@ -396,7 +396,7 @@ impl Loop {
         let thread = std::thread::spawn(move || {
             let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
             let (_queries, queries) = mpsc::channel(1);
-            let (_released, released) = mpsc::channel(1);
+            let (_released, released) = released::channel();
             let host_ports = Arc::new(HostPorts::none());
             let inputs = Inputs { snapshots, facts, queries, released, host_ports };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
