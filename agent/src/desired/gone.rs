@@ -339,8 +339,7 @@ impl Departures {
         dead: &BTreeSet<IpAddr>,
     ) -> Vec<SetKey> {
         let mut changed: Vec<SetKey> = self.tombs.open(service).into_keys().collect();
-        let is_kept =
-            |key: &SetKey| key.protocol != Protocol::Udp && set_of(after, key).is_none();
+        let is_kept = |key: &SetKey| key.protocol != Protocol::Udp && set_of(after, key).is_none();
         let withdrawn: Vec<_> = before.iter().filter(|(key, _)| is_kept(key)).collect();
         if withdrawn.is_empty() {
             return changed;

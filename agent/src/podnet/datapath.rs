@@ -139,11 +139,7 @@ pub struct Announced {
 
 impl Announced {
     /// Announces what is detached from `datapath`.
-    pub fn new(
-        datapath: Arc<dyn PodDatapath>,
-        released: Announcer,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(datapath: Arc<dyn PodDatapath>, released: Announcer, metrics: Arc<Metrics>) -> Self {
         Self { datapath, released, metrics }
     }
 }

@@ -80,8 +80,7 @@ impl Facts {
         }
         // To a ClusterIP.
         self.config & node_config_flags::MASQUERADE_ALL != 0
-            || (self.detects_pods()
-                && !matches!(self.origin, Origin::Pod | Origin::PodElsewhere))
+            || (self.detects_pods() && !matches!(self.origin, Origin::Pod | Origin::PodElsewhere))
     }
 }
 

@@ -214,9 +214,7 @@ pub fn admits(
 ) -> bool {
     frontend.flags & frontend_flags::SOURCE_RANGES == 0
         || tables.source_ranges_hold(frontend.set, client)
-        || own.is_some_and(|own| {
-            client.is(dialled) && tables.source_ranges_hold(frontend.set, own)
-        })
+        || own.is_some_and(|own| client.is(dialled) && tables.source_ranges_hold(frontend.set, own))
 }
 
 /// The slots of a window of the frontend's set.

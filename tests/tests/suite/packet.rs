@@ -271,8 +271,13 @@ fn b11_b14_without_endpoints_clients_are_refused_at_once() {
             node_port(&mut lab.nodes[0], family, transport, &[], EXTERNAL);
             let node = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
             for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, node)] {
+                let rejected = lab.nodes[0].counted(Counter::Rejected);
                 let refused = ask_in_vain(from, transport, to);
                 assert_eq!(refused, io::ErrorKind::ConnectionRefused, "{transport:?} {to}");
+                if transport == Transport::Tcp {
+                    let answers = lab.nodes[0].counted(Counter::Rejected) - rejected;
+                    assert_eq!(answers, 1, "{to}: the first SYN is answered, and believed");
+                }
             }
         }
     }
