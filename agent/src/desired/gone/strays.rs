@@ -95,8 +95,10 @@ impl Strays {
         for (address, is) in now {
             for of in self.at.get(address).cloned().unwrap_or_default() {
                 let Some(were) = self.of(&of).and_then(|of| of.get(address)) else { continue };
-                let were = were.iter().map(|pod| PodName::from(&**pod)).collect();
-                let inherited = another_pod(&were, &is.pods);
+                let inherited = {
+                    let were = were.iter().map(|pod| PodName::from(&**pod)).collect();
+                    another_pod(&were, &is.pods)
+                };
                 if inherited || of == *service {
                     self.remove(&of, *address);
                 }

@@ -22,7 +22,7 @@ struct AttachUplinks {
 impl Attach for AttachUplinks {
     fn attach(&mut self, addresses: &[IpAddr]) -> Result<usize, TaskError> {
         let Self { netns, programs } = self;
-        netns.run(|| {
+        netns.run(|| -> Result<usize, TaskError> {
             let mut attached = 0;
             for device in find_uplinks(&[], addresses)?.devices {
                 let outcomes = programs.attach(&device, Leads::ToHosts)?;
