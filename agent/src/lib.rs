@@ -36,6 +36,7 @@ pub mod netfilter;
 pub mod podnet;
 pub mod reconcile;
 pub mod redact;
+pub mod released;
 pub mod resets;
 pub mod serve;
 mod slice;

@@ -26,6 +26,7 @@ use crate::{
     host_ports::{Asked, HostPorts},
     metrics::Metrics,
     model::snapshot::{Snapshot, Synced},
+    released::Released,
     resets,
     serve::{rows, wire},
     status::{Board, State},
@@ -100,7 +101,7 @@ pub struct Inputs {
     /// Questions.
     pub queries: mpsc::Receiver<Query>,
     /// Addresses that this node's pods have no more.
-    pub released: mpsc::Receiver<Vec<IpAddr>>,
+    pub released: Released,
     /// The pods' host ports.
     pub host_ports: Arc<HostPorts>,
 }
@@ -207,9 +208,7 @@ impl Reconciler {
                 biased;
                 () = cancel.cancelled() => break,
                 // Before the endpoints that may have the addresses next.
-                Some(addresses) = inputs.released.recv() => {
-                    self.released(&gather(addresses, &mut inputs.released));
-                }
+                addresses = inputs.released.recv() => self.released(&addresses),
                 Some(query) = inputs.queries.recv() => self.answer(query),
                 // Before changes, which may come without end while their leavings pile up.
                 outcome = self.releases.barrier() => self.barrier_over(outcome),
@@ -220,7 +219,7 @@ impl Reconciler {
             }
         }
         // The next agent knows nothing of sockets to endpoints that were deleted before.
-        self.released(&gather(Vec::new(), &mut inputs.released));
+        self.released(&inputs.released.take());
         self.finish();
         Ok(())
     }
@@ -422,15 +421,6 @@ impl Reconciler {
         let plan = diff_and_settle(&everything, &mut restore(&tables, &everything, self.room()));
         Ok(wire::Diff { steps: plan.to_string().lines().map(str::to_owned).collect() })
     }
-}
-
-/// These addresses, and those that wait behind them.
-fn gather(first: Vec<IpAddr>, more: &mut mpsc::Receiver<Vec<IpAddr>>) -> BTreeSet<IpAddr> {
-    let mut addresses: BTreeSet<IpAddr> = first.into_iter().collect();
-    while let Ok(more) = more.try_recv() {
-        addresses.extend(more);
-    }
-    addresses
 }
 
 /// What is still missing before anything may be written.

@@ -18,7 +18,7 @@ mod privileges;
 mod process;
 mod service_manager;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -51,6 +51,7 @@ use crate::{
         datapath::{Announced, NoDatapath, PodDatapath},
     },
     reconcile::{self, Inputs, Query, Reconciler},
+    released::{self, Released},
     resets,
     serve::{
         self, check::Checker, explain::Explainer, follow::Followers, health::Health,
@@ -67,8 +68,6 @@ use crate::{
 const WORKER_THREADS: usize = 2;
 /// Questions that wait for the loop before who asks waits.
 const QUERIES_MAX: usize = 16;
-/// Pods that were disconnected and that the loop has not heard of yet.
-const RELEASED_MAX: usize = 256;
 /// How long threads that still do something may take at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -361,7 +360,7 @@ fn start_datapath(
     stages: &mut Stages,
 ) -> anyhow::Result<Services> {
     let programs: Arc<dyn ProgramCounters> = Arc::new(datapath.counters()?);
-    let (released, receiver) = mpsc::channel(RELEASED_MAX);
+    let (released, receiver) = released::channel();
     let pods = Announced::new(Arc::new(datapath.pods()?), released, shared.metrics.clone());
     let foreign_pods = (!config.cni).then(|| datapath.packet_programs());
     let readers = datapath.table_readers();
@@ -530,7 +529,7 @@ fn start_services(
     config: &Config,
     datapath: Datapath,
     shared: &Shared,
-    released: mpsc::Receiver<Vec<IpAddr>>,
+    released: Released,
     intake: &mut Tasks,
     tables: &mut Tasks,
 ) -> anyhow::Result<(mpsc::Sender<Query>, Facts)> {

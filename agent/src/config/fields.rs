@@ -173,7 +173,8 @@ fields! {
         /// nodePortAddresses that hold these addresses do the same
         localhost_node_ports: bool = false;
         /// How pods are told from others by their addresses: `PodCIDRs`, the pod ranges of all
-        /// nodes, `ClusterCIDR`, those of clusterCidr, or `None`, not at all
+        /// nodes, `ClusterCIDR`, those of clusterCidr, or `None`, not at all; whatever it says,
+        /// externalTrafficPolicy Local binds the pods of other nodes
         detect_local: String = "PodCIDRs".to_owned();
         /// Range of pod addresses (repeatable), for detectLocal ClusterCIDR; who is in one is
         /// answered at dnsPeerPort

@@ -11,6 +11,12 @@
 //!
 //! What is not known is not deleted: an agent that starts knows of no endpoint that was there
 //! before, and of two objects that may be one pod it takes them for one.
+//!
+//! What may be deleted later is remembered though no slice has it ([`strays`]), or no service
+//! ([`tombs`]).
+
+mod strays;
+mod tombs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +26,10 @@ use std::{
 
 use imbl::ordmap::DiffItem;
 
-use super::{DesiredSet, SetKey, Sets, set_of};
+use strays::Strays;
+use tombs::Tombs;
+
+use super::{DesiredSet, LocalAddress, SetKey, Sets, set_of};
 use crate::model::{ObjectKey, endpoints::PodName, service::Protocol, snapshot::Snapshot};
 
 /// Addresses of endpoints by service.
@@ -42,10 +51,33 @@ pub struct Departures {
     /// Endpoints that are in a slice though nothing is behind them: their node is gone, or their
     /// address was released, where no node is named.
     doomed: BTreeMap<ObjectKey, BTreeMap<IpAddr, Option<Arc<str>>>>,
+    /// Endpoints on this node that left and live.
+    strays: Strays,
+    /// Sets of services that are gone.
+    tombs: Tombs,
     /// Nodes whose object is deleted and that are not given up yet, since when.
     absent: BTreeMap<Arc<str>, u64>,
     /// Counts calls of [`Self::settle`].
     round: u64,
+}
+
+/// This node.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// Its name.
+    pub node: &'a Arc<str>,
+    /// The addresses on its interfaces.
+    pub addresses: &'a BTreeSet<LocalAddress>,
+}
+
+impl Here<'_> {
+    /// Whether an endpoint is a pod of this node with an address of its own. Those in the node's
+    /// network share its address, which says nothing of any of them.
+    fn has_pod(&self, was: &Presence<'_>, address: IpAddr) -> bool {
+        let lowest = LocalAddress { addr: address, ifindex: 0 };
+        let of_node = self.addresses.range(lowest..).next();
+        was.nodes.contains(&**self.node) && of_node.is_none_or(|next| next.addr != address)
+    }
 }
 
 /// An endpoint that left.
@@ -68,20 +100,21 @@ struct Presence<'a> {
 
 impl Departures {
     /// Takes in what became of a service's endpoints. Gives the addresses whose endpoint is
-    /// deleted; one of them may be another pod's by now.
+    /// deleted, of this service or of others that had it; one of them may be another pod's by now.
     pub fn follow(
         &mut self,
         service: &ObjectKey,
-        before: &Snapshot,
-        after: &Snapshot,
-    ) -> BTreeSet<IpAddr> {
-        if !resets(service, before, after) {
-            self.left.remove(service);
-            self.doomed.remove(service);
-            return BTreeSet::new();
-        }
+        (before, after): (&Snapshot, &Snapshot),
+        here: Here<'_>,
+    ) -> Addresses {
         let now = presences(service, after);
-        let mut deleted = self.returned(service, &now);
+        let mut deleted = self.strays.meet(service, &now);
+        if !self.resets(service, before, after) {
+            self.forget(service);
+            deleted.remove(service);
+            return deleted;
+        }
+        let mut own = self.returned(service, &now);
         for (address, was) in presences(service, before) {
             let is = now.get(&address);
             if is.is_some_and(|is| !another_pod(&was.pods, &is.pods)) {
@@ -95,14 +128,47 @@ impl Departures {
                 None => doomed,
             };
             if dead {
-                deleted.insert(address);
-            } else if is.is_none() && (terminated || self.is_absent(&was.nodes)) {
-                let pods = was.pods.into_iter().map(|pod| pod.to_string().into()).collect();
-                let left = Left { round: self.round, pods };
-                self.left.entry(service.clone()).or_default().insert(address, left);
+                own.insert(address);
+            } else if is.is_none() {
+                self.leaves(service, address, &was, terminated, here);
             }
         }
+        if !own.is_empty() {
+            deleted.entry(service.clone()).or_default().extend(own);
+        }
         deleted
+    }
+
+    /// Takes note of an endpoint that is in no slice any more, and that may be deleted.
+    fn leaves(
+        &mut self,
+        service: &ObjectKey,
+        address: IpAddr,
+        was: &Presence<'_>,
+        terminated: bool,
+        here: Here<'_>,
+    ) {
+        let pods = was.pods.iter().map(|pod| pod.to_string().into()).collect();
+        if terminated || self.is_absent(&was.nodes) {
+            let left = Left { round: self.round, pods };
+            self.left.entry(service.clone()).or_default().insert(address, left);
+        } else if here.has_pod(was, address) {
+            self.strays.add(service, address, pods);
+        }
+    }
+
+    /// Whether flows to deleted endpoints of a service shall be reset. One that is gone is asked no
+    /// more: what it said holds for what is remembered of it.
+    pub fn resets(&self, service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
+        let object = after.services.get(service).or_else(|| before.services.get(service));
+        object.map_or_else(|| self.tombs.has(service), |service| service.reset_on_delete)
+    }
+
+    /// Forgets what was remembered of a service's endpoints.
+    fn forget(&mut self, service: &ObjectKey) {
+        self.left.remove(service);
+        self.doomed.remove(service);
+        self.strays.forget(service);
     }
 
     /// Of the endpoints that had left, those whose address is back: as the same pod, which only
@@ -189,16 +255,21 @@ impl Departures {
         });
     }
 
-    /// The endpoints on node `here` that have one of these addresses, which were released.
+    /// The endpoints on node `here` that have one of these addresses, which were released, and those
+    /// that had them when they left.
     pub fn released(
         &mut self,
         snapshot: &Snapshot,
         here: &Arc<str>,
         addresses: &BTreeSet<IpAddr>,
     ) -> Addresses {
-        self.doom(snapshot, |address, node| {
+        let mut deleted = self.doom(snapshot, |address, node| {
             (node == Some(here) && addresses.contains(&address)).then_some(None)
-        })
+        });
+        for (service, strays) in self.strays.released(addresses) {
+            deleted.entry(service).or_default().extend(strays);
+        }
+        deleted
     }
 
     /// Finds the endpoints that `cause` names a reason for to take them for dead.
@@ -211,7 +282,7 @@ impl Departures {
         for ((service, _), slice) in &snapshot.slices {
             for endpoint in &slice.endpoints {
                 let Some(node) = cause(endpoint.address, endpoint.node()) else { continue };
-                if resets(service, snapshot, snapshot) {
+                if self.resets(service, snapshot, snapshot) {
                     let doomed = self.doomed.entry(service.clone()).or_default();
                     doomed.insert(endpoint.address, node);
                     deleted.entry(service.clone()).or_default().insert(endpoint.address);
@@ -230,24 +301,86 @@ impl Departures {
         was
     }
 
-    /// Keeps the endpoints that left and are not given up yet in a service's sets, idle: what they
-    /// had stays theirs.
+    /// Keeps the endpoints that left and may be deleted yet in a service's sets, idle: what they had
+    /// stays theirs.
     pub fn keep_idle(&self, service: &ObjectKey, before: &Sets, sets: &mut Sets) {
-        let Some(left) = self.left.get(service) else { return };
+        if !self.waits_for_any(service) {
+            return;
+        }
         for (key, set) in sets {
             let had = set_of(before, key).into_iter().flat_map(|set| set.endpoints());
-            let waiting: Vec<_> = had.filter(|(address, _)| left.contains_key(address)).collect();
+            let waiting: Vec<_> =
+                had.filter(|(address, _)| self.waits_for(service, *address)).collect();
             if !waiting.is_empty() {
                 Arc::make_mut(set).idle.extend(waiting);
             }
         }
     }
-}
 
-/// Whether flows to deleted endpoints of a service shall be reset.
-pub fn resets(service: &ObjectKey, before: &Snapshot, after: &Snapshot) -> bool {
-    let object = after.services.get(service).or_else(|| before.services.get(service));
-    object.is_some_and(|service| service.reset_on_delete)
+    fn waits_for_any(&self, service: &ObjectKey) -> bool {
+        self.left.contains_key(service) || self.strays.of(service).is_some()
+    }
+
+    fn waits_for(&self, service: &ObjectKey, address: IpAddr) -> bool {
+        self.left.get(service).is_some_and(|left| left.contains_key(&address))
+            || self.strays.of(service).is_some_and(|strays| strays.contains_key(&address))
+    }
+
+    /// Keeps sets that a service had `before` and has no more, with those of their endpoints that
+    /// may be deleted yet: they are in a slice, or waited for. Gives the sets that are kept otherwise
+    /// than before.
+    ///
+    /// Those of UDP are not kept: nothing leads to an endpoint of theirs ([`of_withdrawn`]).
+    pub fn entomb(
+        &mut self,
+        service: &ObjectKey,
+        (before, after): (&Sets, &[(SetKey, Arc<DesiredSet>)]),
+        snapshot: &Snapshot,
+        dead: &BTreeSet<IpAddr>,
+    ) -> Vec<SetKey> {
+        let mut changed: Vec<SetKey> = self.tombs.open(service).into_keys().collect();
+        let is_kept = |key: &SetKey| key.protocol != Protocol::Udp && set_of(after, key).is_none();
+        let withdrawn: Vec<_> = before.iter().filter(|(key, _)| is_kept(key)).collect();
+        if withdrawn.is_empty() {
+            return changed;
+        }
+        let there: BTreeSet<IpAddr> =
+            snapshot.endpoints_of(service).map(|(_, endpoint)| endpoint.address).collect();
+        for (key, set) in withdrawn {
+            let may_go = |(address, _): &(IpAddr, u16)| {
+                let waits = there.contains(address) || self.waits_for(service, *address);
+                waits && !dead.contains(address)
+            };
+            let idle: BTreeSet<_> = set.endpoints().filter(may_go).collect();
+            if !idle.is_empty() && self.tombs.put(key, DesiredSet::idle(idle)) {
+                changed.push(key.clone());
+            }
+        }
+        changed
+    }
+
+    /// Drops the sets that are kept of a service.
+    pub fn unbury(&mut self, service: &ObjectKey) -> Vec<SetKey> {
+        self.tombs.open(service).into_keys().collect()
+    }
+
+    /// The sets that are kept though no service has them.
+    pub fn tombs(&self) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
+        self.tombs.all()
+    }
+
+    /// Those of one service.
+    pub fn tombs_of(
+        &self,
+        service: &ObjectKey,
+    ) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
+        self.tombs.of(service)
+    }
+
+    /// The one with this key.
+    pub fn tomb(&self, key: &SetKey) -> Option<&Arc<DesiredSet>> {
+        self.tombs.get(key)
+    }
 }
 
 /// Whether an address was one pod's and is another's. Of what names no pod nothing is known.

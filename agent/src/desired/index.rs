@@ -12,7 +12,7 @@ use mizzen_ebpf_abi::service::{FrontendKey, range_flags};
 use super::{
     DesiredSet, NodeFacts, SetKey, Sets, Settings, Warning,
     claims::{Claimant, Claims, place_of_host_ports, place_of_service},
-    gone::{self, Deleted, Departures},
+    gone::{self, Deleted, Departures, Here},
     host_ports,
     node::{DesiredNode, desired_node},
     service::desired_sets,
@@ -111,8 +111,17 @@ impl Desired {
             let topological = snapshot.services.values().filter(|service| service.topology);
             changed.extend(topological.map(|service| service.key.clone()));
         }
+        let here = Here { node: &self.settings.node_name, addresses: &facts.addresses };
+        let mut dead = gone::Addresses::new();
+        for service in &changed {
+            let deleted = self.departures.follow(service, (&self.seen, snapshot), here);
+            for (service, addresses) in deleted {
+                dead.entry(service).or_default().extend(addresses);
+            }
+        }
+        changed.extend(dead.keys().cloned());
         for service in changed {
-            let dead = self.departures.follow(&service, &self.seen, snapshot);
+            let dead = dead.remove(&service).unwrap_or_default();
             self.follow(&service, snapshot, &dead, &mut touched);
         }
         let before = std::mem::replace(&mut self.facts, facts.clone());
@@ -192,9 +201,10 @@ impl Desired {
             let set = Some(set).filter(|set| self.is_reachable(key, set));
             (key.clone(), set.cloned())
         });
+        let tombs = self.departures.tombs().map(|(key, set)| (key.clone(), Some(set.clone())));
         Change {
             complete: true,
-            sets: sets.collect(),
+            sets: sets.chain(tombs).collect(),
             frontends: frontends.collect(),
             node: self.node.clone(),
             deleted: Deleted::default(),
@@ -259,16 +269,31 @@ impl Desired {
         dead: &BTreeSet<IpAddr>,
         touched: &mut Touched,
     ) {
-        let before = self.services.get(service).map_or_else(Sets::default, |of| of.sets.clone());
+        let before = self.sets_of(service);
         self.replace(service, snapshot, touched);
         if let Some(served) = self.services.get_mut(service) {
             self.departures.keep_idle(service, &before, &mut served.sets);
         }
         touched.deleted.extend(gone::of_sets(&before, dead));
-        if gone::resets(service, &self.seen, snapshot) {
-            let after = self.services.get(service).map_or(&[][..], |served| &served.sets);
+        let after = self.services.get(service).map_or(&[][..], |served| &served.sets);
+        if self.departures.resets(service, &self.seen, snapshot) {
             touched.deleted.extend(gone::of_withdrawn(&before, after));
+            touched.sets.extend(self.departures.entomb(service, (&before, after), snapshot, dead));
+        } else {
+            touched.sets.extend(self.departures.unbury(service));
         }
+    }
+
+    /// The sets of a service, with those that are kept though it has them no more.
+    fn sets_of(&self, service: &ObjectKey) -> Sets {
+        let mut sets = self.services.get(service).map_or_else(Sets::default, |of| of.sets.clone());
+        let mut kept = self.departures.tombs_of(service).peekable();
+        if kept.peek().is_some() {
+            let all = sets.into_iter().chain(kept.map(|(key, set)| (key.clone(), set.clone())));
+            sets = all.collect();
+            sets.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        sets
     }
 
     /// Puts the sets of one service in the place of those that it had.
@@ -412,7 +437,11 @@ impl Desired {
         }
         let sets = touched.sets.into_iter().map(|key| {
             let set = self.services.get(&key.service).and_then(|of| set_of(&of.sets, &key));
-            let set = set.filter(|set| self.is_reachable(&key, set)).cloned();
+            let set = match set {
+                Some(set) => Some(set).filter(|set| self.is_reachable(&key, set)),
+                None => self.departures.tomb(&key),
+            };
+            let set = set.cloned();
             (key, set)
         });
         let (sets, node) = (sets.collect(), self.node.clone());

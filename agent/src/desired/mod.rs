@@ -93,6 +93,23 @@ pub struct DesiredSet {
 }
 
 impl DesiredSet {
+    /// A set that nothing leads to, whose endpoints keep the ids that they had.
+    fn idle(endpoints: BTreeSet<(IpAddr, u16)>) -> Self {
+        Self {
+            frontends: Vec::new(),
+            slots: Arc::default(),
+            windows: windows::Windows::default(),
+            affinity_s: 0,
+            source_ranges: BTreeSet::new(),
+            idle: endpoints,
+        }
+    }
+
+    /// Whether no frontend leads to it.
+    pub fn is_unled(&self) -> bool {
+        self.frontends.is_empty()
+    }
+
     /// Address and port of every endpoint.
     pub fn endpoints(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         self.slots.iter().map(|slot| (slot.addr, slot.port)).chain(self.idle.iter().copied())

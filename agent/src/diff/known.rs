@@ -190,6 +190,9 @@ impl Known {
     pub(super) fn place(&mut self, key: &SetKey, wanted: &DesiredSet, draft: &mut Draft) {
         let held = self.sets.remove(key);
         let existed = held.is_some();
+        if !existed && wanted.is_unled() {
+            return; // a set of before, which the tables were read without
+        }
         let Some(mut set) = held.or_else(|| self.new_set(key.ipv6)) else {
             let (map, capacity) = (maps::SETS, self.room.max.sets);
             draft.refused.push(Refused::set(key, map, capacity));
@@ -287,7 +290,9 @@ impl Known {
         note_backends(set, &backends, draft);
         let offset = range.as_ref().map_or(0, |range| range.offset);
         if let Some(word) = self.next_word(set.id, offset) {
-            draft.flips.push((set.id, word));
+            // Who met one of its frontends a moment ago finds it as it was.
+            let words = if wanted.is_unled() { &mut draft.dead_sets } else { &mut draft.flips };
+            words.push((set.id, word));
         }
         if let Some(before) = set.range.take()
             && before.offset != offset
@@ -396,6 +401,9 @@ impl Known {
         }
         for (id, _) in &draft.backends6 {
             self.limbo.keep_record(true, *id);
+        }
+        for (set, _) in &draft.flips {
+            self.limbo.keep_word(*set);
         }
         for range in &draft.put_source_ranges {
             // It was counted when it was put in, and is again.

@@ -105,6 +105,13 @@ impl Limbo {
         }
     }
 
+    /// The word of a set is not cleared after all: something leads to it again.
+    pub(super) fn keep_word(&mut self, set: u32) {
+        for part in self.parts() {
+            part.dead_sets.remove(&set);
+        }
+    }
+
     /// A source range is not removed after all. False where it was not to be.
     pub(super) fn keep_source_range(&mut self, range: &SourceRange) -> bool {
         self.parts().any(|part| part.source_ranges.remove(range))

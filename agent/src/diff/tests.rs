@@ -154,7 +154,7 @@ struct Legitimate {
 /// Whether a client may use a frontend with this value.
 fn admits(tables: &Tables, frontend: &Frontend, client: IpAddr) -> bool {
     let nobody = Addr::default();
-    select::admits(tables, frontend, &client.into(), &nobody)
+    select::admits(tables, frontend, (&client.into(), &nobody), None)
 }
 
 /// What they may meet while the tables go from one of these to the next.

@@ -1,7 +1,12 @@
 //! What the pod network needs of the datapath when a pod comes or goes. Implemented by
 //! `crate::datapath` where its programs are loaded, and by [`NoDatapath`] where they are not.
 
-use std::{collections::BTreeMap, fs::File, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use mizzen_ebpf_abi::{
     addr::Addr,
@@ -9,10 +14,8 @@ use mizzen_ebpf_abi::{
     service::FrontendKey,
 };
 
-use tokio::sync::mpsc;
-
 use super::bandwidth::Bucket;
-use crate::{metrics::Metrics, model::node::Cidr, status::State};
+use crate::{metrics::Metrics, model::node::Cidr, released::Announcer, status::State};
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,17 +133,13 @@ pub trait PodDatapath: Send + Sync {
 /// was mended is counted.
 pub struct Announced {
     datapath: Arc<dyn PodDatapath>,
-    released: mpsc::Sender<Vec<IpAddr>>,
+    released: Announcer,
     metrics: Arc<Metrics>,
 }
 
 impl Announced {
     /// Announces what is detached from `datapath`.
-    pub fn new(
-        datapath: Arc<dyn PodDatapath>,
-        released: mpsc::Sender<Vec<IpAddr>>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(datapath: Arc<dyn PodDatapath>, released: Announcer, metrics: Arc<Metrics>) -> Self {
         Self { datapath, released, metrics }
     }
 }
@@ -152,8 +151,10 @@ impl PodDatapath for Announced {
 
     /// Pods go on going where nobody listens in time: that only ends connections sooner.
     fn detach(&self, link: &PodLink) -> Result<(), PodDatapathError> {
-        if self.released.try_send(link.addresses.clone()).is_err() {
-            tracing::debug!(ifname = link.ifname, "released addresses were not announced");
+        let left_out = self.released.announce(&link.addresses);
+        if left_out > 0 {
+            self.metrics.resets.failures.fetch_add(left_out as u64, Relaxed);
+            tracing::warn!(ifname = link.ifname, "connections to the pod are left to time out");
         }
         self.datapath.detach(link)
     }

@@ -252,7 +252,7 @@ async fn the_loop_leaves_the_tables_as_they_are_when_it_is_told_to_end() {
     let (_facts, facts) = watch::channel(Some(Arc::new(NodeFacts::default())));
     let (_queries, queries) = mpsc::channel(1);
     let cancel = CancellationToken::new();
-    let (_released, released) = mpsc::channel(1);
+    let (_released, released) = crate::released::channel();
     let host_ports = Arc::new(HostPorts::none());
     let inputs = Inputs { snapshots, facts, queries, released, host_ports };
     let running = tokio::spawn(reconciler.run(inputs, cancel.clone()));

@@ -76,7 +76,7 @@ pub struct Explanation {
 /// Explains a connection.
 pub fn explain(live: &impl Live, client: &Client, dialled: &Dialled) -> Explanation {
     let dialled = &Dialled { addr: dialled.addr.reached(), ..*dialled };
-    let origin = select::origin(live, client.addr);
+    let origin = select::origin(live, client.addr, !client.here);
     let frontend =
         select::frontend(live, dialled.addr, dialled.port.to_be_bytes(), dialled.protocol);
     let socket = socket::explain(live, client, origin, dialled, frontend.as_ref());

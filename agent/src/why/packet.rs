@@ -54,13 +54,15 @@ pub(super) fn explain(
     {
         return at_packet(Outcome::Local, "a listener of this node answers for the address");
     }
-    if !select::admits(live, frontend, &client.addr, &dialled.addr) {
+    let (config, v4) = (live.node_config(), dialled.addr.is_v4());
+    let own = if v4 { &config.ipv4 } else { &config.ipv6 };
+    let own = Some(own).filter(|_| client.here && origin != Origin::Pod);
+    if !select::admits(live, frontend, (&client.addr, &dialled.addr), own) {
         return at_packet(
             Outcome::Dropped,
             "the client is outside of the service's loadBalancerSourceRanges",
         );
     }
-    let (config, v4) = (live.node_config(), dialled.addr.is_v4());
     let facts = Facts { origin, frontend: frontend.flags, config: config.flags, v4 };
     let bound = facts.bound_by_external_policy();
     let window = if bound { Window::outside(frontend) } else { Window::nearby(frontend) };
@@ -103,12 +105,16 @@ fn because(frontend: &Frontend, facts: &Facts, bound: bool) -> &'static str {
     let local = frontend.flags & frontend_flags::KEEP_SOURCE != 0;
     match (external, bound, local, facts.origin) {
         (false, ..) => "a cluster IP: the internal traffic policy says which endpoints",
+        (true, true, _, Origin::PodElsewhere) => {
+            "a pod of another node dials an external address with externalTrafficPolicy Local: \
+             endpoints of this node alone, since those of others would answer it directly"
+        }
         (true, true, ..) => {
             "an external address dialled from outside: the external traffic policy says which \
              endpoints"
         }
         (true, false, true, Origin::Pod) => {
-            "externalTrafficPolicy Local does not bind pods of the cluster"
+            "externalTrafficPolicy Local does not bind this node's pods"
         }
         (true, false, true, _) => "externalTrafficPolicy Local does not bind the node itself",
         (true, false, false, _) => "an external address dialled from inside of the cluster",

@@ -157,7 +157,7 @@ fn pod_at(names: &Names<'_>, addr: IpAddr) -> Option<ObjectKey> {
 /// Whether the sockets of who has the address are on this node.
 fn is_here(live: &impl Live, names: &Names<'_>, addr: IpAddr) -> bool {
     let cidrs = names.snapshot.nodes.get(names.node).map(|node| &node.pod_cidrs);
-    select::origin(live, addr.into()) == Origin::Node
+    select::origin(live, addr.into(), false) == Origin::Node
         || live.is_pod_here(&addr.into())
         || live.pod_netns(&addr.into()).is_some()
         || cidrs.is_some_and(|cidrs| cidrs.iter().any(|cidr| cidr.contains(addr)))
@@ -248,7 +248,7 @@ pub fn answer(
                 None => client.addr.to_string(),
             },
             kind: match explanation.origin {
-                Origin::Pod => "pod",
+                Origin::Pod | Origin::PodElsewhere => "pod",
                 Origin::Node => "node",
                 Origin::Outside => "outside",
             }

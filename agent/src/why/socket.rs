@@ -54,7 +54,7 @@ pub(super) fn explain(
             "the choice depends on the client's address, and whose sockets these are is not known",
         );
     }
-    if ranges && !select::admits(live, frontend, &client.addr, &dialled.addr) {
+    if ranges && !select::admits(live, frontend, (&client.addr, &dialled.addr), None) {
         return left(
             Outcome::Untouched,
             "the client is outside of the service's source ranges: its packets are dropped",

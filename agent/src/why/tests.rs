@@ -44,11 +44,12 @@ const NODE: &str = "192.0.2.1";
 const NODE_V6: &str = "2001:db8::1";
 /// More addresses of it, which are not by what others know it.
 const SECOND: [&str; 2] = ["192.0.2.99", "2001:db8::99"];
-/// A pod of this node that is a backend of `web`, one that is none, and one of another node.
+/// A pod of this node that is a backend of `web`, one that is none, and those of another node.
 const BACKEND: &str = "10.244.0.5";
 const POD: &str = "10.244.0.9";
 const REMOTE: &str = "10.244.1.5";
 const OUTSIDE: &str = "198.51.100.7";
+const ELSEWHERE: &str = "10.244.1.9";
 
 /// Tables at work, in memory.
 struct Memory {
@@ -341,6 +342,15 @@ fn b30_b33_b36_external_policy_local_binds_clients_outside_alone() {
     assert_eq!(pod.window, Some(WindowName::Nearby));
     let node = tcp(&live, NODE, "203.0.113.7:80").packet;
     assert_eq!((hosts(&node), masqueraded(&node)), (set(&[BACKEND, REMOTE]), NODE));
+    let elsewhere = tcp(&live, ELSEWHERE, "192.0.2.1:30081").packet;
+    assert_eq!((hosts(&elsewhere), masqueraded(&elsewhere)), (set(&[BACKEND]), ""));
+    assert!(elsewhere.reason.contains("a pod of another node"), "{}", elsewhere.reason);
+    // But for that it is as any pod.
+    for (dialled, source) in [("192.0.2.1:30080", NODE), ("10.96.0.7:80", "")] {
+        let elsewhere = tcp(&live, ELSEWHERE, dialled).packet;
+        assert_eq!(hosts(&elsewhere), set(&[BACKEND, REMOTE]), "{dialled}");
+        assert_eq!(masqueraded(&elsewhere), source, "{dialled}");
+    }
     // At its own address no packet of the node meets a program.
     let node = tcp(&live, NODE, "192.0.2.1:30081");
     assert_eq!((node.decides, node.packet.outcome), (PathName::Socket, Outcome::Unused));

@@ -10,11 +10,13 @@ use crate::{
     service::frontend_flags,
 };
 
-/// Where a flow comes from, by its source address.
+/// Where a flow comes from, by its source address and the way that it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A pod of the cluster.
     Pod,
+    /// The same, by a packet that came in from another host, so that it is none of this node's.
+    PodElsewhere,
     /// This node itself.
     Node,
     /// Anything else: a client outside the cluster, or another node.
@@ -40,7 +42,7 @@ impl Facts {
     #[inline(always)]
     fn detected(&self) -> Origin {
         match self.origin {
-            Origin::Pod if !self.detects_pods() => Origin::Outside,
+            Origin::Pod | Origin::PodElsewhere if !self.detects_pods() => Origin::Outside,
             origin => origin,
         }
     }
@@ -51,11 +53,18 @@ impl Facts {
         self.config & node_config_flags::no_pod_detection(self.v4) == 0
     }
 
-    /// Whether the external traffic policy binds this flow: not that of pods and of the node
-    /// itself, which reach every backend (B30, B31, B33, B34).
+    /// Whether the external traffic policy binds this flow: not that of this node's pods and of the
+    /// node itself, which reach every backend (B30, B31, B33, B34). A pod of another node is bound by
+    /// Local as any client outside: its source is kept, so that a backend elsewhere would answer it
+    /// directly, from an address that it never dialled.
     #[inline(always)]
     pub fn bound_by_external_policy(&self) -> bool {
-        self.frontend & frontend_flags::EXTERNAL != 0 && self.detected() == Origin::Outside
+        self.frontend & frontend_flags::EXTERNAL != 0
+            && match self.detected() {
+                Origin::Pod | Origin::Node => false,
+                Origin::PodElsewhere => self.frontend & frontend_flags::KEEP_SOURCE != 0,
+                Origin::Outside => true,
+            }
     }
 
     /// Whether the flow leaves with this node's address as its source. `hairpin` says that the
@@ -71,7 +80,7 @@ impl Facts {
         }
         // To a ClusterIP.
         self.config & node_config_flags::MASQUERADE_ALL != 0
-            || (self.detects_pods() && self.origin != Origin::Pod)
+            || (self.detects_pods() && !matches!(self.origin, Origin::Pod | Origin::PodElsewhere))
     }
 }
 

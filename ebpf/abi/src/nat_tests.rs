@@ -38,6 +38,7 @@ const LOCAL_POLICY: u32 = EXTERNAL | KEEP_SOURCE;
 const POD: Origin = Origin::Pod;
 const NODE: Origin = Origin::Node;
 const OUTSIDE: Origin = Origin::Outside;
+const POD_ELSEWHERE: Origin = Origin::PodElsewhere;
 
 /// B20-B46, as the reference lists them: number, client, frontend, whether the external policy's
 /// window counts, whether masqueraded. That window holds all backends but where the external
@@ -76,6 +77,19 @@ const MATRIX: [(u8, Origin, u32, bool, bool); 27] = [
 fn b20_to_b46_who_is_masqueraded_and_who_is_bound_by_the_external_policy() {
     for (number, origin, frontend, bound, masqueraded) in MATRIX {
         assert_eq!(row(origin, frontend, 0), Row { bound, masqueraded }, "B{number}");
+    }
+}
+
+/// A pod of another node is bound where its source is kept, as a client outside is, and is like any
+/// pod where it is not or a cluster IP is dialled.
+#[test]
+fn b30_b31_a_pod_of_another_node_is_bound_by_the_external_policy_local() {
+    for config in [0, MASQUERADE_ALL, NO_DETECTION, MASQUERADE_ALL | NO_DETECTION] {
+        for frontend in [CLUSTER_IP, CLUSTER_POLICY, LOCAL_POLICY] {
+            let like = if frontend == LOCAL_POLICY { OUTSIDE } else { POD };
+            let expected = row(like, frontend, config);
+            assert_eq!(row(POD_ELSEWHERE, frontend, config), expected, "{frontend:#x} {config:#b}");
+        }
     }
 }
 

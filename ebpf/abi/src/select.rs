@@ -189,11 +189,12 @@ pub fn is_of_pods(tables: &impl Tables, addr: &Addr) -> bool {
     tables.cluster_range_flags(addr) & cluster_range_flags::PODS != 0
 }
 
-/// Where a flow comes from, by its source address.
+/// Where a flow comes from, by its source address, and by whether its packets come in from other
+/// hosts.
 #[inline(always)]
-pub fn origin(tables: &impl Tables, source: Addr) -> Origin {
+pub fn origin(tables: &impl Tables, source: Addr, from_elsewhere: bool) -> Origin {
     if is_of_pods(tables, &source) {
-        Origin::Pod
+        if from_elsewhere { Origin::PodElsewhere } else { Origin::Pod }
     } else if tables.node_addr_flags(&source).is_some() {
         Origin::Node
     } else {
@@ -201,13 +202,19 @@ pub fn origin(tables: &impl Tables, source: Addr) -> Origin {
     }
 }
 
-/// Whether a client may use the frontend at all. A packet that carries the dialled address as its
-/// own source comes from this node (B54).
+/// Whether a client may use the frontend at all. What this node sends may carry the dialled address
+/// as its source, where an interface has that: it is admitted where the node is, by its address
+/// `own` (B54). Of nobody else's packets an `own` is given: a source is easily forged.
 #[inline(always)]
-pub fn admits(tables: &impl Tables, frontend: &Frontend, client: &Addr, dialled: &Addr) -> bool {
+pub fn admits(
+    tables: &impl Tables,
+    frontend: &Frontend,
+    (client, dialled): (&Addr, &Addr),
+    own: Option<&Addr>,
+) -> bool {
     frontend.flags & frontend_flags::SOURCE_RANGES == 0
-        || client.is(dialled)
         || tables.source_ranges_hold(frontend.set, client)
+        || own.is_some_and(|own| client.is(dialled) && tables.source_ranges_hold(frontend.set, own))
 }
 
 /// The slots of a window of the frontend's set.

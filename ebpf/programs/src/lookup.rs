@@ -122,8 +122,8 @@ pub(crate) fn refuses_other_ports(addr: Addr) -> bool {
 
 /// Where a flow comes from.
 #[inline(always)]
-pub(crate) fn origin(source: Addr) -> Origin {
-    select::origin(&Maps, source)
+pub(crate) fn origin(source: Addr, from_elsewhere: bool) -> Origin {
+    select::origin(&Maps, source, from_elsewhere)
 }
 
 /// What the cluster's ranges say of an address: bits of `cluster_range_flags`.
@@ -140,8 +140,12 @@ pub(crate) fn is_of_pods(addr: &Addr) -> bool {
 
 /// Whether a client may use the frontend.
 #[inline(always)]
-pub(crate) fn admits(frontend: &Frontend, client: &Addr, dialled: &Addr) -> bool {
-    select::admits(&Maps, frontend, client, dialled)
+pub(crate) fn admits(
+    frontend: &Frontend,
+    client_and_dialled: (&Addr, &Addr),
+    own: Option<&Addr>,
+) -> bool {
+    select::admits(&Maps, frontend, client_and_dialled, own)
 }
 
 /// The slots of a window of the frontend's set.

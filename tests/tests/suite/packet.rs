@@ -173,6 +173,44 @@ fn b30_policy_local_does_not_bind_pods() {
     }
 }
 
+/// A packet of another node's pod comes in with that pod's address: a backend that is elsewhere would
+/// answer it past the node that was dialled.
+#[test]
+fn b30_b36_policy_local_binds_pods_of_other_nodes() {
+    let mut lab = Lab::new([2, 1]);
+    for family in FAMILIES {
+        let backends = [lab.nodes[1].pods[0].server(family), lab.nodes[0].pods[1].server(family)];
+        let to = SocketAddr::new(lab.address_of_node(1, family), NODE_PORT);
+        for transport in TRANSPORTS {
+            let tables = &mut lab.nodes[1].tables;
+            let set = tables.set();
+            let ids = backends.map(|addr| tables.backend(set, addr));
+            let windows = Windows { external: (0, 1), ..Windows::all(2) };
+            let range = tables.range(set, &ids, windows);
+            tables.flip(set, range);
+            let any = SocketAddr::new(family.any(), NODE_PORT);
+            tables.frontend(any, transport.number(), set, LOCAL);
+            for _ in 0..40 {
+                let pod = &lab.nodes[0].pods[0];
+                let answer = ask(&pod.netns, transport, to).unwrap();
+                assert_eq!(answer.name, "pod-2-1", "{family:?} {transport:?}");
+                assert_eq!(answer.client.ip(), pod.address(family), "source kept");
+            }
+
+            let tables = &mut lab.nodes[1].tables;
+            let windows =
+                Windows { external: (0, 0), flags: range_flags::EXTERNAL_DROP, ..Windows::all(1) };
+            let range = tables.range(set, &ids[1..], windows);
+            tables.flip(set, range);
+            let dropped = lab.nodes[1].counted(Counter::DropNoLocalEndpoint);
+            let pod = &lab.nodes[0].pods[0];
+            assert_eq!(ask_in_vain(&pod.netns, transport, to), io::ErrorKind::TimedOut);
+            assert!(lab.nodes[1].counted(Counter::DropNoLocalEndpoint) > dropped);
+        }
+    }
+    sane(&lab);
+}
+
 #[test]
 fn b20_b21_b26_who_is_masqueraded() {
     let mut lab = Lab::new([2, 1]);
@@ -233,8 +271,13 @@ fn b11_b14_without_endpoints_clients_are_refused_at_once() {
             node_port(&mut lab.nodes[0], family, transport, &[], EXTERNAL);
             let node = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
             for (from, to) in [(&lab.nodes[0].pods[0].netns, vip), (&lab.client, node)] {
+                let rejected = lab.nodes[0].counted(Counter::Rejected);
                 let refused = ask_in_vain(from, transport, to);
                 assert_eq!(refused, io::ErrorKind::ConnectionRefused, "{transport:?} {to}");
+                if transport == Transport::Tcp {
+                    let answers = lab.nodes[0].counted(Counter::Rejected) - rejected;
+                    assert_eq!(answers, 1, "{to}: the first SYN is answered, and believed");
+                }
             }
         }
     }

@@ -25,7 +25,7 @@ mod agent;
 mod clients;
 mod followed;
 mod kinds;
-mod migration;
+pub(crate) mod migration;
 mod resets;
 mod restart;
 mod traffic;

@@ -1,5 +1,7 @@
 //! Sequences of snapshots, and what is deleted by each.
 
+mod later;
+
 use super::*;
 use crate::{
     desired::{Change, Desired, NodeFacts, Settings},

@@ -151,3 +151,49 @@ fn v8_ids_of_deleted_endpoints_are_used_again() {
     let service = ObjectKey::new("default", "only");
     assert!(agent.desired.sets().all(|(key, _)| key.service == service));
 }
+
+/// The set of a service that goes before its slices keeps its number, and its endpoints their ids,
+/// until they are deleted.
+#[test]
+fn v8_a_deletion_behind_that_of_the_service_names_what_it_was() {
+    let mut agent = following("rr");
+    let first = agent.records()[0];
+    let without = |agent: &mut Agent, states: &str| {
+        let mut snapshot = cluster(states);
+        snapshot.services.clear();
+        let change = agent.desired.update(&snapshot, &NodeFacts::default());
+        agent.execute(&change)
+    };
+    assert_eq!(without(&mut agent, "rr"), []);
+    assert_eq!(without(&mut agent, "tr"), []);
+    assert_eq!(without(&mut agent, "-r"), []);
+    let generation = agent.generation();
+    let resets = agent.settle();
+    let endpoint = SocketAddr::new(IpAddr::from(first.addr), u16::from_be_bytes(first.port));
+    let (set, protocol, backend) = (first.set, Protocol::Tcp, Some(1));
+    assert_eq!(resets, [Reset { set, protocol, endpoint, generation, backend }]);
+    assert_eq!(agent.records()[0], Backend4 { flags: GONE, set: NO_SET, ..first });
+
+    // The other one left as it was, on another node: nothing is kept.
+    let change = agent.desired.update(&Snapshot::default(), &NodeFacts::default());
+    assert_eq!(agent.execute(&change), []);
+    assert_eq!(agent.known.sets_len(), 0);
+    assert!(agent.resync().is_empty());
+}
+
+/// What is kept of such a set does not outlive tables that were read anew.
+#[test]
+fn v8_a_set_that_nothing_leads_to_is_not_made() {
+    let mut agent = following("rr");
+    let mut snapshot = cluster("tr");
+    snapshot.services.clear();
+    let change = agent.desired.update(&snapshot, &NodeFacts::default());
+    assert_eq!(agent.execute(&change), []);
+    assert_eq!(agent.known.sets_len(), 1);
+    let tables = agent.maps.dump().unwrap();
+    let everything = agent.desired.everything();
+    let room = Room { now: agent.maps.capacities(), ..Room::default() };
+    agent.known = restore(&tables, &everything, room);
+    assert!(agent.resync().is_empty());
+    assert_eq!(agent.known.sets_len(), 0);
+}

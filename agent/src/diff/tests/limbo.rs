@@ -149,6 +149,29 @@ fn d03_what_comes_back_from_the_limbo_stays() {
     assert_exact(&agent);
 }
 
+/// Likewise the set of a service that is back.
+#[test]
+fn d03_a_set_that_is_back_from_the_limbo_is_led_to() {
+    let mut agent = Agent::start(MemoryMaps::default(), &gone::cluster("rr"));
+    let _ = agent.resync();
+    let mut without = gone::cluster("rr");
+    without.services.clear();
+    for snapshot in [without, gone::cluster("rr")] {
+        let change = agent.desired.update(&snapshot, &NodeFacts::default());
+        let plan = diff(&change, &mut agent.known);
+        apply(&plan, &mut agent.maps).unwrap();
+        if snapshot.services.is_empty() {
+            agent.known.begin();
+        }
+    }
+    let plan = agent.known.reap();
+    apply(&plan, &mut agent.maps).unwrap();
+    let plan = agent.known.settle();
+    apply(&plan, &mut agent.maps).unwrap();
+    assert_exact(&agent);
+    assert!(agent.resync().is_empty());
+}
+
 /// Likewise a source range that is asked for again.
 #[test]
 fn b56_a_source_range_that_is_back_from_the_limbo_stays() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mizzen_ebpf_abi::service::backend_flags;
 
 use super::*;
-use crate::resets;
+use crate::{released, resets};
 
 /// The cluster's slice with one more endpoint, `10.244.0.6`, on node `n`, in this state.
 fn with_second(state: &mut ClusterState, conditions: Option<&str>) -> Arc<Snapshot> {
@@ -172,7 +172,7 @@ async fn v8_the_loop_gives_up_what_left_and_what_was_released() {
     let (publish, snapshots) = watch::channel(with_second(&mut state, Some("ready: true")));
     let (_facts, facts) = watch::channel(Some(Arc::new(NodeFacts::default())));
     let (_queries, queries) = mpsc::channel(1);
-    let (release, released) = mpsc::channel(1);
+    let (release, released) = released::channel();
     let cancel = CancellationToken::new();
     let host_ports = Arc::new(HostPorts::none());
     let inputs = Inputs { snapshots, facts, queries, released, host_ports };
@@ -194,7 +194,7 @@ async fn v8_the_loop_gives_up_what_left_and_what_was_released() {
     assert_eq!(next(), 1, "it left");
     publish.send(with_second(&mut state, Some("ready: true"))).unwrap();
     planned(3).await;
-    release.send(vec![[10, 244, 0, 6].into()]).await.unwrap();
+    assert_eq!(release.announce(&[[10, 244, 0, 6].into()]), 0);
     assert_eq!(next(), 1, "its address was released");
     cancel.cancel();
     running.await.unwrap().unwrap();
@@ -221,10 +221,10 @@ async fn v8_the_end_gives_up_what_was_released_and_not_what_may_have_moved() {
         let (publish, snapshots) = watch::channel(with_second(&mut state, conditions));
         let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
         let (_queries, queries) = mpsc::channel(1);
-        let (release, released) = mpsc::channel(1);
+        let (release, released) = released::channel();
         let cancel = CancellationToken::new();
         if conditions.is_some() {
-            release.send(vec![[10, 244, 0, 6].into()]).await.unwrap();
+            assert_eq!(release.announce(&[[10, 244, 0, 6].into()]), 0);
         }
         drop(publish);
         cancel.cancel();

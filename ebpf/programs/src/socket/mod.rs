@@ -80,7 +80,7 @@ fn answered_here(frontend: &Frontend, sock: &SockAddr, dialled: &Dialled, protoc
 fn admits(frontend: &Frontend, sock: &SockAddr, dialled: &Addr) -> bool {
     frontend.flags & frontend_flags::SOURCE_RANGES == 0
         || client::address(sock, dialled.is_v4())
-            .is_some_and(|client| lookup::admits(frontend, &client, dialled))
+            .is_some_and(|client| lookup::admits(frontend, (&client, dialled), None))
 }
 
 /// The slots that the socket may choose from, where it dials an address of this family.

@@ -39,7 +39,9 @@ pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 /// send to no service, the flow of what leaves the cluster is opened.
 #[inline(always)]
 pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
-    let verdict = find(skb, &scratch.packet, &mut scratch.opening);
+    scratch.opening.device = device;
+    let from_elsewhere = UPLINK && device == 0;
+    let verdict = find(skb, &scratch.packet, &mut scratch.opening, from_elsewhere);
     if verdict == UNKNOWN {
         return if UPLINK { PASS } else { masquerade::open(skb, scratch) };
     }
@@ -48,7 +50,6 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
     }
     let Scratch { opening, way, .. } = scratch;
     opening.now_s = lookup::now_s();
-    opening.device = device;
     let chosen =
         if opening.slots.affinity_s == 0 { choose(opening) } else { choose_for_client(opening) };
     match chosen {
@@ -62,9 +63,10 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
 }
 
 /// Finds what the packet dials, and the slots that its traffic policy gives it; [`UNKNOWN`] where
-/// that is no service, and nothing else of the cluster's ranges.
+/// that is no service, and nothing else of the cluster's ranges. `from_elsewhere` says that the
+/// packet came in from another host; `opening` has the device already.
 #[inline(never)]
-fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
+fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) -> i32 {
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
@@ -77,17 +79,19 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening) -> i32 {
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present
     }
-    if !lookup::admits(&frontend, &key.source, &key.destination) {
-        return drop_counted(packet, frontend.set, Counter::DropSourceRange);
-    }
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
     };
+    let v4 = key.destination.is_v4();
+    let own = (opening.device != 0).then_some(if v4 { &config.ipv4 } else { &config.ipv6 });
+    if !lookup::admits(&frontend, (&key.source, &key.destination), own) {
+        return drop_counted(packet, frontend.set, Counter::DropSourceRange);
+    }
     opening.facts = Facts {
-        origin: lookup::origin(key.source),
+        origin: lookup::origin(key.source, from_elsewhere),
         frontend: frontend.flags,
         config: config.flags,
-        v4: key.destination.is_v4(),
+        v4,
     };
     let window = if opening.facts.bound_by_external_policy() {
         Window::outside(&frontend)

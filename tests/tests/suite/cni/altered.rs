@@ -7,11 +7,11 @@ use mizzen_agent::{
     datapath::Datapath,
     metrics::Metrics,
     podnet::datapath::{Announced, PodDatapath},
+    released,
 };
 use mizzen_ebpf_abi::pod_rate::PodRate;
 use mizzen_tests::{netns::check, node::TestNode, wait::until};
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::bed::{LIMIT, Node, Pod, addresses, model, reach};
 
@@ -57,7 +57,7 @@ fn r04_what_somebody_alters_of_a_pod_is_mended_and_counted() {
     let mut node = Node::new("a", &[model("a", 1)]);
     let datapath = node.netns.run(|| Datapath::open(&place.options())).unwrap();
     let pods: Arc<dyn PodDatapath> = Arc::new(datapath.pods().unwrap());
-    let (released, _receiver) = mpsc::channel(1);
+    let (released, _receiver) = released::channel();
     let metrics: Arc<Metrics> = Arc::default();
     node.start_with(Arc::new(Announced::new(Arc::clone(&pods), released, metrics.clone())));
     node.wait_ready();

@@ -11,6 +11,7 @@ use mizzen_agent::{
     datapath::Datapath,
     metrics::Metrics,
     podnet::datapath::{Announced, NoDatapath},
+    released,
 };
 use mizzen_ebpf_abi::counters::Counter;
 use mizzen_tests::{
@@ -19,7 +20,6 @@ use mizzen_tests::{
     wait::until,
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::bed::{LIMIT, Node, Outcome, Pod, addresses, model};
 
@@ -216,7 +216,7 @@ fn shaped(node: &Node, pod: &Pod) -> Result<(), String> {
 #[test]
 fn cni_32_cni_38_limits_outlive_the_agent_and_are_put_back_where_somebody_takes_them_away() {
     let mut node = Node::new("a", &[model("a", 1)]);
-    let (released, _receiver) = mpsc::channel(8);
+    let (released, _receiver) = released::channel();
     let metrics: Arc<Metrics> = Arc::default();
     let datapath = || Announced::new(Arc::new(NoDatapath), released.clone(), Arc::clone(&metrics));
     node.start_with(Arc::new(datapath()));

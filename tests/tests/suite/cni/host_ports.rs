@@ -23,6 +23,7 @@ use mizzen_agent::{
     },
     podnet::datapath::PodDatapath,
     reconcile::{Attach, Inputs, Query, Reconciler},
+    released,
     status::Board,
     supervisor::TaskError,
 };
@@ -207,7 +208,7 @@ async fn run_tables(
     let attach = Box::new(AttachUplink(datapath));
     let reconciler = Reconciler::new(settings, maps, attach, board, metrics);
     let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
-    let (_release, released) = mpsc::channel(1);
+    let (_release, released) = released::channel();
     let inputs = Inputs { snapshots, facts, queries, released, host_ports };
     reconciler.run(inputs, stop).await.unwrap();
 }

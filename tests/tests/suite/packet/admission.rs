@@ -88,18 +88,29 @@ fn b57_a_range_of_all_addresses_admits_all() {
     }
 }
 
-/// What the node sends to a load balancer's address may carry that very address as its source.
+/// What the node sends to a load balancer's address may carry that very address as its source: it is
+/// admitted where the node is. From anywhere else it is forged.
 #[test]
-fn b54_the_load_balancers_own_address_is_admitted() {
-    let mut lab = Lab::new([0, 1]);
+fn b54_the_load_balancers_own_address_is_admitted_where_the_node_is() {
+    let mut lab = Lab::new([1, 1]);
     for family in FAMILIES {
+        let node = lab.address_of_node(0, family);
         for transport in TRANSPORTS {
-            let (_, [first, second, _]) = load_balancer(&mut lab, family, transport);
-            for (source, verdict) in [(first, REDIRECT), (second, SHOT)] {
-                let flow =
-                    key(transport.number(), (source.ip(), 40_012), (first.ip(), first.port()));
-                let ran = run(&lab.nodes[0], "tc_uplink_ingress", &Frame::new(flow).bytes());
-                assert_eq!(ran.verdict, verdict, "{family:?} {transport:?} from {source}");
+            for (range, open) in [(family.wire(CLIENT), false), (node, true)] {
+                let (set, [first, second, _]) = load_balancer(&mut lab, family, transport);
+                lab.nodes[0].tables.source_ranges(set, &[(range, whole(family))]);
+                let verdict = |program, source: SocketAddr| {
+                    let to = (first.ip(), first.port());
+                    let flow = key(transport.number(), (source.ip(), 40_012), to);
+                    run(&lab.nodes[0], program, &Frame::new(flow).bytes()).verdict
+                };
+                let case = format!("{family:?} {transport:?}, the node is admitted: {open}");
+                for program in ["tc_uplink_ingress", "tc_pod_ingress"] {
+                    assert_eq!(verdict(program, first), SHOT, "{case}, {program}");
+                }
+                assert_eq!(verdict("tc_uplink_egress", second), SHOT, "{case}");
+                let expected = if open { REDIRECT } else { SHOT };
+                assert_eq!(verdict("tc_uplink_egress", first), expected, "{case}");
             }
         }
     }

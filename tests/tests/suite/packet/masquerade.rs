@@ -26,6 +26,8 @@ use super::{EXTERNAL, LOCAL, NODE_PORT, node_port, sane};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialler {
     Pod,
+    /// A pod of the other node, by which no socket is translated here.
+    Elsewhere,
     Node,
     Outside,
 }
@@ -62,7 +64,7 @@ enum Seen {
     Itself,
 }
 
-use Dialler::{Node, Outside, Pod};
+use Dialler::{Elsewhere, Node, Outside, Pod};
 use Policy::{Cluster, ExternalLocal, InternalLocal};
 use Reach::{All, Local};
 use Seen::{Itself, Masqueraded};
@@ -70,10 +72,11 @@ use To::{ClusterIp, LoadBalancer, NodePort};
 
 type Row = (u8, Dialler, To, Policy, Reach, Seen);
 
-/// B20-B46, as the reference lists them.
-const MATRIX: [Row; 27] = [
+/// B20-B46, as the reference lists them, and pods of the other node beside those of this one.
+const MATRIX: [Row; 30] = [
     (20, Pod, ClusterIp, Cluster, All, Itself),
     (21, Pod, NodePort, Cluster, All, Masqueraded),
+    (21, Elsewhere, NodePort, Cluster, All, Masqueraded),
     (22, Pod, LoadBalancer, Cluster, All, Masqueraded),
     (23, Node, ClusterIp, Cluster, All, Masqueraded),
     (24, Node, NodePort, Cluster, All, Masqueraded),
@@ -83,6 +86,7 @@ const MATRIX: [Row; 27] = [
     (28, Outside, LoadBalancer, Cluster, All, Masqueraded),
     (29, Pod, ClusterIp, ExternalLocal, All, Itself),
     (30, Pod, NodePort, ExternalLocal, All, Itself),
+    (30, Elsewhere, NodePort, ExternalLocal, Local, Itself),
     (31, Pod, LoadBalancer, ExternalLocal, All, Itself),
     (32, Node, ClusterIp, ExternalLocal, All, Masqueraded),
     (33, Node, NodePort, ExternalLocal, All, Masqueraded),
@@ -92,6 +96,7 @@ const MATRIX: [Row; 27] = [
     (37, Outside, LoadBalancer, ExternalLocal, Local, Itself),
     (38, Pod, ClusterIp, InternalLocal, Local, Itself),
     (39, Pod, NodePort, InternalLocal, All, Masqueraded),
+    (39, Elsewhere, NodePort, InternalLocal, All, Masqueraded),
     (40, Pod, LoadBalancer, InternalLocal, All, Masqueraded),
     (41, Node, ClusterIp, InternalLocal, Local, Masqueraded),
     (42, Node, NodePort, InternalLocal, All, Masqueraded),
@@ -178,6 +183,7 @@ fn answer(
             return (name, client.ip(), None);
         }
         (Pod, _) => &lab.nodes[0].pods[0].netns,
+        (Elsewhere, _) => &lab.nodes[1].pods[1].netns,
         (Node, _) => &lab.nodes[0].node.netns,
         (Outside, _) => &lab.client,
     };
@@ -224,6 +230,7 @@ fn check(
     let (reach, seen) = expected(row, family, config);
     let itself = match row.1 {
         Pod => lab.nodes[0].pods[0].address(family),
+        Elsewhere => lab.nodes[1].pods[1].address(family),
         Node => lab.address_of_node(0, family),
         Outside => family.wire(CLIENT),
     };
@@ -246,7 +253,7 @@ fn check(
 }
 
 fn matrix(config: u32) {
-    let mut lab = Lab::new([2, 1]);
+    let mut lab = Lab::new([2, 2]);
     lab.route_services();
     lab.route_out();
     // What is not masqueraded has to find its way back through node 1.

@@ -10,6 +10,7 @@ use std::{
 
 use mizzen_agent::{
     desired::{LocalAddress, NodeFacts, Settings},
+    metrics::Metrics,
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice, Site},
@@ -17,7 +18,7 @@ use mizzen_agent::{
         service::{Protocol, Service, ServicePort, TrafficPolicy},
         snapshot::{Snapshot, Synced},
     },
-    reconcile::{AttachNothing, Reconciler},
+    reconcile::{Attach, AttachNothing, Reconciler},
 };
 use mizzen_tests::{
     echo::{Client, TRANSPORTS, Transport, ask, ask_in_vain},
@@ -27,6 +28,11 @@ use mizzen_tests::{
 
 use super::{NODE_PORT, PORT, sane};
 
+mod deleted;
+mod drained;
+mod healed;
+mod migrated;
+
 /// Number of the first node on the wire.
 const OWN: u8 = 11;
 
@@ -34,6 +40,7 @@ const OWN: u8 = 11;
 /// TCP and UDP, of type LoadBalancer.
 struct Cluster {
     agent: Reconciler,
+    metrics: Arc<Metrics>,
     facts: NodeFacts,
     snapshot: Snapshot,
     family: Family,
@@ -47,16 +54,28 @@ fn node_name(number: u8) -> String {
     format!("node-{number}")
 }
 
+fn settings() -> Settings {
+    Settings {
+        node_name: node_name(1).as_str().into(),
+        snat_ports: (10_000, 29_999),
+        ..Settings::default()
+    }
+}
+
 impl Cluster {
     fn new(lab: &Lab, family: Family, change: impl FnOnce(&mut Service)) -> Self {
-        let settings = Settings {
-            node_name: node_name(1).as_str().into(),
-            snat_ports: (10_000, 29_999),
-            ..Settings::default()
-        };
+        Self::with(lab, family, Box::new(AttachNothing), change)
+    }
+
+    fn with(
+        lab: &Lab,
+        family: Family,
+        attach: Box<dyn Attach>,
+        change: impl FnOnce(&mut Service),
+    ) -> Self {
         let maps = Box::new(lab.nodes[0].datapath.maps().unwrap());
-        let (board, metrics) = (Arc::default(), Arc::default());
-        let agent = Reconciler::new(settings, maps, Box::new(AttachNothing), board, metrics);
+        let (board, metrics) = (Arc::default(), Arc::<Metrics>::default());
+        let agent = Reconciler::new(settings(), maps, attach, board, Arc::clone(&metrics));
         let mut snapshot = Snapshot { synced: Synced::ALL, ..Snapshot::default() };
         let port = |name: &str, protocol| ServicePort {
             name: name.into(),
@@ -72,7 +91,7 @@ impl Cluster {
         };
         change(&mut service);
         snapshot.services.insert(web(), Arc::new(service));
-        let mut this = Self { agent, facts: NodeFacts::default(), snapshot, family };
+        let mut this = Self { agent, metrics, facts: NodeFacts::default(), snapshot, family };
         for number in [1, 2] {
             this.node(number, family.wire(10 + number));
         }
@@ -99,10 +118,16 @@ impl Cluster {
 
     /// Makes these pods, of the nodes with these numbers, the endpoints, and has the agent follow.
     fn lead_to(&mut self, pods: &[(u8, &Pod)]) {
+        self.say(pods, |endpoint| endpoint);
+        self.follow();
+    }
+
+    /// Makes these pods the endpoints, each as `state` makes it.
+    fn say(&mut self, pods: &[(u8, &Pod)], state: impl Fn(Endpoint) -> Endpoint) {
         let port = |name: &str, protocol| EndpointPort { name: name.into(), protocol, port: 8080 };
-        let endpoint = |(node, pod): &(u8, &Pod)| Endpoint {
-            site: Site::on(&node_name(*node)),
-            ..Endpoint::ready_at(pod.address(self.family))
+        let endpoint = |(node, pod): &(u8, &Pod)| {
+            let site = Site::on(&node_name(*node));
+            state(Endpoint { site, ..Endpoint::ready_at(pod.address(self.family)) })
         };
         let slice = EndpointSlice {
             ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
@@ -110,7 +135,6 @@ impl Cluster {
             ..EndpointSlice::new(web(), "web-1", self.family == Family::V6)
         };
         self.snapshot.slices.insert((web(), "web-1".into()), Arc::new(slice));
-        self.follow();
     }
 
     fn follow(&mut self) {

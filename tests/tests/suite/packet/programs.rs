@@ -84,6 +84,42 @@ fn b104_what_opens_no_flow_passes_untouched() {
     assert_eq!(lab.nodes[0].counted(Counter::FlowCreated), 0);
 }
 
+/// What Linux' connection tracking calls INVALID and kube-proxy drops, lest it leave under the pod's
+/// own address (k8s#74839): nobody looks at its numbers here, and it is translated like any other.
+/// Whose it is nobody knows any more when its flow is forgotten (ADR 21).
+#[test]
+fn b104_a_backends_late_segment_is_translated_for_as_long_as_its_flow_is_known() {
+    let mut lab = Lab::new([1, 0]);
+    for family in FAMILIES {
+        let backend = lab.nodes[0].pods[0].server(family);
+        let l4 = if family == Family::V4 { 34 } else { 54 };
+        for (flags, port) in [(LOCAL, 40_030), (EXTERNAL, 40_031)] {
+            node_port(&mut lab.nodes[0], family, Transport::Tcp, &[backend], flags);
+            let node = &lab.nodes[0];
+            let syn = Frame::new(dialled(&lab, family, Transport::Tcp, port));
+            let there = run(node, "tc_uplink_ingress", &syn.bytes());
+            let answers = read(&there.packet).key.reversed();
+            let segment = |tcp_flags, sequence: u32| {
+                let mut frame = Frame { tcp_flags, ..Frame::new(answers) }.bytes();
+                frame[l4 + 4..l4 + 8].copy_from_slice(&sequence.to_be_bytes());
+                frame
+            };
+            run(node, "tc_pod_ingress", &segment(tcp_flags::SYN | tcp_flags::ACK, 0));
+            let ack = Frame { tcp_flags: tcp_flags::ACK, ..syn.clone() }.bytes();
+            assert_eq!(run(node, "tc_uplink_ingress", &ack).verdict, REDIRECT);
+            for sequence in [1, 0x4000_0000, u32::MAX] {
+                let ran = run(node, "tc_pod_ingress", &segment(tcp_flags::ACK, sequence));
+                assert_eq!(ran.verdict, REDIRECT, "{family:?} {sequence}");
+                assert_eq!(read(&ran.packet).key, syn.key.reversed(), "{family:?} {sequence}");
+            }
+            node.age_flows(2 * 24 * 60 * 60);
+            let late = segment(tcp_flags::ACK, 1);
+            let ran = run(node, "tc_pod_ingress", &late);
+            assert_eq!((ran.verdict, ran.packet), (UNSPEC, late), "{family:?}");
+        }
+    }
+}
+
 #[test]
 fn b135_malformed_packets_pass_untouched() {
     let mut lab = Lab::new([1, 0]);

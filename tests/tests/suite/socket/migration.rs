@@ -53,7 +53,7 @@ fn bytes<T: Copy>(record: &T) -> &[u8] {
 
 /// Makes of a node's pins those of an agent of layout 1 with the same contents and numbers, whose
 /// programs run on.
-fn age(node: &TestNode, held: &Tables) {
+pub(crate) fn age(node: &TestNode, held: &Tables) {
     let (new, old) = (layout(node, ABI_VERSION), layout(node, 1));
     let maps = old.join("maps");
     fs::create_dir_all(&maps).unwrap();

@@ -21,7 +21,7 @@ use mizzen_agent::{
         snapshot::Snapshot,
     },
     reconcile::Inputs,
-    resets,
+    released, resets,
 };
 use mizzen_tests::{
     actor::{Actor, Socket},
@@ -252,6 +252,68 @@ fn b106_datagram_sockets_of_a_service_that_is_deleted_get_an_error() {
     }
 }
 
+/// A namespace is deleted, or a manifest: the service goes while its pod terminates.
+#[test]
+fn v8_connections_outlive_their_service_until_their_endpoint_is_deleted() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let a = scene.a;
+        scene.see(&[(a, false, "a")]);
+        let victims = scene.dial(["tcp", "udp"], Some(10));
+        let quiet = scene.dial(["tcp", "udp"], Some(11));
+        let direct = scene.dial(["tcp", "udp"], None);
+        let mut left = scene.cluster(&[(a, true, "a")]);
+        scene.agent.follow(&left);
+        left.services.clear();
+        scene.agent.follow(&left);
+        scene.settle();
+        scene.await_destroyed(0, 2);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            actor.send(victims[n]["tcp"], "alive");
+        }
+        left.slices.clear();
+        scene.agent.follow(&left);
+        scene.settle();
+        scene.await_destroyed(2, 2);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            actor.begin_receive(victims[n]["tcp"]);
+            assert!(is_aborted(actor), "{family:?}");
+            let others = [&quiet[n], &direct[n]].into_iter().flat_map(|sockets| sockets.values());
+            for socket in others {
+                actor.send(*socket, "alive");
+            }
+        }
+    }
+}
+
+/// Somebody changed the labels of a pod, and deletes it later.
+#[test]
+fn v8_r09_connections_to_a_pod_that_left_and_lived_end_when_it_is_deleted() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let (a, b) = (scene.a, scene.b);
+        scene.see(&[(b, false, "b")]);
+        let bystanders = scene.dial(["tcp", "udp"], Some(10));
+        scene.see(&[(a, false, "a")]);
+        let victims = scene.dial(["tcp", "udp"], Some(10));
+        scene.see(&[]);
+        scene.settle();
+        assert_eq!(scene.destroyed(), (0, 0), "it lives");
+        scene.agent.reconciler.released(&[a.ip()].into());
+        scene.agent.reconciler.finish();
+        scene.await_destroyed(2, 2);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            for socket in victims[n].values() {
+                actor.begin_receive(*socket);
+                assert!(is_aborted(actor), "{family:?}");
+            }
+            for socket in bystanders[n].values() {
+                actor.send(*socket, "alive");
+            }
+        }
+    }
+}
+
 /// From what is said of a slice to the error at the socket, by the agent's own loop, which is told of
 /// each event or of both at once. Nobody here lets time pass.
 #[test]
@@ -334,7 +396,7 @@ impl Loop {
         let thread = std::thread::spawn(move || {
             let (_facts, facts) = watch::channel(Some(Arc::new(facts)));
             let (_queries, queries) = mpsc::channel(1);
-            let (_released, released) = mpsc::channel(1);
+            let (_released, released) = released::channel();
             let host_ports = Arc::new(HostPorts::none());
             let inputs = Inputs { snapshots, facts, queries, released, host_ports };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

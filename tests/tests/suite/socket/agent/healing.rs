@@ -16,7 +16,10 @@ use mizzen_agent::{
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{NodeAddr, NodeConfig},
-    service::{Backend4, Backend6, Frontend, FrontendKey, RANGE_HEADER_WORDS, SetWord, header},
+    service::{
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
+        frontend_flags, header,
+    },
 };
 use mizzen_tests::wait::until;
 
@@ -30,7 +33,7 @@ struct Damage {
     by: fn(&mut KernelMaps, &Tables),
 }
 
-const DAMAGES: [Damage; 18] = [
+const DAMAGES: [Damage; 20] = [
     Damage {
         what: "a frontend removed",
         map: "FRONTENDS",
@@ -51,6 +54,23 @@ const DAMAGES: [Damage; 18] = [
         by: |maps, held| {
             let key = FrontendKey { port: [1, 2], ..*a_frontend(held).0 };
             maps.put_frontends(&[(key, Frontend::new(&key, 1, 0))]).unwrap();
+        },
+    },
+    Damage {
+        what: "the mark of a cluster IP removed",
+        map: "FRONTENDS",
+        by: |maps, held| {
+            let mark = held.frontends.keys().find(|key| key.is_guard());
+            maps.remove_frontends(&[*mark.unwrap()]).unwrap();
+        },
+    },
+    Damage {
+        what: "an address marked that no service has",
+        map: "FRONTENDS",
+        by: |maps, _| {
+            let mark = FrontendKey::guard(Addr::from_v4([10, 96, 0, 99]));
+            let value = Frontend::new(&mark, NO_SET, frontend_flags::GUARD);
+            maps.put_frontends(&[(mark, value)]).unwrap();
         },
     },
     Damage {
@@ -225,6 +245,10 @@ fn r04_what_is_altered_in_the_tables_is_mended() {
             let healed = bench.tables.maps.dump().unwrap();
             let said = |tables| lookup::everything(tables);
             assert_eq!(said(&healed), said(&held), "{family:?}: {what}");
+            let marks = |tables: &Tables| -> Vec<FrontendKey> {
+                tables.frontends.keys().filter(|key| key.is_guard()).copied().collect()
+            };
+            assert_eq!(marks(&healed), marks(&held), "{family:?}: {what}");
             assert_eq!(healed.node_addrs, held.node_addrs, "{what}");
             assert_eq!(healed.cluster_ranges, held.cluster_ranges, "{what}");
             assert_eq!(healed.node_config, held.node_config, "{what}");
