@@ -48,7 +48,9 @@ pub(super) fn keep_the_same(one: &Config, other: &Config) -> bool {
         let routes = config.routes.iter();
         let kept = |route: &Route| {
             let cases = (route.failover.clone(), route.next.clone());
-            (route.zone.clone(), route.upstreams.clone(), cases, route.keeping)
+            // By which it is known whose answer one is.
+            let place = (route.block, route.turn, route.except.clone());
+            (route.zone.clone(), route.upstreams.clone(), cases, place, route.keeping)
         };
         routes.map(kept).collect()
     };

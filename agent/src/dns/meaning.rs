@@ -181,7 +181,7 @@ pub struct Forward {
     pub failover: Vec<ResponseCode>,
     /// Codes after which the next `forward` of the block that has the name is tried.
     pub next: Vec<ResponseCode>,
-    /// Zones in it of which nobody is asked.
+    /// Zones in it that it passes over: the next that has them is asked.
     pub except: Vec<Name>,
     /// How many questions may be under way at once.
     pub max_concurrent: Option<usize>,
@@ -256,7 +256,7 @@ impl Meaning {
             for (turn, forward) in written.forwards.iter().enumerate() {
                 let Some(from) = forward.within(zone) else { continue };
                 if forward.upstreams.is_empty() && is_ours(zone) {
-                    // It led to cluster DNS, which is here; what is left is any shorter zone's.
+                    // It led to cluster DNS, which is here; what is left is the next block's.
                     has_own = true;
                     continue;
                 }
@@ -274,8 +274,10 @@ impl Meaning {
                 });
             }
             if !has_own && !is_ours(zone) {
+                // Behind those that forward parts of it.
+                let turn = written.forwards.len();
                 let (zone, from) = (zone.clone(), zone.clone());
-                self.routes.push(Route { zone, block, from, keeping, ..Route::default() });
+                self.routes.push(Route { zone, block, turn, from, keeping, ..Route::default() });
             }
         }
     }

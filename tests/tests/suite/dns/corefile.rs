@@ -181,3 +181,67 @@ fn the_corefile_of_nodelocal_is_used_as_it_is() {
         assert_eq!(upstream.times_asked("1.100.51.198.in-addr.arpa."), 1);
     }
 }
+
+/// A Corefile is looked through as CoreDNS does it, whether its blocks have steps (`log`) or none:
+/// the block with the longest zone has the name, and in it the first `forward` that does not pass
+/// over it.
+fn is_asked(blocks: impl Fn(&str, &str) -> String, expected: &[(&str, Option<bool>)]) {
+    let site = Site::new();
+    for (place, address) in CLUSTER.into_iter().enumerate() {
+        let [first, second] = [OUTSIDE, OUTSIDE_TOO].map(|of| of[place]);
+        for log in ["", "log"] {
+            let [one, other] = [first, second]
+                .map(|server| Upstream::start(&site.outside, &[server.parse().unwrap()]));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("Corefile");
+            fs::write(&path, blocks(first, second).replace("log", log)).unwrap();
+            let _running = Running::start(&site, following(&path), snapshot());
+            for (name, by_first) in expected {
+                let said = site.dig(&format!("@{address} {name} A"));
+                let answered = said.contains("192.0.2.80");
+                assert_eq!(answered, by_first.is_some(), "{name} {log:?}: {said}");
+                let asked = [&one, &other].map(|upstream| upstream.times_asked(name));
+                let times = by_first.map_or([0, 0], |by| [usize::from(by), usize::from(!by)]);
+                assert_eq!(asked, times, "{name} {log:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_block_has_a_name_before_the_longest_forward() {
+    let blocks = |first: &str, second: &str| {
+        format!(
+            ". {{\nlog\nforward . {first}\nforward any-a.org {second}\n}}\n\
+             any-b.org {{\nlog\nforward any-x.any-b.org {first}\nforward . {second}\n}}\n\
+             any-c.org {{\nlog\nforward any-x.any-c.org {first}\n}}\n"
+        )
+    };
+    let expected = [
+        ("any-y.any-a.org.", Some(true)),
+        ("any-y.any-b.org.", Some(false)),
+        ("any-z.any-x.any-b.org.", Some(true)),
+        ("any-z.any-x.any-c.org.", Some(true)),
+        ("any-z.any-c.org.", None),
+    ];
+    is_asked(blocks, &expected);
+}
+
+#[test]
+fn what_a_forward_passes_over_is_the_next_ones() {
+    let blocks = |first: &str, second: &str| {
+        format!(
+            ". {{\nlog\nforward . {first} {{\nexcept any-a.org any-b.org\n}}\n\
+             forward . {second} {{\nexcept any-b.org\n}}\n}}\n\
+             any-c.org {{\nlog\nforward . {first} {{\nexcept any-x.any-c.org\n}}\n}}\n"
+        )
+    };
+    let expected = [
+        ("any-z.org.", Some(true)),
+        ("any-y.any-a.org.", Some(false)),
+        ("any-y.any-b.org.", None),
+        ("any-y.any-c.org.", Some(true)),
+        ("any-y.any-x.any-c.org.", None),
+    ];
+    is_asked(blocks, &expected);
+}
