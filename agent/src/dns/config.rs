@@ -14,7 +14,7 @@ use super::{
     route::Route,
     tls,
     vitals::Places,
-    zone::{PodNames, Trees, naming::Naming},
+    zone::{PodNames, Trees, naming::Naming, parts::Parts},
 };
 use crate::model::node::Cidr;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub names_fall_through: bool,
     /// In which trees an address that no Service and no endpoint has is asked of upstreams.
     pub addresses_fall_through: Trees,
+    /// Where something else holds.
+    pub parts: Parts,
     /// Which objects have names, and which.
     pub naming: Naming,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
@@ -103,6 +105,7 @@ impl Default for Config {
             ttl: 5,
             names_fall_through: false,
             addresses_fall_through: Trees::BOTH,
+            parts: Parts::default(),
             naming: Naming::default(),
             routes: vec![Route::default()],
             blocks: Vec::new(),

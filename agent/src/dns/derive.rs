@@ -28,15 +28,16 @@ pub enum Error {
 
 /// What the zone is told.
 pub(super) fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
+    let asks = routes.iter().any(|route| !route.upstreams.is_empty());
+    let parts = config.parts.clone();
     Ok(Settings {
         origin: origin(&config.cluster_domain)?,
         name_servers: config.cluster_addresses.clone(),
         ttl: config.ttl,
         pods: config.pod_names,
         names_fall_through: config.names_fall_through,
-        reverse_falls_through: config
-            .addresses_fall_through
-            .and(routes.iter().any(|route| !route.upstreams.is_empty())),
+        reverse_falls_through: config.addresses_fall_through.and(asks),
+        parts: if asks { parts } else { parts.without_upstreams() },
         naming: config.naming.clone(),
     })
 }

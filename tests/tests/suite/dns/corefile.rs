@@ -245,3 +245,49 @@ fn what_a_forward_passes_over_is_the_next_ones() {
     ];
     is_asked(blocks, &expected);
 }
+
+/// Blocks for parts of the cluster's names and of the trees of addresses, and ranges that are kept.
+#[test]
+fn dns_17_parts_are_answered_by_the_blocks_that_have_them() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let text = format!(
+            ". {{\nkubernetes cluster.local 10.96.0.0/12 fd00:96::/112 {{\nfallthrough any-x.cluster.local\n}}\n\
+             forward . {server}\n}}\n\
+             any-lab.svc.cluster.local 10.96.1.0/24 {{\nforward . {server}\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            assert_eq!(ask("+short web.default.svc.cluster.local A"), "10.96.1.1\n");
+            assert_eq!(ask("+short any-web.any-lab.svc.cluster.local A"), "192.0.2.80\n");
+            assert_eq!(ask("+short any-web.any-x.cluster.local A"), "192.0.2.80\n");
+            assert!(ask("any-web.default.svc.cluster.local A").contains("status: NXDOMAIN"));
+            // The index has this one, and another block the range.
+            assert!(ask("-x 10.96.1.1").contains("status: NXDOMAIN"));
+            assert_eq!(ask("+short -x fd00:96::101"), "web.default.svc.cluster.local.\n");
+            for kept in ["10.96.2.9", "10.111.255.1", "fd00:96::9"] {
+                let said = ask(&format!("-x {kept}"));
+                assert!(
+                    said.contains("status: NXDOMAIN") && said.contains("flags: qr aa"),
+                    "{said}"
+                );
+            }
+            assert!(ask("-x 10.112.0.1").contains("flags: qr rd ra;"));
+        }
+        for (name, times) in [
+            ("1.1.96.10.in-addr.arpa.", 2),
+            ("1.0.112.10.in-addr.arpa.", 2),
+            ("any-web.any-lab.svc.cluster.local.", 2),
+            ("any-web.default.svc.cluster.local.", 0),
+            ("9.2.96.10.in-addr.arpa.", 0),
+            ("1.255.111.10.in-addr.arpa.", 0),
+        ] {
+            assert_eq!(upstream.times_asked(name), times, "{name}");
+        }
+    }
+}
