@@ -201,9 +201,10 @@ impl Default for Forwarding {
 /// Bounds of TCP connections from clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// Connections at once, all clients together; one more is closed at once.
+    /// Connections at once, all clients together. For one more the one that has been idle for longest
+    /// is closed, and where none is idle the one that comes.
     pub max_connections: usize,
-    /// Connections at once from one address.
+    /// Connections at once from one address, likewise.
     pub max_per_source: usize,
     /// Questions of one connection under way at once; more are read when one is answered.
     pub max_pipelined: usize,
