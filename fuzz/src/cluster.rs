@@ -7,7 +7,7 @@ use std::{
 
 use hickory_proto::rr::Name;
 use mizzen_agent::{
-    dns::zone::{PodNames, Settings, Trees, Zone, naming::Naming},
+    dns::zone::{PodNames, Settings, Trees, Zone, naming::Naming, parts::Parts},
     model::{
         ObjectKey,
         endpoints::{Endpoint, EndpointPort, EndpointSlice},
@@ -42,6 +42,7 @@ pub(crate) static ZONE: LazyLock<Zone> = LazyLock::new(|| {
         pods: PodNames::Insecure,
         names_fall_through: false,
         reverse_falls_through: Trees::default(),
+        parts: Parts::default(),
         naming: Naming::default(),
     };
     Zone::new(settings, 1).advance(&Snapshot::default(), &all)

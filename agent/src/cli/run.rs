@@ -265,7 +265,7 @@ async fn begin(
         snapshots: shared.snapshots.all.clone(),
     });
     let succession = Succession {
-        others_answer: alone.as_ref().is_some_and(|own| own.others_answer(config)),
+        elsewhere: own::elsewhere(config),
         sockets: Arc::clone(&sockets),
         vitals: Arc::clone(&vitals),
         resolver,
@@ -276,10 +276,7 @@ async fn begin(
         let given = std::mem::take(&mut before.ports);
         (relieve(config, &shared, before, succession, intake).await?, given)
     } else {
-        let inherited = Inherited::new(manager.take());
-        // Where sockets were kept, nobody else was asked.
-        let others_answer = succession.others_answer && inherited.is_empty();
-        let succession = Succession { inherited, others_answer, ..succession };
+        let succession = Succession { inherited: Inherited::new(manager.take()), ..succession };
         start_dns(config, &shared, succession, intake).await;
         (None, GivenPorts::default())
     };

@@ -6,10 +6,12 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -38,6 +40,9 @@ use crate::{
     podnet::netlink::Netlink,
     why::live::{Live, Way},
 };
+
+/// From one hash to the next of those that are tried: 64, which spread evenly over all slots.
+const HASH_STEP: usize = 1 << 26;
 
 /// Opens the tables for questions.
 #[derive(Clone, Debug)]
@@ -70,18 +75,21 @@ pub enum ReadError {
 }
 
 impl TableReaders {
-    /// Whether the node's clients of a listener at one of these addresses, UDP, are led to other
-    /// nodes' while that is away.
-    pub fn lead_elsewhere(&self, listeners: &[SocketAddr]) -> Result<bool, ReadError> {
-        self.ask(|tables| {
-            listeners.iter().any(|at| {
-                let (addr, port) = (Addr::from(at.ip()), at.port().to_be_bytes());
-                select::frontend(tables, addr, port, protocol::UDP).is_some_and(|frontend| {
-                    frontend.flags & frontend_flags::PREFER_LOCAL != 0
-                        && select::slots(tables, &frontend, Window::nearby(&frontend)).is_ok()
-                })
-            })
-        })
+    /// Those of the tables that are pinned in `bpffs`, whoever writes them; `None` where there are
+    /// none of this layout.
+    pub fn of_another(bpffs: &Path) -> Option<Self> {
+        let pins = Pins::of_another(bpffs);
+        pins.map_ids()?;
+        Some(Self { pins: Arc::new(pins) })
+    }
+
+    /// Where the node's clients of a listener at one of these addresses, UDP, are led while that is
+    /// away: some of the other nodes' where there are many.
+    pub fn lead_elsewhere(
+        &self,
+        listeners: &[SocketAddr],
+    ) -> Result<BTreeSet<SocketAddr>, ReadError> {
+        self.ask(|tables| listeners.iter().flat_map(|at| led_to(tables, *at)).collect())
     }
 
     /// What `question` makes of the tables as they are while it runs. Blocks for the time of its
@@ -94,6 +102,22 @@ impl TableReaders {
             Some((map, source)) => Err(ReadError::Kernel { map, source }),
         }
     }
+}
+
+/// Where clients of a listener at `at`, UDP, are led while that is away.
+fn led_to(tables: &TableReader, at: SocketAddr) -> Vec<SocketAddr> {
+    let (addr, port) = (Addr::from(at.ip()), at.port().to_be_bytes());
+    let frontend = select::frontend(tables, addr, port, protocol::UDP);
+    let listens_first = |it: &Frontend| it.flags & frontend_flags::PREFER_LOCAL != 0;
+    let Some(frontend) = frontend.filter(listens_first) else { return Vec::new() };
+    let Ok(slots) = select::slots(tables, &frontend, Window::nearby(&frontend)) else {
+        return Vec::new();
+    };
+    let hashes = (0..u32::MAX).step_by(HASH_STEP);
+    let chosen = hashes.filter_map(|hash| slots.choose(tables, hash, at.is_ipv4()).ok());
+    chosen
+        .map(|backend| SocketAddr::new(backend.addr.into(), u16::from_be_bytes(backend.port)))
+        .collect()
 }
 
 /// The tables, for one question. A failed read counts as nothing found, and fails the question.

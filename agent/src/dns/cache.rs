@@ -2,8 +2,9 @@
 //! time when they are away (RFC 8767). Failures are kept too, beside what is good and never in
 //! its place (RFC 9520). Knows no clock: the time comes with each call.
 //!
-//! Answers are kept as the octets that came, which are small, and bounded by their sum. What
-//! expires first, or has, is the first to go when there is no room.
+//! Answers are kept as the octets that came, which are small, and bounded by their sum, records
+//! apart from all else: no flood of names that don't exist takes away what is good, or may be needed
+//! when upstreams are away. What expires first, or has, is the first to go when there is no room.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,6 +22,9 @@ use super::{answer::Explanation, forward::knows, message::Question, name::LowerN
 
 /// What an entry costs besides its name and octets: the places in the two indexes.
 const OVERHEAD: usize = 250;
+
+/// Which part of the memory is for what is no record, as a divisor.
+const DENIALS: usize = 4;
 
 /// For how long answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,8 +167,9 @@ pub struct Cache {
     /// Memory for all entries together, in octets; zero keeps nothing.
     limit: usize,
     entries: HashMap<Key, Entry>,
-    by_expiry: BTreeSet<(Instant, Key)>,
-    octets: usize,
+    /// By [`Sort`], and so are their octets.
+    by_expiry: [BTreeSet<(Instant, Key)>; 2],
+    octets: [usize; 2],
     held: Tally,
 }
 
@@ -266,8 +271,8 @@ impl Entry {
 impl Cache {
     /// An empty cache of at most so many octets.
     pub fn new(limit: usize) -> Self {
-        let (entries, by_expiry) = (HashMap::new(), BTreeSet::new());
-        Self { limit, entries, by_expiry, octets: 0, held: Tally::default() }
+        let (entries, by_expiry) = (HashMap::new(), Default::default());
+        Self { limit, entries, by_expiry, octets: [0; 2], held: Tally::default() }
     }
 
     /// How many entries there are.
@@ -382,29 +387,37 @@ impl Cache {
     }
 
     fn insert(&mut self, key: Key, entry: Entry) {
-        let cost = entry.cost(&key);
-        if cost > self.limit {
+        let (cost, room, sort) = (entry.cost(&key), self.room(entry.sort), entry.sort as usize);
+        if cost > room {
             return;
         }
         self.forget(&key);
-        while self.octets + cost > self.limit {
-            let Some((_, first)) = self.by_expiry.first().cloned() else { break };
-            if let Some(sort) = self.forget(&first) {
-                self.held.evicted[sort as usize] += 1;
-            }
+        while self.octets[sort] + cost > room {
+            let Some((_, first)) = self.by_expiry[sort].first().cloned() else { break };
+            self.forget(&first);
+            self.held.evicted[sort] += 1;
         }
-        self.octets += cost;
-        self.held.entries[entry.sort as usize] += 1;
-        self.by_expiry.insert((entry.expires, key.clone()));
+        self.octets[sort] += cost;
+        self.held.entries[sort] += 1;
+        self.by_expiry[sort].insert((entry.expires, key.clone()));
         self.entries.insert(key, entry);
     }
 
-    fn forget(&mut self, key: &Key) -> Option<Sort> {
-        let entry = self.entries.remove(key)?;
-        self.octets -= entry.cost(key);
-        self.held.entries[entry.sort as usize] -= 1;
-        self.by_expiry.remove(&(entry.expires, key.clone()));
-        Some(entry.sort)
+    /// Memory for all entries of a sort, in octets.
+    fn room(&self, sort: Sort) -> usize {
+        let denials = self.limit / DENIALS;
+        match sort {
+            Sort::Success => self.limit - denials,
+            Sort::Denial => denials,
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        let sort = entry.sort as usize;
+        self.octets[sort] -= entry.cost(key);
+        self.held.entries[sort] -= 1;
+        self.by_expiry[sort].remove(&(entry.expires, key.clone()));
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     route::Route,
     tls,
     vitals::Places,
-    zone::{PodNames, Trees, naming::Naming},
+    zone::{PodNames, Trees, naming::Naming, parts::Parts},
 };
 use crate::model::node::Cidr;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub names_fall_through: bool,
     /// In which trees an address that no Service and no endpoint has is asked of upstreams.
     pub addresses_fall_through: Trees,
+    /// Where something else holds.
+    pub parts: Parts,
     /// Which objects have names, and which.
     pub naming: Naming,
     /// What is done with names outside the cluster domain. A name that no route has is refused.
@@ -103,6 +105,7 @@ impl Default for Config {
             ttl: 5,
             names_fall_through: false,
             addresses_fall_through: Trees::BOTH,
+            parts: Parts::default(),
             naming: Naming::default(),
             routes: vec![Route::default()],
             blocks: Vec::new(),
@@ -198,9 +201,10 @@ impl Default for Forwarding {
 /// Bounds of TCP connections from clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// Connections at once, all clients together; one more is closed at once.
+    /// Connections at once, all clients together. For one more the one that has been idle for longest
+    /// is closed, and where none is idle the one that comes.
     pub max_connections: usize,
-    /// Connections at once from one address.
+    /// Connections at once from one address, likewise.
     pub max_per_source: usize,
     /// Questions of one connection under way at once; more are read when one is answered.
     pub max_pipelined: usize,

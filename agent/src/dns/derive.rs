@@ -28,15 +28,16 @@ pub enum Error {
 
 /// What the zone is told.
 pub(super) fn settings(config: &Config, routes: &[Route]) -> Result<Settings, Error> {
+    let asks = routes.iter().any(|route| !route.upstreams.is_empty());
+    let parts = config.parts.clone();
     Ok(Settings {
         origin: origin(&config.cluster_domain)?,
         name_servers: config.cluster_addresses.clone(),
         ttl: config.ttl,
         pods: config.pod_names,
         names_fall_through: config.names_fall_through,
-        reverse_falls_through: config
-            .addresses_fall_through
-            .and(routes.iter().any(|route| !route.upstreams.is_empty())),
+        reverse_falls_through: config.addresses_fall_through.and(asks),
+        parts: if asks { parts } else { parts.without_upstreams() },
         naming: config.naming.clone(),
     })
 }
@@ -48,7 +49,9 @@ pub(super) fn keep_the_same(one: &Config, other: &Config) -> bool {
         let routes = config.routes.iter();
         let kept = |route: &Route| {
             let cases = (route.failover.clone(), route.next.clone());
-            (route.zone.clone(), route.upstreams.clone(), cases, route.keeping)
+            // By which it is known whose answer one is.
+            let place = (route.block, route.turn, route.except.clone());
+            (route.zone.clone(), route.upstreams.clone(), cases, place, route.keeping)
         };
         routes.map(kept).collect()
     };

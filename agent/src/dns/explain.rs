@@ -84,28 +84,35 @@ impl Explained {
 const NO_ERROR: &str = "NOERROR";
 const NO_ANSWER: &str = "no answer";
 
-/// The full names that a client in `namespace` tries for `name`, in its order; for a client
-/// elsewhere the name as it is. Of an address it is its name in the reverse tree.
-pub fn candidates(name: &str, namespace: Option<&str>, domain: &Name) -> Result<Vec<Name>, String> {
+/// The full names that a pod in `namespace` tries for `name`, in its libc's order: its search list is
+/// the cluster's, as `domain` has it, and the node's behind it. For a client elsewhere the name as it
+/// is; of an address it is its name in the reverse tree.
+pub fn candidates(
+    name: &str,
+    namespace: Option<&str>,
+    (domain, of_node): (&Name, &[Name]),
+) -> Result<Vec<Name>, String> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(vec![Name::from(address)]);
     }
     let wrong = |error| format!("{name:?} is no domain name: {error}");
     let mut bare = Name::from_str(name).map_err(|error| wrong(error.to_string()))?;
     let full = bare.is_fqdn();
-    let dots = name.matches('.').count();
     let mut all = Vec::new();
-    if let Some(namespace) = namespace.filter(|_| !full && dots < NDOTS) {
-        for search in [&[namespace, "svc"][..], &["svc"], &[]] {
-            let below = Name::from_labels(search.iter().map(|label| label.as_bytes()))
-                .and_then(|suffix| suffix.append_domain(domain))
-                .and_then(|suffix| bare.clone().append_domain(&suffix));
-            // One that would be too long is not tried.
-            all.extend(below);
-        }
+    if let Some(namespace) = namespace.filter(|_| !full) {
+        let of_namespace = [namespace, "svc"];
+        let of_cluster = [&of_namespace[..], &["svc"], &[]].into_iter().map(|search| {
+            let suffix = Name::from_labels(search.iter().map(|label| label.as_bytes()))?;
+            suffix.append_domain(domain)
+        });
+        let search = of_cluster.flatten().chain(of_node.iter().cloned());
+        // One that would be too long is not tried.
+        all.extend(search.filter_map(|suffix| bare.clone().append_domain(&suffix).ok()));
     }
     bare.set_fqdn(true);
-    all.push(bare);
+    let dots = name.matches('.').count();
+    let place = if dots < NDOTS { all.len() } else { 0 };
+    all.insert(place, bare);
     Ok(all)
 }
 
@@ -260,16 +267,30 @@ mod tests {
     #[test]
     fn names_are_tried_as_pods_do() {
         let domain = Name::from_ascii("cluster.local.").unwrap();
-        let tried = |name: &str, namespace| -> Vec<String> {
-            let names = candidates(name, namespace, &domain).unwrap();
+        let corp = [Name::from_ascii("corp.example.").unwrap()];
+        let tried_on = |of_node: &[Name], name: &str, namespace| -> Vec<String> {
+            let names = candidates(name, namespace, (&domain, of_node)).unwrap();
             names.iter().map(ToString::to_string).collect()
         };
-        let searched = ["web.a.svc.cluster.local.", "web.svc.cluster.local.", "web.cluster.local."];
-        assert_eq!(tried("web", Some("a")), [&searched[..], &["web."]].concat());
+        let tried = |name: &str, namespace| tried_on(&[], name, namespace);
+        let list = ["a.svc.cluster.local.", "svc.cluster.local.", "cluster.local."];
+        let of = |name: &str| list.map(|suffix| format!("{name}.{suffix}"));
+        let with = |list: [String; 3], more: &[&str]| -> Vec<String> {
+            list.into_iter().chain(more.iter().map(ToString::to_string)).collect()
+        };
+        assert_eq!(tried("web", Some("a")), with(of("web"), &["web."]));
         assert_eq!(tried("web", None), ["web."]);
         assert_eq!(tried("web.", Some("a")), ["web."]);
-        assert_eq!(tried("a.b.c.d.e.f", Some("a")), ["a.b.c.d.e.f."]);
+        // The node's own domains are behind the cluster's.
+        let corps = tried_on(&corp, "web", Some("a"));
+        assert_eq!(corps, with(of("web"), &["web.corp.example.", "web."]));
+        assert_eq!(tried_on(&corp, "web", None), ["web."]);
+        // With as many dots as it takes the name comes first, as it is, and then the list.
+        assert_eq!(tried("a.b.c.d.e", Some("a")), with(of("a.b.c.d.e"), &["a.b.c.d.e."]));
+        let (dots, mut all) = ("a.b.c.d.e.f", vec!["a.b.c.d.e.f.".to_owned()]);
+        all.extend(with(of(dots), &["a.b.c.d.e.f.corp.example."]));
+        assert_eq!(tried_on(&corp, dots, Some("a")), all);
         assert_eq!(tried("192.0.2.1", Some("a")), ["1.2.0.192.in-addr.arpa."]);
-        assert!(candidates("a..b", None, &domain).is_err());
+        assert!(candidates("a..b", None, (&domain, &[])).is_err());
     }
 }

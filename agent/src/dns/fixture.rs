@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 
-use super::zone::{PodNames, Settings, Trees, Zone, naming::Naming};
+use super::zone::{PodNames, Settings, Trees, Zone, naming::Naming, parts::Parts};
 use crate::model::{
     ObjectKey,
     endpoints::{Endpoint, EndpointPort, EndpointSlice, SliceNames},
@@ -148,6 +148,7 @@ pub(super) fn settings() -> Settings {
         pods: PodNames::Insecure,
         names_fall_through: false,
         reverse_falls_through: Trees::default(),
+        parts: Parts::default(),
         naming: Naming::default(),
     }
 }

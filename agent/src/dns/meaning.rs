@@ -14,7 +14,11 @@ use super::{
     route::{Policy, Route, Upstream},
     tls,
     vitals::Told,
-    zone::{PodNames, Trees, naming::Naming},
+    zone::{
+        PodNames, Trees,
+        naming::Naming,
+        parts::{Part, Parts},
+    },
 };
 
 /// What server blocks have to fit, from the rest of the agent's configuration.
@@ -68,6 +72,10 @@ pub struct Kubernetes {
     pub names_fall_through: bool,
     /// In which trees the same is done with addresses that no Service and no endpoint has.
     pub addresses_fall_through: Trees,
+    /// The zones that it is for, as they are written.
+    pub zones: Vec<Name>,
+    /// Those in which what does not exist is asked of upstreams, likewise.
+    pub through: Vec<Name>,
     /// Which objects have names, and which.
     pub naming: Naming,
     /// What of it is written; the rest is as it is where nothing is said.
@@ -137,6 +145,49 @@ impl Kubernetes {
     }
 }
 
+/// What `blocks` say of parts of the names in `domain` and of the trees of addresses. Each has the
+/// names that are in no longer zone of another's: one without `kubernetes` that forwards them takes
+/// them from the index, and one with it may keep, or let through, what does not exist there alone.
+fn parts(blocks: &[ServerBlock], domain: &Name) -> Parts {
+    let is_part = |zone: &Name| {
+        let tree = is_reverse(zone) && zone.num_labels() > 2;
+        tree || domain.zone_of(zone) && zone.num_labels() > domain.num_labels()
+    };
+    let mut all = Vec::new();
+    for block in blocks {
+        let mut note = |zone, part| {
+            if is_part(zone) && home(blocks, zone).is_some_and(|home| std::ptr::eq(home, block)) {
+                all.push((zone, part));
+            }
+        };
+        let Some(kubernetes) = &block.kubernetes else {
+            let asks = |zone: &&Name| block.forwards.iter().any(|forward| forward.asks_in(zone));
+            block.zones.iter().filter(asks).for_each(|zone| note(zone, Part::Elsewhere));
+            continue;
+        };
+        for own in &block.zones {
+            for zone in kubernetes.zones.iter().filter_map(|zone| narrower(own, zone)) {
+                if kubernetes.through.iter().any(|from| from.zone_of(zone)) {
+                    note(zone, Part::FallsThrough);
+                    continue;
+                }
+                note(zone, Part::Denied);
+                let within = kubernetes.through.iter().filter(|through| zone.zone_of(through));
+                within.for_each(|through| note(through, Part::FallsThrough));
+            }
+        }
+    }
+    Parts::new(all)
+}
+
+/// Of two zones the one that is in the other.
+fn narrower<'a>(one: &'a Name, other: &'a Name) -> Option<&'a Name> {
+    if one.zone_of(other) {
+        return Some(other);
+    }
+    other.zone_of(one).then_some(one)
+}
+
 /// Of `blocks` the one that has `name`.
 fn home<'a>(blocks: &'a [ServerBlock], name: &Name) -> Option<&'a ServerBlock> {
     let length = |block: &&ServerBlock| {
@@ -181,7 +232,7 @@ pub struct Forward {
     pub failover: Vec<ResponseCode>,
     /// Codes after which the next `forward` of the block that has the name is tried.
     pub next: Vec<ResponseCode>,
-    /// Zones in it of which nobody is asked.
+    /// Zones in it that it passes over: the next that has them is asked.
     pub except: Vec<Name>,
     /// How many questions may be under way at once.
     pub max_concurrent: Option<usize>,
@@ -194,6 +245,11 @@ impl Forward {
             return Some(zone.clone());
         }
         zone.zone_of(&self.from).then(|| self.from.clone())
+    }
+
+    /// Whether somebody is asked for names in `zone`.
+    fn asks_in(&self, zone: &Name) -> bool {
+        !self.upstreams.is_empty() && self.within(zone).is_some()
     }
 
     fn route(&self) -> Route {
@@ -216,6 +272,8 @@ impl Forward {
 pub struct Meaning {
     /// How names of the cluster are answered, where a block says it.
     pub kubernetes: Option<Kubernetes>,
+    /// Where it is otherwise.
+    pub parts: Parts,
     /// What is done with other names.
     pub routes: Vec<Route>,
     /// The blocks, which the routes name by their places.
@@ -230,7 +288,8 @@ impl Meaning {
     /// What `blocks` come to.
     pub fn of(blocks: Vec<ServerBlock>, served: &Served) -> Self {
         let kubernetes = Kubernetes::of(&blocks, &served.domain);
-        let mut this = Self { kubernetes, ..Self::default() };
+        let parts = parts(&blocks, &served.domain);
+        let mut this = Self { kubernetes, parts, ..Self::default() };
         for (place, block) in blocks.into_iter().enumerate() {
             this.tls = block.tls.clone().or(this.tls);
             this.route(place, &block, served);
@@ -256,7 +315,7 @@ impl Meaning {
             for (turn, forward) in written.forwards.iter().enumerate() {
                 let Some(from) = forward.within(zone) else { continue };
                 if forward.upstreams.is_empty() && is_ours(zone) {
-                    // It led to cluster DNS, which is here; what is left is any shorter zone's.
+                    // It led to cluster DNS, which is here; what is left is the next block's.
                     has_own = true;
                     continue;
                 }
@@ -274,8 +333,10 @@ impl Meaning {
                 });
             }
             if !has_own && !is_ours(zone) {
+                // Behind those that forward parts of it.
+                let turn = written.forwards.len();
                 let (zone, from) = (zone.clone(), zone.clone());
-                self.routes.push(Route { zone, block, from, keeping, ..Route::default() });
+                self.routes.push(Route { zone, block, turn, from, keeping, ..Route::default() });
             }
         }
     }
@@ -293,6 +354,7 @@ impl Meaning {
             config.addresses_fall_through = kubernetes.addresses_fall_through;
             config.naming.clone_from(&kubernetes.naming);
         }
+        config.parts.clone_from(&self.parts);
         config.routes.clone_from(&self.routes);
         config.blocks.clone_from(&self.blocks);
         config.tls.clone_from(&self.tls);

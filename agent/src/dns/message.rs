@@ -8,7 +8,7 @@ use hickory_proto::{
 
 use super::{
     answer::Reply,
-    wire::{HEADER, Writer},
+    wire::{self, HEADER, Writer},
 };
 
 /// What a UDP answer may have where the client names no size (RFC 1035 4.2.1).
@@ -125,7 +125,12 @@ pub fn read(octets: &[u8], transport: Transport) -> Received {
     if questions != 1 {
         return Received::Refused(bare(header, ResponseCode::FormErr));
     }
-    match Message::from_vec(octets) {
+    let message = Message::from_vec(octets).or_else(|error| {
+        // Options that nobody here understands are ignored, whatever they hold (RFC 6891 6.1.2).
+        let plain = wire::with_options(octets, |code| code == PADDING);
+        plain.map_or(Err(error), |octets| Message::from_vec(&octets))
+    });
+    match message {
         Ok(message) => classify(message, transport),
         Err(error) => {
             tracing::debug!(%error, "malformed query");

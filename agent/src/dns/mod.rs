@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod name;
 pub mod native;
 pub mod notation;
+pub mod others;
 pub mod peers;
 pub mod release;
 pub mod resolv_conf;
@@ -61,6 +62,7 @@ use self::{
     follow::{Followed, Noted},
     forward::Forwarder,
     metrics::Metrics,
+    others::Others,
     peers::Peers,
     route::Routes,
     server::{
@@ -93,10 +95,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const REVIEW: Duration = Duration::from_secs(15);
 /// How often the file beside the configuration is looked at.
 const FOLLOW: Duration = Duration::from_secs(2);
-/// How long the cluster DNS addresses are left to other nodes while Services are not known, or who
-/// is asked for other names: longer than any list takes. Who can't learn the one still knows the
-/// other.
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 /// How often upstreams are looked at for loops where nothing hints at one.
 const PROBE: Duration = Duration::from_mins(10);
 /// How often at most.
@@ -140,6 +138,7 @@ pub async fn run_between(
         if role.source_is_due() {
             role.follow_source().await?;
         }
+        role.seek_others();
         if begun && role.review_is_due() {
             role.reconcile().await;
         }
@@ -154,6 +153,9 @@ pub async fn run_between(
                 break;
             },
             Some(_) = role.probes.join_next() => {}
+            Some(news) = role.others.heard() => if news {
+                role.review = Instant::now();
+            },
             () = cancelled(begin.as_ref()), if !begun => {}
             Some(connection) = next(&mut connections) => role.listeners.serve_on(connection),
             () = tokio::time::sleep_until(next_look.into()) => {}
@@ -214,9 +216,8 @@ struct Role {
     secure_listeners: SecureListeners,
     vitals: Arc<Vitals>,
     servers: Servers,
-    /// Until when other nodes answer at the cluster DNS addresses, unless Services are known, and
-    /// what the file says.
-    left_until: Option<Instant>,
+    /// Who answers at the cluster DNS addresses until Services are known, and what the file says.
+    others: Others,
     /// The sockets that shall be open.
     wanted: BTreeMap<SocketAddr, Audience>,
     /// What could not be had when last tried.
@@ -250,11 +251,12 @@ impl Role {
         metrics.general.enable(config.plugins());
         let routes = Routes::new(routes, &config.blocks, &settings.origin);
         let forwarder = Arc::new(Forwarder::new(routes, config.forward, cached, counted));
+        let domain = settings.origin.clone();
         let zone = Zone::new(settings, first_serial(since_epoch)).knowing(Arc::clone(&local_pods));
         let resolver = Arc::new(Resolver::new(zone, forwarder, Arc::clone(&metrics), local_pods));
         // Nobody has set it before.
         let _first = succession.resolver.set(Arc::clone(&resolver));
-        let left_until = succession.others_answer.then(|| Instant::now() + LEFT_TO_OTHERS);
+        let others = Others::new(succession.elsewhere, domain);
         let Succession { inherited, configured, serving, sockets, departure, vitals, .. } =
             succession;
         vitals.set_lameduck(config.lameduck);
@@ -272,7 +274,7 @@ impl Role {
             secure_listeners,
             vitals,
             servers,
-            left_until,
+            others,
             wanted: BTreeMap::new(),
             problems: Vec::new(),
             review: Instant::now(),
@@ -431,19 +433,30 @@ impl Role {
         self.snapshot = snapshot;
     }
 
+    /// Whether it knows the cluster, and who is asked for other names.
+    fn knows(&self) -> bool {
+        self.resolver.zone().synced() && self.in_force != InForce::Nothing
+    }
+
+    /// Looks whether other nodes' resolvers answer, as long as they know what this one does not.
+    fn seek_others(&mut self) {
+        if self.knows() { self.others.rest() } else { self.others.look_if_due() }
+    }
+
     /// Whether other sockets are wanted, or it is time to see whether all is still there.
     fn review_is_due(&mut self) -> bool {
         let mut wanted = listeners(&self.config, &self.snapshot);
-        let knows = self.resolver.zone().synced() && self.in_force != InForce::Nothing;
-        if knows || self.left_until <= Some(Instant::now()) {
-            self.left_until = None;
-        } else {
-            let left = |address: &SocketAddr| self.config.cluster_addresses.contains(&address.ip());
-            wanted.retain(|address, _| !left(address));
+        if self.others.answer() {
+            wanted.retain(|address, _| !self.is_of_the_cluster(address));
         }
         let differs = wanted != self.wanted;
         self.wanted = wanted;
         differs || self.review <= Instant::now()
+    }
+
+    /// Whether other nodes answer there where nobody listens on this one.
+    fn is_of_the_cluster(&self, address: &SocketAddr) -> bool {
+        address.port() == self.config.port && self.config.cluster_addresses.contains(&address.ip())
     }
 
     /// Has the node hold the addresses and the sockets listen.
@@ -458,6 +471,10 @@ impl Role {
         let untracked = Untracked::new(addresses.clone(), self.config.port, port);
         if let Err(error) = untracked::hold(untracked).await {
             self.problems.push(error.to_string());
+        }
+        if self.others.are_heard() {
+            // A socket that is held and not read keeps clients from them.
+            self.listeners.inherited.turn_away(|address| self.is_of_the_cluster(address));
         }
         let errors = self.listeners.reconcile(&self.wanted);
         self.problems.extend(errors.iter().map(ToString::to_string));
@@ -483,7 +500,7 @@ impl Role {
     /// When there may be something to do though nobody said so.
     fn next_look(&self) -> Instant {
         let mut next = self.review.min(Instant::now() + PROBE_PAUSE);
-        next = self.left_until.map_or(next, |until| next.min(until));
+        next = self.others.next_look().map_or(next, |look| next.min(look));
         if self.given.source != Source::Here {
             next = next.min(self.next_follow);
         }
@@ -538,7 +555,9 @@ impl Role {
         let wrong: Vec<_> = problems.chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();
-            let all: Vec<_> = std::iter::once(waits).chain(wrong).collect();
+            let left = self.others.are_heard();
+            let left = left.then(|| "other nodes' resolvers answer until then".to_owned());
+            let all: Vec<_> = std::iter::once(waits).chain(left).chain(wrong).collect();
             return State::Waiting(all.join("; "));
         }
         if self.in_force == InForce::Nothing {

@@ -53,7 +53,7 @@ impl From<SocketAddr> for Upstream {
 /// What is done with the names of a zone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// The zone. The longest one that a name is in has it.
+    /// The zone.
     pub zone: Name,
     /// The server block that it is of, by its place.
     pub block: usize,
@@ -71,7 +71,7 @@ pub struct Route {
     pub failover: Vec<ResponseCode>,
     /// Codes after which the block's next route for the name is gone by, if there is one.
     pub next: Vec<ResponseCode>,
-    /// Zones in it of which nobody is asked.
+    /// Zones in it whose names it passes over: the next one of its block that has them is theirs.
     pub except: Vec<Name>,
     /// How many questions may be under way at once, where it is said.
     pub max_concurrent: Option<usize>,
@@ -117,12 +117,13 @@ impl Route {
     }
 }
 
-/// Routes and server blocks in the order in which they are looked through: the longest zones
-/// first.
+/// Routes and server blocks in the order in which they are looked through: of blocks that with the
+/// longest zone first, as CoreDNS does it, and in a block its routes as they are written. Without
+/// blocks, the routes with the longest zones first.
 #[derive(Debug)]
 pub struct Routes {
     all: Vec<Zone>,
-    /// The zones of server blocks, with the blocks' places.
+    /// The zones of server blocks, with the blocks' places; the longest first.
     zones: Vec<(LowerName, usize)>,
     /// By the blocks' places.
     blocks: Vec<Held>,
@@ -176,6 +177,13 @@ struct Zone {
     route: Route,
 }
 
+impl Zone {
+    /// Whether the name is one of which its upstreams are not asked.
+    fn passes_over(&self, name: &LowerName) -> bool {
+        self.except.iter().any(|except| name.labels_below(except).is_some())
+    }
+}
+
 impl Routes {
     /// These routes of these blocks, beside the index of the names in `domain`. Of two for one zone
     /// the first counts.
@@ -187,8 +195,13 @@ impl Routes {
             route,
         };
         let mut all: Vec<_> = routes.into_iter().map(zone).collect();
-        // Stable, so that the first of equals stays the first.
-        all.sort_by_key(|zone| std::cmp::Reverse(zone.name.label_count()));
+        // Stable, so that the first of equals stays the first. Of a route that is one for each zone of
+        // its block, the longest zone has the name.
+        all.sort_by_key(|zone| {
+            let written = (zone.route.block, zone.route.turn);
+            let length = std::cmp::Reverse(zone.name.label_count());
+            if blocks.is_empty() { ((0, 0), length) } else { (written, length) }
+        });
         let mut zones: Vec<_> = blocks
             .iter()
             .enumerate()
@@ -251,10 +264,18 @@ impl Routes {
                 && (name.labels_below(&zone.name).is_some()
                     || name.labels_below(&zone.from).is_some())
         };
-        match self.all.iter().position(of_block) {
+        match self.first(name, of_block) {
             Some(found) => Some((found, &self.all[found].route)),
             None => self.find(name),
         }
+    }
+
+    /// The place of the first route that `has` the name and does not pass over it; where each does,
+    /// of the first.
+    fn first(&self, name: &LowerName, has: impl Fn(&Zone) -> bool) -> Option<usize> {
+        let those = || self.all.iter().enumerate().filter(|(_, zone)| has(zone));
+        let found = those().find(|(_, zone)| !zone.passes_over(name)).or_else(|| those().next());
+        found.map(|(at, _)| at)
     }
 
     /// The route at `place`.
@@ -267,9 +288,19 @@ impl Routes {
         self.all.iter().map(|zone| &zone.route)
     }
 
-    /// The route of a name, and its place.
+    /// The route of a name, and its place: one of the block that has the name.
     pub fn find(&self, name: &LowerName) -> Option<(usize, &Route)> {
-        let found = self.all.iter().position(|zone| name.labels_below(&zone.name).is_some())?;
+        let is_in = |zone: &Zone| name.labels_below(&zone.name).is_some();
+        let found = if self.zones.is_empty() {
+            self.first(name, is_in)?
+        } else {
+            // One that answers from the index, and has nobody to ask, leaves what falls through to
+            // the next.
+            let mut those = self.zones.iter().filter(|(zone, _)| name.labels_below(zone).is_some());
+            let of_block =
+                |place| self.first(name, |zone| zone.route.block == place && is_in(zone));
+            those.find_map(|(_, place)| of_block(*place))?
+        };
         Some((found, &self.all[found].route))
     }
 
@@ -290,10 +321,9 @@ impl Routes {
 
     /// Whether upstreams are asked for a name that goes by the route at `place`.
     pub fn asks_for(&self, place: usize, name: &LowerName) -> bool {
-        self.all.get(place).is_some_and(|zone| {
-            !zone.route.upstreams.is_empty()
-                && !zone.except.iter().any(|except| name.labels_below(except).is_some())
-        })
+        self.all
+            .get(place)
+            .is_some_and(|zone| !zone.route.upstreams.is_empty() && !zone.passes_over(name))
     }
 
     /// Whether any block has a table.
@@ -337,6 +367,74 @@ mod tests {
         let corp = Route { zone: name("corp."), ..Route::default() };
         let only = Routes::new(vec![corp], &[], &Name::root());
         assert!(only.find(&LowerName::of(&name("example.org."))).is_none());
+    }
+
+    /// Block, turn, zone, the number of its upstream or 0 for none, and what it passes over.
+    type Written<'a> = (usize, usize, &'a str, u8, &'a [&'a str]);
+
+    /// These routes of blocks for these zones.
+    fn numbered(blocks: &[&str], routes: &[Written<'_>]) -> Routes {
+        let block = |zone: &&str| Block { zones: vec![name(zone)], ..Block::default() };
+        let blocks: Vec<_> = blocks.iter().map(block).collect();
+        let route = |(block, turn, zone, number, except): &Written<'_>| {
+            let upstream = (*number > 0).then(|| ([192, 0, 2, *number], 53).into());
+            Route {
+                zone: name(zone),
+                from: name(zone),
+                block: *block,
+                turn: *turn,
+                except: except.iter().map(|zone| name(zone)).collect(),
+                ..Route::to(upstream.into_iter().collect())
+            }
+        };
+        Routes::new(routes.iter().map(route).collect(), &blocks, &name("cluster.local."))
+    }
+
+    /// Who is asked for a name, by the number; 0 for nobody.
+    fn asked(routes: &Routes, text: &str, block: Option<usize>) -> Option<u8> {
+        let lower = LowerName::of(&name(text));
+        let found = match block {
+            None => routes.find(&lower),
+            Some(block) => routes.find_in(block, &lower),
+        };
+        let (place, route) = found?;
+        let asks = routes.asks_for(place, &lower);
+        Some(route.upstreams.first().filter(|_| asks).map_or(0, |upstream| {
+            let std::net::IpAddr::V4(address) = upstream.address.ip() else { unreachable!() };
+            address.octets()[3]
+        }))
+    }
+
+    /// As CoreDNS does it, whether the block has steps, by which its place is known, or none.
+    #[test]
+    fn the_block_has_the_name_and_in_it_the_first_forward_that_does() {
+        let blocks = [".", "corp.", "local."];
+        let routes = numbered(
+            &blocks,
+            &[
+                (0, 0, ".", 1, &["secret.example."]),
+                (0, 1, "example.", 2, &["a.secret.example."]),
+                (0, 2, "corp.", 3, &[]),
+                (1, 1, "lab.corp.", 4, &[]),
+                (1, 0, "corp.", 5, &["x.lab.corp.", "y.corp."]),
+            ],
+        );
+        for (text, block, number) in [
+            ("www.example.", 0, 1),
+            ("secret.example.", 0, 2),
+            ("a.secret.example.", 0, 0),
+            ("www.corp.", 1, 5),
+            ("w.lab.corp.", 1, 5),
+            ("x.lab.corp.", 1, 4),
+            // Not who another block names, though the name is in that one's zone too.
+            ("y.corp.", 1, 0),
+        ] {
+            assert_eq!(asked(&routes, text, None), Some(number), "{text}");
+            assert_eq!(asked(&routes, text, Some(block)), Some(number), "{text}");
+        }
+        // The block's, which forwards nothing because the index answers.
+        assert_eq!(asked(&routes, "cluster.local.", None), Some(1));
+        assert_eq!(asked(&numbered(&["corp."], &[]), "example.", None), None);
     }
 
     /// What blocks with these zones, tables and steps leave to the index of `cluster.local.`.

@@ -12,7 +12,11 @@ use socket2::{Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{server::Resolver, vitals::Vitals};
+use super::{
+    others::Elsewhere,
+    server::{Resolver, listen},
+    vitals::Vitals,
+};
 use crate::handover::{Departure, OpenSockets};
 
 /// Connections that wait to be passed on, or to be served on.
@@ -25,9 +29,9 @@ pub struct Succession {
     pub inherited: Inherited,
     /// When to begin; at once where there is nobody before it.
     pub begin: Option<CancellationToken>,
-    /// Whether other nodes answer at the cluster DNS addresses until this role does: it then learns
-    /// the cluster first.
-    pub others_answer: bool,
+    /// Where other nodes' resolvers are that clients are led to until this role answers at the cluster
+    /// DNS addresses: while they do, it learns the cluster first.
+    pub elsewhere: Option<Elsewhere>,
     /// Told when what the file beside the configuration says is in force, or there is none.
     pub configured: Option<oneshot::Sender<()>>,
     /// Told when it serves.
@@ -62,9 +66,20 @@ impl Inherited {
         this
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+    /// Has the kernel find nobody at those addresses from now on: clients are led elsewhere, though
+    /// whoever left the sockets may hold them too. They stay bound, with what has come by then, and
+    /// hear everyone again when they are taken and used.
+    pub fn turn_away(&self, at: impl Fn(&SocketAddr) -> bool) {
+        for ((address, _), sockets) in self.sockets.iter().filter(|((address, _), _)| at(address)) {
+            for socket in sockets {
+                match listen::hear_nobody(socket, *address) {
+                    Ok(()) => tracing::debug!(%address, "clients of a socket left are turned away"),
+                    Err(error) => {
+                        tracing::warn!(%error, %address, "a socket that is not read stays")
+                    }
+                }
+            }
+        }
     }
 
     /// Takes the sockets at `address`: of connections, or of datagrams.

@@ -18,6 +18,59 @@ const FAR: usize = 0x4000;
 /// enough that a hostile one costs no more time to search them than to write it.
 const MAX_PLACES: usize = 64;
 
+/// The message in `octets` with only those options of its OPT record whose codes pass `keep`; `None`
+/// where there is no such record, or not a whole one.
+pub fn with_options(octets: &[u8], keep: impl Fn(u16) -> bool) -> Option<Vec<u8>> {
+    /// Type, class, TTL and length of a record.
+    const FIXED: usize = 10;
+    const OPT: [u8; 2] = [0, 41];
+    let count = |place: usize| Some(u16::from_be_bytes(*octets.get(place..)?.first_chunk()?));
+    let mut at = HEADER;
+    for _ in 0..count(4)? {
+        at = after_name(octets, at)? + 4;
+    }
+    let records: u32 = [6, 8, 10].into_iter().filter_map(count).map(u32::from).sum();
+    for _ in 0..records {
+        let data = after_name(octets, at)? + FIXED;
+        let end = data + usize::from(count(data - 2)?);
+        let options = octets.get(data..end)?;
+        if octets.get(data - FIXED..)?.starts_with(&OPT) {
+            let kept = options_with(options, keep)?;
+            let length = u16::try_from(kept.len()).ok()?.to_be_bytes();
+            return Some([&octets[..data - 2], &length, &kept[..], &octets[end..]].concat());
+        }
+        at = end;
+    }
+    None
+}
+
+/// Those of an OPT record's options whose codes pass `keep` (RFC 6891 6.1.2).
+fn options_with(mut options: &[u8], keep: impl Fn(u16) -> bool) -> Option<Vec<u8>> {
+    let mut kept = Vec::new();
+    while let Some(&[code, more, high, low]) = options.first_chunk() {
+        let whole = 4 + usize::from(u16::from_be_bytes([high, low]));
+        let (option, rest) = options.split_at_checked(whole)?;
+        if keep(u16::from_be_bytes([code, more])) {
+            kept.extend_from_slice(option);
+        }
+        options = rest;
+    }
+    options.is_empty().then_some(kept)
+}
+
+/// Where the name ends that begins at `at`.
+fn after_name(octets: &[u8], mut at: usize) -> Option<usize> {
+    const POINTER: u8 = 0xc0;
+    loop {
+        match *octets.get(at)? {
+            0 => return Some(at + 1),
+            length if length & POINTER == POINTER => return Some(at + 2),
+            length if length & POINTER == 0 => at += 1 + usize::from(length),
+            _ => return None,
+        }
+    }
+}
+
 /// A message that is being written. The header comes last: until then its place is kept.
 #[derive(Debug)]
 pub struct Writer {

@@ -15,11 +15,15 @@ use super::http::{Answer, Asked};
 use crate::{
     dns::{
         explain::{self, Explained},
+        resolv_conf,
         server::Resolver,
     },
     model::{ObjectKey, snapshot::Snapshot},
     podnet,
 };
+
+/// Where the node's own search list is.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What explains names.
 #[derive(Debug)]
@@ -72,7 +76,10 @@ impl Names {
         let mut domain = Name::from_ascii(&self.domain).map_err(|error| bad(error.to_string()))?;
         domain.set_fqdn(true);
         let namespace = from.as_ref().map(|pod| &*pod.namespace);
-        let names = explain::candidates(&name, namespace, &domain).map_err(bad)?;
+        // As the kubelet writes pods' lists: the node's own domains behind the cluster's.
+        let resolv_conf = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
+        let of_node = resolv_conf::search_list(&resolv_conf);
+        let names = explain::candidates(&name, namespace, (&domain, &of_node)).map_err(bad)?;
         let resolver = self.resolver.get().ok_or_else(|| {
             (StatusCode::SERVICE_UNAVAILABLE, "the resolver has not started yet".to_owned())
         })?;

@@ -3,11 +3,15 @@
 //! and where another program has one, such as a kube-proxy that is about to leave, it is taken later
 //! ([`crate::serve::ports`]).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::{
     config::Config,
-    datapath::{Datapath, OpenError, Prepared},
+    datapath::{Datapath, OpenError, Prepared, TableReaders},
+    dns::others::Elsewhere,
     handover::GivenPorts,
     serve::listen::{ListenError, Listeners},
 };
@@ -55,17 +59,23 @@ impl Own {
             }
         }
     }
+}
 
-    /// Whether the tables lead clients of cluster DNS to other nodes while this one is silent.
-    pub(super) fn others_answer(&self, config: &Config) -> bool {
-        let Some(datapath) = &self.datapath else { return false };
-        let addresses = config.cluster_dns.iter().map(|ip| (*ip, config.dns_port).into());
-        let led = datapath.table_readers().lead_elsewhere(&addresses.collect::<Vec<_>>());
-        led.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the tables don't tell whether other nodes answer cluster DNS");
-            false
-        })
+/// Where the tables lead clients of cluster DNS while this node's resolver is silent, whichever agent
+/// writes them.
+pub(super) fn elsewhere(config: &Config) -> Option<Elsewhere> {
+    if !(config.services && config.dns) {
+        return None;
     }
+    let readers = TableReaders::of_another(&config.bpffs)?;
+    let addresses = config.cluster_dns.iter().map(|ip| (*ip, config.dns_port).into());
+    let addresses: Vec<_> = addresses.collect();
+    Some(Elsewhere::new(move || {
+        readers.lead_elsewhere(&addresses).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the tables don't tell whether other nodes answer cluster DNS");
+            BTreeSet::new()
+        })
+    }))
 }
 
 /// Until `leaving` ports may be those of an agent that leaves.

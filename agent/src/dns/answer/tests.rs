@@ -4,7 +4,10 @@ use super::*;
 use crate::{
     dns::{
         fixture::{self, settings, zone_with},
-        zone::{PodNames, Settings, Trees},
+        zone::{
+            PodNames, Settings, Trees,
+            parts::{Part, Parts},
+        },
     },
     model::snapshot::Snapshot,
 };
@@ -241,6 +244,42 @@ fn dns_17_dns_38_an_unknown_address_is_the_upstreams_to_answer_where_there_are_a
         negative(&with(stays), unknown, RecordType::PTR, ResponseCode::NXDomain);
         assert!(matches!(outcome(&with(leaves), unknown, RecordType::PTR), Outcome::Foreign));
     }
+}
+
+#[test]
+fn dns_17_dns_38_parts_have_rules_of_their_own() {
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let zones = ["0.0.10.in-addr.arpa.", "testns.svc.cluster.local."].map(name);
+    let with = |part, through| {
+        let parts = Parts::new(zones.iter().map(|zone| (zone, part)));
+        let trees = Trees { v4: through, v6: through };
+        let reverse_falls_through = trees;
+        let names_fall_through = through;
+        zone_with(Settings { parts, reverse_falls_through, names_fall_through, ..settings() })
+    };
+    let unknown = ["99.0.0.10.in-addr.arpa.", "nope.testns.svc.cluster.local."];
+    let known = ["1.0.0.10.in-addr.arpa.", "svc1.testns.svc.cluster.local."];
+    let is_foreign =
+        |zone: &Zone, text| matches!(outcome(zone, text, RecordType::PTR), Outcome::Foreign);
+    for through in [false, true] {
+        let elsewhere = with(Part::Elsewhere, through);
+        assert!(unknown.iter().chain(&known).all(|text| is_foreign(&elsewhere, text)));
+        let passes = with(Part::FallsThrough, through);
+        assert!(unknown.iter().all(|text| is_foreign(&passes, text)));
+        assert!(!known.iter().any(|text| is_foreign(&passes, text)));
+        let denied = with(Part::Denied, through);
+        assert!(!unknown.iter().chain(&known).any(|text| is_foreign(&denied, text)));
+        // Behind the parts all is as it was.
+        for beyond in ["99.9.9.10.in-addr.arpa.", "nope.cluster.local."] {
+            assert_eq!(is_foreign(&denied, beyond), through, "{beyond}");
+        }
+    }
+    // A range that is kept is a zone of its own, as in CoreDNS.
+    let reply = ask(&with(Part::Denied, true), unknown[0], RecordType::PTR);
+    assert_eq!(reply.code, ResponseCode::NXDomain);
+    assert_eq!(reply.authorities[0].name, zones[0]);
+    let reply = ask(&with(Part::Denied, true), "0.0.10.in-addr.arpa.", RecordType::SOA);
+    assert_eq!((reply.code, reply.answers.len()), (ResponseCode::NoError, 1));
 }
 
 #[test]

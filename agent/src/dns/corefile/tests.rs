@@ -21,6 +21,7 @@ use crate::dns::{
     zone::{PodNames, Trees, naming::Naming},
 };
 
+mod parts;
 mod steps;
 mod tls;
 

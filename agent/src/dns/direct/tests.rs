@@ -11,7 +11,10 @@ use crate::dns::{
     answer::Outcome,
     fixture::{HTTP, add, service, settings, slice, snapshot, zone_with},
     message::{self, Received},
-    zone::{PodNames, Settings, Trees},
+    zone::{
+        PodNames, Settings, Trees,
+        parts::{Part, Parts},
+    },
 };
 use crate::model::snapshot::Snapshot;
 
@@ -198,12 +201,18 @@ fn zones() -> impl Strategy<Value = Settings> {
     let pods =
         prop::sample::select(vec![PodNames::Disabled, PodNames::Insecure, PodNames::Verified]);
     let trees = (any::<bool>(), any::<bool>()).prop_map(|(v4, v6)| Trees { v4, v6 });
-    (pods, any::<bool>(), trees, 0..600_u32).prop_map(
-        |(pods, names_fall_through, reverse_falls_through, ttl)| Settings {
+    let kinds = prop::sample::select(vec![Part::Elsewhere, Part::Denied, Part::FallsThrough]);
+    let parts = prop::option::of(kinds).prop_map(|kind| {
+        let zone = Name::from_ascii("testns.svc.cluster.local.").unwrap();
+        Parts::new(kind.map(|kind| (&zone, kind)))
+    });
+    (pods, any::<bool>(), trees, parts, 0..600_u32).prop_map(
+        |(pods, names_fall_through, reverse_falls_through, parts, ttl)| Settings {
             ttl,
             pods,
             names_fall_through,
             reverse_falls_through,
+            parts,
             ..settings()
         },
     )

@@ -133,6 +133,14 @@ pub(super) async fn ask(
     Ok(received)
 }
 
+/// Asks another resolver, by UDP first. Takes as long as it takes.
+pub(in crate::dns) async fn ask_at(
+    at: SocketAddr,
+    question: &Question,
+) -> Result<Received, ExchangeError> {
+    ask(Way::Udp(at), question, &AtomicU64::new(0)).await
+}
+
 /// The question as it is put to an upstream, without EDNS.
 fn query(question: &Question) -> Message {
     // A random identifier, from a generator that can't be guessed (RFC 5452).

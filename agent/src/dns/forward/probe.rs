@@ -82,7 +82,7 @@ impl Forwarder {
 }
 
 /// A number that is another one each time.
-pub(super) fn any_number() -> usize {
+pub(in crate::dns) fn any_number() -> usize {
     // The state is seeded by the system and counts up from there.
     usize::try_from(RandomState::new().hash_one(()) & 0xffff_ffff).unwrap_or_default()
 }

@@ -27,6 +27,19 @@ use crate::dns::{
 /// An answer that is not kept yet, and whose it is.
 type Said = (Received, SocketAddr);
 
+/// How good an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// It says nothing of the name.
+    Failure,
+    /// The configuration has another one be asked after it.
+    Denial,
+    /// Some of it was left out, and could not be had.
+    Part,
+    /// It is the answer.
+    Whole,
+}
+
 /// What a try came to.
 struct Outcome {
     /// The upstream's place.
@@ -46,8 +59,8 @@ struct Tries<'a> {
     newest: Option<usize>,
     /// Whether each that was asked is said not to be there.
     unreachable: bool,
-    /// The answer of one that refused, or of which another one may know better.
-    refusal: Option<Said>,
+    /// The best answer so far: of one that refused, of which another one may know better, or a part.
+    best: Option<Said>,
 }
 
 impl Forwarder {
@@ -97,12 +110,12 @@ impl Forwarder {
         let mut order = order.into_iter().cycle().take(tries).enumerate();
         let asked = Asked { question, place };
         let mut tries =
-            Tries { forwarder: self, route, asked, newest: None, unreachable: true, refusal: None };
+            Tries { forwarder: self, route, asked, newest: None, unreachable: true, best: None };
         let (mut under_way, mut patience) = (FuturesUnordered::new(), deadline);
         loop {
             if tries.newest.is_none() {
-                // Once all were asked, one that refused is the best there is.
-                let alone = tries.refusal.is_none();
+                // Once all were asked, one that refused or said a part is the best there is.
+                let alone = tries.best.is_none();
                 match order.next().filter(|(attempt, _)| alone || *attempt < round) {
                     Some((_, upstream)) => {
                         let Some(by) = route.upstreams.get(upstream) else { continue };
@@ -134,7 +147,7 @@ impl Forwarder {
                 break;
             }
         }
-        tries.refusal.ok_or(if tries.unreachable {
+        tries.best.ok_or(if tries.unreachable {
             Explanation::Unreachable
         } else {
             Explanation::NoReachableAuthority
@@ -172,18 +185,26 @@ impl Tries<'_> {
             lock(health).answered(upstream);
             counts.answered(received.message.metadata.response_code, elapsed);
         }
-        let code = received.message.metadata.response_code;
-        if self.route.fails_over(code) {
-            // Another one may know better; if none does, this is the answer: the first, or rather
-            // one that says something of the name.
-            let fails = |said: &Said| is_failure(said.0.message.metadata.response_code);
-            if self.refusal.as_ref().is_none_or(|before| fails(before) && !is_failure(code)) {
-                self.refusal = Some((received, by));
-            }
-            self.newest.take_if(|newest| *newest == upstream);
-            return ControlFlow::Continue(());
+        let worth = self.worth(&received);
+        if worth == Worth::Whole {
+            return ControlFlow::Break((received, by));
         }
-        ControlFlow::Break((received, by))
+        // Another one may know better; if none does, this is the answer: of equals the first.
+        if self.best.as_ref().is_none_or(|(before, _)| self.worth(before) < worth) {
+            self.best = Some((received, by));
+        }
+        self.newest.take_if(|newest| *newest == upstream);
+        ControlFlow::Continue(())
+    }
+
+    fn worth(&self, received: &Received) -> Worth {
+        let said = &received.message.metadata;
+        match said.response_code {
+            code if is_failure(code) => Worth::Failure,
+            code if self.route.fails_over(code) => Worth::Denial,
+            _ if said.truncation => Worth::Part,
+            _ => Worth::Whole,
+        }
     }
 
     /// Who was asked last gave no answer, or takes too long.

@@ -132,6 +132,47 @@ fn dns_43_unknown_options_are_ignored_and_do_is_echoed() {
     assert!(edns.flags().dnssec_ok && edns.options().as_ref().is_empty());
 }
 
+/// An OPT record with these options, behind a question; the length of its data as it is, or `wrong`.
+fn with_raw_options(options: &[u8], wrong: Option<u16>) -> Vec<u8> {
+    let mut octets = query("a.cluster.local.", RecordType::A).to_vec().unwrap();
+    octets[11] = 1;
+    octets.extend([0, 0, 41, 4, 208, 0, 0, 0x80, 0]);
+    octets.extend(wrong.unwrap_or(u16::try_from(options.len()).unwrap()).to_be_bytes());
+    octets.extend(options);
+    octets
+}
+
+/// Also such as the library that reads messages takes for known and can't read.
+#[test]
+fn dns_43_options_of_known_codes_are_ignored_whatever_they_hold() {
+    // Client subnets of no family, and cut short; a lifetime, a key tag, and padding behind them.
+    let odd: [&[u8]; 4] = [
+        &[0, 8, 0, 4, 0, 0, 0, 0],
+        &[0, 8, 0, 1, 0],
+        &[0, 8, 0, 4, 0, 9, 255, 255, 0, 9, 0, 1, 7],
+        &[0, 10, 0, 1, 7, 0, 14, 0, 1, 7, 0, 8, 0, 4, 0, 0, 0, 0],
+    ];
+    for options in odd {
+        let padded = [options, &[0, 12, 0, 2, 0, 0]].concat();
+        for (options, is_padded) in [(options, false), (&padded[..], true)] {
+            let octets = with_raw_options(options, None);
+            let Received::Question(question) = read(&octets, Transport::Udp) else {
+                panic!("{options:?}")
+            };
+            let edns = question.edns.expect("OPT");
+            let expected = ClientEdns { payload: 1232, dnssec_ok: true, padded: is_padded };
+            assert_eq!(edns, expected, "{options:?}");
+            let said = written(&question, &reply(1)).1.edns.unwrap();
+            assert!(said.options().as_ref().is_empty(), "{options:?}");
+        }
+    }
+    // What is not whole says nothing.
+    for (options, wrong) in [(&[0, 8, 0, 9, 0, 0, 0, 0][..], None), (&odd[0][..], Some(9))] {
+        let answer = refused(&with_raw_options(options, wrong));
+        assert_eq!(answer.metadata.response_code, ResponseCode::FormErr, "{options:?}");
+    }
+}
+
 #[test]
 fn dns_44_what_is_no_question() {
     let good = query("a.cluster.local.", RecordType::A).to_vec().unwrap();

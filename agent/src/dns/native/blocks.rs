@@ -126,17 +126,16 @@ impl Reader<'_> {
 
     fn kubernetes(&self, written: &Kubernetes) -> Result<meaning::Kubernetes, String> {
         let own = Config::default();
-        let through = |zone: &Name| -> Result<bool, String> {
-            let zones = zones(written.fallthrough.as_ref().unwrap_or(&Vec::new()), &[])?;
-            Ok(zones.iter().any(|from| from.zone_of(zone)))
-        };
-        let addresses = match written.fallthrough {
-            None => Trees::BOTH,
-            Some(_) => Trees {
-                v4: through(&notation::zone("in-addr.arpa")?)?,
-                v6: through(&notation::zone("ip6.arpa")?)?,
-            },
-        };
+        let through = zones(written.fallthrough.as_ref().unwrap_or(&Vec::new()), &[])?;
+        let passes = |zone: &Name| through.iter().any(|from| from.zone_of(zone));
+        let (v4, v6) = (notation::zone("in-addr.arpa")?, notation::zone("ip6.arpa")?);
+        let mut zones = vec![self.served.domain.clone()];
+        let mut addresses = Trees::BOTH;
+        // Where something falls through, all else is kept.
+        if written.fallthrough.is_some() {
+            addresses = Trees { v4: passes(&v4), v6: passes(&v6) };
+            zones.extend([v4, v6]);
+        }
         let naming = Naming {
             namespaces: written.namespaces.iter().map(|name| name.as_str().into()).collect(),
             namespace_labels: written.namespace_labels.as_ref().map(|of| of.meant()).transpose()?,
@@ -157,8 +156,10 @@ impl Reader<'_> {
             written: Saying::ALL.into_iter().filter(says).collect(),
             pods: written.pods.as_ref().map_or(Ok(own.pod_names), |pods| pods.meant())?,
             ttl: written.ttl.unwrap_or(own.ttl),
-            names_fall_through: through(&self.served.domain)?,
+            names_fall_through: passes(&self.served.domain),
             addresses_fall_through: addresses,
+            zones,
+            through,
             naming,
         })
     }

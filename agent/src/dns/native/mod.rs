@@ -225,7 +225,7 @@ mappings! {
         /// After which answers the block's next `forward` that has the name is tried.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         next: Vec<Checked<Code>>,
-        /// Zones of which nobody is asked.
+        /// Zones that it passes over.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         except: Zones,
         /// How many questions may be under way.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -29,6 +29,9 @@ use crate::{dns::succession::Inherited, handover::OpenSockets};
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// The port to which a socket is connected from which no more questions shall come (RFC 863).
+pub(super) const DISCARD: u16 = 9;
 
 /// Who is answered at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +282,18 @@ fn hear_everyone(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel find a socket at `address` for nobody: one of datagrams is connected, a listener
+/// does not listen. Address and port stay.
+pub(in crate::dns) fn hear_nobody(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if socket.r#type()? == Type::STREAM {
+        return if socket.is_listener()? { socket.shutdown(Shutdown::Both) } else { Ok(()) };
+    }
+    if socket.peer_addr().is_err() {
+        socket.connect(&SocketAddr::new(address.ip(), DISCARD).into())?;
+    }
+    Ok(())
+}
+
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = unbound(address, kind, protocol)?;
     socket.bind(&address.into())?;
@@ -326,6 +341,45 @@ mod tests {
                     .all(|socket| { socket.local_addr().unwrap().as_socket() == Some(taken) })
             );
             assert!(bind(taken, Type::DGRAM, Protocol::UDP).is_err());
+        }
+    }
+
+    #[test]
+    fn sockets_that_hear_nobody_hear_everyone_again_when_they_are_used() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let any = bind(address.parse().unwrap(), Type::DGRAM, Protocol::UDP).unwrap();
+            let at = any.local_addr().unwrap().as_socket().unwrap();
+            drop(any);
+            let udp = bind(at, Type::DGRAM, Protocol::UDP).unwrap();
+            let tcp = bind(at, Type::STREAM, Protocol::TCP).unwrap();
+            tcp.listen(BACKLOG).unwrap();
+            let dial = || std::net::TcpStream::connect(at);
+            let ask = || {
+                let client = std::net::UdpSocket::bind((at.ip(), 0)).unwrap();
+                client.connect(at).unwrap();
+                client.send(&[7]).unwrap();
+                client
+            };
+            let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            assert!(dial().is_ok());
+            // The other process holds them too.
+            let doubles = [udp.try_clone().unwrap(), tcp.try_clone().unwrap()];
+            let mut left = Inherited::new(doubles.map(OwnedFd::from).into());
+            left.turn_away(|_| false);
+            assert!(dial().is_ok());
+            // Twice is as once.
+            left.turn_away(|_| true);
+            left.turn_away(|_| true);
+            assert!(refused(&dial().unwrap_err()), "nobody listens");
+            assert!(refused(&ask().recv(&mut [0; 1]).unwrap_err()), "nobody is there");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap();
+            let _within = runtime.enter();
+            let opened = open(at, 1, &mut left).unwrap();
+            assert!(dial().is_ok());
+            let _client = ask();
+            opened.udp[0].set_nonblocking(false).unwrap();
+            assert!(opened.udp[0].recv(&mut [std::mem::MaybeUninit::uninit(); 1]).is_ok());
         }
     }
 

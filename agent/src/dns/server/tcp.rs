@@ -2,10 +2,10 @@
 //! within bounds of number, size and time.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -39,20 +39,76 @@ pub struct Connections {
     limits: Tcp,
     /// Who goes on with connections that are at rest when this process ends.
     departure: Departure,
-    by_source: Mutex<HashMap<IpAddr, usize>>,
+    held: Mutex<Held>,
 }
 
-/// A connection that is counted until this is dropped.
+#[derive(Debug, Default)]
+struct Held {
+    by_source: HashMap<IpAddr, usize>,
+    /// Those that wait for their client to ask, who has waited longest first.
+    waiting: BTreeMap<u64, Waiting>,
+    /// The number of the next one to wait.
+    next: u64,
+}
+
+/// A connection that waits for its client to ask.
+#[derive(Debug)]
+struct Waiting {
+    source: IpAddr,
+    /// Has as many places as questions may be under way; the next one has its own already.
+    under_way: Arc<Semaphore>,
+    leave: CancellationToken,
+}
+
+impl Held {
+    fn count(&self, source: IpAddr) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+
+    fn leaves(&mut self, source: IpAddr) {
+        match self.by_source.get_mut(&source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.by_source.remove(&source)),
+        }
+    }
+
+    /// Has the one leave that has been idle for longest, of `source` or of all; whether there is one.
+    fn make_room(&mut self, source: Option<IpAddr>, limits: &Tcp) -> bool {
+        let is_idle = |waiting: &Waiting| {
+            let free = waiting.under_way.available_permits() + 1 == limits.max_pipelined;
+            // One that had to leave may be here again for a moment, where its client asked just then.
+            free && !waiting.leave.is_cancelled()
+                && source.is_none_or(|source| source == waiting.source)
+        };
+        let found = self.waiting.iter().find(|(_, waiting)| is_idle(waiting));
+        let Some(number) = found.map(|(number, _)| *number) else { return false };
+        if let Some(waiting) = self.waiting.remove(&number) {
+            self.leaves(waiting.source);
+            // It is counted no more, which who counts it sees by this.
+            waiting.leave.cancel();
+        }
+        true
+    }
+}
+
+/// A connection that is counted until this is dropped, or it had to make room for another one.
 #[derive(Debug)]
 pub(super) struct Counted {
     connections: Arc<Connections>,
     source: IpAddr,
+    leave: CancellationToken,
+}
+
+/// A connection that waits for its client to ask, until this is dropped.
+struct Waits<'a> {
+    connections: &'a Connections,
+    number: u64,
 }
 
 impl Connections {
     /// None yet.
     pub fn new(limits: Tcp, departure: Departure) -> Arc<Self> {
-        Arc::new(Self { limits, departure, by_source: Mutex::default() })
+        Arc::new(Self { limits, departure, held: Mutex::default() })
     }
 
     /// Whether another process goes on with the sockets, or one will that is about to start.
@@ -60,26 +116,52 @@ impl Connections {
         self.departure.leaves_addresses()
     }
 
-    /// Counts one more from `source`, unless there are too many.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more from `source`. Where there are too many, the one that has been idle for longest
+    /// makes room, and where none is idle there is none.
     pub(super) fn count(self: &Arc<Self>, source: IpAddr) -> Option<Counted> {
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = by_source.values().sum();
-        let of_source = by_source.get(&source).copied().unwrap_or(0);
-        if all >= self.limits.max_connections || of_source >= self.limits.max_per_source {
+        let (limits, mut held) = (&self.limits, self.held());
+        let has_room = |held: &mut Held| {
+            if held.count(source) >= limits.max_per_source {
+                return held.make_room(Some(source), limits);
+            }
+            let all: usize = held.by_source.values().sum();
+            all < limits.max_connections || held.make_room(None, limits)
+        };
+        if !has_room(&mut held) {
             return None;
         }
-        by_source.insert(source, of_source + 1);
-        Some(Counted { connections: Arc::clone(self), source })
+        *held.by_source.entry(source).or_default() += 1;
+        Some(Counted { connections: Arc::clone(self), source, leave: CancellationToken::new() })
+    }
+}
+
+impl Counted {
+    /// Notes that its client may take its time to ask; `under_way` as in [`Waiting`].
+    fn waits(&self, under_way: &Arc<Semaphore>) -> Waits<'_> {
+        let mut held = self.connections.held();
+        let number = held.next;
+        held.next += 1;
+        let (under_way, leave) = (Arc::clone(under_way), self.leave.clone());
+        held.waiting.insert(number, Waiting { source: self.source, under_way, leave });
+        Waits { connections: &self.connections, number }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.connections.held().waiting.remove(&self.number);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let by_source = &self.connections.by_source;
-        let mut by_source = by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        match by_source.get_mut(&self.source) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(by_source.remove(&self.source)),
+        let mut held = self.connections.held();
+        if !self.leave.is_cancelled() {
+            held.leaves(self.source);
         }
     }
 }
@@ -234,16 +316,20 @@ where
                 tokio::time::sleep(FIRST_QUESTION).await;
             }
         };
+        let waits = client.counted.waits(&under_way);
         tokio::select! {
             () = stopped => break Ok(true),
             // The client no longer takes answers.
             () = answers.closed() => break Ok(false),
+            // Another one has come, and this one asks nothing.
+            () = client.counted.leave.cancelled() => break Ok(false),
             more = timeout(limits.idle, reader.more()) => match more {
                 Ok(Ok(false)) | Err(_) => break Ok(false),
                 Ok(Ok(true)) => {}
                 Ok(Err(error)) => break Err(error),
             },
         }
+        drop(waits);
         let octets = match read_message(&mut reader, &limits).await {
             Ok(Some(octets)) => octets,
             Ok(None) => break Ok(false),

@@ -23,7 +23,7 @@ use super::{
     Begun, Resolver,
     backlog::{Backlog, LetGo},
     batch::{self, Arrived, Batch, Couples, Left, MANY},
-    listen::{Audience, Connections},
+    listen::{Audience, Connections, DISCARD},
     trail::Trail,
 };
 use crate::dns::{message::Transport, metrics::Shed};
@@ -38,8 +38,6 @@ const FEW: usize = 2;
 /// So often before other sockets of the thread have their turn.
 const IN_A_ROW: usize = 16;
 const _: () = assert!(FEW <= MANY, "who has a full batch may have more");
-/// The port to which a socket is connected from which no more questions shall come (RFC 863).
-const DISCARD: u16 = 9;
 
 /// A socket, and who is answered by it.
 pub(super) struct Served {

@@ -12,6 +12,7 @@ pub mod blocks;
 pub mod dashed;
 pub mod hosts;
 pub mod naming;
+pub mod parts;
 pub mod pods;
 pub mod reverse;
 pub mod service;
@@ -24,6 +25,7 @@ use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 pub use self::reverse::Trees;
 use self::{
     naming::Naming,
+    parts::{Part, Parts},
     pods::Pods,
     reverse::{Arpa, Pointer, Pointers},
     service::{Addresses, Port, ServiceNames},
@@ -62,6 +64,8 @@ pub struct Settings {
     pub names_fall_through: bool,
     /// Whether addresses that we have no name for are the upstreams' to answer.
     pub reverse_falls_through: Trees,
+    /// Where something else holds.
+    pub parts: Parts,
     /// Which objects have names, and which.
     pub naming: Naming,
 }
@@ -264,9 +268,17 @@ impl Zone {
 
     /// Looks a name up; `None` where it is not ours to answer.
     pub fn look_up(&self, name: &LowerName) -> Option<Place<'_>> {
+        let part = self.settings.parts.of(name);
+        // Of a part that is denied: it is a zone of its own, in the trees of addresses.
+        let (through, denied) = match part {
+            Some((Part::Elsewhere, _)) => return None,
+            Some((Part::FallsThrough, _)) => (Some(true), None),
+            Some((Part::Denied, labels)) => (Some(false), Some(labels)),
+            None => (None, None),
+        };
         if let Some(labels) = name.labels_below(&self.origin) {
             let found = self.in_cluster(name, labels);
-            let elsewhere = self.settings.names_fall_through && self.synced;
+            let elsewhere = through.unwrap_or(self.settings.names_fall_through) && self.synced;
             if elsewhere && matches!(found, Found::Missing) {
                 return None;
             }
@@ -274,7 +286,8 @@ impl Zone {
             return Some(Place { apex_labels, reverse: false, found });
         }
         let tree = reverse::parse(name)?;
-        let through = self.settings.reverse_falls_through.has(name);
+        let through = through.unwrap_or_else(|| self.settings.reverse_falls_through.has(name));
+        let apex_labels = denied.unwrap_or(2);
         let found = match tree {
             Arpa::Address(address) => {
                 let names_of = |key: &[u8]| self.services.get(key).map(|entry| &*entry.names);
@@ -284,14 +297,14 @@ impl Zone {
                 }
             }
             _ if through => return None,
-            Arpa::Prefix(_) if name.label_count() == 2 => Found::Apex,
+            Arpa::Prefix(_) if name.label_count() == apex_labels => Found::Apex,
             Arpa::Prefix(range) if self.pointers.any_in(&range) => Found::Empty,
             Arpa::Prefix(_) | Arpa::Nothing => Found::Missing,
         };
         if matches!(found, Found::Missing) && through && self.synced {
             return None;
         }
-        Some(Place { apex_labels: 2, reverse: true, found })
+        Some(Place { apex_labels, reverse: true, found })
     }
 
     /// Looks up a name with so many labels left of the cluster domain.

@@ -181,3 +181,113 @@ fn the_corefile_of_nodelocal_is_used_as_it_is() {
         assert_eq!(upstream.times_asked("1.100.51.198.in-addr.arpa."), 1);
     }
 }
+
+/// A Corefile is looked through as CoreDNS does it, whether its blocks have steps (`log`) or none:
+/// the block with the longest zone has the name, and in it the first `forward` that does not pass
+/// over it.
+fn is_asked(blocks: impl Fn(&str, &str) -> String, expected: &[(&str, Option<bool>)]) {
+    let site = Site::new();
+    for (place, address) in CLUSTER.into_iter().enumerate() {
+        let [first, second] = [OUTSIDE, OUTSIDE_TOO].map(|of| of[place]);
+        for log in ["", "log"] {
+            let [one, other] = [first, second]
+                .map(|server| Upstream::start(&site.outside, &[server.parse().unwrap()]));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("Corefile");
+            fs::write(&path, blocks(first, second).replace("log", log)).unwrap();
+            let _running = Running::start(&site, following(&path), snapshot());
+            for (name, by_first) in expected {
+                let said = site.dig(&format!("@{address} {name} A"));
+                let answered = said.contains("192.0.2.80");
+                assert_eq!(answered, by_first.is_some(), "{name} {log:?}: {said}");
+                let asked = [&one, &other].map(|upstream| upstream.times_asked(name));
+                let times = by_first.map_or([0, 0], |by| [usize::from(by), usize::from(!by)]);
+                assert_eq!(asked, times, "{name} {log:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_block_has_a_name_before_the_longest_forward() {
+    let blocks = |first: &str, second: &str| {
+        format!(
+            ". {{\nlog\nforward . {first}\nforward any-a.org {second}\n}}\n\
+             any-b.org {{\nlog\nforward any-x.any-b.org {first}\nforward . {second}\n}}\n\
+             any-c.org {{\nlog\nforward any-x.any-c.org {first}\n}}\n"
+        )
+    };
+    let expected = [
+        ("any-y.any-a.org.", Some(true)),
+        ("any-y.any-b.org.", Some(false)),
+        ("any-z.any-x.any-b.org.", Some(true)),
+        ("any-z.any-x.any-c.org.", Some(true)),
+        ("any-z.any-c.org.", None),
+    ];
+    is_asked(blocks, &expected);
+}
+
+#[test]
+fn what_a_forward_passes_over_is_the_next_ones() {
+    let blocks = |first: &str, second: &str| {
+        format!(
+            ". {{\nlog\nforward . {first} {{\nexcept any-a.org any-b.org\n}}\n\
+             forward . {second} {{\nexcept any-b.org\n}}\n}}\n\
+             any-c.org {{\nlog\nforward . {first} {{\nexcept any-x.any-c.org\n}}\n}}\n"
+        )
+    };
+    let expected = [
+        ("any-z.org.", Some(true)),
+        ("any-y.any-a.org.", Some(false)),
+        ("any-y.any-b.org.", None),
+        ("any-y.any-c.org.", Some(true)),
+        ("any-y.any-x.any-c.org.", None),
+    ];
+    is_asked(blocks, &expected);
+}
+
+/// Blocks for parts of the cluster's names and of the trees of addresses, and ranges that are kept.
+#[test]
+fn dns_17_parts_are_answered_by_the_blocks_that_have_them() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let text = format!(
+            ". {{\nkubernetes cluster.local 10.96.0.0/12 fd00:96::/112 {{\nfallthrough any-x.cluster.local\n}}\n\
+             forward . {server}\n}}\n\
+             any-lab.svc.cluster.local 10.96.1.0/24 {{\nforward . {server}\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            assert_eq!(ask("+short web.default.svc.cluster.local A"), "10.96.1.1\n");
+            assert_eq!(ask("+short any-web.any-lab.svc.cluster.local A"), "192.0.2.80\n");
+            assert_eq!(ask("+short any-web.any-x.cluster.local A"), "192.0.2.80\n");
+            assert!(ask("any-web.default.svc.cluster.local A").contains("status: NXDOMAIN"));
+            // The index has this one, and another block the range.
+            assert!(ask("-x 10.96.1.1").contains("status: NXDOMAIN"));
+            assert_eq!(ask("+short -x fd00:96::101"), "web.default.svc.cluster.local.\n");
+            for kept in ["10.96.2.9", "10.111.255.1", "fd00:96::9"] {
+                let said = ask(&format!("-x {kept}"));
+                assert!(
+                    said.contains("status: NXDOMAIN") && said.contains("flags: qr aa"),
+                    "{said}"
+                );
+            }
+            assert!(ask("-x 10.112.0.1").contains("flags: qr rd ra;"));
+        }
+        for (name, times) in [
+            ("1.1.96.10.in-addr.arpa.", 2),
+            ("1.0.112.10.in-addr.arpa.", 2),
+            ("any-web.any-lab.svc.cluster.local.", 2),
+            ("any-web.default.svc.cluster.local.", 0),
+            ("9.2.96.10.in-addr.arpa.", 0),
+            ("1.255.111.10.in-addr.arpa.", 0),
+        ] {
+            assert_eq!(upstream.times_asked(name), times, "{name}");
+        }
+    }
+}

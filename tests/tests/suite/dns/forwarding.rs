@@ -213,22 +213,29 @@ fn dns_65_a_loop_is_found_while_it_runs_and_only_its_upstream_is_dropped() {
 fn stub_domains_have_upstreams_of_their_own() {
     let site = Site::new();
     let live = upstream(&site);
-    let _deaf = black_hole(&site);
-    let mut config = config(&[OUTSIDE_TOO[0]]);
-    config.routes.push(Route {
-        zone: "example.org.".parse().unwrap(),
-        except: vec!["secret.example.org.".parse().unwrap()],
-        policy: Policy::RoundRobin,
-        ..Route::to(OUTSIDE.map(|address| (address.parse::<IpAddr>().unwrap(), 53).into()).to_vec())
-    });
-    let _running = Running::start(&site, config, snapshot());
-    for address in CLUSTER {
-        let said = site.dig(&format!("@{address} +short WWW.Example.org A"));
-        assert_eq!(said, "192.0.2.80\n");
-        let said = site.dig(&format!("@{address} a.secret.example.org A"));
-        assert!(said.contains("(no upstream resolver is configured)"), "{said}");
+    let other = Upstream::start(&site.outside, &OUTSIDE_TOO.map(|text| text.parse().unwrap()));
+    for (address, too) in CLUSTER.into_iter().zip(OUTSIDE_TOO) {
+        let mut config = config(&[too]);
+        config.routes.push(Route {
+            zone: "example.org.".parse().unwrap(),
+            except: vec!["any-secret.example.org.".parse().unwrap()],
+            policy: Policy::RoundRobin,
+            ..Route::to(
+                OUTSIDE.map(|address| (address.parse::<IpAddr>().unwrap(), 53).into()).to_vec(),
+            )
+        });
+        let _running = Running::start(&site, config, snapshot());
+        for by in ["+notcp", "+tcp"] {
+            for name in ["WWW.Example.org", "any-secret.example.org"] {
+                let said = site.dig(&format!("@{address} {by} +short {name} A"));
+                assert_eq!(said, "192.0.2.80\n", "{name}");
+            }
+        }
     }
-    assert_eq!(live.times_asked("a.secret.example.org."), 0);
+    assert_eq!(live.times_asked("www.example.org."), CLUSTER.len());
+    assert_eq!(other.times_asked("www.example.org."), 0);
+    assert_eq!(live.times_asked("any-secret.example.org."), 0);
+    assert_eq!(other.times_asked("any-secret.example.org."), CLUSTER.len(), "passed over");
 }
 
 #[test]

@@ -7,10 +7,15 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use mizzen_agent::dns::metrics::Shed;
-use mizzen_tests::{netns::Netns, wait};
+use mizzen_tests::{
+    lab::{FAMILIES, Family},
+    netns::Netns,
+    wait,
+};
 
 use super::{
-    site::{CLUSTER, OUTSIDE, Running, Site, config, snapshot},
+    field::{Field, NAME, UPSTREAM, dns},
+    site::{CLUSTER, OUTSIDE, Running, Site, config, dig, snapshot},
     upstream::Upstream,
 };
 
@@ -190,5 +195,48 @@ fn of_clients_that_wait_the_oldest_makes_room() {
         let there = |id| (id, ResponseCode::NoError.into());
         assert_eq!(answered, (MORE - WAITING..MORE).map(there).collect());
         assert_eq!(upstream.times_asked("held.example.org."), 1);
+    }
+}
+
+/// The most memory that a process had since the last call, in octets.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let said = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    let kib: u64 = said.trim().trim_end_matches(" kB").parse().unwrap();
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    kib << 10
+}
+
+/// Names that nobody answers, as fast as they can be asked for: what waits for upstreams, and for its
+/// turn, is bounded, and so is an agent's memory; and when it is over it answers as before.
+#[test]
+fn a_flood_of_names_takes_bounded_memory() {
+    const ASKED: u32 = 200_000;
+    /// Twice what those take that may wait, in a build for tests, and a twentieth of what all of them
+    /// would.
+    const MOST: u64 = 192 << 20;
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    let upstream = Family::V4.wire(UPSTREAM);
+    other.node.netns.ip(&format!("addr add {upstream}/24 dev eth0"));
+    let _deaf = other.node.netns.run(|| UdpSocket::bind((upstream, 53)).unwrap());
+    let agent = field.agent(host, &[]);
+    for family in FAMILIES {
+        let server = dns(family);
+        let socket = client(&host.pod, &server.ip().to_string());
+        let mut asked = question(0, "00000000.example.org.");
+        peak(agent.pid());
+        let before = peak(agent.pid());
+        for number in 0..ASKED {
+            // The first label stands behind the header and its own length.
+            asked[13..21].copy_from_slice(format!("{number:08}").as_bytes());
+            let _no_room = socket.send(&asked);
+        }
+        wait::until("an answer", LIMIT, || {
+            let said = dig(&host.pod, &format!("@{} +time=1 {NAME} A", server.ip()));
+            if said.contains("status: NOERROR") { Ok(()) } else { Err(said) }
+        });
+        let most = peak(agent.pid());
+        assert!(most < before + MOST, "{before} {most}");
     }
 }

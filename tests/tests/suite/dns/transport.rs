@@ -126,10 +126,9 @@ fn dns_41_a_slow_answer_holds_up_no_other_on_its_connection() {
 }
 
 #[test]
-fn dns_41_connections_are_bounded_in_number_and_time() {
+fn dns_41_connections_are_bounded_in_time() {
     let site = Site::new();
     let mut config = config(&[]);
-    config.tcp.max_per_source = 3;
     config.tcp.idle = Duration::from_millis(300);
     config.tcp.transfer = Duration::from_millis(300);
     let _running = Running::start(&site, config, snapshot());
@@ -141,16 +140,72 @@ fn dns_41_connections_are_bounded_in_number_and_time() {
                 stream.write_all(&query).unwrap();
                 receive(stream);
             }
-            assert!(closed(&mut connect(at(address))), "one too many");
             // Half a message, and none at all: both are closed in time.
             kept[0].write_all(&query[..7]).unwrap();
             for stream in &mut kept {
                 assert!(closed(stream));
             }
-            let mut next = connect(at(address));
-            next.write_all(&query).unwrap();
-            assert_eq!(receive(&mut next).answers.len(), 1, "there is room again");
         });
+    }
+}
+
+/// Of as many as there may be, of one client and together, the one that has been idle for longest
+/// makes room; where none is idle, it is one too many.
+#[test]
+fn dns_41_the_connection_that_is_idle_for_longest_makes_room() {
+    let site = Site::new();
+    let mut config = config(&[]);
+    (config.tcp.max_connections, config.tcp.max_per_source) = (4, 3);
+    // Nothing ends by itself.
+    config.tcp.idle = Duration::from_mins(5);
+    (config.forward.attempt, config.forward.total) = (PATIENCE * 4, PATIENCE * 4);
+    let query = framed(&question(1, "web.default.svc.cluster.local."));
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(&query).unwrap();
+        assert_eq!(receive(stream).answers.len(), 1);
+    };
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let config = Config { routes: super::site::config(&[server]).routes, ..config.clone() };
+        let _running = Running::start(&site, config, snapshot());
+        let of_pod = || site.pod.run(|| connect(at(address)));
+        let of_node = || site.node.run(|| connect(at(address)));
+        let [mut a, mut b, mut c] = [(); 3].map(|()| {
+            let mut stream = of_pod();
+            ask(&mut stream);
+            stream
+        });
+        ask(&mut a);
+        // The pod has its three.
+        let mut d = of_pod();
+        ask(&mut d);
+        assert!(closed(&mut b), "it was idle for longest");
+        for stream in [&mut a, &mut c, &mut d] {
+            ask(stream);
+        }
+        // And there are four together.
+        let [e, f] = [(); 2].map(|()| {
+            let mut stream = of_node();
+            ask(&mut stream);
+            stream
+        });
+        assert!(closed(&mut a), "it was idle for longest of all");
+        // Who waits for an answer is not idle.
+        let mut all = [c, d, e, f];
+        let name = |place| format!("held-{place}.example.org.");
+        for (place, stream) in all.iter_mut().enumerate() {
+            stream.write_all(&framed(&question(7, &name(place)))).unwrap();
+            wait::until("the question", PATIENCE, || match upstream.times_asked(&name(place)) {
+                0 => Err("not asked".to_owned()),
+                _ => Ok(()),
+            });
+        }
+        assert!(closed(&mut of_node()), "one too many");
+        upstream.release();
+        for stream in &mut all {
+            assert_eq!(receive(stream).metadata.id, 7);
+            ask(stream);
+        }
     }
 }
 

@@ -90,22 +90,69 @@ fn a_hand_over_that_comes_to_nothing_leaves_the_running_agent_as_it_was() {
 #[test]
 fn an_agent_that_stops_while_another_waits_gives_nothing_up() {
     let field = Field::new();
-    let host = &field.hosts[0];
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+    let [host, other] = &field.hosts;
+    let stopped_by = |signal, known: &str| {
         let mut agent = field.agent(host, &[]);
         let waits = begin_without_server(&field, host);
         agent.until_logged("another agent has the sockets");
+        waits.until_logged(known);
         agent.signal(signal);
         agent.ended();
         waits.until_logged("this agent serves by the sockets of the one before");
-        for family in FAMILIES {
-            for by in ["+notcp", "+tcp"] {
-                // It knows no Service yet, and says so.
-                let said = answers(host, family, by);
-                assert!(said.contains("EDE: 14 (Not Ready)"), "{signal}: {said}");
-            }
+        waits
+    };
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let _waits = stopped_by(signal, "no other node's resolver answers");
+        // It knows no Service yet, and where nobody else does it says so.
+        none_is_known(host);
+    }
+    let _other = field.agent(other, &[]);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let _waits = stopped_by(signal, OTHERS_ANSWER);
+        all_answered(host);
+    }
+}
+
+/// What an agent logs that leaves its clients to others.
+const OTHERS_ANSWER: &str = "other nodes' resolvers answer until this one knows the cluster";
+
+/// Each way leads to a resolver that says that it does not know the cluster.
+fn none_is_known(host: &Host) {
+    for family in FAMILIES {
+        for by in ["+notcp", "+tcp"] {
+            let said = answers(host, family, by);
+            assert!(said.contains("EDE: 14 (Not Ready)"), "{said}");
         }
-        drop(waits);
+    }
+}
+
+/// Killed, started again, and no API server: as long as the other node's resolver answers it has the
+/// clients, and when it does not they hear from this one that it knows nothing.
+#[test]
+fn who_can_not_learn_the_cluster_leaves_its_clients_to_others_as_long_as_they_answer() {
+    let mut field = Field::new();
+    let [mut agent, other] = [0, 1].map(|place| field.agent(&field.hosts[place], &[]));
+    field.stop_server();
+    let host = &field.hosts[0];
+    agent.signal(Signal::SIGKILL);
+    agent.ended();
+    let again = field.begin(host, &[]);
+    again.until_logged(OTHERS_ANSWER);
+    all_answered(host);
+    until_status(host, "other nodes' resolvers answer until then");
+    let until = |text: &str| {
+        wait::until(text, LIMIT, || match answers(host, Family::V4, "+time=1 +notcp") {
+            said if said.contains(text) => Ok(()),
+            said => Err(format!("{said}\n{}", again.log())),
+        });
+    };
+    for _ in 0..2 {
+        other.signal(Signal::SIGSTOP);
+        until("EDE: 14 (Not Ready)");
+        none_is_known(host);
+        other.signal(Signal::SIGCONT);
+        until("status: NOERROR");
+        all_answered(host);
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) fn read(
         ttl: 5,
         names_fall_through: false,
         addresses_fall_through: Trees::BOTH,
+        zones: Vec::new(),
+        through: Vec::new(),
         naming: Naming::default(),
         written: written(directive),
     };
@@ -89,6 +91,7 @@ pub(super) fn read(
         Ok(!zones.contains(&tree) || falls_through(&through, &tree))
     };
     this.addresses_fall_through = Trees { v4: leaves("in-addr.arpa")?, v6: leaves("ip6.arpa")? };
+    (this.zones, this.through) = (zones, through);
     Ok((this, warnings))
 }
 

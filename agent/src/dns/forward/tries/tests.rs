@@ -140,6 +140,30 @@ async fn dns_19_what_nobody_says_whole_is_said_in_part() {
 }
 
 #[tokio::test]
+async fn dns_62_what_one_says_in_part_another_may_say_whole() {
+    for at in LOOPBACK {
+        let mut upstreams = Upstreams::default();
+        let (now, well) = (Duration::ZERO, ResponseCode::NoError);
+        // Nobody listens there for TCP.
+        let half = upstreams.one(at, now, well, true).await;
+        let whole = upstreams.one(at, now, well, false).await;
+        let fails = upstreams.one(at, now, ResponseCode::ServFail, false).await;
+        let dead = upstreams.silent(at).await;
+        for (asked, truncated) in [
+            (vec![half, whole], false),
+            (vec![half, dead, whole], false),
+            (vec![half, fails], true),
+            (vec![fails, half], true),
+            (vec![half, dead], true),
+        ] {
+            let reply = ask(&forwarder(vec![Route::to(asked.clone())]), "www.example.org.").await;
+            let said = (reply.code, reply.answers.len(), reply.truncated);
+            assert_eq!(said, (ResponseCode::NoError, 1, truncated), "{asked:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn upstreams_that_are_silent_take_no_places_of_other_zones() {
     for at in LOOPBACK {
         let mut upstreams = Upstreams::default();
