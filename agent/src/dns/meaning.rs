@@ -336,7 +336,7 @@ impl Meaning {
                 // Behind those that forward parts of it.
                 let turn = written.forwards.len();
                 let (zone, from) = (zone.clone(), zone.clone());
-                self.routes.push(Route { zone, block, turn, from, keeping, ..Route::default() });
+                self.routes.push(Route { zone, block, from, turn, keeping, ..Route::default() });
             }
         }
     }

@@ -75,7 +75,7 @@ impl Inherited {
                 match listen::hear_nobody(socket, *address) {
                     Ok(()) => tracing::debug!(%address, "clients of a socket left are turned away"),
                     Err(error) => {
-                        tracing::warn!(%error, %address, "a socket that is not read stays")
+                        tracing::warn!(%error, %address, "a socket that is not read stays");
                     }
                 }
             }

@@ -260,12 +260,7 @@ impl Work<'_> {
     }
 
     /// Writes a version of the files to a new folder.
-    fn write(
-        &self,
-        folder: &Path,
-        files: &[File],
-        group: Option<u32>,
-    ) -> Result<(), VolumeError> {
+    fn write(&self, folder: &Path, files: &[File], group: Option<u32>) -> Result<(), VolumeError> {
         self.folder(folder)?;
         self.own(folder, group, 0o755)?;
         for file in files {

@@ -57,18 +57,6 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
             "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0 when maxSurge is 0",
         ),
         (
-            "/apis/apps/v1/namespaces/default/deployments",
-            json!({"spec": {"selector": selector, "template": template(&Value::Null), "minReadySeconds": 600,
-                "strategy": {"rollingUpdate": {"maxUnavailable": "150%", "maxSurge": -1}}}}),
-            "[spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"150%\": must not be greater than 100%, spec.strategy.rollingUpdate.maxSurge: Invalid value: -1: must be greater than or equal to 0, spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds]",
-        ),
-        (
-            "/apis/apps/v1/namespaces/default/deployments",
-            json!({"spec": {"selector": selector, "template": template(&Value::Null),
-                "strategy": {"rollingUpdate": {"maxSurge": "abc"}}}}),
-            "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"abc\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
-        ),
-        (
             "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
             json!({"spec": {"rules": [{"http": {"paths": [{"path": "x", "pathType": "Prefix", "backend": {"service": {"name": "a", "port": {"number": 80}}}}]}}]}}),
             "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
@@ -102,10 +90,29 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
     ]
 }
 
+/// As [`refused`], of how a Deployment rolls out.
+fn refused_deployments() -> Vec<(&'static str, Value, &'static str)> {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    vec![
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": selector, "template": template(&Value::Null), "minReadySeconds": 600,
+                "strategy": {"rollingUpdate": {"maxUnavailable": "150%", "maxSurge": -1}}}}),
+            "[spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"150%\": must not be greater than 100%, spec.strategy.rollingUpdate.maxSurge: Invalid value: -1: must be greater than or equal to 0, spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds]",
+        ),
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": selector, "template": template(&Value::Null),
+                "strategy": {"rollingUpdate": {"maxSurge": "abc"}}}}),
+            "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"abc\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn what_kubernetes_refuses_is_refused_in_its_words() {
     let server = Server::start().await;
-    for (path, mut object, expected) in refused() {
+    for (path, mut object, expected) in refused().into_iter().chain(refused_deployments()) {
         object["metadata"] = json!({"name": "x"});
         let status = server.post(path, &object).await.unwrap_err();
         let (code, reason, message) = said(&status);

@@ -21,6 +21,8 @@ use crate::{checkout, invoke};
 const SERVERS: [&str; 1] = ["https://192.0.2.1:6443"];
 /// The condition under which the objects for metrics are made.
 const METRICS: &str = ".Values.metrics.enabled";
+/// The field that says where they are had.
+const METRICS_ADDRESS: &str = "metricsBindAddress";
 /// The line that begins the containers that are there on a condition, and that condition.
 const MOUNTER: (&str, &str) = ("      initContainers:", ".Values.bpffs.mount");
 
@@ -115,6 +117,8 @@ fn least() -> Value {
 pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
     let mut all = least();
     all["metrics"]["enabled"] = true.into();
+    // The chart refuses metrics where nobody reaches them.
+    all["config"][METRICS_ADDRESS] = "[::]:10249".into();
     let rendered = rendered(&all)?;
     for (at, object) in plain.iter().enumerate() {
         if rendered.get(at).map(comparable) != Some(comparable(object)) {
@@ -209,6 +213,9 @@ fn comparable(object: &Value) -> Value {
         && let Some(mut said) = text.as_str().and_then(config)
     {
         said["apiServer"] = SERVERS.into();
+        if let Some(said) = said.as_object_mut() {
+            said.remove(METRICS_ADDRESS);
+        }
         *text = said;
     }
     if let Some(metadata) =

@@ -255,7 +255,7 @@ fn dns_17_dns_38_parts_have_rules_of_their_own() {
         let trees = Trees { v4: through, v6: through };
         let reverse_falls_through = trees;
         let names_fall_through = through;
-        zone_with(Settings { parts, reverse_falls_through, names_fall_through, ..settings() })
+        zone_with(Settings { names_fall_through, reverse_falls_through, parts, ..settings() })
     };
     let unknown = ["99.0.0.10.in-addr.arpa.", "nope.testns.svc.cluster.local."];
     let known = ["1.0.0.10.in-addr.arpa.", "svc1.testns.svc.cluster.local."];

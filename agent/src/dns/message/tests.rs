@@ -167,7 +167,7 @@ fn dns_43_options_of_known_codes_are_ignored_whatever_they_hold() {
         }
     }
     // What is not whole says nothing.
-    for (options, wrong) in [(&[0, 8, 0, 9, 0, 0, 0, 0][..], None), (&odd[0][..], Some(9))] {
+    for (options, wrong) in [(&[0, 8, 0, 9, 0, 0, 0, 0][..], None), (odd[0], Some(9))] {
         let answer = refused(&with_raw_options(options, wrong));
         assert_eq!(answer.metadata.response_code, ResponseCode::FormErr, "{options:?}");
     }

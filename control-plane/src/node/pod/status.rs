@@ -55,7 +55,8 @@ pub(super) fn build(
     let conditions = conditions::build(&basis, now);
     let reported = &seen.reported;
     let start_time = reported.start_time.clone().unwrap_or(Time(seen.first_seen));
-    let (reason, message) = decision.why.map(|(reason, message)| (reason.into(), message.into())).unzip();
+    let (reason, message) =
+        decision.why.map(|(reason, message)| (reason.into(), message.into())).unzip();
     let address = |address: &std::net::IpAddr| address.to_string();
     let pod_ips = pod_ips(pod, node, seen);
     PodStatus {

@@ -184,14 +184,14 @@ fn dns_41_the_connection_that_is_idle_for_longest_makes_room() {
             ask(stream);
         }
         // And there are four together.
-        let [e, f] = [(); 2].map(|()| {
+        let [first, second] = [(); 2].map(|()| {
             let mut stream = of_node();
             ask(&mut stream);
             stream
         });
         assert!(closed(&mut a), "it was idle for longest of all");
         // Who waits for an answer is not idle.
-        let mut all = [c, d, e, f];
+        let mut all = [c, d, first, second];
         let name = |place| format!("held-{place}.example.org.");
         for (place, stream) in all.iter_mut().enumerate() {
             stream.write_all(&framed(&question(7, &name(place)))).unwrap();

@@ -20,18 +20,7 @@ pub(super) fn read(
     block: &[Name],
     served: &Served,
 ) -> Result<(Kubernetes, Vec<Warning>), CorefileError> {
-    let mut zones = zone::list(&directive.arguments)?;
-    if zones.is_empty() {
-        zones = block.to_vec();
-    }
-    let foreign = zones.iter().find(|zone| !is_reverse(zone) && **zone != served.domain);
-    if let Some(zone) = foreign {
-        let why = format!(
-            "{zone} is not the cluster domain of this agent, {} (clusterDomain)",
-            served.domain
-        );
-        return Err(directive.name.error(why));
-    }
+    let zones = zones(directive, block, served)?;
     let mut this = Kubernetes {
         // As CoreDNS has it where the directive says nothing.
         pods: PodNames::Disabled,
@@ -93,6 +82,27 @@ pub(super) fn read(
     this.addresses_fall_through = Trees { v4: leaves("in-addr.arpa")?, v6: leaves("ip6.arpa")? };
     (this.zones, this.through) = (zones, through);
     Ok((this, warnings))
+}
+
+/// The zones that it names, or else its block's.
+fn zones(
+    directive: &Directive,
+    block: &[Name],
+    served: &Served,
+) -> Result<Vec<Name>, CorefileError> {
+    let mut zones = zone::list(&directive.arguments)?;
+    if zones.is_empty() {
+        zones = block.to_vec();
+    }
+    let foreign = zones.iter().find(|zone| !is_reverse(zone) && **zone != served.domain);
+    if let Some(zone) = foreign {
+        let why = format!(
+            "{zone} is not the cluster domain of this agent, {} (clusterDomain)",
+            served.domain
+        );
+        return Err(directive.name.error(why));
+    }
+    Ok(zones)
 }
 
 fn written(directive: &Directive) -> BTreeSet<Saying> {

@@ -44,13 +44,12 @@ fn detach(lab: &Lab, program: &str) {
             .and_then(|name| name.to_str())
             .is_some_and(|name| name.starts_with(program))
     });
-    match pin {
-        Some(pin) => fs::remove_file(pin).unwrap(),
-        None => {
-            let way = program.rsplit('_').next().unwrap();
-            let words = ["filter", "del", "dev", "eth0", way];
-            check(node.node.netns.command("tc").args(words));
-        }
+    if let Some(pin) = pin {
+        fs::remove_file(pin).unwrap();
+    } else {
+        let way = program.rsplit('_').next().unwrap();
+        let words = ["filter", "del", "dev", "eth0", way];
+        check(node.node.netns.command("tc").args(words));
     }
 }
 
