@@ -76,8 +76,13 @@ impl Source {
         let Some(folder) = self.folder.as_ref().filter(|_| !self.is_kept) else { return Ok(()) };
         if let Some(path) = &self.kubeconfig {
             let text = fs::read_to_string(path)?;
+            let copy = folder.join(KUBECONFIG);
             if !holds_secrets(&text) {
-                put(&folder.join(KUBECONFIG), &text)?;
+                put(&copy, &text)?;
+            } else if let Err(error) = fs::remove_file(&copy)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
             }
         }
         put(&folder.join(CONFIG), &self.text)
@@ -197,6 +202,8 @@ mod tests {
         ] {
             let root = tempfile::tempdir().unwrap();
             let flags = flags(root.path());
+            // One that was kept before does not stay.
+            resolved(&flags).unwrap().keep_kube_proxys().unwrap();
             let text = format!("users: [{{name: a, user: {{}}}}, {{name: b, user: {user}}}]");
             fs::write(root.path().join("map/kubeconfig.conf"), text).unwrap();
             resolved(&flags).unwrap().keep_kube_proxys().unwrap();

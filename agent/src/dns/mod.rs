@@ -489,7 +489,8 @@ impl Role {
         if self.resolver.zone().synced() {
             self.listeners.drop_inherited();
         }
-        if !self.listeners.is_empty()
+        // Where others answer for the only addresses that there are, that is served too.
+        if (!self.listeners.is_empty() || self.others.are_heard())
             && let Some(serving) = self.serving.take()
         {
             // Who asked may have given up.

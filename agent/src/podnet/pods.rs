@@ -247,13 +247,13 @@ impl Pods {
         (self.at_step)(Step::Attached);
         self.open_host_ports(entry, deadline)?;
         (self.at_step)(Step::HostPortsOpen);
+        // Before a GC can see the pod.
+        if let Ok(now) = wire::uptime() {
+            self.births().insert(attachment.clone(), now);
+        }
         self.ledger()
             .set_phase(attachment, Phase::Live)
             .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
-        if let Ok(now) = wire::uptime() {
-            let mut born = self.born.lock().unwrap_or_else(PoisonError::into_inner);
-            born.insert(attachment.clone(), now);
-        }
         (self.at_step)(Step::Live);
         Ok(answer(attachment, entry))
     }
@@ -329,21 +329,21 @@ impl Pods {
         limit: Duration,
     ) -> Result<(), Failure> {
         let valid: BTreeSet<_> = valid.iter().collect();
-        let born = self.born.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_younger = |attachment| {
-            called.is_some_and(|called| born.get(attachment).is_some_and(|born| *born >= called))
-        };
-        let stale: Vec<_> = self
+        let mut stale: Vec<_> = self
             .ledger()
             .entries()
             .filter(|(attachment, entry)| {
                 entry.network == network
                     && entry.phase != Phase::Reserved
                     && !valid.contains(attachment)
-                    && !is_younger(*attachment)
             })
             .map(|(attachment, _)| attachment.clone())
             .collect();
+        // After the look at the ledger: each of those was noted here before it came there.
+        if let Some(called) = called {
+            let born = self.births();
+            stale.retain(|attachment| born.get(attachment).is_none_or(|born| *born < called));
+        }
         let deadline = Instant::now() + limit;
         let mut failures: Vec<_> = stale
             .iter()
@@ -401,7 +401,7 @@ impl Pods {
     /// Ends what withdrew a pod: its link, and then its addresses. The caller holds the claim.
     pub(super) fn finish(&self, attachment: &Attachment, withdrawn: Result<(), Box<dyn Error>>) {
         let deleted = link::delete(&attachment.host_ifname());
-        self.born.lock().unwrap_or_else(PoisonError::into_inner).remove(attachment);
+        self.births().remove(attachment);
         (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
             withdrawn?;
@@ -443,6 +443,10 @@ impl Pods {
             queued: entry.requested.bandwidth.ingress.is_some(),
             sends: entry.requested.bandwidth.egress.map(|limit| Bucket::of(limit, entry.mtu)),
         }
+    }
+
+    fn births(&self) -> MutexGuard<'_, BTreeMap<Attachment, u64>> {
+        self.born.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn entries(&self) -> Vec<(Attachment, Entry)> {

@@ -137,7 +137,7 @@ impl Api {
                 let why = "node requested token bound to a pod scheduled on a different node";
                 return Err(Failure::forbidden(target.kind, &target.name, why));
             }
-            self.restrict_audience(call, target, request, pod)?;
+            self.restrict_audience(call, target, request, pod).await?;
         }
         if pod.text("/spec/serviceAccountName") != target.name {
             let message = format!(
@@ -159,7 +159,7 @@ impl Api {
 
     /// A node gets tokens only for those whom a volume of the pod names, or a rule lets it ask for:
     /// who has the node shall not be a pod's account towards others (`NodeRestriction`).
-    fn restrict_audience(
+    async fn restrict_audience(
         &self,
         call: &Call,
         target: &Target,
@@ -192,8 +192,39 @@ impl Api {
         if in_pod || (!audience.is_empty() && authorizer.decide(&call.user, &asked).is_allowed()) {
             return Ok(());
         }
+        for volume in pod.list("/spec/volumes") {
+            if self.driver_asks(volume, &target.namespace, audience).await? {
+                return Ok(());
+            }
+        }
         let why = format!("audience {audience:?} not found in pod spec volume");
         Err(Failure::forbidden(target.kind, &target.name, &why))
+    }
+}
+
+impl Api {
+    /// Whether the CSI driver of a pod's volume asks for tokens for `audience`
+    /// (`CSIDriver.spec.tokenRequests`).
+    async fn driver_asks(&self, volume: &Value, namespace: &str, audience: &str) -> Result<bool> {
+        let mut driver = volume["csi"]["driver"].as_str().unwrap_or_default().to_owned();
+        if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
+            let claim = self.read(&format!("core/persistentvolumeclaims/{namespace}/{claim}")).await?;
+            let volume = claim.as_ref().map(|claim| claim.text("/spec/volumeName"));
+            if let Some(volume) = volume.filter(|volume| !volume.is_empty()) {
+                let volume = self.read(&format!("core/persistentvolumes/{volume}")).await?;
+                driver = volume.map(|it| it.text("/spec/csi/driver").to_owned()).unwrap_or_default();
+            }
+        }
+        if driver.is_empty() {
+            return Ok(false);
+        }
+        let driver = self.read(&format!("storage.k8s.io/csidrivers/{driver}")).await?;
+        let asks = |request: &Value| request["audience"].as_str().unwrap_or_default() == audience;
+        Ok(driver.is_some_and(|driver| driver.list("/spec/tokenRequests").iter().any(asks)))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Object>> {
+        self.store.get(key).await?.map(|entry| encode::object(&entry)).transpose()
     }
 }
 

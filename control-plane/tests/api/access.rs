@@ -446,7 +446,11 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
             {"serviceAccountToken": {"path": "own", "expirationSeconds": 3600}},
             {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 3600}},
         ]}},
+        {"name": "c", "csi": {"driver": "vault.example.org"}},
     ]);
+    let driver = json!({"metadata": {"name": "vault.example.org"},
+                        "spec": {"tokenRequests": [{"audience": "sts"}]}});
+    server.post("/apis/storage.k8s.io/v1/csidrivers", &driver).await.unwrap();
     let own = server.post(PODS, &own).await.unwrap();
     let mut other = pod("other");
     other["spec"]["nodeName"] = "n2".into();
@@ -486,6 +490,7 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
         request
     };
     assert!(post(&node, path, &audiences(&["vault"])).await.is_ok());
+    assert!(post(&node, path, &audiences(&["sts"])).await.is_ok(), "its CSI driver asks for it");
     refused(
         post(&node, path, &audiences(&["bank"])).await,
         "audience \"bank\" not found in pod spec volume",

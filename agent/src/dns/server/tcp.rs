@@ -15,7 +15,7 @@ use tokio::{
         BufReader,
     },
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::timeout,
 };
@@ -339,7 +339,7 @@ where
         match resolver.begin(&octets, R::TRANSPORT, *address) {
             Begun::Nothing => {}
             Begun::Done(answer) => {
-                if answers.send(answer).await.is_err() {
+                if answers.send((answer, place)).await.is_err() {
                     break Ok(false);
                 }
             }
@@ -347,8 +347,7 @@ where
                 let (answers, resolver) = (answers.clone(), Arc::clone(resolver));
                 tokio::spawn(async move {
                     let answer = resolver.finish(*question).await;
-                    let _client_left = answers.send(answer).await;
-                    drop(place);
+                    let _client_left = answers.send((answer, place)).await;
                 });
             }
         }
@@ -382,13 +381,14 @@ async fn read_message<R: AsyncRead + Unpin>(
     timeout(limits.transfer, rest).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Writes answers as they come, each in one piece with its length; gives back by what it wrote.
+/// Writes answers as they come, each in one piece with its length; gives back by what it wrote. A
+/// question is under way until its answer is written: a client that does not read is not idle.
 async fn write_all<W: AsyncWrite + Unpin>(
     mut writer: W,
-    mut answers: mpsc::Receiver<Vec<u8>>,
+    mut answers: mpsc::Receiver<(Vec<u8>, OwnedSemaphorePermit)>,
     limit: Duration,
 ) -> io::Result<W> {
-    while let Some(answer) = answers.recv().await {
+    while let Some((answer, _place)) = answers.recv().await {
         // Answers are encoded within this bound.
         let Ok(length) = u16::try_from(answer.len()) else { continue };
         let framed = [&length.to_be_bytes()[..], &answer].concat();

@@ -124,7 +124,7 @@ pub(super) fn decide(pod: &Pod, node: &NodeFacts, seen: &Observed, now: Timestam
         context.terminate(deleted_at.map_or(last, |deadline| deadline.min(last)));
     } else if let Some(deadline) = deleted_at {
         context.terminate(deadline);
-    } else if context.decision.outcome.is_some() || context.is_overdue() {
+    } else if context.is_overdue() || context.decision.outcome.is_some() {
         context.finish();
     } else {
         context.run();
@@ -191,20 +191,23 @@ impl Context<'_> {
         self.spec.init_containers.iter().flatten().chain(&self.spec.containers)
     }
 
-    /// The pod was to run no longer than until now (`activeDeadlineSeconds`): it has failed.
+    /// Whether the pod was to run no longer than until now (`activeDeadlineSeconds`). It has failed
+    /// when nothing of it runs any more: who waits for its end may begin another then.
     fn is_overdue(&mut self) -> bool {
         let seconds = self.spec.active_deadline_seconds.and_then(|all| u64::try_from(all).ok());
-        let Some(seconds) = seconds else { return false };
+        let ended = matches!(self.seen.reported.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let Some(seconds) = seconds.filter(|_| !ended) else { return false };
         let start = self.seen.reported.start_time.as_ref();
         let start = start.map_or(self.seen.first_seen, |time| time.0);
         let deadline = backoff::later(start, Duration::from_secs(seconds));
         self.wake(deadline);
-        let overdue = deadline <= self.now;
-        if overdue {
-            self.decision.outcome = Some(Outcome::Failed);
-            self.decision.why = Some(OVERDUE);
+        if deadline > self.now {
+            return false;
         }
-        overdue
+        let runs = self.running().next().is_some();
+        self.decision.outcome = (!runs).then_some(Outcome::Failed);
+        self.decision.why = (!runs).then_some(OVERDUE);
+        true
     }
 
     /// The pod has no future: every container is ended by `deadline`, then its sandbox goes, and

@@ -121,15 +121,21 @@ fn in_a_new_sandbox_a_container_that_has_done_its_work_is_not_run_again() {
 
 #[test]
 fn a_pod_ends_when_its_time_is_over() {
-    let spec = json!({"activeDeadlineSeconds": 101, "terminationGracePeriodSeconds": 7});
-    let runs = with(vec![container("main", 0, running(10))]);
-    let before = see(spec.clone(), &runs);
-    assert_eq!((phase(&before), before.wake), ("Running", Some(at(101))));
-    let after = step(&pod(spec.clone()), &node(), &runs, at(101));
-    assert_eq!((phase(&after), actions(&after)), ("Failed", vec!["stop:main:7s".to_owned()]));
-    assert_eq!(after.status.reason.as_deref(), Some("DeadlineExceeded"));
-    let mut ended = with(vec![container("main", 0, exited(10, 102, 0))]);
-    ended.reported = after.status.clone();
-    let later = step(&pod(spec), &node(), &ended, at(200));
-    assert_eq!((phase(&later), &later.status.reason), ("Failed", &after.status.reason));
+    for policy in ["Always", "Never"] {
+        let spec = json!({"activeDeadlineSeconds": 101, "terminationGracePeriodSeconds": 7,
+                          "restartPolicy": policy});
+        let runs = with(vec![container("main", 0, running(10))]);
+        let before = see(spec.clone(), &runs);
+        assert_eq!((phase(&before), before.wake), ("Running", Some(at(101))));
+        let after = step(&pod(spec.clone()), &node(), &runs, at(101));
+        assert_eq!((phase(&after), actions(&after)), ("Running", vec!["stop:main:7s".to_owned()]));
+        assert_eq!(after.status.reason, None, "it is not over yet");
+        let mut ended = with(vec![container("main", 0, exited(10, 102, 0))]);
+        for seconds in [102, 200] {
+            let later = step(&pod(spec.clone()), &node(), &ended, at(seconds));
+            let reason = later.status.reason.as_deref();
+            assert_eq!((phase(&later), reason), ("Failed", Some("DeadlineExceeded")), "{policy}");
+            ended.reported = later.status;
+        }
+    }
 }
