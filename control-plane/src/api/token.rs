@@ -208,11 +208,13 @@ impl Api {
     async fn driver_asks(&self, volume: &Value, namespace: &str, audience: &str) -> Result<bool> {
         let mut driver = volume["csi"]["driver"].as_str().unwrap_or_default().to_owned();
         if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
-            let claim = self.read(&format!("core/persistentvolumeclaims/{namespace}/{claim}")).await?;
+            let claim =
+                self.read(&format!("core/persistentvolumeclaims/{namespace}/{claim}")).await?;
             let volume = claim.as_ref().map(|claim| claim.text("/spec/volumeName"));
             if let Some(volume) = volume.filter(|volume| !volume.is_empty()) {
                 let volume = self.read(&format!("core/persistentvolumes/{volume}")).await?;
-                driver = volume.map(|it| it.text("/spec/csi/driver").to_owned()).unwrap_or_default();
+                driver =
+                    volume.map(|it| it.text("/spec/csi/driver").to_owned()).unwrap_or_default();
             }
         }
         if driver.is_empty() {

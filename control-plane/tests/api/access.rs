@@ -479,32 +479,35 @@ async fn a_node_reads_what_its_pods_refer_to_and_writes_their_status() {
     );
     refused(post(&node, PODS, &pod("mine")).await, "can only create mirror pods");
 
-    // Tokens for its own pods.
+    tokens_are_for_its_own_pods(&node, &own, &other).await;
+}
+
+/// And for those alone whom the pods' volumes name, or their drivers.
+async fn tokens_are_for_its_own_pods(node: &Client, own: &Value, other: &Value) {
     let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let request = |of: &Value| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": text(of, "/metadata/name"), "uid": text(of, "/metadata/uid")}}});
-    assert!(post(&node, path, &request(&own)).await.is_ok());
-    // And for those alone whom their volumes name.
+    assert!(post(node, path, &request(own)).await.is_ok());
     let audiences = |audiences: &[&str]| {
-        let mut request = request(&own);
+        let mut request = request(own);
         request["spec"]["audiences"] = json!(audiences);
         request
     };
-    assert!(post(&node, path, &audiences(&["vault"])).await.is_ok());
-    assert!(post(&node, path, &audiences(&["sts"])).await.is_ok(), "its CSI driver asks for it");
+    assert!(post(node, path, &audiences(&["vault"])).await.is_ok());
+    assert!(post(node, path, &audiences(&["sts"])).await.is_ok(), "its CSI driver asks for it");
     refused(
-        post(&node, path, &audiences(&["bank"])).await,
+        post(node, path, &audiences(&["bank"])).await,
         "audience \"bank\" not found in pod spec volume",
     );
     refused(
-        post(&node, path, &audiences(&["vault", "bank"])).await,
+        post(node, path, &audiences(&["vault", "bank"])).await,
         "node may only request 0 or 1 audiences",
     );
     refused(
-        post(&node, path, &request(&other)).await,
+        post(node, path, &request(other)).await,
         "node requested token bound to a pod scheduled on a different node",
     );
     refused(
-        post(&node, path, &json!({"spec": {}})).await,
+        post(node, path, &json!({"spec": {}})).await,
         "node requested token not bound to a pod",
     );
 }
