@@ -150,8 +150,7 @@ impl Api {
             return Ok(());
         }
         // Information only: a node may have gone.
-        let entry = self.store.get(&format!("core/nodes/{on}")).await?;
-        if let Some(node) = entry.map(|entry| encode::object(&entry)).transpose()? {
+        if let Some(node) = self.read(&format!("core/nodes/{on}")).await? {
             about.node = Some(Bound { name: on.to_owned(), uid: node.uid().to_owned() });
         }
         Ok(())
