@@ -244,7 +244,9 @@ fn mark<E: Entries>(
     if E::marked(key, read, facts).is_none() {
         return Ok(false);
     }
-    // As it is by now. What the programs write to it between this and the next call is lost.
+    // As it is by now. What the programs write to it between this and the next call is lost: a few
+    // octets of counters, or, where a client dials anew by the same port within these microseconds,
+    // its new flow, which then is reset as the old one would have been.
     let now = sys::lookup(map, key).map_err(failed::<E>("look up an entry of"))?;
     let marked = now.and_then(|value| E::marked(key, &value, facts));
     let Some(marked) = marked else { return Ok(false) };

@@ -124,13 +124,7 @@ fn left_alone(
 /// An address that has no frontend.
 fn unserved(live: &impl Live, dialled: &Dialled) -> Path {
     let Dialled { addr, port, protocol } = *dialled;
-    // A socket is refused whether or not ranges of services are known.
-    let what = if select::refuses_other_ports(live, addr) {
-        Unserved::UnknownPort
-    } else {
-        select::unserved(live, addr)
-    };
-    match what {
+    match select::unserved(live, addr) {
         Unserved::Foreign => left(Outcome::Untouched, foreign(live, addr)),
         Unserved::UnknownPort if protocol == protocol::TCP => left(
             Outcome::Refused,

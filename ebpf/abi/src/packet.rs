@@ -38,6 +38,14 @@ pub trait Bytes {
     /// The `N` words at `offset`, as they stand there: what of them is a number is in network
     /// byte order.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+
+    /// Octets from the link-layer header on, where the kernel joined several packets of a flow to
+    /// one; else 0. Such a one may be larger than its IP header can tell, which then says 0 (BIG
+    /// TCP, Linux 5.19 and 6.3).
+    #[inline(always)]
+    fn joined(&self) -> u32 {
+        0
+    }
 }
 
 impl Bytes for [u8] {
@@ -247,7 +255,10 @@ impl Packet {
         let header: [u32; 5] = bytes.words(l3).ok_or(Skip::Malformed)?;
         let [version, _, high, low] = header[0].to_ne_bytes();
         let header_len = u32::from(version & 0x0f) * 4;
-        let total_len = u32::from(u16::from_be_bytes([high, low]));
+        let total_len = match u16::from_be_bytes([high, low]) {
+            0 if depth == Depth::Whole => bytes.joined().saturating_sub(l3),
+            told => u32::from(told),
+        };
         if version >> 4 != 4 || header_len < 20 || total_len < header_len {
             return Err(Skip::Malformed);
         }
@@ -274,7 +285,10 @@ impl Packet {
         }
         self.ip_word = h[1].to_ne_bytes();
         let [high, low, next, _] = self.ip_word;
-        let payload_len = u32::from(u16::from_be_bytes([high, low]));
+        let payload_len = match u16::from_be_bytes([high, low]) {
+            0 if depth == Depth::Whole => bytes.joined().saturating_sub(l3 + 40),
+            told => u32::from(told),
+        };
         self.key.protocol = next;
         self.key.source = Addr::from_words([h[2], h[3], h[4], h[5]]);
         self.key.destination = Addr::from_words([h[6], h[7], h[8], h[9]]);

@@ -45,6 +45,38 @@ fn reads_what_was_built() {
     }
 }
 
+/// Octets of a packet that is larger than its first octets, which the kernel joined.
+struct Joined(Vec<u8>, u32);
+
+impl Bytes for Joined {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.as_slice().load(offset)
+    }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.0.as_slice().words(offset)
+    }
+
+    fn joined(&self) -> u32 {
+        self.1
+    }
+}
+
+/// Linux leaves the length of what is too large for the header's two octets at 0, and joins such
+/// packets of TCP alone; a header that says 0 of any other packet is none.
+#[test]
+fn joined_packets_tell_no_length() {
+    for (v4, length_at, told) in [(true, L3 + 2, 100_000), (false, L3 + 4, 100_000)] {
+        let frame = Frame { tcp_flags: tcp_flags::ACK, ..Frame::new(flow(v4, protocol::TCP)) };
+        let mut bytes = frame.bytes();
+        bytes[length_at as usize..][..2].fill(0);
+        assert_eq!(parse(bytes.as_slice(), ethertype(v4), L3), Err(Skip::Malformed));
+        assert_eq!(parse(&Joined(bytes.clone(), 40), ethertype(v4), L3), Err(Skip::Malformed));
+        let packet = parse(&Joined(bytes, L3 + told), ethertype(v4), L3).unwrap();
+        assert_eq!((packet.key, packet.total_len), (frame.key, told), "IPv4: {v4}");
+    }
+}
+
 #[test]
 fn ipv4_options_move_the_transport() {
     let options = std::vec![1_u8; 8];

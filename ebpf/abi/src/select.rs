@@ -165,18 +165,23 @@ pub fn frontend(tables: &impl Tables, addr: Addr, port: [u8; 2], protocol: u8) -
 
 /// What an address is that [`frontend`] found nothing for. One that the node itself holds is its
 /// own business, whatever range it is from (a resolver of the node at the cluster's DNS address).
+/// A service's cluster IP is told by what is allocated, whatever ranges are known (B9); only that an
+/// address is nobody's takes its range (B10).
 #[inline(always)]
 pub fn unserved(tables: &impl Tables, addr: Addr) -> Unserved {
+    if refuses_other_ports(tables, addr) {
+        return Unserved::UnknownPort;
+    }
     if tables.cluster_range_flags(&addr) & cluster_range_flags::SERVICES == 0
         || tables.node_addr_flags(&addr).is_some()
     {
         return Unserved::Foreign;
     }
-    if tables.is_allocated(&addr) { Unserved::UnknownPort } else { Unserved::Unallocated }
+    Unserved::Unallocated
 }
 
-/// Whether an address that [`frontend`] found nothing for is a service's, whatever ranges are
-/// known: [`Unserved::UnknownPort`] for sockets, which need no range to tell.
+/// Whether an address that [`frontend`] found nothing for is a service's: [`Unserved::UnknownPort`],
+/// which is all that sockets ask.
 #[inline(always)]
 pub fn refuses_other_ports(tables: &impl Tables, addr: Addr) -> bool {
     tables.is_allocated(&addr) && tables.node_addr_flags(&addr).is_none()

@@ -299,4 +299,9 @@ impl Bytes for Skb {
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.in_place(offset)
     }
+
+    #[inline(always)]
+    fn joined(&self) -> u32 {
+        if self.segment_size() == 0 { 0 } else { self.length() }
+    }
 }

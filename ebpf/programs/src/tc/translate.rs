@@ -70,10 +70,15 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
-        return match lookup::range_flags(&key.destination) {
-            0 => UNKNOWN,
-            flags if flags & cluster_range_flags::SERVICES == 0 => PASS, // of the cluster
-            _ => unserved(skb, packet),
+        let flags = lookup::range_flags(&key.destination);
+        let of_services = flags & cluster_range_flags::SERVICES != 0;
+        // A cluster IP is refused though no range is known that it is from.
+        return if of_services || flags == 0 && lookup::refuses_other_ports(key.destination) {
+            unserved(skb, packet)
+        } else if flags == 0 {
+            UNKNOWN
+        } else {
+            PASS // of the cluster
         };
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {

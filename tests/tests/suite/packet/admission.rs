@@ -165,6 +165,30 @@ fn b10_an_address_that_no_service_has_is_silent() {
     }
 }
 
+/// A cluster IP is told by its service, not by a range: API servers before 1.33 name none, and a
+/// ServiceCIDR may go while services have addresses from it.
+#[test]
+fn b09_u13_a_cluster_ip_of_no_known_range_is_refused_at_other_ports() {
+    let mut lab = Lab::new([1, 0]);
+    for (family, cluster_ip, other) in [
+        (Family::V4, "203.0.113.9", "203.0.113.10"),
+        (Family::V6, "2001:db8:9::9", "2001:db8:9::10"),
+    ] {
+        let [cluster_ip, other] = [cluster_ip, other].map(|addr| addr.parse().unwrap());
+        lab.nodes[0].tables.guard(cluster_ip);
+        let echo_request = if family == Family::V4 { (1, 8 << 8) } else { (58, 128 << 8) };
+        for (protocol, port) in [(6, 40_014), (17, 40_014), echo_request] {
+            let verdict = |to, program| {
+                let to = (to, if protocol == echo_request.0 { 0 } else { PORT });
+                let flow = key(protocol, (family.pod(1, 2), port), to);
+                run(&lab.nodes[0], program, &Frame::new(flow).bytes()).verdict
+            };
+            assert_eq!(verdict(cluster_ip, "tc_pod_ingress"), REDIRECT, "{family:?} {protocol}");
+            assert_eq!(verdict(other, "tc_pod_ingress"), UNSPEC, "{family:?} {protocol}");
+        }
+    }
+}
+
 /// Only what opens a flow is judged: the rest of a connection that is not ours is not.
 #[test]
 fn b10_segments_of_a_connection_pass() {
