@@ -13,6 +13,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::slice;
+
 /// How long the tasks of a stage may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -107,8 +109,9 @@ impl Tasks {
 }
 
 /// A thread with a runtime of its own, for tasks that have work for each other all the time: to make
-/// another thread go on with what this one found costs more than most of that work. It ends when
-/// it is dropped, whatever its tasks do.
+/// another thread go on with what this one found costs more than most of that work. What comes in
+/// bursts would hold up the agent's other threads, so that it gives way to them. It ends when it is
+/// dropped, whatever its tasks do.
 #[derive(Debug)]
 pub struct Thread {
     handle: Handle,
@@ -122,6 +125,9 @@ impl Thread {
         let handle = runtime.handle().clone();
         let (ends, ended) = oneshot::channel::<()>();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if let Err(error) = slice::give_way() {
+                tracing::debug!(%error, "what this thread does may hold up others");
+            }
             let _dropped = runtime.block_on(ended);
             runtime.shutdown_background();
         })?;
@@ -186,11 +192,15 @@ mod tests {
         let mut tasks = Tasks::new("intake");
         let (token, (tell, told)) = (tasks.token(), oneshot::channel());
         tasks.spawn_on(&thread, "watch", async move {
-            tell.send(thread::current().name().map(str::to_owned)).unwrap();
+            tell.send((thread::current().name().map(str::to_owned), slice::niceness())).unwrap();
             token.cancelled().await;
             Ok::<(), TaskError>(())
         });
-        let stop = async { assert_eq!(told.await.unwrap().as_deref(), Some("a-thread")) };
+        let stop = async {
+            let (name, niceness) = told.await.unwrap();
+            assert_eq!(name.as_deref(), Some("a-thread"));
+            assert!(niceness > 0, "it gives way to the agent's other threads");
+        };
         supervise(vec![tasks], stop).await.unwrap();
     }
 
