@@ -286,10 +286,12 @@ fn pod_spec(set: &mut DynamicObject) -> &mut Value {
 /// Whether that changes anything.
 fn set_restricted(set: &mut DynamicObject) -> bool {
     let kept = set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE);
-    let before = pod_spec(set)["affinity"].clone();
-    if kept && affinity::is_restricted(&before) {
+    let found = pod_spec(set)["affinity"].clone();
+    if kept && affinity::is_restricted(&found) {
         return false;
     }
+    // Somebody may have changed it since, and left the label in a part of it.
+    let before = affinity::without_label(&found);
     pod_spec(set)["affinity"] = affinity::restricted(&before);
     set.meta_mut()
         .annotations
@@ -350,6 +352,34 @@ mod tests {
             assert_eq!(serde_json::to_string(&set.data).unwrap(), original.data.to_string());
             assert_eq!(set.metadata, original.metadata);
         }
+    }
+
+    /// What is kept never asks for the label, which nodes have no more when it is put back.
+    #[test]
+    fn an_affinity_that_somebody_changed_meanwhile_is_put_back_without_the_label() {
+        let term = |key: &str| json!({"matchExpressions": [{"key": key, "operator": "Exists"}]});
+        let terms = |set: &mut DynamicObject| {
+            pod_spec(set)["affinity"]["nodeAffinity"]
+                ["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+                .take()
+        };
+        let affinity = |terms: Value| {
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": terms}}})
+        };
+        let mut set: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kube-proxy"},
+            "spec": {"template": {"spec": {"affinity": affinity(json!([term("a")]))}}},
+        }))
+        .unwrap();
+        assert!(set_restricted(&mut set));
+        let mut changed = terms(&mut set);
+        changed.as_array_mut().unwrap().push(term("b"));
+        pod_spec(&mut set)["affinity"] = affinity(changed);
+        assert!(set_restricted(&mut set), "the second term admits nodes without the label");
+        assert!(affinity::is_restricted(&pod_spec(&mut set)["affinity"]));
+        assert!(set_back(&mut set, &proxy()).unwrap());
+        assert_eq!(terms(&mut set), json!([term("a"), term("b")]));
     }
 
     #[test]
