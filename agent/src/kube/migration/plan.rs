@@ -172,9 +172,10 @@ fn there(seen: &Seen, only: &[String]) -> Next {
         let phase = if proxy.restricted { KubeProxy::Removed } else { KubeProxy::Runs };
         return label(node, phase);
     }
-    // Somebody put it back, and its rules are there again.
-    if let Some(node) = seen.nodes.iter().find(|node| is_back(node)) {
-        return label(node, KubeProxy::Leaving);
+    // Somebody put it back. It may be the only one that serves there, so it stays, also where nothing
+    // else is to be done, until Mizzen is seen to serve.
+    if let Some(node) = seen.nodes.iter().find(|node| is_back(node, proxy.restricted)) {
+        return label(node, KubeProxy::Runs);
     }
     if !proxy.restricted {
         return Next::Do(Step::Restrict);
@@ -283,9 +284,15 @@ fn serves_now(node: &NodeSeen, now_s: u64) -> bool {
     report.is_some_and(|report| report.is_done(KubeProxy::Runs) && report.is_fresh(now_s))
 }
 
-/// Whether kube-proxy runs where it had been removed.
-fn is_back(node: &NodeSeen) -> bool {
-    node.phase == Some(KubeProxy::Removed) && node.proxy_pods > 0
+/// Whether kube-proxy runs where it had been removed, or was about to end when somebody had its
+/// DaemonSet run everywhere again: it would end with the next restriction.
+fn is_back(node: &NodeSeen, restricted: bool) -> bool {
+    let had_to_go = match node.phase {
+        Some(KubeProxy::Removed) => true,
+        Some(KubeProxy::Leaving) => !restricted,
+        Some(KubeProxy::Runs | KubeProxy::Returning) | None => false,
+    };
+    had_to_go && node.proxy_pods > 0
 }
 
 fn agent(node: &NodeSeen, what: &str) -> Next {
