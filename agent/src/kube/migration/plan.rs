@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     core_dns,
-    look::{NodeSeen, Seen},
+    look::{Dns, NodeSeen, Seen},
     names::Answer,
 };
 use crate::{migrate::plan::Obstacle, model::node::KubeProxy};
@@ -451,9 +451,10 @@ fn fulfil(seen: &mut Seen, wait: &Wait) {
     for proxy in seen.proxies.iter_mut().filter(|_| wait.node.is_empty()) {
         proxy.observed = true;
     }
+    let asked_at: Vec<_> = seen.dns.iter().flat_map(Dns::ips).collect();
     for node in seen.nodes.iter_mut().filter(|node| node.name == wait.node) {
-        let said = Vec::new();
-        node.names_answer = node.names_asked.map(|asked| Answer { asked, answers: true, said });
+        let (said, at) = (Vec::new(), asked_at.clone());
+        node.names_answer = node.names_asked.map(|asked| Answer { asked, answers: true, said, at });
         let Some(phase) = node.phase else { continue };
         let wanted = matches!(phase, KubeProxy::Runs | KubeProxy::Returning);
         (node.proxy_pods, node.proxy_ready) = (wanted.into(), wanted.into());
