@@ -15,6 +15,7 @@
 pub mod affinity;
 pub mod carry_out;
 pub mod core_dns;
+pub mod gone_back;
 pub mod look;
 pub mod names;
 pub mod node;
