@@ -3,6 +3,7 @@
 //! DaemonSet's pods. Needs root.
 
 mod core_dns;
+mod two_runs;
 
 use std::{
     collections::BTreeMap,

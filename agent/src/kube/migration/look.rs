@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, Report, affinity,
     core_dns::{self, CoreDns},
+    direction::Direction,
     names::Answer,
 };
 use crate::{
@@ -80,6 +81,8 @@ pub struct Proxy {
     /// Whether its controller goes by its template as it is. What it does of it may take for ever:
     /// nodes are not ready, or pods are exchanged when somebody deletes them (`OnDelete`).
     pub observed: bool,
+    /// Which way a run says that it leads the cluster.
+    pub direction: Option<Direction>,
     /// Which object it is.
     #[serde(skip)]
     pub uid: String,
@@ -285,6 +288,7 @@ async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
         restricted: false,
         rolled_out: false,
         observed: false,
+        direction: None,
         uid: uid(&set.metadata),
         namespace,
     };
@@ -329,6 +333,7 @@ impl Proxy {
     /// Takes what the DaemonSet says of itself.
     fn follow(&mut self, set: &DaemonSet) {
         self.restricted = is_restricted(set);
+        self.direction = Direction::of(&set.metadata);
         self.observed = is_observed(set);
         self.rolled_out = self.observed && is_rolled_out(set);
     }

@@ -1,7 +1,7 @@
 //! What is to be done next, by what there is. Pure: whoever is stopped and begins anew comes to the
 //! same.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     core_dns,
@@ -11,12 +11,24 @@ use super::{
 use crate::{migrate::plan::Obstacle, model::node::KubeProxy};
 
 /// Which way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// From kube-proxy to Mizzen.
+    #[serde(rename = "apply")]
     There,
     /// From Mizzen to kube-proxy.
+    #[serde(rename = "rollback")]
     Back,
+}
+
+impl Way {
+    /// What the operator says to go it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::There => "apply",
+            Self::Back => "rollback",
+        }
+    }
 }
 
 /// Something that is written at the API server.

@@ -37,6 +37,7 @@ pub(crate) fn proxy() -> Proxy {
         restricted: false,
         rolled_out: true,
         observed: true,
+        direction: None,
         uid: "of-kube-proxy".to_owned(),
     }
 }
