@@ -8,6 +8,7 @@ use super::reference;
 use crate::{
     config::{self, ConfigError, Environment, Flags, Note, Resolved, resolve},
     dns,
+    kube::migration::gone_back::GoneBack,
 };
 
 /// Where the configuration comes from.
@@ -76,9 +77,17 @@ impl ConfigCommand {
         match self {
             Self::Show { source, output } => {
                 let resolved = source.resolve()?;
+                let gone_back = GoneBack::of(&resolved.config);
                 match output {
-                    Format::Text => print!("{}", resolved.show()),
-                    Format::Json => println!("{:#}", resolved.to_json()),
+                    Format::Text => {
+                        let comment = gone_back.map_or_else(String::new, |kept| kept.comment());
+                        print!("{}{comment}", resolved.show());
+                    }
+                    Format::Json => {
+                        let mut shown = resolved.to_json();
+                        shown["servicesOfKubeProxy"] = gone_back.map(|kept| kept.words()).into();
+                        println!("{shown:#}");
+                    }
                 }
             }
             Self::Check { file: Some(file), .. } => {
@@ -90,6 +99,9 @@ impl ConfigCommand {
                 say_vain(&resolved.notes);
                 if let Some(gone) = resolved.kube_proxys_is_gone() {
                     eprintln!("degraded: {gone}");
+                }
+                if let Some(kept) = GoneBack::of(&resolved.config) {
+                    eprintln!("degraded: {}", kept.words());
                 }
                 let role = resolved.config.dns();
                 if matches!(role.source, dns::Source::Corefile(_) | dns::Source::Blocks(_)) {

@@ -42,7 +42,10 @@ use crate::{
     handover::{self, Departure, GivenPorts, Giver, Identity, OpenSockets, Opening, Predecessor},
     heap,
     host_ports::HostPorts,
-    kube::{self, Snapshots, bootstrap, client::ApiServers, node_condition, notices},
+    kube::{
+        self, Snapshots, bootstrap, client::ApiServers, migration::gone_back::GoneBack,
+        node_condition, notices,
+    },
     local_pods::LocalPods,
     metrics::{Metrics, ProgramCounters},
     migrate,
@@ -80,10 +83,11 @@ Examples:
 
 /// Runs the agent until it is told to stop.
 pub fn run(resolved: Resolved) -> anyhow::Result<()> {
-    let shown = resolved.show();
+    let mut shown = resolved.show();
     let kube_proxys = kube_proxy::keep_configuration(&resolved);
     let mut config = resolved.config;
     let gone_back = kube_proxy::give_back(&mut config);
+    shown.extend(gone_back.iter().map(GoneBack::comment));
     let log = Arc::new(process::start_log(&config)?);
     for config::Note { field, why } in resolved.notes {
         tracing::info!(field, why, "a field of kube-proxy's configuration has no effect");
@@ -91,7 +95,7 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
     process::check_rights(&config)?;
     process::raise_descriptor_limit();
     process::open_sysctls();
-    privileges::keep_only(privileges::needed(&config, gone_back));
+    privileges::keep_only(privileges::needed(&config, gone_back.is_some()));
     heap::keep_large_pieces_apart();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -100,8 +104,8 @@ pub fn run(resolved: Resolved) -> anyhow::Result<()> {
         .context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let relieved =
-            serve_node(&config, Shown { config: shown, log, kube_proxys }, &mut signals).await?;
+        let shown = Shown { config: shown, log, kube_proxys, gone_back };
+        let relieved = serve_node(&config, shown, &mut signals).await?;
         if relieved && kube::is_in_a_pod() {
             // A container that ends is started again, and would take everything back.
             tracing::info!("another agent goes on; waiting to be told to stop");
@@ -180,7 +184,8 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
     start_notices(config, &shared, &servers, &mut stages.intake)?;
-    kube_proxy::start(config, shown.kube_proxys, &shared, &servers, &mut stages.intake)?;
+    let kept = (shown.kube_proxys, shown.gone_back);
+    kube_proxy::start(config, kept, &shared, &servers, &mut stages.intake)?;
     let looked_at = shared.snapshots.all.clone();
     let facts = serve::Facts {
         node: config.node_name.clone(),

@@ -131,10 +131,13 @@ impl Plan {
 }
 
 /// The families, of these, in which kube-proxy is not seen to have a service.
+///
+/// Virtual servers of ipvs are no sign of it: `apply` leaves them, so they may be of long ago. In that
+/// mode too kube-proxy has rules in KUBE-SERVICES, and writes them when the virtual servers are as they
+/// should be; those `apply` removed.
 fn not_served(seen: &Seen, services: &[Family]) -> Vec<Family> {
     let serves = Leftovers::of(&seen.ruleset).serves;
-    let lacks = |family: &&Family| !serves.contains(family) && !seen.ipvs.contains(family);
-    services.iter().filter(lacks).copied().collect()
+    services.iter().filter(|family| !serves.contains(family)).copied().collect()
 }
 
 fn no_rules(seen: &Seen, without: &[Family]) -> Obstacle {
@@ -143,10 +146,16 @@ fn no_rules(seen: &Seen, without: &[Family]) -> Obstacle {
         Family::Ipv6 => "IPv6",
     });
     let families = families.collect::<Vec<_>>().join(" and ");
-    let what = format!(
+    let mut what = format!(
         "kube-proxy's rules for services of {families} are not there: without Mizzen this node would \
          have no such services"
     );
+    if without.iter().any(|family| seen.ipvs.contains(family)) {
+        what.push_str(
+            ", or old ones (the virtual servers of ipvs may be of a kube-proxy that is gone: one that \
+             runs writes rules in KUBE-SERVICES after them)",
+        );
+    }
     let remedy = if seen.legacy.is_empty() {
         "have kube-proxy run on this node again, and wait for its rules".to_owned()
     } else {
@@ -251,7 +260,7 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::ruleset::{Base, Chain, Ruleset, VerdictMap};
+    use crate::netfilter::ruleset::{Base, Chain, Rule, Ruleset, VerdictMap};
 
     /// A node with kube-proxy and its nftables' rules for these families.
     fn seen(families: &[Family]) -> Seen {
@@ -290,9 +299,35 @@ mod tests {
         let said = in_the_way(&seen(&[]), &Family::ALL, false);
         assert!(said[0].contains("services of IPv4 and IPv6 are"), "{said:?}");
         let ipvs = Seen { ipvs: vec![Family::Ipv6], ..one };
-        assert_eq!(in_the_way(&ipvs, &Family::ALL, false), Vec::<String>::new());
+        let said = in_the_way(&ipvs, &Family::ALL, false);
+        assert!(said.len() == 1 && said[0].contains("of ipvs may be of a kube-proxy"), "{said:?}");
         let nothing = Plan::rollback(&seen(&[]), None, false);
         assert_eq!((nothing.obstacles, nothing.steps), (Vec::new(), Vec::new()));
+    }
+
+    /// As kube-proxy's ipvs mode leaves a node: its virtual servers are from before `apply`, and its
+    /// rules come when it has brought them up to date.
+    #[test]
+    fn virtual_servers_of_ipvs_count_with_the_rules_that_follow_them() {
+        let mut ipvs = Seen { ipvs: Family::ALL.to_vec(), ..seen(&[]) };
+        let said = in_the_way(&ipvs, &Family::ALL, false);
+        assert!(said.len() == 1 && said[0].contains("IPv4 and IPv6"), "{said:?}");
+        assert!(said[0].contains("KUBE-SERVICES after them"), "{said:?}");
+        for family in Family::ALL {
+            let chain =
+                |name: &str| Chain { family, table: "nat".to_owned(), name: name.to_owned() };
+            let rule = |from: &str, to: &str| Rule {
+                chain: chain(from),
+                handle: 1,
+                leads_to: vec![to.to_owned()],
+            };
+            ipvs.ruleset.chains.push(chain("KUBE-SERVICES"));
+            ipvs.ruleset.rules.push(rule("PREROUTING", "KUBE-SERVICES"));
+            assert!(!in_the_way(&ipvs, &[family], false).is_empty(), "it has just made the chain");
+            ipvs.ruleset.rules.push(rule("KUBE-SERVICES", "KUBE-NODE-PORT"));
+            assert_eq!(in_the_way(&ipvs, &[family], false), Vec::<String>::new());
+        }
+        assert_eq!(in_the_way(&ipvs, &Family::ALL, false), Vec::<String>::new());
     }
 
     /// Any table there, of whomever, is no sign of kube-proxy.

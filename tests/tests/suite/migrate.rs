@@ -3,9 +3,11 @@
 //! DaemonSet's pods. Needs root.
 
 mod core_dns;
+mod two_runs;
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     process::Stdio,
@@ -16,7 +18,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Node, Pod, Service},
+    core::v1::{ConfigMap, Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -48,6 +50,9 @@ const NAME: &str = "kube-proxy";
 /// kube-proxy's configuration, with a field that Mizzen does not follow.
 const CONFIG: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
                       mode: nftables\nconntrack: {maxPerCore: 4096}\n";
+
+/// The file in an agent's data folder that says that services went back to kube-proxy.
+const GONE_BACK: &str = "services-of-kube-proxy";
 
 /// As kubeadm writes it, as far as it matters.
 fn daemon_set() -> Value {
@@ -461,7 +466,10 @@ fn back(shop: &Shop, agents: &[Agent; 2], before: &Kept) {
     let steps = "returning twice, restore, and two labels";
     assert!((3..=5).contains(&kills), "{steps}: {kills} {}", told(agents));
     assert_eq!(shop.kept(), *before, "as it was, to the letter");
+    let cluster = identity(shop);
     for (host, vip) in shop.field.hosts.iter().zip(shop.vips) {
+        let kept = fs::read_to_string(host.data_dir().join(GONE_BACK)).unwrap();
+        assert_eq!(kept, cluster, "the cluster that asked for it");
         let bpffs = &host.node.options().bpffs;
         assert!(!is_in_force(bpffs), "{}", told(agents));
         let rules = listed(&host.node.netns);
@@ -549,4 +557,35 @@ fn r11_a_server_that_is_started_anew_meanwhile_is_waited_for() {
     until("waiting for node-1");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Which cluster it is: the UID of a namespace that each has.
+fn identity(shop: &Shop) -> String {
+    let client = shop.field.client.clone();
+    on(&shop.field.runtime, async move {
+        let namespaces: Api<Namespace> = Api::all(client);
+        namespaces.get(NAMESPACE).await.unwrap().metadata.uid.unwrap()
+    })
+}
+
+/// Machines that were nodes before, whose agents were deleted after a rollback: of a cluster that is no
+/// more, and of this one.
+#[test]
+fn r11_services_that_went_back_in_another_cluster_are_mizzens_here() {
+    let shop = Shop::new();
+    let file = |host: usize| shop.field.hosts[host].data_dir().join(GONE_BACK);
+    for (host, cluster) in [(0, "another".to_owned()), (1, identity(&shop))] {
+        fs::create_dir_all(shop.field.hosts[host].data_dir()).unwrap();
+        fs::write(file(host), cluster).unwrap();
+    }
+    let agents = [shop.agent(0), shop.agent(1)];
+    let in_force = |host: usize| is_in_force(&shop.field.hosts[host].node.options().bpffs);
+    wait::until("services where nobody asked for kube-proxy", LIMIT, || {
+        if in_force(0) && !file(0).exists() { Ok(()) } else { Err(agents[0].log()) }
+    });
+    wait::until("the other to say why it has none", LIMIT, || {
+        let log = agents[1].log();
+        if log.contains("went back to kube-proxy") { Ok(()) } else { Err(log) }
+    });
+    assert!(file(1).exists() && !in_force(1), "{}", agents[1].log());
 }

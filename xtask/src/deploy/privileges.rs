@@ -92,7 +92,7 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["namespaces"],
         verbs: &["list", "watch"],
-        reason: "which namespaces exist though no Service is in them, for answers of cluster DNS; without it those are not known",
+        reason: "which namespaces exist though no Service is in them, for answers of cluster DNS; which cluster this is, for services that go back to kube-proxy; without it neither is known",
     },
     Rule {
         group: "discovery.k8s.io",

@@ -7,18 +7,23 @@ use std::{
 };
 
 use anyhow::Context as _;
+use kube::Client;
 use serde::Serialize;
 
 use super::{
-    super::inspect::{Format, Outcome},
+    super::{
+        inspect::{Format, Outcome},
+        signals::Signals,
+    },
     print, text,
 };
 use crate::{
     kube::{
         client::ApiServers,
         migration::{
-            carry_out::{Event, go},
+            carry_out::{Event, go, release},
             core_dns::CoreDns,
+            direction::{Run, Stand},
             look::{Dns, NodeSeen, Proxy, Seen},
             plan::{Next, Step, Wait, Way, next, progress, steps},
         },
@@ -56,6 +61,9 @@ pub(super) struct Cluster {
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "A whole cluster")]
     timeout: u64,
+    /// Of a cluster, whether or not another run goes the other way: that one ends
+    #[arg(long, global = true, help_heading = "A whole cluster")]
+    turn_round: bool,
 }
 
 /// What is printed with `-o json`.
@@ -103,11 +111,10 @@ impl Cluster {
             print(&heading(&seen, way, &self.node, act));
         }
         let mut did = Vec::new();
+        let mut run = Run::new(way, this_process(), self.turn_round);
         let (seen, end) = if act {
             let mut bar = Bar::new(way, &self.node, is_text);
-            let patience = Duration::from_secs(self.timeout);
-            let goal = (way, &self.node[..]);
-            let outcome = go(&client, goal, self.dns, patience, |event| {
+            let outcome = self.lead(&client, &mut run, |event| {
                 bar.tell(event);
                 if let Event::Did(step) = event {
                     did.push(step.words());
@@ -119,12 +126,32 @@ impl Cluster {
             });
             let outcome = outcome.await;
             bar.clear();
+            if let Some(proxy) = seen.proxy() {
+                release(&client, proxy, way).await;
+            }
             outcome?
         } else {
-            let end = next(&seen, way, &self.node);
+            let end = planned(&seen, &run, &self.node);
             (seen, end)
         };
         self.end(&seen, &end, way, act, did, format)
+    }
+
+    /// Goes the way, until this process is told to stop.
+    async fn lead(
+        &self,
+        client: &Client,
+        run: &mut Run,
+        tell: impl FnMut(Event<'_>),
+    ) -> anyhow::Result<(Seen, Next)> {
+        let mut signals = Signals::listen()?;
+        let patience = Duration::from_secs(self.timeout);
+        tokio::select! {
+            outcome = go(client, run, &self.node, self.dns, patience, tell) => Ok(outcome?),
+            () = signals.told_to_stop() => anyhow::bail!(
+                "told to stop; what was done before stays, and running it again goes on from there"
+            ),
+        }
     }
 
     /// Says how it ended.
@@ -152,6 +179,24 @@ impl Cluster {
         }
         let well = obstacles.is_empty() && waits.is_none() && not_ready.is_empty();
         Ok(if well { Outcome::Ok } else { Outcome::Degraded })
+    }
+}
+
+/// By what others know this run.
+fn this_process() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("process {} on {}", std::process::id(), host.trim())
+}
+
+/// What a run that began now would come to.
+fn planned(seen: &Seen, run: &Run, only: &[String]) -> Next {
+    let next = next(seen, run.way(), only);
+    let said = seen.proxy().and_then(|proxy| proxy.direction.as_ref());
+    match (next, run.stand(said, seen.now_s)) {
+        (Next::Do(_) | Next::Wait(_), Stand::Contested(obstacle)) => {
+            Next::Obstructed(vec![obstacle])
+        }
+        (next, _) => next,
     }
 }
 

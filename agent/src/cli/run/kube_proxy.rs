@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Resolved},
     kube::{
         client::ApiServers,
-        migration::{names, node},
+        migration::{gone_back::GoneBack, names, node},
     },
     status::State,
     supervisor::Tasks,
@@ -35,17 +35,18 @@ pub(super) fn keep_configuration(resolved: &Resolved) -> Option<State> {
     })
 }
 
-/// Switches services off that went back to kube-proxy; whether they did.
-pub(super) fn give_back(config: &mut Config) -> bool {
-    let gone_back = config.services && node::went_back(config.data_dir().as_deref());
-    config.services &= !gone_back;
+/// Switches services off that went back to kube-proxy; what is kept of it where they did.
+pub(super) fn give_back(config: &mut Config) -> Option<GoneBack> {
+    let gone_back = GoneBack::of(config);
+    config.services &= gone_back.is_none();
     gone_back
 }
 
-/// Says how kube-proxy's configuration is, where one is named, and follows the label.
+/// Says how kube-proxy's configuration is, where one is named, and follows the label. Where services
+/// went back to kube-proxy, the configuration asked for them, and this agent has none.
 pub(super) fn start(
     config: &Config,
-    configuration: Option<State>,
+    (configuration, gone_back): (Option<State>, Option<GoneBack>),
     shared: &Shared,
     servers: &ApiServers,
     intake: &mut Tasks,
@@ -53,13 +54,11 @@ pub(super) fn start(
     if let Some(state) = configuration {
         shared.board.report(CONFIGURATION, state);
     }
-    // Then the configuration asked for services, and this agent has none.
-    let gone_back = !config.services && node::went_back(config.data_dir().as_deref());
     let about = node::Config {
         node_name: config.node_name.clone(),
         data_dir: config.data_dir(),
         bpffs: config.bpffs.clone(),
-        services: config.services || gone_back,
+        services: config.services || gone_back.is_some(),
         gone_back,
         cni: config.cni,
     };

@@ -11,7 +11,7 @@ use nix::{
     },
 };
 
-use crate::{config::Config, log::Log, status::State};
+use crate::{config::Config, kube::migration::gone_back::GoneBack, log::Log, status::State};
 
 /// What the agent shows of itself.
 pub(super) struct Shown {
@@ -21,6 +21,8 @@ pub(super) struct Shown {
     pub(super) log: Arc<Log>,
     /// How kube-proxy's configuration is, where one is named.
     pub(super) kube_proxys: Option<State>,
+    /// What is kept of it, where services went back to kube-proxy.
+    pub(super) gone_back: Option<GoneBack>,
 }
 
 /// Logs to standard error from now on.

@@ -46,6 +46,55 @@ pub fn is_restricted(affinity: &Value) -> bool {
     !terms.is_empty() && terms.iter().all(|term| !asks(term) || asks_for_it(term))
 }
 
+/// What an affinity asks for besides: `null` where nothing is left.
+///
+/// A term that asked for the label alone admitted every other node, and so did all terms together, of
+/// which one is enough: without the label nothing is required of a node. Without any such term it stays
+/// as it is.
+pub fn without_label(affinity: &Value) -> Value {
+    let mut left = affinity.clone();
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let of_node = &mut left["nodeAffinity"];
+    let Some(terms) = of_node[required]["nodeSelectorTerms"].as_array_mut() else {
+        return affinity.clone();
+    };
+    let (mut was_there, mut admits_all) = (false, false);
+    for term in terms {
+        let expressions = term.get_mut("matchExpressions").and_then(Value::as_array_mut);
+        let Some(expressions) = expressions else { continue };
+        let before = expressions.len();
+        expressions.retain(|expression| *expression != wanted());
+        if expressions.len() == before {
+            continue;
+        }
+        was_there = true;
+        if expressions.is_empty() {
+            remove(term, "matchExpressions");
+        }
+        admits_all |= !asks(term);
+    }
+    if !was_there {
+        return affinity.clone();
+    }
+    if admits_all {
+        remove(of_node, required);
+        if is_empty(of_node) {
+            remove(&mut left, "nodeAffinity");
+        }
+    }
+    if is_empty(&left) { Value::Null } else { left }
+}
+
+fn remove(from: &mut Value, field: &str) {
+    if let Some(fields) = from.as_object_mut() {
+        fields.remove(field);
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
 /// Whether a term asks for anything.
 fn asks(term: &Value) -> bool {
     let any = |field: &str| term[field].as_array().is_some_and(|list| !list.is_empty());
@@ -81,6 +130,33 @@ mod tests {
         }
         let other = json!([{"matchExpressions": [wanted()]}, {"matchExpressions": [linux]}]);
         assert!(!is_restricted(&required(other)), "one term is enough for a node");
+    }
+
+    #[test]
+    fn without_the_label_an_affinity_asks_for_what_it_asked_for_before() {
+        let required = |terms: Value| {
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": terms}}})
+        };
+        let (linux, arm) = (json!({"key": "os"}), json!({"key": "arch"}));
+        let field = json!({"matchFields": [{"key": "metadata.name"}]});
+        let both = required(json!([{"matchExpressions": [linux]}, field, {}]));
+        let others = json!({"podAntiAffinity": {"x": 1}, "nodeAffinity": {"preferred": [1]}});
+        for before in [Value::Null, both.clone(), others.clone()] {
+            assert_eq!(without_label(&restricted(&before)), before, "{before}");
+        }
+        for untouched in [Value::Null, json!({}), json!({"nodeAffinity": null}), both, others] {
+            assert_eq!(without_label(&untouched), untouched);
+        }
+        // Somebody added a term meanwhile.
+        let more = required(json!([{"matchExpressions": [linux, wanted()]},
+                                   {"matchExpressions": [arm]}]));
+        let both = json!([{"matchExpressions": [linux]}, {"matchExpressions": [arm]}]);
+        assert_eq!(without_label(&more), required(both));
+        // To the term of a DaemonSet that asked for nothing.
+        let more = required(json!([{"matchExpressions": [wanted()]},
+                                   {"matchExpressions": [arm]}]));
+        assert_eq!(without_label(&more), Value::Null, "every node was admitted, and is");
     }
 
     #[test]

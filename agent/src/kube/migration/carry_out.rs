@@ -10,11 +10,15 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, affinity, core_dns,
+    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, WAY, affinity, core_dns,
+    direction::{Direction, Run, Stand},
     look::{LookError, Proxy, Seen},
     plan::{Next, Step, Wait, Way, next},
 };
-use crate::kube::client::may_pass;
+use crate::{
+    kube::client::{limited, may_pass},
+    migrate::plan::Obstacle,
+};
 
 /// How often it is looked while something is waited for: at what that is about alone.
 const LOOK: Duration = Duration::from_secs(1);
@@ -121,14 +125,19 @@ enum Turn {
 /// Looks, and does what comes next.
 async fn turn(
     client: &Client,
-    (way, only): (Way, &[String]),
+    run: &mut Run,
+    only: &[String],
     known: &mut Known,
     waited: Option<&Wait>,
     tell: &mut impl FnMut(Event<'_>),
 ) -> Result<Turn, CarryOutError> {
     let seen = known.look(client, waited).await?;
     tell(Event::Looked(seen));
-    match next(seen, way, only) {
+    let next = next(seen, run.way(), only);
+    if let Some(obstacle) = lead(client, run, seen, &next).await? {
+        return Ok(Turn::Rests(seen.clone(), Next::Obstructed(vec![obstacle])));
+    }
+    match next {
         Next::Do(step) => {
             carry_out(client, seen.proxy(), &step).await?;
             tell(Event::Did(&step));
@@ -138,12 +147,77 @@ async fn turn(
     }
 }
 
-/// Goes the way to its end, or until something is in the way or did not come within `patience`; what
-/// was seen last, and what would be next. A server that fails is asked again for as long. CoreDNS goes
-/// or comes back with it where that is asked for.
+/// Has a run lead the cluster, where it has a part of the way before it; what is in the way of that.
+async fn lead(
+    client: &Client,
+    run: &mut Run,
+    seen: &Seen,
+    next: &Next,
+) -> Result<Option<Obstacle>, CarryOutError> {
+    let (Next::Do(_) | Next::Wait(_), Some(proxy)) = (next, seen.proxy()) else { return Ok(None) };
+    let obstacle = match run.stand(proxy.direction.as_ref(), seen.now_s) {
+        Stand::Holds => None,
+        Stand::Contested(obstacle) => Some(obstacle),
+        Stand::Claims => claim(client, run, proxy, seen.now_s).await?,
+    };
+    if obstacle.is_none() {
+        run.begins();
+    }
+    Ok(obstacle)
+}
+
+/// Says at kube-proxy's DaemonSet that a run leads the cluster, unless another one said so since it was
+/// looked at.
+async fn claim(
+    client: &Client,
+    run: &Run,
+    proxy: &Proxy,
+    now_s: u64,
+) -> Result<Option<Obstacle>, CarryOutError> {
+    let told = |source| CarryOutError::Write {
+        step: format!(
+            "say at kube-proxy's DaemonSet {}/{} which way the cluster is led (annotation {WAY})",
+            proxy.namespace, proxy.name
+        ),
+        source: Box::new(source),
+    };
+    let sets = daemon_sets(client, proxy);
+    let mut set = sets.get(&proxy.name).await.map_err(told)?;
+    match run.stand(Direction::of(&set.metadata).as_ref(), now_s) {
+        Stand::Holds => return Ok(None),
+        Stand::Contested(obstacle) => return Ok(Some(obstacle)),
+        Stand::Claims => {}
+    }
+    let written = run.direction(now_s).write(&mut set.metadata);
+    written.map_err(|error| told(kube::Error::SerdeError(error)))?;
+    sets.replace(&proxy.name, &PostParams::default(), &set).await.map_err(told)?;
+    Ok(None)
+}
+
+/// Says that no run leads the cluster this way any more: also of one that was killed before, for another
+/// that still runs says so again. Where that can't be said, it is so by itself after a while.
+pub async fn release(client: &Client, proxy: &Proxy, way: Way) {
+    let sets = daemon_sets(client, proxy);
+    for _ in 0..CONFLICTS_MAX {
+        let Ok(mut set) = limited(sets.get(&proxy.name)).await else { return };
+        if Direction::of(&set.metadata).is_none_or(|said| said.way != way) {
+            return;
+        }
+        Direction::erase(&mut set.metadata);
+        match limited(sets.replace(&proxy.name, &PostParams::default(), &set)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            _ => return,
+        }
+    }
+}
+
+/// Has a run go its way to the end, or until something is in the way or did not come within `patience`;
+/// what was seen last, and what would be next. A server that fails is asked again for as long. CoreDNS
+/// goes or comes back with it where that is asked for.
 pub async fn go(
     client: &Client,
-    (way, only): (Way, &[String]),
+    run: &mut Run,
+    only: &[String],
     with_core_dns: bool,
     patience: Duration,
     mut tell: impl FnMut(Event<'_>),
@@ -153,7 +227,7 @@ pub async fn go(
     let mut so_far = Patience::default();
     loop {
         let waited = so_far.waits.as_ref().map(|(wait, _)| wait);
-        match turn(client, (way, only), &mut known, waited, &mut tell).await {
+        match turn(client, run, only, &mut known, waited, &mut tell).await {
             Ok(Turn::Did) => {
                 (conflicts, so_far) = (0, Patience::default());
                 continue;
@@ -258,15 +332,19 @@ async fn label(client: &Client, node: &str, metadata: &Value) -> Result<(), kube
     nodes.patch(node, &PatchParams::default(), &patch).await.map(|_| ())
 }
 
-/// Restricts kube-proxy's DaemonSet, or puts it back. It is read and written whole, so that all else
-/// in it stays as it is, and written only where nobody else did in between.
+/// Where kube-proxy's DaemonSet is read and written whole, so that all else in it stays as it is.
+fn daemon_sets(client: &Client, proxy: &Proxy) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<DaemonSet>(&());
+    Api::namespaced_with(client.clone(), &proxy.namespace, &resource)
+}
+
+/// Restricts kube-proxy's DaemonSet, or puts it back: only where nobody else wrote it in between.
 async fn daemon_set(
     client: &Client,
     proxy: &Proxy,
     restrict: bool,
 ) -> Result<Result<(), kube::Error>, CarryOutError> {
-    let resource = ApiResource::erase::<DaemonSet>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &proxy.namespace, &resource);
+    let api = daemon_sets(client, proxy);
     let mut set = match api.get(&proxy.name).await {
         Ok(set) => set,
         Err(error) => return Ok(Err(error)),
@@ -286,10 +364,12 @@ fn pod_spec(set: &mut DynamicObject) -> &mut Value {
 /// Whether that changes anything.
 fn set_restricted(set: &mut DynamicObject) -> bool {
     let kept = set.metadata.annotations.iter().flatten().any(|(key, _)| key == BEFORE);
-    let before = pod_spec(set)["affinity"].clone();
-    if kept && affinity::is_restricted(&before) {
+    let found = pod_spec(set)["affinity"].clone();
+    if kept && affinity::is_restricted(&found) {
         return false;
     }
+    // Somebody may have changed it since, and left the label in a part of it.
+    let before = affinity::without_label(&found);
     pod_spec(set)["affinity"] = affinity::restricted(&before);
     set.meta_mut()
         .annotations
@@ -350,6 +430,34 @@ mod tests {
             assert_eq!(serde_json::to_string(&set.data).unwrap(), original.data.to_string());
             assert_eq!(set.metadata, original.metadata);
         }
+    }
+
+    /// What is kept never asks for the label, which nodes have no more when it is put back.
+    #[test]
+    fn an_affinity_that_somebody_changed_meanwhile_is_put_back_without_the_label() {
+        let term = |key: &str| json!({"matchExpressions": [{"key": key, "operator": "Exists"}]});
+        let terms = |set: &mut DynamicObject| {
+            pod_spec(set)["affinity"]["nodeAffinity"]
+                ["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+                .take()
+        };
+        let affinity = |terms: Value| {
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": terms}}})
+        };
+        let mut set: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kube-proxy"},
+            "spec": {"template": {"spec": {"affinity": affinity(json!([term("a")]))}}},
+        }))
+        .unwrap();
+        assert!(set_restricted(&mut set));
+        let mut changed = terms(&mut set);
+        changed.as_array_mut().unwrap().push(term("b"));
+        pod_spec(&mut set)["affinity"] = affinity(changed);
+        assert!(set_restricted(&mut set), "the second term admits nodes without the label");
+        assert!(affinity::is_restricted(&pod_spec(&mut set)["affinity"]));
+        assert!(set_back(&mut set, &proxy()).unwrap());
+        assert_eq!(terms(&mut set), json!([term("a"), term("b")]));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! What they have besides stays, the ConfigMap too: agents may read it (`corefile`).
 //!
 //! Whether agents answer is asked anew each time: a label of the Node has a number, and its agent
-//! answers with it in an annotation ([`super::names`]).
+//! answers with it in an annotation ([`super::names`]). An answer counts at the addresses of the Service
+//! that pods ask: at others nobody would be asked.
+
+use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -14,9 +17,10 @@ use serde_json::json;
 
 use super::{
     FRESH_S, KEPT_REPLICAS,
-    look::{NodeSeen, Seen},
+    look::{Dns, NodeSeen, Seen},
     plan::{Next, Step, Wait},
 };
+use crate::migrate::plan::Obstacle;
 
 /// Where it is, and what finds it, by kubeadm, kops, kind and others.
 const NAMESPACE: &str = "kube-system";
@@ -88,14 +92,62 @@ pub(super) fn there(seen: &Seen, found: &[CoreDns]) -> Next {
     let Some(running) = found.iter().find(|core_dns| core_dns.replicas > 0) else {
         return forget(seen);
     };
+    let asked = match asked_at(seen) {
+        Ok(asked) => asked,
+        Err(obstacle) => return Next::Obstructed(vec![obstacle]),
+    };
     if let Some(node) = seen.nodes.iter().find(|node| !is_asked(node, seen.now_s)) {
         return Next::Do(Step::AskNames { node: node.name.clone(), at: seen.now_s });
     }
     if let Some(node) = seen.nodes.iter().find(|node| !answers(node)) {
         return Next::Wait(wait(node));
     }
+    if let Some(wait) = seen.nodes.iter().find_map(|node| elsewhere(node, &asked)) {
+        return Next::Wait(wait);
+    }
     let CoreDns { namespace, name, replicas, .. } = running.clone();
     Next::Do(Step::ScaleDown { namespace, name, replicas })
+}
+
+/// Where each agent has to answer itself: at the addresses of the Service, but where that leads to
+/// agents.
+fn asked_at(seen: &Seen) -> Result<Vec<IpAddr>, Obstacle> {
+    let dns = seen.dns.as_ref();
+    if dns.is_some_and(|dns| dns.by_agents) {
+        return Ok(Vec::new());
+    }
+    let addresses: Vec<_> = dns.into_iter().flat_map(Dns::ips).collect();
+    if addresses.is_empty() {
+        return Err(Obstacle {
+            what: format!(
+                "it can't be told at which addresses pods ask names: there is no Service \
+                 {NAMESPACE}/kube-dns with an address"
+            ),
+            remedy:
+                "see that the agents' `clusterDns` is what kubelets name to pods (`clusterDNS`), \
+                     scale CoreDNS to no pods by hand, and run this without `--dns`"
+                    .to_owned(),
+        });
+    }
+    Ok(addresses)
+}
+
+/// For an agent to answer at these addresses too, where it answers at others.
+fn elsewhere(node: &NodeSeen, asked: &[IpAddr]) -> Option<Wait> {
+    let at = node.names_answer.as_ref().map_or(&[][..], |answer| &answer.at[..]);
+    let words = |ips: &[IpAddr]| ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    let lacks: Vec<_> = asked.iter().copied().filter(|ip| !at.contains(ip)).collect();
+    let answers = if at.is_empty() { "nowhere that it names".to_owned() } else { words(at) };
+    (!lacks.is_empty()).then(|| Wait {
+        node: node.name.clone(),
+        what: format!("the agent to answer names at {}", words(&lacks)),
+        said: vec![format!(
+            "the Service {NAMESPACE}/kube-dns has that address, and the agent answers at {answers}: \
+             without CoreDNS nobody would; set the agents' `clusterDns` to {}, or have the Service \
+             lead to the agents (`kubectl replace -f deploy/cluster-dns.yaml`)",
+            words(asked)
+        )],
+    })
 }
 
 /// What comes next, before all else of the way back; `None` where nothing does.
@@ -137,6 +189,8 @@ fn wait(node: &NodeSeen) -> Wait {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::{super::plan::tests::cluster, *};
     use crate::{
         kube::migration::{
@@ -146,6 +200,12 @@ mod tests {
         },
         model::node::KubeProxy,
     };
+
+    /// The addresses of the Service.
+    const SERVICE: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(10, 100, 0, 10)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0, 0xa)),
+    ];
 
     fn core_dns(replicas: i32, before: Option<i32>) -> Vec<CoreDns> {
         let (namespace, name) = (NAMESPACE.to_owned(), "coredns".to_owned());
@@ -162,7 +222,14 @@ mod tests {
                 Some(Report { about, done: true, said, at: seen.now_s, connects_pods: None });
         }
         seen.core_dns = core_dns;
+        seen.dns = Some(dns());
         seen
+    }
+
+    /// Of both families, and by CoreDNS.
+    fn dns() -> Dns {
+        let addresses = SERVICE.map(|ip| ip.to_string()).to_vec();
+        Dns { addresses, pods: 2, by_core_dns: true, by_agents: false }
     }
 
     fn words(seen: &Seen, way: Way, only: &[&str]) -> Vec<String> {
@@ -200,7 +267,8 @@ mod tests {
         let mut seen = seen(Some(core_dns(2, None)));
         let now_s = seen.now_s;
         let answer = |asked: u64, answers: bool| {
-            Some(Answer { asked, answers, said: vec!["why".to_owned()] })
+            let (said, at) = (vec!["why".to_owned()], SERVICE.to_vec());
+            Some(Answer { asked, answers, said, at })
         };
         for node in &mut seen.nodes {
             (node.names_asked, node.names_answer) = (Some(now_s), answer(now_s, true));
@@ -226,5 +294,47 @@ mod tests {
         seen.nodes[1].ready = false;
         let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
         assert!(wait.said[0].contains("not ready"), "{wait:?}");
+    }
+
+    /// As in a cluster with another range of Services than the default one.
+    #[test]
+    fn core_dns_stays_while_agents_answer_where_nobody_asks() {
+        let mut seen = seen(Some(core_dns(2, None)));
+        let asked = seen.now_s;
+        let answered = |seen: &mut Seen, name: &str, at: &[IpAddr]| {
+            for node in seen.nodes.iter_mut().filter(|node| node.name == name) {
+                let (said, at) = (Vec::new(), at.to_vec());
+                node.names_asked = Some(asked);
+                node.names_answer = Some(Answer { asked, answers: true, said, at });
+            }
+        };
+        let scales =
+            |seen: &Seen| matches!(next(seen, Way::There, &[]), Next::Do(Step::ScaleDown { .. }));
+        let other: IpAddr = Ipv4Addr::new(10, 96, 0, 10).into();
+        answered(&mut seen, "a", &SERVICE);
+        for (at, lacks, said) in [
+            (&[other][..], "10.100.0.10, fd00:100::a", "answers at 10.96.0.10"),
+            (&SERVICE[..1], "names at fd00:100::a", "answers at 10.100.0.10"),
+            (&SERVICE[1..], "names at 10.100.0.10", "answers at fd00:100::a"),
+            (&[], "10.100.0.10, fd00:100::a", "nowhere that it names"),
+        ] {
+            answered(&mut seen, "b", at);
+            let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!("{at:?}") };
+            assert!(wait.node == "b" && wait.what.contains(lacks), "{wait:?}");
+            assert!(wait.said[0].contains(said), "{wait:?}");
+            assert!(wait.said[0].contains("`clusterDns` to 10.100.0.10, fd00:100::a"), "{wait:?}");
+            // Where the Service leads to agents, its addresses are translated.
+            let by_agents = Some(Dns { by_core_dns: false, by_agents: true, ..dns() });
+            assert!(scales(&Seen { dns: by_agents, ..seen.clone() }), "{at:?}");
+        }
+        answered(&mut seen, "b", &[other, SERVICE[1], SERVICE[0]]);
+        assert!(scales(&seen));
+        for dns in [None, Some(Dns { addresses: vec!["None".to_owned()], ..dns() })] {
+            let seen = Seen { dns, ..seen.clone() };
+            let Next::Obstructed(obstacles) = next(&seen, Way::There, &[]) else { panic!() };
+            assert!(obstacles[0].what.contains("kube-system/kube-dns"), "{obstacles:?}");
+            assert_eq!(steps(&seen, Way::There, &[]), []);
+            let Next::Do(Step::ForgetNames { .. }) = next(&seen, Way::Back, &[]) else { panic!() };
+        }
     }
 }

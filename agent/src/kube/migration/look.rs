@@ -1,6 +1,8 @@
 //! What the API server tells of kube-proxy, of CoreDNS, and of how far each node is. Nothing is
 //! changed by looking.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
@@ -14,6 +16,7 @@ use serde::Serialize;
 use super::{
     BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, Report, affinity,
     core_dns::{self, CoreDns},
+    direction::Direction,
     names::Answer,
 };
 use crate::{
@@ -26,6 +29,8 @@ use crate::{
 const NAME: &str = "kube-proxy";
 /// Where kubeadm keeps kube-proxy, CoreDNS and the Service of cluster DNS.
 const NAMESPACE: &str = "kube-system";
+/// A label of the agents' pods, by which deploy/cluster-dns.yaml finds them.
+const AGENTS: (&str, &str) = ("app.kubernetes.io/name", "mizzen-agent");
 /// The label and annotation of windows' nodes, on which no Mizzen runs.
 const OS: &str = "kubernetes.io/os";
 /// Labels of nodes on which no DaemonSet of Linux runs: Windows, virtual kubelets, EKS Fargate.
@@ -76,6 +81,8 @@ pub struct Proxy {
     /// Whether its controller goes by its template as it is. What it does of it may take for ever:
     /// nodes are not ready, or pods are exchanged when somebody deletes them (`OnDelete`).
     pub observed: bool,
+    /// Which way a run says that it leads the cluster.
+    pub direction: Option<Direction>,
     /// Which object it is.
     #[serde(skip)]
     pub uid: String,
@@ -90,6 +97,15 @@ pub struct Dns {
     pub pods: usize,
     /// Whether the Service leads to CoreDNS, by the label of its pods, and not to the agents.
     pub by_core_dns: bool,
+    /// Whether it leads to the agents' pods, and one of them is ready.
+    pub by_agents: bool,
+}
+
+impl Dns {
+    /// The addresses at which pods ask.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|text| text.parse().ok())
+    }
 }
 
 /// A node.
@@ -272,6 +288,7 @@ async fn proxy(client: &Client, set: &DaemonSet) -> Result<Proxy, LookError> {
         restricted: false,
         rolled_out: false,
         observed: false,
+        direction: None,
         uid: uid(&set.metadata),
         namespace,
     };
@@ -316,6 +333,7 @@ impl Proxy {
     /// Takes what the DaemonSet says of itself.
     fn follow(&mut self, set: &DaemonSet) {
         self.restricted = is_restricted(set);
+        self.direction = Direction::of(&set.metadata);
         self.observed = is_observed(set);
         self.rolled_out = self.observed && is_rolled_out(set);
     }
@@ -380,9 +398,27 @@ async fn dns(client: &Client) -> Result<Option<Dns>, LookError> {
     let Some(spec) = service.and_then(|service| service.spec) else { return Ok(None) };
     let labelled = ListParams::default().labels("k8s-app=kube-dns");
     let pods: Vec<Pod> = list(client, "pods", &labelled).await?;
-    let by_core_dns = spec.selector.iter().flatten().any(|(key, _)| key == "k8s-app");
+    let selector = spec.selector.unwrap_or_default();
+    let by_core_dns = selector.contains_key("k8s-app");
+    let by_agents = are_agents(&selector) && has_ready(client, &selector).await?;
     let addresses = spec.cluster_ips.unwrap_or_default();
-    Ok(Some(Dns { addresses, pods: pods.len(), by_core_dns }))
+    Ok(Some(Dns { addresses, pods: pods.len(), by_core_dns, by_agents }))
+}
+
+/// Whether this finds pods of Mizzen's agent.
+fn are_agents(selector: &BTreeMap<String, String>) -> bool {
+    selector.get(AGENTS.0).is_some_and(|name| name == AGENTS.1)
+}
+
+/// Whether a pod that this finds beside cluster DNS is ready.
+async fn has_ready(
+    client: &Client,
+    selector: &BTreeMap<String, String>,
+) -> Result<bool, LookError> {
+    let labels: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let found = pods.list(&ListParams::default().labels(&labels.join(","))).await;
+    Ok(found.map_err(LookError::of("pods"))?.items.iter().any(is_ready))
 }
 
 async fn core_dns(client: &Client) -> Result<Vec<CoreDns>, LookError> {
@@ -473,6 +509,19 @@ mod tests {
         ] {
             let seen = node_seen(&node(report.clone(), reason), &[]);
             assert_eq!(seen.connects_pods, expected, "{report:?} {reason}");
+        }
+    }
+
+    #[test]
+    fn agents_are_told_by_the_label_of_their_pods() {
+        for (selector, expected) in [
+            (json!({}), false),
+            (json!({"k8s-app": "kube-dns"}), false),
+            (json!({"app.kubernetes.io/name": "mizzen"}), false),
+            (json!({"app.kubernetes.io/name": "mizzen-agent"}), true),
+        ] {
+            let selector = serde_json::from_value(selector).unwrap();
+            assert_eq!(are_agents(&selector), expected, "{selector:?}");
         }
     }
 

@@ -10,11 +10,13 @@
 //! All that was done is written at the API server, so that whoever is stopped goes on from there:
 //! [`plan`] is pure, and looks at nothing else. kube-proxy's DaemonSet keeps what it was before in an
 //! annotation of its own until it is put back ([`affinity`]), and CoreDNS's Deployment how many pods it
-//! had ([`core_dns`]).
+//! had ([`core_dns`]). One way is gone at a time ([`direction`]).
 
 pub mod affinity;
 pub mod carry_out;
 pub mod core_dns;
+pub mod direction;
+pub mod gone_back;
 pub mod look;
 pub mod names;
 pub mod node;
@@ -31,6 +33,10 @@ pub const REPORT: &str = "mizzen.dev/kube-proxy-report";
 /// The annotation of kube-proxy's DaemonSet with the affinity that it had before, as JSON; `null`
 /// where it had none.
 pub const BEFORE: &str = "mizzen.dev/kube-proxy-affinity";
+
+/// The annotation of kube-proxy's DaemonSet that says which way the cluster is led, and by which run, as
+/// JSON ([`direction::Direction`]).
+pub const WAY: &str = "mizzen.dev/kube-proxy-way";
 
 /// The label of a Node that asks its agent whether it answers names: seconds after 1970.
 pub const NAMES_ASKED: &str = "mizzen.dev/cluster-dns-asked";

@@ -48,6 +48,9 @@ pub struct Answer {
     pub answers: bool,
     /// Where, or why not.
     pub said: Vec<String>,
+    /// The cluster DNS addresses at which it was asked and answered; older agents don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at: Vec<IpAddr>,
 }
 
 /// Whom it asks.
@@ -118,13 +121,17 @@ async fn tell(
 
 async fn answer(asked: u64, config: &Config, board: &Board) -> Answer {
     match answered(config, board).await {
-        Ok(said) => Answer { asked, answers: true, said },
-        Err(why) => Answer { asked, answers: false, said: vec![why] },
+        Ok(()) => {
+            let said = config.listeners.iter().map(|at| format!("{at} answers")).collect();
+            let at = config.listeners.iter().map(SocketAddr::ip).collect();
+            Answer { asked, answers: true, said, at }
+        }
+        Err(why) => Answer { asked, answers: false, said: vec![why], at: Vec::new() },
     }
 }
 
-/// Where names are answered, or why not.
-async fn answered(config: &Config, board: &Board) -> Result<Vec<String>, String> {
+/// Why names are not answered, where they are not: at each of the addresses.
+async fn answered(config: &Config, board: &Board) -> Result<(), String> {
     if config.listeners.is_empty() {
         return Err("this agent answers no names (`dns: false`)".to_owned());
     }
@@ -134,12 +141,10 @@ async fn answered(config: &Config, board: &Board) -> Result<Vec<String>, String>
         Some(State::Waiting(why) | State::Degraded(why)) => return Err(format!("dns: {why}")),
         None => return Err("dns: it begins".to_owned()),
     }
-    let mut said = Vec::new();
     for at in &config.listeners {
         ask(*at, &config.domain).await.map_err(|why| format!("a question to {at}: {why}"))?;
-        said.push(format!("{at} answers"));
     }
-    Ok(said)
+    Ok(())
 }
 
 /// Asks for the API's own Service, which every cluster has.
@@ -224,10 +229,8 @@ mod tests {
         assert!(!waits.answers && waits.said[0].contains("port 53 is taken"), "{waits:?}");
         board.report(dns::PART, State::Ready);
         let answers = answer(7, &config(vec![at]), &board).await;
-        assert_eq!(
-            answers,
-            Answer { asked: 7, answers: true, said: vec![format!("{at} answers")] }
-        );
+        let said = vec![format!("{at} answers")];
+        assert_eq!(answers, Answer { asked: 7, answers: true, said, at: vec![at.ip()] });
         for said in ["the code 2", "no answer to it"] {
             let fails = answer(7, &config(vec![at]), &board).await;
             assert!(!fails.answers && fails.said[0].contains(said), "{fails:?}");

@@ -1,15 +1,11 @@
 //! The agent's side: does on its node what the Node's label asks for, and reports in an annotation.
 //!
-//! An agent whose node went back to kube-proxy has no services: a file in its data folder says so,
-//! also after a restart without an API server, until the label asks for Mizzen again. Between the two
-//! the process ends, and its supervisor (a kubelet, systemd) starts it anew.
+//! An agent whose node went back to kube-proxy has no services: a file in its data folder says so
+//! ([`super::gone_back`]), also after a restart without an API server, until the label asks for Mizzen
+//! again, or the cluster is another one. Between the two the process ends, and its supervisor (a
+//! kubelet, systemd) starts it anew.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -20,7 +16,10 @@ use serde_json::json;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use super::{REPORT, Report};
+use super::{
+    REPORT, Report,
+    gone_back::{self, GoneBack},
+};
 use crate::{
     datapath, foreign,
     kube::client::{Clients, limited},
@@ -37,8 +36,6 @@ use crate::{
 
 /// The part on the board.
 pub const PART: &str = "kube-proxy";
-/// In the data folder, where services went back to kube-proxy.
-const FILE: &str = "services-of-kube-proxy";
 /// How often it is looked while what is asked for is not so.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is said again that Mizzen serves, while that is asked for.
@@ -59,15 +56,10 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Whether this agent was told to balance services.
     pub services: bool,
-    /// Whether these went back to kube-proxy.
-    pub gone_back: bool,
+    /// What is kept of it, where these went back to kube-proxy.
+    pub gone_back: Option<GoneBack>,
     /// Whether this agent connects pods.
     pub cni: bool,
-}
-
-/// Whether services of this node went back to kube-proxy.
-pub fn went_back(data_dir: Option<&Path>) -> bool {
-    data_dir.is_some_and(|folder| folder.join(FILE).exists())
 }
 
 /// What an answer to the label's value leads to.
@@ -90,24 +82,18 @@ pub async fn run(
     let node = config.node_name.clone();
     let label =
         |snapshot: &Snapshot| snapshot.nodes.get(node.as_str()).and_then(|node| node.kube_proxy);
-    let mut follower = Follower { config, servers, board, told: None, failures: 0 };
+    let mut follower = Follower::new(config, servers, board);
     loop {
         let asked = label(&snapshots.borrow_and_update());
-        let pause = match asked {
-            None => {
-                follower.told = None;
-                None
+        let pause = match follower.next(asked).await {
+            Next::Rests => None,
+            Next::Looks(pause) => Some(pause),
+            Next::Ends => {
+                tracing::info!("ending, to be started anew with other roles");
+                stop();
+                cancel.cancelled().await;
+                return Ok(());
             }
-            Some(phase) => match follower.follow(phase).await {
-                Next::Rests => None,
-                Next::Looks(pause) => Some(pause),
-                Next::Ends => {
-                    tracing::info!("ending, to be started anew with other roles");
-                    stop();
-                    cancel.cancelled().await;
-                    return Ok(());
-                }
-            },
         };
         let changed = async {
             if snapshots.wait_for(|snapshot| label(snapshot) != asked).await.is_err() {
@@ -129,6 +115,7 @@ pub async fn run(
 }
 
 /// What follows an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// It is as the label asks for.
     Rests,
@@ -138,6 +125,37 @@ enum Next {
     Ends,
 }
 
+impl Next {
+    /// What comes first of two.
+    fn sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Ends, _) | (_, Self::Ends) => Self::Ends,
+            (Self::Looks(one), Self::Looks(other)) => Self::Looks(one.min(other)),
+            (Self::Looks(pause), Self::Rests) | (Self::Rests, Self::Looks(pause)) => {
+                Self::Looks(pause)
+            }
+            (Self::Rests, Self::Rests) => Self::Rests,
+        }
+    }
+}
+
+/// Which cluster this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cluster {
+    /// Nobody has asked yet.
+    Unasked,
+    /// The agent's role does not say.
+    Hidden,
+    /// This one.
+    Known(String),
+}
+
+impl Cluster {
+    fn name(&self) -> Option<&str> {
+        if let Self::Known(name) = self { Some(name) } else { None }
+    }
+}
+
 /// One that answers, and reports.
 struct Follower {
     config: Config,
@@ -145,18 +163,100 @@ struct Follower {
     board: Arc<Board>,
     /// The report that is known to be at the Node.
     told: Option<Report>,
-    /// Reports in a row that were not taken.
+    /// Calls of the API server in a row that failed.
     failures: usize,
+    cluster: Cluster,
 }
 
 impl Follower {
-    async fn follow(&mut self, phase: KubeProxy) -> Next {
+    fn new(config: Config, servers: Clients, board: Arc<Board>) -> Self {
+        Self { config, servers, board, told: None, failures: 0, cluster: Cluster::Unasked }
+    }
+
+    /// Does what the label asks for, if anything.
+    async fn next(&mut self, asked: Option<KubeProxy>) -> Next {
+        let minds = self.mind(asked).await;
+        match asked {
+            None => {
+                self.told = None;
+                minds
+            }
+            Some(_) if minds == Next::Ends => minds,
+            Some(phase) => minds.sooner(self.follow(phase).await),
+        }
+    }
+
+    /// Says that services are kube-proxy's, where they went back to it, and ends that where it was in
+    /// another cluster.
+    async fn mind(&mut self, asked: Option<KubeProxy>) -> Next {
+        let Some(kept) = self.config.gone_back.clone() else { return Next::Rests };
+        self.board.report(gone_back::PART, kept.state(asked));
+        if !kept.names_cluster() {
+            return Next::Rests;
+        }
+        if let Err(error) = self.ask_cluster().await {
+            tracing::debug!(%error, "ask which cluster this is");
+            return Next::Looks(RETRY);
+        }
+        if !self.cluster.name().is_some_and(|cluster| kept.is_of_another(cluster)) {
+            return Next::Rests;
+        }
+        match kept.remove() {
+            Ok(()) => {
+                tracing::warn!(
+                    ?kept,
+                    "services went back to kube-proxy in another cluster; here they are Mizzen's"
+                );
+                Next::Ends
+            }
+            Err(why) => {
+                tracing::warn!(why, "services went back to kube-proxy in another cluster");
+                Next::Looks(RETRY)
+            }
+        }
+    }
+
+    /// Asks which cluster this is, once.
+    async fn ask_cluster(&mut self) -> Result<(), kube::Error> {
+        if self.cluster != Cluster::Unasked {
+            return Ok(());
+        }
+        let client = self.servers.pick(self.failures).client;
+        match gone_back::cluster(client).await {
+            Ok(name) => self.cluster = Cluster::Known(name),
+            Err(kube::Error::Api(status)) if status.code == 403 => self.cluster = Cluster::Hidden,
+            Err(error) => {
+                self.failures += 1;
+                self.servers.look_again().await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the label asks for, done as far as it can be now.
+    async fn answer(&mut self, phase: KubeProxy) -> Answer {
+        // It is remembered for this cluster alone.
+        let goes_back = self.config.services && self.config.gone_back.is_none();
+        if (phase, goes_back) == (KubeProxy::Returning, true)
+            && let Err(error) = self.ask_cluster().await
+        {
+            let why = format!("ask which cluster this is, to remember it for this one: {error}");
+            return Answer::Report(not_yet(phase, vec![why]));
+        }
+        let cluster = self.cluster.name().map(str::to_owned);
         let (here, board) = (self.config.clone(), Arc::clone(&self.board));
-        let answered = tokio::task::spawn_blocking(move || answer(phase, &here, &board)).await;
-        let (report, again) = match answered {
-            Ok(Answer::Report(report)) => (report, false),
-            Ok(Answer::Again(report)) => (report, true),
-            Err(error) => (not_yet(phase, vec![error.to_string()]), false),
+        let answered =
+            tokio::task::spawn_blocking(move || answer(phase, &here, cluster.as_deref(), &board));
+        answered
+            .await
+            .unwrap_or_else(|error| Answer::Report(not_yet(phase, vec![error.to_string()])))
+    }
+
+    async fn follow(&mut self, phase: KubeProxy) -> Next {
+        let (report, again) = match self.answer(phase).await {
+            Answer::Report(report) => (report, false),
+            Answer::Again(report) => (report, true),
         };
         let report = Report { connects_pods: Some(self.config.cni), ..report };
         let is_done = report.done;
@@ -240,20 +340,22 @@ fn not_yet(phase: KubeProxy, said: Vec<String>) -> Report {
     Report { done: false, ..done(phase, said) }
 }
 
-/// Does what is asked for, as far as it can be done now.
-fn answer(phase: KubeProxy, config: &Config, board: &Board) -> Answer {
+/// Does what is asked for in this cluster, as far as it can be done now.
+fn answer(phase: KubeProxy, config: &Config, cluster: Option<&str>, board: &Board) -> Answer {
     let report = |answered: Result<Report, String>| {
         Answer::Report(answered.unwrap_or_else(|why| not_yet(phase, vec![why])))
     };
-    match (phase, config.services && !config.gone_back) {
-        (KubeProxy::Returning, false) => report(let_go(config)),
-        (KubeProxy::Returning, true) => go_back(config),
-        (_, false) if config.gone_back => come_again(phase, config),
-        (_, false) => report(Err("this agent has no services (`services: false`)".to_owned())),
-        (KubeProxy::Runs | KubeProxy::Leaving, true) => {
+    match (phase, config.services && config.gone_back.is_none(), &config.gone_back) {
+        (KubeProxy::Returning, false, _) => report(let_go(config)),
+        (KubeProxy::Returning, true, _) => go_back(config, cluster),
+        (_, false, Some(kept)) => come_again(phase, kept),
+        (_, false, None) => {
+            report(Err("this agent has no services (`services: false`)".to_owned()))
+        }
+        (KubeProxy::Runs | KubeProxy::Leaving, true, _) => {
             report(serves(board).map(|()| done(phase, vec!["Mizzen serves".to_owned()])))
         }
-        (KubeProxy::Removed, true) => report(serves(board).and_then(|()| remove(config))),
+        (KubeProxy::Removed, true, _) => report(serves(board).and_then(|()| remove(config))),
     }
 }
 
@@ -301,7 +403,7 @@ fn remove(config: &Config) -> Result<Report, String> {
 
 /// Gives the services back, once kube-proxy's rules are there: this process ends, and the next has
 /// none.
-fn go_back(config: &Config) -> Answer {
+fn go_back(config: &Config, cluster: Option<&str>) -> Answer {
     let phase = KubeProxy::Returning;
     let may = || {
         if config.cni {
@@ -321,19 +423,12 @@ fn go_back(config: &Config) -> Answer {
         let Some(folder) = &config.data_dir else {
             return Err("this agent has no data folder (--data-dir) to remember it in".to_owned());
         };
-        keep(folder).map_err(|error| format!("write {}: {error}", folder.join(FILE).display()))
+        GoneBack::keep(folder, cluster)
     };
     match may() {
         Ok(()) => Answer::Again(not_yet(phase, vec!["the agent starts anew".to_owned()])),
         Err(why) => Answer::Report(not_yet(phase, vec![why])),
     }
-}
-
-/// For good: after a loss of power too.
-fn keep(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    fs::File::create(folder.join(FILE))?.sync_all()?;
-    fs::File::open(folder)?.sync_all()
 }
 
 /// Takes the datapath out of force that the process before left.
@@ -349,19 +444,26 @@ fn let_go(config: &Config) -> Result<Report, String> {
 }
 
 /// Has services again: this process ends, and the next has them.
-fn come_again(phase: KubeProxy, config: &Config) -> Answer {
-    let file = config.data_dir.as_deref().unwrap_or(Path::new("")).join(FILE);
-    match fs::remove_file(&file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Answer::Report(not_yet(phase, vec![format!("remove {}: {error}", file.display())]))
-        }
-        _ => Answer::Again(not_yet(phase, vec!["the agent starts anew".to_owned()])),
+fn come_again(phase: KubeProxy, kept: &GoneBack) -> Answer {
+    match kept.remove() {
+        Err(why) => Answer::Report(not_yet(phase, vec![why])),
+        Ok(()) => Answer::Again(not_yet(phase, vec!["the agent starts anew".to_owned()])),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn answer(phase: KubeProxy, config: &Config, board: &Board) -> Answer {
+        super::answer(phase, config, Some("of-this-cluster"), board)
+    }
+
+    fn kept(folder: &Path) -> Option<GoneBack> {
+        GoneBack::read(Some(folder))
+    }
 
     fn config(folder: &Path) -> Config {
         Config {
@@ -369,7 +471,7 @@ mod tests {
             data_dir: Some(folder.to_owned()),
             bpffs: folder.join("bpf"),
             services: true,
-            gone_back: false,
+            gone_back: None,
             cni: false,
         }
     }
@@ -385,15 +487,14 @@ mod tests {
     fn an_agent_that_went_back_starts_anew_when_it_is_wanted_again() {
         let folder = tempfile::tempdir().unwrap();
         let board = Board::default();
-        let config = Config { gone_back: true, ..config(folder.path()) };
-        keep(folder.path()).unwrap();
-        assert!(went_back(Some(folder.path())));
+        GoneBack::keep(folder.path(), Some("of-this-cluster")).unwrap();
+        let config = Config { gone_back: kept(folder.path()), ..config(folder.path()) };
+        assert!(config.gone_back.is_some());
         let (again, report) = said(answer(KubeProxy::Returning, &config, &board));
         assert!(!again && report.is_done(KubeProxy::Returning), "nothing is in force: {report:?}");
         let (again, report) = said(answer(KubeProxy::Runs, &config, &board));
         assert!(again && !report.done, "{report:?}");
-        assert!(!went_back(Some(folder.path())));
-        assert!(!went_back(None));
+        assert_eq!(kept(folder.path()), None);
     }
 
     #[test]
@@ -418,7 +519,7 @@ mod tests {
         let config = Config { cni: true, ..config(folder.path()) };
         let (again, report) = said(answer(KubeProxy::Returning, &config, &Board::default()));
         assert!(!again && report.said[0].contains("connects the node's pods"), "{report:?}");
-        assert!(!went_back(Some(folder.path())));
+        assert_eq!(kept(folder.path()), None);
     }
 
     #[test]
@@ -427,5 +528,18 @@ mod tests {
         let config = Config { services: false, ..config(folder.path()) };
         let (again, report) = said(answer(KubeProxy::Removed, &config, &Board::default()));
         assert!(!again && report.said[0].contains("services: false"), "{report:?}");
+    }
+
+    #[test]
+    fn the_sooner_of_two_is_what_follows() {
+        let (soon, late) = (Next::Looks(LOOK), Next::Looks(RETRY));
+        for (one, other, expected) in [
+            (Next::Rests, Next::Rests, Next::Rests),
+            (Next::Rests, late, late),
+            (soon, late, soon),
+            (late, Next::Ends, Next::Ends),
+        ] {
+            assert_eq!((one.sooner(other), other.sooner(one)), (expected, expected));
+        }
     }
 }

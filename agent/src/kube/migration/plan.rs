@@ -1,22 +1,34 @@
 //! What is to be done next, by what there is. Pure: whoever is stopped and begins anew comes to the
 //! same.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     core_dns,
-    look::{NodeSeen, Seen},
+    look::{Dns, NodeSeen, Seen},
     names::Answer,
 };
 use crate::{migrate::plan::Obstacle, model::node::KubeProxy};
 
 /// Which way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// From kube-proxy to Mizzen.
+    #[serde(rename = "apply")]
     There,
     /// From Mizzen to kube-proxy.
+    #[serde(rename = "rollback")]
     Back,
+}
+
+impl Way {
+    /// What the operator says to go it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::There => "apply",
+            Self::Back => "rollback",
+        }
+    }
 }
 
 /// Something that is written at the API server.
@@ -172,9 +184,10 @@ fn there(seen: &Seen, only: &[String]) -> Next {
         let phase = if proxy.restricted { KubeProxy::Removed } else { KubeProxy::Runs };
         return label(node, phase);
     }
-    // Somebody put it back, and its rules are there again.
-    if let Some(node) = seen.nodes.iter().find(|node| is_back(node)) {
-        return label(node, KubeProxy::Leaving);
+    // Somebody put it back. It may be the only one that serves there, so it stays, also where nothing
+    // else is to be done, until Mizzen is seen to serve.
+    if let Some(node) = seen.nodes.iter().find(|node| is_back(node, proxy.restricted)) {
+        return label(node, KubeProxy::Runs);
     }
     if !proxy.restricted {
         return Next::Do(Step::Restrict);
@@ -283,9 +296,15 @@ fn serves_now(node: &NodeSeen, now_s: u64) -> bool {
     report.is_some_and(|report| report.is_done(KubeProxy::Runs) && report.is_fresh(now_s))
 }
 
-/// Whether kube-proxy runs where it had been removed.
-fn is_back(node: &NodeSeen) -> bool {
-    node.phase == Some(KubeProxy::Removed) && node.proxy_pods > 0
+/// Whether kube-proxy runs where it had been removed, or was about to end when somebody had its
+/// DaemonSet run everywhere again: it would end with the next restriction.
+fn is_back(node: &NodeSeen, restricted: bool) -> bool {
+    let had_to_go = match node.phase {
+        Some(KubeProxy::Removed) => true,
+        Some(KubeProxy::Leaving) => !restricted,
+        Some(KubeProxy::Runs | KubeProxy::Returning) | None => false,
+    };
+    had_to_go && node.proxy_pods > 0
 }
 
 fn agent(node: &NodeSeen, what: &str) -> Next {
@@ -444,9 +463,10 @@ fn fulfil(seen: &mut Seen, wait: &Wait) {
     for proxy in seen.proxies.iter_mut().filter(|_| wait.node.is_empty()) {
         proxy.observed = true;
     }
+    let asked_at: Vec<_> = seen.dns.iter().flat_map(Dns::ips).collect();
     for node in seen.nodes.iter_mut().filter(|node| node.name == wait.node) {
-        let said = Vec::new();
-        node.names_answer = node.names_asked.map(|asked| Answer { asked, answers: true, said });
+        let (said, at) = (Vec::new(), asked_at.clone());
+        node.names_answer = node.names_asked.map(|asked| Answer { asked, answers: true, said, at });
         let Some(phase) = node.phase else { continue };
         let wanted = matches!(phase, KubeProxy::Runs | KubeProxy::Returning);
         (node.proxy_pods, node.proxy_ready) = (wanted.into(), wanted.into());

@@ -176,7 +176,7 @@ impl Field {
             ("--bpffs", &options.bpffs),
             ("--cgroup-root", &cgroup),
             ("--state-dir", &host.state.path().to_owned()),
-            ("--data-dir", &host.state.path().join("data")),
+            ("--data-dir", &host.data_dir()),
         ] {
             if !flags.contains(&flag) {
                 command.arg(flag).arg(value);
@@ -274,6 +274,11 @@ async fn resolvers(client: &Client, family: Family) {
 }
 
 impl Host {
+    /// What its agents keep over a restart.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.state.path().join("data")
+    }
+
     fn new(wire: &Netns, number: u8) -> Self {
         let node = TestNode::new(&format!("node{number}"));
         let netns = &node.netns;

@@ -37,6 +37,7 @@ pub(crate) fn proxy() -> Proxy {
         restricted: false,
         rolled_out: true,
         observed: true,
+        direction: None,
         uid: "of-kube-proxy".to_owned(),
     }
 }
@@ -110,11 +111,51 @@ fn a_kube_proxy_that_somebody_put_back_goes_again_and_its_rules_with_it() {
     let mut seen = cluster(&[("a", Some(KubeProxy::Removed))], false);
     seen.nodes[0].report = Some(report(KubeProxy::Removed));
     (seen.nodes[0].proxy_pods, seen.nodes[0].proxy_ready) = (1, 1);
-    assert_eq!(words(&seen, Way::There, &[]), ["a leaving", "restrict", "a removed"]);
+    let there = ["a runs", "restrict", "a leaving", "a removed"];
+    assert_eq!(words(&seen, Way::There, &[]), there);
     // Or all goes back, and Mizzen's services out of force before the labels.
     assert_eq!(words(&seen, Way::Back, &[]), ["a returning", "a -"]);
     seen.nodes[0].phase = Some(KubeProxy::Runs);
     assert_eq!(words(&seen, Way::Back, &[]), ["a -"], "it never went");
+}
+
+/// As after an upgrade by kubeadm, where the agent of one node is gone: kube-proxy alone serves there.
+#[test]
+fn a_kube_proxy_that_is_back_stays_where_mizzen_does_not_serve() {
+    let removed = Some(KubeProxy::Removed);
+    for (phase, restricted) in
+        [(KubeProxy::Removed, false), (KubeProxy::Leaving, false), (KubeProxy::Removed, true)]
+    {
+        let mut seen = cluster(&[("a", removed), ("b", Some(phase))], restricted);
+        for node in &mut seen.nodes {
+            (node.proxy_pods, node.proxy_ready) = (1, 1);
+        }
+        // What that agent said when it last ran; it says nothing more.
+        seen.nodes[1].report = Some(Report { at: 0, ..report(phase) });
+        for only in [vec!["a".to_owned()], Vec::new()] {
+            let mut seen = seen.clone();
+            let end = loop {
+                match next(&seen, Way::There, &only) {
+                    Next::Do(step) => assume(&mut seen, &step),
+                    Next::Wait(wait) if wait.node == "a" => fulfil(&mut seen, &wait),
+                    end => break end,
+                }
+            };
+            let b = &seen.nodes[1];
+            assert_eq!((b.phase, b.proxy_pods), (Some(KubeProxy::Runs), 1), "{phase:?} {only:?}");
+            assert_eq!(seen.nodes[0].phase, removed, "it serves on the other");
+            assert!(seen.proxies[0].restricted, "{phase:?} {only:?}");
+            if only.is_empty() {
+                assert!(matches!(&end, Next::Wait(wait) if wait.node == "b"), "{end:?}");
+            } else {
+                assert_eq!(end, Next::Done);
+            }
+        }
+        // And where its kubelet is away, it is left as it is.
+        seen.nodes[1].ready = false;
+        let steps = words(&seen, Way::There, &[]);
+        assert!(!steps.iter().any(|step| step == "b leaving"), "{steps:?}");
+    }
 }
 
 #[test]
