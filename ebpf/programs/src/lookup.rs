@@ -29,28 +29,19 @@ use crate::maps::{
 #[unsafe(no_mangle)]
 static HAS_LOOP: Global<u32> = Global::new(1);
 
-/// How often a frontend is looked for whose element was replaced meanwhile.
-const FRONTEND_LOOKS: u32 = 2;
-
 /// The maps.
 struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Frontend {
-        // An element that was replaced may be another key's by the time that it is copied. The key
-        // has its new one by then: a second look finds it.
-        for _ in 0..FRONTEND_LOOKS {
-            let Some(found) = FRONTENDS.get_value_ptr_mut(PRESENT, key) else {
-                break;
-            };
-            // SAFETY: the element may be reused under our hands; the copy proves below whose it is.
-            let found = unsafe { core::ptr::read_volatile(found) };
-            if found.is_of(key) {
-                return found;
-            }
-        }
-        Frontend { set: NO_SET, flags: 0, identity: 0 }
+        let nothing = Frontend { set: NO_SET, flags: 0, identity: 0 };
+        let Some(found) = FRONTENDS.get_value_ptr_mut(PRESENT, key) else {
+            return nothing;
+        };
+        // SAFETY: the element may be reused under our hands; the copy proves below whose it is.
+        let found = unsafe { core::ptr::read_volatile(found) };
+        if found.is_of(key) { found } else { nothing }
     }
 
     #[inline(always)]

@@ -122,13 +122,15 @@ fn forget(sock: &SockAddr, protocol: u8) {
 }
 
 /// Another port of a service's address is refused (B8, B9); what no service has is no business of
-/// a socket (B10 is the packet path's).
+/// a socket (B10 is the packet path's). A second look at the frontends finds one whose element was
+/// replaced during the first, and had become another's: the packet path translates that connection.
 #[inline(always)]
 fn unserved(sock: &SockAddr, dialled: &Dialled, reason: &Unserved) -> Untranslated {
     if matches!(reason, Unserved::Unknown)
         && sock.protocol() == protocol::TCP
         && lookup::refuses_other_ports(dialled.addr)
         && !client::opted_out(sock)
+        && lookup::frontend(dialled.addr, dialled.port, protocol::TCP).is_none()
     {
         Untranslated::Refused(NO_SET)
     } else {

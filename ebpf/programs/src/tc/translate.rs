@@ -41,7 +41,10 @@ pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: u32) -> i32 {
     scratch.opening.device = device;
     let from_elsewhere = UPLINK && device == 0;
-    let verdict = find(skb, &scratch.packet, &mut scratch.opening, from_elsewhere);
+    let mut verdict = find(skb, &scratch.packet, &mut scratch.opening, from_elsewhere);
+    if verdict == UNKNOWN {
+        verdict = unfound(skb, &scratch.packet);
+    }
     if verdict == UNKNOWN {
         return if UPLINK { PASS } else { masquerade::open(skb, scratch) };
     }
@@ -63,23 +66,14 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
 }
 
 /// Finds what the packet dials, and the slots that its traffic policy gives it; [`UNKNOWN`] where
-/// that is no service, and nothing else of the cluster's ranges. `from_elsewhere` says that the
-/// packet came in from another host; `opening` has the device already.
+/// that is no service. `from_elsewhere` says that the packet came in from another host; `opening`
+/// has the device already.
 #[inline(never)]
 fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) -> i32 {
     let key = &packet.key;
     let Some(frontend) = lookup::frontend(key.destination, key.destination_port, key.protocol)
     else {
-        let flags = lookup::range_flags(&key.destination);
-        let of_services = flags & cluster_range_flags::SERVICES != 0;
-        // A cluster IP is refused though no range is known that it is from.
-        return if of_services || flags == 0 && lookup::refuses_other_ports(key.destination) {
-            unserved(skb, packet)
-        } else if flags == 0 {
-            UNKNOWN
-        } else {
-            PASS // of the cluster
-        };
+        return UNKNOWN;
     };
     if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
         return PASS; // the node itself answers for it at present
@@ -111,6 +105,19 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
     opening.to.source = packet.key.source;
     opening.to.source_port = packet.key.source_port;
     OPENED
+}
+
+/// The verdict on a packet that dials what [`find`] found nothing for; [`UNKNOWN`] where that is
+/// nothing of the cluster's ranges either. A cluster IP is refused though no range is known that it
+/// is from.
+#[inline(never)]
+fn unfound(skb: Skb, packet: &Packet) -> i32 {
+    let to = packet.key.destination;
+    match lookup::range_flags(&to) {
+        0 if !lookup::refuses_other_ports(to) => UNKNOWN,
+        flags if flags != 0 && flags & cluster_range_flags::SERVICES == 0 => PASS, // of the cluster
+        _ => unserved(skb, packet),
+    }
 }
 
 /// The verdict on a packet that would open a flow to what is no frontend (B8-B10, V5).
