@@ -61,24 +61,28 @@ fn address(values: &Values, path: &str, port: u16) -> Option<std::net::SocketAdd
 }
 
 fn node_port_addresses(values: &Values) -> Vec<String> {
+    let mode = mode(values);
     let localhost = values.flag("iptables.localhostNodePorts").unwrap_or(true);
     let named = values.texts("nodePortAddresses");
-    let unset: &[&str] = match mode(values) {
-        "nftables" => &["primary"],
-        "iptables" if localhost => &ALL,
-        _ => &ALL_BUT_LOOPBACK,
-    };
-    let meant = |word: &'_ str| -> Vec<String> {
-        match word {
-            "all" => ALL.map(str::to_owned).into(),
-            "localhost" => LOOPBACK.map(str::to_owned).into(),
-            other => vec![other.to_owned()],
-        }
-    };
-    if named.is_empty() {
-        return unset.iter().map(|text| (*text).to_owned()).collect();
+    let is_primary = if named.is_empty() { mode == "nftables" } else { named == ["primary"] };
+    if is_primary {
+        return vec!["primary".to_owned()];
     }
-    named.iter().flat_map(|word| meant(word)).collect()
+    let all: &[&str] = if mode == "iptables" && localhost { &ALL } else { &ALL_BUT_LOOPBACK };
+    let meant = named.iter().flat_map(|word| match word.as_str() {
+        "all" => ALL.to_vec(),
+        "localhost" => LOOPBACK.to_vec(),
+        range => vec![range],
+    });
+    let mut ranges: Vec<&str> = meant.collect();
+    // kube-proxy has a list for each family: one that is empty means all addresses.
+    for ipv6 in [false, true] {
+        let is_of_family = |range: &&str| range.contains(':') == ipv6;
+        if !ranges.iter().any(is_of_family) {
+            ranges.extend(all.iter().copied().filter(is_of_family));
+        }
+    }
+    ranges.into_iter().map(str::to_owned).collect()
 }
 
 /// How pods are told from others, the ranges for it, and the device that leads to them.

@@ -225,7 +225,8 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         NodePortAddresses,
         Becomes(
             &["node_port_addresses"],
-            "`localhost` and `all` as the ranges that they stand for",
+            "`localhost` and `all` as the ranges that they stand for; a family of which no range is \
+             named takes node ports at all of its addresses",
         ),
     ),
     field(

@@ -127,6 +127,13 @@ fn f45_what_the_table_says_of_a_field_is_what_happens() {
     }
 }
 
+/// Whether an address is in one of these ranges.
+fn holds(ranges: &[String], ip: &str) -> bool {
+    let ip = ip.parse().unwrap();
+    let range = |text: &String| crate::kube::convert::parse_cidr(text).unwrap();
+    ranges.iter().map(range).any(|range| range.contains(ip))
+}
+
 #[test]
 fn f06_an_empty_list_of_node_port_addresses_means_what_the_mode_says() {
     let of = |rest: &str| {
@@ -139,11 +146,7 @@ fn f06_an_empty_list_of_node_port_addresses_means_what_the_mode_says() {
     }
     for without_loopback in ["mode: ipvs", "iptables: {localhostNodePorts: false}"] {
         let ranges = of(without_loopback);
-        let holds = |ip: &str| {
-            let ip = ip.parse().unwrap();
-            let range = |text: &String| crate::kube::convert::parse_cidr(text).unwrap();
-            ranges.iter().map(range).any(|range| range.contains(ip))
-        };
+        let holds = |ip: &str| holds(&ranges, ip);
         for out in ["127.0.0.1", "127.255.255.255", "::1"] {
             assert!(!holds(out), "{without_loopback}: {out}");
         }
@@ -154,6 +157,28 @@ fn f06_an_empty_list_of_node_port_addresses_means_what_the_mode_says() {
     }
     assert_eq!(of("nodePortAddresses: [primary]"), ["primary"]);
     assert_eq!(of("nodePortAddresses: [localhost]"), ["127.0.0.0/8", "::1/128"]);
+}
+
+#[test]
+fn f06_a_family_of_which_no_node_port_address_is_named_has_all() {
+    for mode in ["iptables", "ipvs", "nftables"] {
+        for (named, given, more) in [
+            ("192.0.2.0/24", "192.0.2.1", "2001:db8::1"),
+            ("2001:db8::/64", "2001:db8::1", "192.0.2.1"),
+            ("127.0.0.0/8", "127.0.0.1", "fd00::1"),
+        ] {
+            let rest = format!("mode: {mode}\nnodePortAddresses: ['{named}']");
+            let of_both = config(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}\n"));
+            let of_both = of_both.node_port_addresses;
+            assert_eq!(of_both[0], named);
+            assert!(holds(&of_both, given) && holds(&of_both, more), "{rest}: {of_both:?}");
+            let other = if more.contains(':') { "198.51.100.1" } else { "2001:db8:1::1" };
+            assert!(!holds(&of_both, other), "{rest}: {of_both:?}");
+        }
+        let rest = format!("mode: {mode}\nnodePortAddresses: [192.0.2.0/24, 'fd00::/64']");
+        let named = config(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}\n"));
+        assert_eq!(named.node_port_addresses, ["192.0.2.0/24", "fd00::/64"], "{mode}");
+    }
 }
 
 #[test]
