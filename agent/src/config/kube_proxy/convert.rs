@@ -1,8 +1,12 @@
 //! The settings that a KubeProxyConfiguration's values become. Pure.
 
-use std::path::PathBuf;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use super::{File, Values, listen_address};
+use crate::kube::convert::parse_cidr;
 
 /// From this verbosity on klog tells what is for debugging.
 const VERBOSITY_DEBUG: i64 = 4;
@@ -25,6 +29,8 @@ const ALL_BUT_LOOPBACK: [&str; 11] = [
     "fc00::/7",
     "fe80::/10",
 ];
+/// Stands where no address takes node ports: no node has it.
+const NOWHERE: &str = "0.0.0.0/32";
 
 /// What the values of a file become.
 pub(super) fn settings(values: &Values) -> File {
@@ -60,15 +66,29 @@ fn address(values: &Values, path: &str, port: u16) -> Option<std::net::SocketAdd
     listen_address(values.text(path)?, port)
 }
 
+/// Which loopback addresses take node ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loopback {
+    /// None.
+    Closed,
+    /// Those that are named themselves.
+    Named,
+    /// Those, and IPv4's as a part of a larger range.
+    Ipv4,
+}
+
 fn node_port_addresses(values: &Values) -> Vec<String> {
     let mode = mode(values);
-    let localhost = values.flag("iptables.localhostNodePorts").unwrap_or(true);
     let named = values.texts("nodePortAddresses");
     let is_primary = if named.is_empty() { mode == "nftables" } else { named == ["primary"] };
     if is_primary {
         return vec!["primary".to_owned()];
     }
-    let all: &[&str] = if mode == "iptables" && localhost { &ALL } else { &ALL_BUT_LOOPBACK };
+    let loopback = match (mode, values.flag("iptables.localhostNodePorts")) {
+        ("iptables", Some(false)) => Loopback::Closed,
+        ("iptables", _) => Loopback::Ipv4,
+        _ => Loopback::Named,
+    };
     let meant = named.iter().flat_map(|word| match word.as_str() {
         "all" => ALL.to_vec(),
         "localhost" => LOOPBACK.to_vec(),
@@ -76,13 +96,33 @@ fn node_port_addresses(values: &Values) -> Vec<String> {
     });
     let mut ranges: Vec<&str> = meant.collect();
     // kube-proxy has a list for each family: one that is empty means all addresses.
-    for ipv6 in [false, true] {
-        let is_of_family = |range: &&str| range.contains(':') == ipv6;
-        if !ranges.iter().any(is_of_family) {
-            ranges.extend(all.iter().copied().filter(is_of_family));
+    for all in ALL {
+        if !ranges.iter().any(|range| range.contains(':') == all.contains(':')) {
+            ranges.push(all);
         }
     }
-    ranges.into_iter().map(str::to_owned).collect()
+    let open = ranges.into_iter().flat_map(|range| open(range, loopback));
+    let open: Vec<String> = open.map(str::to_owned).collect();
+    if open.is_empty() { vec![NOWHERE.to_owned()] } else { open }
+}
+
+/// What of a range takes node ports, as ranges: kube-proxy opens loopback addresses only where its
+/// mode can, and those of IPv6 never by a range that holds others too.
+fn open(range: &str, loopback: Loopback) -> Vec<&str> {
+    let Some(cidr) = parse_cidr(range) else { return vec![range] };
+    let is_whole = if cidr.address.is_loopback() {
+        loopback != Loopback::Closed
+    } else if cidr.contains(Ipv4Addr::LOCALHOST.into()) {
+        loopback == Loopback::Ipv4
+    } else {
+        !cidr.contains(Ipv6Addr::LOCALHOST.into())
+    };
+    if is_whole {
+        return vec![range];
+    }
+    // A range holds each of these wholly or not at all, for none of them holds a loopback address.
+    let within = |part: &&str| parse_cidr(part).is_some_and(|part| cidr.contains(part.address));
+    ALL_BUT_LOOPBACK.into_iter().filter(within).collect()
 }
 
 /// How pods are told from others, the ranges for it, and the device that leads to them.

@@ -154,7 +154,7 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         Bool,
         Becomes(
             &["node_port_addresses"],
-            "in mode iptables without nodePortAddresses: false leaves out loopback addresses",
+            "in mode iptables: false leaves out loopback addresses, whatever nodePortAddresses says",
         ),
     ),
     field(
@@ -213,7 +213,8 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         Becomes(
             &["node_port_addresses"],
             "services are balanced in eBPF whatever it is; but with nftables an empty \
-             nodePortAddresses means `primary`, and with the others all addresses",
+             nodePortAddresses means `primary`, and with the others all addresses: of loopback IPv4's \
+             alone, and with iptables alone",
         ),
     ),
     field("nftables.masqueradeAll", Bool, Becomes(&["masquerade_all"], "in mode nftables")),
@@ -226,7 +227,9 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         Becomes(
             &["node_port_addresses"],
             "`localhost` and `all` as the ranges that they stand for; a family of which no range is \
-             named takes node ports at all of its addresses",
+             named takes node ports at all of its addresses. Loopback addresses take them where they \
+             are named themselves (`localhost`, 127.0.0.0/8, ::1/128); by a range that holds others \
+             too only IPv4's do, in mode iptables",
         ),
     ),
     field(

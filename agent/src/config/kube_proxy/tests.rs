@@ -14,6 +14,9 @@ const KIND_S: &str = include_str!("fixtures/kind.yaml");
 /// With what kops and people set: every field that kube-proxy has.
 const EVERYTHING: &str = include_str!("fixtures/everything.yaml");
 
+/// All addresses in mode iptables: of loopback, IPv4's alone.
+const ALL: [&str; 4] = ["0.0.0.0/0", "2000::/3", "fc00::/7", "fe80::/10"];
+
 fn config(text: &str) -> Config {
     let taken = take(text).unwrap();
     fields::layer(Flags::default(), File::default(), taken.settings).0
@@ -27,7 +30,7 @@ fn notes(text: &str) -> Vec<String> {
 fn f45_kubeadms_file_is_taken_as_it_is() {
     let expected = Config {
         kubeconfig: "/var/lib/kube-proxy/kubeconfig.conf".into(),
-        node_port_addresses: vec!["0.0.0.0/0".into(), "::/0".into()],
+        node_port_addresses: ALL.map(str::to_owned).into(),
         detect_local: "ClusterCIDR".into(),
         cluster_cidr: vec!["10.244.0.0/16".into(), "fd00:244::/48".into()],
         ..Config::default()
@@ -142,7 +145,7 @@ fn f06_an_empty_list_of_node_port_addresses_means_what_the_mode_says() {
     assert_eq!(of("mode: nftables"), ["primary"]);
     for all in ["", "mode: iptables", "mode: ''\nnodePortAddresses: null", "nodePortAddresses: []"]
     {
-        assert_eq!(of(all), ["0.0.0.0/0", "::/0"], "{all}");
+        assert_eq!(of(all), ALL, "{all}");
     }
     for without_loopback in ["mode: ipvs", "iptables: {localhostNodePorts: false}"] {
         let ranges = of(without_loopback);
@@ -178,6 +181,61 @@ fn f06_a_family_of_which_no_node_port_address_is_named_has_all() {
         let rest = format!("mode: {mode}\nnodePortAddresses: [192.0.2.0/24, 'fd00::/64']");
         let named = config(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}\n"));
         assert_eq!(named.node_port_addresses, ["192.0.2.0/24", "fd00::/64"], "{mode}");
+    }
+}
+
+#[test]
+fn f06_v04_loopback_addresses_take_node_ports_where_kube_proxys_mode_can_or_they_are_named() {
+    const NEVER: &str = "iptables: {localhostNodePorts: false}";
+    for (rest, named, ipv4, ipv6) in [
+        ("", "[]", true, false),
+        ("", "[0.0.0.0/0, '::/0']", true, false),
+        ("", "[all]", true, false),
+        ("", "[64.0.0.0/2]", true, false),
+        ("", "[localhost]", true, true),
+        ("", "['::1/128']", true, true),
+        (NEVER, "[]", false, false),
+        (NEVER, "[0.0.0.0/0]", false, false),
+        (NEVER, "['0.0.0.0/1', '::/1']", false, false),
+        (NEVER, "[127.0.0.0/8]", false, false),
+        (NEVER, "[localhost]", false, false),
+        ("mode: ipvs", "[0.0.0.0/0, '::/0']", false, false),
+        ("mode: ipvs", "[127.0.0.1/32]", true, false),
+        ("mode: nftables", "[]", false, false),
+        ("mode: nftables", "[all]", false, false),
+        ("mode: nftables", "[localhost, 10.0.0.0/8]", true, true),
+    ] {
+        let text = format!("{rest}\nnodePortAddresses: {named}\n");
+        let config = config(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{text}"));
+        let ranges = config.node_port_addresses;
+        if ranges == ["primary"] {
+            assert!(!ipv4 && !ipv6, "{text}");
+            continue;
+        }
+        assert!(!ranges.is_empty(), "{text}: nothing would mean `primary`");
+        assert_eq!(holds(&ranges, "127.0.0.1"), ipv4, "{text}: {ranges:?}");
+        assert_eq!(holds(&ranges, "::1"), ipv6, "{text}: {ranges:?}");
+    }
+}
+
+#[test]
+fn f06_a_range_without_its_loopback_addresses_holds_all_others_and_no_more() {
+    let of = |named: &str| {
+        let text = format!("mode: ipvs\nnodePortAddresses: ['{named}']\n");
+        config(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{text}")).node_port_addresses
+    };
+    for (named, within, without) in [
+        ("64.0.0.0/2", ["64.0.0.0", "96.0.0.1", "126.255.255.255"], ["63.0.0.1", "128.0.0.1"]),
+        ("126.0.0.0/7", ["126.0.0.0", "126.1.2.3", "126.255.255.255"], ["125.0.0.1", "128.0.0.1"]),
+        ("::/2", ["2000::", "2001:db8::1", "3fff::1"], ["fd00::1", "fe80::1"]),
+    ] {
+        let ranges = of(named);
+        for ip in within {
+            assert!(holds(&ranges, ip), "{named}: {ip}, {ranges:?}");
+        }
+        for ip in without {
+            assert!(!holds(&ranges, ip), "{named}: {ip}, {ranges:?}");
+        }
     }
 }
 
