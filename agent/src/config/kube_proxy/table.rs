@@ -148,7 +148,15 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         ListenAddress(10256),
         Becomes(&["healthz_bind_address"], "0.0.0.0 means both families, as for kube-proxy"),
     ),
-    field("hostnameOverride", Text, Becomes(&["node_name"], "in lower case")),
+    field(
+        "hostnameOverride",
+        Text,
+        Becomes(
+            &["node_name"],
+            "in lower case, where the variable NODE_NAME does not name the node: the file is one for \
+             all nodes, and kubeadm's DaemonSet names each by a flag over it",
+        ),
+    ),
     field(
         "iptables.localhostNodePorts",
         Bool,
