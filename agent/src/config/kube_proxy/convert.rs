@@ -1,15 +1,17 @@
 //! The settings that a KubeProxyConfiguration's values become. Pure.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
 use super::{File, Values, listen_address};
-use crate::kube::convert::parse_cidr;
+use crate::kube::convert::{parse_cidr, parse_ip};
 
 /// From this verbosity on klog tells what is for debugging.
 const VERBOSITY_DEBUG: i64 = 4;
+/// Where kube-proxy has its metrics.
+const METRICS_PORT: u16 = 10249;
 /// All addresses; loopback ones too.
 const ALL: [&str; 2] = ["0.0.0.0/0", "::/0"];
 /// Loopback addresses.
@@ -45,7 +47,7 @@ pub(super) fn settings(values: &Values) -> File {
         kubeconfig: values.text("clientConnection.kubeconfig").map(PathBuf::from),
         node_name: values.text("hostnameOverride").map(|name| name.trim().to_lowercase()),
         healthz_bind_address: address(values, "healthzBindAddress", 10256),
-        metrics_bind_address: address(values, "metricsBindAddress", 10249),
+        metrics_bind_address: metrics_address(values),
         node_port_addresses: Some(node_port_addresses(values)),
         detect_local: Some(detect_local.to_owned()),
         cluster_cidr: (!cluster_cidr.is_empty()).then(|| texts(&cluster_cidr)),
@@ -62,8 +64,18 @@ fn mode(values: &Values) -> &str {
     values.text("mode").unwrap_or("iptables")
 }
 
-fn address(values: &Values, path: &str, port: u16) -> Option<std::net::SocketAddr> {
+fn address(values: &Values, path: &str, port: u16) -> Option<SocketAddr> {
     listen_address(values.text(path)?, port)
+}
+
+/// Where metrics are. Where nothing says it, kube-proxy has them at the loopback address of the
+/// family of `bindAddress`; that of IPv4 is our default too.
+fn metrics_address(values: &Values) -> Option<SocketAddr> {
+    let at_ipv6 = || {
+        let bind = parse_ip(values.text("bindAddress")?)?;
+        bind.is_ipv6().then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, METRICS_PORT)))
+    };
+    address(values, "metricsBindAddress", METRICS_PORT).or_else(at_ipv6)
 }
 
 /// Which loopback addresses take node ports.

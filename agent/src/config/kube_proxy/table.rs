@@ -22,6 +22,8 @@ pub(super) enum Form {
     /// With or without a fraction.
     Number,
     Text,
+    /// Empty, or an address without a port.
+    Address,
     /// Empty, or one of these.
     Word(&'static [&'static str]),
     /// As Go has it: `1h30m`.
@@ -52,8 +54,8 @@ pub(in crate::config) enum Meaning {
 }
 
 use Form::{
-    Anything, Bool, Duration, DurationOrNumber, Gates, Integer, ListenAddress, NodePortAddresses,
-    Number, Ranges, Text, Texts, Word,
+    Address, Anything, Bool, Duration, DurationOrNumber, Gates, Integer, ListenAddress,
+    NodePortAddresses, Number, Ranges, Text, Texts, Word,
 };
 use Meaning::{Becomes, Header, NoEffect};
 
@@ -79,8 +81,12 @@ pub(in crate::config) const FIELDS: &[Field] = &[
     field("kind", Text, Header),
     field(
         "bindAddress",
-        Text,
-        NoEffect("the node's addresses are those of its Node object, and both families are served"),
+        Address,
+        Becomes(
+            &["metrics_bind_address"],
+            "an address of IPv6 without metricsBindAddress: [::1]:10249; else without effect, for the \
+             node's addresses are those of its Node object, and both families are served",
+        ),
     ),
     field(
         "bindAddressHardFail",

@@ -37,7 +37,7 @@ fn f45_kubeadms_file_is_taken_as_it_is() {
     };
     assert_eq!(config(KUBEADM), expected);
     // It names every field that it has, most with nothing: nothing is told of these.
-    assert_eq!(notes(KUBEADM), ["bindAddress"]);
+    assert_eq!(notes(KUBEADM), [""; 0]);
 }
 
 #[test]
@@ -81,6 +81,7 @@ fn saying(field: &Field) -> String {
     let (value, rest) = match (field.path, field.form) {
         ("detectLocal.bridgeInterface", _) => ("cni0", "detectLocalMode: BridgeInterface"),
         ("detectLocal.interfaceNamePrefix", _) => ("cali", "detectLocalMode: InterfaceNamePrefix"),
+        ("bindAddress", _) => ("'::'", ""),
         ("clusterCIDR", _) => ("10.0.0.0/8", ""),
         ("detectLocalMode", _) => ("NodeCIDR", ""),
         ("mode", _) => ("nftables", ""),
@@ -272,6 +273,28 @@ fn addresses_to_listen_at_have_kube_proxys_meaning() {
 }
 
 #[test]
+fn f45_metrics_are_at_the_loopback_address_of_the_family_of_the_bind_address() {
+    let of = |rest: &str| {
+        let text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}\n");
+        let config = config(&text);
+        (config.metrics_bind_address.to_string(), config.healthz_bind_address.to_string())
+    };
+    for (rest, metrics) in [
+        ("", "127.0.0.1:10249"),
+        ("bindAddress: 0.0.0.0", "127.0.0.1:10249"),
+        ("bindAddress: '::ffff:192.0.2.1'", "127.0.0.1:10249"),
+        ("bindAddress: '::'", "[::1]:10249"),
+        ("bindAddress: 2001:db8::1", "[::1]:10249"),
+        ("bindAddress: '::'\nmetricsBindAddress: ''", "[::1]:10249"),
+        ("bindAddress: '::'\nmetricsBindAddress: 127.0.0.1", "127.0.0.1:10249"),
+        ("bindAddress: '::'\nmetricsBindAddress: 0.0.0.0:10249", "[::]:10249"),
+    ] {
+        let healthz = "[::]:10256".to_owned();
+        assert_eq!(of(rest), (metrics.to_owned(), healthz), "{rest}");
+    }
+}
+
+#[test]
 fn f45_what_is_not_valid_is_named_with_line_and_column() {
     let head = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n");
     for (rest, expected) in [
@@ -285,6 +308,7 @@ fn f45_what_is_not_valid_is_named_with_line_and_column() {
         ("nodePortAddresses: [primary, 10.0.0.0/8]", "or `primary` alone"),
         ("nodePortAddresses: [eth0]", "nodePortAddresses[0]: invalid value: string \"eth0\""),
         ("healthzBindAddress: all", "expected an address such as 0.0.0.0:10256"),
+        ("bindAddress: '[::]:80'", "expected an address such as 0.0.0.0 or ::"),
         ("winkernel: {enableDSR: 1}", "winkernel.enableDSR: invalid type: integer `1`"),
         ("oomScoreAdj: -1001", "expected a number from -1000 to 1000"),
         ("featureGates: {A: 1}", "expected a boolean"),
