@@ -1,5 +1,5 @@
 //! The agent's configuration: flags, a file, a KubeProxyConfiguration and the defaults, in this order
-//! of precedence. Read once, validated once, passed on by value.
+//! of precedence; two variables have a say too. Read once, validated once, passed on by value.
 //!
 //! [`fields`] is the one table of it: the flags, the file's fields, the configuration itself and the
 //! reference page are made of it. [`kube_proxy`] has another, of kube-proxy's fields.
@@ -53,7 +53,7 @@ impl std::fmt::Display for Origin {
 /// The variables that say something, where they are set.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
-    /// `NODE_NAME`: what the node is called where nobody says otherwise.
+    /// `NODE_NAME`: what the node is called where neither a flag nor the file says it.
     pub node_name: Option<String>,
     /// `RUST_LOG`: what is logged, whoever says otherwise.
     pub log_filter: Option<String>,
@@ -251,19 +251,20 @@ impl Resolved {
     }
 
     /// Takes what the variables say.
-    fn hear(&mut self, environment: Environment) {
+    fn hear(&mut self, mut environment: Environment) {
         let Config { node_name, log_filter, .. } = &mut self.config;
-        let mut from_environment = Vec::new();
-        if let (true, Some(name)) = (node_name.is_empty(), environment.node_name) {
-            *node_name = name;
-            from_environment.push("node_name");
-        }
-        if let Some(filter) = environment.log_filter {
-            *log_filter = filter;
-            from_environment.push("log_filter");
-        }
         for (field, origin) in fields::all().zip(&mut self.origins) {
-            if from_environment.contains(&field.name) {
+            let (value, said) = match field.name {
+                // kube-proxy's file is one for all nodes: those who name its pods' nodes do it by a
+                // flag, over what the file has.
+                "node_name" if node_name.is_empty() || *origin == Origin::KubeProxy => {
+                    (&mut *node_name, environment.node_name.take())
+                }
+                "log_filter" => (&mut *log_filter, environment.log_filter.take()),
+                _ => continue,
+            };
+            if let Some(said) = said {
+                *value = said;
                 *origin = Origin::Environment;
             }
         }

@@ -20,6 +20,7 @@ const INTRODUCTION: &str = "\
 Made from the agent's own tables by `cargo xtask lint --fix`; don't edit it.
 
 `mizzen-agent run` takes what follows from flags, from a file (`--config FILE`), from a configuration of kube-proxy (`--kube-proxy-config FILE`) and from its defaults, in this order of precedence.
+Two variables of the environment have a say too: `NODE_NAME` names the node where neither a flag nor the file does, before kube-proxy's `hostnameOverride`; `RUST_LOG` goes before all as `logFilter`.
 Every field of the file is also a flag; lists are flags that are repeated. Unknown fields are errors, with line and column.
 
 | command | does |

@@ -144,7 +144,7 @@ fn flags_go_before_the_file_before_kube_proxys_before_defaults() {
     for line in [
         "masqueradeAll: true  # flag",
         "nodePortAddresses: [\"primary\"]  # file",
-        "nodeName: \"proxied\"  # kube-proxy",
+        "nodeName: \"variable\"  # environment",
         "metricsBindAddress: \"[::]:10249\"  # kube-proxy",
         "healthzBindAddress: \"[::]:10256\"  # default",
     ] {
@@ -152,9 +152,33 @@ fn flags_go_before_the_file_before_kube_proxys_before_defaults() {
     }
     let json = resolved.to_json();
     let field = |name: &str| json["fields"][name].clone();
-    assert_eq!(field("nodeName"), json!({"value": "proxied", "origin": "kube-proxy"}));
+    assert_eq!(field("nodeName"), json!({"value": "variable", "origin": "environment"}));
+    let metrics = json!({"value": "[::]:10249", "origin": "kube-proxy"});
+    assert_eq!(field("metricsBindAddress"), metrics);
     assert_eq!(field("masqueradeAll"), json!({"value": true, "origin": "flag"}));
     assert_eq!(json["withoutEffect"][0]["field"], "nftables.syncPeriod");
+}
+
+#[test]
+fn the_node_is_named_by_flag_file_variable_and_then_kube_proxys() {
+    let native = format!("{HEAD}nodeName: file\n");
+    let (_folder, [native, empty, kube_proxy]) =
+        files([("agent.yaml", &native), ("empty.yaml", HEAD), ("config.conf", KUBE_PROXY)]);
+    for (flag, file, variable, name, origin) in [
+        (Some("flag"), &native, Some("variable"), "flag", "flag"),
+        (None, &native, Some("variable"), "file", "file"),
+        (None, &empty, Some("variable"), "variable", "environment"),
+        (None, &empty, None, "proxied", "kube-proxy"),
+    ] {
+        let flags = Flags {
+            kube_proxy_config: Some(kube_proxy.clone()),
+            node_name: flag.map(str::to_owned),
+            ..Flags::default()
+        };
+        let shown = resolve(Some(file), flags, variable.map(named).unwrap_or_default()).unwrap();
+        let line = format!("nodeName: \"{name}\"  # {origin}\n");
+        assert!(shown.show().contains(&line), "{line}: {}", shown.show());
+    }
 }
 
 #[test]

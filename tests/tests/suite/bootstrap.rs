@@ -185,7 +185,9 @@ fn f46_an_agent_goes_on_with_the_configuration_of_a_kube_proxy_whose_config_map_
         other => Err(format!("{other} {}", agent.log())),
     });
     let (_, config) = host.http(METRICS, "/configz").unwrap();
-    assert!(config.contains("nodePortAddresses: [\"127.0.0.0/8\"]  # kube-proxy"), "{config}");
+    let ranges = "[\"127.0.0.0/8\",\"2000::/3\",\"fc00::/7\",\"fe80::/10\"]";
+    let shown = format!("nodePortAddresses: {ranges}  # kube-proxy");
+    assert!(config.contains(&shown), "{config}");
     assert_served(host, &api_service(&field));
 }
 

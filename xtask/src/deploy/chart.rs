@@ -19,6 +19,8 @@ use crate::{checkout, invoke};
 
 /// Stands for the servers of a cluster.
 const SERVERS: [&str; 1] = ["https://192.0.2.1:6443"];
+/// Where the plain manifests are, and what they mount of others.
+const NAMESPACE: &str = "kube-system";
 /// The condition under which the objects for metrics are made.
 const METRICS: &str = ".Values.metrics.enabled";
 /// The field that says where they are had.
@@ -39,6 +41,32 @@ const REFUSALS: &str = "\
 {{- end }}
 ";
 
+/// The same of a file that the agent's configuration names: its pod has to have it.
+const FILE_REFUSALS: &str = "\
+{{- if .Values.config.FIELD }}
+{{- if not (or (hasPrefix \"FOLDER\" .Values.config.FIELD) (hasPrefix (.Values.config.dataDir | default \"/var/lib/mizzen\") .Values.config.FIELD)) }}
+{{- fail \"config.FIELD has to be below FOLDER, where pods have the ConfigMap MAP, or in config.dataDir of each node: they have no other folder with it\" }}
+{{- end }}
+{{- if and (hasPrefix \"FOLDER\" .Values.config.FIELD) (ne .Release.Namespace \"kube-system\") }}
+{{- fail \"config.FIELD is of the ConfigMap MAP in kube-system, which pods of another namespace can't mount: install the chart in kube-system, or say in config itself what counts of it\" }}
+{{- end }}
+{{- end }}
+";
+/// Fields that name such files, each with the folder below which pods have a ConfigMap's, and that.
+const FILES: [(&str, &str, &str); 3] = [
+    ("kubeProxyConfig", "/var/lib/kube-proxy/", "kube-proxy"),
+    ("kubeconfig", "/var/lib/kube-proxy/", "kube-proxy"),
+    ("corefile", "/etc/coredns/", "coredns"),
+];
+
+/// The template that refuses.
+fn refusals() -> String {
+    let of_files = FILES.map(|(field, folder, map)| {
+        FILE_REFUSALS.replace("FIELD", field).replace("FOLDER", folder).replace("MAP", map)
+    });
+    format!("{HEAD}{REFUSALS}{}", of_files.concat())
+}
+
 /// The files, by their paths in the chart.
 pub(super) fn files() -> Result<Vec<(String, String)>> {
     let chart = format!(
@@ -50,7 +78,7 @@ pub(super) fn files() -> Result<Vec<(String, String)>> {
     Ok(vec![
         ("Chart.yaml".to_owned(), chart),
         ("values.yaml".to_owned(), values::text()?),
-        ("templates/refuse.yaml".to_owned(), format!("{HEAD}{REFUSALS}")),
+        ("templates/refuse.yaml".to_owned(), refusals()),
         ("templates/agent.yaml".to_owned(), agent),
         (
             "templates/metrics.yaml".to_owned(),
@@ -119,7 +147,7 @@ pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
     all["metrics"]["enabled"] = true.into();
     // The chart refuses metrics where nobody reaches them.
     all["config"][METRICS_ADDRESS] = "[::]:10249".into();
-    let rendered = rendered(&all)?;
+    let rendered = rendered(&all, NAMESPACE)?;
     for (at, object) in plain.iter().enumerate() {
         if rendered.get(at).map(comparable) != Some(comparable(object)) {
             return Ok(Some(format!(
@@ -131,12 +159,12 @@ pub(super) fn complaint(plain: &[Value]) -> Result<Option<String>> {
     Ok(helm_says())
 }
 
-/// All objects of the chart with these values.
-fn rendered(values: &Value) -> Result<Vec<Value>> {
+/// All objects of the chart with these values in this namespace.
+fn rendered(values: &Value, namespace: &str) -> Result<Vec<Value>> {
     let mut rendered = Vec::new();
     for (path, text) in files()? {
         if path.starts_with("templates/") {
-            rendered.extend(documents(&render(&text, values)?)?);
+            rendered.extend(documents(&render(&text, values, namespace)?)?);
         }
     }
     Ok(rendered)
@@ -144,7 +172,7 @@ fn rendered(values: &Value) -> Result<Vec<Value>> {
 
 /// The pod of the agent with these values.
 fn pod(values: &Value) -> Result<Value> {
-    let objects = rendered(values)?;
+    let objects = rendered(values, NAMESPACE)?;
     let set = objects.iter().find(|object| object["kind"] == "DaemonSet");
     Ok(set.context("no DaemonSet")?["spec"]["template"]["spec"].clone())
 }
@@ -247,7 +275,7 @@ mod tests {
             all["config"][field] = value.clone();
         }
         all["bpffs"]["path"] = bpffs.into();
-        rendered(&all)
+        rendered(&all, NAMESPACE)
     }
 
     #[test]
@@ -269,6 +297,45 @@ mod tests {
             with(&config, usual).expect("objects");
         }
         with(&json!({"services": false, "bpffs": "/other/mizzen"}), "/other").expect("objects");
+    }
+
+    #[test]
+    fn files_that_pods_do_not_have_are_refused() {
+        let of = |field: &str, path: &str, namespace: &str| {
+            let mut all = least();
+            all["config"][field] = path.into();
+            rendered(&all, namespace)
+        };
+        for (field, mounted) in [
+            ("kubeProxyConfig", "/var/lib/kube-proxy/config.conf"),
+            ("kubeconfig", "/var/lib/kube-proxy/kubeconfig.conf"),
+            ("corefile", "/etc/coredns/Corefile"),
+        ] {
+            of(field, mounted, NAMESPACE).expect(field);
+            let error = of(field, mounted, "other").expect_err(field).to_string();
+            assert!(error.contains(&format!("config.{field} is of the ConfigMap ")), "{error}");
+            for namespace in [NAMESPACE, "other"] {
+                of(field, "", namespace).expect(field);
+                of(field, "/var/lib/mizzen/own", namespace).expect(field);
+                let error = of(field, "/etc/kubernetes/x", namespace).expect_err(field);
+                let expected = format!("config.{field} has to be below /");
+                assert!(error.to_string().contains(&expected), "{error}");
+            }
+        }
+        // What names no server in vain is no answer to where one is.
+        let alone = json!({"kubeconfig": "/etc/kubernetes/admin.conf"});
+        let error = with(&alone, "/sys/fs/bpf").expect_err("a kubeconfig").to_string();
+        assert!(error.contains("config.kubeconfig has to be below"), "{error}");
+    }
+
+    #[test]
+    fn the_objects_are_in_the_namespace_of_the_chart() {
+        let objects = rendered(&least(), "other").expect("objects");
+        for object in objects.iter().filter(|object| object["kind"] != "ClusterRole") {
+            let place = &object["metadata"]["namespace"];
+            let of_binding = &object["subjects"][0]["namespace"];
+            assert!([place, of_binding].iter().any(|found| **found == "other"), "{object}");
+        }
     }
 
     #[test]

@@ -2,23 +2,24 @@
 //! `{{- fail … }}`, and expressions of a few functions, which mean what they mean to Helm.
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// A template with its words replaced.
-pub(super) fn render(template: &str, values: &Value) -> Result<String> {
+/// A template with its words replaced, for a chart that is installed in this namespace.
+pub(super) fn render(template: &str, values: &Value, namespace: &str) -> Result<String> {
+    let root = &json!({"Values": values, "Release": {"Namespace": namespace}});
     let mut rendered = String::new();
     let mut shown = vec![true];
     for line in template.lines() {
         if let Some(condition) = word(line, "if ") {
             // What is not shown need not make sense.
             let all = shown.iter().all(|shown| *shown);
-            shown.push(all && is_true(&evaluate(condition, values)?));
+            shown.push(all && is_true(&evaluate(condition, root)?));
         } else if word(line, "end") == Some("") {
             shown.pop();
         } else if shown.iter().all(|shown| *shown) {
             match word(line, "fail ") {
-                Some(why) => bail!("{}", evaluate(why, values)?.as_str().unwrap_or_default()),
-                None => rendered += &render_line(line, values)?,
+                Some(why) => bail!("{}", evaluate(why, root)?.as_str().unwrap_or_default()),
+                None => rendered += &render_line(line, root)?,
             }
             rendered.push('\n');
         }
@@ -32,11 +33,11 @@ fn word<'a>(line: &'a str, word: &str) -> Option<&'a str> {
     line.trim().strip_prefix("{{- ")?.strip_suffix("}}")?.strip_prefix(word).map(str::trim)
 }
 
-fn render_line(line: &str, values: &Value) -> Result<String> {
+fn render_line(line: &str, root: &Value) -> Result<String> {
     let (mut rendered, mut rest) = (String::new(), line);
     while let Some((before, behind)) = rest.split_once("{{ ") {
         let (expression, after) = behind.split_once(" }}").context("a word has no end")?;
-        let value = evaluate(expression, values)?;
+        let value = evaluate(expression, root)?;
         let text = value.as_str().with_context(|| format!("{expression} is no text"))?;
         rendered.extend([before, text]);
         rest = after;
@@ -57,10 +58,10 @@ fn is_true(value: &Value) -> bool {
 }
 
 /// The value of an expression.
-fn evaluate(expression: &str, values: &Value) -> Result<Value> {
+fn evaluate(expression: &str, root: &Value) -> Result<Value> {
     let tokens = tokens(expression)?;
     let mut rest = &tokens[..];
-    let value = pipeline(&mut rest, values)?;
+    let value = pipeline(&mut rest, root)?;
     ensure!(rest.is_empty(), "{expression} goes on after its end");
     Ok(value)
 }
@@ -83,11 +84,11 @@ fn tokens(expression: &str) -> Result<Vec<String>> {
 }
 
 /// Calls, each with what the one before gave as its last argument.
-fn pipeline(rest: &mut &[String], values: &Value) -> Result<Value> {
-    let mut value = call(rest, None, values)?;
+fn pipeline(rest: &mut &[String], root: &Value) -> Result<Value> {
+    let mut value = call(rest, None, root)?;
     while let Some(("|", behind)) = split(rest) {
         *rest = behind;
-        value = call(rest, Some(value), values)?;
+        value = call(rest, Some(value), root)?;
     }
     Ok(value)
 }
@@ -96,10 +97,10 @@ fn split(tokens: &[String]) -> Option<(&str, &[String])> {
     tokens.split_first().map(|(first, rest)| (first.as_str(), rest))
 }
 
-fn call(rest: &mut &[String], piped: Option<Value>, values: &Value) -> Result<Value> {
+fn call(rest: &mut &[String], piped: Option<Value>, root: &Value) -> Result<Value> {
     let (first, _) = split(rest).context("an expression is empty")?;
     if first.starts_with(['.', '"', '(']) {
-        return operand(rest, values);
+        return operand(rest, root);
     }
     let function = first.to_owned();
     *rest = &rest[1..];
@@ -108,25 +109,25 @@ fn call(rest: &mut &[String], piped: Option<Value>, values: &Value) -> Result<Va
         && next != "|"
         && next != ")"
     {
-        arguments.push(operand(rest, values)?);
+        arguments.push(operand(rest, root)?);
     }
     arguments.extend(piped);
     apply(&function, &arguments)
 }
 
-fn operand(rest: &mut &[String], values: &Value) -> Result<Value> {
+fn operand(rest: &mut &[String], root: &Value) -> Result<Value> {
     let (first, behind) = split(rest).context("an argument is missing")?;
     let first = first.to_owned();
     *rest = behind;
     if first == "(" {
-        let value = pipeline(rest, values)?;
+        let value = pipeline(rest, root)?;
         let Some((")", behind)) = split(rest) else { bail!("a parenthesis has no end") };
         *rest = behind;
         return Ok(value);
     }
     match first.strip_prefix('"') {
         Some(text) => Ok(text.trim_end_matches('"').into()),
-        None => lookup(&first, values),
+        None => lookup(&first, root),
     }
 }
 
@@ -142,18 +143,19 @@ fn apply(function: &str, arguments: &[Value]) -> Result<Value> {
             arguments.iter().find(|value| !is_true(value)).unwrap_or(last).clone()
         }
         ("or", [.., last]) => arguments.iter().find(|value| is_true(value)).unwrap_or(last).clone(),
+        ("ne", [one, other]) => (one != other).into(),
         ("hasPrefix", [prefix, value]) => text(value).starts_with(&text(prefix)).into(),
         _ => bail!("{function} of {} arguments is unknown here", arguments.len()),
     })
 }
 
 /// What a path leads to. A field of the agent's configuration may be missing, a value may not.
-fn lookup(path: &str, values: &Value) -> Result<Value> {
+fn lookup(path: &str, root: &Value) -> Result<Value> {
     if path == ".Release.Namespace" {
-        return Ok("kube-system".into());
+        return Ok(root["Release"]["Namespace"].clone());
     }
     let of_values = path.strip_prefix(".Values.").with_context(|| format!("{path} is unknown"))?;
-    match values.pointer(&format!("/{}", of_values.replace('.', "/"))) {
+    match root["Values"].pointer(&format!("/{}", of_values.replace('.', "/"))) {
         Some(value) => Ok(value.clone()),
         None if of_values.starts_with("config.") => Ok(Value::Null),
         None => bail!("values.yaml has no {of_values}"),
@@ -162,15 +164,13 @@ fn lookup(path: &str, values: &Value) -> Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn of(template: &str) -> String {
         let values = json!({
             "a": "x", "no": false, "list": [], "config": {"services": true, "dir": "/run/x"},
         });
-        render(template, &values).unwrap_or_else(|error| format!("{error:#}"))
+        render(template, &values, "kube-system").unwrap_or_else(|error| format!("{error:#}"))
     }
 
     #[test]
@@ -187,6 +187,9 @@ mod tests {
                 "{{- if hasPrefix \"/run/\" (.Values.config.dir | default \"/\") }}\na\n{{- end }}",
                 "a\n",
             ),
+            ("{{ .Release.Namespace }}", "kube-system\n"),
+            ("{{- if ne .Release.Namespace \"kube-system\" }}\na\n{{- end }}", ""),
+            ("{{- if ne .Release.Namespace \"other\" }}\na\n{{- end }}", "a\n"),
             ("{{- if .Values.a }}\n{{- fail \"told so\" }}\n{{- end }}", "told so"),
             ("{{- if .Values.no }}\n{{- fail \"told so\" }}\n{{- end }}", ""),
         ] {

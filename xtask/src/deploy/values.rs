@@ -49,6 +49,11 @@ pub(super) fn schema(of_config: &Value) -> Result<String> {
     let text = || json!({"type": "string", "minLength": 1});
     let flag = || json!({"type": "boolean"});
     let object = |properties: Value| json!({"type": "object", "additionalProperties": false, "properties": properties});
+    let mut of_config = of_config.clone();
+    // One name of a node would be all pods': each is told its own (NODE_NAME).
+    if let Some(properties) = of_config.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.remove("nodeName");
+    }
     let mut schema = object(json!({
         "bpffs": object(json!({"path": text(), "mount": flag()})),
         "config": of_config,
@@ -94,5 +99,16 @@ mod tests {
         assert!(schema(&config).is_ok());
         let error = schema(&json!({"properties": {"apiVersion": {}}})).expect_err("a field more");
         assert!(error.to_string().contains("config.apiServer"), "{error}");
+    }
+
+    #[test]
+    fn one_name_for_all_nodes_is_no_value() {
+        let fields = ["apiVersion", "kind", "apiServer", "services", "cni", "dns", "nodeName"];
+        let properties: serde_json::Map<_, _> =
+            fields.map(|field| (field.to_owned(), json!({}))).into_iter().collect();
+        let text = schema(&json!({"properties": properties})).expect("a schema");
+        let schema: Value = serde_json::from_str(&text).expect("JSON");
+        let config = schema["properties"]["config"]["properties"].as_object().expect("fields");
+        assert!(config.contains_key("services") && !config.contains_key("nodeName"), "{config:?}");
     }
 }

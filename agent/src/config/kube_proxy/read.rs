@@ -11,7 +11,7 @@ use super::{
     API_VERSION, KIND, Value, Values, listen_address,
     table::{FIELDS, Field, Form},
 };
-use crate::kube::convert::parse_cidr;
+use crate::kube::convert::{parse_cidr, parse_ip};
 
 /// The values of a file.
 pub(super) fn read(text: &str) -> Result<Values, serde_yaml_ng::Error> {
@@ -158,6 +158,7 @@ impl<'de> Visitor<'de> for Leaf {
             Form::Integer { least, most } => write!(f, "a number from {least} to {most}"),
             Form::Number => f.write_str("a number"),
             Form::Text => f.write_str("text"),
+            Form::Address => f.write_str("an address such as 0.0.0.0 or ::"),
             Form::Word(words) => write!(f, "one of {}, or nothing", words.join(", ")),
             Form::Duration => f.write_str("a duration such as 30s or 1h30m"),
             Form::DurationOrNumber => f.write_str("a duration such as 5s, or nanoseconds"),
@@ -225,6 +226,7 @@ impl<'de> Visitor<'de> for Leaf {
                 }
                 _ => holds(true),
             },
+            Form::Address => holds(text.is_empty() || parse_ip(text).is_some()),
             Form::Word(words) => holds(text.is_empty() || words.contains(&text)),
             Form::Duration | Form::DurationOrNumber => match duration(text) {
                 Some(some) => Ok(Some(Value::Other(some))),

@@ -22,6 +22,8 @@ pub(super) enum Form {
     /// With or without a fraction.
     Number,
     Text,
+    /// Empty, or an address without a port.
+    Address,
     /// Empty, or one of these.
     Word(&'static [&'static str]),
     /// As Go has it: `1h30m`.
@@ -52,8 +54,8 @@ pub(in crate::config) enum Meaning {
 }
 
 use Form::{
-    Anything, Bool, Duration, DurationOrNumber, Gates, Integer, ListenAddress, NodePortAddresses,
-    Number, Ranges, Text, Texts, Word,
+    Address, Anything, Bool, Duration, DurationOrNumber, Gates, Integer, ListenAddress,
+    NodePortAddresses, Number, Ranges, Text, Texts, Word,
 };
 use Meaning::{Becomes, Header, NoEffect};
 
@@ -79,8 +81,12 @@ pub(in crate::config) const FIELDS: &[Field] = &[
     field("kind", Text, Header),
     field(
         "bindAddress",
-        Text,
-        NoEffect("the node's addresses are those of its Node object, and both families are served"),
+        Address,
+        Becomes(
+            &["metrics_bind_address"],
+            "an address of IPv6 without metricsBindAddress: [::1]:10249; else without effect, for the \
+             node's addresses are those of its Node object, and both families are served",
+        ),
     ),
     field(
         "bindAddressHardFail",
@@ -148,13 +154,21 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         ListenAddress(10256),
         Becomes(&["healthz_bind_address"], "0.0.0.0 means both families, as for kube-proxy"),
     ),
-    field("hostnameOverride", Text, Becomes(&["node_name"], "in lower case")),
+    field(
+        "hostnameOverride",
+        Text,
+        Becomes(
+            &["node_name"],
+            "in lower case, where the variable NODE_NAME does not name the node: the file is one for \
+             all nodes, and kubeadm's DaemonSet names each by a flag over it",
+        ),
+    ),
     field(
         "iptables.localhostNodePorts",
         Bool,
         Becomes(
             &["node_port_addresses"],
-            "in mode iptables without nodePortAddresses: false leaves out loopback addresses",
+            "in mode iptables: false leaves out loopback addresses, whatever nodePortAddresses says",
         ),
     ),
     field(
@@ -213,7 +227,8 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         Becomes(
             &["node_port_addresses"],
             "services are balanced in eBPF whatever it is; but with nftables an empty \
-             nodePortAddresses means `primary`, and with the others all addresses",
+             nodePortAddresses means `primary`, and with the others all addresses: of loopback IPv4's \
+             alone, and with iptables alone",
         ),
     ),
     field("nftables.masqueradeAll", Bool, Becomes(&["masquerade_all"], "in mode nftables")),
@@ -225,7 +240,10 @@ pub(in crate::config) const FIELDS: &[Field] = &[
         NodePortAddresses,
         Becomes(
             &["node_port_addresses"],
-            "`localhost` and `all` as the ranges that they stand for",
+            "`localhost` and `all` as the ranges that they stand for; a family of which no range is \
+             named takes node ports at all of its addresses. Loopback addresses take them where they \
+             are named themselves (`localhost`, 127.0.0.0/8, ::1/128); by a range that holds others \
+             too only IPv4's do, in mode iptables",
         ),
     ),
     field(
