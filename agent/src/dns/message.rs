@@ -159,6 +159,8 @@ fn classify(mut message: Message, transport: Transport) -> Received {
             Some(ResponseCode::BADVERS)
         }
         _ if question.query.query_class() != DNSClass::IN => Some(ResponseCode::Refused),
+        // No type of records, and none that a name could be asked for (RFC 6895 3.1).
+        RecordType::ZERO => Some(ResponseCode::FormErr),
         // The zone is not for copying.
         RecordType::AXFR | RecordType::IXFR => Some(ResponseCode::Refused),
         _ => None,
