@@ -250,7 +250,8 @@ impl Resolver {
         }
         if let Some((block, chain)) = forwarder.steps(question.query.name()) {
             let forwarder = Arc::clone(&forwarder);
-            return self.walk(question, counted, forwarder, Steps { chain, block });
+            let steps = Steps { chain, block, may_begin: true };
+            return self.walk(question, counted, forwarder, steps);
         }
         let trail = &counted.trail;
         trail.look_up(&forwarder, &question, None);
