@@ -23,6 +23,7 @@ use crate::dns::{
 
 mod parts;
 mod steps;
+mod tables;
 mod tls;
 
 /// A machine with these files.

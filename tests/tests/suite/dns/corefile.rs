@@ -96,6 +96,50 @@ fn a_changed_corefile_is_put_in_force_and_a_bad_one_is_not() {
     assert_eq!(ask("web.default.svc.cluster.local"), "10.96.1.1\n");
 }
 
+/// A table that is gone, or can't be read, takes no name from anybody, and it is said.
+#[test]
+fn a_table_of_hosts_that_is_gone_stays_in_force() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let _upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let table = folder.path().join("NodeHosts");
+        fs::write(&table, "192.0.2.34 table.example\n").unwrap();
+        let root = folder.path().display();
+        fs::write(
+            &path,
+            corefile(server, &format!("root {root}\n hosts NodeHosts {{\n fallthrough\n }}")),
+        )
+        .unwrap();
+        let running = Running::start(&site, following(&path), snapshot());
+        let is = |expected: &str| {
+            for by in ["+notcp", "+tcp"] {
+                let said = site.dig(&format!("@{address} {by} +short table.example A"));
+                assert_eq!(said, expected, "{by} @{address}");
+            }
+        };
+        let said_to_be = |what: &str| {
+            running.until(
+                what,
+                |state| matches!(state, State::Degraded(why) if why.contains(what) && why.contains("stays in force")),
+            );
+        };
+        is("192.0.2.34\n");
+        fs::remove_file(&table).unwrap();
+        said_to_be("it was there and is gone");
+        is("192.0.2.34\n");
+        fs::create_dir(&table).unwrap();
+        said_to_be("NodeHosts can't be read");
+        is("192.0.2.34\n");
+        fs::remove_dir(&table).unwrap();
+        said_to_be("it was there and is gone");
+        fs::write(&table, "192.0.2.34 table.example\n").unwrap();
+        running.until("ready", |state| *state == State::Ready);
+        is("192.0.2.34\n");
+    }
+}
+
 #[test]
 fn what_a_changed_corefile_does_not_keep_is_not_given() {
     let site = Site::new();

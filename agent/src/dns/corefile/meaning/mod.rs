@@ -12,12 +12,15 @@ mod tls;
 mod vitals;
 mod zone;
 
+use std::path::Path;
+
 use hickory_proto::rr::{Name, RecordType};
 
 use self::zone::Key;
 use super::{
     CorefileError, Surroundings, Warning,
     lexer::Word,
+    surroundings::Rooted,
     syntax::{Block, Directive},
 };
 use crate::dns::{
@@ -32,7 +35,8 @@ pub(super) fn of(
     surroundings: &dyn Surroundings,
 ) -> Result<(Vec<ServerBlock>, Vec<Warning>), CorefileError> {
     let blocks = &pillar::filled(blocks, served);
-    let mut context = Context { served, surroundings, warnings: Vec::new() };
+    let root = Path::new("");
+    let mut context = Context { served, surroundings, root, warnings: Vec::new() };
     let mut zones: Vec<(Name, &Word)> = Vec::new();
     for block in blocks {
         let plain = zone::keys(&block.keys, served)?.into_iter().filter(|key| key.tls.is_none());
@@ -49,10 +53,12 @@ pub(super) fn of(
             zone::keys(&block.keys, served)?.into_iter().partition(|key| key.tls.is_some());
         let zones: Vec<_> = plain.into_iter().map(|key| key.zone).collect();
         let mut written = ServerBlock { zones, ..ServerBlock::default() };
+        context.root = root_of(block);
         for directive in &block.directives {
             context.directive(directive, &mut written)?;
         }
-        written.tls = tls::listener(block, &secure, surroundings)?;
+        let rooted = Rooted { inner: surroundings, root: context.root };
+        written.tls = tls::listener(block, &secure, &rooted)?;
         if let (Some(first), Some(tls)) = (secure.first(), &written.tls) {
             let others = all.iter().filter_map(|block| block.tls.as_ref());
             if others.into_iter().any(|other| other != tls) {
@@ -70,7 +76,16 @@ pub(super) fn of(
 struct Context<'a> {
     served: &'a Served,
     surroundings: &'a dyn Surroundings,
+    /// Where files of the block are whose path begins with no slash.
+    root: &'a Path,
     warnings: Vec<Warning>,
+}
+
+/// What `root` says; the last one counts, wherever it stands, as CoreDNS has it.
+fn root_of(block: &Block) -> &Path {
+    let root = block.directives.iter().rev().find(|directive| directive.name.text == "root");
+    let root = root.and_then(|directive| directive.arguments.first());
+    Path::new(root.map_or("", |word| &*word.text))
 }
 
 impl Context<'_> {
@@ -82,7 +97,8 @@ impl Context<'_> {
         if vitals::read(&mut block.told, directive, &mut self.warnings)? {
             return Ok(());
         }
-        let (served, surroundings) = (self.served, self.surroundings);
+        let served = self.served;
+        let surroundings = &Rooted { inner: self.surroundings, root: self.root };
         match &*directive.name.text {
             "kubernetes" if block.kubernetes.is_some() => {
                 return Err(directive.name.error("the block has kubernetes already"));
@@ -126,6 +142,10 @@ impl Context<'_> {
             "loop" | "reload" | "any" | "cancel" | "metadata" | "tls" => {}
             "loadbalance" => block.loadbalance = steps::loadbalance(directive)?,
             "minimal" => block.chain.minimal = true,
+            // It is looked for before all others.
+            "root" => {
+                single(directive)?;
+            }
             other => {
                 let what =
                     left_out(other).ok_or_else(|| directive.name.error(unsupported(other)))?;
@@ -141,16 +161,14 @@ fn unsupported(directive: &str) -> String {
     format!(
         "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
          template, autopath, dns64, acl, log, bind, bufsize, tls, health, ready, prometheus, \
-         import, errors, loop, reload, loadbalance and minimal"
+         import, root, errors, loop, reload, loadbalance and minimal"
     )
 }
 
 /// What can be left out without another answer to any question, and what there is instead.
 fn left_out(directive: &str) -> Option<&'static str> {
     Some(match directive {
-        "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "root" | "nsid" => {
-            "not done"
-        }
+        "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "nsid" => "not done",
         _ => return None,
     })
 }
