@@ -88,6 +88,19 @@ fn root_of(block: &Block) -> &Path {
     Path::new(root.map_or("", |word| &*word.text))
 }
 
+/// Whether the block has that directive already, of those that it may have once, as CoreDNS has it.
+/// Of `bufsize` the first counts, of the options of `dns64` and `autopath` the last of each, and all
+/// others are a list, or say the same twice.
+fn has(block: &ServerBlock, directive: &str) -> bool {
+    match directive {
+        "kubernetes" => block.kubernetes.is_some(),
+        "hosts" => block.hosts.is_some(),
+        "cache" => block.keeping.is_some(),
+        "errors" => block.errors.is_some(),
+        _ => false,
+    }
+}
+
 impl Context<'_> {
     fn directive(
         &mut self,
@@ -99,10 +112,11 @@ impl Context<'_> {
         }
         let served = self.served;
         let surroundings = &Rooted { inner: self.surroundings, root: self.root };
+        if has(block, &directive.name.text) {
+            let why = format!("the block has {} already; make one of both", directive.name.text);
+            return Err(directive.name.error(why));
+        }
         match &*directive.name.text {
-            "kubernetes" if block.kubernetes.is_some() => {
-                return Err(directive.name.error("the block has kubernetes already"));
-            }
             "kubernetes" => {
                 let (kubernetes, warnings) = kubernetes::read(directive, &block.zones, served)?;
                 block.kubernetes = Some(kubernetes);
@@ -127,13 +141,16 @@ impl Context<'_> {
             "autopath" => {
                 let (autopath, warning) =
                     steps::autopath(directive, &block.zones, served, surroundings)?;
-                block.chain.autopath = Some(autopath);
+                block.chain.autopath = Some(autopath.behind(block.chain.autopath.take()));
                 self.warnings.extend(warning);
             }
             "acl" => block.chain.access.push(steps::access(directive, &block.zones)?),
             "bind" => self.warnings.extend(steps::bind(directive, served)?),
-            "bufsize" => block.chain.payload = Some(steps::payload(directive)?),
-            "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
+            "bufsize" => {
+                let payload = steps::payload(directive)?;
+                block.chain.payload.get_or_insert(payload);
+            }
+            "dns64" => steps::dns64(directive, block.chain.dns64.get_or_insert_default())?,
             "errors" => block.errors = Some(steps::errors(directive)?),
             "log" => block.chain.log.push(steps::log(directive)?),
             "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),

@@ -31,6 +31,26 @@ fn a_file_without_a_leading_slash_is_below_the_root() {
     are_errors(&[(". {\n root\n}\n", "2:2", "has one argument")]);
 }
 
+/// As one file that another is imported into.
+#[test]
+fn a_second_directive_takes_nothing_from_the_first() {
+    let custom = [
+        ("/etc/coredns/NodeHosts", "192.0.2.31 server-1\n"),
+        ("/etc/coredns/custom/x.override", "\n  hosts {\n192.0.2.9 mine.example\n}\n"),
+    ];
+    let text = include_str!("../fixtures/k3s.Corefile");
+    let error = read_with(text, &custom).unwrap_err().to_string();
+    let expected = "/etc/coredns/custom/x.override:2:3: the block has hosts already";
+    assert!(error.starts_with(expected), "{error}");
+    are_errors(&[
+        (". {\n hosts\n hosts\n}\n", "3:2", "has hosts already"),
+        (". {\n cache 30\n cache 60\n}\n", "3:2", "has cache already"),
+        (". {\n errors\n errors {\n  consolidate 5m x\n }\n}\n", "3:2", "has errors already"),
+    ]);
+    let other = ". {\n cache\n hosts\n errors\n}\nlab {\n cache\n hosts\n errors\n}\n";
+    assert!(read_with(other, &[]).is_ok(), "in another block");
+}
+
 /// A machine on which one file can't be read.
 struct Locked(Files, &'static str);
 
