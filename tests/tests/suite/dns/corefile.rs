@@ -335,3 +335,40 @@ fn dns_17_parts_are_answered_by_the_blocks_that_have_them() {
         }
     }
 }
+
+/// As CoreDNS has it: no name of a block leaves by the upstreams of another one.
+#[test]
+fn dns_17_dns_38_what_falls_through_a_block_without_upstreams_fails() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let text = format!(
+            "10.0.0.0/8 fd00::/16 {{\nhosts /nothing {{\nfallthrough\n}}\n}}\n\
+             cluster.local {{\nkubernetes {{\nfallthrough\n}}\n}}\n. {{\nforward . {server}\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            for question in ["-x 10.9.9.9", "-x fd00:9::9", "any-nope.default.svc.cluster.local A"]
+            {
+                let said = ask(question);
+                assert!(said.contains("status: SERVFAIL"), "{question}: {said}");
+                assert!(said.contains("(no upstream resolver is configured)"), "{said}");
+            }
+            assert_eq!(ask("+short web.default.svc.cluster.local A"), "10.96.1.1\n");
+            assert_eq!(ask("+short -x 10.96.1.1"), "web.default.svc.cluster.local.\n");
+            assert_eq!(ask("+short any-www.example.org A"), "192.0.2.80\n");
+            assert!(ask("-x 198.51.100.1").contains("flags: qr rd ra;"));
+        }
+        for (name, times) in [
+            ("9.9.9.10.in-addr.arpa.", 0),
+            ("any-nope.default.svc.cluster.local.", 0),
+            ("1.100.51.198.in-addr.arpa.", 2),
+        ] {
+            assert_eq!(upstream.times_asked(name), times, "{name}");
+        }
+    }
+}
