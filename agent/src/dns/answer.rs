@@ -3,7 +3,7 @@
 //! Follows the Kubernetes DNS specification 1.1.0 and, where it says nothing, CoreDNS; and
 //! RFC 1034, 2308 and 8020 for what is said of names that don't exist or hold nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -255,7 +255,10 @@ impl Asked<'_> {
             Found::Ports(names, ports) if kind == RecordType::SRV => {
                 self.services(names, ports, reply);
             }
-            Found::Hosts(addresses) => self.addresses(kind, addresses, reply),
+            Found::Hosts(names, _) if kind == RecordType::SRV => {
+                self.services_of_hosts(names, reply);
+            }
+            Found::Hosts(_, addresses) => self.addresses(kind, addresses, reply),
             Found::Pod(address) => self.addresses(kind, &[*address].into_iter().collect(), reply),
             Found::Pointers(pointers) if kind == RecordType::PTR => {
                 let names = pointers.iter().filter_map(|pointer| self.pointed_to(pointer));
@@ -355,7 +358,7 @@ impl Asked<'_> {
                 Targets::Hosts(hosts) => hosts.len(),
             })
             .sum();
-        let weight = u16::try_from(100 / items.max(1)).unwrap_or(100).max(1);
+        let weight = weight(items);
         let mut hosts_named = BTreeSet::new();
         let mut said = BTreeSet::new();
         for port in ports {
@@ -390,6 +393,32 @@ impl Asked<'_> {
         }
     }
 
+    /// SRV for the ports of the endpoints with this name, each with all of their addresses beside it.
+    fn services_of_hosts(&self, names: &ServiceNames, reply: &mut Reply) {
+        let places = names.hosts.places(self.lower.label(0));
+        let served: Vec<(u16, &[u32])> = names
+            .ports_of_hosts()
+            .iter()
+            .filter_map(|port| match &port.targets {
+                Targets::Hosts(all) => Some((port.number, within(all, &places))),
+                Targets::Service => None,
+            })
+            .collect();
+        let weight = weight(served.iter().map(|(_, hosts)| hosts.len()).sum());
+        let Some(label) = names.hosts.get(places.start).map(|host| host.label()) else { return };
+        let target = below(&[&label], &self.service_name());
+        let serving = served.iter().filter(|(_, hosts)| !hosts.is_empty());
+        let numbers: BTreeSet<u16> = serving.map(|(number, _)| *number).collect();
+        for number in numbers {
+            let srv = RData::SRV(SRV::new(0, weight, number, target.clone()));
+            reply.answers.push(self.record(srv));
+        }
+        let hosts: BTreeSet<u32> = served.iter().flat_map(|(_, hosts)| *hosts).copied().collect();
+        let hosts = hosts.into_iter().filter_map(|at| names.hosts.get(at as usize));
+        let addresses: Addresses = hosts.map(|host| host.address).collect();
+        push_both(self.ttl(), &target, &addresses, &mut reply.additionals);
+    }
+
     /// The full name of the Service at or above this name: its own labels in lower case, as the
     /// API has them, the zone's as they were asked for.
     fn service_name(&self) -> Name {
@@ -405,6 +434,18 @@ impl Asked<'_> {
         let labels = host.as_deref().into_iter().chain(labels).map(str::as_bytes);
         Name::from_labels(labels).ok()?.append_domain(&self.zone.settings().origin).ok()
     }
+}
+
+/// The weight of each of so many targets, as CoreDNS has it.
+fn weight(items: usize) -> u16 {
+    u16::try_from(100 / items.max(1)).unwrap_or(100).max(1)
+}
+
+/// Of places in their order those in `range`.
+fn within<'a>(all: &'a [u32], range: &Range<usize>) -> &'a [u32] {
+    let from = all.partition_point(|at| (*at as usize) < range.start);
+    let until = all.partition_point(|at| (*at as usize) < range.end);
+    &all[from..until]
 }
 
 /// All addresses, in their order: where to begin, and how many.
