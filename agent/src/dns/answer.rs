@@ -188,8 +188,8 @@ pub fn answer(zone: &Zone, question: &Query, rotation: usize) -> Outcome {
     answer_within(zone, question, rotation, usize::MAX)
 }
 
-/// As [`answer`], with no more than `most` addresses of a name: whoever has no room for more need
-/// not have them made.
+/// As [`answer`], with no more than `most` addresses or targets of a name, and nothing beside them
+/// where all would be more: whoever has no room for so many records need not have them made.
 pub fn answer_within(zone: &Zone, question: &Query, rotation: usize, most: usize) -> Outcome {
     let mut reply = Reply { authoritative: true, ..Reply::default() };
     let mut owner = question.name().clone();
@@ -227,7 +227,7 @@ struct Asked<'a> {
     lower: &'a LowerName,
     place: &'a Place<'a>,
     rotation: usize,
-    /// How many addresses are said.
+    /// For how many records there is no room.
     most: usize,
 }
 
@@ -359,24 +359,37 @@ impl Asked<'_> {
             })
             .sum();
         let weight = weight(items);
-        let mut hosts_named = BTreeSet::new();
+        let mut hosts = BTreeSet::new();
         let mut said = BTreeSet::new();
         for port in ports {
-            let srv = |target| RData::SRV(SRV::new(0, weight, port.number, target));
+            let srv = |target| self.record(RData::SRV(SRV::new(0, weight, port.number, target)));
             match &port.targets {
                 // One number may be open by TCP and by UDP, which SRV does not tell apart here.
                 Targets::Service => {
                     if said.insert((port.number, String::new())) {
-                        reply.answers.push(self.record(srv(service.clone())));
+                        reply.answers.push(srv(service.clone()));
                     }
                 }
-                Targets::Hosts(hosts) => {
-                    for host in hosts.iter().filter_map(|at| names.hosts.get(*at as usize)) {
-                        let label = host.label();
-                        hosts_named.insert(host);
-                        if said.insert((port.number, label.clone())) {
-                            reply.answers.push(self.record(srv(below(&[&label], &service))));
+                Targets::Hosts(all) => {
+                    // Those of one name are next to each other.
+                    let mut before = None;
+                    for at in all {
+                        if reply.answers.len() >= self.most {
+                            // It will be cut, and then nothing is said beside it.
+                            return;
                         }
+                        let Some(host) = names.hosts.get(*at as usize) else { continue };
+                        if hosts.len() < self.most {
+                            hosts.insert(*at);
+                        }
+                        if host.hostname.is_some() && host.hostname == before {
+                            continue;
+                        }
+                        let label = host.label();
+                        if said.insert((port.number, label.clone())) {
+                            reply.answers.push(srv(below(&[&label], &service)));
+                        }
+                        before = host.hostname;
                     }
                 }
             }
@@ -386,11 +399,19 @@ impl Asked<'_> {
         {
             push_both(self.ttl(), &service, addresses, &mut reply.additionals);
         }
-        for host in hosts_named {
+        if self.has_no_room(reply.answers.len() + hosts.len()) {
+            return;
+        }
+        for host in hosts.into_iter().filter_map(|at| names.hosts.get(at as usize)) {
             let owner = below(&[&host.label()], &service);
             let addresses = [host.address].into_iter().collect();
             push_both(self.ttl(), &owner, &addresses, &mut reply.additionals);
         }
+    }
+
+    /// Whether so many records fit nowhere: what is beside an answer is said whole or not at all.
+    fn has_no_room(&self, records: usize) -> bool {
+        records >= self.most
     }
 
     /// SRV for the ports of the endpoints with this name, each with all of their addresses beside it.
@@ -412,6 +433,10 @@ impl Asked<'_> {
         for number in numbers {
             let srv = RData::SRV(SRV::new(0, weight, number, target.clone()));
             reply.answers.push(self.record(srv));
+        }
+        let widest = served.iter().map(|(_, hosts)| hosts.len()).max().unwrap_or(0);
+        if self.has_no_room(reply.answers.len() + widest) {
+            return;
         }
         let hosts: BTreeSet<u32> = served.iter().flat_map(|(_, hosts)| *hosts).copied().collect();
         let hosts = hosts.into_iter().filter_map(|at| names.hosts.get(at as usize));
