@@ -234,7 +234,11 @@ impl Resolver {
                 self.metrics.answered(&request, Origin::Nobody, code, octets.len(), took);
                 return Begun::Done(octets);
             }
-            Received::Question(question) => *question,
+            Received::Question(question) => {
+                let mut question = *question;
+                question.client = Some(client.ip().to_canonical());
+                question
+            }
         };
         let kind = Some(question.query.query_type());
         let request = Request { kind, dnssec_ok: question.dnssec_ok(), ..request };
