@@ -3,7 +3,7 @@
 //! Follows the Kubernetes DNS specification 1.1.0 and, where it says nothing, CoreDNS; and
 //! RFC 1034, 2308 and 8020 for what is said of names that don't exist or hold nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -188,8 +188,8 @@ pub fn answer(zone: &Zone, question: &Query, rotation: usize) -> Outcome {
     answer_within(zone, question, rotation, usize::MAX)
 }
 
-/// As [`answer`], with no more than `most` addresses of a name: whoever has no room for more need
-/// not have them made.
+/// As [`answer`], with no more than `most` addresses or targets of a name, and nothing beside them
+/// where all would be more: whoever has no room for so many records need not have them made.
 pub fn answer_within(zone: &Zone, question: &Query, rotation: usize, most: usize) -> Outcome {
     let mut reply = Reply { authoritative: true, ..Reply::default() };
     let mut owner = question.name().clone();
@@ -227,7 +227,7 @@ struct Asked<'a> {
     lower: &'a LowerName,
     place: &'a Place<'a>,
     rotation: usize,
-    /// How many addresses are said.
+    /// For how many records there is no room.
     most: usize,
 }
 
@@ -255,7 +255,10 @@ impl Asked<'_> {
             Found::Ports(names, ports) if kind == RecordType::SRV => {
                 self.services(names, ports, reply);
             }
-            Found::Hosts(addresses) => self.addresses(kind, addresses, reply),
+            Found::Hosts(names, _) if kind == RecordType::SRV => {
+                self.services_of_hosts(names, reply);
+            }
+            Found::Hosts(_, addresses) => self.addresses(kind, addresses, reply),
             Found::Pod(address) => self.addresses(kind, &[*address].into_iter().collect(), reply),
             Found::Pointers(pointers) if kind == RecordType::PTR => {
                 let names = pointers.iter().filter_map(|pointer| self.pointed_to(pointer));
@@ -355,25 +358,38 @@ impl Asked<'_> {
                 Targets::Hosts(hosts) => hosts.len(),
             })
             .sum();
-        let weight = u16::try_from(100 / items.max(1)).unwrap_or(100).max(1);
-        let mut hosts_named = BTreeSet::new();
+        let weight = weight(items);
+        let mut hosts = BTreeSet::new();
         let mut said = BTreeSet::new();
         for port in ports {
-            let srv = |target| RData::SRV(SRV::new(0, weight, port.number, target));
+            let srv = |target| self.record(RData::SRV(SRV::new(0, weight, port.number, target)));
             match &port.targets {
                 // One number may be open by TCP and by UDP, which SRV does not tell apart here.
                 Targets::Service => {
                     if said.insert((port.number, String::new())) {
-                        reply.answers.push(self.record(srv(service.clone())));
+                        reply.answers.push(srv(service.clone()));
                     }
                 }
-                Targets::Hosts(hosts) => {
-                    for host in hosts.iter().filter_map(|at| names.hosts.get(*at as usize)) {
-                        let label = host.label();
-                        hosts_named.insert(host);
-                        if said.insert((port.number, label.clone())) {
-                            reply.answers.push(self.record(srv(below(&[&label], &service))));
+                Targets::Hosts(all) => {
+                    // Those of one name are next to each other.
+                    let mut before = None;
+                    for at in all {
+                        if reply.answers.len() >= self.most {
+                            // It will be cut, and then nothing is said beside it.
+                            return;
                         }
+                        let Some(host) = names.hosts.get(*at as usize) else { continue };
+                        if hosts.len() < self.most {
+                            hosts.insert(*at);
+                        }
+                        if host.hostname.is_some() && host.hostname == before {
+                            continue;
+                        }
+                        let label = host.label();
+                        if said.insert((port.number, label.clone())) {
+                            reply.answers.push(srv(below(&[&label], &service)));
+                        }
+                        before = host.hostname;
                     }
                 }
             }
@@ -383,11 +399,49 @@ impl Asked<'_> {
         {
             push_both(self.ttl(), &service, addresses, &mut reply.additionals);
         }
-        for host in hosts_named {
+        if self.has_no_room(reply.answers.len() + hosts.len()) {
+            return;
+        }
+        for host in hosts.into_iter().filter_map(|at| names.hosts.get(at as usize)) {
             let owner = below(&[&host.label()], &service);
             let addresses = [host.address].into_iter().collect();
             push_both(self.ttl(), &owner, &addresses, &mut reply.additionals);
         }
+    }
+
+    /// Whether so many records fit nowhere: what is beside an answer is said whole or not at all.
+    fn has_no_room(&self, records: usize) -> bool {
+        records >= self.most
+    }
+
+    /// SRV for the ports of the endpoints with this name, each with all of their addresses beside it.
+    fn services_of_hosts(&self, names: &ServiceNames, reply: &mut Reply) {
+        let places = names.hosts.places(self.lower.label(0));
+        let served: Vec<(u16, &[u32])> = names
+            .ports_of_hosts()
+            .iter()
+            .filter_map(|port| match &port.targets {
+                Targets::Hosts(all) => Some((port.number, within(all, &places))),
+                Targets::Service => None,
+            })
+            .collect();
+        let weight = weight(served.iter().map(|(_, hosts)| hosts.len()).sum());
+        let Some(label) = names.hosts.get(places.start).map(|host| host.label()) else { return };
+        let target = below(&[&label], &self.service_name());
+        let serving = served.iter().filter(|(_, hosts)| !hosts.is_empty());
+        let numbers: BTreeSet<u16> = serving.map(|(number, _)| *number).collect();
+        for number in numbers {
+            let srv = RData::SRV(SRV::new(0, weight, number, target.clone()));
+            reply.answers.push(self.record(srv));
+        }
+        let widest = served.iter().map(|(_, hosts)| hosts.len()).max().unwrap_or(0);
+        if self.has_no_room(reply.answers.len() + widest) {
+            return;
+        }
+        let hosts: BTreeSet<u32> = served.iter().flat_map(|(_, hosts)| *hosts).copied().collect();
+        let hosts = hosts.into_iter().filter_map(|at| names.hosts.get(at as usize));
+        let addresses: Addresses = hosts.map(|host| host.address).collect();
+        push_both(self.ttl(), &target, &addresses, &mut reply.additionals);
     }
 
     /// The full name of the Service at or above this name: its own labels in lower case, as the
@@ -405,6 +459,18 @@ impl Asked<'_> {
         let labels = host.as_deref().into_iter().chain(labels).map(str::as_bytes);
         Name::from_labels(labels).ok()?.append_domain(&self.zone.settings().origin).ok()
     }
+}
+
+/// The weight of each of so many targets, as CoreDNS has it.
+fn weight(items: usize) -> u16 {
+    u16::try_from(100 / items.max(1)).unwrap_or(100).max(1)
+}
+
+/// Of places in their order those in `range`.
+fn within<'a>(all: &'a [u32], range: &Range<usize>) -> &'a [u32] {
+    let from = all.partition_point(|at| (*at as usize) < range.start);
+    let until = all.partition_point(|at| (*at as usize) < range.end);
+    &all[from..until]
 }
 
 /// All addresses, in their order: where to begin, and how many.

@@ -100,21 +100,25 @@ pub struct Key(Arc<[u8]>);
 impl Key {
     /// The key of a question.
     pub fn of(asked: Asked<'_>) -> Self {
-        Self::with_type(asked, asked.question.query.query_type())
+        Self::with_type(asked, Some(asked.question.query.query_type()))
     }
 
     /// The key of what is true of the name whatever the type: that it does not exist.
     fn of_name(asked: Asked<'_>) -> Self {
-        Self::with_type(asked, RecordType::ZERO)
+        Self::with_type(asked, None)
     }
 
-    fn with_type(asked: Asked<'_>, kind: RecordType) -> Self {
+    fn with_type(asked: Asked<'_>, kind: Option<RecordType>) -> Self {
         let question = asked.question;
         let name = LowerName::of(question.query.name());
-        let flags = u8::from(question.dnssec_ok()) | u8::from(question.checking_disabled) << 1;
+        // Clients choose the type, of all 65,536: that it is none stands beside it.
+        let flags = u8::from(question.dnssec_ok())
+            | u8::from(question.checking_disabled) << 1
+            | u8::from(kind.is_none()) << 2;
+        let kind = kind.map_or(0, u16::from);
         // A configuration has fewer routes than this can tell apart.
         let place = u32::try_from(asked.place).unwrap_or(u32::MAX).to_be_bytes();
-        Self([name.wire(), &u16::from(kind).to_be_bytes(), &place, &[flags]].concat().into())
+        Self([name.wire(), &kind.to_be_bytes(), &place, &[flags]].concat().into())
     }
 }
 

@@ -243,7 +243,7 @@ fn objects(
         Found::Pointers(pointers) => {
             pointers.iter().map(|pointer| format!("Service {}", pointer.service)).collect()
         }
-        Found::Service(_) | Found::Ports(..) | Found::Hosts(_) => {
+        Found::Service(_) | Found::Ports(..) | Found::Hosts(..) => {
             let Some(at) = name.label_count().checked_sub(apex_labels + 3) else {
                 return Vec::new();
             };
@@ -251,7 +251,7 @@ fn objects(
             let key = ObjectKey::new(&label(at + 1), &label(at));
             let mut all = vec![format!("Service {key}")];
             let headless = snapshot.services.get(&key).is_some_and(|service| service.headless);
-            if headless || matches!(found, Found::Hosts(_)) {
+            if headless || matches!(found, Found::Hosts(..)) {
                 let slices = snapshot.slices_of(&key);
                 all.extend(slices.map(|slice| format!("EndpointSlice {}", slice.key)));
             }

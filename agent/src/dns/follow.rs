@@ -51,12 +51,16 @@ pub async fn look(
 ) -> Result<Option<(Followed, Noted)>, String> {
     let (config, domain, before) = (config.clone(), domain.clone(), before.cloned());
     let look = move || {
-        if before.is_some_and(|before| before.holds(&Machine)) {
+        if before.as_ref().is_some_and(|before| before.holds(&Machine)) {
             return Ok(None);
         }
         let texts = RefCell::new(Texts::of(&config.source));
-        let noting = Noting { inner: &Machine, noted: RefCell::default(), texts };
         let data_dir = config.data_dir.clone();
+        // An agent that begins goes on from what an earlier one read.
+        let folder = data_dir.as_deref().filter(|_| before.is_none());
+        let kept = folder.and_then(|folder| Texts::recall(folder, &config.source).ok().flatten());
+        let before = (before.as_deref(), kept.as_ref());
+        let noting = Noting { inner: &Machine, before, noted: RefCell::default(), texts };
         let followed = read(config, domain, &noting)?;
         let Noting { noted, texts, .. } = noting;
         if let Some(Err(error)) = data_dir.map(|folder| texts.borrow().keep(&folder)) {
@@ -84,13 +88,27 @@ pub async fn recall(config: &Config, domain: &Name) -> Result<Option<Followed>, 
 /// Surroundings, and what was read of them.
 struct Noting<'a> {
     inner: &'a dyn Surroundings,
+    /// What was read when it could last be used: by this agent, or an earlier one.
+    before: (Option<&'a Noted>, Option<&'a Texts>),
     noted: RefCell<Noted>,
     texts: RefCell<Texts>,
 }
 
+impl Noting<'_> {
+    fn was_there(&self, path: &Path) -> bool {
+        let (noted, kept) = self.before;
+        noted.is_some_and(|noted| noted.has(path)) || kept.is_some_and(|kept| kept.has(path))
+    }
+}
+
 impl Surroundings for Noting<'_> {
     fn read(&self, path: &Path) -> io::Result<String> {
-        let text = self.inner.read(path);
+        let text = self.inner.read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.was_there(path) => {
+                io::Error::other("it was there and is gone; put it back, or name it no longer")
+            }
+            _ => error,
+        });
         let said = text.as_ref().ok().map(|text| number(text));
         self.noted.borrow_mut().files.push((path.to_owned(), said));
         self.texts.borrow_mut().note_file(path, text.as_deref().ok());
@@ -113,6 +131,11 @@ impl Surroundings for Noting<'_> {
 }
 
 impl Noted {
+    /// Whether that file could be read.
+    fn has(&self, path: &Path) -> bool {
+        self.files.iter().any(|(file, said)| file == path && said.is_some())
+    }
+
     fn holds(&self, surroundings: &dyn Surroundings) -> bool {
         let said = |path: &Path| surroundings.read(path).ok().map(|text| number(&text));
         self.files.iter().all(|(path, before)| said(path) == *before)
@@ -207,7 +230,51 @@ mod tests {
         write("more/forward", "forward . 192.0.2.53\n");
         assert!(is_new(&mut noted).await.is_some(), "another file of the pattern");
         assert_eq!(is_new(&mut noted).await, None);
+        // What it said stays in force; as soon as it is there again, that is what it says.
         std::fs::remove_file(&hosts).unwrap();
-        assert!(is_new(&mut noted).await.is_some(), "a file that is gone");
+        let gone = look(&config, &domain, noted.as_ref()).await.unwrap_err();
+        assert!(gone.contains("it was there and is gone"), "{gone}");
+        write("hosts", "192.0.2.2 a.example\n");
+        assert_eq!(is_new(&mut noted).await, None);
+    }
+
+    /// In a Corefile and in the agent's own configuration alike.
+    #[tokio::test]
+    async fn a_table_that_is_not_there_yet_is_empty_and_one_that_cant_be_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts");
+        let corefile = folder.path().join("Corefile");
+        std::fs::write(&corefile, format!(".:53 {{\nhosts {}\n}}\n", hosts.display())).unwrap();
+        let blocks = format!("[{{hosts: {{file: {}}}}}]", hosts.display());
+        let data_dir = Some(folder.path().to_owned());
+        let sources = [Source::Corefile(corefile), Source::Blocks(blocks.parse().unwrap())];
+        let configs = sources.map(|source| Config {
+            source,
+            data_dir: data_dir.clone(),
+            ..Config::default()
+        });
+        let domain = origin("cluster.local").unwrap();
+        for config in &configs {
+            assert!(look(config, &domain, None).await.unwrap().is_some());
+            assert!(check(config).is_ok());
+        }
+        std::fs::create_dir(&hosts).unwrap();
+        for config in &configs {
+            for why in [look(config, &domain, None).await.unwrap_err(), check(config).unwrap_err()]
+            {
+                let table = format!("the table {} can't be read", hosts.display());
+                assert!(why.contains(&table), "{why}");
+            }
+        }
+        // An agent that begins while it is gone goes on with what an earlier one had of it.
+        std::fs::remove_dir(&hosts).unwrap();
+        for config in &configs {
+            std::fs::write(&hosts, "192.0.2.1 a.example\n").unwrap();
+            let (there, _) = look(config, &domain, None).await.unwrap().unwrap();
+            std::fs::remove_file(&hosts).unwrap();
+            let why = look(config, &domain, None).await.unwrap_err();
+            assert!(why.contains("it was there and is gone"), "{why}");
+            assert_eq!(recall(config, &domain).await.unwrap(), Some(there));
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::data_dir;
 /// In the data folder.
 pub const FILE: &str = "dns-files.json";
 /// Octets of it. What is larger is not kept.
-const FILE_MAX: usize = 16 << 20;
+const FILE_MAX: usize = 32 << 20;
 /// Stands in files with a private key (RFC 7468).
 const PRIVATE_KEY: &str = "PRIVATE KEY-----";
 
@@ -48,6 +48,11 @@ impl Texts {
         if !text.is_some_and(|text| text.contains(PRIVATE_KEY)) {
             self.files.insert(path.to_owned(), text.map(str::to_owned));
         }
+    }
+
+    /// Whether that file could be read.
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(Option::is_some)
     }
 
     /// Notes which files a pattern means.
@@ -138,6 +143,8 @@ mod tests {
         assert_eq!(kept, texts);
         assert_eq!(kept.read(Path::new("/etc/coredns/Corefile")).unwrap(), ". {\n}\n");
         assert!(kept.read(Path::new("/nowhere/hosts")).is_err());
+        let has = |path: &str| kept.has(Path::new(path));
+        assert!(has("/etc/coredns/Corefile") && !has("/nowhere/hosts") && !has("/etc/hosts"));
         assert_eq!(kept.matching(Path::new("/etc/coredns/*.server")).len(), 1);
         assert_eq!(kept.variable("UPSTREAM").as_deref(), Some("192.0.2.53"));
         assert_eq!(recall(&Source::ResolvConf("/etc/resolv.conf".into())), None);

@@ -308,7 +308,7 @@ impl Meaning {
         let errors = written.errors.clone().map(Arc::new);
         let keeping = written.keeping.unwrap_or(Keeping::NOTHING);
         let loadbalance = written.loadbalance;
-        // Whether a zone is one that is answered from the index.
+        // Whether a zone is one in which the index answers.
         let is_ours = |zone: &Name| served.domain.zone_of(zone) || is_reverse(zone);
         for zone in &written.zones {
             let mut has_own = false;
@@ -332,8 +332,9 @@ impl Meaning {
                     ..route
                 });
             }
-            if !has_own && !is_ours(zone) {
-                // Behind those that forward parts of it.
+            if !has_own {
+                // Behind those that forward parts of it: what is left of its names, or falls through
+                // the index, is nobody's to hear of.
                 let turn = written.forwards.len();
                 let (zone, from) = (zone.clone(), zone.clone());
                 self.routes.push(Route { zone, block, from, turn, keeping, ..Route::default() });

@@ -1,6 +1,8 @@
 //! Messages at the edge: what of a client's octets is a question for us, and how a reply becomes
 //! octets that fit. Pure, and safe with any input.
 
+use std::net::IpAddr;
+
 use hickory_proto::{
     op::{Message, OpCode, Query, ResponseCode},
     rr::{DNSClass, Record, RecordType, rdata::opt::EdnsCode},
@@ -66,6 +68,9 @@ pub struct Question {
     pub edns: Option<ClientEdns>,
     /// How the answer travels.
     pub transport: Transport,
+    /// Whose it is, as the server knows it: what is scarce is shared out by it. Nobody's where the
+    /// agent asks by itself.
+    pub client: Option<IpAddr>,
 }
 
 impl Question {
@@ -79,6 +84,7 @@ impl Question {
             query,
             edns: None,
             transport: Transport::Udp,
+            client: None,
         }
     }
 }
@@ -153,12 +159,15 @@ fn classify(mut message: Message, transport: Transport) -> Received {
             padded: edns.option(EdnsCode::Padding).is_some(),
         }),
         transport,
+        client: None,
     };
     let code = match question.query.query_type() {
         _ if message.edns.as_ref().is_some_and(|edns| edns.version() != 0) => {
             Some(ResponseCode::BADVERS)
         }
         _ if question.query.query_class() != DNSClass::IN => Some(ResponseCode::Refused),
+        // No type of records, and none that a name could be asked for (RFC 6895 3.1).
+        RecordType::ZERO => Some(ResponseCode::FormErr),
         // The zone is not for copying.
         RecordType::AXFR | RecordType::IXFR => Some(ResponseCode::Refused),
         _ => None,

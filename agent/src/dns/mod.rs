@@ -319,7 +319,8 @@ impl Role {
         let looked = follow::look(&self.given, &domain, self.noted.as_ref()).await;
         self.next_follow = Instant::now() + FOLLOW;
         match looked {
-            Ok(None) => {}
+            // It says what is in force, whatever it said meanwhile.
+            Ok(None) => self.unusable = None,
             Ok(Some((followed, noted))) => {
                 self.noted = Some(Arc::new(noted));
                 self.unusable = None;
@@ -327,7 +328,6 @@ impl Role {
                 self.put_in_force(InForce::Followed);
             }
             Err(why) => {
-                self.noted = None;
                 let stands = self.without_the_file(&domain).await?;
                 let why = format!("{why}; {stands}");
                 if self.unusable.as_ref() != Some(&why) {

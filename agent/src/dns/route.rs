@@ -294,8 +294,8 @@ impl Routes {
         let found = if self.zones.is_empty() {
             self.first(name, is_in)?
         } else {
-            // One that answers from the index, and has nobody to ask, leaves what falls through to
-            // the next.
+            // One that forwarded to this agent itself alone, for what the index answers, leaves what
+            // falls through to the next.
             let mut those = self.zones.iter().filter(|(zone, _)| name.labels_below(zone).is_some());
             let of_block =
                 |place| self.first(name, |zone| zone.route.block == place && is_in(zone));
@@ -432,7 +432,7 @@ mod tests {
             assert_eq!(asked(&routes, text, None), Some(number), "{text}");
             assert_eq!(asked(&routes, text, Some(block)), Some(number), "{text}");
         }
-        // The block's, which forwards nothing because the index answers.
+        // The block's, which forwarded nowhere but here, where the index answers.
         assert_eq!(asked(&routes, "cluster.local.", None), Some(1));
         assert_eq!(asked(&numbered(&["corp."], &[]), "example.", None), None);
     }

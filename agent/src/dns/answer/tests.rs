@@ -188,6 +188,62 @@ fn dns_11_dns_12_endpoints() {
     nxdomain("5678-abcd-0-0-0-0-0-2.hdls1.testns.svc", RecordType::AAAA);
 }
 
+/// As CoreDNS has it: whoever was named by one SRV record can be asked for by that name.
+#[test]
+fn dns_11_dns_12_srv_of_endpoints() {
+    let check = |name: &str, srv: &[&str], glue: &[&str]| {
+        let target = format!("{name}.cluster.local.");
+        let srv: Vec<_> = srv.iter().map(|data| format!("SRV {data} {target}")).collect();
+        let srv: Vec<_> = srv.iter().map(String::as_str).collect();
+        answers(name, RecordType::SRV, &srv);
+        let glue: Vec<_> = glue.iter().map(|data| format!("{target} 5 IN {data}")).collect();
+        let glue: Vec<_> = glue.iter().map(String::as_str).collect();
+        additionals(name, RecordType::SRV, &glue);
+    };
+    check("172-0-0-2.hdls1.testns.svc", &["0 100 80"], &["A 172.0.0.2"]);
+    check("5678-abcd--2.hdls1.testns.svc", &["0 100 80"], &["AAAA 5678:abcd::2"]);
+    // Two addresses, each with its part of the weight, and one name.
+    check("dup-name.hdls1.testns.svc", &["0 50 80"], &["A 172.0.0.4", "A 172.0.0.5"]);
+    check("ep1a.svc1.testns.svc", &["0 100 80"], &["A 172.0.0.1"]);
+    nodata("172-0-0-20.hdlsprtls.testns.svc", RecordType::SRV);
+    nxdomain("172-0-0-4.hdls1.testns.svc", RecordType::SRV);
+    // The letters of the question are its owner's, the target's are those of the API.
+    let reply =
+        ask(&zone_with(settings()), "Dup-Name.hdls1.testns.svc.cluster.local.", RecordType::SRV);
+    let expected = "Dup-Name.hdls1.testns.svc.cluster.local. 5 IN SRV 0 50 80 \
+                    dup-name.hdls1.testns.svc.cluster.local.";
+    assert_eq!(lines(&reply.answers), [expected]);
+}
+
+/// The ports are the endpoints', not the Service's, and of each only those whose slice has it.
+#[test]
+fn dns_12_srv_of_endpoints_with_ports_of_their_own() {
+    use crate::dns::fixture::{HTTP, add, service, slice};
+    use crate::model::service::Protocol;
+    let mut all = Snapshot { synced: fixture::snapshot().synced, ..Snapshot::default() };
+    let web = service("testns", "web", &["10.0.0.1"], &[HTTP]);
+    let both = [("http", Protocol::Tcp, 8080), ("http3", Protocol::Udp, 8080)];
+    let slices = vec![
+        slice(&web, "a", &[("172.0.0.1", "a"), ("172.0.0.2", "b")], &both),
+        slice(&web, "b", &[("172.0.0.3", "b")], &[("http", Protocol::Tcp, 9090)]),
+    ];
+    add(&mut all, web, slices);
+    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &all);
+    let said = |label: &str| {
+        let name = format!("{label}.web.testns.svc.cluster.local.");
+        let reply = ask(&zone, &name, RecordType::SRV);
+        let data = reply.answers.iter().map(|record| record.data.to_string());
+        let beside = reply.additionals.iter().map(|record| record.data.to_string());
+        (data.collect::<Vec<_>>(), beside.collect::<Vec<_>>())
+    };
+    let srv = |data: &str, label: &str| format!("{data} {label}.web.testns.svc.cluster.local.");
+    let ip = |text: &str| text.to_owned();
+    // One number by TCP and UDP is one record.
+    assert_eq!(said("a"), (vec![srv("0 50 8080", "a")], vec![ip("172.0.0.1")]));
+    let b = vec![srv("0 33 8080", "b"), srv("0 33 9090", "b")];
+    assert_eq!(said("b"), (b, vec![ip("172.0.0.2"), ip("172.0.0.3")]));
+}
+
 #[test]
 fn dns_13_an_endpoint_that_is_not_ready_has_no_name() {
     nxdomain("172-0-0-30.unready.testns.svc", RecordType::A);

@@ -297,6 +297,25 @@ fn dns_59_a_name_that_came_is_not_hidden_by_its_absence() {
     assert_eq!(watched.get(12, &www(RecordType::A)), ("nothing", 0), "the name exists now");
 }
 
+/// No client has a say in what is known of a name whatever the type, by whatever type it asks for.
+#[test]
+fn dns_53_dns_54_what_is_said_of_one_type_is_no_word_on_others() {
+    let absence = message(ResponseCode::NoError, &[], Some((30, 30)));
+    for number in (2..=260_u16).chain([0, u16::MAX]) {
+        let odd = www(RecordType::from(number));
+        let mut watched = Watched::new();
+        watched.put(0, &odd, &absence, 1);
+        assert_eq!(watched.get(1, &www(RecordType::A)), ("nothing", 0), "{number}");
+        // Nor has its failure a word, where what is good has outlived its time.
+        let mut watched = Watched::new();
+        watched.put(2, &www(RecordType::A), &address(), 2);
+        for code in FAILURES {
+            watched.put(13, &odd, &message(code, &[], None), 3);
+        }
+        assert_eq!(watched.get(13, &www(RecordType::A)), ("stale, ask", 2), "{number}");
+    }
+}
+
 /// Some servers say NXDOMAIN of AAAA where there is A.
 #[test]
 fn dns_59_an_address_that_is_known_is_not_hidden_by_what_is_said_of_another_type() {

@@ -25,6 +25,20 @@ pub enum Search {
     List(Vec<Name>),
 }
 
+impl Autopath {
+    /// What it says behind another one of its block: its own zones, and its own list unless the other
+    /// has that of the pod that asks, as CoreDNS has it.
+    #[must_use]
+    pub fn behind(mut self, before: Option<Self>) -> Self {
+        if let Some(pods @ Search::Pods(_)) = before.map(|before| before.search)
+            && matches!(self.search, Search::List(_))
+        {
+            self.search = pods;
+        }
+        self
+    }
+}
+
 impl Search {
     /// The list of a client: of a pod in that namespace of a cluster with that domain, or of one
     /// that is none of this node's pods. Empty where nothing is completed.

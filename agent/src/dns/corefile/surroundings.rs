@@ -5,13 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How large a file may be, in octets.
-const MAX_FILE: u64 = 4 << 20;
+/// How large a file may be, in octets: twice what a table of hosts with as many names as one may
+/// have has in thirty octets a line.
+const MAX_FILE: u64 = 16 << 20;
 
 /// What is around a Corefile.
 pub trait Surroundings {
     /// The text of a file.
     fn read(&self, path: &Path) -> io::Result<String>;
+    /// The same of one that need not be there yet: until it is, it says nothing.
+    fn read_if_there(&self, path: &Path) -> io::Result<String> {
+        match self.read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read,
+        }
+    }
     /// The files that `pattern` means, in order: a path, whose last part may have `*` in it.
     fn matching(&self, pattern: &Path) -> Vec<PathBuf>;
     /// A variable of the environment.
@@ -24,12 +32,13 @@ pub struct Machine;
 
 impl Surroundings for Machine {
     fn read(&self, path: &Path) -> io::Result<String> {
-        let mut text = String::new();
-        let read = std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+        let mut octets = Vec::new();
+        let read = std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut octets)?;
         if read as u64 > MAX_FILE {
             return Err(io::Error::other(format!("it is larger than {MAX_FILE} octets")));
         }
-        Ok(text)
+        // A comment may be in any encoding; where letters count, those of none are no name.
+        Ok(String::from_utf8_lossy(&octets).into_owned())
     }
 
     fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
@@ -50,6 +59,27 @@ impl Surroundings for Machine {
 
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
+    }
+}
+
+/// Surroundings in which files without a leading slash are in a folder: what `root` means for the
+/// files that a server block names. Without one they are where they are.
+pub(super) struct Rooted<'a> {
+    pub(super) inner: &'a dyn Surroundings,
+    pub(super) root: &'a Path,
+}
+
+impl Surroundings for Rooted<'_> {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        self.inner.read(&self.root.join(path))
+    }
+
+    fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
+        self.inner.matching(&self.root.join(pattern))
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.inner.variable(name)
     }
 }
 
@@ -84,6 +114,22 @@ mod tests {
         ] {
             assert_eq!(fits(pattern, name), is, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_file_is_read_or_it_is_said_why_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts");
+        assert_eq!(Machine.read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(Machine.read_if_there(&path).unwrap(), "");
+        // A list of names to be blocked, with a comment in Latin-1.
+        let list = [&b"# caf\xe9\n"[..], &b"0.0.0.0 a.example\n".repeat(300_000)].concat();
+        std::fs::write(&path, list).unwrap();
+        assert_eq!(Machine.read_if_there(&path).unwrap().lines().count(), 300_001);
+        // Of this length and with nothing in it.
+        std::fs::File::create(&path).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert!(Machine.read_if_there(&path).unwrap_err().to_string().contains("larger"));
+        assert!(Machine.read_if_there(folder.path()).is_err(), "a folder");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::dns::{
 
 mod parts;
 mod steps;
+mod tables;
 mod tls;
 
 /// A machine with these files.
@@ -345,7 +346,10 @@ fn a_range_may_be_several_zones() {
     );
     assert_eq!(said.blocks[0].zones.len(), 17);
     assert_eq!(said.blocks[0].zones[16], name("111.10.in-addr.arpa."));
-    assert_eq!(zones(&said), ["0.10.in-addr.arpa.", "1.10.in-addr.arpa."]);
+    // The first has nobody to ask.
+    let asks = said.routes.iter().filter(|route| !route.upstreams.is_empty());
+    let asks: Vec<_> = asks.map(|route| route.zone.to_string()).collect();
+    assert_eq!(asks, ["0.10.in-addr.arpa.", "1.10.in-addr.arpa."]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::dns::{
         parts::{Part, Parts},
     },
 };
-use crate::model::snapshot::Snapshot;
+use crate::model::{service::Protocol, snapshot::Snapshot};
 
 /// What the long way says, where it needs nobody else.
 fn at_length(zone: &Zone, query: &[u8]) -> Option<Vec<u8>> {
@@ -140,21 +140,46 @@ fn dns_39_dns_49_what_does_not_fit_is_left_to_be_cut() {
 #[test]
 fn dns_49_what_is_cut_is_the_same_however_little_is_made() {
     use crate::dns::answer::{answer, answer_within};
-    let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &large(200));
-    for payload in [None, Some(700), Some(1232)] {
-        let octets = query("large.testns.svc.cluster.local.", RecordType::A, payload);
-        let Received::Question(question) = message::read(&octets, Transport::Udp) else {
-            panic!("a question")
-        };
-        let most = message::most_records(&question);
-        let made = |outcome| match outcome {
-            Outcome::Answer(reply) => (reply.answers.len(), message::write(&question, &reply)),
-            other => panic!("{other:?}"),
-        };
-        let (all, whole) = made(answer(&zone, &question.query, 7));
-        let (some, within) = made(answer_within(&zone, &question.query, 7, most));
-        assert_eq!(whole, within);
-        assert!(some < all && some <= 78, "{some}");
+    let shared = service("testns", "shared", &[], &[HTTP, ("dns", Protocol::Udp, 80)]);
+    let addresses: Vec<String> = (0..200).map(|n| format!("172.2.0.{n}")).collect();
+    let hosts: Vec<_> = addresses.iter().map(|address| (address.as_str(), "one")).collect();
+    let slices = vec![slice(&shared, "a", &hosts, &[HTTP, ("dns", Protocol::Udp, 80)])];
+    // Of 18 the targets fit, and not their addresses.
+    for endpoints in [1, 10, 18, 25, 200] {
+        let mut all = large(endpoints);
+        add(&mut all, shared.clone(), slices.clone());
+        let zone = Zone::new(settings(), 0).advance(&Snapshot::default(), &all);
+        for (name, kind) in [
+            ("large", RecordType::A),
+            ("large", RecordType::SRV),
+            ("_http._tcp.large", RecordType::SRV),
+            ("shared", RecordType::SRV),
+            ("one.shared", RecordType::SRV),
+        ] {
+            for payload in [None, Some(700), Some(1232)] {
+                let name = format!("{name}.testns.svc.cluster.local.");
+                let octets = query(&name, kind, payload);
+                let Received::Question(question) = message::read(&octets, Transport::Udp) else {
+                    panic!("a question")
+                };
+                let most = message::most_records(&question);
+                let made = |outcome| match outcome {
+                    Outcome::Answer(reply) => {
+                        let sections = [reply.answers.len(), reply.additionals.len()];
+                        (sections, message::write(&question, &reply))
+                    }
+                    other => panic!("{other:?}"),
+                };
+                let (_, whole) = made(answer(&zone, &question.query, 7));
+                let ([answers, beside], within) =
+                    made(answer_within(&zone, &question.query, 7, most));
+                assert_eq!(whole, within, "{name} {kind} {endpoints}");
+                assert!(
+                    answers + beside <= most && most <= 78,
+                    "{name} {kind}: {answers} {beside}"
+                );
+            }
+        }
     }
 }
 

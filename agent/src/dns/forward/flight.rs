@@ -14,6 +14,7 @@ use super::{
     Answer,
     berths::{Berths, Turn},
     lock,
+    shares::Client,
 };
 use crate::dns::{answer::Explanation, cache::Key};
 
@@ -54,9 +55,15 @@ impl Flights {
         Arc::new(Self { berths, under_way, runtime })
     }
 
-    /// A seat in the flight of `key`, which begins with `ask` where there is none: at once, or when
-    /// it has its turn. For those that find none the answer is [`Explanation::Overloaded`].
-    pub(super) fn board<F>(self: &Arc<Self>, key: Key, ask: impl FnOnce() -> F) -> Seat
+    /// A seat in the flight of `key`, which begins with `ask`, as `client`'s, where there is none: at
+    /// once, or when it has its turn. For those that find none the answer is
+    /// [`Explanation::Overloaded`].
+    pub(super) fn board<F>(
+        self: &Arc<Self>,
+        key: Key,
+        client: Client,
+        ask: impl FnOnce() -> F,
+    ) -> Seat
     where
         F: Future<Output = Answer> + Send + 'static,
     {
@@ -64,18 +71,22 @@ impl Flights {
         if let Some(told) = under_way.get(&key) {
             return Seat(told.clone());
         }
-        let turn = self.berths.turn();
+        let turn = self.berths.turn(client);
         Seat(self.begin(&mut under_way, key, turn, ask()))
     }
 
-    /// Has a flight of `key` begin where there is none, and one may begin at once.
-    pub(super) fn begin_if_free<F>(self: &Arc<Self>, key: Key, ask: impl FnOnce() -> F)
-    where
+    /// Has a flight of `key` begin as `client`'s where there is none, and one may begin at once.
+    pub(super) fn begin_if_free<F>(
+        self: &Arc<Self>,
+        key: Key,
+        client: Client,
+        ask: impl FnOnce() -> F,
+    ) where
         F: Future<Output = Answer> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
         if !under_way.contains_key(&key)
-            && let Some(turn) = self.berths.free()
+            && let Some(turn) = self.berths.free(client)
         {
             self.begin(&mut under_way, key, turn, ask());
         }
@@ -136,11 +147,11 @@ mod tests {
     async fn those_who_ask_the_same_share_a_flight() {
         let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
         let (tell, told) = oneshot::channel();
-        let first = flights.board(key("a."), || async { told.await.unwrap() });
+        let first = flights.board(key("a."), None, || async { told.await.unwrap() });
         let never = || async { panic!("one is enough") };
-        let second = flights.board(key("A."), never);
-        flights.begin_if_free(key("a."), never);
-        flights.begin_if_free(key("b."), never);
+        let second = flights.board(key("A."), None, never);
+        flights.begin_if_free(key("a."), None, never);
+        flights.begin_if_free(key("b."), None, never);
         assert_eq!(lock(&flights.under_way).len(), 1, "there is no room for what nobody waits for");
         // It goes on without the first, and then is over.
         drop(first);
@@ -168,9 +179,9 @@ mod tests {
                 (key(name), ask)
             };
             let (other, ask) = begin("b.");
-            flights.begin_if_free(other, ask);
+            flights.begin_if_free(other, None, ask);
             let (first, ask) = begin("a.");
-            flights.board(first, ask)
+            flights.board(first, None, ask)
         };
         drop(elsewhere);
         assert_eq!(at_home.block_on(seat.answer()).unwrap_err(), Explanation::Loop);
@@ -184,10 +195,10 @@ mod tests {
         let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
         let (order, mut begun) = tokio::sync::mpsc::unbounded_channel();
         let (tell, told) = oneshot::channel();
-        let first = flights.board(key("a."), || async { told.await.unwrap() });
+        let first = flights.board(key("a."), None, || async { told.await.unwrap() });
         let board = |name: &'static str| {
             let order = order.clone();
-            flights.board(key(name), move || async move {
+            flights.board(key(name), None, move || async move {
                 order.send(name).unwrap();
                 Err(Explanation::Loop)
             })
@@ -208,10 +219,10 @@ mod tests {
     #[tokio::test]
     async fn a_flight_that_fails_to_end_well_ends() {
         let flights = Flights::new(1, Duration::from_secs(9), Handle::current());
-        let seat = flights.board(key("a."), || async { panic!("a defect") });
+        let seat = flights.board(key("a."), None, || async { panic!("a defect") });
         assert!(seat.answer().await.is_err());
         assert!(lock(&flights.under_way).is_empty());
-        let next = flights.board(key("a."), || async { Err(Explanation::Loop) });
+        let next = flights.board(key("a."), None, || async { Err(Explanation::Loop) });
         assert_eq!(next.answer().await.unwrap_err(), Explanation::Loop, "its place is free");
     }
 }

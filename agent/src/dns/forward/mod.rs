@@ -10,6 +10,7 @@ pub mod knows;
 pub mod link;
 pub mod probe;
 mod room;
+mod shares;
 mod tries;
 
 use std::{
@@ -215,7 +216,7 @@ impl Forwarder {
                 if refresh && let Some(flights) = self.flights.get(place) {
                     // Nobody waits for it; where there is no room it is left.
                     let Flight { key, ask } = self.flight(question, place);
-                    flights.begin_if_free(key, ask);
+                    flights.begin_if_free(key, question.client, ask);
                 }
                 let reply = remembered(question, &hit, &route.keeping);
                 self.metrics.looked_up(reply.as_ref().map(sort), false, refresh);
@@ -243,7 +244,10 @@ impl Forwarder {
             return AtOnce::Answer(Reply::of_code(ResponseCode::Refused), Origin::Nobody);
         }
         match self.rooms.get(place) {
-            Some(room) => AtOnce::Ask(Errand { place, stale, chair: room.enter() }),
+            Some(room) => {
+                let chair = room.enter(question.client);
+                AtOnce::Ask(Errand { place, stale, chair })
+            }
             None => AtOnce::Answer(Reply::failure(Explanation::NoUpstream), Origin::Nobody),
         }
     }
@@ -281,7 +285,7 @@ impl Forwarder {
             return (Reply::failure(Explanation::NoUpstream), None);
         };
         let Flight { key, ask } = self.flight(question, place);
-        let seat = flights.board(key, ask);
+        let seat = flights.board(key, question.client, ask);
         let stale = errand.stale.as_ref().and_then(|hit| outlived(question, hit));
         let answer = async {
             tokio::select! {

@@ -200,6 +200,7 @@ fn question(transport: Transport) -> Question {
         query: query().queries[0].clone(),
         edns: Some(ClientEdns { payload: 1232, dnssec_ok: true, padded: true }),
         transport,
+        client: None,
     }
 }
 

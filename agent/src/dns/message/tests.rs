@@ -213,6 +213,14 @@ fn dns_45_the_zone_is_not_for_copying() {
 }
 
 #[test]
+fn dns_44_type_zero_is_none() {
+    for name in ["a.cluster.local.", "www.example.org."] {
+        let answer = refused(&query(name, RecordType::ZERO).to_vec().unwrap());
+        assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+    }
+}
+
+#[test]
 fn dns_46_recursion_is_available() {
     let question = question(&query("a.cluster.local.", RecordType::A), Transport::Udp);
     let (_, message) = written(&question, &reply(1));

@@ -236,7 +236,10 @@ impl Reader<'_> {
         table.fallthrough = zones(&written.fallthrough, &[])?;
         if let Some(path) = &written.file {
             // One that is not there yet is an empty one.
-            table.extend(&self.surroundings.read(path).unwrap_or_default());
+            let text = self.surroundings.read_if_there(path);
+            table.extend(&text.map_err(|error| {
+                format!("hosts: the table {} can't be read: {error}", path.display())
+            })?);
         }
         for (address, names) in &written.entries {
             table.extend(&format!("{address} {}\n", names.join(" ")));

@@ -234,7 +234,11 @@ impl Resolver {
                 self.metrics.answered(&request, Origin::Nobody, code, octets.len(), took);
                 return Begun::Done(octets);
             }
-            Received::Question(question) => *question,
+            Received::Question(question) => {
+                let mut question = *question;
+                question.client = Some(client.ip().to_canonical());
+                question
+            }
         };
         let kind = Some(question.query.query_type());
         let request = Request { kind, dnssec_ok: question.dnssec_ok(), ..request };
@@ -250,7 +254,8 @@ impl Resolver {
         }
         if let Some((block, chain)) = forwarder.steps(question.query.name()) {
             let forwarder = Arc::clone(&forwarder);
-            return self.walk(question, counted, forwarder, Steps { chain, block });
+            let steps = Steps { chain, block, may_begin: true };
+            return self.walk(question, counted, forwarder, steps);
         }
         let trail = &counted.trail;
         trail.look_up(&forwarder, &question, None);

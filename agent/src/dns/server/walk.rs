@@ -51,6 +51,8 @@ pub(super) struct Walk {
 pub(super) struct Steps {
     pub(super) chain: Arc<Chain>,
     pub(super) block: usize,
+    /// Whether the name may be the first of a search list; one further on in a list is none.
+    pub(super) may_begin: bool,
 }
 
 impl Walk {
@@ -70,12 +72,24 @@ impl Walk {
 
     /// The answer to a question that another one led to, as if a client had asked it.
     fn anew<'a>(&'a self, question: &'a Question, depth: usize) -> BoxFuture<'a, Said> {
+        self.by_its_block(question, true, depth)
+    }
+
+    /// The same, by the server block that has the name; `may_begin` as in [`Steps`].
+    fn by_its_block<'a>(
+        &'a self,
+        question: &'a Question,
+        may_begin: bool,
+        depth: usize,
+    ) -> BoxFuture<'a, Said> {
         Box::pin(async move {
             if depth > MAX_DEPTH {
                 return Some((Reply::failure(Explanation::Loop), Origin::Nobody));
             }
             match self.forwarder.steps(question.query.name()) {
-                Some((block, chain)) => self.steps(question, &Steps { chain, block }, depth).await,
+                Some((block, chain)) => {
+                    self.steps(question, &Steps { chain, block, may_begin }, depth).await
+                }
                 None => Some(self.look_up(question, None, depth).await),
             }
         })
@@ -140,13 +154,16 @@ impl Walk {
         if !matches!(&first, Some((reply, _)) if is_missing(reply)) {
             return first;
         }
+        if !steps.may_begin {
+            return first;
+        }
         for name in self.path(question.query.name(), &steps.chain).unwrap_or_default() {
             let asked = led_to(question, name);
-            match self.single(&asked, steps, depth).await {
-                Some((reply, _)) if !is_missing(&reply) => {
-                    return Some(self.aliased(question, asked.query.name(), reply));
-                }
-                _ => {}
+            // As if the client had asked for it, which it would next: another server block may have
+            // it, with rules, a table and upstreams of its own.
+            let (reply, _) = self.by_its_block(&asked, false, depth + 1).await?;
+            if !is_missing(&reply) {
+                return Some(self.aliased(question, asked.query.name(), reply));
             }
         }
         // Nothing has any of the names: the client hears it of the one that it asked for, and

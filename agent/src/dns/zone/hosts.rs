@@ -1,6 +1,6 @@
 //! The endpoints of a Service as names, in little room: most have nothing but an address.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, ops::Range, sync::Arc};
 
 use super::{
     dashed::{self, dashed},
@@ -51,6 +51,11 @@ impl Hosts {
         self.bare.is_empty() && self.named.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bare.len() + self.named.len()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = Host> {
         let bare = self.bare.iter().map(|address| Host { hostname: None, address });
@@ -82,15 +87,21 @@ impl Hosts {
 
     /// The addresses of those with that label.
     pub fn labelled(&self, label: &[u8]) -> Addresses {
+        self.places(label).filter_map(|place| self.get(place)).map(|host| host.address).collect()
+    }
+
+    /// The places of those with that label, which are next to each other.
+    pub fn places(&self, label: &[u8]) -> Range<usize> {
         let from = self.named.partition_point(|(name, _)| name.as_bytes() < label);
         let count = self.named[from..].partition_point(|(name, _)| name.as_bytes() == label);
         if count > 0 {
-            return self.named[from..from + count].iter().map(|(_, address)| *address).collect();
+            let first = self.bare.len() + from;
+            return first..first + count;
         }
-        let address = dashed::parse(label)
-            .filter(|address| self.bare.place_of(*address).is_some())
-            .filter(|address| dashed(*address).as_bytes() == label);
-        address.into_iter().collect()
+        let address = dashed::parse(label).filter(|address| dashed(*address).as_bytes() == label);
+        let place = address.and_then(|address| self.bare.place_of(address));
+        let first = place.unwrap_or(0);
+        first..first + usize::from(place.is_some())
     }
 }
 

@@ -121,8 +121,8 @@ pub enum Found<'z> {
     Service(&'z ServiceNames),
     /// `_port._protocol` of a Service.
     Ports(&'z ServiceNames, &'z [Port]),
-    /// Endpoints of a Service.
-    Hosts(Addresses),
+    /// Endpoints of a Service: those with the name's first label.
+    Hosts(&'z ServiceNames, Addresses),
     /// A pod's address as a name.
     Pod(IpAddr),
     /// An address in a reverse tree that has names.

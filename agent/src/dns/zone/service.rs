@@ -29,6 +29,8 @@ pub struct ServiceNames {
     pub ports: Box<[Port]>,
     /// Its ready endpoints.
     pub hosts: Hosts,
+    /// Their ports, where these are not the Service's own: it has cluster IPs.
+    behind: Box<[Port]>,
 }
 
 /// What the Service's own name holds.
@@ -148,7 +150,8 @@ impl ServiceNames {
             let mut target = Name::from_ascii(&**target).ok()?;
             target.set_fqdn(true);
             let own = Own::Alias(Box::new(target));
-            return Some(Self { key, own, ports: [].into(), hosts: Hosts::default() });
+            let hosts = Hosts::default();
+            return Some(Self { key, own, ports: [].into(), hosts, behind: [].into() });
         }
         let slices: Vec<_> = slices.map(|slice| &**slice).collect();
         let answers = |slice: &&EndpointSlice| ready(slice).next().is_some();
@@ -161,14 +164,21 @@ impl ServiceNames {
             .collect();
         if !service.headless {
             let own = Own::ClusterIps(service.cluster_ips.iter().copied().collect());
-            return Some(Self { key, own, ports: service_ports(service), hosts });
+            let behind = endpoint_ports(&slices, &hosts, naming);
+            return Some(Self { key, own, ports: service_ports(service), hosts, behind });
         }
         if hosts.is_empty() {
             return None;
         }
         let addresses: BTreeSet<IpAddr> = hosts.iter().map(|host| host.address).collect();
         let own = Own::Endpoints(addresses.into_iter().collect());
-        Some(Self { key, own, ports: endpoint_ports(&slices, &hosts, naming), hosts })
+        let ports = endpoint_ports(&slices, &hosts, naming);
+        Some(Self { key, own, ports, hosts, behind: [].into() })
+    }
+
+    /// The ports by which its endpoints serve, whatever it has itself.
+    pub fn ports_of_hosts(&self) -> &[Port] {
+        if matches!(self.own, Own::ClusterIps(_)) { &self.behind } else { &self.ports }
     }
 
     /// What stands at the name whose first `labels` labels are left of the Service's.
@@ -178,7 +188,7 @@ impl ServiceNames {
             1 => match protocol_of(name.label(0)) {
                 Some(protocol) if self.has_named_port(protocol) => Found::Empty,
                 Some(_) => Found::Missing,
-                None => found_hosts(self.hosts.labelled(name.label(0))),
+                None => found_hosts(self, self.hosts.labelled(name.label(0))),
             },
             2 => match protocol_of(name.label(1)) {
                 Some(protocol) => found_ports(self, self.ports_named(name.label(0), protocol)),
@@ -204,8 +214,8 @@ impl ServiceNames {
     }
 }
 
-fn found_hosts<'z>(hosts: Addresses) -> Found<'z> {
-    if hosts.is_empty() { Found::Missing } else { Found::Hosts(hosts) }
+fn found_hosts(names: &ServiceNames, hosts: Addresses) -> Found<'_> {
+    if hosts.is_empty() { Found::Missing } else { Found::Hosts(names, hosts) }
 }
 
 fn found_ports<'z>(names: &'z ServiceNames, ports: &'z [Port]) -> Found<'z> {
@@ -237,9 +247,23 @@ fn service_ports(service: &Service) -> Box<[Port]> {
         .collect()
 }
 
-/// The ports of a headless Service are its endpoints' ports, and only those endpoints' whose slice
-/// names them.
+/// The ports of endpoints, which are those of a headless Service, and of each only the endpoints
+/// whose slice names it.
 fn endpoint_ports(slices: &[&EndpointSlice], hosts: &Hosts, naming: &Naming) -> Box<[Port]> {
+    let serving = || slices.iter().filter(|slice| ready(slice).next().is_some());
+    if let Some(first) = serving().next().filter(|_| !hosts.is_empty())
+        && serving().all(|slice| slice.ports == first.ports)
+    {
+        // As nearly always: whoever serves one port serves all, and nobody has to be looked for.
+        let all: Box<[u32]> = (0..).take(hosts.len()).collect();
+        let ports: BTreeSet<_> =
+            first.ports.iter().map(|port| (port.protocol, port.name.clone(), port.port)).collect();
+        let port = |(protocol, name, number)| {
+            let targets = Targets::Hosts(all.clone());
+            Port { protocol, name, number, targets }
+        };
+        return ports.into_iter().map(port).collect();
+    }
     let mut ports: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for slice in slices {
         let places: Vec<u32> = ready(slice)

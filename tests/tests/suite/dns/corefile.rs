@@ -96,6 +96,50 @@ fn a_changed_corefile_is_put_in_force_and_a_bad_one_is_not() {
     assert_eq!(ask("web.default.svc.cluster.local"), "10.96.1.1\n");
 }
 
+/// A table that is gone, or can't be read, takes no name from anybody, and it is said.
+#[test]
+fn a_table_of_hosts_that_is_gone_stays_in_force() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let _upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let table = folder.path().join("NodeHosts");
+        fs::write(&table, "192.0.2.34 table.example\n").unwrap();
+        let root = folder.path().display();
+        fs::write(
+            &path,
+            corefile(server, &format!("root {root}\n hosts NodeHosts {{\n fallthrough\n }}")),
+        )
+        .unwrap();
+        let running = Running::start(&site, following(&path), snapshot());
+        let is = |expected: &str| {
+            for by in ["+notcp", "+tcp"] {
+                let said = site.dig(&format!("@{address} {by} +short table.example A"));
+                assert_eq!(said, expected, "{by} @{address}");
+            }
+        };
+        let said_to_be = |what: &str| {
+            running.until(
+                what,
+                |state| matches!(state, State::Degraded(why) if why.contains(what) && why.contains("stays in force")),
+            );
+        };
+        is("192.0.2.34\n");
+        fs::remove_file(&table).unwrap();
+        said_to_be("it was there and is gone");
+        is("192.0.2.34\n");
+        fs::create_dir(&table).unwrap();
+        said_to_be("NodeHosts can't be read");
+        is("192.0.2.34\n");
+        fs::remove_dir(&table).unwrap();
+        said_to_be("it was there and is gone");
+        fs::write(&table, "192.0.2.34 table.example\n").unwrap();
+        running.until("ready", |state| *state == State::Ready);
+        is("192.0.2.34\n");
+    }
+}
+
 #[test]
 fn what_a_changed_corefile_does_not_keep_is_not_given() {
     let site = Site::new();
@@ -286,6 +330,43 @@ fn dns_17_parts_are_answered_by_the_blocks_that_have_them() {
             ("any-web.default.svc.cluster.local.", 0),
             ("9.2.96.10.in-addr.arpa.", 0),
             ("1.255.111.10.in-addr.arpa.", 0),
+        ] {
+            assert_eq!(upstream.times_asked(name), times, "{name}");
+        }
+    }
+}
+
+/// As CoreDNS has it: no name of a block leaves by the upstreams of another one.
+#[test]
+fn dns_17_dns_38_what_falls_through_a_block_without_upstreams_fails() {
+    let site = Site::new();
+    for (address, server) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[server.parse().unwrap()]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let text = format!(
+            "10.0.0.0/8 fd00::/16 {{\nhosts /nothing {{\nfallthrough\n}}\n}}\n\
+             cluster.local {{\nkubernetes {{\nfallthrough\n}}\n}}\n. {{\nforward . {server}\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let _running = Running::start(&site, following(&path), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            let ask = |question: &str| site.dig(&format!("@{address} {by} {question}"));
+            for question in ["-x 10.9.9.9", "-x fd00:9::9", "any-nope.default.svc.cluster.local A"]
+            {
+                let said = ask(question);
+                assert!(said.contains("status: SERVFAIL"), "{question}: {said}");
+                assert!(said.contains("(no upstream resolver is configured)"), "{said}");
+            }
+            assert_eq!(ask("+short web.default.svc.cluster.local A"), "10.96.1.1\n");
+            assert_eq!(ask("+short -x 10.96.1.1"), "web.default.svc.cluster.local.\n");
+            assert_eq!(ask("+short any-www.example.org A"), "192.0.2.80\n");
+            assert!(ask("-x 198.51.100.1").contains("flags: qr rd ra;"));
+        }
+        for (name, times) in [
+            ("9.9.9.10.in-addr.arpa.", 0),
+            ("any-nope.default.svc.cluster.local.", 0),
+            ("1.100.51.198.in-addr.arpa.", 2),
         ] {
             assert_eq!(upstream.times_asked(name), times, "{name}");
         }

@@ -61,6 +61,29 @@ fn dns_54_failures_are_kept_whatever_their_code_and_said_as_they_came() {
     }
 }
 
+/// One client's odd question takes no name away from the others.
+#[test]
+fn dns_53_dns_54_a_question_for_type_zero_changes_no_other_answer() {
+    let site = Site::new();
+    for (address, server) in families() {
+        let upstream = upstream(&site, server);
+        let _running = Running::start(&site, config(&[server]), snapshot());
+        for by in ["+notcp", "+tcp"] {
+            for flags in ["", "+dnssec", "+cdflag"] {
+                let ask = |kind: &str| {
+                    site.dig(&format!("@{address} {by} {flags} v4.example.org {kind}"))
+                };
+                let said = ask("TYPE0");
+                assert!(said.contains("status: FORMERR"), "{said}");
+                let said = ask("A");
+                assert!(said.contains("192.0.2.80"), "{said}");
+            }
+        }
+        // By each set of flags, for A alone.
+        assert_eq!(upstream.times_asked("v4.example.org."), 3);
+    }
+}
+
 #[test]
 fn an_upstreams_word_on_signatures_is_passed_to_those_who_ask_for_it() {
     let site = Site::new();

@@ -161,6 +161,44 @@ fn questions_for_upstreams_wait_in_a_bounded_room_the_newest_first() {
     }
 }
 
+/// A client whose questions nobody answers takes the places of no other: some are left, and who has
+/// fewest is next.
+#[test]
+fn dns_64_one_client_leaves_places_to_others() {
+    const AT_ONCE: u16 = 8;
+    /// Three times what is left, and the one more that comes to it.
+    const ITS_OWN: u16 = 7;
+    const ASKED: u16 = 5 * AT_ONCE;
+    let site = Site::new();
+    let mut config = config(&[]);
+    config.forward.max_in_flight = AT_ONCE.into();
+    config.forward.patience = Duration::from_mins(1);
+    config.forward.attempt = Duration::from_mins(1);
+    config.forward.total = Duration::from_mins(1);
+    for (server, address) in CLUSTER.into_iter().zip(OUTSIDE) {
+        let upstream = Upstream::start(&site.outside, &[address.parse().unwrap()]);
+        let to = super::site::config(&[address]);
+        let config = mizzen_agent::dns::Config { routes: to.routes, ..config.clone() };
+        let _running = Running::start(&site, config, snapshot());
+        let [one, other] = [&site.pod, &site.node].map(|host| client(host, server));
+        for id in 0..ASKED {
+            one.send(&question(id, &format!("held-{id}.example.org."))).unwrap();
+        }
+        // As many as wait are left, and those under way.
+        for _ in 0..ASKED - AT_ONCE - ITS_OWN {
+            assert_eq!(answer(&one).unwrap().1, u16::from(ResponseCode::ServFail));
+        }
+        for id in 0..AT_ONCE {
+            other.send(&question(id, &format!("any-{id}.example.org."))).unwrap();
+            assert_eq!(answer(&other).unwrap(), (id, ResponseCode::NoError.into()));
+        }
+        upstream.release();
+        for _ in 0..AT_ONCE + ITS_OWN {
+            assert_eq!(answer(&one).unwrap().1, u16::from(ResponseCode::NXDomain));
+        }
+    }
+}
+
 /// More clients than may wait, for one name: those who came first hear that they are too many, and
 /// those who came last get the answer.
 #[test]

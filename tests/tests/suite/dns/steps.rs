@@ -367,6 +367,66 @@ fn dns_67_a_list_from_a_file_is_everyones() {
     served.is("+short www.example.org.corp.example A", "www.example.org.\n192.0.2.80\n");
 }
 
+/// Where a name further on would itself begin the list, it is gone through once all the same.
+#[test]
+fn dns_67_a_list_is_gone_through_once() {
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("resolv.conf");
+    fs::write(&list, "search example.org corp.example.org example.org\n").unwrap();
+    let served = serve(&block(&format!("autopath example.org {}", list.display())));
+    served.says("nope.example.org A", "status: NXDOMAIN");
+    let asked = ["nope.corp.example.org.", "nope.corp.corp.example.org."]
+        .map(|name| served.upstream.times_asked(name));
+    assert_eq!(asked, [1, 0]);
+}
+
+/// A name further on in the list is answered as when a client asks for it: by its own server block,
+/// with that one's rules, table and upstreams, which may be the only ones that may hear of it.
+#[test]
+fn dns_67_a_name_of_the_list_is_its_own_blocks() {
+    let site = Site::new();
+    for (place, address) in CLUSTER.into_iter().enumerate() {
+        let servers = [OUTSIDE[place], OUTSIDE_TOO[place]];
+        let [everyones, own] =
+            servers.map(|at| Upstream::start(&site.outside, &[at.parse().unwrap()]));
+        let [first, second] = servers;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let text = format!(
+            ". {{\nkubernetes cluster.local\nautopath @kubernetes\nacl hidden.example {{\nblock\n}}\n\
+             forward . {first}\n}}\n\
+             example.org {{\nacl secret.example.org {{\nblock\n}}\n\
+             hosts {{\n192.0.2.33 table.example.org\nfallthrough\n}}\nforward . {second}\ncache 30\n}}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let running = Running::start(&site, following(&path), snapshot());
+        running.local_pods.add(&POD.map(|address| address.parse().unwrap()), "default");
+        for by in BY {
+            for (name, expected) in [
+                ("www.example.org", "192.0.2.80"),
+                ("table.example.org", "192.0.2.33"),
+                ("secret.example.org", "status: REFUSED"),
+                ("hidden.example", "status: REFUSED"),
+                ("nope.example.org", "status: NXDOMAIN"),
+            ] {
+                for name in [format!("{name}.{FIRST}"), name.to_owned()] {
+                    let said = site.dig(&format!("@{address} {by} {name} A"));
+                    assert!(said.contains(expected), "{by} {name}: {said}");
+                }
+            }
+        }
+        for (name, times) in [
+            ("www.example.org.", 1),
+            ("nope.example.org.", 1),
+            ("table.example.org.", 0),
+            ("secret.example.org.", 0),
+        ] {
+            let asked = [&everyones, &own].map(|upstream| upstream.times_asked(name));
+            assert_eq!(asked, [0, times], "{name}");
+        }
+    }
+}
+
 #[test]
 fn what_is_beside_an_answer_is_left_out_where_the_block_says_so() {
     let srv = "_http._tcp.db.default.svc.cluster.local SRV";

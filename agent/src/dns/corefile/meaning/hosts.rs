@@ -49,8 +49,12 @@ pub(super) fn read(
     }
     // The machine's own beside what stands in the braces, where none is named. A file that is not
     // there yet is an empty one. Both as CoreDNS has it.
-    let file = directive.arguments.first().map_or(FILE, |word| &*word.text);
-    hosts.extend(&surroundings.read(Path::new(file)).unwrap_or_default());
+    let named = directive.arguments.first();
+    let file = named.map_or(FILE, |word| &*word.text);
+    let table = surroundings.read_if_there(Path::new(file)).map_err(|error| {
+        named.unwrap_or(&directive.name).error(format!("the table {file} can't be read: {error}"))
+    })?;
+    hosts.extend(&table);
     hosts.extend(&inline);
     Ok(hosts)
 }

@@ -12,12 +12,15 @@ mod tls;
 mod vitals;
 mod zone;
 
+use std::path::Path;
+
 use hickory_proto::rr::{Name, RecordType};
 
 use self::zone::Key;
 use super::{
     CorefileError, Surroundings, Warning,
     lexer::Word,
+    surroundings::Rooted,
     syntax::{Block, Directive},
 };
 use crate::dns::{
@@ -32,7 +35,8 @@ pub(super) fn of(
     surroundings: &dyn Surroundings,
 ) -> Result<(Vec<ServerBlock>, Vec<Warning>), CorefileError> {
     let blocks = &pillar::filled(blocks, served);
-    let mut context = Context { served, surroundings, warnings: Vec::new() };
+    let root = Path::new("");
+    let mut context = Context { served, surroundings, root, warnings: Vec::new() };
     let mut zones: Vec<(Name, &Word)> = Vec::new();
     for block in blocks {
         let plain = zone::keys(&block.keys, served)?.into_iter().filter(|key| key.tls.is_none());
@@ -49,10 +53,12 @@ pub(super) fn of(
             zone::keys(&block.keys, served)?.into_iter().partition(|key| key.tls.is_some());
         let zones: Vec<_> = plain.into_iter().map(|key| key.zone).collect();
         let mut written = ServerBlock { zones, ..ServerBlock::default() };
+        context.root = root_of(block);
         for directive in &block.directives {
             context.directive(directive, &mut written)?;
         }
-        written.tls = tls::listener(block, &secure, surroundings)?;
+        let rooted = Rooted { inner: surroundings, root: context.root };
+        written.tls = tls::listener(block, &secure, &rooted)?;
         if let (Some(first), Some(tls)) = (secure.first(), &written.tls) {
             let others = all.iter().filter_map(|block| block.tls.as_ref());
             if others.into_iter().any(|other| other != tls) {
@@ -70,7 +76,29 @@ pub(super) fn of(
 struct Context<'a> {
     served: &'a Served,
     surroundings: &'a dyn Surroundings,
+    /// Where files of the block are whose path begins with no slash.
+    root: &'a Path,
     warnings: Vec<Warning>,
+}
+
+/// What `root` says; the last one counts, wherever it stands, as CoreDNS has it.
+fn root_of(block: &Block) -> &Path {
+    let root = block.directives.iter().rev().find(|directive| directive.name.text == "root");
+    let root = root.and_then(|directive| directive.arguments.first());
+    Path::new(root.map_or("", |word| &*word.text))
+}
+
+/// Whether the block has that directive already, of those that it may have once, as CoreDNS has it.
+/// Of `bufsize` the first counts, of the options of `dns64` and `autopath` the last of each, and all
+/// others are a list, or say the same twice.
+fn has(block: &ServerBlock, directive: &str) -> bool {
+    match directive {
+        "kubernetes" => block.kubernetes.is_some(),
+        "hosts" => block.hosts.is_some(),
+        "cache" => block.keeping.is_some(),
+        "errors" => block.errors.is_some(),
+        _ => false,
+    }
 }
 
 impl Context<'_> {
@@ -82,11 +110,13 @@ impl Context<'_> {
         if vitals::read(&mut block.told, directive, &mut self.warnings)? {
             return Ok(());
         }
-        let (served, surroundings) = (self.served, self.surroundings);
+        let served = self.served;
+        let surroundings = &Rooted { inner: self.surroundings, root: self.root };
+        if has(block, &directive.name.text) {
+            let why = format!("the block has {} already; make one of both", directive.name.text);
+            return Err(directive.name.error(why));
+        }
         match &*directive.name.text {
-            "kubernetes" if block.kubernetes.is_some() => {
-                return Err(directive.name.error("the block has kubernetes already"));
-            }
             "kubernetes" => {
                 let (kubernetes, warnings) = kubernetes::read(directive, &block.zones, served)?;
                 block.kubernetes = Some(kubernetes);
@@ -111,13 +141,16 @@ impl Context<'_> {
             "autopath" => {
                 let (autopath, warning) =
                     steps::autopath(directive, &block.zones, served, surroundings)?;
-                block.chain.autopath = Some(autopath);
+                block.chain.autopath = Some(autopath.behind(block.chain.autopath.take()));
                 self.warnings.extend(warning);
             }
             "acl" => block.chain.access.push(steps::access(directive, &block.zones)?),
             "bind" => self.warnings.extend(steps::bind(directive, served)?),
-            "bufsize" => block.chain.payload = Some(steps::payload(directive)?),
-            "dns64" => block.chain.dns64 = Some(steps::dns64(directive)?),
+            "bufsize" => {
+                let payload = steps::payload(directive)?;
+                block.chain.payload.get_or_insert(payload);
+            }
+            "dns64" => steps::dns64(directive, block.chain.dns64.get_or_insert_default())?,
             "errors" => block.errors = Some(steps::errors(directive)?),
             "log" => block.chain.log.push(steps::log(directive)?),
             "rewrite" => block.chain.rewrites.push(rewrite::read(directive)?),
@@ -126,6 +159,10 @@ impl Context<'_> {
             "loop" | "reload" | "any" | "cancel" | "metadata" | "tls" => {}
             "loadbalance" => block.loadbalance = steps::loadbalance(directive)?,
             "minimal" => block.chain.minimal = true,
+            // It is looked for before all others.
+            "root" => {
+                single(directive)?;
+            }
             other => {
                 let what =
                     left_out(other).ok_or_else(|| directive.name.error(unsupported(other)))?;
@@ -141,16 +178,14 @@ fn unsupported(directive: &str) -> String {
     format!(
         "{directive:?} is not supported; supported are kubernetes, forward, cache, hosts, rewrite, \
          template, autopath, dns64, acl, log, bind, bufsize, tls, health, ready, prometheus, \
-         import, errors, loop, reload, loadbalance and minimal"
+         import, root, errors, loop, reload, loadbalance and minimal"
     )
 }
 
 /// What can be left out without another answer to any question, and what there is instead.
 fn left_out(directive: &str) -> Option<&'static str> {
     Some(match directive {
-        "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "root" | "nsid" => {
-            "not done"
-        }
+        "dnstap" | "trace" | "debug" | "pprof" | "multisocket" | "shed" | "nsid" => "not done",
         _ => return None,
     })
 }

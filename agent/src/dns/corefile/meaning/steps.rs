@@ -142,9 +142,8 @@ pub(super) fn payload(directive: &Directive) -> Result<u16, CorefileError> {
     Ok(u16::try_from(octets).unwrap_or(u16::MAX))
 }
 
-/// `dns64 [PREFIX] { prefix PREFIX; translate_all; allow_ipv4 }`.
-pub(super) fn dns64(directive: &Directive) -> Result<Dns64, CorefileError> {
-    let mut dns64 = Dns64::default();
+/// `dns64 [PREFIX] { prefix PREFIX; translate_all; allow_ipv4 }`, beside what another one said.
+pub(super) fn dns64(directive: &Directive, dns64: &mut Dns64) -> Result<(), CorefileError> {
     match &directive.arguments[..] {
         [] => {}
         [prefix] => dns64.set_prefix(&prefix.text).map_err(|why| prefix.error(why))?,
@@ -160,7 +159,7 @@ pub(super) fn dns64(directive: &Directive) -> Result<Dns64, CorefileError> {
             _ => return Err(unknown(line, directive)),
         }
     }
-    Ok(dns64)
+    Ok(())
 }
 
 /// `errors { consolidate DURATION PATTERN [LEVEL] }`.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::dns::{
     name::LowerName,
+    route::Routes,
     zone::parts::{Part, Parts},
 };
 
@@ -95,4 +96,34 @@ fn parts_are_those_of_the_block_that_has_the_names() {
          10.0.0.0/8 {\n kubernetes cluster.local in-addr.arpa\n}\n",
     );
     assert_eq!(part(&said, &reverse("10.1.0.1")), Some(Part::Denied));
+}
+
+/// dns_17: no name of a block leaves by the upstreams of another one.
+#[test]
+fn what_falls_through_a_block_without_upstreams_is_nobodys() {
+    let said = meaning(
+        "10.0.0.0/8 {\n hosts {\n  fallthrough\n }\n}\n\
+         cluster.local ip6.arpa {\n kubernetes cluster.local ip6.arpa {\n  fallthrough\n }\n}\n\
+         lab.svc.cluster.local {\n forward x.lab.svc.cluster.local 192.0.2.2\n}\n\
+         192.168.0.0/16 {\n forward . 10.96.0.10\n}\n\
+         . {\n forward . 192.0.2.1\n}\n",
+    );
+    let Meaning { routes, blocks, .. } = said.meaning;
+    let routes = Routes::new(routes, &blocks, &name("cluster.local."));
+    for (text, upstream) in [
+        (&*reverse("10.9.9.9"), None),
+        (&*reverse("fd00:9::9"), None),
+        ("nope.default.svc.cluster.local.", None),
+        ("a.x.lab.svc.cluster.local.", Some("192.0.2.2")),
+        ("a.lab.svc.cluster.local.", None),
+        (&*reverse("11.9.9.9"), Some("192.0.2.1")),
+        // It led to cluster DNS, which is here and passes on what nobody here has.
+        (&*reverse("192.168.9.9"), Some("192.0.2.1")),
+        ("www.example.org.", Some("192.0.2.1")),
+    ] {
+        let lower = LowerName::of(&name(text));
+        let (place, route) = routes.find(&lower).unwrap();
+        let asked = routes.asks_for(place, &lower).then(|| route.upstreams.clone());
+        assert_eq!(asked, upstream.map(|upstream| at(&[upstream])), "{text}");
+    }
 }

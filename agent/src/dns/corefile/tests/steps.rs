@@ -176,6 +176,30 @@ fn addresses_are_said_in_turns_where_the_block_says_so() {
     assert!(chain("minimal").minimal && !chain("").minimal);
 }
 
+/// As CoreDNS has it of those that a block may have more than once.
+#[test]
+fn a_step_that_is_said_twice() {
+    assert_eq!(chain("bufsize 700\nbufsize 800").payload, Some(700));
+    let mut dns64 = Dns64::default();
+    (dns64.translate_all, dns64.allow_ipv4) = (true, true);
+    dns64.set_prefix("2001:db8::/64").unwrap();
+    let said = chain(
+        "dns64 64:1337::/96 {\n translate_all\n}\ndns64 2001:db8::/64\ndns64 {\n allow_ipv4\n}",
+    );
+    assert_eq!(said.dns64, Some(dns64));
+    let autopath = |lines: &str| {
+        let text = format!(". {{\n{lines}\n}}\n");
+        let files = [("/lists/a", "search a.example\n"), ("/lists/b", "search b.example\n")];
+        read_with(&text, &files).unwrap().blocks[0].chain.autopath.clone().unwrap()
+    };
+    let last = autopath("autopath a.example /lists/a\nautopath b.example /lists/b");
+    assert_eq!(last, autopath("autopath b.example /lists/b"));
+    let pods = autopath("autopath a.example @kubernetes\nautopath b.example /lists/b");
+    assert_eq!(pods, autopath("autopath b.example @kubernetes"));
+    assert_eq!(chain("acl {\n block\n}\nacl {\n allow\n}").access.len(), 2);
+    assert_eq!(chain("log a.example\nlog b.example").log.len(), 2);
+}
+
 #[test]
 fn errors_of_steps_say_where_and_what() {
     for (line, place, why) in [

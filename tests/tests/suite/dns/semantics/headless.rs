@@ -66,6 +66,29 @@ fn dns_12_endpoints_of_a_service_with_a_cluster_ip() {
 }
 
 #[test]
+fn dns_11_dns_12_srv_of_endpoints() {
+    let cluster = Cluster::new();
+    for (name, weight, glue) in [
+        ("172-0-0-2.hdls1.testns.svc", 100, &["A 172.0.0.2"][..]),
+        ("5678-abcd--2.hdls1.testns.svc", 100, &["AAAA 5678:abcd::2"]),
+        ("dup-name.hdls1.testns.svc", 50, &["A 172.0.0.4", "A 172.0.0.5"]),
+        ("ep1a.svc1.testns.svc", 100, &["A 172.0.0.1"]),
+    ] {
+        let srv = format!("SRV 0 {weight} 80 {name}.cluster.local.");
+        let said = cluster.holds(name, "SRV", &[&srv]);
+        let glue: Vec<_> =
+            glue.iter().map(|data| format!("{name}.cluster.local. 5 IN {data}")).collect();
+        assert_eq!(said.additionals, glue);
+    }
+    let two = [443, 80]
+        .map(|port| format!("SRV 0 50 {port} 172-0-0-40.hdls-two-ports.testns.svc.cluster.local."));
+    let two = two.each_ref().map(String::as_str);
+    cluster.holds("172-0-0-40.hdls-two-ports.testns.svc", "SRV", &two);
+    cluster.has_none("172-0-0-20.hdlsprtls.testns.svc", "SRV");
+    cluster.misses("172-0-0-4.hdls1.testns.svc", "SRV");
+}
+
+#[test]
 fn dns_13_ready_is_what_counts() {
     let cluster = Cluster::new();
     cluster.holds("partly.testns.svc", "A", &["A 172.0.0.32"]);
