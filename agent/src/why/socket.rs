@@ -102,7 +102,8 @@ fn not_admitted(
         let bound = if client.bound { client.addr } else { to.any_of_family() };
         let Some(from) = select::source_of_node(live, &config, &bound, to) else {
             return Some(
-                "the service has source ranges, and which of the node's addresses a socket that is                  bound to none has is its routes' to tell: its packets are judged by theirs",
+                "the service has source ranges, and which of the node's addresses a socket that is \
+                 bound to none has is its routes' to tell: its packets are judged by theirs",
             );
         };
         (from, Some(config.own(to.is_v4())))

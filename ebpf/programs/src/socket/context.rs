@@ -162,19 +162,18 @@ impl SockAddr {
     pub(super) fn own_addr(&self, v4: bool) -> Addr {
         // SAFETY: every hook may read the pointer, which leads to the socket that makes the call.
         let sock = unsafe { ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk) };
-        if v4 {
-            // SAFETY: every hook may read the socket's addresses; this one is set for a v4-mapped
-            // address too.
-            let v4 = unsafe { ptr::read_volatile(&raw const (*sock).src_ip4) };
-            return Addr::from_v4(v4.to_ne_bytes());
-        }
+        // Both are read whichever is asked for: the compiler would make one load at a chosen offset of
+        // two branches, which the verifier refuses.
+        // SAFETY: every hook may read the socket's addresses; this one is set for a v4-mapped address
+        // too.
+        let word = unsafe { ptr::read_volatile(&raw const (*sock).src_ip4) };
         let mut octets = [0; 16];
         for (i, word) in octets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             // SAFETY: as above; `i` is below 4.
             let value = unsafe { ptr::read_volatile(&raw const (*sock).src_ip6[i]) };
             *word = value.to_ne_bytes();
         }
-        Addr::from_v6(octets)
+        if v4 { Addr::from_v4(word.to_ne_bytes()) } else { Addr::from_v6(octets) }
     }
 
     /// The number of the socket's network namespace.
