@@ -93,6 +93,11 @@ impl Actor {
         Socket(self.say(&format!("open {kind}")).unwrap().parse().unwrap())
     }
 
+    /// `bind()`.
+    pub fn bind(&mut self, socket: Socket, to: SocketAddr) {
+        self.say(&format!("bind {} {to}", socket.0)).unwrap();
+    }
+
     /// `connect()`; TCP gives up after less than a second with `ETIMEDOUT`.
     pub fn connect(&mut self, socket: Socket, to: SocketAddr) -> io::Result<()> {
         self.say(&format!("connect {} {to}", socket.0)).map(drop)

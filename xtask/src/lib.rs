@@ -15,6 +15,7 @@ pub mod image;
 pub mod invoke;
 pub mod load;
 pub mod monitoring;
+pub mod preemption;
 pub mod product;
 pub mod python;
 pub mod schemas;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     serve::{listen::SOCKET, wire},
-    why::question::{Destination, Source},
+    why::question::{Destination, Source, object_key},
 };
 
 /// How long the agent may take to answer.
@@ -138,8 +138,18 @@ enum Command {
 #[derive(Clone, Debug, clap::Args)]
 struct Filter {
     /// Only those of a namespace, or the one with this namespace/name
-    #[arg(value_name = "NAMESPACE[/NAME]")]
+    #[arg(value_name = "NAMESPACE[/NAME]", value_parser = namespace_or_name)]
     service: Option<String>,
+}
+
+/// A namespace, or the name of something in one; that of a pod's host ports is `NAMESPACE/pod/NAME`.
+fn namespace_or_name(text: &str) -> Result<String, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or((text, "any"));
+    let name = name.strip_prefix("pod/").unwrap_or(name);
+    match object_key(namespace, name) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("{text:?} is neither a namespace nor namespace/name")),
+    }
 }
 
 impl Filter {
@@ -442,6 +452,20 @@ mod tests {
         ] {
             let line = std::iter::once("mizzen").chain(arguments);
             assert_eq!(Mizzen::try_parse_from(line).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_a_namespace_or_a_name_in_one() {
+        for command in ["services", "backends", "pods"] {
+            let parsed = |filter| Mizzen::try_parse_from(["mizzen", command, filter]);
+            for good in ["default", "default/web", "default/pod/web-0", "a/web.example"] {
+                assert!(parsed(good).is_ok(), "{command} {good}");
+            }
+            for bad in ["", "/", "default/", "/web", "a/b/c", "10.96.0.1", "[fd00::1]", "a b"] {
+                let error = parsed(bad).unwrap_err();
+                assert_eq!(error.exit_code(), 2, "{command} {bad}");
+            }
         }
     }
 

@@ -86,6 +86,13 @@ pub fn desired_node(
     if settings.masquerade_pods {
         flags |= node_config_flags::MASQUERADE_PODS;
     }
+    let addrs = addresses(node, facts, settings);
+    for v4 in [true, false] {
+        let from = addrs.keys().filter(|addr| addr.is_v4() == v4);
+        if from.filter(|addr| leads_out(**addr, node, &cluster_ranges)).count() > 1 {
+            flags |= node_config_flags::several_sources(v4);
+        }
+    }
     // Unset is all zero, in both fields.
     let source = |ipv6| primary(ipv6).map_or(Addr::default(), Addr::from);
     let config = NodeConfig {
@@ -98,7 +105,23 @@ pub fn desired_node(
         padding: 0,
         reserved: 0,
     };
-    DesiredNode { addrs: addresses(node, facts, settings), cluster_ranges, config }
+    DesiredNode { addrs, cluster_ranges, config }
+}
+
+/// Whether what the node sends to a load balancer's address may have this one of its own. Not one of
+/// its range of pods, which a plugin's bridge or tunnel has, nor a cluster IP, which a resolver of the
+/// node has for its pods: no route but to pods has these as its source.
+fn leads_out(
+    addr: Addr,
+    node: Option<&Arc<Node>>,
+    cluster_ranges: &BTreeMap<AddrRange, u32>,
+) -> bool {
+    let of_pods = node.map_or(&[][..], |node| &node.pod_cidrs);
+    let of_pods = of_pods.iter().any(|range| range.contains(addr.into()));
+    let of_services = cluster_ranges
+        .iter()
+        .any(|(range, uses)| uses & cluster_range_flags::SERVICES != 0 && range.holds(&addr));
+    !addr.is_loopback() && !of_pods && !of_services
 }
 
 /// The node's addresses, and which of them take node ports.
@@ -282,6 +305,38 @@ mod tests {
             let facts = NodeFacts::default();
             let desired = desired_node(&snapshot(), &facts, &settings, [].into_iter());
             assert_eq!(desired.config.flags, flags, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn b53_a_node_may_send_from_several_addresses_of_a_family() {
+        use node_config_flags::{SEVERAL_SOURCES_V4 as V4, SEVERAL_SOURCES_V6 as V6};
+        let mut snapshot = snapshot();
+        let mut node = Node::clone(&snapshot.nodes["a"]);
+        node.internal_ips = vec![ip("192.0.2.1"), ip("2001:db8::1")];
+        snapshot.nodes.insert("a".into(), Arc::new(node));
+        let settings = Settings {
+            node_name: "a".into(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            non_masquerade_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
+            localhost_node_ports: true,
+            ..Settings::default()
+        };
+        for (more, flags) in [
+            (vec![], 0),
+            (vec!["192.0.2.1", "2001:db8::1"], 0),
+            // A plugin's bridge, and a resolver at the cluster's DNS address.
+            (vec!["10.244.0.1", "fd00:244::1", "10.96.0.10"], 0),
+            (vec!["192.0.2.99"], V4),
+            (vec!["198.51.100.7"], V4),
+            (vec!["2001:db8::99"], V6),
+            (vec!["192.0.2.99", "2001:db8:1::1"], V4 | V6),
+        ] {
+            let local = |text: &&str| LocalAddress { addr: ip(text), ifindex: 2 };
+            let addresses = more.iter().map(local).collect();
+            let facts = NodeFacts { addresses, ..NodeFacts::default() };
+            let desired = desired_node(&snapshot, &facts, &settings, [].into_iter());
+            assert_eq!(desired.config.flags & (V4 | V6), flags, "{more:?}");
         }
     }
 

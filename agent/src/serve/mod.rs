@@ -135,6 +135,27 @@ fn only<T>(mut rows: Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
     rows
 }
 
+/// The rows that are asked for. That a name is nobody's is said, with `why` that may be: an empty
+/// answer would leave open whether it was mistyped.
+fn found<T: serde::Serialize>(
+    asked: &Asked,
+    rows: Vec<T>,
+    wanted: impl Fn(&T) -> bool,
+    why: &str,
+) -> Answer {
+    let rows = only(rows, wanted);
+    match (asked.parameter("namespace"), asked.parameter("name")) {
+        (Some(namespace), Some(name)) if rows.is_empty() => {
+            Answer::text(format!("{namespace}/{name}: {why}")).with(StatusCode::NOT_FOUND)
+        }
+        _ => Answer::json(&rows),
+    }
+}
+
+/// Why a name has no row among services and frontends.
+const NO_SERVICE: &str = "there is no such service, or none with ports on this node, as those are \
+                          that are headless, names of others (ExternalName), or another proxy's";
+
 /// Opens and closes the ports of `healthCheckNodePort` as services ask for them: takes those that were
 /// `given`, and notes those that are open.
 pub fn start_service_health(
@@ -233,8 +254,10 @@ impl Facts {
             "/v1/live" => self.health.livez(),
             "/v1/services" => {
                 let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
-                let rows = self.services().await;
-                Self::reply(rows.map(|rows| rows.map(|rows| only(rows, wanted))))
+                match self.services().await {
+                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
+                    other => Self::reply(other),
+                }
             }
             "/v1/traffic" => {
                 let wanted = |row: &wire::PortTraffic| named(asked, &row.namespace, &row.name);
@@ -246,8 +269,10 @@ impl Facts {
                     Some((namespace, name)) => named(asked, namespace, name),
                     None => named(asked, "", ""),
                 };
-                let rows = self.ask(Query::Backends).await;
-                Self::reply(rows.map(|rows| rows.map(|rows| only(rows, wanted))))
+                match self.ask(Query::Backends).await {
+                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
+                    other => Self::reply(other),
+                }
             }
             "/v1/diff" => Self::reply(self.ask(Query::Diff).await),
             "/v1/why" => match &self.explainer {
@@ -382,6 +407,25 @@ mod tests {
         }
         let answer = facts().admin(&Asked::change("/v1/log", "filter=debug")).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
+    }
+
+    #[test]
+    fn a_name_that_is_nobodys_is_said_and_an_empty_namespace_is_empty() {
+        let answer = |query: &str| {
+            let asked = Asked::change("/v1/services", query);
+            let wanted = |row: &(&str, &str)| named(&asked, row.0, row.1);
+            found(&asked, vec![("a", "web"), ("b", "dns")], wanted, "there is no such service")
+        };
+        for (query, status, body) in [
+            ("", StatusCode::OK, r#"[["a","web"],["b","dns"]]"#),
+            ("namespace=a", StatusCode::OK, r#"[["a","web"]]"#),
+            ("namespace=c", StatusCode::OK, "[]"),
+            ("namespace=b&name=dns", StatusCode::OK, r#"[["b","dns"]]"#),
+            ("namespace=b&name=web", StatusCode::NOT_FOUND, "b/web: there is no such service"),
+        ] {
+            let answer = answer(query);
+            assert_eq!((answer.status, answer.body.trim()), (status, body), "{query}");
+        }
     }
 
     #[tokio::test]

@@ -81,6 +81,10 @@ pub struct RouteRow {
     pub reason: String,
 }
 
+/// Why a name has no row.
+const NO_POD: &str = "this node's agent connected no such pod: it is on another node, in its node's \
+                      own network, or another plugin's";
+
 impl PodNetwork {
     /// `/v1/pods`.
     pub(super) async fn pods(&self, asked: &Asked) -> Answer {
@@ -88,7 +92,7 @@ impl PodNetwork {
             Ok(seen) => {
                 let rows: Vec<PodRow> = seen.pods.iter().map(pod).collect();
                 let wanted = |row: &PodRow| super::named(asked, &row.namespace, &row.name);
-                Answer::json(&super::only(rows, wanted))
+                super::found(asked, rows, wanted, NO_POD)
             }
             Err(answer) => answer,
         }

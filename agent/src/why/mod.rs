@@ -43,6 +43,9 @@ pub struct Client {
     pub port: Option<u16>,
     /// Whether its sockets are on this node.
     pub here: bool,
+    /// Whether its socket is bound to the address. One of the node's that is not gets its address from
+    /// the routes.
+    pub bound: bool,
 }
 
 /// What it dials.

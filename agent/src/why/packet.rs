@@ -55,8 +55,7 @@ pub(super) fn explain(
         return at_packet(Outcome::Local, "a listener of this node answers for the address");
     }
     let (config, v4) = (live.node_config(), dialled.addr.is_v4());
-    let own = if v4 { &config.ipv4 } else { &config.ipv6 };
-    let own = Some(own).filter(|_| client.here && origin != Origin::Pod);
+    let own = Some(config.own(v4)).filter(|_| client.here && origin != Origin::Pod);
     if !select::admits(live, frontend, (&client.addr, &dialled.addr), own) {
         return at_packet(
             Outcome::Dropped,

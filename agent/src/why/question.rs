@@ -155,7 +155,8 @@ fn protocol(text: &str) -> Option<Protocol> {
     }
 }
 
-fn object_key(namespace: &str, name: &str) -> Option<ObjectKey> {
+/// A namespace and a name, if they can be such.
+pub fn object_key(namespace: &str, name: &str) -> Option<ObjectKey> {
     // A namespace has no dots, so that it is never taken for an address.
     let namespace = label(namespace).filter(|namespace| !namespace.contains('.'))?;
     Some(ObjectKey::new(namespace, label(name)?))

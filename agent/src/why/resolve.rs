@@ -8,9 +8,11 @@ use std::{
 };
 
 use mizzen_ebpf_abi::{
+    addr::Addr,
     conntrack::{self, FlowKey, flow_flags},
     flow_state::{self, Need},
     nat::{self, Origin},
+    node::node_config_flags,
     select,
     service::frontend_flags,
 };
@@ -105,7 +107,9 @@ pub fn cases(
     for (at, protocol) in dialled {
         for addr in clients.iter().filter(|addr| addr.is_ipv4() == at.is_ipv4()) {
             let here = is_here(live, names, *addr);
-            let client = Client { addr: (*addr).into(), port, here };
+            let bound = !matches!(source, Source::Node);
+            let addr = if bound { (*addr).into() } else { routed(live, *addr, at.ip()) };
+            let client = Client { addr, port, here, bound };
             let pod = match source {
                 Source::Pod(key) => Some(key.clone()),
                 Source::Node => None,
@@ -139,6 +143,16 @@ fn clients(
             if addrs.is_empty() { Err(ResolveError::Pod(key.clone())) } else { Ok((addrs, None)) }
         }
     }
+}
+
+/// The address that the node has towards another, where it may send from several: that of the route.
+fn routed(live: &impl Live, first: IpAddr, to: IpAddr) -> Addr {
+    let (several, first) = (node_config_flags::several_sources(to.is_ipv4()), first.into());
+    if live.node_config().flags & several == 0 {
+        return first;
+    }
+    let way = live.way(&to.into()).map(|way| way.source);
+    way.filter(|from| !from.is_loopback() && live.node_addr_flags(from).is_some()).unwrap_or(first)
 }
 
 /// The addresses by which services know a pod.
@@ -215,7 +229,10 @@ fn ports<'a>(
         None => {}
     }
     if ports.is_empty() {
-        let name = |port: &ServicePort| format!("{}:{}/{}", port.name, port.port, port.protocol);
+        let name = |port: &ServicePort| match &*port.name {
+            "" => format!("{}/{}", port.port, port.protocol),
+            name => format!("{name}:{}/{}", port.port, port.protocol),
+        };
         let ports = service.ports.iter().map(name).collect::<Vec<_>>().join(", ");
         return Err(ResolveError::Port { service: service.key.clone(), ports });
     }

@@ -54,11 +54,8 @@ pub(super) fn explain(
             "the choice depends on the client's address, and whose sockets these are is not known",
         );
     }
-    if ranges && !select::admits(live, frontend, (&client.addr, &dialled.addr), None) {
-        return left(
-            Outcome::Untouched,
-            "the client is outside of the service's source ranges: its packets are dropped",
-        );
+    if ranges && let Some(reason) = not_admitted(live, client, origin, dialled, frontend) {
+        return left(Outcome::Untouched, reason);
     }
     let slots = match slots {
         Ok(slots) => slots,
@@ -90,6 +87,32 @@ pub(super) fn explain(
         masquerade: Some(masquerade),
         ..left(outcome, reason)
     }
+}
+
+/// Why a client is not known to be inside of the service's source ranges.
+fn not_admitted(
+    live: &impl Live,
+    client: &Client,
+    origin: Origin,
+    dialled: &Dialled,
+    frontend: &Frontend,
+) -> Option<&'static str> {
+    let (config, to) = (live.node_config(), &dialled.addr);
+    let (from, own) = if origin == Origin::Node {
+        let bound = if client.bound { client.addr } else { to.any_of_family() };
+        let Some(from) = select::source_of_node(live, &config, &bound, to) else {
+            return Some(
+                "the service has source ranges, and which of the node's addresses a socket that is \
+                 bound to none has is its routes' to tell: its packets are judged by theirs",
+            );
+        };
+        (from, Some(config.own(to.is_v4())))
+    } else {
+        (client.addr, None)
+    };
+    let admitted = select::admits(live, frontend, (&from, to), own);
+    (!admitted)
+        .then_some("the client is outside of the service's source ranges: its packets are dropped")
 }
 
 fn left(outcome: Outcome, reason: impl Into<String>) -> Path {

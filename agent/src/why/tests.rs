@@ -265,7 +265,7 @@ fn why(live: &Memory, client: &str, dialled: &str, protocol: u8) -> Explanation 
     let here = client.starts_with("10.244.0.")
         || [NODE, NODE_V6].contains(&client)
         || SECOND.contains(&client);
-    let client = Client { addr: ip(client).into(), port: None, here };
+    let client = Client { addr: ip(client).into(), port: None, here, bound: true };
     explain(live, &client, &Dialled { addr: at.ip().into(), port: at.port(), protocol })
 }
 

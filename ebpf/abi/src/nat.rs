@@ -89,7 +89,7 @@ impl Facts {
 /// sockets are known by (reference D12).
 #[inline(always)]
 pub fn client<'a>(origin: Origin, source: &'a Addr, config: &'a NodeConfig) -> &'a Addr {
-    let own = if source.is_v4() { &config.ipv4 } else { &config.ipv6 };
+    let own = config.own(source.is_v4());
     if matches!(origin, Origin::Node) && !own.is(&Addr::default()) { own } else { source }
 }
 
@@ -212,7 +212,7 @@ pub fn source_port(config: &NodeConfig, start: u32, probe: u32) -> [u8; 2] {
 /// The address that masqueraded packets carry, if the node has one of that family.
 #[inline(always)]
 pub fn masquerade_address(config: &NodeConfig, v4: bool) -> Option<Addr> {
-    let address = if v4 { config.ipv4 } else { config.ipv6 };
+    let address = *config.own(v4);
     let set = address != Addr::default() && address != Addr::ANY_V4;
     (set && address.is_v4() == v4).then_some(address)
 }

@@ -95,6 +95,14 @@ record! {
     }
 }
 
+impl NodeConfig {
+    /// The node's first address of a family; all zero where it has none.
+    #[inline(always)]
+    pub const fn own(&self, v4: bool) -> &Addr {
+        if v4 { &self.ipv4 } else { &self.ipv6 }
+    }
+}
+
 /// Bits of [`NodeConfig::flags`].
 pub mod node_config_flags {
     /// Masquerade everything sent to a ClusterIP, pods' traffic too (kube-proxy's
@@ -108,6 +116,11 @@ pub mod node_config_flags {
     pub const MASQUERADE_PODS: u32 = 1 << 2;
     /// [`NO_POD_DETECTION_V4`] for IPv6.
     pub const NO_POD_DETECTION_V6: u32 = 1 << 3;
+    /// What the node itself sends may have another IPv4 address of its own than the first: where
+    /// its socket is bound to none, its routes tell which, and so only its packets do.
+    pub const SEVERAL_SOURCES_V4: u32 = 1 << 4;
+    /// [`SEVERAL_SOURCES_V4`] for IPv6.
+    pub const SEVERAL_SOURCES_V6: u32 = 1 << 5;
     /// Pods can't be told from others by any address.
     pub const NO_POD_DETECTION: u32 = NO_POD_DETECTION_V4 | NO_POD_DETECTION_V6;
 
@@ -118,6 +131,14 @@ pub mod node_config_flags {
         NO_POD_DETECTION_V4 << ((1 - v4 as u32) * 2)
     }
 
+    /// The bit that says of a family that the node may send from several addresses.
+    #[inline(always)]
+    pub const fn several_sources(v4: bool) -> u32 {
+        SEVERAL_SOURCES_V4 << (1 - v4 as u32)
+    }
+
+    const _: () = assert!(several_sources(true) == SEVERAL_SOURCES_V4);
+    const _: () = assert!(several_sources(false) == SEVERAL_SOURCES_V6);
     const _: () = assert!(no_pod_detection(true) == NO_POD_DETECTION_V4);
     const _: () = assert!(no_pod_detection(false) == NO_POD_DETECTION_V6);
 }

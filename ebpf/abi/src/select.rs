@@ -6,7 +6,7 @@
 use crate::{
     addr::Addr,
     nat::Origin,
-    node::{cluster_range_flags, node_addr_flags},
+    node::{NodeConfig, cluster_range_flags, node_addr_flags, node_config_flags},
     service::{
         Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, frontend_flags, header,
         range_flags, slot_index,
@@ -204,6 +204,29 @@ pub fn origin(tables: &impl Tables, source: Addr, from_elsewhere: bool) -> Origi
         Origin::Node
     } else {
         Origin::Outside
+    }
+}
+
+/// The address that packets of a socket of the node will have, as far as it is known where the
+/// socket dials: the one that it is bound to (`bound`, else unspecified), else the node's own where it
+/// has no other. Which of several it is, its routes tell when the packets leave; but that to an
+/// address of its own the node sends from that.
+#[inline(always)]
+pub fn source_of_node(
+    tables: &impl Tables,
+    config: &NodeConfig,
+    bound: &Addr,
+    dialled: &Addr,
+) -> Option<Addr> {
+    let v4 = dialled.is_v4();
+    if !bound.is_unspecified() {
+        Some(*bound)
+    } else if config.flags & node_config_flags::several_sources(v4) == 0 {
+        Some(*config.own(v4)).filter(|own| !own.is(&Addr::default()))
+    } else if tables.node_addr_flags(dialled).is_some() {
+        Some(*dialled)
+    } else {
+        None
     }
 }
 

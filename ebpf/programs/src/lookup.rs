@@ -15,6 +15,7 @@ use mizzen_ebpf_abi::{
     affinity::{Affinity, AffinityKey, Kept},
     counters::Counter,
     nat::Origin,
+    node::NodeConfig,
     select::{self, Tables},
     service::{Allocated, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
 };
@@ -124,6 +125,12 @@ pub(crate) fn refuses_other_ports(addr: Addr) -> bool {
 #[inline(always)]
 pub(crate) fn origin(source: Addr, from_elsewhere: bool) -> Origin {
     select::origin(&Maps, source, from_elsewhere)
+}
+
+/// The address that packets of a socket of the node will have, where that is known.
+#[inline(always)]
+pub(crate) fn source_of_node(config: &NodeConfig, bound: &Addr, dialled: &Addr) -> Option<Addr> {
+    select::source_of_node(&Maps, config, bound, dialled)
 }
 
 /// What the cluster's ranges say of an address: bits of `cluster_range_flags`.

@@ -77,6 +77,10 @@ impl Actor {
                 self.sockets.remove(&parse(socket)?);
                 Ok(String::new())
             }
+            ["bind", socket, to] => {
+                let to: SocketAddr = parse(to)?;
+                self.socket(socket)?.bind(&to.into()).map(|()| String::new())
+            }
             ["connect", socket, to] => connect(self.socket(socket)?, parse(to)?),
             ["begin", socket, to] => begin(self.socket(socket)?, parse(to)?),
             ["disconnect", socket] => disconnect(self.socket(socket)?),

@@ -142,6 +142,15 @@ fn why_not(world: &World) -> Result<()> {
         let (text, got) = mizzen(world, "node-1", &["why", source, destination])?;
         ensure!(got == code && text.contains(said), "exit code {got}: {text}");
     }
+    for command in ["services", "backends", "pods"] {
+        for (name, code, said) in [
+            ("default/nothing", 1, "default/nothing"),
+            ("default/hello/x", 2, "neither a namespace"),
+        ] {
+            let (text, got) = mizzen(world, "node-1", &[command, name, "-o", "json"])?;
+            ensure!(got == code && text.contains(said), "{command}: exit code {got}: {text}");
+        }
+    }
     Ok(())
 }
 

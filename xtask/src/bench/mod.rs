@@ -13,6 +13,7 @@ pub mod cni;
 pub mod conntrack;
 pub mod contender;
 pub mod control_plane;
+pub mod deleted;
 pub mod dns;
 pub mod frame;
 pub mod interrupt;

@@ -47,6 +47,15 @@ pub fn replace_endpoints_caused_at(service: &Service, at: SystemTime) -> Request
     Request { body: body.to_string(), ..replace_endpoints(service) }
 }
 
+/// The request that has all endpoints of the service terminate, while they serve.
+pub fn end_endpoints(service: &Service) -> Request {
+    let mut body = json!({"endpoints": endpoints(service)});
+    for endpoint in body["endpoints"].as_array_mut().into_iter().flatten() {
+        endpoint["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+    }
+    Request { body: body.to_string(), ..replace_endpoints(service) }
+}
+
 /// A time as RFC 3339 has it, to the millisecond, in UTC.
 fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

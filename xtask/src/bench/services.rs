@@ -7,6 +7,7 @@ use super::{
     catalogue::{RULES_MAX, SIZES},
     conntrack,
     contender::{Bare, Rules, Seat},
+    deleted,
     kube_proxy::{KUBE_PROXY, KubeProxy},
     mizzen::{self, Mizzen},
     packet, programs,
@@ -32,6 +33,7 @@ const SINGLE: &[&str] = &[
     update::AUDIT,
     update::HEAL,
     update::REFUSED,
+    deleted::NAME,
     programs::NS,
 ];
 /// The figure of the container image.
@@ -117,7 +119,7 @@ fn seat(world: &mut World, options: &Options, results: &mut Results) -> Result<V
         || options.wants(conntrack::NAME);
     let calls = options.wants(update::CALLS);
     let large = options.wants_any(update::AT_LARGE.iter().copied());
-    let largest = options.wants_any([update::AUDIT, update::HEAL, update::REFUSED]);
+    let largest = options.wants_any([update::AUDIT, update::HEAL, update::REFUSED, deleted::NAME]);
     let programs = options.wants(programs::NS);
     let idle = options.wants_any([update::IDLE_RSS, update::IDLE_CPU]);
     let contends = |size: u32| all && SIZES.contains(&size) || compared && size == sockets::SIZE;
@@ -183,6 +185,9 @@ fn of_changes(world: &World, live: &Seat, options: &Options, size: u32) -> Resul
     }
     if options.wants(update::REFUSED) && size == update::LARGEST {
         figures.extend(update::refused(world, live)?);
+    }
+    if options.wants(deleted::NAME) && size == update::LARGEST {
+        figures.extend(deleted::measure(world, live)?);
     }
     if options.wants(update::HEAL) && size == update::LARGEST {
         figures.extend(update::heal(world, live)?);

@@ -10,7 +10,7 @@
 //! The node is a host of the benchmark's cluster; the other two hang off it. Addresses repeat from
 //! triple to triple.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -127,12 +127,17 @@ impl Triple {
 
     /// Runs a command in one of the three and gives what it printed.
     pub fn capture(&self, at: At, argv: &[&str]) -> Result<String> {
+        invoke::capture(&mut self.command(at, argv)?)
+    }
+
+    /// A command that runs in one of the three.
+    pub fn command(&self, at: At, argv: &[&str]) -> Result<Command> {
         let argv: Vec<_> = argv.iter().map(|&word| word.to_owned()).collect();
         let dir = self.cgroup()?;
         cgroup::make(&dir)?;
         let line = process::enter(Some(&self.netns(at)), &dir, &argv);
         let (program, args) = line.split_first().context("no command was given")?;
-        invoke::capture(&mut invoke::command(program, args))
+        Ok(invoke::command(program, args))
     }
 }
 

@@ -186,7 +186,7 @@ fn cpu_of(triple: &Triple, during: impl FnOnce() -> Result<()>) -> Result<f64> {
 }
 
 /// The metrics when the agent has nothing left to do.
-fn settled(triple: &Triple) -> Result<scrape::Metrics> {
+pub fn settled(triple: &Triple) -> Result<scrape::Metrics> {
     let mut last = mizzen::metrics(triple)?;
     up::wait(&triple.layout, "the agent to have followed", || {
         interrupt::check()?;

@@ -5,7 +5,9 @@ use clap::Args;
 
 use super::test;
 use crate::{
-    invoke, product,
+    invoke,
+    preemption::Preemption,
+    product,
     step::{note, step},
 };
 
@@ -27,11 +29,20 @@ const BINARIES: [(&str, &str, &[&str]); 4] = [
     ("mizzen-control-plane", "api", &["--test-threads=1", "--nocapture"]),
 ];
 
+/// Says which kernel it is that shows that readers are never led astray.
+fn tell(preemption: &Preemption) {
+    note(&format!("the kernel's preemption model: {preemption}"));
+    if !preemption.is_preemptible() {
+        note("no task takes another's place in a program of it: for R7 boot with preempt=full");
+    }
+}
+
 /// Runs the tests whose names or modules say `soak`, one after another, with twenty times the
 /// counts that `cargo xtask test` gives them.
 pub fn run(options: &Soak) -> Result<()> {
     test::prepare("`cargo xtask soak`")?;
     note("this takes about two hours; `cargo xtask test` runs a twentieth");
+    tell(&Preemption::of_kernel());
     let filter = options.filter.as_deref().unwrap_or("soak");
     for (package, name, flags) in BINARIES {
         step(&format!("soaking: {name}"), || {

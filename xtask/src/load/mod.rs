@@ -1,6 +1,7 @@
 //! The load generator of the benchmarks and tests: small, blocking, the same for every contender.
 //! It runs inside pods and namespaces as their command.
 
+mod aborted;
 mod blast;
 mod check;
 mod client;
@@ -16,6 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
+pub use aborted::{Failures, READY, nanoseconds};
 pub use client::Measured;
 
 /// Options of `load`.
@@ -75,6 +77,9 @@ enum Mode {
         #[arg(long, default_value_t = 20)]
         count: u32,
     },
+    /// Clients that wait for a server which says nothing more, until their sockets are ended: prints
+    /// when each was
+    Aborted(aborted::Aborted),
     /// New connections, connections that last and datagrams to the hello server, until the input
     /// ends; prints what was done
     Storm(storm::Storm),
@@ -119,6 +124,7 @@ pub fn run(options: &Load) -> Result<()> {
             println!("{count}");
             return Ok(());
         }
+        Mode::Aborted(options) => return aborted::run(options),
         Mode::Storm(options) => return storm::run(options),
         Mode::Rr(options) => measure(options, client::round_trips)?,
         Mode::Connect(options) => measure(options, client::connections)?,

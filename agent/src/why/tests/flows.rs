@@ -32,7 +32,7 @@ fn an_existing_flow_pins_and_says_so() {
     let (key, flow) = outside_flow();
     live.flows.insert(key, flow);
     let dialled = Dialled { addr: ip(NODE).into(), port: 30_080, protocol: protocol::TCP };
-    let client = |port| Client { addr: ip(OUTSIDE).into(), port, here: false };
+    let client = |port| Client { addr: ip(OUTSIDE).into(), port, here: false, bound: true };
     let explained = explain(&live, &client(Some(40_000)), &dialled);
     assert_eq!(explained.packet.outcome, Outcome::Pinned);
     assert_eq!(explained.packet.pinned.unwrap().address, "10.244.1.5:8080");
@@ -58,7 +58,7 @@ fn v8_a_flow_to_a_deleted_backend_is_refused_until_it_is_reset() {
     let flow = Flow { backend: id, set: 9, ..flow };
     live.flows.insert(key, flow);
     let dialled = Dialled { addr: ip(NODE).into(), port: 30_080, protocol: protocol::TCP };
-    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false };
+    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false, bound: true };
     let outcome = |live: &Memory| explain(live, &client, &dialled).packet.outcome;
     assert_eq!(outcome(&live), Outcome::Pinned, "out of service (V7)");
     let mut record = Backend4 {

@@ -42,6 +42,7 @@ fn names_that_lead_nowhere_are_told_with_the_remedy() {
     assert!(refused(POD, "default/headless").contains("its endpoints"));
     assert!(refused(POD, "default/alias").contains("another name"));
     assert!(refused(POD, "default/web:99").contains("http:80/TCP, dns:53/UDP"));
+    assert!(refused(POD, "default/local:81").ends_with("it has 80/TCP"));
     assert!(refused(POD, "default/web:http/udp").contains("no such port"));
     assert!(refused(POD, "[fd00:96::7]:80").contains("family"));
 }

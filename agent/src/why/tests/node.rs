@@ -1,6 +1,9 @@
 //! The node as a client, and as a backend.
 
-use super::*;
+use super::{
+    super::resolve::{Names, cases},
+    *,
+};
 
 /// The node is one client, by whichever of its addresses it sends.
 #[test]
@@ -23,6 +26,42 @@ fn d12_whichever_address_the_node_sends_from_it_keeps_one_backend() {
             for path in [&explained.socket, &explained.packet] {
                 assert_eq!(path.outcome, Outcome::Pinned, "{from} {:?}", path.path);
             }
+        }
+    }
+}
+
+/// As `b53_source_ranges_bind_the_node_by_the_address_that_its_socket_has` meets it with sockets.
+#[test]
+fn b53_why_judges_the_node_by_the_address_that_it_sends_from() {
+    let mut live = memory(false);
+    for (first, second, vip, cluster_ip) in [
+        (NODE, SECOND[0], "203.0.113.80:80", "10.96.0.7:80"),
+        (NODE_V6, SECOND[1], "[2001:db8:ffff::80]:80", "[fd00:96::7]:80"),
+    ] {
+        let [to, behind] = [vip, cluster_ip].map(|text| {
+            let at: SocketAddr = text.parse().unwrap();
+            FrontendKey::new(at.ip().into(), at.port(), protocol::TCP)
+        });
+        let set = live.tables.frontends[&behind].set;
+        let flags = frontend_flags::EXTERNAL | frontend_flags::SOURCE_RANGES;
+        live.tables.frontends.insert(to, Frontend::new(&to, set, flags));
+        let range = AddrRange { addr: ip(second).into(), prefix_len: 128 };
+        live.tables.source_ranges.insert(SourceRange { set, range });
+        let outcomes = |live: &Memory, source: &str| {
+            let (snapshot, pods) = (snapshot(), BTreeMap::new());
+            let names = Names { node: "a", snapshot: &snapshot, pods: &pods };
+            let cases = cases(live, &names, &source.parse().unwrap(), &vip.parse().unwrap());
+            let [case] = &cases.unwrap()[..] else { panic!("one address of the family") };
+            let explained = explain(live, &case.client, &case.dialled);
+            (explained.socket.outcome, explained.packet.outcome)
+        };
+        let (untouched, balanced) = (Outcome::Untouched, Outcome::Balanced);
+        assert_eq!(outcomes(&live, first), (untouched, Outcome::Dropped), "bound to it");
+        assert_eq!(outcomes(&live, second), (balanced, balanced), "bound to it");
+        for (source, packet) in [(first, Outcome::Dropped), (second, balanced)] {
+            let way = Way { next_hop: ip(OUTSIDE).into(), source: ip(source).into() };
+            live.ways.insert(IpAddr::from(to.addr), way);
+            assert_eq!(outcomes(&live, "node"), (untouched, packet), "routed by {source}");
         }
     }
 }

@@ -14,7 +14,7 @@ use mizzen_ebpf_abi::{
 
 use super::context::SockAddr;
 use crate::{
-    lookup::Window,
+    lookup::{self, Window},
     maps::{NODE_CONFIG, POD_NETNS, SOCKET_OPTIONS},
 };
 
@@ -33,14 +33,32 @@ pub(super) fn is_node(sock: &SockAddr) -> bool {
 pub(super) fn address(sock: &SockAddr, v4: bool) -> Option<Addr> {
     let cookie = sock.netns_cookie();
     let addr = if cookie == NODE_NETNS_COOKIE.load() {
-        let config = NODE_CONFIG.get(0)?;
-        if v4 { config.ipv4 } else { config.ipv6 }
+        *NODE_CONFIG.get(0)?.own(v4)
     } else {
         // SAFETY: a pod's entry stays as it is while the pod's sockets are there.
         let pod = unsafe { POD_NETNS.get(&cookie) }?;
         if v4 { pod.ipv4 } else { pod.ipv6 }
     };
     (!addr.is(&Addr::default())).then_some(addr)
+}
+
+/// Whether the socket's client is known to be one that may use a frontend with source ranges. What
+/// counts is the address that its packets will have, not the one that it is known by: `bound` is the
+/// one that its socket has already, else the unspecified one.
+#[inline(always)]
+pub(super) fn admitted(frontend: &Frontend, sock: &SockAddr, bound: &Addr, dialled: &Addr) -> bool {
+    let v4 = dialled.is_v4();
+    if is_node(sock) {
+        let Some(config) = NODE_CONFIG.get(0) else {
+            return false;
+        };
+        return lookup::source_of_node(config, bound, dialled)
+            .is_some_and(|from| lookup::admits(frontend, (&from, dialled), Some(config.own(v4))));
+    }
+    address(sock, v4).is_some_and(|pod| {
+        (bound.is_unspecified() || bound.is(&pod))
+            && lookup::admits(frontend, (&pod, dialled), None)
+    })
 }
 
 /// The client as those who follow are told of it: its address in a family, all zero where that is

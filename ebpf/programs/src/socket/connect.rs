@@ -78,8 +78,8 @@ enum Untranslated {
 #[inline(always)]
 fn translate<F: Family>(sock: &SockAddr, protocol: u8) -> Result<(), Untranslated> {
     let dialled = Dialled::in_call::<F>(sock);
-    let frontend =
-        service(sock, &dialled, protocol).map_err(|reason| unserved(sock, &dialled, &reason))?;
+    let frontend = service(sock, &dialled, protocol, || sock.own_addr(dialled.addr.is_v4()))
+        .map_err(|reason| unserved(sock, &dialled, &reason))?;
     let slots = slots(&frontend, sock, dialled.addr.is_v4())
         .map_err(|reason| refused(frontend.set, reason))?;
     let hash = if protocol == protocol::TCP {

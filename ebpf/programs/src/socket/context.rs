@@ -34,6 +34,10 @@ pub(super) trait Family {
     fn addr(sock: &SockAddr) -> Addr;
     /// Puts another in its place; of the same family, v4-mapped counted as IPv4.
     fn set_addr(sock: &SockAddr, addr: &Addr);
+    /// The source that a datagram which is sent has already: that of its socket, or of the call
+    /// (`IP_PKTINFO`, `IPV6_PKTINFO`); the unspecified address where routes will tell. For the hooks of
+    /// `sendmsg()` alone.
+    fn source(sock: &SockAddr) -> Addr;
 }
 
 /// The hooks named …4.
@@ -54,6 +58,13 @@ impl Family for Inet {
         let v4 = u32::from_ne_bytes(addr.v4());
         // SAFETY: the hooks of IPv4 may write this field.
         unsafe { ptr::write_volatile(&raw mut (*sock.raw()).user_ip4, v4) };
+    }
+
+    #[inline(always)]
+    fn source(sock: &SockAddr) -> Addr {
+        // SAFETY: the hook that sends over IPv4 may read this field.
+        let v4 = unsafe { ptr::read_volatile(&raw const (*sock.raw()).msg_src_ip4) };
+        Addr::from_v4(v4.to_ne_bytes())
     }
 }
 
@@ -76,6 +87,17 @@ impl Family for Inet6 {
             // SAFETY: the hooks of IPv6 may write these four words; `i` is below 4.
             unsafe { ptr::write_volatile(&raw mut (*sock.raw()).user_ip6[i], value) };
         }
+    }
+
+    #[inline(always)]
+    fn source(sock: &SockAddr) -> Addr {
+        let mut octets = [0; 16];
+        for (i, word) in octets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            // SAFETY: the hook that sends over IPv6 may read these four words; `i` is below 4.
+            let value = unsafe { ptr::read_volatile(&raw const (*sock.raw()).msg_src_ip6[i]) };
+            *word = value.to_ne_bytes();
+        }
+        Addr::from_v6(octets)
     }
 }
 
@@ -132,6 +154,26 @@ impl SockAddr {
             ptr::read_volatile(&raw const (*sock).src_port)
         };
         (port as u16).to_be_bytes()
+    }
+
+    /// The address of a family that the socket has, because it is bound to it or was connected;
+    /// the unspecified one where routes will tell.
+    #[inline(always)]
+    pub(super) fn own_addr(&self, v4: bool) -> Addr {
+        // SAFETY: every hook may read the pointer, which leads to the socket that makes the call.
+        let sock = unsafe { ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk) };
+        // Both are read whichever is asked for: the compiler would make one load at a chosen offset of
+        // two branches, which the verifier refuses.
+        // SAFETY: every hook may read the socket's addresses; this one is set for a v4-mapped address
+        // too.
+        let word = unsafe { ptr::read_volatile(&raw const (*sock).src_ip4) };
+        let mut octets = [0; 16];
+        for (i, word) in octets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            // SAFETY: as above; `i` is below 4.
+            let value = unsafe { ptr::read_volatile(&raw const (*sock).src_ip6[i]) };
+            *word = value.to_ne_bytes();
+        }
+        if v4 { Addr::from_v4(word.to_ne_bytes()) } else { Addr::from_v6(octets) }
     }
 
     /// The number of the socket's network namespace.

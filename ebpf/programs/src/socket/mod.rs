@@ -43,12 +43,18 @@ enum Unserved {
     Left,
 }
 
-/// The service that a socket dials, if its address has to be translated here.
+/// The service that a socket dials, if its address has to be translated here. `bound` is asked for
+/// the address that the socket has already, the unspecified one where it has none.
 ///
 /// Who may not use it is left to the packets, which are dropped: a client that waits in vain is
 /// what a source range is for (reference V1). So is who is not known.
 #[inline(always)]
-fn service(sock: &SockAddr, dialled: &Dialled, protocol: u8) -> Result<Frontend, Unserved> {
+fn service(
+    sock: &SockAddr,
+    dialled: &Dialled,
+    protocol: u8,
+    bound: impl FnOnce() -> Addr,
+) -> Result<Frontend, Unserved> {
     let addr = dialled.addr;
     if addr.is_loopback() && !client::is_node(sock) {
         return Err(Unserved::Left); // a pod's own loopback, whatever the node has on its own
@@ -58,7 +64,8 @@ fn service(sock: &SockAddr, dialled: &Dialled, protocol: u8) -> Result<Frontend,
     };
     if answered_here(&frontend, sock, dialled, protocol)
         || client::opted_out(sock)
-        || !admits(&frontend, sock, &addr)
+        || frontend.flags & frontend_flags::SOURCE_RANGES != 0
+            && !client::admitted(&frontend, sock, &bound(), &addr)
     {
         return Err(Unserved::Left);
     }
@@ -73,14 +80,6 @@ fn answered_here(frontend: &Frontend, sock: &SockAddr, dialled: &Dialled, protoc
     frontend.flags & frontend_flags::PREFER_LOCAL != 0
         && (!client::is_node(sock)
             || sockets::listen(sock.as_ptr(), &dialled.addr, dialled.port, protocol))
-}
-
-/// Whether the socket's client is known to be one that may use the frontend.
-#[inline(always)]
-fn admits(frontend: &Frontend, sock: &SockAddr, dialled: &Addr) -> bool {
-    frontend.flags & frontend_flags::SOURCE_RANGES == 0
-        || client::address(sock, dialled.is_v4())
-            .is_some_and(|client| lookup::admits(frontend, (&client, dialled), None))
 }
 
 /// The slots that the socket may choose from, where it dials an address of this family.

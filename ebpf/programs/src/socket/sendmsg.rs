@@ -42,7 +42,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 fn send<F: Family>(sock: &SockAddr) -> i32 {
     if sock.protocol() == protocol::UDP {
         let dialled = Dialled::in_call::<F>(sock);
-        match translate(sock, &dialled) {
+        match translate::<F>(sock, &dialled) {
             Some((addr, port)) => {
                 sock.rewrite::<F>(&addr, port);
                 count(Counter::SocketTranslated);
@@ -58,8 +58,8 @@ fn send<F: Family>(sock: &SockAddr) -> i32 {
 }
 
 #[inline(always)]
-fn translate(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
-    let frontend = service(sock, dialled, protocol::UDP).ok()?;
+fn translate<F: Family>(sock: &SockAddr, dialled: &Dialled) -> Option<(Addr, [u8; 2])> {
+    let frontend = service(sock, dialled, protocol::UDP, || F::source(sock)).ok()?;
     let v4 = dialled.addr.is_v4();
     let slots = slots(&frontend, sock, v4).ok()?;
     let peers = peers::created(sock)?;

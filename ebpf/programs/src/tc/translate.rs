@@ -82,7 +82,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
         return PASS;
     };
     let v4 = key.destination.is_v4();
-    let own = (opening.device != 0).then_some(if v4 { &config.ipv4 } else { &config.ipv6 });
+    let own = (opening.device != 0).then_some(config.own(v4));
     if !lookup::admits(&frontend, (&key.source, &key.destination), own) {
         return drop_counted(packet, frontend.set, Counter::DropSourceRange);
     }

@@ -312,7 +312,7 @@ fn b47_b48_masquerading_all_without_detection_of_pods() {
 fn told_source(lab: &Lab, transport: Transport, to: SocketAddr, backend: SocketAddr) -> IpAddr {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let addr = family.wire(CLIENT).into();
-    let client = why::Client { addr, port: None, here: false };
+    let client = why::Client { addr, port: None, here: false, bound: true };
     let (addr, port) = (to.ip().into(), to.port());
     let dialled = why::Dialled { addr, port, protocol: transport.number() };
     let node = &lab.nodes[0];

@@ -1,7 +1,11 @@
 //! What depends on who is behind a socket: session affinity, source ranges, the choice of a pod to
 //! have its sockets left alone. Two pods of one node and their node dial, each by every family.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use mizzen_agent::apply::maps::{AddrRange, Maps as _, SourceRange};
 use mizzen_ebpf_abi::{
@@ -16,7 +20,7 @@ use mizzen_ebpf_abi::{
 use mizzen_tests::{
     actor::Actor,
     backend::Backend,
-    lab::{self, Lab, LabNode},
+    lab::{self, CLIENT, Lab, LabNode},
     netns::Netns,
     tables::Windows,
     wait::until,
@@ -304,6 +308,119 @@ fn b52_b53_source_ranges_bind_pods_and_the_node_by_their_addresses() {
         // B56: at run time.
         bed.node().tables.maps.remove_source_ranges(&[range(inside)]).unwrap();
         assert!(!bed.translates(0, ranged[1]));
+    });
+}
+
+/// The addresses of a node that has two on its uplink, and a load balancer's that only one of them may
+/// use.
+struct TwoAddresses {
+    own: [IpAddr; 2],
+    ranged: [SocketAddr; 2],
+    sets: [u32; 2],
+}
+
+impl TwoAddresses {
+    fn new(bed: &mut Bed) -> Self {
+        let of = lab_family(bed.family);
+        bed.lab.route_out();
+        let own = [bed.lab.address_of_node(0, of), of.wire(99)];
+        let length = if of == lab::Family::V4 { "24" } else { "64 nodad" };
+        let node = bed.node();
+        node.node.netns.ip(&format!("addr add {}/{length} dev eth0", own[1]));
+        node.tables.node_address(own[1]);
+        node.configure(node_config_flags::several_sources(of == lab::Family::V4));
+        bed.actors[1] = bed.lab.nodes[0].node.actor();
+        let sets = [(); 2].map(|()| bed.set(0).0);
+        let flags = frontend_flags::EXTERNAL | frontend_flags::SOURCE_RANGES;
+        let ranged = [0, 1].map(|i: usize| bed.frontend(200, [TCP, UDP][i], sets[i], flags));
+        Self { own, ranged, sets }
+    }
+
+    /// Lets this address alone use the load balancer's.
+    fn admit(&self, bed: &mut Bed, addr: IpAddr) {
+        let maps = &mut bed.node().tables.maps;
+        for set in self.sets {
+            let [one, other] = self.own.map(|own| SourceRange {
+                set,
+                range: AddrRange { addr: own.into(), prefix_len: 128 },
+            });
+            let (kept, gone) = if addr == self.own[0] { (one, other) } else { (other, one) };
+            maps.put_source_ranges(&[kept]).unwrap();
+            maps.remove_source_ranges(&[gone]).unwrap();
+        }
+    }
+
+    /// Whether the node is answered over TCP and over UDP, by a socket that is bound to `from` where
+    /// one is given; and how many calls were translated of the three.
+    fn asks(&self, bed: &mut Bed, from: Option<IpAddr>) -> ([bool; 2], u64) {
+        let (family, before) = (bed.family, bed.lab.nodes[0].counted(Counter::SocketTranslated));
+        let actor = &mut bed.actors[1];
+        let mut opened = |kind| {
+            let socket = actor.open(kind);
+            if let Some(from) = from {
+                actor.bind(socket, family.dialled((from, 0).into()));
+            }
+            socket
+        };
+        let [stream, datagrams, connected] =
+            [family.tcp(), family.udp(), family.udp()].map(&mut opened);
+        let tcp = actor.connect(stream, self.ranged[0]).map(|()| actor.receive(stream));
+        actor.connect(connected, self.ranged[1]).unwrap();
+        actor.send_to(datagrams, self.ranged[1], "?");
+        actor.begin_receive(datagrams);
+        let udp = actor.received();
+        for socket in [stream, datagrams, connected] {
+            actor.close(socket);
+        }
+        let translated = bed.lab.nodes[0].counted(Counter::SocketTranslated) - before;
+        ([tcp.is_ok(), udp.is_ok()], translated)
+    }
+}
+
+/// A socket that is bound to none of the node's addresses has that of its route, which its packets
+/// tell.
+#[test]
+fn b53_source_ranges_bind_the_node_by_the_address_that_its_socket_has() {
+    each_family(|bed| {
+        let two = TwoAddresses::new(bed);
+        for (admitted, other) in [(two.own[0], two.own[1]), (two.own[1], two.own[0])] {
+            two.admit(bed, admitted);
+            let case = format!("{:?}, {admitted} is admitted", bed.family);
+            assert_eq!(two.asks(bed, Some(admitted)), ([true; 2], 3), "{case}");
+            assert_eq!(two.asks(bed, Some(other)), ([false; 2], 0), "{case}");
+            for (routed, answered) in [(admitted, true), (other, false)] {
+                let ip = if routed.is_ipv6() { "-6 " } else { "" };
+                let router = lab_family(bed.family).wire(CLIENT);
+                let route = format!("{ip}route replace default via {router} dev eth0 src {routed}");
+                bed.node().node.netns.ip(&route);
+                assert_eq!(two.asks(bed, None), ([answered; 2], 0), "{case}, routed by {routed}");
+            }
+        }
+        // Where there is but one, it is known.
+        bed.node().configure(0);
+        two.admit(bed, two.own[0]);
+        assert_eq!(two.asks(bed, None), ([true; 2], 3));
+    });
+}
+
+/// To an address of its own the node sends from that, by its loopback interface, where no packet is
+/// judged.
+#[test]
+fn b54_a_load_balancers_address_that_the_node_has_is_admitted_where_the_node_is() {
+    each_family(|bed| {
+        let two = TwoAddresses::new(bed);
+        let vip = bed.family.vip(200);
+        let node = bed.node();
+        node.node.add_address(vip);
+        node.tables.node_address(vip);
+        for (admitted, answered) in [(two.own[0], true), (two.own[1], false)] {
+            two.admit(bed, admitted);
+            for from in [None, Some(vip)] {
+                let translated = if answered { 3 } else { 0 };
+                let expected = ([answered; 2], translated);
+                assert_eq!(two.asks(bed, from), expected, "{:?} {from:?}", bed.family);
+            }
+        }
     });
 }
 
