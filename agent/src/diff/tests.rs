@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod gone;
+mod late;
 mod limbo;
 mod numbers;
 mod restricted;
