@@ -20,6 +20,7 @@ use crate::{
     desired::{Change, Desired, LocalAddress, NodeFacts, SetKey, Settings},
     diff::{
         Known, diff, diff_and_settle,
+        late::late,
         plan::{Op, Plan, Refused},
         restore::restore,
     },
@@ -307,7 +308,12 @@ impl Reconciler {
             self.releases.forgotten = false;
         }
         let tables = self.maps.dump().map_err(|error| chain(&error))?;
-        let known = restore(&tables, &everything, self.room());
+        let mut known = restore(&tables, &everything, self.room());
+        if self.deletions.are_unseen() {
+            let spares = |key: &SetKey| self.desired.spares(&key.service);
+            let unseen = late(&tables, &mut known, &everything, spares);
+            self.deletions.note_unseen(unseen);
+        }
         self.execute(known, everything)
     }
 

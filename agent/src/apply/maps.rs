@@ -53,7 +53,8 @@ pub struct Tables {
     /// Array `SLOTS` up to its last word that is not 0.
     pub slots: Vec<u32>,
     /// Array `BACKENDS4`, without records that are all zero. A record whose set is
-    /// [`mizzen_ebpf_abi::service::NO_SET`] was freed; it tells that its id was in use once.
+    /// [`mizzen_ebpf_abi::service::NO_SET`] was freed; it tells that its id was in use once. So was
+    /// one that is [`mizzen_ebpf_abi::service::RESERVED`], whose id is some endpoint's yet.
     pub backends4: BTreeMap<u32, Backend4>,
     /// Array `BACKENDS6`, likewise.
     pub backends6: BTreeMap<u32, Backend6>,

@@ -15,7 +15,7 @@ use aya::Pod;
 use mizzen_ebpf_abi::{
     addr::Addr,
     node::{Endpoint, NodeAddr, NodeConfig, PodNetns},
-    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord},
+    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, reserved_for},
 };
 
 use super::{
@@ -102,7 +102,8 @@ impl KernelMaps {
     /// counters: what fails is told, and left.
     fn count_for(&mut self, backends: impl Iterator<Item = Counting> + Clone) {
         let Some(traffic) = &mut self.traffic else { return };
-        let backends = backends.filter(|backend| backend.set != NO_SET);
+        let is_live = |set: u32| set != NO_SET && reserved_for(set).is_none();
+        let backends = backends.filter(|backend| is_live(backend.set));
         let ids = backends.clone().map(|backend| (backend.id, backend.addr.is_v4()));
         let counted = traffic.make_room(ids).and_then(|()| {
             for Counting { id, set, addr, port } in backends {

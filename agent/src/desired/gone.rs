@@ -29,7 +29,7 @@ use imbl::ordmap::DiffItem;
 use strays::Strays;
 use tombs::Tombs;
 
-use super::{DesiredSet, LocalAddress, SetKey, Sets, set_of};
+use super::{DesiredSet, Idle, LocalAddress, SetKey, Sets, set_of};
 use crate::model::{ObjectKey, endpoints::PodName, service::Protocol, snapshot::Snapshot};
 
 /// Addresses of endpoints by service.
@@ -310,7 +310,7 @@ impl Departures {
         for (key, set) in sets {
             let had = set_of(before, key).into_iter().flat_map(|set| set.endpoints());
             let waiting: Vec<_> =
-                had.filter(|(address, _)| self.waits_for(service, *address)).collect();
+                had.filter_map(|at| Some((at, self.waits_for(service, at.0)?))).collect();
             if !waiting.is_empty() {
                 Arc::make_mut(set).idle.extend(waiting);
             }
@@ -321,9 +321,13 @@ impl Departures {
         self.left.contains_key(service) || self.strays.of(service).is_some()
     }
 
-    fn waits_for(&self, service: &ObjectKey, address: IpAddr) -> bool {
-        self.left.get(service).is_some_and(|left| left.contains_key(&address))
-            || self.strays.of(service).is_some_and(|strays| strays.contains_key(&address))
+    /// As what an endpoint that left is waited for, if it is.
+    fn waits_for(&self, service: &ObjectKey, address: IpAddr) -> Option<Idle> {
+        if self.left.get(service).is_some_and(|left| left.contains_key(&address)) {
+            return Some(Idle::Terminating);
+        }
+        let strays = self.strays.of(service)?;
+        strays.contains_key(&address).then_some(Idle::Stray)
     }
 
     /// Keeps sets that a service had `before` and has no more, with those of their endpoints that
@@ -344,14 +348,18 @@ impl Departures {
         if withdrawn.is_empty() {
             return changed;
         }
-        let there: BTreeSet<IpAddr> =
-            snapshot.endpoints_of(service).map(|(_, endpoint)| endpoint.address).collect();
+        let there = presences(service, snapshot);
         for (key, set) in withdrawn {
-            let may_go = |(address, _): &(IpAddr, u16)| {
-                let waits = there.contains(address) || self.waits_for(service, *address);
-                waits && !dead.contains(address)
+            let may_go = |at: (IpAddr, u16)| {
+                let terminates = there.get(&at.0).map(|is| is.terminating);
+                let why = match terminates {
+                    Some(true) => Idle::Terminating,
+                    Some(false) => Idle::Unready,
+                    None => self.waits_for(service, at.0)?,
+                };
+                (!dead.contains(&at.0)).then_some((at, why))
             };
-            let idle: BTreeSet<_> = set.endpoints().filter(may_go).collect();
+            let idle: BTreeMap<_, _> = set.endpoints().filter_map(may_go).collect();
             if !idle.is_empty() && self.tombs.put(key, DesiredSet::idle(idle)) {
                 changed.push(key.clone());
             }

@@ -102,7 +102,7 @@ fn set(frontend: FrontendKey, addr: IpAddr, port: u16) -> DesiredSet {
         windows,
         affinity_s: 0,
         source_ranges: BTreeSet::new(),
-        idle: BTreeSet::new(),
+        idle: BTreeMap::new(),
     }
 }
 

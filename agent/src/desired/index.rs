@@ -234,6 +234,11 @@ impl Desired {
         losers.filter(|(_, loser, _)| host_ports::is_owner(&loser.service)).count() as u64
     }
 
+    /// Whether flows to deleted endpoints of a service are left alone, by its own wish.
+    pub fn spares(&self, service: &ObjectKey) -> bool {
+        self.seen.services.get(service).is_some_and(|service| !service.reset_on_delete)
+    }
+
     /// The sets of every service.
     pub fn sets(&self) -> impl Iterator<Item = (&SetKey, &Arc<DesiredSet>)> {
         let sets = self.services.values().flat_map(|service| &service.sets);

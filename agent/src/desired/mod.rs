@@ -6,6 +6,7 @@
 //! all services         ──claims───> which set gets a frontend that several ask for
 //! host ports of pods    ──host_ports─> sets of one backend, and the frontends they ask for
 //! slices before and after ──gone──> endpoints that are deleted, whose flows are to be reset
+//! endpoints without a slot ─idle──> why, which the tables tell the next agent
 //! nodes + node facts   ──node─────> node addresses, the cluster's ranges, the node's record
 //! ```
 //! [`Desired`] keeps the result by service, so that a change costs what it touches.
@@ -13,16 +14,18 @@
 pub mod claims;
 pub mod gone;
 pub mod host_ports;
+pub mod idle;
 pub mod index;
 pub mod node;
 pub mod service;
 pub mod topology;
 pub mod windows;
 
+pub use idle::Idle;
 pub use index::{Change, Desired, WithoutLocalEndpoints};
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -87,14 +90,14 @@ pub struct DesiredSet {
     /// Who may use those of its frontends that have
     /// [`mizzen_ebpf_abi::service::frontend_flags::SOURCE_RANGES`]; empty where none has.
     pub source_ranges: BTreeSet<AddrRange>,
-    /// Endpoints that are there and have no slot, by address and port: the ids that flows to them
-    /// name stay theirs for as long.
-    pub idle: BTreeSet<(IpAddr, u16)>,
+    /// Endpoints that are there and have no slot, by address and port, and why: the ids that flows
+    /// to them name stay theirs for as long.
+    pub idle: BTreeMap<(IpAddr, u16), Idle>,
 }
 
 impl DesiredSet {
     /// A set that nothing leads to, whose endpoints keep the ids that they had.
-    fn idle(endpoints: BTreeSet<(IpAddr, u16)>) -> Self {
+    fn idle(endpoints: BTreeMap<(IpAddr, u16), Idle>) -> Self {
         Self {
             frontends: Vec::new(),
             slots: Arc::default(),
@@ -110,9 +113,14 @@ impl DesiredSet {
         self.frontends.is_empty()
     }
 
+    /// Whether this is one of its endpoints.
+    pub fn has(&self, at: (IpAddr, u16)) -> bool {
+        self.idle.contains_key(&at) || self.slots.iter().any(|slot| (slot.addr, slot.port) == at)
+    }
+
     /// Address and port of every endpoint.
     pub fn endpoints(&self) -> impl Iterator<Item = (IpAddr, u16)> {
-        self.slots.iter().map(|slot| (slot.addr, slot.port)).chain(self.idle.iter().copied())
+        self.slots.iter().map(|slot| (slot.addr, slot.port)).chain(self.idle.keys().copied())
     }
 }
 

@@ -4,7 +4,10 @@
 //! B121), those that name another proxy (B122), and services that have no cluster IP yet. A family
 //! is served when the service has a cluster IP of it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
@@ -12,7 +15,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::{
-    DesiredSet, SetKey, Settings, Slot, Warning,
+    DesiredSet, Idle, SetKey, Settings, Slot, Warning,
     node::addr_range,
     topology::{Place, Topology},
     windows::{Candidate, Usability, arrange},
@@ -80,7 +83,8 @@ pub fn desired_sets(
                 BTreeSet::new()
             };
             let affinity_s = service.affinity_s;
-            let idle = idle(slices, port, ipv6, &slots);
+            let moves = port.protocol == Protocol::Udp && service.reset_on_delete;
+            let idle = idle(slices, (port, ipv6), &slots, moves);
             let set = DesiredSet {
                 frontends,
                 slots: slots.into(),
@@ -213,20 +217,26 @@ fn categorize(
     })
 }
 
-/// The endpoints that have no slot.
+/// The endpoints that have no slot, and why. Where datagrams move to those that serve (`moves`), what
+/// does not is told from what nothing serves beside.
 fn idle(
     slices: &[&EndpointSlice],
-    port: &ServicePort,
-    ipv6: bool,
+    (port, ipv6): (&ServicePort, bool),
     slots: &[Slot],
-) -> BTreeSet<(IpAddr, u16)> {
+    moves: bool,
+) -> BTreeMap<(IpAddr, u16), Idle> {
     let used: BTreeSet<_> = slots.iter().map(|slot| (slot.addr, slot.port)).collect();
-    let mut idle = BTreeSet::new();
+    let moves = moves && !slots.is_empty();
+    let mut idle = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice.ipv6 == ipv6) {
         let offered = slice.ports.iter().filter(|o| o.name == port.name);
         for offered in offered.filter(|offered| offered.protocol == port.protocol) {
-            let at = slice.endpoints.iter().map(|endpoint| (endpoint.address, offered.port));
-            idle.extend(at.filter(|at| !used.contains(at)));
+            let at =
+                slice.endpoints.iter().map(|of| ((of.address, offered.port), Idle::of(of, moves)));
+            for (at, why) in at.filter(|(at, _)| !used.contains(at)) {
+                let held = idle.entry(at).or_insert(why);
+                *held = why.max(*held);
+            }
         }
     }
     idle

@@ -10,17 +10,18 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     maps,
     node::{NodeAddr, NodeConfig, cluster_range_flags, node_addr_flags},
-    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord},
+    service::{Backend4, Backend6, Frontend, FrontendKey, SetWord, backend_flags},
 };
 
 use super::{
-    known::{BackendRecord, KnownSet, backend_record, freed_record},
+    known::{BackendRecord, KnownSet, backend_record, freed_record, reserved_record},
     limbo::Unlinked,
     plan::{Op, Plan, Refused, Reset},
 };
 use crate::{
     apply::maps::{AddrRange, Capacities, Growing, SourceRange},
     desired::{SetKey, Slot, gone::Deleted, node::DesiredNode},
+    model::service::Protocol,
 };
 
 #[derive(Default)]
@@ -43,8 +44,10 @@ pub(super) struct Draft {
     pub(super) dead_sets: Vec<(u32, SetWord)>,
     /// By family and id.
     pub(super) freed_backends: Vec<(bool, u32)>,
-    /// Freed, but their ids stay with the endpoints.
-    pub(super) idled_backends: Vec<(bool, u32)>,
+    /// Freed, but their ids stay with the endpoints: id, set, and what the record says.
+    reserved_backends: Vec<(u32, u32, Slot)>,
+    /// Whether one of these was live.
+    idles: bool,
     /// Freed before; their ids may be used again now.
     pub(super) forgotten_backends: Vec<(bool, u32)>,
     /// Which of the freed ones were deleted endpoints.
@@ -70,13 +73,37 @@ impl Draft {
         }
     }
 
-    /// Takes note of the deleted endpoints of a set that has this generation so far.
+    /// Takes note of the deleted endpoints of a set that has this generation so far. The record of
+    /// one that is in use says so before anything changes: should this agent not live to see the
+    /// barrier over, the next one finds it ([`super::late`]).
     pub(super) fn bury(&mut self, key: &SetKey, set: &KnownSet, generation: u32) {
         let Some(dead) = self.deleted.remove(key) else { return };
+        let live = set.backends.by_address();
         for (at, backend) in set.ids_at(dead) {
             let (protocol, endpoint) = (key.protocol, at.into());
             self.mark(Reset { set: set.id, protocol, endpoint, generation, backend });
+            if let Some(held) = live.get(at) {
+                let flags = held.flags | backend_flags::GONE;
+                self.write_backend(held.id, set.id, &Slot { addr: at.0, port: at.1, flags });
+            }
         }
+    }
+
+    /// Takes note of an endpoint that does not serve any more, in a set that had this generation so
+    /// far and whose datagram sockets shall have those that do. Packets find them by themselves.
+    pub(super) fn forsake(&mut self, set: u32, at: (IpAddr, u16), generation: u32) {
+        let (protocol, endpoint) = (Protocol::Udp, at.into());
+        self.resets.push(Reset { set, protocol, endpoint, generation, backend: None });
+    }
+
+    /// Reserves an id of a set for an endpoint that takes no new flows. Where its record is live, it
+    /// says before anything changes what an agent that starts has to know: that it terminates.
+    pub(super) fn reserve(&mut self, id: u32, set: u32, slot: Slot, was_live: bool) {
+        if was_live && slot.flags & backend_flags::TERMINATING != 0 {
+            self.write_backend(id, set, &slot);
+        }
+        self.idles |= was_live;
+        self.reserved_backends.push((id, set, slot));
     }
 
     /// Takes up what a plan that failed was to reset: what was deleted then, in the generation of
@@ -102,12 +129,15 @@ impl Draft {
 
     /// The records of backends that are freed.
     fn freed_records(&self) -> BTreeMap<(bool, u32), BackendRecord> {
-        let known = self.forgotten_backends.iter().filter(|(v6, id)| self.is_gone(*v6, *id));
-        let freed = self.freed_backends.iter().chain(&self.idled_backends).chain(known);
         let record = |&(ipv6, id): &(bool, u32)| {
             ((ipv6, id), freed_record(ipv6, self.gone_backends.get(&(ipv6, id)).copied()))
         };
-        freed.map(record).collect()
+        let freed = self.freed_backends.iter().chain(&self.forgotten_backends).map(record);
+        let reserved = self
+            .reserved_backends
+            .iter()
+            .map(|(id, set, slot)| ((slot.addr.is_ipv6(), *id), reserved_record(*set, slot)));
+        freed.chain(reserved).collect()
     }
 
     /// What the node's tables lack, and what they have too much; how they are afterwards. Where a
@@ -152,7 +182,7 @@ impl Draft {
     fn unlinks(&self) -> bool {
         !(self.dead_sets.is_empty()
             && self.freed_backends.is_empty()
-            && self.idled_backends.is_empty()
+            && !self.idles
             && self.freed_ranges.is_empty()
             && self.freed_sets.is_empty()
             && self.removed_source_ranges.is_empty())

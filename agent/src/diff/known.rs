@@ -14,7 +14,7 @@ use std::{
 use mizzen_ebpf_abi::{
     maps,
     service::{
-        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord,
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, RESERVED, SetWord,
         backend_flags, header,
     },
 };
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     apply::maps::{AddrRange, Growing, Room, SourceRange},
-    desired::{Change, DesiredSet, SetKey, Slot, node::DesiredNode},
+    desired::{Change, DesiredSet, Idle, SetKey, Slot, node::DesiredNode},
     heap,
     traffic::accounts,
 };
@@ -70,8 +70,9 @@ pub(super) struct KnownSet {
     pub(super) id: u32,
     pub(super) range: Option<KnownRange>,
     pub(super) backends: Backends,
-    /// Ids whose records are freed and which flows to endpoints that are still there may name.
-    pub(super) idle: BTreeMap<(IpAddr, u16), u32>,
+    /// Ids that are reserved for endpoints which take no new flows, and which flows may name; with
+    /// the flags that say why.
+    pub(super) idle: BTreeMap<(IpAddr, u16), KnownBackend>,
     pub(super) ipv6: bool,
     /// Its source ranges in the tables.
     pub(super) source_ranges: BTreeSet<AddrRange>,
@@ -260,7 +261,8 @@ impl Known {
         let live = set.backends.by_address();
         for slot in &*wanted.slots {
             let at = (slot.addr, slot.port);
-            let held = live.get(at).map(|live| live.id).or_else(|| set.idle.get(&at).copied());
+            let held = live.get(at).or_else(|| set.idle.get(&at).copied());
+            let held = held.map(|held| held.id);
             let held = held.filter(|id| !draft.is_gone(set.ipv6, *id));
             let Some(id) = held.or_else(|| ids.allocate()) else {
                 ids.free_all(fresh);
@@ -289,6 +291,7 @@ impl Known {
         let backends = Backends::new(Arc::clone(&wanted.slots), placed);
         note_backends(set, &backends, draft);
         let offset = range.as_ref().map_or(0, |range| range.offset);
+        let generation = self.generation(set.id);
         if let Some(word) = self.next_word(set.id, offset) {
             // Who met one of its frontends a moment ago finds it as it was.
             let words = if wanted.is_unled() { &mut draft.dead_sets } else { &mut draft.flips };
@@ -300,7 +303,7 @@ impl Known {
             draft.freed_ranges.push((before.offset, before.length()));
         }
         set.range = range;
-        set.idle = idle(set, &backends, wanted, draft);
+        set.idle = idle((set, generation), &backends, wanted, draft);
         set.backends = backends;
         Ok(())
     }
@@ -334,7 +337,7 @@ impl Known {
         draft.removed_source_ranges.extend(set.source_ranges.iter().map(of_set));
         draft.freed_ranges.extend(set.range.iter().map(|r| (r.offset, r.length())));
         draft.freed_backends.extend(set.backends.ids().iter().map(|id| (set.ipv6, *id)));
-        draft.forgotten_backends.extend(set.idle.values().map(|id| (set.ipv6, *id)));
+        draft.forgotten_backends.extend(set.idle.values().map(|idle| (set.ipv6, idle.id)));
     }
 
     /// Retires what a complete change does not name.
@@ -427,8 +430,8 @@ impl KnownSet {
     ) -> impl Iterator<Item = ((IpAddr, u16), Option<u32>)> {
         let live = self.backends.by_address();
         endpoints.into_iter().map(move |at| {
-            let id = live.get(at).map(|live| live.id).or_else(|| self.idle.get(&at).copied());
-            (at, id)
+            let known = live.get(at).or_else(|| self.idle.get(&at).copied());
+            (at, known.map(|known| known.id))
         })
     }
 }
@@ -445,30 +448,39 @@ impl KnownRange {
 }
 
 /// The ids that stay with endpoints which take no new connections; those of others are free for
-/// good.
+/// good. `set` had this generation before.
 fn idle(
-    set: &KnownSet,
+    (set, generation): (&KnownSet, u32),
     backends: &Backends,
     wanted: &DesiredSet,
     draft: &mut Draft,
-) -> BTreeMap<(IpAddr, u16), u32> {
-    let live = set.backends.iter().map(|(slot, id)| ((slot.addr, slot.port), id, true));
-    let idle = set.idle.iter().map(|(at, id)| (*at, *id, false));
+) -> BTreeMap<(IpAddr, u16), KnownBackend> {
+    let live = set.backends.iter().map(|(slot, id)| {
+        let held = KnownBackend { id, flags: slot.flags };
+        ((slot.addr, slot.port), held, true)
+    });
+    let idle = set.idle.iter().map(|(at, held)| (*at, *held, false));
     let by_address = backends.by_address();
     let mut kept = BTreeMap::new();
-    for (at, id, was_live) in live.chain(idle) {
+    for (at, held, was_live) in live.chain(idle) {
+        let id = held.id;
         if by_address.get(at).is_some_and(|backend| backend.id == id) {
             continue;
         }
-        let stays = wanted.idle.contains(&at) && !draft.is_gone(set.ipv6, id);
-        if stays {
-            kept.insert(at, id);
+        let why = wanted.idle.get(&at).filter(|_| !draft.is_gone(set.ipv6, id));
+        let Some(why) = why else {
+            let to =
+                if was_live { &mut draft.freed_backends } else { &mut draft.forgotten_backends };
+            to.push((set.ipv6, id));
+            continue;
+        };
+        let (flags, (addr, port)) = (why.flags(), at);
+        kept.insert(at, KnownBackend { id, flags });
+        if *why == Idle::Unserving && held.flags & backend_flags::UNSERVING == 0 {
+            draft.forsake(set.id, at, generation);
         }
-        match (was_live, stays) {
-            (true, true) => draft.idled_backends.push((set.ipv6, id)),
-            (true, false) => draft.freed_backends.push((set.ipv6, id)),
-            (false, true) => {}
-            (false, false) => draft.forgotten_backends.push((set.ipv6, id)),
+        if was_live || held.flags != flags {
+            draft.reserve(id, set.id, Slot { addr, port, flags }, was_live);
         }
     }
     kept
@@ -521,6 +533,12 @@ pub(super) fn backend_record(set: u32, slot: &Slot) -> BackendRecord {
         IpAddr::V4(v4) => BackendRecord::V4(Backend4 { addr: v4.octets(), port, flags, set }),
         IpAddr::V6(v6) => BackendRecord::V6(Backend6 { addr: v6.octets(), port, flags, set }),
     }
+}
+
+/// The record of a freed backend whose id is reserved for its endpoint, that in `slot`.
+pub(super) fn reserved_record(set: u32, slot: &Slot) -> BackendRecord {
+    let flags = slot.flags | backend_flags::FREED;
+    backend_record(set | RESERVED, &Slot { flags, ..*slot })
 }
 
 /// Record of a freed IPv4 backend: it belongs to nobody.

@@ -7,6 +7,7 @@
 //! known::Known <────┘                                            │
 //!   ^   └─ limbo ──reap──> plan::Plan  (behind a barrier) ──>────┤
 //!   └── restore ── a dump of the tables, at start and after a failure
+//!       late ───── deletions that the dump tells of, at start
 //! ```
 //! Ids and places are chosen here and nowhere else: [`ids`] for sets and backends, [`extent`] for
 //! slot ranges. What a plan unlinks is released behind a barrier, by a plan of its own: [`limbo`].
@@ -16,6 +17,7 @@ pub mod expected;
 pub mod extent;
 pub mod ids;
 pub mod known;
+pub mod late;
 pub mod limbo;
 pub mod plan;
 pub mod restore;

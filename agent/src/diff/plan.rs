@@ -11,7 +11,9 @@ use mizzen_ebpf_abi::{
     addr::Addr,
     maps,
     node::{NodeAddr, NodeConfig},
-    service::{Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, backend_flags},
+    service::{
+        Backend4, Backend6, Frontend, FrontendKey, NO_SET, SetWord, backend_flags, reserved_for,
+    },
 };
 
 use crate::{
@@ -237,7 +239,9 @@ fn write_backend(
     flags: u16,
     BackendName(at): BackendName,
 ) -> fmt::Result {
-    if set == NO_SET && flags & backend_flags::GONE != 0 {
+    if let Some(set) = reserved_for(set) {
+        writeln!(f, "free backend {id}: it stays {at}'s of set {set}, flags {flags:#x}")
+    } else if set == NO_SET && flags & backend_flags::GONE != 0 {
         writeln!(f, "free backend {id}: {at} is gone")
     } else if set == NO_SET {
         writeln!(f, "free backend {id}")

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, header};
+use mizzen_ebpf_abi::service::{NO_SET, RANGE_HEADER_WORDS, backend_flags, header, reserved_for};
 
 use super::known::{Known, KnownBackend, KnownRange, KnownSet};
 use crate::{
@@ -54,6 +54,7 @@ pub fn restore(tables: &Tables, everything: &Change, room: Room) -> Known {
         known.set_ids.resume_after(*last);
     }
     restore_backends(tables, &recognised, &mut sets, &mut known);
+    restore_idle(tables, everything, (&recognised, &mut sets), &mut known);
     // Every flip that ever was makes it another.
     let flips = tables.sets.values().map(|word| word.generation());
     let seed = flips.fold(0, u32::wrapping_add).wrapping_mul(0x9e37_79b1);
@@ -128,12 +129,6 @@ fn restore_backends(
     sets: &mut BTreeMap<u32, KnownSet>,
     known: &mut Known,
 ) {
-    let v4 = tables.backends4.iter().map(|(id, b)| {
-        (false, *id, b.set, (IpAddr::from(b.addr), u16::from_be_bytes(b.port)), b.flags)
-    });
-    let v6 = tables.backends6.iter().map(|(id, b)| {
-        (true, *id, b.set, (IpAddr::from(b.addr), u16::from_be_bytes(b.port)), b.flags)
-    });
     let used: BTreeSet<(bool, u32)> = sets
         .values()
         .flat_map(|set| set.range.iter().map(move |range| (set.ipv6, range)))
@@ -141,10 +136,10 @@ fn restore_backends(
         .collect();
     let mut held: BTreeMap<u32, BTreeMap<_, KnownBackend>> = BTreeMap::new();
     let mut unused = Vec::new();
-    for (ipv6, id, owner, at, flags) in v4.chain(v6) {
+    for Record { ipv6, id, owner, at, flags } in records(tables) {
         let ids = &mut known.backend_ids[usize::from(ipv6)];
         ids.resume_after(id);
-        if owner == NO_SET || !ids.take(id) {
+        if owner == NO_SET || reserved_for(owner).is_some() || !ids.take(id) {
             continue;
         }
         let set = recognised.get(&owner).filter(|key| key.ipv6 == ipv6);
@@ -173,4 +168,52 @@ fn restore_backends(
             set.backends = backends.into_iter().collect();
         }
     }
+}
+
+/// Gives the ids that are reserved for endpoints which are still there to their sets. A record that
+/// is reserved for another is as any that is freed: what became of that endpoint is asked by
+/// [`super::late`], once.
+fn restore_idle(
+    tables: &Tables,
+    everything: &Change,
+    (recognised, sets): (&BTreeMap<u32, SetKey>, &mut BTreeMap<u32, KnownSet>),
+    known: &mut Known,
+) {
+    let mut reserved: Vec<(u32, Record)> =
+        records(tables).filter_map(|of| Some((reserved_for(of.owner)?, of))).collect();
+    // One that left, and came back beside an agent that had started meanwhile, has another id since.
+    reserved.sort_by_key(|(owner, of)| (*owner, of.flags & backend_flags::STRAY != 0));
+    for (owner, Record { ipv6, id, at, flags, .. }) in reserved {
+        let key = recognised.get(&owner).filter(|key| key.ipv6 == ipv6);
+        let wanted = key.and_then(|key| everything.sets.get(key)?.as_ref());
+        let (Some(wanted), Some(set)) = (wanted, sets.get_mut(&owner)) else { continue };
+        let is_live = || set.backends.iter().any(|(slot, _)| (slot.addr, slot.port) == at);
+        let is_lacking = wanted.has(at) && !set.idle.contains_key(&at) && !is_live();
+        if is_lacking && known.backend_ids[usize::from(ipv6)].take(id) {
+            let flags = flags & !backend_flags::FREED;
+            set.idle.insert(at, KnownBackend { id, flags });
+        }
+    }
+}
+
+/// A backend's record.
+pub(super) struct Record {
+    pub(super) ipv6: bool,
+    pub(super) id: u32,
+    pub(super) owner: u32,
+    pub(super) at: (IpAddr, u16),
+    pub(super) flags: u16,
+}
+
+/// The records of all backends, of those that are freed too.
+pub(super) fn records(tables: &Tables) -> impl Iterator<Item = Record> {
+    let v4 = tables.backends4.iter().map(|(id, b)| {
+        let at = (IpAddr::from(b.addr), u16::from_be_bytes(b.port));
+        Record { ipv6: false, id: *id, owner: b.set, at, flags: b.flags }
+    });
+    let v6 = tables.backends6.iter().map(|(id, b)| {
+        let at = (IpAddr::from(b.addr), u16::from_be_bytes(b.port));
+        Record { ipv6: true, id: *id, owner: b.set, at, flags: b.flags }
+    });
+    v4.chain(v6)
 }

@@ -9,14 +9,14 @@ use std::{
 use mizzen_ebpf_abi::{
     addr::Addr,
     select,
-    service::{Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord},
+    service::{Frontend, FrontendKey, NO_SET, RANGE_HEADER_WORDS, SetWord, reserved_for},
 };
 use proptest::{prelude::*, sample::Index};
 
 use super::{
     Known, diff_and_settle,
     plan::Plan,
-    restore::restore,
+    restore::{records, restore},
     world::{Moments, World, clients, recording, world},
 };
 use crate::{
@@ -35,9 +35,11 @@ use crate::{
 };
 
 mod gone;
+mod late;
 mod limbo;
 mod numbers;
 mod restricted;
+mod unserving;
 
 fn settings() -> Settings {
     Settings { node_name: "node-0".into(), ..Settings::default() }
@@ -119,9 +121,9 @@ fn assert_exact(agent: &Agent) {
     assert_eq!(tables.frontends.len(), everything.frontends.len(), "marks are missing or left");
     let sets: Vec<_> = everything.sets.values().flatten().collect();
     let slots: usize = sets.iter().map(|set| set.slots.len()).sum();
-    let live4 = tables.backends4.values().filter(|backend| backend.set != NO_SET).count();
-    let live6 = tables.backends6.values().filter(|backend| backend.set != NO_SET).count();
-    assert_eq!(live4 + live6, slots, "backends leaked");
+    let is_live = |set: u32| set != NO_SET && reserved_for(set).is_none();
+    let live = records(tables).filter(|record| is_live(record.owner)).count();
+    assert_eq!(live, slots, "backends leaked");
     let ranges = sets.iter().filter(|set| !set.slots.is_empty() || set.windows.flags != 0).count();
     let live = tables.sets.values().filter(|word| word.offset() != 0).count();
     assert_eq!(live, ranges, "ranges leaked");
@@ -370,7 +372,7 @@ proptest! {
 
 /// A service with one frontend and `endpoints` remote endpoints.
 fn one_service(endpoints: u8) -> World {
-    World::of_one_service(endpoints)
+    World::of_one_service(endpoints, false)
 }
 
 #[test]

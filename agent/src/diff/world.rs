@@ -234,11 +234,11 @@ impl World {
         snapshots
     }
 
-    /// `default/only`: one IPv4 port, remote endpoints.
-    pub(super) fn of_one_service(endpoints: u8) -> Self {
+    /// `default/only`: one port of one family, remote endpoints.
+    pub(super) fn of_one_service(endpoints: u8, ipv6: bool) -> Self {
         let spec = Spec {
             cluster_ip: 250,
-            families: (true, false),
+            families: (!ipv6, ipv6),
             ports: 1,
             node_port: None,
             external_ip: None,
@@ -256,7 +256,7 @@ impl World {
     pub(super) fn many_services(count: u16) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for n in 0..count {
-            let spec = Self::of_one_service(1).0.remove(&u8::MAX).unwrap();
+            let spec = Self::of_one_service(1, false).0.remove(&u8::MAX).unwrap();
             let key = ObjectKey::new("many", &format!("s{n}"));
             let mut service = spec.service(key.clone());
             service.cluster_ips = vec![IpAddr::from([10, 98, (n >> 8) as u8, (n & 0xff) as u8])];

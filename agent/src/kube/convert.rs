@@ -148,7 +148,7 @@ fn endpoint(
     Ok(Endpoint {
         address,
         ready,
-        serving: conditions.serving.unwrap_or(ready),
+        serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
         site: Arc::clone(&names.site),
         names: names.all.add(pod, hostname),
@@ -319,12 +319,15 @@ mod tests {
             addressType: IPv4, ports: [{name: '', port: 80}], endpoints: [{addresses: [10.0.0.1]},
             {addresses: [10.0.0.2], conditions: {ready: false}}, {addresses: ['fd00::1']},
             {addresses: []}, {addresses: [10.0.0.3], nodeName: n, conditions: {ready: false,
-            serving: true, terminating: true}}]}";
+            serving: true, terminating: true}}, {addresses: [10.0.0.4], conditions: {ready: false,
+            terminating: true}}, {addresses: [10.0.0.5], conditions: {serving: false}}]}";
         let (value, warnings) = endpoint_slice(&serde_yaml_ng::from_str(slice).unwrap());
         let value = value.unwrap();
         let states: Vec<_> =
             value.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
-        assert_eq!(states, [(true, true, false), (false, false, false), (false, true, true)]);
+        let [ready, unready] = [(true, true, false), (false, true, false)];
+        let [terminating, odd] = [(false, true, true), (true, false, false)];
+        assert_eq!(states, [ready, unready, terminating, terminating, odd]);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert_eq!(value.endpoints[2].node().map(|node| &**node), Some("n"));
     }

@@ -175,7 +175,7 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// `conditions.ready`; unset counts as true.
     pub ready: bool,
-    /// `conditions.serving`; unset counts as `ready`.
+    /// `conditions.serving`; unset counts as true, as it does for kube-proxy, whatever `ready` is.
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,

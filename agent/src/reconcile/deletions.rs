@@ -28,6 +28,8 @@ pub(super) struct Deletions {
     deleted: Deleted,
     /// Of those that a plan has seen to which failed: what is to be reset when one succeeds.
     unfinished: Vec<Reset>,
+    /// Whether it was seen to what the tables tell of deletions from before this agent.
+    looked_back: bool,
     /// When it will be known whether endpoints that left turn up elsewhere.
     settles: Option<Instant>,
     /// Ends the connections of sockets.
@@ -52,6 +54,21 @@ impl Deletions {
                      were deleted at once"
                 );
             }
+        }
+    }
+
+    /// Whether the tables may tell of deletions that no agent saw: before the first plan.
+    pub(super) fn are_unseen(&self) -> bool {
+        !self.looked_back
+    }
+
+    /// Has the next plan see to such deletions, or one after it that succeeds.
+    pub(super) fn note_unseen(&mut self, resets: Vec<Reset>) {
+        self.looked_back = true;
+        if !resets.is_empty() {
+            let endpoints = resets.len();
+            tracing::info!(endpoints, "endpoints were deleted while no agent ran");
+            self.take_back(resets);
         }
     }
 

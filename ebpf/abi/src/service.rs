@@ -121,7 +121,7 @@ record! {
         pub port: [u8; 2],
         /// Bits of [`backend_flags`].
         pub flags: u16,
-        /// The set that it belongs to; [`NO_SET`] in a freed entry.
+        /// The set that it belongs to; [`NO_SET`] in a freed entry, or [`RESERVED`] with a set.
         pub set: u32,
     }
 
@@ -133,22 +133,44 @@ record! {
         pub port: [u8; 2],
         /// Bits of [`backend_flags`].
         pub flags: u16,
-        /// The set that it belongs to; [`NO_SET`] in a freed entry.
+        /// The set that it belongs to; [`NO_SET`] in a freed entry, or [`RESERVED`] with a set.
         pub set: u32,
     }
 }
 
 /// Bits of a backend's flags.
+///
+/// Those of a [`RESERVED`] record say why its endpoint takes no new flows. No program asks for
+/// them: an agent that starts does, to tell what became of endpoints while none ran.
 pub mod backend_flags {
     /// The backend is on this node.
     pub const LOCAL: u16 = 1 << 0;
-    /// The backend is terminating but still serving.
+    /// The backend is terminating; in a live record it still serves.
     pub const TERMINATING: u16 = 1 << 1;
     /// The endpoint was deleted, rather than merely taken out of the service: its flows are reset
-    /// (reference V8). Such a record is freed, and keeps address and port for flows to compare.
+    /// (reference V8). Such a record is freed, or about to be, and keeps address and port for flows
+    /// to compare.
     pub const GONE: u16 = 1 << 2;
+    /// The endpoint does not serve though others do: datagram sockets that were connected to it
+    /// were ended.
+    pub const UNSERVING: u16 = 1 << 3;
+    /// The endpoint left every slice otherwise than by being terminated, and lives.
+    pub const STRAY: u16 = 1 << 4;
     /// The record was freed: all it tells is that its id was in use.
     pub const FREED: u16 = 1 << 15;
+}
+
+/// A bit that no set's id has. In the owner of a backend's record, beside the id of a set, it says
+/// that the record is freed, so that no reader of the set takes it for a backend, while its id stays
+/// with the endpoint whose address and port it keeps: flows may name it.
+pub const RESERVED: u32 = 1 << 31;
+
+const _: () = assert!(crate::limits::SETS_MAX <= RESERVED);
+
+/// The set for whose endpoint the id of a record with this owner is reserved.
+#[inline(always)]
+pub const fn reserved_for(owner: u32) -> Option<u32> {
+    if owner & RESERVED != 0 { Some(owner & !RESERVED) } else { None }
 }
 
 /// The set id that no set has. Set 0, slot 0 and backend 0 are never used, so that zeroed map

@@ -2,26 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mizzen_ebpf_abi::service::{Backend4, backend_flags};
+use mizzen_ebpf_abi::service::{Backend4, RESERVED, backend_flags};
 
 use super::*;
 use crate::{
-    diff::plan::Reset,
-    model::{ObjectKey, endpoints::EndpointSlice, service::Protocol},
+    diff::{plan::Reset, restore::Record},
+    model::{
+        ObjectKey,
+        endpoints::{EndpointSlice, Site},
+        service::{Protocol, Service},
+    },
 };
 
-/// The cluster of [`one_service`] with the states of its first endpoints given:
-/// `r`eady, `t`erminating, or absent.
+/// The cluster of [`one_service`] with the states of its first endpoints given: `r`eady,
+/// `u`nready, `n`ot serving, `t`erminating, or absent.
 pub(super) fn cluster(states: &str) -> Snapshot {
+    cluster_of(states, false)
+}
+
+/// The same in a family.
+pub(super) fn cluster_of(states: &str, ipv6: bool) -> Snapshot {
     let count = u8::try_from(states.len()).unwrap();
-    let mut snapshot = one_service(count).snapshot();
+    let mut snapshot = World::of_one_service(count, ipv6).snapshot();
     let edit = |slice: &Arc<EndpointSlice>| {
         let mut slice = EndpointSlice::clone(slice);
         let mut states = states.chars();
         slice.endpoints.retain_mut(|endpoint| {
             let state = states.next().unwrap();
             endpoint.ready = state == 'r';
-            endpoint.serving = true;
+            endpoint.serving = state != 'n';
             endpoint.terminating = state == 't';
             state != '-'
         });
@@ -34,7 +43,65 @@ pub(super) fn cluster(states: &str) -> Snapshot {
     snapshot
 }
 
+/// How a cluster differs from [`cluster_of`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) ipv6: bool,
+    pub(super) protocol: Protocol,
+    /// Whether the endpoints are on this node.
+    pub(super) local: bool,
+    /// Whether the service wants its flows left alone.
+    pub(super) spares: bool,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = {
+        let tcp = Self { ipv6: false, protocol: Protocol::Tcp, local: false, spares: false };
+        let udp = Self { protocol: Protocol::Udp, ..tcp };
+        [tcp, udp, Self { ipv6: true, ..tcp }, Self { ipv6: true, ..udp }]
+    };
+
+    pub(super) fn cluster(self, states: &str) -> Snapshot {
+        let mut snapshot = cluster_of(states, self.ipv6);
+        let services = snapshot.services.iter().map(|(key, service)| {
+            let mut service = Service::clone(service);
+            service.reset_on_delete = !self.spares;
+            service.ports.iter_mut().for_each(|port| port.protocol = self.protocol);
+            (key.clone(), Arc::new(service))
+        });
+        snapshot.services = services.collect();
+        let slices = snapshot.slices.iter().map(|(key, slice)| {
+            let mut slice = EndpointSlice::clone(slice);
+            slice.ports.iter_mut().for_each(|port| port.protocol = self.protocol);
+            for endpoint in slice.endpoints.iter_mut().filter(|_| self.local) {
+                endpoint.site = Site::on("node-0");
+            }
+            (key.clone(), Arc::new(slice))
+        });
+        snapshot.slices = slices.collect();
+        snapshot
+    }
+
+    /// An agent that brought empty tables to this.
+    pub(super) fn following(self, states: &str) -> Agent {
+        let mut agent = Agent::start(MemoryMaps::default(), &self.cluster(states));
+        let _ = agent.resync();
+        agent
+    }
+}
+
+/// The record with id 1.
+pub(super) fn first(agent: &Agent) -> Record {
+    records(agent.maps.tables()).find(|record| record.id == 1).unwrap()
+}
+
 impl Agent {
+    /// Follows a snapshot; whom that resets.
+    pub(super) fn meet(&mut self, snapshot: &Snapshot) -> Vec<Reset> {
+        let change = self.desired.update(snapshot, &NodeFacts::default());
+        self.execute(&change)
+    }
+
     /// The records of all ids that were in use, in order.
     fn records(&self) -> Vec<Backend4> {
         self.maps.tables().backends4.values().copied().collect()
@@ -48,11 +115,10 @@ impl Agent {
     }
 
     fn see(&mut self, states: &str) -> Vec<Reset> {
-        let change = self.desired.update(&cluster(states), &NodeFacts::default());
-        self.execute(&change)
+        self.meet(&cluster(states))
     }
 
-    fn settle(&mut self) -> Vec<Reset> {
+    pub(super) fn settle(&mut self) -> Vec<Reset> {
         let _ = self.desired.settle();
         let change = self.desired.settle();
         self.execute(&change)
@@ -76,7 +142,8 @@ fn v8_the_record_of_a_deleted_endpoint_says_so() {
     let mut agent = following("rr");
     let first = agent.records()[0];
     assert_eq!(agent.see("tr"), [], "it is out of the windows, and no more");
-    assert_eq!(agent.records()[0].flags, backend_flags::FREED);
+    let flags = backend_flags::FREED | backend_flags::TERMINATING;
+    assert_eq!(agent.records()[0], Backend4 { flags, set: first.set | RESERVED, ..first });
     assert_eq!(agent.see("-r"), []);
     let (calls, generation) = (agent.maps.calls(), agent.generation());
     let resets = agent.settle();

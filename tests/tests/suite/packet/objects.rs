@@ -99,6 +99,13 @@ impl Cluster {
         this
     }
 
+    /// Ends the agent, and starts one that knows nothing but what the tables tell.
+    fn restart(&mut self, lab: &Lab) {
+        let maps = Box::new(lab.nodes[0].datapath.maps().unwrap());
+        let (board, metrics) = (Arc::default(), Arc::clone(&self.metrics));
+        self.agent = Reconciler::new(settings(), maps, Box::new(AttachNothing), board, metrics);
+    }
+
     /// Says what a node's own address is.
     fn node(&mut self, number: u8, address: IpAddr) {
         let length = if self.family == Family::V4 { 24 } else { 64 };

@@ -60,9 +60,10 @@ struct Scene {
     pod_actor: Actor,
     a: SocketAddr,
     b: SocketAddr,
+    queue: resets::Queue,
     _servers: Vec<Silent>,
     _pod: Netns,
-    _datapath: Datapath,
+    datapath: Datapath,
     _node: TestNode,
 }
 
@@ -92,7 +93,7 @@ impl Scene {
         let counts = Arc::clone(&agent.metrics.resets);
         let (queue, _worker) =
             node.netns.run(|| resets::start(translations, cgroup, counts, Arc::default())).unwrap();
-        agent.reconciler = agent.reconciler.resetting(queue);
+        agent.reconciler = agent.reconciler.resetting(queue.clone());
         let (node_actor, pod_actor) = (node.actor(), node.pod_actor(&pod));
         Self {
             family,
@@ -101,9 +102,10 @@ impl Scene {
             pod_actor,
             a,
             b,
+            queue,
             _servers: servers,
             _pod: pod,
-            _datapath: datapath,
+            datapath,
             _node: node,
         }
     }
@@ -134,6 +136,12 @@ impl Scene {
     fn see(&mut self, endpoints: &[(SocketAddr, bool, &str)]) {
         let snapshot = self.cluster(endpoints);
         self.agent.follow(&snapshot);
+    }
+
+    /// Ends the agent, and starts one that knows nothing but what the tables tell.
+    fn restart(&mut self) {
+        let Agent { reconciler, .. } = Agent::start(&self.datapath, self.family);
+        self.agent.reconciler = reconciler.resetting(self.queue.clone());
     }
 
     /// Lets time pass, until it is known that nothing turns up again.
@@ -250,6 +258,87 @@ fn b106_datagram_sockets_of_a_service_that_is_deleted_get_an_error() {
             }
         }
     }
+}
+
+/// Nobody saw the pod go, nor the service: a roll-out of agents.
+#[test]
+fn u02_b106_datagram_sockets_of_what_went_while_no_agent_ran_get_an_error() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family);
+        let (a, b) = (scene.a, scene.b);
+        scene.see(&[(a, false, "a")]);
+        let victims = scene.dial(["tcp", "udp"], Some(10));
+        let quiet = scene.dial(["tcp", "udp"], Some(11));
+        let direct = scene.dial(["tcp", "udp"], None);
+        scene.restart();
+        scene.see(&[(b, false, "b")]);
+        scene.await_destroyed(0, 2);
+        let more = scene.dial(["tcp", "udp"], Some(10));
+        scene.restart();
+        let mut gone = scene.cluster(&[(b, false, "b")]);
+        gone.services.clear();
+        scene.agent.follow(&gone);
+        scene.await_destroyed(0, 4);
+        for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate() {
+            for sockets in [&victims[n], &more[n]] {
+                actor.begin_receive(sockets["udp"]);
+                assert!(is_aborted(actor), "{family:?}");
+                actor.send(sockets["tcp"], "alive");
+            }
+            for socket in [&quiet[n], &direct[n]].into_iter().flat_map(|sockets| sockets.values()) {
+                actor.send(*socket, "alive");
+            }
+        }
+    }
+}
+
+/// A pod fails its readiness probe while another serves; with an agent that sees it, and one that
+/// starts afterwards.
+#[test]
+fn b101_datagram_sockets_that_are_connected_leave_an_endpoint_that_ceases_to_serve() {
+    for family in FAMILIES {
+        for restarts in [false, true] {
+            let case = format!("{family:?}, restarts: {restarts}");
+            let mut scene = Scene::new(family);
+            let (a, b) = (scene.a, scene.b);
+            scene.see(&[(a, false, "a")]);
+            let victims = scene.dial(["tcp", "udp"], Some(10));
+            let quiet = scene.dial(["tcp", "udp"], Some(11));
+            let direct = scene.dial(["tcp", "udp"], None);
+            let alone = unserving(scene.cluster(&[(a, false, "a")]), a);
+            scene.agent.follow(&alone);
+            scene.settle();
+            assert_eq!(scene.destroyed(), (0, 0), "{case}: nobody serves");
+            if restarts {
+                scene.restart();
+            }
+            let both = unserving(scene.cluster(&[(a, false, "a"), (b, false, "b")]), a);
+            scene.agent.follow(&both);
+            scene.await_destroyed(0, 2);
+            for (n, actor) in [&mut scene.node_actor, &mut scene.pod_actor].into_iter().enumerate()
+            {
+                actor.begin_receive(victims[n]["udp"]);
+                assert!(is_aborted(actor), "{case}");
+                actor.send(victims[n]["tcp"], "alive");
+                for socket in [&quiet[n], &direct[n]].into_iter().flat_map(|of| of.values()) {
+                    actor.send(*socket, "alive");
+                }
+            }
+        }
+    }
+}
+
+/// A cluster whose endpoint at this address does not serve.
+fn unserving(mut cluster: Snapshot, at: SocketAddr) -> Snapshot {
+    let slices = cluster.slices.iter().map(|(key, slice)| {
+        let mut slice = EndpointSlice::clone(slice);
+        for endpoint in slice.endpoints.iter_mut().filter(|of| of.address == at.ip()) {
+            (endpoint.ready, endpoint.serving) = (false, false);
+        }
+        (key.clone(), Arc::new(slice))
+    });
+    cluster.slices = slices.collect();
+    cluster
 }
 
 /// A namespace is deleted, or a manifest: the service goes while its pod terminates.

@@ -74,3 +74,37 @@ fn v8_connections_by_packet_to_a_pod_that_left_and_lived_end_when_it_is_deleted(
     }
     sane(&lab);
 }
+
+/// The agent ends while the pod drains, and another one sees it go; or nobody does.
+#[test]
+fn v8_connections_by_packet_to_a_pod_that_drains_end_with_it_whichever_agent_runs() {
+    let lab = Lab::new([1, 1]);
+    let (pod, other) = (&lab.nodes[0].pods[0], &lab.nodes[1].pods[0]);
+    for family in FAMILIES {
+        for seen in [true, false] {
+            let case = format!("{family:?}, seen: {seen}");
+            let mut cluster = Cluster::new(&lab, family, |_| {});
+            cluster.lead_to(&[(1, pod)]);
+            let to = SocketAddr::new(family.wire(OWN), NODE_PORT);
+            let client = Client::dial(&lab.client, Transport::Tcp, to, 0).unwrap();
+            client.ask().expect(&case);
+            cluster.say(&[(1, pod), (2, other)], |endpoint| {
+                let terminating = endpoint.address == pod.address(family);
+                Endpoint { ready: !terminating, serving: true, terminating, ..endpoint }
+            });
+            cluster.follow();
+            cluster.restart(&lab);
+            if seen {
+                cluster.follow();
+                settle(&mut cluster);
+                client.ask().expect("it only terminates");
+            }
+            cluster.lead_to(&[(2, other)]);
+            if seen {
+                settle(&mut cluster);
+            }
+            is_reset(&lab, &client, &case);
+        }
+    }
+    sane(&lab);
+}
