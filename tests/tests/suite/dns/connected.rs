@@ -84,7 +84,7 @@ fn all_are_answered_by_a_retry(sockets: &mut [Connected<'_>]) {
 fn answered(host: &Host) -> u64 {
     let (_, text) = host.http(METRICS, "/metrics").unwrap();
     let of = |line: &str| {
-        line.strip_prefix("coredns_dns_responses_total{")?.split_once("} ")?.1.parse().ok()
+        line.strip_prefix("coredns_dns_responses_total{")?.split_once("} ")?.1.parse::<u64>().ok()
     };
     text.lines().filter_map(of).sum::<u64>()
 }
