@@ -212,3 +212,41 @@ fn fail(counts: &mut Counts, why: &str) {
         why.clone_into(&mut counts.first_failure);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was told of a refusal of its first question, which it may ask so many times again; and
+    /// when that was.
+    fn refused(retries: u32) -> (Steady, Instant) {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = server.local_addr().unwrap();
+        let mut client = Steady::new(at, "web.default.svc.cluster.local", 1, retries).unwrap();
+        client.ask_next().unwrap();
+        let now = Instant::now();
+        client.refused(1, &io::ErrorKind::ConnectionRefused.into()).unwrap();
+        (client, now)
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_again_no_sooner_than_what_waits() {
+        let (mut client, now) = refused(1);
+        let asked = client.open[&1];
+        assert!(asked.until >= now + IMPATIENCE, "{:?}", asked.until - now);
+        assert_eq!((asked.left, asked.by, client.opened), (1, None, 2), "by another socket");
+        client.open.get_mut(&1).unwrap().until = Instant::now();
+        client.look_at_times().unwrap();
+        let again = client.open[&1];
+        assert_eq!((again.left, again.by), (0, Some(client.opened)));
+        assert_eq!((client.counts.again, client.counts.failed), (1, 0));
+    }
+
+    #[test]
+    fn what_is_refused_at_the_last_try_has_failed() {
+        let (client, _) = refused(0);
+        assert!(client.open.is_empty());
+        assert_eq!((client.counts.again, client.counts.failed), (0, 1));
+        assert!(client.counts.first_failure.contains("refused"), "{:?}", client.counts);
+    }
+}

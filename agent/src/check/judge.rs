@@ -6,7 +6,7 @@ use mizzen_ebpf_abi::counters::Counter;
 
 use super::{DatapathFacts, Facts, Finding, Host, Verdict, pod_network};
 use crate::{
-    datapath::{Features, Interface, Place},
+    datapath::{Features, Interface, LOOPBACK_PROGRAM, Place},
     podnet::datapath::{LOST, Lost},
     status::State,
 };
@@ -187,6 +187,7 @@ fn packets(datapath: &DatapathFacts) -> Finding {
         .filter(detached)
         .map(|place| format!("{} of device {}", place.program, place.interface.unwrap_or(0)))
         .chain(bare(places, uplinks))
+        .chain(missing_at_loopback(datapath.resolver, places))
         .collect();
     if missing.is_empty() {
         let pods = of_packets().filter(|place| place.program == "tc_pod_ingress").count();
@@ -207,6 +208,12 @@ fn bare<'a>(
         let bare = uplinks.iter().filter(move |uplink| !on(uplink, program));
         bare.map(move |uplink| format!("{program} of {}", uplink.name))
     })
+}
+
+/// The program of the loopback interface, where it belongs there and is not.
+fn missing_at_loopback(belongs: bool, places: &[Place]) -> Option<String> {
+    let is_there = places.iter().any(|place| place.program == LOOPBACK_PROGRAM);
+    (belongs && !is_there).then(|| format!("{LOOPBACK_PROGRAM} of lo"))
 }
 
 fn unknown(check: &str, error: &str) -> Finding {

@@ -105,4 +105,6 @@ pub struct DatapathFacts {
     pub node_ports: BTreeSet<u16>,
     /// Whether another CNI plugin connects the pods.
     pub foreign_cni: bool,
+    /// Whether this node answers for cluster DNS, so that a program belongs at its loopback interface.
+    pub resolver: bool,
 }

@@ -22,6 +22,7 @@ fn healthy() -> Facts {
             place("tc_uplink_egress", Some(2)),
             place("tc_pod_ingress", Some(7)),
             place("tc_pod_egress", Some(7)),
+            place("tc_loopback_egress", Some(1)),
         ]),
         uplinks: Ok(Uplinks {
             devices: [Interface { index: 2, name: "eth0".into() }].into(),
@@ -34,6 +35,7 @@ fn healthy() -> Facts {
         snat_ports: (10_000, 29_999),
         node_ports: [30_080].into(),
         foreign_cni: false,
+        resolver: true,
     };
     let host = Host {
         release: "6.18".into(),
@@ -143,6 +145,14 @@ fn r03_programs_that_are_not_in_their_places_fail_by_name() {
             datapath.uplinks.as_mut().unwrap().devices.insert(more);
         },
     );
+    one("packets", Fail, &["tc_loopback_egress of device 1"], |_, datapath| detach(datapath, 5));
+    let unpin = |datapath: &mut DatapathFacts| datapath.places.as_mut().unwrap().pop();
+    one("packets", Fail, &["tc_loopback_egress of lo"], |_, datapath| drop(unpin(datapath)));
+    let without = after(|_, datapath| {
+        datapath.resolver = false;
+        unpin(datapath);
+    });
+    assert!(without.is_empty(), "it belongs to the resolver: {without:?}");
     one("packets", Fail, &["--uplink"], |_, datapath| datapath.uplinks = Ok(Uplinks::default()));
     one("packets", Fail, &["wg0 without", "--uplink"], |_, datapath| {
         let more = Interface { index: 4, name: "wg0".into() };

@@ -369,7 +369,8 @@ fn start_datapath(
     let events = datapath.flow_events();
     let snat_ports = (config.snat_port_min, config.snat_port_max);
     let (places, uplinks) = (datapath.places(), config.uplink.clone());
-    let checker = Checker { places, uplinks, snat_ports, foreign_cni: !config.cni };
+    let (foreign_cni, resolver) = (!config.cni, config.dns);
+    let checker = Checker { places, uplinks, snat_ports, foreign_cni, resolver };
     let live = LiveSockets::new(datapath.translations()?, datapath.cgroup_path().to_owned())
         .context("open this network namespace")?;
     let Stages { intake, tables, front } = stages;
@@ -561,7 +562,7 @@ fn start_services(
     let reconciler = Reconciler::new(
         config.tables()?,
         maps,
-        Box::new(AttachDatapath::new(datapath, config.uplink.clone())),
+        Box::new(AttachDatapath::new(datapath, config.uplink.clone(), config.dns)),
         shared.board.clone(),
         shared.metrics.clone(),
     );

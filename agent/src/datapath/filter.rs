@@ -90,7 +90,7 @@ pub(super) fn remove_all() -> Result<usize, NetlinkError> {
             for place in [Place::First, Place::Main] {
                 let ifindex = interface.index();
                 let done = running(&mut netlink, ifindex, direction, place).and_then(|there| {
-                    let delete = there.map(|_| remove(ifindex, direction, place));
+                    let delete = there.map(|_| removal(ifindex, direction, place));
                     removed += usize::from(delete.is_some());
                     netlink.apply(delete.into_iter().collect())
                 });
@@ -101,7 +101,20 @@ pub(super) fn remove_all() -> Result<usize, NetlinkError> {
     outcome.map(|()| removed)
 }
 
-fn remove(ifindex: u32, direction: Direction, place: Place) -> Change {
+/// Removes our filter of an interface, if there is one.
+pub(super) fn remove(
+    interface: &Interface,
+    direction: Direction,
+    place: Place,
+) -> Result<(), NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    match running(&mut netlink, interface.index, direction, place)? {
+        Some(_) => netlink.apply(vec![removal(interface.index, direction, place)]),
+        None => Ok(()),
+    }
+}
+
+fn removal(ifindex: u32, direction: Direction, place: Place) -> Change {
     Change {
         what: format!("remove a filter of interface {ifindex}"),
         message: RouteNetlinkMessage::DelTrafficFilter(at(ifindex, direction, place)),

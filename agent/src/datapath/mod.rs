@@ -76,7 +76,7 @@ pub use self::{
     socket_fd::translations_of,
     sweep::{Entries, SweepError, Sweeper, Swept},
     sys::netns_cookie,
-    tc::{Leads, PacketPrograms, TcError},
+    tc::{LOOPBACK_PROGRAM, Leads, PacketPrograms, TcError},
     tcp_info::LiveConnection,
     test_run::TestRun,
     uplinks::{Interface, Uplinks, UplinksError, find_uplinks},

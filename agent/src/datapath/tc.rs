@@ -1,6 +1,6 @@
-//! The packet programs' places: uplinks, and the host's ends of pods' veths.
+//! The packet programs' places: uplinks, the host's ends of pods' veths, and the loopback interface.
 //!
-//! At an uplink a place is a tcx link, pinned under the interface's index, so that it stays when the
+//! At an uplink and the loopback interface a place is a tcx link, pinned under the interface's index, so that it stays when the
 //! agent is gone and the next agent replaces the program in it without a gap. Kernels before 6.6 have
 //! no tcx: there, and at pods' veths everywhere, the program is a [`super::filter`].
 //! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
@@ -8,6 +8,7 @@
 use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use aya::util::KernelVersion;
+use mizzen_ebpf_abi::node;
 
 use super::{
     Datapath,
@@ -76,6 +77,12 @@ const TUNNEL: [Hook; 2] = [
     Hook { program: "tc_tunnel_egress", direction: Direction::Egress },
 ];
 
+/// Where the node answers for cluster DNS.
+const LOOPBACK: [Hook; 1] = [Hook { program: LOOPBACK_PROGRAM, direction: Direction::Egress }];
+
+/// The program of the loopback interface.
+pub const LOOPBACK_PROGRAM: &str = "tc_loopback_egress";
+
 /// Why a packet program is not in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum TcError {
@@ -114,6 +121,12 @@ pub enum TcError {
         #[source]
         source: io::Error,
     },
+    /// The program of the loopback interface can't be detached.
+    #[error(
+        "detach the eBPF program tc_loopback_egress from the loopback interface; until then it leads \
+         questions to cluster DNS for which nobody listens on this node to other nodes' resolvers"
+    )]
+    Detach(#[source] io::Error),
     /// The pins can't be listed or removed.
     #[error("tidy up the pinned eBPF links in {}", .0.display())]
     Tidy(PathBuf, #[source] io::Error),
@@ -136,6 +149,20 @@ impl Datapath {
             outcomes.extend(attach(&UPLINK, uplink, &self.programs, &self.pins)?);
         }
         Ok(outcomes)
+    }
+}
+
+impl Datapath {
+    /// Attaches the program of the loopback interface, or finds it attached; where the node is not
+    /// `wanted` to answer for cluster DNS, detaches what an earlier agent left there. As for
+    /// [`attach_uplinks`](Self::attach_uplinks), to be called again and again.
+    pub fn attach_loopback(&self, wanted: bool) -> Result<Vec<(&'static str, Outcome)>, TcError> {
+        let interface = Interface { index: node::LOOPBACK, name: "lo".to_owned() };
+        if wanted {
+            return attach(&LOOPBACK, &interface, &self.programs, &self.pins);
+        }
+        detach(&LOOPBACK, &interface, &self.pins).map_err(TcError::Detach)?;
+        Ok(Vec::new())
     }
 }
 
@@ -245,6 +272,19 @@ fn attach(
         outcomes.push((name, outcome));
     }
     Ok(outcomes)
+}
+
+fn detach(hooks: &[Hook], interface: &Interface, pins: &Pins) -> io::Result<()> {
+    for hook in hooks {
+        if !has_tcx() {
+            filter::remove(interface, hook.direction, Place::Main).map_err(io::Error::other)?;
+        }
+        match fs::remove_file(pin_of(pins, hook.program, interface)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn attach_filters(

@@ -69,8 +69,10 @@ impl Untracked {
             .collect();
         let mut rules = Vec::new();
         // A packet of others is compared with the addresses alone. One from the node itself may have
-        // the address at both ends: what is no question then is looked at as an answer.
-        for (chain, to_them) in [(ARRIVING, true), (SENT, true), (SENT, false)] {
+        // the address at both ends: what is no question then is looked at as an answer. Such an answer
+        // arrives that another node's resolver gave (ADR 45).
+        let ways = [(ARRIVING, true), (ARRIVING, false), (SENT, true), (SENT, false)];
+        for (chain, to_them) in ways {
             rules.extend(addresses.iter().map(|address| Rule {
                 chain,
                 expressions: vec![

@@ -23,6 +23,8 @@ pub struct Checker {
     pub snat_ports: (u16, u16),
     /// Whether another CNI plugin connects the pods.
     pub foreign_cni: bool,
+    /// Whether this node answers for cluster DNS.
+    pub resolver: bool,
 }
 
 /// What blocks while it is read.
@@ -67,6 +69,7 @@ pub(super) async fn check(facts: &Facts) -> Answer {
             snat_ports: checker.snat_ports,
             node_ports: node_ports(&snapshot),
             foreign_cni: checker.foreign_cni,
+            resolver: checker.resolver,
         }),
     };
     let pod_network = match &facts.pods {

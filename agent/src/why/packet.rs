@@ -44,14 +44,12 @@ pub(super) fn explain(
     if client.here && origin == Origin::Node && live.node_addr_flags(&dialled.addr).is_some() {
         return at_packet(
             Outcome::Unused,
-            "what the node sends to its own addresses goes by its loopback interface, which has no \
-             programs",
+            "what the node sends to its own addresses goes by its loopback interface, where nothing but \
+             cluster DNS is looked at",
         );
     }
     let Some(frontend) = frontend else { return unserved(live, dialled) };
-    if frontend.flags & frontend_flags::PREFER_LOCAL != 0
-        && live.listens(&dialled.addr, dialled.port, dialled.protocol)
-    {
+    if is_answered_here(live, frontend, &dialled.addr, (dialled.port, dialled.protocol)) {
         return at_packet(Outcome::Local, "a listener of this node answers for the address");
     }
     let (config, v4) = (live.node_config(), dialled.addr.is_v4());
@@ -241,6 +239,16 @@ fn existing(live: &impl Live, client: &Client, dialled: &Dialled) -> Option<(Flo
     (original && lives && !anew).then_some((key, flow))
 }
 
+/// Whether the node itself answers at present for what is dialled.
+fn is_answered_here(
+    live: &impl Live,
+    frontend: &Frontend,
+    dialled: &Addr,
+    (port, protocol): (u16, u8),
+) -> bool {
+    frontend.flags & frontend_flags::PREFER_LOCAL != 0 && live.listens(dialled, port, protocol)
+}
+
 /// The tables, as connection tracking asks them.
 struct Backends<'a, L>(&'a L);
 
@@ -260,8 +268,11 @@ impl<L: Live> FlowBackends for Backends<'_, L> {
     }
 
     fn leads(self, key: &FlowKey, flow: &Flow) -> bool {
-        select::frontend(self.0, key.destination, key.destination_port, key.protocol)
-            .is_some_and(|frontend| frontend.set == flow.set)
+        let to = &key.destination;
+        let port = u16::from_be_bytes(key.destination_port);
+        select::frontend(self.0, *to, key.destination_port, key.protocol).is_some_and(|it| {
+            it.set == flow.set && !is_answered_here(self.0, &it, to, (port, key.protocol))
+        })
     }
 
     fn is_deleted(self, flow: &Flow) -> bool {

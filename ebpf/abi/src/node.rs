@@ -2,6 +2,9 @@
 
 use crate::{addr::Addr, layout::record};
 
+/// Index of the loopback interface of every network namespace: Linux' `LOOPBACK_IFINDEX`.
+pub const LOOPBACK: u32 = 1;
+
 /// Bits of [`NodeAddr::flags`].
 pub mod node_addr_flags {
     /// Node ports answer on this address.

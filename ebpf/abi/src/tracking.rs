@@ -41,7 +41,8 @@ pub enum Refusal {
 pub trait FlowBackends: Copy {
     /// Whether they still have the flow's backend.
     fn has_backend(self, flow: &Flow) -> bool;
-    /// Whether what the flow's opener dials still leads to the service that it led to.
+    /// Whether what the flow's opener dials still leads to the service that it led to, and not to a
+    /// listener of the node, which was away then.
     fn leads(self, key: &FlowKey, flow: &Flow) -> bool;
     /// Whether they say that it was deleted. Of a flow of the opener's.
     fn is_deleted(self, flow: &Flow) -> bool;

@@ -28,6 +28,7 @@ mod fragments;
 mod headers;
 pub(crate) mod kube_proxy;
 mod lifetimes;
+mod loopback;
 mod masquerade;
 mod node;
 mod objects;

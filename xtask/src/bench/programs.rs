@@ -1,7 +1,10 @@
 //! `ns-per-packet-…`: what a packet costs in each program, by the kernel's test run, and how many
 //! instructions its verifier walked through.
 
-use std::{fs, net::SocketAddrV4};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -63,6 +66,14 @@ pub fn measure(world: &World, seat: &Seat, rounds: u32) -> Result<Vec<Figure>> {
             ("of no service", frame::udp(nobody, client)),
             ("the answer of a translated flow", frame::udp(port, client)),
         ],
+        "tc_loopback_egress" => {
+            let itself = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ITSELF);
+            vec![
+                none.clone(),
+                ("from 127.0.0.1 to itself", frame::udp(itself, itself)),
+                ("of no service, from the node to itself", frame::udp(port, nobody)),
+            ]
+        }
         "tc_pod_egress" => vec![none.clone(), ("of no service", frame::udp(client, pod))],
         _ => Vec::new(),
     };

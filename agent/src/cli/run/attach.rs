@@ -13,6 +13,8 @@ use crate::{
 pub(super) struct AttachDatapath {
     datapath: Datapath,
     uplinks: Vec<String>,
+    /// Whether this node answers for cluster DNS.
+    dns: bool,
     /// Whether flows of another service proxy are to be taken over first: not where programs of ours
     /// have been in force.
     adopts: bool,
@@ -21,10 +23,11 @@ pub(super) struct AttachDatapath {
 }
 
 impl AttachDatapath {
-    /// The programs of a datapath, and the names of the uplinks where they are given.
-    pub(super) fn new(datapath: Datapath, uplinks: Vec<String>) -> Self {
+    /// The programs of a datapath, the names of the uplinks where they are given, and whether this
+    /// node answers for cluster DNS.
+    pub(super) fn new(datapath: Datapath, uplinks: Vec<String>, dns: bool) -> Self {
         let adopts = datapath.is_attached().is_ok_and(|attached| !attached);
-        Self { datapath, uplinks, adopts, told: BTreeSet::new() }
+        Self { datapath, uplinks, dns, adopts, told: BTreeSet::new() }
     }
 }
 
@@ -104,7 +107,8 @@ impl Work for AttachDatapath {
     }
 
     fn packets(&mut self, uplinks: &[Interface]) -> Result<usize, TaskError> {
-        Ok(count(self.datapath.attach_uplinks(uplinks)?))
+        let at_uplinks = count(self.datapath.attach_uplinks(uplinks)?);
+        Ok(at_uplinks + count(self.datapath.attach_loopback(self.dns)?))
     }
 }
 

@@ -400,3 +400,60 @@ async fn write_all<W: AsyncWrite + Unpin>(
     }
     Ok(writer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that waits for its client to ask, as `converse` has it: with the place of the next
+    /// question.
+    struct Waiter {
+        counted: Counted,
+        under_way: Arc<Semaphore>,
+    }
+
+    impl Waiter {
+        fn of(connections: &Arc<Connections>, source: &str) -> Self {
+            let counted = connections.count(source.parse().unwrap()).expect("room");
+            let under_way = Arc::new(Semaphore::new(connections.limits.max_pipelined));
+            Self { counted, under_way }
+        }
+
+        fn place(&self) -> OwnedSemaphorePermit {
+            Arc::clone(&self.under_way).try_acquire_owned().unwrap()
+        }
+
+        fn had_to_leave(&self) -> bool {
+            self.counted.leave.is_cancelled()
+        }
+    }
+
+    /// Its answer is under way until it is written, however long the client takes to read.
+    #[tokio::test]
+    async fn who_does_not_read_an_answer_is_not_idle() {
+        for source in ["192.0.2.1", "2001:db8::1"] {
+            let limits = Tcp { max_connections: 2, max_per_source: 2, ..Tcp::default() };
+            let connections = Connections::new(limits, Departure::default());
+            let [deaf, idle] = [(); 2].map(|()| Waiter::of(&connections, source));
+            let (answers, queue) = mpsc::channel(limits.max_pipelined);
+            let (writer, mut client) = tokio::io::duplex(4);
+            let writing = tokio::spawn(write_all(writer, queue, Duration::from_mins(5)));
+            answers.send((vec![7; 100], deaf.place())).await.unwrap();
+            let (_of_deaf, _of_idle) = (deaf.place(), idle.place());
+            let _waits = [&deaf, &idle].map(|waiter| waiter.counted.waits(&waiter.under_way));
+            // What is taken out of the queue is being written.
+            let mut length = [0; 2];
+            client.read_exact(&mut length).await.unwrap();
+            assert_eq!(length, [0, 100]);
+            let third = Waiter::of(&connections, source);
+            assert!(idle.had_to_leave() && !deaf.had_to_leave(), "{source}");
+            // It is idle when it has read.
+            client.read_exact(&mut [0; 100]).await.unwrap();
+            drop(answers);
+            writing.await.unwrap().unwrap();
+            let fourth = Waiter::of(&connections, source);
+            assert!(deaf.had_to_leave() && !third.had_to_leave(), "{source}");
+            assert!(!fourth.had_to_leave(), "{source}");
+        }
+    }
+}

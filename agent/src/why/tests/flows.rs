@@ -79,3 +79,27 @@ fn v8_a_flow_to_a_deleted_backend_is_refused_until_it_is_reset() {
     live.flows.insert(key, Flow { state: SEEN | GONE, ..flow });
     assert_eq!(outcome(&live), Outcome::Refused, "marked, and its id is another's");
 }
+
+/// As of cluster DNS: the flow to another node's resolver counts while there is none here.
+#[test]
+fn a_flow_of_datagrams_counts_while_nobody_listens_here() {
+    let mut live = memory(false);
+    let tcp = FrontendKey::new(ip("10.96.0.7").into(), 80, protocol::TCP);
+    let at = FrontendKey { protocol: protocol::UDP, ..tcp };
+    let set = live.tables.frontends[&tcp].set;
+    live.tables.frontends.insert(at, Frontend::new(&at, set, frontend_flags::PREFER_LOCAL));
+    let (key, flow) = outside_flow();
+    let to = [10, 244, 1, 5];
+    let (backend, it) =
+        live.tables.backends4.iter().find(|(_, it)| it.set == set && it.addr == to).unwrap();
+    let flow = Flow { set, backend: *backend, destination_port: it.port, ..flow };
+    let (destination, destination_port) = (at.addr, at.port);
+    let key = FlowKey { destination, destination_port, protocol: at.protocol, ..key };
+    live.flows.insert(key, flow);
+    let dialled = Dialled { addr: at.addr, port: 80, protocol: at.protocol };
+    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false };
+    let outcome = |live: &Memory| explain(live, &client, &dialled).packet.outcome;
+    assert_eq!(outcome(&live), Outcome::Pinned);
+    live.listeners.insert(at);
+    assert_eq!(outcome(&live), Outcome::Local);
+}

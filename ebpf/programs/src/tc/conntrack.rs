@@ -10,7 +10,7 @@ use mizzen_ebpf_abi::{
     tracking::{self, FlowBackends, FlowTable, Opened, Opening, Refusal},
 };
 
-use super::skb::Skb;
+use super::{skb::Skb, translate};
 use crate::{
     events, lookup,
     maps::{FLOWS, count},
@@ -32,7 +32,7 @@ impl FlowBackends for Flows {
 
     #[inline(always)]
     fn leads(self, key: &FlowKey, flow: &Flow) -> bool {
-        leads(key, flow.set)
+        leads(self.0, key, flow.set)
     }
 
     #[inline(always)]
@@ -77,12 +77,12 @@ impl FlowTable for Flows {
     }
 }
 
-/// Whether a dialled address leads to a set; with a stack of its own, which is gone before more is
-/// needed.
+/// Whether a dialled address leads to a set, and not to a listener of the node that was away; with a
+/// stack of its own, which is gone before more is needed.
 #[inline(never)]
-fn leads(dialled: &FlowKey, set: u32) -> bool {
+fn leads(skb: Skb, dialled: &FlowKey, set: u32) -> bool {
     lookup::frontend(dialled.destination, dialled.destination_port, dialled.protocol)
-        .is_some_and(|frontend| frontend.set == set)
+        .is_some_and(|it| it.set == set && !translate::is_answered_here(skb, &it, dialled))
 }
 
 /// The entry of a packet's flow, with this packet seen.

@@ -5,8 +5,9 @@ use core::mem::size_of;
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC,
+        BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        BPF_FIB_LOOKUP_SRC,
     },
     helpers::generated::{
         bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
@@ -343,6 +344,17 @@ pub(super) fn send(skb: Skb, way: &mut Way) -> i32 {
     let len = size_of::<NextHop>() as i32;
     // SAFETY: the structure has the layout that the helper expects, and its size is given.
     unsafe { bpf_redirect_neigh(way.ifindex, (&raw mut way.hop).cast(), len, 0) as i32 }
+}
+
+/// As [`send`], of a packet that still has the route by which the node sent it: to another host it
+/// goes by way of the ingress of its device, where [`super::node::forward`] sends it on.
+#[inline(always)]
+pub(super) fn send_own(skb: Skb, way: &mut Way) -> i32 {
+    if way.hop.family == 0 {
+        return send(skb, way);
+    }
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect(way.ifindex, BPF_F_INGRESS.into()) as i32 }
 }
 
 /// An address as the kernel's structures hold it.

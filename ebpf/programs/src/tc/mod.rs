@@ -15,7 +15,8 @@
 //! is the node itself: its packets keep their source and go to the stack, and its answers are
 //! translated on egress ([`answer`]).
 //!
-//! What the node itself sends to services is [`node`]'s.
+//! What the node itself sends to services is [`node`]'s; what it sends to cluster DNS, whose addresses
+//! are its own, is [`loopback`]'s.
 //!
 //! What the datapath does not know goes to the stack untouched, the next program first.
 
@@ -24,6 +25,7 @@ mod deliver;
 mod fragments;
 mod icmp;
 mod into_tunnel;
+mod loopback;
 mod masquerade;
 mod node;
 mod pod;

@@ -9,20 +9,22 @@
 //! uplink: strict reverse path filters would drop what comes from a service by another device. So
 //! a flow remembers its device, and its answers come in by that ([`admit`]).
 //!
-//! What the node sends to its own addresses goes by its loopback interface, which has no programs:
-//! node ports at these are left to the socket programs.
+//! What the node sends to its own addresses goes by its loopback interface, where nothing but questions
+//! to cluster DNS is looked at ([`super::loopback`]): node ports at these are left to the socket
+//! programs.
 
 use aya_ebpf::{bindings::BPF_F_INGRESS, helpers::generated::bpf_redirect};
 use mizzen_ebpf_abi::{
     conntrack::flow_flags,
     counters::Counter,
+    node::LOOPBACK,
     packet::{Fragment, is_icmp_error},
     service::NO_SET,
 };
 
 use super::{
-    DROP, PASS, conntrack, deliver, drop_counted, flow_of, fragments, icmp, is_icmp, parsed,
-    policy, reject, scratch::Scratch, skb::Skb, tell_gone, translate,
+    DROP, PASS, conntrack, deliver, drop_counted, flow_of, fragments, icmp, is_icmp, loopback,
+    parsed, policy, reject, scratch::Scratch, skb::Skb, tell_gone, translate,
 };
 use crate::maps::FLOWS;
 
@@ -90,6 +92,9 @@ pub(super) fn back(skb: Skb) -> i32 {
 pub(super) fn admit(skb: Skb, device: u32) -> i32 {
     if device == 0 || device == skb.ifindex() {
         return PASS;
+    }
+    if device == LOOPBACK {
+        return loopback::admit();
     }
     // SAFETY: the helper takes no pointers.
     unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) as i32 }

@@ -6,13 +6,13 @@ use aya_ebpf::{
 };
 use mizzen_ebpf_abi::{
     addr::{Addr, protocol},
-    conntrack::{Flow, flow_flags},
+    conntrack::{Flow, FlowKey, flow_flags},
     counters::Counter,
     nat::{self, Facts},
-    node::cluster_range_flags,
+    node::{LOOPBACK, cluster_range_flags},
     packet::{Fragment, Packet},
     rewrite::{self, Deltas},
-    service::{NO_SET, frontend_flags},
+    service::{Frontend, NO_SET, frontend_flags},
     tracking::Opening,
 };
 
@@ -75,8 +75,8 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
     else {
         return UNKNOWN;
     };
-    if frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), key) {
-        return PASS; // the node itself answers for it at present
+    if is_answered_here(skb, &frontend, key) {
+        return PASS;
     }
     let Some(config) = NODE_CONFIG.get(0) else {
         return PASS;
@@ -99,6 +99,8 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
     };
     match lookup::slots(&frontend, window) {
         Ok(slots) => opening.slots = slots,
+        // Nobody listens, and the stack says so itself.
+        Err(NoBackend::Reject) if opening.device == LOOPBACK => return PASS,
         Err(reason) => return refuse(skb, packet, frontend.set, reason),
     }
     opening.key = packet.key;
@@ -118,6 +120,12 @@ fn unfound(skb: Skb, packet: &Packet) -> i32 {
         flags if flags != 0 && flags & cluster_range_flags::SERVICES == 0 => PASS, // of the cluster
         _ => unserved(skb, packet),
     }
+}
+
+/// Whether the node itself answers at present for what a packet dials.
+#[inline(always)]
+pub(super) fn is_answered_here(skb: Skb, frontend: &Frontend, dialled: &FlowKey) -> bool {
+    frontend.flags & frontend_flags::PREFER_LOCAL != 0 && sockets::take(skb.as_ptr(), dialled)
 }
 
 /// The verdict on a packet that would open a flow to what is no frontend (B8-B10, V5).
@@ -178,7 +186,7 @@ fn enter(skb: Skb, opening: &mut Opening, way: &mut Way) -> i32 {
             opening.masquerade = true;
             opening.to.source = opening.key.destination;
         }
-    } else if opening.facts.masquerades(hairpin) {
+    } else if opening.device == LOOPBACK || opening.facts.masquerades(hairpin) {
         opening.masquerade = true;
         match nat::masquerade_address(config, opening.key.destination.is_v4()) {
             Some(address) => {

@@ -1,6 +1,7 @@
 //! The resolver as pods meet it: real sockets, `dig` as a client that is not ours, and an upstream
 //! that behaves and one that doesn't. Needs root.
 
+mod connected;
 mod corefile;
 mod encrypted;
 mod explain;

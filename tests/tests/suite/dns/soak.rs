@@ -51,9 +51,10 @@ fn clients(host: &Host, retries: u32) -> Vec<(String, Actor)> {
             }
         }
         // One socket from the first question to the last, whoever answers.
-        let mut actor = host.in_pod();
-        actor.load_of_names("udp-stays", dns(family), NAME, retries);
-        clients.push((format!("udp-stays {family:?} from the pod"), actor));
+        for (place, mut actor) in [("pod", host.in_pod()), ("node", host.node.actor())] {
+            actor.load_of_names("udp-stays", dns(family), NAME, retries);
+            clients.push((format!("udp-stays {family:?} from the {place}"), actor));
+        }
     }
     clients
 }

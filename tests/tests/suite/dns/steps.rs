@@ -427,6 +427,33 @@ fn dns_67_a_name_of_the_list_is_its_own_blocks() {
     }
 }
 
+/// A list whose names take longer, one after the other, than a client waits: it hears so.
+#[test]
+fn dns_67_a_list_that_takes_too_long_is_given_up_in_time() {
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("resolv.conf");
+    let domains: Vec<_> = (1..=10).map(|number| format!("d{number}.example")).collect();
+    let search = format!("search {FIRST} {}\n", domains.join(" "));
+    fs::write(&list, search).unwrap();
+    let served = serve(&block(&format!("autopath {}", list.display())));
+    let (site, upstream, domains) = (&served.site, &served.upstream, &domains);
+    std::thread::scope(|scope| {
+        for (place, address) in CLUSTER.into_iter().enumerate() {
+            for (by, base) in BY.into_iter().zip([place, place + 2]) {
+                scope.spawn(move || {
+                    let name = format!("slow-{base}.{FIRST}");
+                    let said = site.dig(&format!("@{address} {by} {name} A"));
+                    assert!(said.contains("status: SERVFAIL"), "{said}");
+                    assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
+                    let asked =
+                        |at: usize| upstream.times_asked(&format!("slow-{base}.{}.", domains[at]));
+                    assert_eq!((asked(0), asked(9)), (1, 0), "{said}");
+                });
+            }
+        }
+    });
+}
+
 #[test]
 fn what_is_beside_an_answer_is_left_out_where_the_block_says_so() {
     let srv = "_http._tcp.db.default.svc.cluster.local SRV";

@@ -2,7 +2,8 @@
 
 use std::{io::Write as _, net::UdpSocket, process::Stdio, time::Duration};
 
-use mizzen_tests::{lab::FAMILIES, netns::Netns, wait};
+use mizzen_tests::{lab::FAMILIES, names::Client, netns::Netns, wait};
+use nix::sys::signal::Signal;
 
 use super::{
     field::{API_PORT, Field, NAME, UPSTREAM, dns},
@@ -130,6 +131,42 @@ fn no_question_is_tracked_where_the_whole_agent_runs() {
     };
     let of_dns: Vec<_> = entries.iter().filter(of_dns).collect();
     assert!(of_dns.is_empty(), "{of_dns:#?}");
+}
+
+/// While the agent is away and other nodes' resolvers answer: what the node's sockets ask and hear
+/// passes the hooks of its own stack, and what is between the nodes none of them.
+#[test]
+fn no_question_of_the_node_is_tracked_while_others_answer() {
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    let node = &host.node.netns;
+    nft(node, TRACKING);
+    let _other = field.agent(other, &[]);
+    let mut agent = field.agent(host, &[]);
+    let mut lines = FAMILIES.map(|family| {
+        let client = Client::new("udp-stays", dns(family), NAME, 1);
+        (client, None)
+    });
+    let mut ask = || {
+        for (client, line) in &mut lines {
+            for id in 1..4 {
+                node.run(|| client.ask(id * 10, line)).expect("an answer");
+            }
+        }
+    };
+    ask();
+    agent.signal(Signal::SIGKILL);
+    agent.ended();
+    ask();
+    let entries = tracked(node);
+    let port = format!("dport={API_PORT} ");
+    assert!(entries.iter().any(|entry| entry.contains(&port)), "tracking is on: {entries:?}");
+    let peers = FAMILIES.map(|family| family.wire(12).to_string());
+    let led = |entry: &&String| {
+        is_ours(entry) || peers.iter().any(|peer| entry.contains(&format!("={peer} ")))
+    };
+    let led: Vec<_> = entries.iter().filter(led).collect();
+    assert!(led.is_empty(), "{led:#?}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::{
 
 /// Begins an agent that finds no API server: there is none where it is told, and it has no folder
 /// that others have left addresses in.
-fn begin_without_server(field: &Field, host: &Host) -> Agent {
+pub(super) fn begin_without_server(field: &Field, host: &Host) -> Agent {
     let data = host.state().join("data-of-its-own");
     let data = data.to_str().unwrap();
     field.begin(host, &["--api-server", "https://172.30.0.99:6443", "--data-dir", data])
@@ -114,7 +114,8 @@ fn an_agent_that_stops_while_another_waits_gives_nothing_up() {
 }
 
 /// What an agent logs that leaves its clients to others.
-const OTHERS_ANSWER: &str = "other nodes' resolvers answer until this one knows the cluster";
+pub(super) const OTHERS_ANSWER: &str =
+    "other nodes' resolvers answer until this one knows the cluster";
 
 /// Each way leads to a resolver that says that it does not know the cluster.
 fn none_is_known(host: &Host) {

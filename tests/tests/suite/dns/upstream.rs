@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
@@ -27,6 +27,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How many addresses `big.example.org` has: more than any datagram holds.
 pub(super) const BIG: usize = 200;
 
+/// How long names that begin with "slow" take: not as long as an upstream is given.
+const SLOW: Duration = Duration::from_millis(700);
 /// A name whose answer is cut, and can't be had whole.
 const CUT: &str = "cut.example.org.";
 
@@ -138,7 +140,11 @@ type Asked = Mutex<HashMap<String, usize>>;
 fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked: &Asked) {
     let mut buffer = [0; 4096];
     let mut held: Vec<(Message, SocketAddr)> = Vec::new();
+    let mut slow: Vec<(Instant, Message, SocketAddr)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
+        for (_, answer, client) in slow.extract_if(.., |(due, ..)| *due <= Instant::now()) {
+            let _refused = socket.send_to(&answer.to_vec().unwrap(), client);
+        }
         if released.load(Ordering::Relaxed) {
             for (answer, client) in held.drain(..) {
                 // Those who asked in vain have closed their sockets meanwhile.
@@ -160,6 +166,10 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, released: &AtomicBool, asked
         };
         if name.starts_with("held") {
             held.push((answer, client));
+            continue;
+        }
+        if name.starts_with("slow") {
+            slow.push((Instant::now() + SLOW, answer, client));
             continue;
         }
         if name == "liar.example.org." {
