@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod bootstrap;
+mod bugreport;
 mod cni;
 mod credentials;
 mod dns;
