@@ -16,6 +16,7 @@ mod notices;
 mod packet;
 mod ports;
 mod privileges;
+mod removal;
 mod service_manager;
 mod soak;
 mod socket;
