@@ -88,6 +88,11 @@ impl Actor {
         }
     }
 
+    /// Becomes a process of a user who is not root.
+    pub fn become_user(&mut self, user: u32) {
+        self.say(&format!("become {user}")).unwrap();
+    }
+
     /// Opens a socket of the kind `tcp4`, `tcp6`, `mptcp4`, `mptcp6`, `udp4` or `udp6`.
     pub fn open(&mut self, kind: &str) -> Socket {
         Socket(self.say(&format!("open {kind}")).unwrap().parse().unwrap())

@@ -1,11 +1,11 @@
 //! What the documentation shows to be typed: blocks marked `console`, a command after each `$ `. The
-//! cluster test runs those of [`PAGES`] as they stand; every other block of commands says why it is
-//! not run.
+//! cluster test runs those of [`PAGES`] as they stand, but where a block says why it is not run, as
+//! every block of commands elsewhere has to.
 
 use std::path::Path;
 
 /// Pages whose blocks are run.
-pub const PAGES: [&str; 2] = ["README.md", "docs/guide.md"];
+pub const PAGES: [&str; 4] = ["README.md", "docs/guide.md", "docs/install.md", "docs/migration.md"];
 /// Begins the comment that says why a block is not run; it stands on the line before.
 const REASON: &str = "<!-- not run: ";
 /// Marks of blocks with commands.
@@ -21,6 +21,13 @@ struct Block<'a> {
     /// The line before, where it is no empty one.
     before: &'a str,
     lines: Vec<&'a str>,
+}
+
+impl Block<'_> {
+    /// Whether it says why it is not run.
+    fn is_excused(&self) -> bool {
+        self.before.strip_prefix(REASON).is_some_and(|why| why.trim().len() > 3)
+    }
 }
 
 fn blocks(text: &str) -> Vec<Block<'_>> {
@@ -41,12 +48,15 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// The commands of a page, with their lines.
+/// The commands of a page that are to be run, with their lines.
 pub fn commands(text: &str) -> Vec<(usize, String)> {
-    let run = blocks(text).into_iter().filter(|block| block.mark == "console");
+    let run = blocks(text).into_iter();
+    let run = run.filter(|block| block.mark == "console" && !block.is_excused());
     run.flat_map(|block| {
         let lines = block.lines.into_iter().zip(block.line + 1..);
-        lines.filter_map(|(line, nth)| Some((nth, line.strip_prefix("$ ")?.trim().to_owned())))
+        lines.filter_map(|(line, nth)| {
+            Some((nth, line.trim_start().strip_prefix("$ ")?.trim().to_owned()))
+        })
     })
     .collect()
 }
@@ -56,10 +66,11 @@ pub fn unexplained(file: &Path, text: &str) -> Vec<String> {
     let is_run = PAGES.iter().any(|page| Path::new(page) == file);
     let complaint = |block: Block<'_>| {
         let at = format!("{}:{}", file.display(), block.line);
-        let reason = block.before.strip_prefix(REASON).is_some_and(|why| why.trim().len() > 3);
         if block.mark.is_empty() {
             Some(format!("{at}: the block does not say what it is"))
-        } else if COMMANDS.contains(&block.mark) && !reason && !(is_run && block.mark == "console")
+        } else if COMMANDS.contains(&block.mark)
+            && !block.is_excused()
+            && !(is_run && block.mark == "console")
         {
             Some(format!("{at}: the commands are not run, and no `{REASON}…-->` says why"))
         } else {
@@ -80,6 +91,14 @@ mod tests {
     fn commands_are_what_stands_behind_a_prompt_in_blocks_that_are_run() {
         let expected = [(4, "one --two".to_owned()), (6, "three".to_owned())];
         assert_eq!(commands(TEXT), expected);
+    }
+
+    #[test]
+    fn a_block_that_says_why_it_is_not_run_is_not() {
+        let excused = "<!-- not run: it takes a kubeadm -->\n```console\n$ no\n```\n\n\
+                       1. A list:\n   ```console\n   $ yes\n   ```\n";
+        assert_eq!(commands(excused), [(8, "yes".to_owned())]);
+        assert_eq!(unexplained(Path::new("README.md"), excused), [""; 0]);
     }
 
     #[test]

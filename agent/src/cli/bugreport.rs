@@ -78,7 +78,7 @@ impl BugReport {
             PathBuf::from(format!("mizzen-bugreport-{}.tar.gz", now.as_second()))
         });
         let gathered = || gather(|question| get(state_dir, question), now);
-        let count = if path.as_os_str() == STDOUT {
+        let (place, count) = if path.as_os_str() == STDOUT {
             let stdout = io::stdout().lock();
             anyhow::ensure!(
                 !stdout.is_terminal(),
@@ -86,7 +86,7 @@ impl BugReport {
             );
             let texts = gathered();
             pack(stdout, &texts, now).context("write to standard output")?;
-            texts.len()
+            ("to standard output".to_owned(), texts.len())
         } else {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
             let file = file.with_context(|| {
@@ -98,13 +98,12 @@ impl BugReport {
             })?;
             let texts = gathered();
             pack(file, &texts, now).with_context(|| format!("write {}", path.display()))?;
-            texts.len()
+            (path.display().to_string(), texts.len())
         };
         // Beside the archive, where that goes to standard output.
         eprintln!(
-            "wrote {}: {count} files, with secrets removed. It names pods, services and addresses of \
-             this cluster: look into it before you hand it on.",
-            path.display(),
+            "wrote {place}: {count} files, with secrets removed. It names pods, services and \
+             addresses of this cluster: look into it before you hand it on."
         );
         Ok(Outcome::Ok)
     }

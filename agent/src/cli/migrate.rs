@@ -61,7 +61,7 @@ enum Verb {
         /// The folder of Mizzen's pins
         #[arg(long, default_value = "/sys/fs/bpf/mizzen")]
         bpffs: PathBuf,
-        /// That kube-proxy serves on this node, where that can't be seen: by iptables-legacy
+        /// That kube-proxy serves on this node, where its rules of iptables-legacy can't be read
         #[arg(long)]
         kube_proxy_serves: bool,
     },

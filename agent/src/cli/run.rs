@@ -180,7 +180,7 @@ async fn serve_node(config: &Config, shown: Shown, signals: &mut Signals) -> any
     let passed = (given, Arc::clone(&ports));
     let services = start_services_role(config, datapath, &shared, &health, passed, &mut stages)?;
     let Services { programs, pods, queries, explainer, followers, checker, ledger } = services;
-    let pods = pods.unwrap_or_else(|| without_programs(config, &shared));
+    let pods = pods.unwrap_or_else(|| without_programs(config));
     start_pods(config, &shared, pods, &mut stages.intake);
     start_node_condition(config, &shared, &servers, &mut stages.intake)?;
     start_notices(config, &shared, &servers, &mut stages.intake)?;
@@ -345,10 +345,10 @@ fn start_services_role(
     start_datapath(config, datapath, shared, health, ports, stages)
 }
 
-/// For an agent without programs: it says what pods lack.
-fn without_programs(config: &Config, shared: &Shared) -> Arc<dyn PodDatapath> {
+/// For an agent without programs: it says once what pods lack, as it was told to.
+fn without_programs(config: &Config) -> Arc<dyn PodDatapath> {
     if config.cni {
-        shared.board.report(podnet::datapath::PART, podnet::datapath::without_programs());
+        tracing::warn!("{}", podnet::datapath::without_programs());
     }
     Arc::new(NoDatapath)
 }

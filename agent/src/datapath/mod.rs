@@ -48,6 +48,7 @@ mod traffic;
 mod uplinks;
 mod walk;
 mod way;
+mod xt_socket;
 
 use std::{
     io,
@@ -80,6 +81,7 @@ pub use self::{
     tcp_info::LiveConnection,
     test_run::TestRun,
     uplinks::{Interface, Uplinks, UplinksError, find_uplinks},
+    xt_socket::XtSocket,
 };
 
 use migrate::Older;

@@ -9,7 +9,11 @@ use super::{
 };
 use crate::{
     datapath::{ReleaseError, release},
-    netfilter::{TalkError, tables::NfTables},
+    netfilter::{
+        TalkError,
+        legacy::{self, LegacyError},
+        tables::NfTables,
+    },
 };
 
 /// Why a step was not done. What was done before stays, and a further run goes on from there.
@@ -28,6 +32,11 @@ pub enum CarryOutError {
          meanwhile, run it again: {0}"
     )]
     Remove(#[source] TalkError),
+    /// The kernel refuses to remove those of a table of `iptables-legacy`.
+    #[error(
+        "remove kube-proxy's rules, of which those of this table are all still there; run it again"
+    )]
+    RemoveLegacy(#[source] LegacyError),
     /// Mizzen's datapath stays in force.
     #[error("take Mizzen's datapath out of force")]
     Detach(#[source] ReleaseError),
@@ -62,6 +71,12 @@ pub fn carry_out(
                 .map_err(TalkError::from)
                 .and_then(|mut kernel| kernel.carry_out(removal))
                 .map_err(CarryOutError::Remove)?,
+            Step::RemoveLegacy { changes, .. } => {
+                changes
+                    .iter()
+                    .try_for_each(legacy::carry_out)
+                    .map_err(CarryOutError::RemoveLegacy)?;
+            }
             Step::Detach => {
                 release(bpffs).map_err(CarryOutError::Detach)?;
                 // No agent is left to do so.

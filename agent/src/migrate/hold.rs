@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::leftovers::Leftovers;
 use crate::{
     netfilter::{
-        Family, TalkError, conntrack,
+        Family, TalkError, conntrack, legacy,
+        ruleset::Ruleset,
         tables::{Base, Expression, Hook, Kind, NfTables, Rule, Table},
     },
     supervisor::TaskError,
@@ -109,7 +110,9 @@ pub fn release_if_idle() -> Result<bool, TalkError> {
     if !conntrack::is_there() || !is_held()? || conntrack::any_translated()? {
         return Ok(false);
     }
-    if !Leftovers::of(&NfTables::ruleset()?).is_empty() {
+    let has_none = |ruleset: &Ruleset| Leftovers::of(ruleset).is_empty();
+    let (legacy, _) = legacy::tables();
+    if !has_none(&NfTables::ruleset()?) || !legacy.iter().all(|table| has_none(&table.ruleset())) {
         return Ok(false);
     }
     release()?;

@@ -102,15 +102,24 @@ impl Leftovers {
 
     /// In words: `table ip kube-proxy`, `45 chains of iptables`.
     pub fn words(&self) -> Vec<String> {
+        self.words_by(|family| match family {
+            Family::Ipv4 => "iptables",
+            Family::Ipv6 => "ip6tables",
+        })
+    }
+
+    /// The same, where the chains are those of another program.
+    pub fn words_by(&self, program: impl Fn(Family) -> &'static str) -> Vec<String> {
         let tables = self.tables.iter();
         let mut words: Vec<_> =
             tables.map(|(family, name)| format!("table {} {name}", family.name())).collect();
-        for (family, program) in [(Family::Ipv4, "iptables"), (Family::Ipv6, "ip6tables")] {
+        for family in Family::ALL {
             let chains = self.chains.iter().filter(|chain| chain.family == family).count();
             let rules = self.entrances.iter().filter(|rule| rule.chain.family == family).count();
             if chains + rules > 0 {
                 words.push(format!(
-                    "{chains} chains of {program} and {rules} rules that lead into them"
+                    "{chains} chains of {} and {rules} rules that lead into them",
+                    program(family)
                 ));
             }
         }

@@ -10,17 +10,20 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::hold;
-use crate::netfilter::{Family, TalkError, conntrack, ruleset::Ruleset, tables::NfTables};
+use crate::netfilter::{
+    Family, TalkError, conntrack,
+    legacy::{self, Table, Unread},
+    ruleset::Ruleset,
+    tables::NfTables,
+};
 
 /// The name of kube-proxy's process (`comm`).
 const NAME: &str = "kube-proxy";
-/// Names the tables of `iptables-legacy` that are in use in this network namespace, one a line.
-const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
 /// This process's pid namespace, and the number of the first one (`PROC_PID_INIT_INO`).
 const PIDS: &str = "/proc/self/ns/pid";
 const FIRST_PIDS: u64 = 0xefff_fffc;
 /// The virtual servers of kube-proxy's ipvs mode.
-const IPVS: &str = "/proc/net/ip_vs";
+const IPVS: &str = "/proc/thread-self/net/ip_vs";
 
 /// Why it can't be seen what there is.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +76,10 @@ pub struct Seen {
     pub sees_processes: bool,
     /// All of nftables' rules.
     pub ruleset: Ruleset,
-    /// Tables of `iptables-legacy` that exist.
-    pub legacy: Vec<String>,
+    /// The tables of `iptables-legacy`.
+    pub legacy: Vec<Table>,
+    /// Those of them that exist and can't be read.
+    pub unread: Vec<Unread>,
     /// The families in which the kernel has virtual servers of ipvs.
     pub ipvs: Vec<Family>,
     /// Connections that rules translated.
@@ -93,11 +98,13 @@ impl Seen {
             found => found?,
         };
         let held = !ruleset.chains.is_empty() && hold::is_held()?;
+        let (legacy, unread) = legacy::tables();
         Ok(Self {
             processes: processes(Path::new("/proc"))?,
             sees_processes: fs::metadata(PIDS).is_ok_and(|meta| meta.ino() == FIRST_PIDS),
             ruleset,
-            legacy: LEGACY.iter().flat_map(|path| lines(path)).collect(),
+            legacy,
+            unread,
             ipvs: virtual_servers(&lines(IPVS)),
             translated: conntrack::count_translated()?,
             held,

@@ -6,7 +6,11 @@ use super::{
     leftovers::Leftovers,
     look::{Agent, Process, Seen},
 };
-use crate::netfilter::{Family, ruleset::Removal};
+use crate::netfilter::{
+    Family,
+    legacy::{self, Unread},
+    ruleset::Removal,
+};
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,13 @@ pub enum Step {
         /// What the kernel is told.
         removal: Removal,
     },
+    /// Remove those that it made by `iptables-legacy`.
+    RemoveLegacy {
+        /// In words, a piece for each table.
+        words: Vec<String>,
+        /// The tables, and what they become, one after the other.
+        changes: Vec<legacy::Change>,
+    },
     /// Take Mizzen's datapath out of force.
     Detach,
 }
@@ -36,7 +47,7 @@ impl Step {
                  table {}, which the agent removes when the last is over)",
                 super::hold::TABLE
             ),
-            Self::Remove { words, .. } => {
+            Self::Remove { words, .. } | Self::RemoveLegacy { words, .. } => {
                 format!("remove kube-proxy's rules: {}", words.join("; "))
             }
             Self::Detach => {
@@ -76,9 +87,10 @@ impl Plan {
     /// The way to Mizzen alone. `stopped` says that the operator knows that no kube-proxy runs here.
     pub fn apply(seen: &Seen, stopped: bool) -> Self {
         let leftovers = Leftovers::of(&seen.ruleset);
+        let legacy = remove_legacy(seen);
         let mut steps = Vec::new();
-        let legacy = !seen.legacy.is_empty() && seen.translated > 0 && !seen.held;
-        if !leftovers.is_empty() || legacy {
+        let unread = !seen.unread.is_empty() && seen.translated > 0 && !seen.held;
+        if !leftovers.is_empty() || legacy.is_some() || unread {
             // Held also where no connection is seen: one may begin before the rules are gone. And
             // where others will remove the rules.
             steps.push(Step::Hold { connections: seen.translated });
@@ -86,6 +98,7 @@ impl Plan {
         if !leftovers.is_empty() {
             steps.push(Step::Remove { words: leftovers.words(), removal: leftovers.removal() });
         }
+        steps.extend(legacy);
         let obstacles = if steps.is_empty() && seen.processes.is_empty() {
             Vec::new()
         } else {
@@ -130,13 +143,27 @@ impl Plan {
     }
 }
 
+/// What removes kube-proxy's rules from the tables of `iptables-legacy`.
+fn remove_legacy(seen: &Seen) -> Option<Step> {
+    let (mut words, mut changes) = (Vec::new(), Vec::new());
+    for table in &seen.legacy {
+        let leftovers = Leftovers::of(&table.ruleset());
+        let Some(change) = table.without(&leftovers.removal()) else { continue };
+        let said = leftovers.words_by(legacy::program);
+        words.extend(said.into_iter().map(|said| format!("{said} (table {})", table.name)));
+        changes.push(change);
+    }
+    (!changes.is_empty()).then_some(Step::RemoveLegacy { words, changes })
+}
+
 /// The families, of these, in which kube-proxy is not seen to have a service.
 ///
 /// Virtual servers of ipvs are no sign of it: `apply` leaves them, so they may be of long ago. In that
 /// mode too kube-proxy has rules in KUBE-SERVICES, and writes them when the virtual servers are as they
 /// should be; those `apply` removed.
 fn not_served(seen: &Seen, services: &[Family]) -> Vec<Family> {
-    let serves = Leftovers::of(&seen.ruleset).serves;
+    let mut serves = Leftovers::of(&seen.ruleset).serves;
+    serves.extend(seen.legacy.iter().flat_map(|table| Leftovers::of(&table.ruleset()).serves));
     services.iter().filter(|family| !serves.contains(family)).copied().collect()
 }
 
@@ -156,18 +183,23 @@ fn no_rules(seen: &Seen, without: &[Family]) -> Obstacle {
              runs writes rules in KUBE-SERVICES after them)",
         );
     }
-    let remedy = if seen.legacy.is_empty() {
+    let remedy = if seen.unread.is_empty() {
         "have kube-proxy run on this node again, and wait for its rules".to_owned()
     } else {
         format!(
             "have kube-proxy run on this node again, and wait for its rules; iptables-legacy has \
-             tables ({}), which are not looked into: where `iptables-legacy-save -t nat` and \
+             tables that can't be read ({}): where `iptables-legacy-save -t nat` and \
              `ip6tables-legacy-save -t nat` show rules in KUBE-SERVICES, take the agent off this \
              node and say `mizzen migrate rollback --kube-proxy-serves` here",
-            seen.legacy.join(", ")
+            named(&seen.unread)
         )
     };
     Obstacle { what, remedy }
+}
+
+fn named(unread: &[Unread]) -> String {
+    let names = unread.iter().map(|table| format!("{} {}", table.family.name(), table.name));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn obstacles(seen: &Seen, stopped: bool) -> Vec<Obstacle> {
@@ -222,14 +254,17 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
             seen.translated
         ));
     }
-    if leftovers.keeps_forward {
+    let of_legacy = seen.legacy.iter().map(|table| Leftovers::of(&table.ruleset()));
+    let of_legacy: Vec<_> = of_legacy.collect();
+    let all = || of_legacy.iter().chain([leftovers]);
+    if all().any(|leftovers| leftovers.keeps_forward) {
         notes.push(
             "FORWARD drops what no rule accepts: kube-proxy's chain KUBE-FORWARD stays, since \
              connections that go on need it; remove it when they are over"
                 .to_owned(),
         );
     }
-    for rule in &leftovers.in_use {
+    for rule in all().flat_map(|leftovers| &leftovers.in_use) {
         notes.push(format!(
             "chain {} of table {} {} is not kube-proxy's and leads to {}: that stays, with what it \
              needs",
@@ -239,12 +274,12 @@ fn notes(seen: &Seen, leftovers: &Leftovers) -> Vec<String> {
             rule.leads_to.join(", ")
         ));
     }
-    if !seen.legacy.is_empty() {
+    for Unread { family, name, why } in &seen.unread {
         notes.push(format!(
-            "iptables-legacy has tables ({}), which are not looked into: see whether \
-             `iptables-legacy-save | grep KUBE-` shows any, and after `apply` have `kube-proxy --cleanup` \
-             remove them",
-            seen.legacy.join(", ")
+            "{program} has a table {name} that can't be read, and kube-proxy's rules in it stay: \
+             {why}; see whether `{program}-save -t {name} | grep KUBE-` shows any, and after `apply` \
+             have `kube-proxy --cleanup` remove them",
+            program = legacy::program(*family)
         ));
     }
     if !seen.ipvs.is_empty() {
@@ -277,6 +312,7 @@ mod tests {
             sees_processes: true,
             ruleset,
             legacy: Vec::new(),
+            unread: Vec::new(),
             ipvs: Vec::new(),
             translated: 0,
             held: false,
@@ -332,10 +368,19 @@ mod tests {
 
     /// Any table there, of whomever, is no sign of kube-proxy.
     #[test]
-    fn what_iptables_legacy_has_counts_where_the_operator_says_so() {
-        let legacy = Seen { legacy: vec!["nat".to_owned()], ..seen(&[]) };
+    fn what_can_not_be_read_counts_where_the_operator_says_so() {
+        let (family, name) = (Family::Ipv6, "nat".to_owned());
+        let unread = Unread { family, name, why: "of the test".to_owned() };
+        let legacy = Seen { unread: vec![unread], ..seen(&[]) };
         let said = in_the_way(&legacy, &Family::ALL, false);
         assert!(said.len() == 1 && said[0].contains("--kube-proxy-serves"), "{said:?}");
         assert_eq!(in_the_way(&legacy, &Family::ALL, true), Vec::<String>::new());
+        let plan = Plan::apply(&Seen { processes: Vec::new(), ..legacy.clone() }, true);
+        let [note] = &plan.notes[..] else { panic!("{plan:?}") };
+        assert!(note.contains("ip6tables-legacy") && note.contains("of the test"), "{note}");
+        assert_eq!(plan.steps, [], "there is nothing to hold");
+        let translated = Seen { processes: Vec::new(), translated: 3, ..legacy };
+        let plan = Plan::apply(&translated, true);
+        assert_eq!(plan.steps, [Step::Hold { connections: 3 }], "others will remove the rules");
     }
 }

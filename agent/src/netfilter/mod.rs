@@ -1,10 +1,12 @@
 //! What this agent says to the kernel's netfilter, and hears of it, over netlink: tables of its own
 //! in nftables ([`tables`]), the rules that others made ([`ruleset`]), and the connections that were
-//! translated by such rules ([`conntrack`]). All of it concerns the calling thread's network namespace.
+//! translated by such rules ([`conntrack`]). Rules of `iptables-legacy` are in tables of another kind
+//! ([`legacy`]), by socket options. All of it concerns the calling thread's network namespace.
 //!
 //! No program of netfilter's is called: a node needs neither `nft` nor `iptables`.
 
 pub mod conntrack;
+pub mod legacy;
 pub mod ruleset;
 pub mod tables;
 mod wire;

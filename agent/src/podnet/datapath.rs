@@ -15,7 +15,7 @@ use mizzen_ebpf_abi::{
 };
 
 use super::bandwidth::Bucket;
-use crate::{metrics::Metrics, model::node::Cidr, released::Announcer, status::State};
+use crate::{metrics::Metrics, model::node::Cidr, released::Announcer};
 
 /// A pod's attachment, as the datapath has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,10 +223,8 @@ pub struct PodDatapathError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// The part on the board where pods have no programs.
-pub const PART: &str = "pod-programs";
-
-/// What pods lack where their programs are not loaded.
+/// What pods lack where their programs are not loaded, as the operator chose: nothing is wrong with
+/// such a node, so no part is degraded for it. `mizzen check` warns of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// In a word or two.
@@ -264,13 +262,13 @@ pub const LOST: [Lost; 4] = [
     },
 ];
 
-/// That pods have no programs, for the board.
-pub fn without_programs() -> State {
+/// That pods have no programs, for the log.
+pub fn without_programs() -> String {
     let lost = LOST.map(|lost| format!("no {}: {}", lost.what, lost.loss)).join("; ");
-    State::Degraded(format!(
+    format!(
         "pods have no programs, which are loaded with the services role (`services: false`): {lost}; \
          set `services: true`, or see `mizzen check` for what does it instead"
-    ))
+    )
 }
 
 /// The datapath of an agent whose services role is off.

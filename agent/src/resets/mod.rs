@@ -132,6 +132,7 @@ pub fn start(
 ) -> io::Result<(Queue, Worker)> {
     let node = File::open("/proc/thread-self/ns/net")?;
     let Found { denied, unnamed, .. } = namespaces::below(&cgroup, &node);
+    let denied = Denied { namespaces: denied, ..Denied::default() };
     board.report(PART, state(&denied, unnamed));
     let of_thread = Arc::clone(&counts);
     start_with(counts, move |batch, look| {
@@ -149,8 +150,17 @@ pub fn start(
     })
 }
 
+/// The processes that this one may not look into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Denied {
+    /// It is not known which network namespace they are in.
+    namespaces: BTreeSet<u32>,
+    /// It is not known which sockets they have, and of UDP's that would tell what they were led to.
+    sockets: BTreeSet<u32>,
+}
+
 /// How it is where these processes may not be looked into.
-fn state(denied: &BTreeSet<u32>, unnamed: usize) -> State {
+fn state(denied: &Denied, unnamed: usize) -> State {
     if unnamed > 0 {
         return State::Degraded(format!(
             "{unnamed} of this node's processes can't be seen from this PID namespace: their \
@@ -158,12 +168,20 @@ fn state(denied: &BTreeSet<u32>, unnamed: usize) -> State {
              counted; give the agent's pod `hostPID: true`"
         ));
     }
-    let Some(first) = denied.first() else { return State::Ready };
+    if let Some(first) = denied.namespaces.first() {
+        return State::Degraded(format!(
+            "{} of this node's processes may not be looked into ({first} for one): their \
+             connections to deleted endpoints are left to time out, and what live ones sent is not \
+             counted; give the agent the capability SYS_PTRACE",
+            denied.namespaces.len()
+        ));
+    }
+    let Some(first) = denied.sockets.first() else { return State::Ready };
     State::Degraded(format!(
-        "{} of this node's processes may not be looked into ({first} for one): their connections \
-         to deleted endpoints are left to time out, and what live ones sent is not counted; give \
-         the agent the capability SYS_PTRACE",
-        denied.len()
+        "{} of this node's processes may not be asked for their sockets ({first} for one): those of \
+         UDP that were led to deleted endpoints get no error; give the agent the capability \
+         DAC_READ_SEARCH",
+        denied.sockets.len()
     ))
 }
 
@@ -229,20 +247,23 @@ fn end_connections(
     found: Found,
     translations: &Translations,
     counts: &Counts,
-) -> BTreeSet<u32> {
+) -> Denied {
     let work = Work::new(batch);
-    let Found { namespaces, mut denied, unnamed } = found;
-    let unseen = if denied.is_empty() && unnamed == 0 { 0 } else { batch.len() };
-    counts.failures.fetch_add(unseen as u64, Relaxed);
+    let Found { namespaces, denied, unnamed } = found;
+    let mut denied = Denied { namespaces: denied, ..Denied::default() };
     for Namespace { file, processes } in &namespaces {
+        let sockets = &mut denied.sockets;
         let missed = match setns(file, CloneFlags::CLONE_NEWNET) {
-            Ok(()) => work.run(|part| part.end(processes, translations, counts, &mut denied)),
+            Ok(()) => work.run(|part| part.end(processes, translations, counts, sockets)),
             Err(errno) => {
                 tracing::debug!(%errno, "a network namespace could not be entered");
                 batch.len()
             }
         };
         counts.failures.fetch_add(missed as u64, Relaxed);
+    }
+    if denied != Denied::default() || unnamed > 0 {
+        counts.failures.fetch_add(batch.len() as u64, Relaxed);
     }
     denied
 }
@@ -401,12 +422,23 @@ mod tests {
 
     #[test]
     fn who_may_not_be_looked_into_is_told_with_the_remedy() {
-        assert_eq!(state(&BTreeSet::new(), 0), State::Ready);
-        let State::Degraded(reason) = state(&BTreeSet::new(), 3) else { panic!("it is degraded") };
+        let of = |namespaces: &[u32], sockets: &[u32]| Denied {
+            namespaces: namespaces.iter().copied().collect(),
+            sockets: sockets.iter().copied().collect(),
+        };
+        let said = |denied: &Denied, unnamed| match state(denied, unnamed) {
+            State::Degraded(reason) => reason,
+            other => panic!("it is degraded: {other:?}"),
+        };
+        assert_eq!(state(&of(&[], &[]), 0), State::Ready);
+        let reason = said(&of(&[], &[]), 3);
         assert!(reason.starts_with("3 ") && reason.contains("hostPID"), "{reason}");
-        let State::Degraded(reason) = state(&[7, 9].into(), 0) else { panic!("it is degraded") };
+        let reason = said(&of(&[7, 9], &[7]), 0);
         assert!(reason.starts_with("2 of this node's processes"), "{reason}");
         assert!(reason.ends_with("SYS_PTRACE"), "{reason}");
+        let reason = said(&of(&[], &[7]), 0);
+        assert!(reason.starts_with("1 of this node's processes"), "{reason}");
+        assert!(reason.ends_with("DAC_READ_SEARCH"), "{reason}");
     }
 
     #[tokio::test]

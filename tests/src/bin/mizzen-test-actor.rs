@@ -19,6 +19,10 @@ use mizzen_tests::{
     rate::Steady,
     storm::{Outcome, Plan, Storm},
 };
+use nix::{
+    sys::prctl::set_dumpable,
+    unistd::{Uid, setresuid},
+};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// How long anything may take before it counts as lost.
@@ -124,6 +128,7 @@ impl Actor {
                 Ok(String::new())
             }
             ["storm", to, name, rate, lasting] => self.start_storm(to, name, rate, lasting),
+            ["become", user] => become_user(Uid::from_raw(parse(user)?)).map(|()| String::new()),
             ["stop"] if self.storm.is_some() => {
                 let Outcome { done, failed, first_failure } =
                     self.storm.take().map(Storm::stop).unwrap_or_default();
@@ -285,6 +290,13 @@ impl Load {
         let (done, failed, first) = self.thread.join().map_err(|_| usage("load"))?;
         Ok(format!("{done} {failed} {first}"))
     }
+}
+
+/// Makes the process somebody's who is not root, as one that was started by them.
+fn become_user(user: Uid) -> io::Result<()> {
+    setresuid(user, user, user)?;
+    // Who changes their user may not be looked into by it, for what they knew before.
+    Ok(set_dumpable(true)?)
 }
 
 /// One question and its answer, which has to come from where the question went, and to begin with

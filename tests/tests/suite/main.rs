@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod bootstrap;
+mod bugreport;
 mod cni;
 mod credentials;
 mod dns;
@@ -15,7 +16,9 @@ mod notices;
 mod packet;
 mod ports;
 mod privileges;
+mod removal;
 mod service_manager;
 mod soak;
 mod socket;
+mod systemd;
 mod watch;

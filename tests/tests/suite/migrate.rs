@@ -228,7 +228,7 @@ async fn ready_nodes(client: &Client) {
 }
 
 /// The Service and its endpoints; its addresses.
-async fn shop(client: &Client) -> [SocketAddr; 2] {
+pub(super) async fn shop(client: &Client) -> [SocketAddr; 2] {
     let port = |name: &str, protocol: &str| {
         json!({"name": name, "protocol": protocol, "port": PORT, "nodePort": NODE_PORT,
                "targetPort": POD_PORT})

@@ -1,14 +1,27 @@
 //! The agent with the rights that its manifest gives it: it works with exactly these, and each is
 //! there for something. Needs root.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, net::SocketAddr};
 
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use mizzen_agent::kube::watch;
-use mizzen_tests::wait;
+use mizzen_tests::{
+    actor::{Actor, Socket},
+    echo::{Echo, Transport, ask},
+    lab::{FAMILIES, Family, POD_PORT},
+    wait,
+};
 use serde_json::Value;
 use xtask::deploy::privileges::{CAPABILITIES, RULES};
 
-use super::dns::field::{Agent, Field, Host, LIMIT, binary};
+use super::{
+    dns::field::{Agent, Field, Host, LIMIT, METRICS, binary, on},
+    migrate::shop,
+};
 
 /// How to become a program that has these capabilities alone.
 fn with(capabilities: &[&str]) -> Vec<String> {
@@ -102,7 +115,7 @@ fn binaries_are_hardened() {
 fn without_a_capability_is_lost_what_the_manifest_says() {
     let field = Field::new();
     let host = &field.hosts[0];
-    // The others are for the sockets of other processes: see the agent's `resets`.
+    // The others are for the sockets of other processes: see below.
     for (capability, ends, said) in [
         ("NET_ADMIN", true, "NET_ADMIN"),
         ("SYS_ADMIN", true, "SYS_ADMIN"),
@@ -121,6 +134,108 @@ fn without_a_capability_is_lost_what_the_manifest_says() {
                 let told = parts.iter().any(|part| part.contains(said));
                 if told { Ok(()) } else { Err(format!("{parts:?}\n{}", agent.log())) }
             });
+        }
+    }
+}
+
+/// A user who is not root.
+const NOBODY: u32 = 65_534;
+/// What waits for something that can't come any more is told (Linux' `ECONNABORTED`).
+const ABORTED: i32 = 103;
+
+/// Makes the Service `shop`, and waits until the node leads to it.
+fn open_shop(field: &Field, host: &Host) -> [SocketAddr; 2] {
+    let client = field.client.clone();
+    let vips = on(&field.runtime, async move { shop(&client).await });
+    for vip in vips {
+        wait::until("the Service to be there", LIMIT, || {
+            ask(&host.pod, Transport::Udp, vip).map(drop).map_err(|error| error.to_string())
+        });
+    }
+    vips
+}
+
+/// Deletes it with its endpoints.
+fn close_shop(field: &Field) {
+    let client = field.client.clone();
+    on(&field.runtime, async move {
+        let (services, slices): (Api<Service>, Api<EndpointSlice>) =
+            (Api::default_namespaced(client.clone()), Api::default_namespaced(client));
+        services.delete("shop", &DeleteParams::default()).await.unwrap();
+        let of_shop = ListParams::default().labels("kubernetes.io/service-name=shop");
+        slices.delete_collection(&DeleteParams::default(), &of_shop).await.unwrap();
+    });
+}
+
+/// Processes of the node and of its pod that are nobody's, with datagram sockets that were led to
+/// the endpoint of the Service, in both families.
+fn dial(host: &Host, vips: [SocketAddr; 2]) -> Vec<(Actor, Vec<Socket>)> {
+    let mut actors = [host.node.actor(), host.in_pod()];
+    for actor in &mut actors {
+        actor.become_user(NOBODY);
+    }
+    let dialled = actors.into_iter().map(|mut actor| {
+        let sockets = ["udp4", "udp6"].into_iter().zip(vips).map(|(kind, vip)| {
+            let socket = actor.open(kind);
+            actor.connect(socket, vip).unwrap();
+            actor.send(socket, "?");
+            assert!(actor.receive(socket).starts_with("pod-2"), "{vip}");
+            socket
+        });
+        let sockets = sockets.collect();
+        (actor, sockets)
+    });
+    dialled.collect()
+}
+
+/// The agent's count of endpoints whose sockets it could not look for.
+fn not_looked_for(host: &Host) -> u64 {
+    let (_, text) = host.http(METRICS, "/metrics").unwrap();
+    let name = "mizzen_socket_destroy_failures_total ";
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+/// The Service is deleted under sockets of processes that don't run as root. Each is told, but where
+/// the agent may not look whose they are.
+#[test]
+fn without_the_rights_to_look_into_processes_their_sockets_are_left_alone() {
+    let field = Field::new();
+    let [host, other] = &field.hosts;
+    let serve = |family: &Family| {
+        Echo::start(&other.pod, SocketAddr::new(family.pod(2, 7), POD_PORT), "pod-2")
+    };
+    let _servers: Vec<_> = FAMILIES.iter().map(serve).collect();
+    for missing in [None, Some("DAC_READ_SEARCH"), Some("SYS_PTRACE")] {
+        let has = CAPABILITIES.iter().map(|it| it.name).filter(|name| Some(*name) != missing);
+        let agent = start(&field, host, &has.collect::<Vec<_>>());
+        let vips = open_shop(&field, host);
+        let mut dialled = dial(host, vips);
+        close_shop(&field);
+        if let Some(missing) = missing {
+            wait::until(&format!("sockets to be looked for without {missing}"), LIMIT, || {
+                let (parts, failures) = (unwell(host), not_looked_for(host));
+                let is_told = parts.iter().any(|part| {
+                    part.starts_with("resets: ") && part.ends_with(&format!("capability {missing}"))
+                });
+                let both = is_told && failures >= 2;
+                if both { Ok(()) } else { Err(format!("{parts:?} {failures} {}", agent.log())) }
+            });
+        }
+        for (actor, sockets) in &mut dialled {
+            for socket in sockets.iter().copied() {
+                if missing.is_some() {
+                    actor.send(socket, "?");
+                    continue;
+                }
+                wait::until("the socket to be told", LIMIT, || {
+                    actor.begin_receive(socket);
+                    match actor.received() {
+                        Err(error) if error.raw_os_error() == Some(ABORTED) => Ok(()),
+                        other => Err(format!("{other:?} {}", agent.log())),
+                    }
+                });
+            }
         }
     }
 }

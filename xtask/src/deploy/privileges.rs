@@ -21,7 +21,7 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "DAC_READ_SEARCH",
         reason: "finds the sockets of processes that don't run as root",
-        lost: "connections of such processes to deleted endpoints are not reset, and the octets of live ones not counted",
+        lost: "UDP sockets of such processes that were led to deleted endpoints get no error",
         stays: "services",
     },
     Capability {
@@ -47,7 +47,7 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "SYS_PTRACE",
         reason: "finds network namespaces and sockets by the processes that have them",
-        lost: "connections to deleted endpoints are not reset, and the octets of live ones not counted",
+        lost: "connections of pods to deleted endpoints are not reset, nor UDP sockets of the node's own processes, and the octets of live ones not counted",
         stays: "services, pod network",
     },
 ];

@@ -39,7 +39,7 @@ pub(crate) const API_PORT: u16 = 6443;
 /// Where the agents look for an upstream.
 pub(super) const UPSTREAM: u8 = 200;
 /// A name that both nodes know.
-pub(super) const NAME: &str = "web.default.svc.cluster.local";
+pub(crate) const NAME: &str = "web.default.svc.cluster.local";
 
 /// The cluster DNS address.
 pub(crate) fn dns(family: Family) -> SocketAddr {

@@ -187,18 +187,37 @@ pub(crate) fn listed(netns: &Netns) -> String {
     String::from_utf8(check(netns.command("nft").args(["list", "ruleset"])).stdout).unwrap()
 }
 
+/// What kube-proxy makes its rules with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Nftables,
+    /// `iptables` that is nftables'.
+    Iptables,
+    /// `iptables-legacy`.
+    Legacy,
+}
+
+impl Mode {
+    /// Loads its rules on a node.
+    fn load(self, node: &Netns, family: Family, to: [SocketAddr; 2], backend: SocketAddr) {
+        let restore = match (self, family) {
+            (Self::Nftables, _) => return nft(node, &rules(family, to, backend)),
+            (Self::Iptables, Family::V4) => "iptables-restore",
+            (Self::Iptables, Family::V6) => "ip6tables-restore",
+            (Self::Legacy, Family::V4) => "iptables-legacy-restore",
+            (Self::Legacy, Family::V6) => "ip6tables-legacy-restore",
+        };
+        feed(node, restore, &["--noflush"], &chains(to, backend));
+    }
+}
+
 /// Connections by kube-proxy's rules, in a mode of its; then Mizzen has the services too.
-fn old_connections(lab: &mut Lab, family: Family, iptables: bool) -> Vec<Client> {
+fn old_connections(lab: &mut Lab, family: Family, mode: Mode) -> Vec<Client> {
     let vip = SocketAddr::new(family.service(10), PORT);
     let port = SocketAddr::new(lab.address_of_node(0, family), NODE_PORT);
     let theirs = lab.nodes[1].pods[0].server(family);
     let node = &lab.nodes[0].node.netns;
-    if iptables {
-        let restore = if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
-        feed(node, restore, &["--noflush"], &chains([vip, port], theirs));
-    } else {
-        nft(node, &rules(family, [vip, port], theirs));
-    }
+    mode.load(node, family, [vip, port], theirs);
     // The programs pass what is of no service of theirs.
     let maps = &mut lab.nodes[0].tables.maps;
     let ranges = maps.node_tables().unwrap().cluster_ranges;
@@ -269,7 +288,9 @@ fn foreign(node: &Netns) -> Vec<String> {
         "KUBE-SEP-",
         "KUBE-FORWARD",
     ];
-    for program in ["iptables-save", "ip6tables-save"] {
+    for program in
+        ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"]
+    {
         let saved = said(&[program]);
         let others = saved
             .lines()
@@ -281,23 +302,31 @@ fn foreign(node: &Netns) -> Vec<String> {
 }
 
 /// The rules go, and those of others stay, to the letter.
-fn removed(node: &Netns, iptables: bool) {
+fn removed(node: &Netns, mode: Mode) {
+    let has_others = mode != Mode::Nftables;
     nft(node, OTHERS);
     let before = foreign(node);
-    assert_eq!(before.iter().any(|line| line.contains("KUBE-FIREWALL")), iptables, "{before:#?}");
+    assert_eq!(before.iter().any(|line| line.contains("KUBE-FIREWALL")), has_others, "{before:#?}");
     let plan = Plan::apply(&look(node), true);
     assert_eq!((plan.obstacles.len(), plan.steps.len()), (0, 2), "{plan:?}");
     let mut done = 0;
     node.run(|| carry_out(&plan, "".as_ref(), |_| done += 1)).unwrap();
     assert_eq!(done, 2);
     node.run(|| verify(Agent::Serves { node: String::new() })).unwrap();
-    let left = listed(node);
+    let left = format!("{}{}", listed(node), legacy(node));
     assert!(!left.contains("kube-proxy {") && !left.contains("KUBE-S"), "{left}");
     for others in ["KUBE-FIREWALL", "dport 1 "] {
-        assert_eq!(left.contains(others), iptables, "{others}: {left}");
+        assert_eq!(left.contains(others), has_others, "{others}: {left}");
     }
     assert_eq!(foreign(node), before);
     assert!(Plan::apply(&look(node), true).is_done());
+}
+
+/// All rules of `iptables-legacy`, without what they counted.
+fn legacy(node: &Netns) -> String {
+    let saved = ["iptables-legacy-save", "ip6tables-legacy-save"]
+        .map(|program| check(&mut node.command(program)).stdout);
+    String::from_utf8(saved.concat()).unwrap()
 }
 
 /// What is new is Mizzen's.
@@ -335,25 +364,28 @@ fn r11_rules_that_know_no_service_are_none() {
     }
 }
 
-/// In either of its modes: nothing is touched while kube-proxy runs; then its rules go, others'
+/// In each of its modes: nothing is touched while kube-proxy runs; then its rules go, others'
 /// stay, its connections go on for as long as they like, and nothing of ours stays behind them.
 #[test]
 fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
-    for iptables in [false, true] {
+    for mode in [Mode::Nftables, Mode::Iptables, Mode::Legacy] {
         let mut lab = Lab::new([2, 1]);
         let old: Vec<Client> =
-            FAMILIES.iter().flat_map(|f| old_connections(&mut lab, *f, iptables)).collect();
+            FAMILIES.iter().flat_map(|f| old_connections(&mut lab, *f, mode)).collect();
         let node = &lab.nodes[0].node.netns;
         let adopted = node.run(|| lab.nodes[0].datapath.adopt()).unwrap();
         assert_eq!(adopted.flows, 2 * FAMILIES.len());
         let again = node.run(|| lab.nodes[0].datapath.adopt()).unwrap();
         assert_eq!(again, Adopted::default(), "once is enough");
 
+        let back = Plan::rollback(&look(node), Some(&netfilter::Family::ALL), false);
+        let missing = back.obstacles.iter().find(|it| it.what.contains("rules for services"));
+        assert_eq!(missing, None, "{mode:?}: its services are seen");
         refused_while_it_runs(node);
-        removed(node, iptables);
+        removed(node, mode);
         for _ in 0..3 {
             for client in &old {
-                assert_eq!(client.ask().unwrap().name, "pod-2-1", "iptables: {iptables}");
+                assert_eq!(client.ask().unwrap().name, "pod-2-1", "{mode:?}");
             }
         }
         for family in FAMILIES {
@@ -368,6 +400,52 @@ fn r11_what_kube_proxy_left_is_removed_and_its_connections_go_on() {
         assert!(!listed(node).contains(hold::TABLE));
         sane(&lab);
     }
+}
+
+/// What others' rules counted before kube-proxy's went, they go on to count from; and where somebody
+/// changed the table after it was looked at, it is left as it is.
+#[test]
+fn r11_rules_of_others_in_iptables_legacy_keep_what_they_counted() {
+    let netns = Netns::new("legacy");
+    let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:OTHERS - [0:0]\n\
+                [0:0] -A PREROUTING -j KUBE-SERVICES\n\
+                [7:700] -A PREROUTING -p tcp -m tcp --dport 1 -j OTHERS\n\
+                [0:0] -A KUBE-SERVICES -p tcp -m tcp --dport 2 -j ACCEPT\n\
+                [8:800] -A OTHERS -m comment --comment \"of others\" -j RETURN\nCOMMIT\n";
+    let programs = ["iptables-legacy", "ip6tables-legacy"];
+    for program in programs {
+        feed(&netns, &format!("{program}-restore"), &["--counters"], text);
+    }
+    let saved = || {
+        let of = |program: &str| {
+            let mut command = netns.command(&format!("{program}-save"));
+            String::from_utf8(check(command.arg("--counters")).stdout).unwrap()
+        };
+        let lines = programs.map(of).concat();
+        lines.lines().filter(|line| line.contains(" -A ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = saved();
+    let outdated = Plan::apply(&look(&netns), true);
+    let [_, remove] = &outdated.steps[..] else { panic!("{outdated:?}") };
+    let words = remove.words();
+    for program in programs {
+        let said = format!("1 chains of {program} and 1 rules that lead into them (table nat)");
+        assert!(words.contains(&said), "{words}");
+    }
+    check(netns.command("iptables-legacy").args(["-t", "nat", "-A", "OTHERS", "-j", "ACCEPT"]));
+    let refused = netns.run(|| carry_out(&outdated, "".as_ref(), |_| {})).unwrap_err();
+    assert!(format!("{:#}", anyhow::Error::from(refused)).contains("changed meanwhile"));
+    check(netns.command("iptables-legacy").args(["-t", "nat", "-D", "OTHERS", "-j", "ACCEPT"]));
+    assert_eq!(saved(), before);
+
+    let plan = Plan::apply(&look(&netns), true);
+    netns.run(|| carry_out(&plan, "".as_ref(), |_| {})).unwrap();
+    let expected: Vec<_> =
+        before.into_iter().filter(|line| !line.contains("KUBE-SERVICES")).collect();
+    assert_eq!(saved(), expected);
+    assert!(expected.iter().any(|line| line.starts_with("[7:700] ")), "{expected:?}");
+    assert!(Plan::apply(&look(&netns), true).is_done());
+    netns.run(hold::release).unwrap();
 }
 
 /// A rule of somebody else's that leads to one of kube-proxy's chains is not broken.
