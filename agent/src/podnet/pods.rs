@@ -22,7 +22,7 @@ use mizzen_cni::{
         CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, LIMITED, OPERATION_FAILED, TRY_AGAIN_LATER,
         UNAVAILABLE, UNKNOWN_CONTAINER,
     },
-    wire::{self, Attachment, Failure, Link, Pod, Requested},
+    wire::{self, Attachment, Failure, Link, Pod, Remembered, Requested},
 };
 
 use super::{
@@ -37,6 +37,7 @@ use super::{
     link::{self, LinkError},
     netlink::{Netlink, NetlinkError},
     netns::{self, NetnsId},
+    remembered::{self, InPod},
     steps::{self, Observer, Step},
     teardown::Leaving,
 };
@@ -197,7 +198,7 @@ impl Pods {
             if entry.phase == Phase::Live
                 && entry.netns == netns
                 && entry.requested == addition.requested
-                && link::verify(&link_spec(attachment, &entry), &addition.netns).is_ok()
+                && is_as_made(attachment, &entry, &addition.netns)
             {
                 return Ok((answer(attachment, &entry), true));
             }
@@ -275,11 +276,13 @@ impl Pods {
         Ok(())
     }
 
-    /// Whether the pod is connected as ADD left it.
+    /// Whether the pod is connected as ADD left it, and as the runtime remembers it: by the
+    /// addresses alone where that is a plugin of former times that asks.
     pub fn check(
         &self,
         attachment: &Attachment,
         addresses: &[IpAddr],
+        remembered: Option<&Remembered>,
         netns: &File,
         limit: Duration,
     ) -> Result<(), Failure> {
@@ -301,11 +304,17 @@ impl Pods {
         if !NetnsId::of(netns).is_ok_and(|id| id == entry.netns) {
             return Err(wrong("CNI_NETNS is another namespace than at ADD".into()));
         }
+        let told = answer(attachment, &entry);
         let lost = entry.addresses.iter().find(|address| !addresses.contains(address));
-        if let Some(lost) = lost.filter(|_| !addresses.is_empty()) {
-            return Err(wrong(format!("{lost} is not in the previous result")));
+        let lost =
+            lost.filter(|_| !addresses.is_empty()).map(|lost| format!("{lost} is not in it"));
+        let differs = remembered.map_or(lost, |remembered| remembered::differs(remembered, &told));
+        if let Some(differs) = differs {
+            let msg = "the previous result is not what ADD answered";
+            return Err(failure(CHECK_FAILED, msg, differs));
         }
-        let ifindex = link::verify(&link_spec(attachment, &entry), netns)
+        let in_pod = remembered.map_or_else(|| InPod::made(&entry.addresses), InPod::remembered);
+        let ifindex = link::verify(&link_spec(attachment, &entry), &in_pod, netns)
             .map_err(|error| wrong(chain(&error)))?;
         let missing = self.datapath.missing(&self.pod_link(attachment, &entry, ifindex));
         let missing = missing.map_err(|error| failed("can't look at the datapath", &error))?;
@@ -472,6 +481,11 @@ impl Pods {
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+fn is_as_made(attachment: &Attachment, entry: &Entry, netns: &File) -> bool {
+    let in_pod = InPod::made(&entry.addresses);
+    link::verify(&link_spec(attachment, entry), &in_pod, netns).is_ok()
 }
 
 fn answer(attachment: &Attachment, entry: &Entry) -> Link {

@@ -5,6 +5,7 @@ mod altered;
 mod bandwidth;
 mod bed;
 mod calls;
+mod check;
 mod faults;
 mod host_ports;
 mod hostile;
