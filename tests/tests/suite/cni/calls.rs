@@ -1,15 +1,8 @@
 //! Each call by itself: what it answers, what it makes, what it leaves.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use mizzen_agent::podnet::datapath::{PodDatapath, PodDatapathError, PodLink};
-use mizzen_cni::wire;
 use mizzen_tests::{netns::Netns, wait::until};
 use serde_json::{Value, json};
 
@@ -387,92 +380,6 @@ fn cni_35_cni_37_a_pod_is_cut_off_when_del_answers_and_may_come_again_at_once() 
     node.call("DEL", &next).expect_success();
     assert_eq!(node.pod_links(), [""; 0]);
     node.call("CHECK", &next).expect_code(3);
-}
-
-#[test]
-fn cni_39_gc_removes_what_the_runtime_does_not_know() {
-    let node = Node::alone();
-    let (mut kept, mut stale) = (Pod::new(), Pod::new());
-    node.add(&mut kept);
-    node.add(&mut stale);
-    let mut other = node.conf("1.1.0");
-    other["name"] = "another-network".into();
-    let mut foreign = Pod::new();
-    foreign.addresses = addresses(&node.call_with("ADD", &foreign, &other).expect_success());
-    // Silence is no list.
-    node.call("GC", &kept).expect_success();
-    assert_eq!(node.pod_links().len(), 3);
-    let mut conf = node.conf("1.1.0");
-    conf["cni.dev/valid-attachments"] =
-        json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
-    node.call_with("GC", &kept, &conf).expect_success();
-    assert_eq!(node.pod_links().len(), 2);
-    node.call("CHECK", &kept).expect_success();
-    node.call("CHECK", &foreign).expect_success();
-    node.call("CHECK", &stale).expect_code(3);
-}
-
-#[test]
-fn cni_39_gc_leaves_what_was_added_after_it_was_called() {
-    let node = Node::alone();
-    let gc = |called| {
-        let request = wire::Request {
-            version: 1,
-            timeout_ms: 8000,
-            trace: wire::Trace::default(),
-            network: "mizzen".into(),
-            command: wire::Command::Gc { valid: Vec::new(), called },
-        };
-        let mut stream = UnixStream::connect(node.state_dir().join("cni.sock")).unwrap();
-        wire::send(&mut stream, &request, None).unwrap();
-        let (response, _) = wire::receive::<wire::Response>(&mut stream).unwrap();
-        assert!(matches!(response, wire::Response::Done), "{response:?}");
-    };
-    let called = wire::uptime().unwrap();
-    let mut pod = Pod::new();
-    node.add(&mut pod);
-    let added = wire::uptime().unwrap();
-    gc(Some(called));
-    node.call("CHECK", &pod).expect_success();
-    gc(Some(added + 1));
-    node.call("CHECK", &pod).expect_code(3);
-    // A plugin of former times does not say when it was called.
-    let mut pod = Pod::new();
-    node.add(&mut pod);
-    gc(None);
-    node.call("CHECK", &pod).expect_code(3);
-}
-
-#[test]
-fn cni_39_gc_removes_links_whose_record_was_lost_and_that_the_runtime_does_not_know() {
-    let mut node = Node::alone();
-    let (mut kept, mut gone) = (Pod::new(), Pod::new());
-    node.add(&mut kept);
-    let link = node.pod_links();
-    node.add(&mut gone);
-    node.stop();
-    std::fs::remove_file(node.state_dir().join("podnet.journal")).unwrap();
-    node.start();
-    node.wait_ready();
-    assert_eq!(node.pod_links().len(), 2, "nobody knows whether their pods live");
-    let valid = |pod: &Pod| {
-        let mut conf = node.conf("1.1.0");
-        conf["cni.dev/valid-attachments"] =
-            json!([{"containerID": pod.container_id, "ifname": "eth0"}]);
-        conf
-    };
-    let mut foreign = valid(&kept);
-    foreign["name"] = json!("other");
-    node.call_with("GC", &gone, &foreign).expect_success();
-    assert_eq!(node.pod_links().len(), 2, "that was about another network");
-    node.call_with("GC", &gone, &valid(&kept)).expect_success();
-    assert_eq!(node.pod_links(), link);
-    assert_eq!(node.netns.ip(&format!("route show {}", gone.addresses[0])), "");
-    let mut other = Pod::new();
-    node.add(&mut other);
-    for address in kept.addresses.clone() {
-        reach(other.netns(), kept.netns(), address);
-    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bed;
 mod calls;
 mod check;
 mod faults;
+mod gc;
 mod host_ports;
 mod hostile;
 mod killed;
