@@ -244,7 +244,7 @@ async fn perform<R: Runtime>(
         Action::FetchInputs(wanted) => {
             let fetch = inputs::fetch(shared.client.clone(), &pod, &wanted);
             let outcome = match tokio::time::timeout(API_TIMEOUT, fetch).await {
-                Ok(outcome) => outcome,
+                Ok(inputs) => Ok(inputs),
                 Err(_elapsed) => Err("the API server did not answer in time".to_owned()),
             };
             return Done::Fetched { outcome };
