@@ -80,10 +80,11 @@ fn cni_38_what_other_plugins_of_the_chain_made_is_theirs() {
 fn cni_38_what_add_answered_and_is_not_remembered_is_named() {
     let dns = json!({"dns": {"servers": ["10.96.0.10"], "options": ["ndots:5"]}});
     assert!(remembered(Version::V1_1_0, &dns, |_| {}).unwrap().is_some());
-    let lost: [(Change, &str); 5] = [
+    let lost: [(Change, &str); 6] = [
         (|told| told["interfaces"][1]["name"] = json!("eth1"), "no interface eth0 of a sandbox"),
         (|told| told["interfaces"][1]["sandbox"] = json!(""), "no interface eth0 of a sandbox"),
         (|told| told["interfaces"][0]["name"] = json!("mz0"), "of the node in it"),
+        (|told| told["interfaces"][0]["sandbox"] = json!("/run/netns/c1"), "of the node in it"),
         (|told| told["dns"] = json!({"nameservers": ["10.96.0.10"]}), "\"ndots:5\" of runtime"),
         (|told| told["dns"] = Value::Null, "\"10.96.0.10\" of runtimeConfig.dns"),
     ];
