@@ -29,7 +29,7 @@ use crate::{
             CniError, INVALID_ENVIRONMENT, INVALID_NETNS, IO_FAILURE, OPERATION_FAILED,
             TRY_AGAIN_LATER, UNAVAILABLE,
         },
-        result, runtime_config,
+        prev_result, result, runtime_config,
     },
     wire::{self, Command, MAX_MESSAGE, Request, Response},
 };
@@ -72,7 +72,13 @@ fn dispatch(
         }
         Verb::Check => {
             let netns = open_netns(invocation)?;
-            let command = Command::Check { attachment, addresses: conf.prev_addresses() };
+            let previous = prev_result::read(conf, invocation)?;
+            if let Some(previous) = &previous {
+                verify_sandbox(invocation, &previous.sandbox, &netns)?;
+            }
+            let remembered = previous.map(|previous| Box::new(previous.remembered));
+            let addresses = conf.prev_addresses();
+            let command = Command::Check { attachment, addresses, remembered };
             done(&ask(invocation, conf, command, Some(netns.as_fd()), deadline)?)
         }
         Verb::Del => {
@@ -184,6 +190,22 @@ fn open_netns(invocation: &Invocation) -> Result<File, CniError> {
         return Err(CniError::new(INVALID_NETNS, msg, path.display().to_string()));
     }
     Ok(netns)
+}
+
+/// The namespace in which the runtime remembers the interface is the one that it names now, by
+/// whatever path.
+fn verify_sandbox(invocation: &Invocation, remembered: &str, netns: &File) -> Result<(), CniError> {
+    let named = invocation.netns.as_deref().unwrap_or(Path::new(""));
+    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let is_same = || {
+        let theirs = std::fs::metadata(remembered).map(id);
+        theirs.is_ok_and(|theirs| netns.metadata().map(id).is_ok_and(|ours| ours == theirs))
+    };
+    if named == Path::new(remembered) || is_same() {
+        return Ok(());
+    }
+    let details = format!("its sandbox is {remembered}, CNI_NETNS is {}", named.display());
+    Err(prev_result::lost(details))
 }
 
 /// Reads standard input to its end, no further than `deadline` and [`MAX_MESSAGE`] bytes.

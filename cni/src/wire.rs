@@ -144,6 +144,9 @@ pub enum Command {
         attachment: Attachment,
         /// The addresses that the runtime remembers; empty: any.
         addresses: Vec<IpAddr>,
+        /// All that it remembers; agents of former times look at the addresses alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remembered: Option<Box<Remembered>>,
     },
     /// Disconnect every pod that is not in the list and is no younger than that.
     Gc {
@@ -200,6 +203,35 @@ impl Requested {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// What a runtime remembers of an attachment (`prevResult` of CHECK).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remembered {
+    /// Link-layer address of the host's end, where it is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mac: Option<Mac>,
+    /// That of the pod's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_mac: Option<Mac>,
+    /// The addresses of the pod's end, each with its next hop where that is said.
+    pub addresses: Vec<RememberedPrefix>,
+    /// The routes of the pod's main table.
+    pub routes: Vec<RememberedPrefix>,
+}
+
+/// An address or a network, and its next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RememberedPrefix {
+    /// The address, or the first of the network.
+    pub address: IpAddr,
+    /// Length of the prefix in bits, no more than the family has.
+    pub prefix_len: u8,
+    /// The next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
 }
 
 /// A port of the node that leads to a pod.

@@ -3,7 +3,7 @@
 use mizzen_cni::protocol::{
     conf,
     env::{self, Invocation, Verb},
-    runtime_config,
+    prev_result, runtime_config,
 };
 use serde_json::json;
 
@@ -21,6 +21,9 @@ pub(crate) fn stdin(octets: &[u8]) {
         let Ok(read) = conf::parse(invocation.verb, octets) else { continue };
         let _addresses = read.prev_addresses();
         let _dns = runtime_config::dns(&read.runtime_config);
+        if invocation.verb == Verb::Check {
+            let _refused = prev_result::read(&read, &invocation);
+        }
         if invocation.verb == Verb::Add {
             let _refused = runtime_config::requested(&read, &invocation);
         }

@@ -173,6 +173,7 @@ mod tests {
             phase,
             requested: Requested { port_mappings: vec![mapping], ..Requested::default() },
             serial,
+            born: None,
             ifindex,
         }
     }

@@ -62,6 +62,10 @@ pub struct Entry {
     /// with the greater number.
     #[serde(default)]
     pub serial: u64,
+    /// When it became live, by [`mizzen_cni::wire::uptime`]; `None` where it is not, or an earlier
+    /// agent did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<u64>,
     /// Index of the host's end while this agent runs; 0: not known.
     #[serde(skip)]
     pub ifindex: u32,
@@ -96,6 +100,9 @@ pub enum Record {
         attachment: Attachment,
         /// How far.
         phase: Phase,
+        /// See [`Entry::born`]; said of one that becomes live.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        born: Option<u64>,
     },
     /// It is gone and its addresses are free.
     Released {
@@ -158,9 +165,10 @@ impl Replayed {
             Record::Attached { attachment, entry } => {
                 self.entries.insert(attachment, *entry);
             }
-            Record::Phase { attachment, phase } => {
+            Record::Phase { attachment, phase, born } => {
                 if let Some(entry) = self.entries.get_mut(&attachment) {
                     entry.phase = phase;
+                    entry.born = born.or(entry.born);
                 }
             }
             Record::Released { attachment } => {

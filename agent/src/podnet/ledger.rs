@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use mizzen_cni::wire::{Attachment, Mac, Pod, Requested};
+use mizzen_cni::wire::{self, Attachment, Mac, Pod, Requested};
 
 use super::{
     host_ports,
@@ -145,7 +145,7 @@ impl Ledger {
     ) -> Result<Entry, ReserveError> {
         let addresses = self.ipam.allocate(&reservation.requested.addresses, now)?;
         let Reservation { network, pod, netns, netns_cookie, mtu, requested } = reservation;
-        let (phase, ifindex, serial) = (Phase::Reserved, 0, self.serial + 1);
+        let (phase, ifindex, serial, born) = (Phase::Reserved, 0, self.serial + 1, None);
         let entry = Entry {
             network,
             pod,
@@ -156,6 +156,7 @@ impl Ledger {
             phase,
             requested,
             serial,
+            born,
             ifindex,
         };
         let attached = Box::new(entry.clone());
@@ -173,12 +174,13 @@ impl Ledger {
 
     /// Notes how far an attachment has come.
     pub fn set_phase(&mut self, attachment: &Attachment, phase: Phase) -> io::Result<()> {
-        match self.get(attachment) {
-            Some(entry) if entry.phase != phase => {
-                self.write(Record::Phase { attachment: attachment.clone(), phase })
-            }
-            _ => Ok(()),
-        }
+        let Some(entry) = self.get(attachment).filter(|entry| entry.phase != phase) else {
+            return Ok(());
+        };
+        // In one record: who sees that a pod is live sees its age, in the next agent too.
+        let is_birth = phase == Phase::Live && entry.born.is_none();
+        let born = is_birth.then(|| wire::uptime().ok()).flatten();
+        self.write(Record::Phase { attachment: attachment.clone(), phase, born })
     }
 
     /// Notes the MTU that an attachment's link has now.

@@ -12,7 +12,7 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
     os::fd::AsRawFd,
 };
 
@@ -28,6 +28,7 @@ use super::{
     },
     netlink::{Netlink, NetlinkError},
     netns::inside,
+    remembered::{InPod, PodRoute, default_route},
     routes::Present,
     sysctl::{self, SysctlError},
 };
@@ -178,9 +179,9 @@ pub fn delete(host_ifname: &str) -> Result<(), NetlinkError> {
     Netlink::open()?.apply(vec![delete_link(host_ifname)])
 }
 
-/// Everything that can be different from how [`create`] left it; the index of the host's end
-/// where nothing is. What others added is fine.
-pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
+/// Everything that can be different from how [`create`] left it, and what of `in_pod` is not there;
+/// the index of the host's end where nothing is. What others added is fine.
+pub fn verify(spec: &LinkSpec, in_pod: &InPod, netns: &File) -> Result<u32, LinkError> {
     let mut node = Netlink::open()?;
     let end = (spec.host_ifname.as_str(), spec.host_mac);
     let host = expect_end(&mut node, end, spec.mtu, "the node")?;
@@ -195,41 +196,63 @@ pub fn verify(spec: &LinkSpec, netns: &File) -> Result<u32, LinkError> {
         }
     }
     expect_shape(spec, End::Host, host, &mut node)?;
-    verify_inside(spec, netns)?;
+    verify_inside(spec, in_pod, netns)?;
     Ok(host)
 }
 
 /// As [`verify`], of the pod's end alone.
-pub fn verify_inside(spec: &LinkSpec, netns: &File) -> Result<(), LinkError> {
-    inside(netns, || verify_pod_end(spec))
+pub fn verify_inside(spec: &LinkSpec, in_pod: &InPod, netns: &File) -> Result<(), LinkError> {
+    inside(netns, || verify_pod_end(spec, in_pod))
 }
 
 /// In the pod's namespace.
-fn verify_pod_end(spec: &LinkSpec) -> Result<(), LinkError> {
+fn verify_pod_end(spec: &LinkSpec, in_pod: &InPod) -> Result<(), LinkError> {
     let mut pod = Netlink::open()?;
     let end = (spec.pod_ifname.as_str(), spec.pod_mac);
     let ifindex = expect_end(&mut pod, end, spec.mtu, "the pod")?;
     expect_shape(spec, End::Pod, ifindex, &mut pod)?;
     let held = addresses(&mut pod)?;
     let (routes, neighbours) = (interface::routes(&mut pod)?, permanent_neighbours(&mut pod)?);
-    for address in &spec.addresses {
-        let missing = |what: &str| {
-            let ifname = &spec.pod_ifname;
-            Err(LinkError::NotAsMade(format!("{ifname} in the pod has no {what} for {address}")))
-        };
+    let missing = |what: String| {
+        Err(LinkError::NotAsMade(format!("{} in the pod has no {what}", spec.pod_ifname)))
+    };
+    for address in spec.addresses.iter().chain(&in_pod.addresses) {
         if !held.iter().any(|held| held.address == *address && held.ifindex == ifindex) {
-            return missing("address");
-        }
-        let (default, gateway) = default_route(*address);
-        if !leads(&routes, default, Via::Gateway(gateway, ifindex)) {
-            return missing(&format!("default route via {gateway}"));
-        }
-        let neighbour = Neighbour { ifindex, address: gateway, mac: spec.host_mac };
-        if !neighbours.contains(&neighbour) {
-            return missing(&format!("neighbour {gateway}"));
+            return missing(format!("address {address}"));
         }
     }
-    Ok(())
+    for address in &spec.addresses {
+        let (_, gateway) = default_route(*address);
+        let neighbour = Neighbour { ifindex, address: gateway, mac: spec.host_mac };
+        if !neighbours.contains(&neighbour) {
+            return missing(format!("neighbour {gateway}"));
+        }
+    }
+    match in_pod.routes.iter().find(|route| !is_there(&routes, route, ifindex)) {
+        None => Ok(()),
+        Some(PodRoute { destination, gateway }) => {
+            let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+            missing(match destination.prefix_len {
+                0 => format!("default route{via}"),
+                _ => format!("route to {destination}{via}"),
+            })
+        }
+    }
+}
+
+/// Whether a pod has a route. Ours leads through our interface, another plugin's through any.
+fn is_there(routes: &[Present], wanted: &PodRoute, ifindex: u32) -> bool {
+    let is_ours =
+        wanted.gateway.is_some_and(|via| [GATEWAY4.into(), GATEWAY6.into()].contains(&via));
+    routes.iter().filter(|route| route.destination == wanted.destination).any(|route| {
+        match (wanted.gateway, route.via) {
+            (None, _) => true,
+            (Some(wanted), Some(Via::Gateway(via, device))) => {
+                wanted == via && (device == ifindex || !is_ours)
+            }
+            _ => false,
+        }
+    })
 }
 
 fn expect_end(
@@ -263,18 +286,6 @@ fn expect_shape(
     }
     let ifname = if end == End::Host { &spec.host_ifname } else { &spec.pod_ifname };
     Err(LinkError::NotAsMade(format!("{ifname} is not limited to the pod's bandwidth")))
-}
-
-/// Where everything of the address's family goes, and the next hop that leads there.
-fn default_route(address: IpAddr) -> (Cidr, IpAddr) {
-    match address {
-        IpAddr::V4(_) => {
-            (Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix_len: 0 }, GATEWAY4.into())
-        }
-        IpAddr::V6(_) => {
-            (Cidr { address: Ipv6Addr::UNSPECIFIED.into(), prefix_len: 0 }, GATEWAY6.into())
-        }
-    }
 }
 
 /// Whether one of the routes leads there by this way.

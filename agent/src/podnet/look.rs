@@ -23,6 +23,7 @@ use super::{
     netns,
     pods::chain,
     probe::{Answers, Reached},
+    remembered::InPod,
     routes::{self, Present},
     sysctl, tunnel,
     ways::{self, Ways},
@@ -192,7 +193,8 @@ fn look_inside(pods: &mut [PodSeen], interfaces: &[Interface]) {
     let found = netns::find_all(&linked.iter().map(|pod| pod.entry.netns).collect());
     for pod in &mut linked {
         let Some(netns) = found.get(&pod.entry.netns) else { continue };
-        let seen = link::verify_inside(&link_spec(&pod.attachment, &pod.entry), netns);
+        let in_pod = InPod::made(&pod.entry.addresses);
+        let seen = link::verify_inside(&link_spec(&pod.attachment, &pod.entry), &in_pod, netns);
         pod.wrong_inside = seen.err().map(|error| chain(&error));
     }
 }

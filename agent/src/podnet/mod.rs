@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod bandwidth;
 pub mod link;
 pub mod netns;
+pub mod remembered;
 pub mod sysctl;
 
 pub mod interface;

@@ -22,7 +22,7 @@ use mizzen_cni::{
         CHECK_FAILED, INVALID_CONFIG, IO_FAILURE, LIMITED, OPERATION_FAILED, TRY_AGAIN_LATER,
         UNAVAILABLE, UNKNOWN_CONTAINER,
     },
-    wire::{self, Attachment, Failure, Link, Pod, Requested},
+    wire::{Attachment, Failure, Link, Pod, Remembered, Requested},
 };
 
 use super::{
@@ -37,6 +37,7 @@ use super::{
     link::{self, LinkError},
     netlink::{Netlink, NetlinkError},
     netns::{self, NetnsId},
+    remembered::{self, InPod},
     steps::{self, Observer, Step},
     teardown::Leaving,
 };
@@ -50,8 +51,6 @@ pub struct Pods {
     /// Holds the journals.
     pub(super) state_dir: PathBuf,
     ledger: Mutex<Ledger>,
-    /// When this agent connected a pod, by [`wire::uptime`].
-    born: Mutex<BTreeMap<Attachment, u64>>,
     pub(super) claims: Claims,
     pub(super) datapath: Arc<dyn PodDatapath>,
     /// Links that an agent made whose journal is lost, by name.
@@ -126,7 +125,6 @@ impl Pods {
         Ok(Self {
             state_dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             ledger: Mutex::new(Ledger::open(path, boot, excluded, Duration::ZERO)?),
-            born: Mutex::default(),
             claims: Claims::default(),
             datapath,
             strangers: Mutex::default(),
@@ -197,7 +195,7 @@ impl Pods {
             if entry.phase == Phase::Live
                 && entry.netns == netns
                 && entry.requested == addition.requested
-                && link::verify(&link_spec(attachment, &entry), &addition.netns).is_ok()
+                && is_as_made(attachment, &entry, &addition.netns)
             {
                 return Ok((answer(attachment, &entry), true));
             }
@@ -247,10 +245,6 @@ impl Pods {
         (self.at_step)(Step::Attached);
         self.open_host_ports(entry, deadline)?;
         (self.at_step)(Step::HostPortsOpen);
-        // Before a GC can see the pod.
-        if let Ok(now) = wire::uptime() {
-            self.births().insert(attachment.clone(), now);
-        }
         self.ledger()
             .set_phase(attachment, Phase::Live)
             .map_err(|error| failed("can't write the journal of pod addresses", &error))?;
@@ -275,11 +269,13 @@ impl Pods {
         Ok(())
     }
 
-    /// Whether the pod is connected as ADD left it.
+    /// Whether the pod is connected as ADD left it, and as the runtime remembers it: by the
+    /// addresses alone where that is a plugin of former times that asks.
     pub fn check(
         &self,
         attachment: &Attachment,
         addresses: &[IpAddr],
+        remembered: Option<&Remembered>,
         netns: &File,
         limit: Duration,
     ) -> Result<(), Failure> {
@@ -301,11 +297,17 @@ impl Pods {
         if !NetnsId::of(netns).is_ok_and(|id| id == entry.netns) {
             return Err(wrong("CNI_NETNS is another namespace than at ADD".into()));
         }
+        let told = answer(attachment, &entry);
         let lost = entry.addresses.iter().find(|address| !addresses.contains(address));
-        if let Some(lost) = lost.filter(|_| !addresses.is_empty()) {
-            return Err(wrong(format!("{lost} is not in the previous result")));
+        let lost =
+            lost.filter(|_| !addresses.is_empty()).map(|lost| format!("{lost} is not in it"));
+        let differs = remembered.map_or(lost, |remembered| remembered::differs(remembered, &told));
+        if let Some(differs) = differs {
+            let msg = "the previous result is not what ADD answered";
+            return Err(failure(CHECK_FAILED, msg, differs));
         }
-        let ifindex = link::verify(&link_spec(attachment, &entry), netns)
+        let in_pod = remembered.map_or_else(|| InPod::made(&entry.addresses), InPod::remembered);
+        let ifindex = link::verify(&link_spec(attachment, &entry), &in_pod, netns)
             .map_err(|error| wrong(chain(&error)))?;
         let missing = self.datapath.missing(&self.pod_link(attachment, &entry, ifindex));
         let missing = missing.map_err(|error| failed("can't look at the datapath", &error))?;
@@ -319,7 +321,7 @@ impl Pods {
     }
 
     /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile, or
-    /// was since the runtime `called` (by [`wire::uptime`]), is younger than the list and stays. Links
+    /// was since the runtime `called` (by [`mizzen_cni::wire::uptime`]), is younger than the list and stays. Links
     /// that no record is about are of the one network whose configuration the agent writes.
     pub fn gc(
         &self,
@@ -329,27 +331,23 @@ impl Pods {
         limit: Duration,
     ) -> Result<(), Failure> {
         let valid: BTreeSet<_> = valid.iter().collect();
-        let mut stale: Vec<_> = self
-            .ledger()
-            .entries()
-            .filter(|(attachment, entry)| {
-                entry.network == network
-                    && entry.phase != Phase::Reserved
-                    && !valid.contains(attachment)
-            })
-            .map(|(attachment, _)| attachment.clone())
-            .collect();
-        // After the look at the ledger: each of those was noted here before it came there.
-        if let Some(called) = called {
-            let born = self.births();
-            stale.retain(|attachment| born.get(attachment).is_none_or(|born| *born < called));
-        }
+        let is_older = |entry: &Entry| match (entry.born, called) {
+            (Some(born), Some(called)) => born < called,
+            _ => true,
+        };
+        let mut stale = self.entries();
+        stale.retain(|(attachment, entry)| {
+            entry.network == network
+                && entry.phase != Phase::Reserved
+                && !valid.contains(attachment)
+                && is_older(entry)
+        });
         let deadline = Instant::now() + limit;
         let mut failures: Vec<_> = stale
             .iter()
-            .filter_map(|attachment| {
+            .filter_map(|(attachment, entry)| {
                 let left = deadline.saturating_duration_since(Instant::now());
-                self.del(attachment, left).err().map(|failure| failure.details)
+                self.del_stale(attachment, entry, left).err().map(|failure| failure.details)
             })
             .collect();
         if network == NETWORK {
@@ -359,6 +357,21 @@ impl Pods {
             return Ok(());
         }
         Err(failure(OPERATION_FAILED, "not all could be removed", failures.join("; ")))
+    }
+
+    /// Disconnects a pod that is as it was seen: one that was added again meanwhile is younger.
+    fn del_stale(
+        &self,
+        attachment: &Attachment,
+        seen: &Entry,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let _claim = self.claim(attachment, limit)?;
+        let known = self.ledger().get(attachment).cloned();
+        if let Some(entry) = known.filter(|entry| entry.serial == seen.serial) {
+            self.withdraw(attachment, &entry);
+        }
+        Ok(())
     }
 
     /// Whether an ADD could succeed, and what it connects could reach anybody.
@@ -401,7 +414,6 @@ impl Pods {
     /// Ends what withdrew a pod: its link, and then its addresses. The caller holds the claim.
     pub(super) fn finish(&self, attachment: &Attachment, withdrawn: Result<(), Box<dyn Error>>) {
         let deleted = link::delete(&attachment.host_ifname());
-        self.births().remove(attachment);
         (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
             withdrawn?;
@@ -445,10 +457,6 @@ impl Pods {
         }
     }
 
-    fn births(&self) -> MutexGuard<'_, BTreeMap<Attachment, u64>> {
-        self.born.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn entries(&self) -> Vec<(Attachment, Entry)> {
         let ledger = self.ledger();
         ledger.entries().map(|(attachment, entry)| (attachment.clone(), entry.clone())).collect()
@@ -472,6 +480,11 @@ impl Pods {
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+fn is_as_made(attachment: &Attachment, entry: &Entry, netns: &File) -> bool {
+    let in_pod = InPod::made(&entry.addresses);
+    link::verify(&link_spec(attachment, entry), &in_pod, netns).is_ok()
 }
 
 fn answer(attachment: &Attachment, entry: &Entry) -> Link {

@@ -152,8 +152,8 @@ fn perform(
             return pods.add(&addition, limit).map(Some);
         }
         Command::Del { attachment } => pods.del(&attachment, limit),
-        Command::Check { attachment, addresses } => {
-            pods.check(&attachment, &addresses, &netns()?, limit)
+        Command::Check { attachment, addresses, remembered } => {
+            pods.check(&attachment, &addresses, remembered.as_deref(), &netns()?, limit)
         }
         Command::Gc { valid, called } => pods.gc(&network, &valid, called, limit),
         Command::Status => pods.status(),

@@ -6,6 +6,7 @@
 pub mod conf;
 pub mod env;
 pub mod error;
+pub mod prev_result;
 pub mod result;
 pub mod runtime_config;
 

@@ -90,15 +90,12 @@ impl PodVolumes {
             }
             Content::Empty { memory, size } => {
                 let root = self.0.join(&plan.name);
-                let mut fresh = !root.exists();
-                work.folder(&root)?;
+                // Whoever the containers run as, they share it.
                 if *memory {
-                    // After a reboot the folder is there, and what was mounted on it is not.
-                    fresh |= work.tmpfs(&root, *size)?;
-                }
-                if fresh {
-                    // Whoever the containers run as, they share it.
-                    work.own(&root, plan.group, 0o777)?;
+                    work.folder(&root)?;
+                    work.tmpfs(&root, *size, plan.group, 0o777)?;
+                } else if !root.exists() {
+                    work.owned_folder(&root, plan.group, 0o777)?;
                 }
                 root
             }
@@ -106,7 +103,7 @@ impl PodVolumes {
                 let root = self.0.join(&plan.name);
                 work.folder(&root)?;
                 if *secret {
-                    work.tmpfs(&root, None)?;
+                    work.tmpfs(&root, None, None, 0o755)?;
                 }
                 work.replace(&root, files, plan.group)?;
                 return Ok(());
@@ -169,26 +166,42 @@ impl Work<'_> {
             chown(path, None, group)
                 .map_err(self.failed("giving to the group of the pod", path))?;
         }
-        // What is made in it belongs to the group too.
-        let mode = if group.is_some() { mode | 0o2000 } else { mode };
-        fs::set_permissions(path, PermissionsExt::from_mode(mode))
+        fs::set_permissions(path, PermissionsExt::from_mode(shared(group, mode)))
             .map_err(self.failed("setting the permissions of", path))
     }
 
-    /// Memory instead of a disk; whether it was not there yet.
-    fn tmpfs(&self, path: &Path, size: Option<u64>) -> Result<bool, VolumeError> {
+    /// A new folder with its owner and permissions. It has its name when it has them: of one that is
+    /// there, whatever they are now is what the containers made of it.
+    fn owned_folder(&self, path: &Path, group: Option<u32>, mode: u32) -> Result<(), VolumeError> {
+        // No volume's name begins so.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let new = path.with_file_name(format!("..new-{name}"));
+        self.folder(&new)?;
+        self.own(&new, group, mode)?;
+        fs::rename(&new, path).map_err(self.failed("making", path))
+    }
+
+    /// Memory instead of a disk, with its owner and permissions from the first moment. After a reboot
+    /// the folder is there, and what was mounted on it is not.
+    fn tmpfs(
+        &self,
+        path: &Path,
+        size: Option<u64>,
+        group: Option<u32>,
+        mode: u32,
+    ) -> Result<(), VolumeError> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let target = path.display().to_string();
         if mounts.lines().any(|line| line.split(' ').nth(1) == Some(&target)) {
-            return Ok(false);
+            return Ok(());
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
-        let options = format!("mode=0755{size}");
+        let owner = group.map(|group| format!(",gid={group}")).unwrap_or_default();
+        let options = format!("mode={:o}{owner}{size}", shared(group, mode));
         mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(io::Error::from)
-            .map_err(self.failed("mounting memory at", path))?;
-        Ok(true)
+            .map_err(self.failed("mounting memory at", path))
     }
 
     /// Makes or checks a path of the node, as its `type` says.
@@ -305,6 +318,11 @@ impl Work<'_> {
     }
 }
 
+/// The mode of a folder of a group: what is made in it belongs to the group too.
+fn shared(group: Option<u32>, mode: u32) -> u32 {
+    if group.is_some() { mode | 0o2000 } else { mode }
+}
+
 /// The folder has exactly these files.
 fn is_same(folder: &Path, files: &[File]) -> bool {
     let mut found = Vec::new();
@@ -335,6 +353,8 @@ fn collect(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> VolumePlan {
@@ -412,6 +432,41 @@ mod tests {
         fs::set_permissions(&root, PermissionsExt::from_mode(0o700)).unwrap();
         volumes.make(&[memory]).unwrap();
         assert_eq!(mode(), 0o700);
+        volumes.remove().unwrap();
+    }
+
+    /// Whoever sees a volume, as a node part that starts after one that was killed, sees a whole one.
+    #[test]
+    fn an_empty_folder_has_its_owner_and_permissions_when_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = PodVolumes::of(dir.path(), "u");
+        let names: Vec<String> = (0..200).map(|index| format!("v{index}")).collect();
+        let of_group = |name: &String, memory| VolumePlan {
+            name: name.clone(),
+            group: Some(2000),
+            ..plan(Content::Empty { memory, size: None }, &[])
+        };
+        let seen = |name: &String| {
+            let found = fs::metadata(dir.path().join("u").join(name)).ok()?;
+            Some((found.gid(), found.permissions().mode() & 0o7777))
+        };
+        let whole = (2000, 0o2777);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let plans: Vec<_> = names.iter().map(|name| of_group(name, false)).collect();
+                volumes.make(&plans).unwrap();
+            });
+            for name in &names {
+                let mut looks = std::iter::repeat_with(|| seen(name)).take(20_000_000);
+                let found = looks.find_map(|seen| seen);
+                assert_eq!(found, Some(whole), "{name}");
+            }
+        });
+        // Begun by one that was killed.
+        fs::create_dir(dir.path().join("u/..new-late")).unwrap();
+        let (late, memory) = ("late".to_owned(), "memory".to_owned());
+        volumes.make(&[of_group(&late, false), of_group(&memory, true)]).unwrap();
+        assert_eq!((seen(&late), seen(&memory)), (Some(whole), Some(whole)));
         volumes.remove().unwrap();
     }
 

@@ -7,7 +7,11 @@
 mod calls;
 mod hook;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
@@ -22,7 +26,7 @@ use super::{
     pod::{
         backoff,
         facts::NodeFacts,
-        observed::{Failure, Object, Observed, Pull, past_of, probes_of},
+        observed::{Failure, InFlight, Object, Observed, Pull, past_of, probes_of},
         state::{self, Action, Step},
     },
     probe::{Change, Probes},
@@ -137,8 +141,9 @@ impl<R: Runtime> Worker<R> {
             sandboxes_before: 0,
             containers: Vec::new(),
             images: Vec::new(),
-            in_flight: std::collections::BTreeMap::new(),
-            failures: std::collections::BTreeMap::new(),
+            failed_hooks: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            failures: BTreeMap::new(),
             inputs: None,
             refreshed_at: None,
             volumes_left: false,
@@ -217,7 +222,9 @@ impl<R: Runtime> Worker<R> {
             Err(error) => tracing::warn!(pod = self.name(), %error, "containers not listed"),
         }
         let containers = &self.seen.containers;
-        self.seen.probes.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        let known = |id: &String| containers.iter().any(|container| container.id == *id);
+        self.seen.probes.retain(|id, _| known(id));
+        self.seen.failed_hooks.retain(known);
     }
 
     fn step(&self) -> Step {
@@ -316,7 +323,7 @@ impl<R: Runtime> Worker<R> {
                 self.seen.in_flight.remove(&object);
                 self.settle(&object, outcome);
             }
-            Done::Started { object, outcome } => {
+            Done::Started { object, outcome, post_start } => {
                 self.seen.in_flight.remove(&object);
                 // The next start finds what is there then.
                 self.seen.inputs = None;
@@ -324,6 +331,19 @@ impl<R: Runtime> Worker<R> {
                     self.seen.refreshed_at = Some(Timestamp::now());
                 }
                 self.settle(&object, outcome);
+                if let Some(post_start) = post_start {
+                    self.calls.begin_hook(&self.shared, &mut self.seen, object, post_start);
+                }
+            }
+            Done::PostStarted { object, container, outcome } => {
+                // A stop that took its place goes on.
+                if self.seen.in_flight.get(&object) == Some(&InFlight::PostStart) {
+                    self.seen.in_flight.remove(&object);
+                }
+                if let Err(reason) = outcome {
+                    tracing::warn!(pod = self.name(), container, reason, "postStart hook failed");
+                    self.seen.failed_hooks.insert(container);
+                }
             }
             Done::Fetched { outcome } => {
                 self.seen.in_flight.remove(&Object::Inputs);

@@ -1,9 +1,9 @@
 //! An agent's pod network with the real datapath, as a process that tests kill: at once, or when it
 //! has done the step of ADD or DEL that a file in its state folder names.
 //!
-//! `mizzen-test-podnet NETNS CGROUP BPFFS FOLDER PLUGIN`; SIGTERM ends it in order. With `none` for
-//! BPFFS it has no datapath, and starts at once. Nobody fills the
-//! service tables: what pods ask of them counts as done.
+//! `mizzen-test-podnet NETNS CGROUP BPFFS FOLDER PLUGIN`; SIGTERM ends it in order. The service tables
+//! have pods' host ports. With `none` for BPFFS it has no datapath, and starts at once: what pods ask
+//! of the tables counts as done then.
 
 use std::{
     fs::{self, File},
@@ -12,13 +12,20 @@ use std::{
 };
 
 use mizzen_agent::{
-    datapath::{Datapath, Options},
-    model::{node::Node, snapshot::Snapshot},
+    datapath::{Datapath, KernelMaps, Options},
+    desired::{NodeFacts, Settings},
+    host_ports::HostPorts,
+    model::{
+        node::Node,
+        snapshot::{Snapshot, Synced},
+    },
     podnet::{
         self, Listeners,
         datapath::{NoDatapath, PodDatapath},
         steps::Step,
     },
+    reconcile::{AttachNothing, Inputs, Reconciler},
+    released,
 };
 use nix::{
     sched::{CloneFlags, setns},
@@ -27,7 +34,7 @@ use nix::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         port_mappings: true,
         at_step: end_at,
     };
+    let maps = datapath.as_ref().map(Datapath::maps).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let cancel = CancellationToken::new();
@@ -78,23 +86,59 @@ fn main() -> anyhow::Result<()> {
         });
         let listeners = Listeners::default();
         let host_ports = Arc::clone(&listeners.host_ports);
-        tokio::spawn(async move {
-            let mut asked = host_ports.follow();
-            while asked.changed().await.is_ok() {
-                let revision = asked.borrow().as_ref().map_or(0, |asked| asked.revision);
-                host_ports.note_in_force(revision);
-            }
-        });
         let (_snapshots, snapshots) = watch::channel(Arc::new(snapshot()?));
+        let tables = match maps {
+            Some(maps) => {
+                let (snapshots, stop) = (snapshots.clone(), cancel.clone());
+                Some(std::thread::spawn(move || fill_tables(maps, snapshots, host_ports, stop)))
+            }
+            None => {
+                tokio::spawn(note_all(host_ports));
+                None
+            }
+        };
         podnet::run(config, snapshots, pods, Arc::default(), listeners, cancel).await?;
-        anyhow::Ok(())
+        match tables.map(std::thread::JoinHandle::join) {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => anyhow::bail!("the loop that fills the tables panicked"),
+            None => Ok(()),
+        }
     })
+}
+
+/// Has the service tables say what pods ask of them.
+fn fill_tables(
+    maps: KernelMaps,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    host_ports: Arc<HostPorts>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let settings =
+        Settings { node_name: "a".into(), snat_ports: (10_000, 29_999), ..Settings::default() };
+    let (board, metrics) = Default::default();
+    let reconciler =
+        Reconciler::new(settings, Box::new(maps), Box::new(AttachNothing), board, metrics);
+    let (_facts, facts) = watch::channel(Some(Arc::new(NodeFacts::default())));
+    let (_queries, queries) = mpsc::channel(1);
+    let (_release, released) = released::channel();
+    let inputs = Inputs { snapshots, facts, queries, released, host_ports };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(reconciler.run(inputs, stop)).map_err(|error| anyhow::anyhow!(error))
+}
+
+/// Whatever is asked of the tables is done.
+async fn note_all(host_ports: Arc<HostPorts>) {
+    let mut asked = host_ports.follow();
+    while asked.changed().await.is_ok() {
+        let revision = asked.borrow().as_ref().map_or(0, |asked| asked.revision);
+        host_ports.note_in_force(revision);
+    }
 }
 
 /// The node `a`, number 1 of the tests' cluster.
 fn snapshot() -> anyhow::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
-    snapshot.synced.nodes = true;
+    (snapshot.revision, snapshot.synced) = (1, Synced::ALL);
     let pod_cidrs = vec!["10.244.1.0/24".parse()?, "fd00:244:1::/64".parse()?];
     let node = Node { pod_cidrs, ..Node::named("a") };
     snapshot.nodes.insert("a".into(), Arc::new(node));

@@ -1,6 +1,6 @@
 //! The whole product, started by `up`'s own code: two nodes, an agent and a node part on each, the
 //! control plane, and real traffic; then once more on containerd, with those checks that a runtime
-//! makes a difference to.
+//! makes a difference to, and at last on both where cgroup2 is all that there is.
 //!
 //! The checks of a cluster run one after another; a check leaves it as it found it, and after one
 //! that failed whatever does not run is started again, so that it fails alone. At the end the
@@ -22,6 +22,7 @@ mod names;
 mod pod_network;
 mod pods;
 mod polled;
+mod pure;
 mod restart;
 mod rollout;
 mod soak;
@@ -57,7 +58,17 @@ pub(crate) type Check = (&'static str, fn(&World) -> Result<()>);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == pure::ARGUMENT) {
+        return match pure::main() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let alone = filter.is_none_or(|filter| pure::NAME.contains(filter));
     let clusters: Vec<(Runtime, Vec<(String, Check)>)> =
         [(Runtime::Process, all_checks()), (Runtime::Containerd, containerd_checks())]
             .map(|(runtime, checks)| {
@@ -69,16 +80,19 @@ fn main() -> ExitCode {
             .into_iter()
             .filter(|(_, checks): &(Runtime, Vec<_>)| !checks.is_empty())
             .collect();
-    if clusters.is_empty() || args.iter().any(|arg| arg == "--list") {
+    if (clusters.is_empty() && !alone) || args.iter().any(|arg| arg == "--list") {
         println!("\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored");
         return ExitCode::SUCCESS;
     }
     let count: usize = clusters.iter().map(|(_, checks)| checks.len() + 2).sum();
-    println!("\nrunning {count} tests");
+    println!("\nrunning {} tests", count + usize::from(alone));
     let start = Instant::now();
     let mut tally = Tally::default();
     for (runtime, checks) in clusters {
         run_cluster(runtime, &checks, &mut tally);
+    }
+    if alone {
+        tally.run(pure::NAME, pure::apart);
     }
     tally.close(start)
 }

@@ -223,6 +223,20 @@ fn probes_and_hooks(world: &World) -> Result<()> {
     delete_pod(world, "hooks")?;
     let story = fs::read_to_string(host.join("story"))?;
     ensure!(story == "started\nstopping\nended\n", "the story of the container is {story:?}");
+    // Deleted in the middle of its hook, which would take longer than anybody waits here.
+    fs::remove_file(host.join("story"))?;
+    spec["containers"][0]["lifecycle"]["postStart"] =
+        command("echo started >> /host/story; exec sleep 1000");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hooked"},
+        "spec": spec});
+    world.api.apply(&pod.to_string())?;
+    up::wait(&world.layout, "the hook to have begun", || {
+        let story = fs::read_to_string(host.join("story")).unwrap_or_default();
+        Ok(if story == "started\n" { Ok(()) } else { Err(story) })
+    })?;
+    delete_pod(world, "hooked")?;
+    let story = fs::read_to_string(host.join("story"))?;
+    ensure!(story == "started\nstopping\nended\n", "the story of the container is {story:?}");
     Ok(())
 }
 

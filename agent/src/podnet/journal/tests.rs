@@ -24,6 +24,7 @@ fn entry(index: u8) -> Entry {
         phase: Phase::Reserved,
         requested: Requested::default(),
         serial: index.into(),
+        born: None,
         ifindex: 0,
     }
 }
@@ -46,13 +47,14 @@ fn written(records: &[Record]) -> (tempfile::TempDir, PathBuf, Replayed) {
 
 #[test]
 fn what_was_written_is_read_back() {
-    let live = Record::Phase { attachment: attachment(2), phase: Phase::Live };
+    let live = Record::Phase { attachment: attachment(2), phase: Phase::Live, born: Some(4_711) };
     let ranges = Record::Ranges { ranges: vec!["10.244.1.0/24".into(), "fd00:244:1::/64".into()] };
     let (_folder, path, state) = written(&[ranges, attached(2), live, attached(3)]);
     let (_, replayed) = Journal::open(&path, BOOT).unwrap();
     assert_eq!(replayed, state);
     assert_eq!(replayed.ranges.len(), 2);
-    assert_eq!(replayed.entries[&attachment(2)].phase, Phase::Live);
+    let live = &replayed.entries[&attachment(2)];
+    assert_eq!((live.phase, live.born), (Phase::Live, Some(4_711)));
     assert_eq!(replayed.entries[&attachment(3)].phase, Phase::Reserved);
 }
 
@@ -157,6 +159,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         (0..8_u8).prop_map(|index| Record::Phase {
             attachment: attachment(index),
             phase: Phase::Leaving,
+            born: None,
         }),
     ];
     prop::collection::vec(record, 0..40)

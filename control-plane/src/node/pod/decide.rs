@@ -16,7 +16,7 @@ use super::{
     environment::Sources,
     facts::NodeFacts,
     inputs::{self, Inputs},
-    observed::{Object, Observed},
+    observed::{InFlight, Object, Observed},
     state::{Action, ProbeTarget},
     volumes,
 };
@@ -218,8 +218,11 @@ impl Context<'_> {
         for container in self.next_to_stop() {
             self.stop(&container, deadline);
         }
-        let busy = self.specs().any(|spec| self.seen.busy(&Object::Container(spec.name.clone())));
-        if running > 0 || busy {
+        // A hook of a container that ended by itself has nothing left to do.
+        let busy = |name: &String| {
+            self.seen.busy(&Object::Container(name.clone())) && !self.seen.in_post_start(name)
+        };
+        if running > 0 || self.specs().any(|spec| busy(&spec.name)) {
             return;
         }
         if let Some(sandbox) = self.seen.sandboxes.first() {
@@ -288,17 +291,18 @@ impl Context<'_> {
             .map_or(DEFAULT_GRACE, Duration::from_secs)
     }
 
-    /// Stops a container by `deadline`; shortens a stop that is under way.
+    /// Stops a container by `deadline`; shortens a stop that is under way, and does not wait for
+    /// its hook after the start, which may take longer than its grace.
     fn stop(&mut self, container: &Container, deadline: Timestamp) {
         let object = Object::Container(container.name.clone());
         let pre_stop = match self.seen.in_flight.get(&object) {
-            Some(call) => match call.kill_at {
-                // Its hook was begun by the stop that this one takes the place of.
-                Some(kill_at) if kill_at > backoff::later(deadline, SHORTER_BY) => None,
-                _ => return,
-            },
+            // Its hook was begun by the stop that this one takes the place of.
+            Some(InFlight::Stop { kill_at }) if *kill_at > backoff::later(deadline, SHORTER_BY) => {
+                None
+            }
+            Some(InFlight::Stop { .. } | InFlight::Call) => return,
             None if !self.free(&object) => return,
-            None => self.pre_stop(container).map(Box::new),
+            None | Some(InFlight::PostStart) => self.pre_stop(container).map(Box::new),
         };
         let grace = Duration::try_from(deadline.duration_since(self.now)).unwrap_or_default();
         self.act(Action::StopContainer {

@@ -35,7 +35,7 @@ pub(super) fn environment(
     sources: Sources<'_>,
     container: &Container,
 ) -> Result<Variables, String> {
-    let mut all = service_variables(sources.pod, &sources.inputs.services);
+    let mut all = service_variables(sources.pod, sources.inputs.services()?);
     for source in container.env_from.iter().flatten() {
         for (name, value) in whole_object(sources, source)? {
             set(&mut all, name, value);
@@ -70,14 +70,14 @@ fn whole_object(sources: Sources<'_>, source: &EnvFromSource) -> Result<Variable
     let prefix = source.prefix.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     if let Some(wanted) = &source.config_map_ref {
-        match sources.inputs.config_maps.get(&wanted.name) {
+        match sources.inputs.config_map(&wanted.name)? {
             Some(map) => found.extend(map.data.clone().unwrap_or_default()),
             None if wanted.optional == Some(true) => {}
             None => return Err(format!("configmap {:?} not found", wanted.name)),
         }
     }
     if let Some(wanted) = &source.secret_ref {
-        match sources.inputs.secrets.get(&wanted.name) {
+        match sources.inputs.secret(&wanted.name)? {
             Some(secret) => {
                 let data = secret.data.clone().unwrap_or_default().into_iter();
                 found.extend(data.map(|(key, value)| (key, text(&value.0))));
@@ -112,13 +112,13 @@ fn one_value(
     }
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(wanted) = &source.config_map_key_ref {
-        let map = sources.inputs.config_maps.get(&wanted.name);
+        let map = sources.inputs.config_map(&wanted.name)?;
         let value = map.and_then(|map| map.data.as_ref()?.get(&wanted.key).cloned());
         let object = (map.is_some(), "configmap", "ConfigMap");
         return found(value, wanted.optional, object, namespace, &wanted.name, &wanted.key);
     }
     if let Some(wanted) = &source.secret_key_ref {
-        let secret = sources.inputs.secrets.get(&wanted.name);
+        let secret = sources.inputs.secret(&wanted.name)?;
         let value = secret.and_then(|one| one.data.as_ref()?.get(&wanted.key));
         let object = (secret.is_some(), "secret", "Secret");
         let value = value.map(|value| text(&value.0));

@@ -54,7 +54,20 @@ impl Token {
     }
 }
 
-/// What was found. What is not in it does not exist.
+/// Something that a pod refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reference {
+    /// A `ConfigMap`.
+    ConfigMap(String),
+    /// A `Secret`.
+    Secret(String),
+    /// A token of its service account.
+    Token(TokenRequest),
+    /// The services of its environment.
+    Services,
+}
+
+/// What was found. What is not in it does not exist, unless it is in `unknown`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
     /// When it was looked for.
@@ -67,6 +80,9 @@ pub struct Inputs {
     pub tokens: BTreeMap<TokenRequest, Token>,
     /// Services of the pod's namespace, and `default/kubernetes`.
     pub services: Vec<Service>,
+    /// What could not be asked for, and why, for people: it holds up who needs it, though that may
+    /// be optional, and nobody else.
+    pub unknown: BTreeMap<Reference, String>,
 }
 
 impl Inputs {
@@ -78,7 +94,33 @@ impl Inputs {
             secrets: BTreeMap::new(),
             tokens: BTreeMap::new(),
             services: Vec::new(),
+            unknown: BTreeMap::new(),
         }
+    }
+
+    /// A `ConfigMap`; `None` where there is none.
+    pub(super) fn config_map(&self, name: &str) -> Result<Option<&ConfigMap>, String> {
+        self.known(&Reference::ConfigMap(name.to_owned()), self.config_maps.get(name))
+    }
+
+    /// A `Secret`; `None` where there is none.
+    pub(super) fn secret(&self, name: &str) -> Result<Option<&Secret>, String> {
+        self.known(&Reference::Secret(name.to_owned()), self.secrets.get(name))
+    }
+
+    /// A token; `None` where none was asked for.
+    pub(super) fn token(&self, request: TokenRequest) -> Result<Option<&Token>, String> {
+        let found = self.tokens.get(&request);
+        self.known(&Reference::Token(request), found)
+    }
+
+    /// The services.
+    pub(super) fn services(&self) -> Result<&[Service], String> {
+        self.known(&Reference::Services, &self.services)
+    }
+
+    fn known<T>(&self, reference: &Reference, found: T) -> Result<T, String> {
+        self.unknown.get(reference).map_or(Ok(found), |why| Err(why.clone()))
     }
 }
 

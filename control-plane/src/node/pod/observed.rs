@@ -1,6 +1,9 @@
 //! What is seen of a pod: by the runtime, by probes, and of the calls that are under way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::{ContainerState as ApiState, ContainerStatus, PodStatus},
@@ -42,6 +45,8 @@ pub struct Observed {
     pub images: Vec<(ImageRequest, Pull)>,
     /// Results of probes, by container id.
     pub probes: BTreeMap<String, ProbeResults>,
+    /// The containers, by id, whose hook after the start failed: they are to end.
+    pub failed_hooks: BTreeSet<String>,
     /// The calls under way. One at a time for each object.
     pub in_flight: BTreeMap<Object, InFlight>,
     /// The objects whose last call failed.
@@ -73,9 +78,17 @@ pub enum Object {
 
 /// A call under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight {
-    /// When a container that is being stopped will be killed; `None` for other calls.
-    pub kill_at: Option<Timestamp>,
+pub enum InFlight {
+    /// One that ends before another is begun.
+    Call,
+    /// What a container does after its start (`lifecycle.postStart`). Nobody who ends the container
+    /// waits for that.
+    PostStart,
+    /// A container is being stopped.
+    Stop {
+        /// When it will be killed.
+        kill_at: Timestamp,
+    },
 }
 
 /// A call that failed, and may be tried again after a while.
@@ -156,6 +169,12 @@ impl Observed {
     /// A call for this object is under way.
     pub fn busy(&self, object: &Object) -> bool {
         self.in_flight.contains_key(object)
+    }
+
+    /// The container of this name is not done with its hook after the start.
+    pub fn in_post_start(&self, name: &str) -> bool {
+        let object = Object::Container(name.to_owned());
+        self.in_flight.get(&object) == Some(&InFlight::PostStart)
     }
 
     /// Keeps what a later sandbox has to know of the containers of this one, which is gone.

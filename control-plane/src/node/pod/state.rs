@@ -14,7 +14,7 @@ use super::{
     decide,
     facts::NodeFacts,
     inputs::Wanted,
-    observed::Observed,
+    observed::{Object, Observed},
     status,
     volumes::VolumePlan,
 };
@@ -59,7 +59,7 @@ pub enum Action {
         config: Box<ContainerConfig>,
         /// What it mounts has to be there before.
         volumes: Vec<VolumePlan>,
-        /// What to do when it runs (`lifecycle.postStart`). Where that fails, it is ended.
+        /// What to do when it runs (`lifecycle.postStart`), beside what follows.
         post_start: Option<Box<Hook>>,
     },
     /// Ask a container to end, and kill it when the time is over.
@@ -97,6 +97,23 @@ pub enum Action {
 }
 
 impl Action {
+    /// What it is about.
+    pub fn object(&self) -> Object {
+        match self {
+            Self::PullImage(_) => Object::Image,
+            Self::RunSandbox(_) | Self::StopSandbox { .. } | Self::RemoveSandbox { .. } => {
+                Object::Sandbox
+            }
+            Self::StartContainer { config, .. } => Object::Container(config.name.clone()),
+            Self::StopContainer { name, .. } | Self::RemoveContainer { name, .. } => {
+                Object::Container(name.clone())
+            }
+            Self::FetchInputs(_) => Object::Inputs,
+            Self::RefreshVolumes(_) | Self::RemoveVolumes => Object::Volumes,
+            Self::DeletePod => Object::Pod,
+        }
+    }
+
     /// What is done, in a word, for logs: the whole may hold secrets of the pod's environment.
     pub fn verb(&self) -> &'static str {
         match self {

@@ -1,6 +1,9 @@
 //! What the tests of this module share: a node, a pod, and ways to say what is seen of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
@@ -72,6 +75,7 @@ pub(super) fn nothing() -> Observed {
         past: BTreeMap::new(),
         images: vec![(hello, Pull::Present(image("mizzen-process://hello")))],
         probes: BTreeMap::new(),
+        failed_hooks: BTreeSet::new(),
         in_flight: BTreeMap::new(),
         failures: BTreeMap::new(),
         inputs: Some(Inputs::none(at(0))),

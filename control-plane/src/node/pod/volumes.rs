@@ -241,7 +241,7 @@ impl Files<'_> {
     }
 
     fn config_map(&mut self, name: &str, wanted: &Keys<'_>) -> Result<(), String> {
-        let found = self.sources.inputs.config_maps.get(name);
+        let found = self.sources.inputs.config_map(name)?;
         if found.is_none() && wanted.optional != Some(true) {
             return Err(format!("configmap {name:?} not found"));
         }
@@ -251,7 +251,7 @@ impl Files<'_> {
 
     fn secret(&mut self, name: &str, wanted: &Keys<'_>) -> Result<(), String> {
         self.secret = true;
-        let found = self.sources.inputs.secrets.get(name);
+        let found = self.sources.inputs.secret(name)?;
         if found.is_none() && wanted.optional != Some(true) {
             return Err(format!("secret {name:?} not found"));
         }
@@ -316,7 +316,7 @@ impl Files<'_> {
         }
         if let Some(token) = &projection.service_account_token {
             self.secret = true;
-            let found = self.sources.inputs.tokens.get(&TokenRequest::of(token));
+            let found = self.sources.inputs.token(TokenRequest::of(token))?;
             let found = found.ok_or("the API server gave no token for the service account")?;
             self.add(&token.path, mode, found.text.clone().into_bytes())?;
         }

@@ -32,8 +32,6 @@ const API_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For how long a hook after the start may take.
 const POST_START_MAX: Duration = Duration::from_mins(5);
-/// What a container is given to end whose hook after the start failed.
-const FAILED_GRACE: Duration = Duration::from_secs(30);
 /// What a container is given to end at least, after its hook, as by the kubelet.
 const AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
 
@@ -50,6 +48,17 @@ pub(super) enum Done {
     Started {
         /// Which.
         object: Object,
+        /// Success, or why not.
+        outcome: Result<(), String>,
+        /// What it has to do now.
+        post_start: Option<PostStart>,
+    },
+    /// A container is done with its hook after the start.
+    PostStarted {
+        /// Which object it is.
+        object: Object,
+        /// The container's id.
+        container: String,
         /// Success, or why not.
         outcome: Result<(), String>,
     },
@@ -87,10 +96,19 @@ pub(super) enum Done {
     },
 }
 
-/// The calls; at most one for each object, a write, and the stops that were replaced.
+/// What a container that was started has to do.
+pub(super) struct PostStart {
+    /// The container's id.
+    container: String,
+    /// What to do.
+    hook: Box<Hook>,
+}
+
+/// The calls; at most one for each object, a write, and what a stop has taken the place of.
 pub(super) struct Calls {
     tasks: JoinSet<Done>,
-    stops: BTreeMap<Object, AbortHandle>,
+    /// What a stop may take the place of: longer stops, and hooks after the start.
+    replaceable: BTreeMap<Object, AbortHandle>,
     /// Held while volumes are worked on: containers that start at once may share one.
     volumes: Arc<Mutex<()>>,
 }
@@ -98,7 +116,7 @@ pub(super) struct Calls {
 impl Calls {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self { tasks: JoinSet::new(), stops: BTreeMap::new(), volumes: Arc::default() }
+        Self { tasks: JoinSet::new(), replaceable: BTreeMap::new(), volumes: Arc::default() }
     }
 
     /// The next that ends; never, where there is none.
@@ -121,34 +139,48 @@ impl Calls {
         seen: &mut Observed,
         action: Action,
     ) {
-        let (object, kill_at) = match &action {
-            Action::PullImage(_) => (Object::Image, None),
-            Action::RunSandbox(_) | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => {
-                (Object::Sandbox, None)
-            }
-            Action::StartContainer { config, .. } => (Object::Container(config.name.clone()), None),
-            Action::StopContainer { name, kill_at, .. } => {
-                (Object::Container(name.clone()), Some(*kill_at))
-            }
-            Action::RemoveContainer { name, .. } => (Object::Container(name.clone()), None),
-            Action::FetchInputs(_) => (Object::Inputs, None),
-            Action::RefreshVolumes(_) | Action::RemoveVolumes => (Object::Volumes, None),
-            Action::DeletePod => (Object::Pod, None),
+        let object = action.object();
+        let call = match &action {
+            Action::StopContainer { kill_at, .. } => InFlight::Stop { kill_at: *kill_at },
+            _ => InFlight::Call,
         };
         // One image is pulled, one old container is forgotten at a time; the rest comes up again.
-        if seen.busy(&object) && kill_at.is_none() {
+        if seen.busy(&object) && call == InFlight::Call {
             return;
         }
         let (name, namespace, verb) = (&pod.name, &pod.namespace, action.verb());
         tracing::debug!(pod = name, namespace, ?object, verb, "call begun");
-        seen.in_flight.insert(object.clone(), InFlight { kill_at });
+        seen.in_flight.insert(object.clone(), call);
         let (shared, pod) = (Arc::clone(shared), pod.clone());
         let volumes = Arc::clone(&self.volumes);
         let task = self.tasks.spawn(perform(shared, pod, volumes, object.clone(), action));
-        if kill_at.is_some()
-            && let Some(longer) = self.stops.insert(object, task)
-        {
-            longer.abort();
+        if call != InFlight::Call {
+            self.replace(object, task);
+        }
+    }
+
+    /// Begins what a container has to do after its start.
+    pub(super) fn begin_hook<R: Runtime>(
+        &mut self,
+        shared: &Arc<Shared<R>>,
+        seen: &mut Observed,
+        object: Object,
+        post_start: PostStart,
+    ) {
+        seen.in_flight.insert(object.clone(), InFlight::PostStart);
+        let (runtime, of) = (Arc::clone(&shared.runtime), object.clone());
+        let PostStart { container, hook } = post_start;
+        let task = self.tasks.spawn(async move {
+            let outcome = hook::run(runtime.as_ref(), &hook, &container, POST_START_MAX).await;
+            Done::PostStarted { object: of, container, outcome }
+        });
+        self.replace(object, task);
+    }
+
+    /// Ends what this takes the place of.
+    fn replace(&mut self, object: Object, task: AbortHandle) {
+        if let Some(replaced) = self.replaceable.insert(object, task) {
+            replaced.abort();
         }
     }
 
@@ -196,13 +228,15 @@ async fn perform<R: Runtime>(
             return Done::SandboxRemoved { outcome };
         }
         Action::StartContainer { sandbox, config, volumes, post_start } => {
-            let outcome = match make_volumes(&shared, &pod, &working, volumes).await {
-                Ok(()) => {
-                    start(runtime.as_ref(), &sandbox, &config, post_start).await.map_err(text)
-                }
+            let started = match make_volumes(&shared, &pod, &working, volumes).await {
+                Ok(()) => start(runtime.as_ref(), &sandbox, &config).await.map_err(text),
                 Err(message) => Err(message),
             };
-            return Done::Started { object, outcome };
+            let (outcome, post_start) = match started {
+                Ok(container) => (Ok(()), post_start.map(|hook| PostStart { container, hook })),
+                Err(message) => (Err(message), None),
+            };
+            return Done::Started { object, outcome, post_start };
         }
         Action::StopContainer { sandbox, id, grace, pre_stop, .. } => {
             stop(runtime.as_ref(), &sandbox, &id, grace, pre_stop).await
@@ -210,7 +244,7 @@ async fn perform<R: Runtime>(
         Action::FetchInputs(wanted) => {
             let fetch = inputs::fetch(shared.client.clone(), &pod, &wanted);
             let outcome = match tokio::time::timeout(API_TIMEOUT, fetch).await {
-                Ok(outcome) => outcome,
+                Ok(inputs) => Ok(inputs),
                 Err(_elapsed) => Err("the API server did not answer in time".to_owned()),
             };
             return Done::Fetched { outcome };
@@ -264,22 +298,15 @@ async fn blocking(
     }
 }
 
-/// Makes and starts a container, and does what it has to do then. Where that fails, the container
-/// is ended, and is started again as after any end.
+/// Makes and starts a container; its id.
 async fn start<R: Runtime>(
     runtime: &R,
     sandbox: &str,
     config: &ContainerConfig,
-    post_start: Option<Box<Hook>>,
-) -> Result<(), RuntimeError> {
+) -> Result<String, RuntimeError> {
     let id = runtime.create_container(sandbox, config).await?;
     runtime.start_container(sandbox, &id).await?;
-    let Some(hook) = post_start else { return Ok(()) };
-    if let Err(reason) = hook::run(runtime, &hook, &id, POST_START_MAX).await {
-        tracing::warn!(container = config.name, reason, "postStart hook failed; ending it");
-        runtime.stop_container(sandbox, &id, FAILED_GRACE).await?;
-    }
-    Ok(())
+    Ok(id)
 }
 
 /// Does what a container has to do before its end, and ends it, both within `grace`.

@@ -144,7 +144,7 @@ fn cni_19_an_add_that_is_undone_by_the_next_agent_leaves_no_rate() {
 }
 
 /// The devices of which the pinned table of rates speaks.
-fn rates(maps: &Path) -> Vec<u32> {
+pub(super) fn rates(maps: &Path) -> Vec<u32> {
     let map = MapData::from_pin(maps.join("POD_RATES")).unwrap();
     let rates: HashMap<_, u32, PodRate> = HashMap::try_from(Map::HashMap(map)).unwrap();
     rates.keys().map(Result::unwrap).collect()

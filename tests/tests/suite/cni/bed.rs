@@ -23,6 +23,7 @@ use mizzen_agent::{
     podnet::{
         self, PART,
         datapath::{NoDatapath, PodDatapath},
+        steps::Observer,
     },
     status::{Board, State},
 };
@@ -49,6 +50,8 @@ pub(super) struct Node {
     pub(super) called: PathBuf,
     /// What its agents counted.
     pub(super) metrics: Arc<Metrics>,
+    /// Who is told of the steps of the agent that is started next.
+    pub(super) at_step: Observer,
     agent: Option<Agent>,
 }
 
@@ -69,6 +72,7 @@ impl Node {
         let snapshots = watch::Sender::new(Arc::new(snapshot(nodes)));
         let (board, local_pods, host_ports, metrics) = Default::default();
         let (name, called, agent) = (name.into(), plugin(), None);
+        let at_step = podnet::steps::unobserved;
         Self {
             name,
             netns,
@@ -79,6 +83,7 @@ impl Node {
             host_ports,
             called,
             metrics,
+            at_step,
             agent,
         }
     }
@@ -107,7 +112,7 @@ impl Node {
             vxlan_port: mizzen_ebpf_abi::tunnel::PORT,
             excluded: vec![],
             port_mappings: true,
-            at_step: podnet::steps::unobserved,
+            at_step: self.at_step,
         };
         let netns = std::fs::File::open(self.netns.path()).unwrap();
         let (snapshots, board) = (self.snapshots.subscribe(), Arc::clone(&self.board));

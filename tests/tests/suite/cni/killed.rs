@@ -1,6 +1,7 @@
 //! Item 19: `kill -9` of the agent after every step of ADD and DEL, and of the plugin at any moment;
-//! then DEL or GC, and nothing is left: no link, no address, no route, no entry of a map. And take-overs
-//! from one agent to the next while runtimes call.
+//! then DEL or GC, and nothing is left: no link, no address, no route, no entry of a map, that of a
+//! limited rate and those of host ports included. And take-overs from one agent to the next while
+//! runtimes call.
 
 use std::{
     collections::BTreeSet,
@@ -16,9 +17,11 @@ use std::{
 };
 
 use mizzen_agent::{
+    apply::maps::Maps as _,
     datapath::Datapath,
     podnet::{datapath::PodDatapath as _, steps::Step},
 };
+use mizzen_ebpf_abi::maps::ABI_VERSION;
 use mizzen_tests::{
     node::TestNode,
     soak::{Dice, in_full, share},
@@ -28,9 +31,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::bed::{LIMIT, Node, Pod, addresses, model, plugin};
+use super::{
+    altered::rates,
+    bed::{LIMIT, Node, Pod, addresses, model, plugin},
+};
 
 /// A node whose agent is a process.
 struct Bench {
@@ -100,50 +106,108 @@ impl Bench {
     }
 
     fn add(&self) -> Pod {
+        self.add_with(&self.conf())
+    }
+
+    fn add_with(&self, conf: &Value) -> Pod {
         let mut pod = Pod::new();
-        let result = self.node.call_with("ADD", &pod, &self.conf()).expect_success();
-        pod.addresses = addresses(&result);
+        pod.addresses = addresses(&self.node.call_with("ADD", &pod, conf).expect_success());
         pod
     }
 
+    /// The pod that stays.
+    fn keep(&self) -> Pod {
+        self.add_with(&self.conf_at(KEPT_PORT))
+    }
+
     /// A pod that wants all there is.
-    fn conf(&self) -> serde_json::Value {
+    fn conf(&self) -> Value {
+        self.conf_at(HOST_PORT)
+    }
+
+    fn conf_at(&self, host_port: u16) -> Value {
         let mut conf = self.node.conf("1.1.0");
         conf["runtimeConfig"] = json!({
-            "portMappings": [{"hostPort": 8080, "containerPort": 80}],
-            "bandwidth": {"egressRate": 8_000_000, "egressBurst": 80_000},
+            "portMappings": [{"hostPort": host_port, "containerPort": 80}],
+            "bandwidth": {
+                "ingressRate": 8_000_000, "ingressBurst": 80_000,
+                "egressRate": 8_000_000, "egressBurst": 80_000,
+            },
         });
         conf
     }
 
-    /// Checks that the node has `kept`, and nothing of anybody else, but for the tables.
+    /// Checks that the node has `kept`, and nothing of anybody else, but for the tables that the
+    /// agent has open.
     fn check_only(&self, kept: &Pod, what: &str) {
         until("nothing else to be left", LIMIT, || {
             let routes = self.node.netns.ip("route") + &self.node.netns.ip("-6 route");
             let routes = routes.lines().filter(|line| line.contains(" dev mz")).count();
             let journal = self.node.journal();
-            let seen = (self.node.pod_links().len(), routes, attached(&journal).len());
-            if seen == (1, 2, 1) { Ok(()) } else { Err(format!("{what}: {seen:?}\n{journal}")) }
+            let links = self.node.pod_links();
+            let limited = self.limited();
+            let seen = (links.len(), routes, attached(&journal).len(), limited.len());
+            if seen != (1, 2, 1, usize::from(self.has_datapath)) {
+                return Err(format!("{what}: {seen:?}\n{journal}"));
+            }
+            let kept = self.node.netns.ip(&format!("-o link show {}", links[0]));
+            if limited.iter().all(|ifindex| kept.starts_with(&format!("{ifindex}: "))) {
+                Ok(())
+            } else {
+                Err(format!("{what}: {limited:?} are limited, not {kept}"))
+            }
         });
         self.node.call("CHECK", kept).expect_success();
+    }
+
+    /// The devices whose rate the programs limit.
+    fn limited(&self) -> Vec<u32> {
+        let maps = self.place.bpffs().join(format!("v{ABI_VERSION}/maps"));
+        if self.has_datapath { rates(&maps) } else { Vec::new() }
+    }
+
+    /// The host ports that the tables have; no agent runs.
+    fn host_ports(&self) -> BTreeSet<u16> {
+        let options = self.place.options();
+        let datapath = self.node.netns.run(|| Datapath::open(&options)).unwrap();
+        let tables = datapath.maps().unwrap().dump().unwrap();
+        let open = tables.frontends.keys().filter(|key| !key.is_guard());
+        open.map(|key| u16::from_be_bytes(key.port)).collect()
     }
 
     /// As [`Self::check_only`], the tables too; the agent is ended.
     fn check_end(&self, kept: &Pod, what: &str) {
         self.check_only(kept, what);
         self.stop();
-        let options = self.place.options();
-        let datapath = self.node.netns.run(|| Datapath::open(&options)).unwrap();
-        let seen = datapath.pods().unwrap().survey().unwrap();
+        let seen = {
+            let options = self.place.options();
+            let datapath = self.node.netns.run(|| Datapath::open(&options)).unwrap();
+            datapath.pods().unwrap().survey().unwrap()
+        };
         assert_eq!((seen.endpoints.len(), seen.namespaces.len()), (2, 1), "{what}");
+        // Of the last of them the tables may not have heard.
+        until("the host ports of others to be closed", LIMIT, || {
+            let open = self.host_ports();
+            if open == BTreeSet::from([KEPT_PORT]) {
+                return Ok(());
+            }
+            self.start();
+            self.node.call("CHECK", kept).expect_success();
+            self.stop();
+            Err(format!("{what}: {open:?}"))
+        });
     }
 }
+
+/// The host port of the pod that stays, and that of all others.
+const KEPT_PORT: u16 = 8080;
+const HOST_PORT: u16 = 9090;
 
 /// The containers that a journal says are attached.
 pub(super) fn attached(journal: &str) -> BTreeSet<String> {
     let mut attached = BTreeSet::new();
     for line in journal.lines() {
-        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        let record: Value = serde_json::from_str(line).unwrap();
         let id = record["attachment"]["containerID"].to_string();
         match record["record"].as_str() {
             Some("attached") => drop(attached.insert(id)),
@@ -173,6 +237,9 @@ fn killed_after(bench: &Bench, kept: &Pod, step: Step, by_gc: bool) {
         bench.node.call("DEL", &pod).expect_success();
     }
     bench.wait_killed();
+    if step == Step::HostPortsOpen {
+        assert_eq!(bench.host_ports(), BTreeSet::from([KEPT_PORT, HOST_PORT]), "{what}");
+    }
     bench.start();
     if by_gc {
         let mut conf = bench.node.conf("1.1.0");
@@ -189,7 +256,7 @@ fn killed_after(bench: &Bench, kept: &Pod, step: Step, by_gc: bool) {
 #[test]
 fn cni_19_an_agent_killed_after_any_step_of_add_or_del_leaves_nothing() {
     let bench = Bench::new();
-    let kept = bench.add();
+    let kept = bench.keep();
     for (index, step) in Step::ALL.into_iter().enumerate() {
         killed_after(&bench, &kept, step, index % 2 == 0);
         if in_full() {
@@ -203,7 +270,7 @@ fn cni_19_an_agent_killed_after_any_step_of_add_or_del_leaves_nothing() {
 fn cni_19_plugins_killed_at_any_moment_leave_nothing_after_del() {
     let mut dice = Dice::new();
     let bench = Bench::new();
-    let kept = bench.add();
+    let kept = bench.keep();
     for _ in 0..share(1_000) {
         let pod = Pod::new();
         let command = if dice.once_in(3) { "DEL" } else { "ADD" };
@@ -259,7 +326,7 @@ pub(super) fn add_and_delete(
 #[test]
 fn cni_19_a_thousand_adds_and_dels_fail_never_and_leave_nothing() {
     let bench = Bench::new();
-    let kept = bench.add();
+    let kept = bench.keep();
     add_and_delete(&bench.node, 8, &AtomicU64::new(0), |count| count >= share(1_000));
     bench.check_end(&kept, "a thousand");
 }
@@ -267,7 +334,7 @@ fn cni_19_a_thousand_adds_and_dels_fail_never_and_leave_nothing() {
 #[test]
 fn cni_19_fifty_adds_at_once_get_addresses_of_their_own() {
     let bench = Bench::new();
-    let kept = bench.add();
+    let kept = bench.keep();
     let pods: Vec<Pod> = (0..50).map(|_| Pod::new()).collect();
     let given = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -295,7 +362,7 @@ fn cni_19_fifty_adds_at_once_get_addresses_of_their_own() {
 fn no_add_fails_while_agents_take_over_from_one_another_and_the_plugin_is_replaced() {
     // Loading programs would take longer here than a take-over may.
     let mut bench = Bench::with(false);
-    let kept = bench.add();
+    let kept = bench.keep();
     let _command_lines = UnixListener::bind(bench.node.state_dir().join("agent.sock")).unwrap();
     let (over, pods) = (AtomicBool::new(false), AtomicU64::new(0));
     // The plugin as the runtime has it.
@@ -325,7 +392,7 @@ fn no_add_fails_while_agents_take_over_from_one_another_and_the_plugin_is_replac
 #[test]
 fn cni_19_add_and_del_of_one_container_at_once_leave_nothing() {
     let bench = Bench::new();
-    let kept = bench.add();
+    let kept = bench.keep();
     for _ in 0..share(200) {
         let pod = Pod::new();
         let calls = ["ADD", "DEL", "ADD", "DEL"]

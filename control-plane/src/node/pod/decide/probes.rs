@@ -23,10 +23,11 @@ fn is_plain_init(spec: &PodSpec, container: &Spec) -> bool {
 }
 
 impl Context<'_> {
-    /// A container runs and has come up.
+    /// A container runs and has come up: its hook and its startup probe are over.
     pub(super) fn is_up(&self, spec: &Spec) -> bool {
         let Some(container) = self.seen.present(&spec.name) else { return false };
         matches!(container.state, ContainerState::Running { .. })
+            && !self.seen.in_post_start(&spec.name)
             && (spec.startup_probe.is_none()
                 || self.seen.probes_of(container).startup == Some(true))
     }

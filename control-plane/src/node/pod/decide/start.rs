@@ -36,7 +36,9 @@ impl Context<'_> {
                 self.start(spec, addresses, latest.attempt, latest.backoff);
             }
             ContainerState::Running { .. } => {
-                if let Some(probe) = self.must_restart(spec, latest) {
+                if self.seen.failed_hooks.contains(&latest.id) {
+                    self.stop(latest, backoff::later(self.now, self.grace()));
+                } else if let Some(probe) = self.must_restart(spec, latest) {
                     let grace = probe.termination_grace_period_seconds;
                     let grace = grace.and_then(|seconds| u64::try_from(seconds).ok());
                     let grace = grace.map_or_else(|| self.grace(), Duration::from_secs);

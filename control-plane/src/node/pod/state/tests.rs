@@ -80,7 +80,7 @@ fn failed(attempts: u32, seconds: i64) -> Failure {
 
 fn busy(seen: Observed, object: Object) -> Observed {
     let mut seen = seen;
-    seen.in_flight.insert(object, InFlight { kill_at: None });
+    seen.in_flight.insert(object, InFlight::Call);
     seen
 }
 

@@ -24,7 +24,7 @@ fn containers_are_given_what_is_left_of_the_grace() {
 fn a_stop_under_way_is_only_made_shorter() {
     let stopping = |kill_at| {
         let mut seen = with(vec![container("main", 0, running(1))]);
-        seen.in_flight.insert(of("main"), InFlight { kill_at: Some(at(kill_at)) });
+        seen.in_flight.insert(of("main"), InFlight::Stop { kill_at: at(kill_at) });
         seen
     };
     assert!(actions(&deleted(130, &stopping(130))).is_empty());
@@ -34,6 +34,23 @@ fn a_stop_under_way_is_only_made_shorter() {
     // A start that is not finished is waited for.
     let starting = busy(with(vec![container("main", 0, running(1))]), of("main"));
     assert!(actions(&deleted(130, &starting)).is_empty());
+}
+
+#[test]
+fn a_hook_after_the_start_is_not_waited_for() {
+    let hook = |state| {
+        let mut seen = with(vec![container("main", 0, state)]);
+        seen.in_flight.insert(of("main"), InFlight::PostStart);
+        seen
+    };
+    assert_eq!(actions(&deleted(130, &hook(running(1)))), ["stop:main:30s"]);
+    let gone = Observed { gone_since: Some(at(100)), ..hook(running(1)) };
+    assert_eq!(actions(&see(json!({}), &gone)), ["stop:main:1s"]);
+    // The container ended by itself, its hook goes on.
+    assert_eq!(actions(&deleted(130, &hook(exited(1, 99, 0)))), ["remove-sandbox:s0"]);
+    // Nothing else ends it, nor is anything started beside it.
+    assert!(actions(&see(json!({}), &hook(running(1)))).is_empty());
+    assert!(actions(&see(json!({}), &hook(exited(1, 2, 1)))).is_empty());
 }
 
 #[test]
@@ -88,7 +105,7 @@ fn a_pod_that_is_gone_from_the_api_has_a_second_left() {
 #[test]
 fn force_shortens_a_graceful_deletion() {
     let mut seen = with(vec![container("main", 0, running(1))]);
-    seen.in_flight.insert(of("main"), InFlight { kill_at: Some(at(130)) });
+    seen.in_flight.insert(of("main"), InFlight::Stop { kill_at: at(130) });
     seen.gone_since = Some(at(100));
     assert_eq!(actions(&deleted(130, &seen)), ["stop:main:1s"]);
 }

@@ -1,6 +1,9 @@
 //! What a pod refers to is looked for before a container is started, and volumes follow it.
 
-use super::{super::super::inputs::Inputs, *};
+use super::{
+    super::super::inputs::{Inputs, Reference},
+    *,
+};
 
 fn with_volume() -> Value {
     json!({
@@ -43,6 +46,46 @@ fn a_container_is_started_with_the_volumes_that_it_mounts() {
     assert_eq!(actions(&step), ["start:main:0:0s"]);
     let Action::StartContainer { volumes, config, .. } = &step.actions[0] else { unreachable!() };
     assert_eq!((volumes.len(), config.mounts.len()), (1, 1));
+}
+
+/// Of two containers of a pod one needs what nobody could be asked for.
+#[test]
+fn what_can_not_be_asked_for_holds_up_who_needs_it_though_it_is_optional() {
+    let optional = |source: &str| json!([{source: {"name": "settings", "optional": true}}]);
+    for (source, reference) in [
+        ("configMapRef", Reference::ConfigMap("settings".into())),
+        ("secretRef", Reference::Secret("settings".into())),
+    ] {
+        let spec = json!({"containers": [
+            {"name": "main", "image": "hello"},
+            {"name": "needs", "image": "hello", "envFrom": optional(source)},
+        ]});
+        let mut inputs = Inputs::none(at(97));
+        assert_eq!(
+            actions(&see(spec.clone(), &Observed { inputs: Some(inputs.clone()), ..with(vec![]) })),
+            ["start:main:0:0s", "start:needs:0:0s"],
+            "it is not there, and optional"
+        );
+        inputs.unknown.insert(reference, "forbidden".into());
+        let step = see(spec, &Observed { inputs: Some(inputs), ..with(vec![]) });
+        assert_eq!(actions(&step), ["start:main:0:0s"]);
+        assert_eq!(waiting(&step, "needs"), "CreateContainerConfigError");
+        assert_eq!(waiting_message(&step, "needs"), "forbidden");
+        assert_eq!(step.wake, Some(at(102)), "it is looked for again");
+    }
+}
+
+#[test]
+fn a_volume_of_what_can_not_be_asked_for_stays_as_it_is() {
+    let mut inputs = Inputs::none(at(99));
+    inputs.unknown.insert(Reference::ConfigMap("settings".into()), "forbidden".into());
+    let mut spec = with_volume();
+    spec["volumes"][0]["configMap"]["optional"] = true.into();
+    let waits = see(spec.clone(), &Observed { inputs: Some(inputs.clone()), ..with(vec![]) });
+    assert_eq!(waiting_message(&waits, "main"), "forbidden");
+    let runs = with(vec![container("main", 0, running(10))]);
+    let due = Observed { refreshed_at: Some(at(40)), inputs: Some(inputs), ..runs };
+    assert_eq!(actions(&see(spec, &due)), ["refresh-volumes:0"]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ prop_compose! {
             seen.containers = containers;
         }
         for object in calls {
-            seen.in_flight.insert(object, InFlight { kill_at: None });
+            seen.in_flight.insert(object, InFlight::Call);
         }
         for object in failures {
             seen.failures.insert(object, failed(1, 99));
@@ -99,20 +99,6 @@ prop_compose! {
     }
 }
 
-fn object_of(action: &Action) -> Object {
-    match action {
-        Action::PullImage(_) => Object::Image,
-        Action::RunSandbox(_) | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => {
-            Object::Sandbox
-        }
-        Action::StartContainer { config, .. } => of(&config.name),
-        Action::StopContainer { name, .. } | Action::RemoveContainer { name, .. } => of(name),
-        Action::FetchInputs(_) => Object::Inputs,
-        Action::RefreshVolumes(_) | Action::RemoveVolumes => Object::Volumes,
-        Action::DeletePod => Object::Pod,
-    }
-}
-
 fn runs(seen: &Observed) -> bool {
     let running = |one: &Container| matches!(one.state, ContainerState::Running { .. });
     seen.ready_sandbox().is_some() && seen.containers.iter().any(running)
@@ -123,7 +109,7 @@ proptest! {
     fn nothing_is_done_to_what_is_busy(pod in any_pod(), seen in observed()) {
         let step = step(&pod, &node(), &seen, at(100));
         for action in &step.actions {
-            prop_assert!(!seen.busy(&object_of(action)), "{action:?}");
+            prop_assert!(!seen.busy(&action.object()), "{action:?}");
         }
     }
 

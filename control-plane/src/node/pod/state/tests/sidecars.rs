@@ -95,6 +95,36 @@ fn sidecars_end_after_everything_else_the_last_one_first() {
 }
 
 #[test]
+fn a_container_whose_hook_failed_ends_with_the_grace_of_the_pod() {
+    let main = container("main", 0, running(3));
+    let mut seen = with(vec![main.clone()]);
+    seen.failed_hooks.insert(main.id);
+    let spec = json!({"terminationGracePeriodSeconds": 7, "containers": [
+        {"name": "main", "image": "hello", "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}},
+    ]});
+    let step = see(spec.clone(), &seen);
+    assert_eq!(actions(&step), ["stop:main:7s"]);
+    let Action::StopContainer { pre_stop, .. } = &step.actions[0] else { unreachable!() };
+    assert!(pre_stop.is_some());
+    seen.in_flight.insert(of("main"), InFlight::Stop { kill_at: at(107) });
+    assert!(actions(&see(spec.clone(), &seen)).is_empty(), "once is enough");
+    // The one that is started then has not failed.
+    seen.in_flight.clear();
+    seen.containers = vec![container("main", 1, running(110))];
+    assert!(actions(&see(spec, &seen)).is_empty());
+}
+
+#[test]
+fn a_sidecar_is_up_when_its_hook_is_over() {
+    let mut seen =
+        with(vec![container("first", 0, exited(1, 2, 0)), container("proxy", 0, running(3))]);
+    seen.in_flight.insert(of("proxy"), InFlight::PostStart);
+    assert!(actions(&see(spec(), &seen)).is_empty());
+    seen.in_flight.clear();
+    assert_eq!(actions(&see(spec(), &seen)), ["start:last:0:0s"]);
+}
+
+#[test]
 fn hooks_go_with_the_start_and_the_first_stop() {
     let spec = json!({"containers": [{"name": "main", "image": "hello", "lifecycle": {
         "postStart": {"exec": {"command": ["hello"]}},
@@ -120,6 +150,6 @@ fn hooks_go_with_the_start_and_the_first_stop() {
     let five = Hook::Sleep(Duration::from_secs(5));
     assert_eq!(pre_stop(&seen, 100).as_deref(), Some(&five));
     // Made shorter, the stop does not begin anew.
-    seen.in_flight.insert(Object::Container("main".into()), InFlight { kill_at: Some(at(190)) });
+    seen.in_flight.insert(Object::Container("main".into()), InFlight::Stop { kill_at: at(190) });
     assert_eq!(pre_stop(&seen, 100), None);
 }
