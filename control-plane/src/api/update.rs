@@ -9,7 +9,7 @@ use super::fields;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode};
-use crate::registry::invalid::{Errors, field_of};
+use crate::registry::invalid::{Errors, IMMUTABLE, field_of};
 use crate::registry::{Kind, Object};
 use crate::store::{Action, Expect, Op, StoreError};
 
@@ -136,19 +136,14 @@ impl Api {
                 return Ok(new);
             }
             let expect = Expect::Modified(entry.modified);
-            let outcome = if is_finished(&new) {
-                let delete = Op { key: key.as_str().into(), expect, action: Action::Delete };
+            let (action, with) = if is_finished(&new) {
                 // What the old object holds: the claims of the new one were not made.
-                self.store.commit([vec![delete], kind.strategy.release(&old)].concat()).await
+                (self.deletion(kind, &old).await?, kind.strategy.release(&old))
             } else {
-                let put = Op {
-                    key: key.as_str().into(),
-                    expect,
-                    action: Action::Put(encode::to_bytes(&new)),
-                };
-                self.store.commit([vec![put], claims].concat()).await
+                (Action::Put(encode::to_bytes(&new)), claims)
             };
-            match outcome {
+            let write = Op { key: key.as_str().into(), expect, action };
+            match self.store.commit([vec![write], with].concat()).await {
                 Ok(revision) => return Ok(at(new, revision)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(other) => return Err(other.into()),
@@ -220,7 +215,7 @@ fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
             errors.invalid(
                 field_of(pointer),
                 new.at(pointer).cloned().unwrap_or_default(),
-                "field is immutable",
+                IMMUTABLE,
             );
         }
     }

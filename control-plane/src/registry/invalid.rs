@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+/// What Kubernetes says of a field that may not change.
+pub const IMMUTABLE: &str = "field is immutable";
+
 /// What is wrong with a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {

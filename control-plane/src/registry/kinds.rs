@@ -250,7 +250,6 @@ static ALL: &[Kind] = &[
         singular: "servicecidr",
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
-        immutable: &["/spec/cidrs"],
         columns: columns::SERVICE_CIDR,
         strategy: &networking::Ranges,
         ..NAMESPACED

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::invalid::Errors;
 use super::object::Object;
 use super::service::Ranges;
-use crate::store::{Op, Store};
+use crate::store::{Op, Store, StoreError};
 
 /// Behaviour of a special kind. Every method has the behaviour of a plain kind as its default.
 pub trait Strategy: Sync {
@@ -59,6 +60,16 @@ pub trait Strategy: Sync {
     fn release(&self, _object: &Object) -> Vec<Op> {
         Vec::new()
     }
+
+    /// What takes the place of an object that is deleted, as it is stored, in the same commit:
+    /// where others rely on there being one.
+    fn successor<'a>(
+        &'a self,
+        _deleted: &'a Object,
+        _store: &'a dyn Store,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// A kind with nothing special.
@@ -85,7 +96,7 @@ pub enum ClaimError {
     Exhausted(String),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
 }
 
 /// Whether `text` is an IP address, and which.

@@ -26,6 +26,13 @@ impl Bed {
         Self::of(builder.start().await.unwrap())
     }
 
+    /// Without controllers, and with other ranges of Service addresses.
+    pub(crate) async fn of_ranges(ranges: &[&str]) -> Self {
+        let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let builder = ControlPlane::builder().without_controllers().service_cidrs(ranges);
+        Self::of(builder.start().await.unwrap())
+    }
+
     fn of(control_plane: ControlPlane) -> Self {
         Self { client: control_plane.client(), _control_plane: control_plane }
     }

@@ -98,6 +98,7 @@ pub(super) static KINDS: &[Kind] = &[
         immutable: &["/spec/parentRef"],
         names: super::super::NameRule::Any,
         columns: columns::IP_ADDRESS,
+        strategy: &networking::Addresses,
         ..CLUSTER
     },
     Kind {
