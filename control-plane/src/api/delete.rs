@@ -41,8 +41,7 @@ impl Propagation {
         let refused = |fill: &dyn Fn(&mut Errors)| {
             let mut errors = Errors::default();
             fill(&mut errors);
-            let message = format!("DeleteOptions.meta.k8s.io \"\" is invalid: {errors}");
-            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
+            Err(Failure::invalid_options("DeleteOptions", &errors))
         };
         let named = match policy {
             "" => None,

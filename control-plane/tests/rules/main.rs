@@ -7,6 +7,7 @@ mod cidrs;
 mod deletion;
 mod endpoints;
 mod limits;
+mod lists;
 mod others;
 mod pods;
 mod services;
