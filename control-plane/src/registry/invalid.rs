@@ -14,6 +14,8 @@ pub enum Fault {
     Required(String),
     /// Its value is not allowed, and why.
     Invalid(Value, String),
+    /// It is not allowed as it is, and why: the value says nothing more.
+    Wrong(String),
     /// Its value is none of these.
     NotSupported(Value, Vec<String>),
     /// It must not be there, and why.
@@ -42,7 +44,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.fault {
             Fault::Required(_) => "FieldValueRequired",
-            Fault::Invalid(..) => "FieldValueInvalid",
+            Fault::Invalid(..) | Fault::Wrong(_) => "FieldValueInvalid",
             Fault::NotSupported(..) => "FieldValueNotSupported",
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::Duplicate(_) => "FieldValueDuplicate",
@@ -58,6 +60,7 @@ impl FieldError {
             Fault::Required(detail) if detail.is_empty() => "Required value".to_owned(),
             Fault::Required(detail) => format!("Required value: {detail}"),
             Fault::Invalid(value, detail) => format!("Invalid value: {value}: {detail}"),
+            Fault::Wrong(detail) => format!("Invalid value: {detail}"),
             Fault::NotSupported(value, allowed) => {
                 let allowed: Vec<String> = allowed.iter().map(|one| format!("{one:?}")).collect();
                 format!("Unsupported value: {value}: supported values: {}", allowed.join(", "))
@@ -106,6 +109,11 @@ impl Errors {
         detail: impl Into<String>,
     ) {
         self.push(field, Fault::Invalid(value.into(), detail.into()));
+    }
+
+    /// A field that is not allowed as it is; its value is not shown.
+    pub fn wrong(&mut self, field: impl Into<String>, detail: &str) {
+        self.push(field, Fault::Wrong(detail.to_owned()));
     }
 
     /// A value outside an enumeration.

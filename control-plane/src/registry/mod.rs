@@ -22,6 +22,7 @@ mod certificate;
 mod configuration;
 mod endpoints;
 mod event;
+mod job;
 mod limits;
 mod namespace;
 mod networking;

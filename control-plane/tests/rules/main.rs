@@ -6,6 +6,7 @@ mod bed;
 mod cidrs;
 mod deletion;
 mod endpoints;
+mod jobs;
 mod limits;
 mod lists;
 mod others;

@@ -4,7 +4,7 @@ use super::super::columns;
 use super::super::rules::{Default, Fill, Rule, Test};
 use super::super::template::Template;
 use super::super::{Kind, Subresource};
-use super::super::{autoscaling, batch, budget, workload};
+use super::super::{autoscaling, batch, budget, job, workload};
 use super::NAMESPACED;
 
 pub(super) static KINDS: &[Kind] = &[
@@ -93,17 +93,22 @@ pub(super) static KINDS: &[Kind] = &[
         subresources: &[Subresource::Status],
         counts_generations: true,
         selectable: &[("status.successful", "/status/succeeded", "0")],
-        rules: batch::JOB_RULES,
         defaults: &[
-            Default("spec.backoffLimit", Fill::Number(6)),
             Default("spec.completionMode", Fill::Text("NonIndexed")),
             Default("spec.suspend", Fill::Flag(false)),
             Default("spec.manualSelector", Fill::Flag(false)),
         ],
-        immutable: &["/spec/selector", "/spec/completionMode", "/spec/podFailurePolicy"],
+        immutable: &[
+            "/spec/selector",
+            "/spec/completionMode",
+            "/spec/podFailurePolicy",
+            "/spec/backoffLimitPerIndex",
+            "/spec/managedBy",
+            "/spec/successPolicy",
+        ],
         template: Some(Template { at: "/spec/template", restart: &["OnFailure", "Never"] }),
         columns: columns::JOB,
-        strategy: &batch::Jobs,
+        strategy: &job::Jobs,
         ..NAMESPACED
     },
     Kind {
