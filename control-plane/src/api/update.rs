@@ -10,7 +10,7 @@ use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode};
 use crate::registry::invalid::{Errors, IMMUTABLE, field_of};
-use crate::registry::{Kind, Object};
+use crate::registry::{Kind, Object, counters};
 use crate::store::{Action, Expect, Op, StoreError};
 
 /// Which part of an object a write may change.
@@ -118,10 +118,9 @@ impl Api {
             prepare(kind, part, &mut new, &old);
             match part {
                 Part::Main if !how.is_own() => check_change(kind, &new, &old)?,
-                Part::Status if new.at("/metadata") != old.at("/metadata") => {
-                    check_metadata(kind, &new, &old)?;
-                }
-                Part::Main | Part::Status | Part::Approval | Part::Raw => {}
+                Part::Status if !how.is_own() => check_status(kind, &new, &old)?,
+                Part::Approval => check_approval(kind, &new, &old)?,
+                Part::Main | Part::Status | Part::Raw => {}
             }
             self.admit_update(kind, part, &new, &old, how).await?;
             let claims = if part == Part::Main {
@@ -190,6 +189,7 @@ fn prepare(kind: &Kind, part: Part, new: &mut Object, old: &Object) {
     if part == Part::Approval {
         let sent = std::mem::replace(new, old.clone());
         new.copy("/status/conditions", &sent);
+        kind.strategy.prepare_approval(new, old);
         return;
     }
     if part == Part::Status {
@@ -224,11 +224,22 @@ fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
 }
 
-/// Checks what somebody changes of the metadata who writes the status.
-fn check_metadata(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
-    validate(kind, new)?;
+/// Checks a status, and what its writer changes of the metadata.
+fn check_status(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
     let mut errors = Errors::default();
-    check_finalizers(new, old, &mut errors);
+    if new.at("/metadata") != old.at("/metadata") {
+        validate(kind, new)?;
+        check_finalizers(new, old, &mut errors);
+    }
+    counters::check(kind.counters, new, old, &mut errors);
+    kind.strategy.validate_status(new, old, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
+}
+
+/// Checks decisions.
+fn check_approval(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
+    let mut errors = Errors::default();
+    kind.strategy.validate_approval(new, old, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
 }
 
@@ -253,7 +264,8 @@ fn check_finalizers(new: &Object, old: &Object, errors: &mut Errors) {
     }
 }
 
-/// Counts a change of what the user wants: of anything but metadata and status.
+/// Counts a change of what the user wants: of anything but metadata and status, unless the kind
+/// says otherwise.
 fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
     let wanted = |object: &Object| {
         let mut value = object.value().clone();
@@ -262,7 +274,8 @@ fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
         }
         value
     };
-    if kind.counts_generations && wanted(new) != wanted(old) {
+    let moves = || wanted(new) != wanted(old) || kind.strategy.moves_generation(new, old);
+    if kind.counts_generations && moves() {
         new.set("/metadata/generation", old.integer("/metadata/generation").unwrap_or(0) + 1);
     }
 }

@@ -159,13 +159,17 @@ impl Errors {
 }
 
 impl fmt::Display for Errors {
+    /// What is found twice is said once.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [one] => write!(formatter, "{one}"),
-            many => {
-                let texts: Vec<String> = many.iter().map(ToString::to_string).collect();
-                write!(formatter, "[{}]", texts.join(", "))
+        let mut texts: Vec<String> = Vec::new();
+        for text in self.0.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
             }
+        }
+        match texts.as_slice() {
+            [one] => write!(formatter, "{one}"),
+            many => write!(formatter, "[{}]", many.join(", ")),
         }
     }
 }

@@ -20,6 +20,7 @@ mod batch;
 mod budget;
 mod certificate;
 mod configuration;
+pub mod counters;
 mod endpoints;
 mod event;
 mod job;
@@ -29,6 +30,7 @@ mod networking;
 mod node;
 mod pod;
 pub mod priority;
+mod quota;
 mod rbac;
 pub mod service;
 mod storage;
@@ -166,6 +168,8 @@ pub struct Kind {
     pub immutable: &'static [&'static str],
     /// What must hold for its fields.
     pub rules: &'static [rules::Rule],
+    /// What must hold for the numbers of its status.
+    pub counters: &'static [counters::Counter],
     /// What stands in fields by default.
     pub defaults: &'static [rules::Default],
     /// Its template of pods.

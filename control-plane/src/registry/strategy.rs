@@ -24,11 +24,28 @@ pub trait Strategy: Sync {
     /// Changes an object of which the status is written.
     fn prepare_status(&self, _object: &mut Object, _old: &Object) {}
 
+    /// Changes an object of which the decisions are written.
+    fn prepare_approval(&self, _object: &mut Object, _old: &Object) {}
+
+    /// Checks what only a new object has to keep to.
+    fn validate_create(&self, _object: &Object, _errors: &mut Errors) {}
+
     /// Checks an object.
     fn validate(&self, _object: &Object, _errors: &mut Errors) {}
 
     /// Checks what may change. Immutable fields of the row are checked already.
     fn validate_update(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Checks a status that is written. The counters of the row are checked already.
+    fn validate_status(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Checks decisions that are written.
+    fn validate_approval(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Whether `metadata.generation` moves though nothing but metadata has changed.
+    fn moves_generation(&self, _object: &Object, _old: &Object) -> bool {
+        false
+    }
 
     /// Whether a POST may bring a status, as a node does that registers itself.
     fn keeps_status_on_create(&self) -> bool {

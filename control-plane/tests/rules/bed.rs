@@ -63,6 +63,15 @@ impl Bed {
         self.send(Method::POST, path, "application/json", body).await
     }
 
+    /// The causes for which a change (a merge patch) is refused.
+    pub(crate) async fn refused_change(&self, path: &str, change: &Value) -> Vec<String> {
+        causes(&self.patch("merge", path, change).await.expect_err("it is refused"))
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Value> {
+        self.send(Method::PUT, path, "application/json", body).await
+    }
+
     pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value, Value> {
         self.send(Method::DELETE, path, "application/json", options).await
     }

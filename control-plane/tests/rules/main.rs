@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail at that place")]
 
+mod autoscalers;
 mod bed;
+mod certificates;
 mod cidrs;
 mod deletion;
 mod endpoints;
@@ -12,3 +14,5 @@ mod lists;
 mod others;
 mod pods;
 mod services;
+mod statuses;
+mod storage;

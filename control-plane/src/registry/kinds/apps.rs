@@ -1,6 +1,7 @@
 //! Rows of the groups apps, batch, autoscaling and policy.
 
 use super::super::columns;
+use super::super::counters;
 use super::super::rules::{Default, Fill, Rule, Test};
 use super::super::template::Template;
 use super::super::{Kind, Subresource};
@@ -42,6 +43,7 @@ pub(super) static KINDS: &[Kind] = &[
         ],
         immutable: &["/spec/selector"],
         template: Some(Template { at: "/spec/template", restart: &["Always"] }),
+        counters: counters::DAEMON_SET,
         columns: columns::DAEMON_SET,
         strategy: &workload::DaemonSets,
         ..NAMESPACED
@@ -79,6 +81,7 @@ pub(super) static KINDS: &[Kind] = &[
             Default("spec.volumeClaimTemplates[*].status.phase", Fill::Text("Pending")),
         ],
         template: Some(Template { at: "/spec/template", restart: &["Always"] }),
+        counters: counters::STATEFUL_SET,
         columns: columns::STATEFUL_SET,
         strategy: &workload::StatefulSets,
         ..NAMESPACED
@@ -107,6 +110,7 @@ pub(super) static KINDS: &[Kind] = &[
             "/spec/successPolicy",
         ],
         template: Some(Template { at: "/spec/template", restart: &["OnFailure", "Never"] }),
+        counters: counters::JOB,
         columns: columns::JOB,
         strategy: &job::Jobs,
         ..NAMESPACED
@@ -167,6 +171,7 @@ pub(super) static KINDS: &[Kind] = &[
                 Test::OneOf(&["AlwaysAllow", "IfHealthyBudget"]),
             ),
         ],
+        counters: counters::BUDGET,
         columns: columns::POD_DISRUPTION_BUDGET,
         strategy: &budget::Budgets,
         ..NAMESPACED
