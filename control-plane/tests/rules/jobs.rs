@@ -76,6 +76,9 @@ async fn selectors_that_kubernetes_refuses() {
 async fn specs_that_kubernetes_refuses() {
     let bed = Bed::start().await;
     let long = "j".repeat(60);
+    let too_long = format!(
+        "metadata.name: Invalid value: \"{long}\": will not able to create pod with invalid DNS label: {long}-999"
+    );
     for (name, change, expected) in [
         (
             "a",
@@ -145,9 +148,7 @@ async fn specs_that_kubernetes_refuses() {
         (
             long.as_str(),
             json!({"completionMode": "Indexed", "completions": 1000}),
-            &format!(
-                "metadata.name: Invalid value: \"{long}\": will not able to create pod with invalid DNS label: {long}-999"
-            ),
+            too_long.as_str(),
         ),
     ] {
         assert_eq!(bed.refused(JOBS, &job(name, &change)).await, [expected], "{change}");

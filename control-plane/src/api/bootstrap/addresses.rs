@@ -125,7 +125,7 @@ mod tests {
             let query = Query { prefix, after: None, limit: None, at: None };
             store.range(query).await.unwrap().entries
         };
-        assert_eq!(entries(OLD_CLAIMS).await, []);
+        assert_eq!(entries(OLD_CLAIMS).await.len(), 0);
         assert_eq!(entries("claims/").await.len(), 1);
         let made = entries("networking.k8s.io/ipaddresses/").await;
         assert_eq!(made.len(), 120);
