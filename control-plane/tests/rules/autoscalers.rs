@@ -83,7 +83,12 @@ async fn bounds_and_behavior_that_kubernetes_refuses() {
     ] {
         assert_eq!(bed.refused(AUTOSCALERS, &autoscaler(&change)).await, [expected], "{change}");
     }
-    // Of what is not said of the one direction or the other Kubernetes has an opinion.
+}
+
+#[tokio::test]
+async fn what_is_not_said_of_behavior_is_filled_in() {
+    let bed = Bed::start().await;
+    let up = |rules: Value| json!({"behavior": {"scaleUp": rules}});
     let made =
         bed.post(AUTOSCALERS, &autoscaler(&up(json!({"selectPolicy": "Min"})))).await.unwrap();
     let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
@@ -101,11 +106,6 @@ async fn bounds_and_behavior_that_kubernetes_refuses() {
 async fn metrics_that_kubernetes_refuses() {
     let bed = Bed::start().await;
     let value = json!({"type": "Value", "value": "10"});
-    let object = |change: Value| {
-        let mut object = json!({"describedObject": {"kind": "Ingress", "name": "i"}, "metric": {"name": "m"}, "target": value});
-        merge(&mut object, &change);
-        metric(json!({"type": "Object", "object": object}))
-    };
     let resource = |target: Value| {
         metric(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}))
     };
@@ -149,6 +149,33 @@ async fn metrics_that_kubernetes_refuses() {
                 "{at}.resource.target.type: Invalid value: \"Sum\": must be either Utilization, Value, or AverageValue"
             ),
         ),
+    ] {
+        assert_eq!(bed.refused(AUTOSCALERS, &autoscaler(&change)).await, [expected], "{change}");
+    }
+    // Kubernetes finds that twice and says it once.
+    let unknown = format!(
+        "{at}.type: Unsupported value: \"Weather\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\""
+    );
+    let weather = autoscaler(&metric(json!({"type": "Weather"})));
+    let status = bed.post(AUTOSCALERS, &weather).await.unwrap_err();
+    assert_eq!(causes(&status), [unknown.as_str(), &unknown]);
+    assert!(
+        status["message"].as_str().unwrap().ends_with(&format!("is invalid: {unknown}")),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_of_objects_that_kubernetes_refuses() {
+    let bed = Bed::start().await;
+    let at = "spec.metrics[0]";
+    let value = json!({"type": "Value", "value": "10"});
+    let object = |change: Value| {
+        let mut object = json!({"describedObject": {"kind": "Ingress", "name": "i"}, "metric": {"name": "m"}, "target": value});
+        merge(&mut object, &change);
+        metric(json!({"type": "Object", "object": object}))
+    };
+    for (change, expected) in [
         (
             object(json!({"target": {"value": "-1"}})),
             format!("{at}.object.target.value: Invalid value: \"-1\": must be positive"),
@@ -185,15 +212,4 @@ async fn metrics_that_kubernetes_refuses() {
         assert_eq!(bed.refused(AUTOSCALERS, &autoscaler(&change)).await, [expected], "{change}");
     }
     bed.post(AUTOSCALERS, &autoscaler(&object(json!({})))).await.unwrap();
-    // Kubernetes finds that twice and says it once.
-    let unknown = format!(
-        "{at}.type: Unsupported value: \"Weather\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\""
-    );
-    let weather = autoscaler(&metric(json!({"type": "Weather"})));
-    let status = bed.post(AUTOSCALERS, &weather).await.unwrap_err();
-    assert_eq!(causes(&status), [unknown.as_str(), &unknown]);
-    assert!(
-        status["message"].as_str().unwrap().ends_with(&format!("is invalid: {unknown}")),
-        "{status}"
-    );
 }

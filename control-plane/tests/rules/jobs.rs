@@ -75,10 +75,6 @@ async fn selectors_that_kubernetes_refuses() {
 #[tokio::test]
 async fn specs_that_kubernetes_refuses() {
     let bed = Bed::start().await;
-    let long = "j".repeat(60);
-    let too_long = format!(
-        "metadata.name: Invalid value: \"{long}\": will not able to create pod with invalid DNS label: {long}-999"
-    );
     for (name, change, expected) in [
         (
             "a",
@@ -115,6 +111,19 @@ async fn specs_that_kubernetes_refuses() {
             json!({"completionMode": "Indexed", "completions": 100_001, "backoffLimitPerIndex": 1}),
             "spec.maxFailedIndexes: Required value: must be specified when completions is above 100000",
         ),
+    ] {
+        assert_eq!(bed.refused(JOBS, &job(name, &change)).await, [expected], "{change}");
+    }
+}
+
+#[tokio::test]
+async fn limits_managers_and_successes_that_kubernetes_refuses() {
+    let bed = Bed::start().await;
+    let long = "j".repeat(60);
+    let too_long = format!(
+        "metadata.name: Invalid value: \"{long}\": will not able to create pod with invalid DNS label: {long}-999"
+    );
+    for (name, change, expected) in [
         (
             "a",
             json!({"backoffLimit": -1}),
@@ -215,7 +224,14 @@ async fn policies_for_failed_pods_that_kubernetes_refuses() {
     ] {
         assert_eq!(bed.refused(JOBS, &job("a", &change)).await, [expected], "{change}");
     }
-    let mut restarting = codes(json!({}));
+}
+
+#[tokio::test]
+async fn a_policy_for_failed_pods_has_them_replaced_by_the_job_alone() {
+    let bed = Bed::start().await;
+    let policy = |rule: Value| json!({"podFailurePolicy": {"rules": [rule]}});
+    let codes = json!({"operator": "In", "values": [1]});
+    let mut restarting = policy(json!({"action": "FailJob", "onExitCodes": codes}));
     restarting["template"] = json!({"spec": {"restartPolicy": "OnFailure"}});
     assert_eq!(
         bed.refused(JOBS, &job("a", &restarting)).await,
