@@ -1,6 +1,7 @@
 //! What exists from the start: the four namespaces, the first rules, the ServiceCIDR and the Service `kubernetes`
 //! with its EndpointSlice, and the Service `kube-dns`.
 
+mod addresses;
 mod rules;
 
 use std::net::IpAddr;
@@ -35,7 +36,8 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
         ensure(api, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
     }
     rules::ensure(api).await?;
-    ensure(api, ("networking.k8s.io", "servicecidrs"), "", service_cidr(api)).await?;
+    addresses::convert_claims(api).await?;
+    addresses::ensure_range(api).await?;
     ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
     ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
     if let Some(first) = addresses.advertise.first() {
@@ -120,12 +122,6 @@ async fn ensure(
 /// The addresses at an index of every Service range.
 fn fixed(api: &Api, index: u32) -> Vec<IpAddr> {
     api.ranges.addresses.iter().map(|range| ranges::nth(*range, index)).collect()
-}
-
-/// The ranges that Services have their addresses from (KEP-1880).
-fn service_cidr(api: &Api) -> Value {
-    let cidrs: Vec<String> = api.ranges.addresses.iter().map(ToString::to_string).collect();
-    json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}})
 }
 
 fn kubernetes(api: &Api, port: u16) -> Value {

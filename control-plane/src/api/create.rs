@@ -66,7 +66,7 @@ impl Api {
             kind.strategy.prepare_create(&mut object);
             self.admit_create(kind, &mut object, how).await?;
             if !how.is_own() {
-                validate(kind, &object)?;
+                validate_new(kind, &object)?;
             }
             let claims = self.claim(kind, &mut object, None).await?;
             if how.dry_run {
@@ -210,8 +210,23 @@ fn generate_name(object: &mut Object) {
     object.set("/metadata/name", name);
 }
 
+/// Checks a new object.
+fn validate_new(kind: &Kind, object: &Object) -> Result<()> {
+    let mut errors = faults(kind, object);
+    kind.strategy.validate_create(object, &mut errors);
+    refuse(kind, object, &errors)
+}
+
 /// Checks metadata, what the row demands, and what the kind's strategy demands.
 pub(super) fn validate(kind: &Kind, object: &Object) -> Result<()> {
+    refuse(kind, object, &faults(kind, object))
+}
+
+fn refuse(kind: &Kind, object: &Object, errors: &Errors) -> Result<()> {
+    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, object.name(), errors)) }
+}
+
+fn faults(kind: &Kind, object: &Object) -> Errors {
     let mut errors = Errors::default();
     match object.name() {
         "" => errors.required("metadata.name", "name or generateName is required"),
@@ -239,5 +254,5 @@ pub(super) fn validate(kind: &Kind, object: &Object) -> Result<()> {
         }
     }
     kind.check(object, &mut errors);
-    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, object.name(), &errors)) }
+    errors
 }

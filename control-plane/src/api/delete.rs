@@ -41,8 +41,7 @@ impl Propagation {
         let refused = |fill: &dyn Fn(&mut Errors)| {
             let mut errors = Errors::default();
             fill(&mut errors);
-            let message = format!("DeleteOptions.meta.k8s.io \"\" is invalid: {errors}");
-            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
+            Err(Failure::invalid_options("DeleteOptions", &errors))
         };
         let named = match policy {
             "" => None,
@@ -229,6 +228,16 @@ impl Api {
         }
     }
 
+    /// How an object goes: for most there is nothing afterwards.
+    pub(super) async fn deletion(
+        &self,
+        kind: &Kind,
+        object: &Object,
+    ) -> std::result::Result<Action, StoreError> {
+        let successor = kind.strategy.successor(object, &*self.store).await?;
+        Ok(successor.map_or(Action::Delete, Action::Put))
+    }
+
     async fn commit_deletion(
         &self,
         target: &Target,
@@ -237,7 +246,11 @@ impl Api {
         gone: bool,
     ) -> std::result::Result<Object, StoreError> {
         let expect = Expect::Modified(entry.modified);
-        let action = if gone { Action::Delete } else { Action::Put(encode::to_bytes(object)) };
+        let action = if gone {
+            self.deletion(target.kind, object).await?
+        } else {
+            Action::Put(encode::to_bytes(object))
+        };
         let mut ops = vec![Op { key: target.key().into(), expect, action }];
         if gone {
             ops.extend(target.kind.strategy.release(object));

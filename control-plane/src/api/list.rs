@@ -15,7 +15,7 @@ use super::body::Form;
 use super::filter::{Candidate, Filter};
 use super::query::Target;
 use super::status::{Failure, Result};
-use super::{Api, Body, Call, encode, table};
+use super::{Api, Body, Call, encode, list_options, table};
 use crate::registry::Kind;
 use crate::store::{Entry, Key, Query, Revision, StoreError};
 
@@ -40,7 +40,8 @@ impl Continue {
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
         let parsed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         parsed.ok_or_else(|| {
-            Failure::bad_request("continue key is not valid: illegal base64 data or encoding")
+            let why = "continue key is not valid: illegal base64 data or encoding";
+            Failure::bad_request(format!("invalid continue token: {why}"))
         })
     }
 }
@@ -99,6 +100,7 @@ impl Api {
         target: &Target,
         filter: &Filter,
     ) -> Result<Listed> {
+        list_options::check_list(call)?;
         let limit = call.params.number("limit")?.filter(|limit| *limit > 0);
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         let token = call.params.text("continue");
@@ -150,15 +152,6 @@ impl Api {
     /// than what any client has seen.
     async fn revision_asked(&self, call: &Call) -> Result<Option<Revision>> {
         let asked = encode::revision(call.params.text("resourceVersion"))?;
-        let exact = match call.params.text("resourceVersionMatch") {
-            "Exact" => true,
-            "" | "NotOlderThan" => false,
-            other => {
-                return Err(Failure::bad_request(format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
-            }
-        };
         let Some(asked) = asked.filter(|asked| *asked > 0) else { return Ok(None) };
         let newest = self.store.revision().await?;
         if asked > newest {
@@ -172,7 +165,7 @@ impl Api {
                 "",
             ));
         }
-        Ok(exact.then_some(asked))
+        Ok(list_options::is_exact(call)?.then_some(asked))
     }
 }
 
@@ -186,6 +179,9 @@ fn page_gone(error: StoreError, after: Option<String>) -> Failure {
         ))
         .continued_by(Continue { rv: 0, after }.token()),
         (StoreError::Ahead { .. }, Some(_)) => Failure::expired(format!("{GONE}.")),
+        (StoreError::Compacted { .. }, None) => {
+            Failure::expired("The resourceVersion for the provided list is too old.")
+        }
         (other, _) => other.into(),
     }
 }

@@ -20,6 +20,7 @@ mod fields;
 mod filter;
 mod gate;
 mod list;
+mod list_options;
 mod meta;
 mod openapi;
 mod patch;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Body;
 use crate::authz::Attributes;
 use crate::registry::Kind;
-use crate::registry::invalid::Errors;
+use crate::registry::invalid::{Errors, FieldError};
 use crate::registry::selector::SelectorError;
 use crate::store::StoreError;
 
@@ -148,9 +148,17 @@ impl Failure {
         if let Some(details) = &mut failure.0.details {
             // Kubernetes names the kind here, not the resource.
             details["kind"] = kind.kind.into();
-            details["causes"] =
-                errors.0.iter().map(super::super::registry::invalid::FieldError::cause).collect();
+            details["causes"] = errors.0.iter().map(FieldError::cause).collect();
         }
+        failure
+    }
+
+    /// The options of a request are wrong.
+    pub fn invalid_options(kind: &str, errors: &Errors) -> Self {
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {errors}");
+        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        let causes: Vec<Value> = errors.0.iter().map(FieldError::cause).collect();
+        failure.0.details = Some(json!({"group": "meta.k8s.io", "kind": kind, "causes": causes}));
         failure
     }
 

@@ -148,16 +148,7 @@ impl Api {
             return Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)));
         }
         let (sent, warnings) = fields::read(call, target.kind, body)?;
-        let change = |old: &Object| {
-            let version = sent.resource_version();
-            if !version.is_empty() && version != old.resource_version() {
-                return Err(Failure::stale(target.kind, &target.name));
-            }
-            let mut new = old.clone();
-            new.copy("/status/conditions", &sent);
-            Ok(new)
-        };
-        let object = self.rewrite(target, Part::Raw, &call.how()?, change).await?;
+        let (_, object) = self.replace(target, sent, Part::Approval, &call.how()?).await?;
         Ok(warnings.on(form.respond(target.kind, &object, call, StatusCode::OK)))
     }
 

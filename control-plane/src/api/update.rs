@@ -9,8 +9,8 @@ use super::fields;
 use super::query::Target;
 use super::status::{Failure, Result};
 use super::{Api, Body, Call, encode};
-use crate::registry::invalid::{Errors, field_of};
-use crate::registry::{Kind, Object};
+use crate::registry::invalid::{Errors, IMMUTABLE, field_of};
+use crate::registry::{Kind, Object, counters};
 use crate::store::{Action, Expect, Op, StoreError};
 
 /// Which part of an object a write may change.
@@ -118,10 +118,9 @@ impl Api {
             prepare(kind, part, &mut new, &old);
             match part {
                 Part::Main if !how.is_own() => check_change(kind, &new, &old)?,
-                Part::Status if new.at("/metadata") != old.at("/metadata") => {
-                    check_metadata(kind, &new, &old)?;
-                }
-                Part::Main | Part::Status | Part::Approval | Part::Raw => {}
+                Part::Status if !how.is_own() => check_status(kind, &new, &old)?,
+                Part::Approval => check_approval(kind, &new, &old)?,
+                Part::Main | Part::Status | Part::Raw => {}
             }
             self.admit_update(kind, part, &new, &old, how).await?;
             let claims = if part == Part::Main {
@@ -136,19 +135,14 @@ impl Api {
                 return Ok(new);
             }
             let expect = Expect::Modified(entry.modified);
-            let outcome = if is_finished(&new) {
-                let delete = Op { key: key.as_str().into(), expect, action: Action::Delete };
+            let (action, with) = if is_finished(&new) {
                 // What the old object holds: the claims of the new one were not made.
-                self.store.commit([vec![delete], kind.strategy.release(&old)].concat()).await
+                (self.deletion(kind, &old).await?, kind.strategy.release(&old))
             } else {
-                let put = Op {
-                    key: key.as_str().into(),
-                    expect,
-                    action: Action::Put(encode::to_bytes(&new)),
-                };
-                self.store.commit([vec![put], claims].concat()).await
+                (Action::Put(encode::to_bytes(&new)), claims)
             };
-            match outcome {
+            let write = Op { key: key.as_str().into(), expect, action };
+            match self.store.commit([vec![write], with].concat()).await {
                 Ok(revision) => return Ok(at(new, revision)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(other) => return Err(other.into()),
@@ -195,6 +189,7 @@ fn prepare(kind: &Kind, part: Part, new: &mut Object, old: &Object) {
     if part == Part::Approval {
         let sent = std::mem::replace(new, old.clone());
         new.copy("/status/conditions", &sent);
+        kind.strategy.prepare_approval(new, old);
         return;
     }
     if part == Part::Status {
@@ -220,7 +215,7 @@ fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
             errors.invalid(
                 field_of(pointer),
                 new.at(pointer).cloned().unwrap_or_default(),
-                "field is immutable",
+                IMMUTABLE,
             );
         }
     }
@@ -229,11 +224,22 @@ fn check_change(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
 }
 
-/// Checks what somebody changes of the metadata who writes the status.
-fn check_metadata(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
-    validate(kind, new)?;
+/// Checks a status, and what its writer changes of the metadata.
+fn check_status(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
     let mut errors = Errors::default();
-    check_finalizers(new, old, &mut errors);
+    if new.at("/metadata") != old.at("/metadata") {
+        validate(kind, new)?;
+        check_finalizers(new, old, &mut errors);
+    }
+    counters::check(kind.counters, new, old, &mut errors);
+    kind.strategy.validate_status(new, old, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
+}
+
+/// Checks decisions.
+fn check_approval(kind: &Kind, new: &Object, old: &Object) -> Result<()> {
+    let mut errors = Errors::default();
+    kind.strategy.validate_approval(new, old, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, old.name(), &errors)) }
 }
 
@@ -258,7 +264,8 @@ fn check_finalizers(new: &Object, old: &Object, errors: &mut Errors) {
     }
 }
 
-/// Counts a change of what the user wants: of anything but metadata and status.
+/// Counts a change of what the user wants: of anything but metadata and status, unless the kind
+/// says otherwise.
 fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
     let wanted = |object: &Object| {
         let mut value = object.value().clone();
@@ -267,7 +274,8 @@ fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
         }
         value
     };
-    if kind.counts_generations && wanted(new) != wanted(old) {
+    let moves = || wanted(new) != wanted(old) || kind.strategy.moves_generation(new, old);
+    if kind.counts_generations && moves() {
         new.set("/metadata/generation", old.integer("/metadata/generation").unwrap_or(0) + 1);
     }
 }

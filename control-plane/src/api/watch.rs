@@ -18,9 +18,8 @@ use super::filter::{Candidate, Filter};
 use super::query::Target;
 use super::rendering::{self, Change, Renderings};
 use super::status::{Failure, Result};
-use super::{Api, Body, Call, encode, table};
+use super::{Api, Body, Call, encode, list_options, table};
 use crate::registry::Kind;
-use crate::registry::invalid::Errors;
 use crate::store::{Entry, Event, Key, Progress, Revision, StoreError, Watch};
 
 /// How often a bookmark says how far a quiet watch has come.
@@ -43,7 +42,8 @@ impl Api {
         form: Form,
     ) -> Result<Response<Body>> {
         let filter = Filter::new(call, target)?;
-        let initial = Initial::asked(call, target.kind)?;
+        list_options::check_watch(call)?;
+        let initial = Initial::asked(call);
         let asked = encode::revision(call.params.text("resourceVersion"))?.unwrap_or(0);
         let newest = self.store.revision().await?;
         let (entries, after) = match initial {
@@ -101,26 +101,13 @@ enum Initial {
 }
 
 impl Initial {
-    fn asked(call: &Call, kind: &Kind) -> Result<Self> {
-        let version = call.params.text("resourceVersion");
-        let matching = call.params.text("resourceVersionMatch");
-        let mut errors = Errors::default();
-        let unset = call.params.text("sendInitialEvents").is_empty();
-        let initial = if unset {
-            if !matching.is_empty() {
-                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-                errors.forbidden("resourceVersionMatch", why);
-            }
-            if matches!(version, "" | "0") { Self::Events } else { Self::None }
-        } else {
-            if matching != "NotOlderThan" {
-                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                errors.forbidden("resourceVersionMatch", why);
-            }
+    fn asked(call: &Call) -> Self {
+        if call.params.has("sendInitialEvents") {
             let asked = call.params.flag("sendInitialEvents");
-            if asked { Self::EventsAndBookmark } else { Self::None }
-        };
-        if errors.is_empty() { Ok(initial) } else { Err(Failure::invalid(kind, "", &errors)) }
+            return if asked { Self::EventsAndBookmark } else { Self::None };
+        }
+        let whole = matches!(call.params.text("resourceVersion"), "" | "0");
+        if whole { Self::Events } else { Self::None }
     }
 }
 

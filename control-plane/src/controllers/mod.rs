@@ -34,6 +34,7 @@ mod pod_gc;
 pub(crate) mod queue;
 mod replicaset;
 pub(crate) mod selector;
+mod service_cidrs;
 mod share;
 mod taint_eviction;
 pub(crate) mod taints;
@@ -65,6 +66,7 @@ use self::node_lifecycle::NodeLifecycle;
 use self::pod_gc::PodGc;
 use self::queue::Queue;
 use self::replicaset::ReplicaSets;
+use self::service_cidrs::ServiceCidrs;
 use self::taint_eviction::TaintEviction;
 use self::world::{Kind, KindVisitor, World};
 use crate::cidr::Cidr;
@@ -185,7 +187,8 @@ pub async fn run(
     start.controller(DaemonSets::new(Arc::clone(&world)), queues.daemon_sets);
     start.controller(Disruption::new(Arc::clone(&world)), queues.disruption);
     start.controller(Garbage::new(Arc::clone(&world), client.clone(), graph), graph_queue);
-    start.controller(Namespaces::new(Arc::clone(&world), client), queues.namespaces);
+    start.controller(Namespaces::new(Arc::clone(&world), client.clone()), queues.namespaces);
+    start.controller(ServiceCidrs::new(Arc::clone(&world), client), queues.service_cidrs);
     start.controller(NodeLifecycle::new(Arc::clone(&world)), queues.node_lifecycle);
     start.controller(TaintEviction::new(Arc::clone(&world)), queues.taint_eviction);
     start.controller(PodGc::new(Arc::clone(&world), ended), pod_gc);
@@ -211,6 +214,7 @@ struct Queues {
     service_accounts: Arc<Queue<key::Key>>,
     root_ca: Arc<Queue<key::Key>>,
     cluster_roles: Arc<Queue<key::Key>>,
+    service_cidrs: Arc<Queue<key::Key>>,
 }
 
 impl Queues {
@@ -234,6 +238,7 @@ impl Queues {
             service_accounts: queue(ServiceAccounts::subscribe),
             root_ca: queue(RootCa::subscribe),
             cluster_roles: queue(ClusterRoles::subscribe),
+            service_cidrs: queue(ServiceCidrs::subscribe),
         }
     }
 }

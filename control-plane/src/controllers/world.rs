@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{
     Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
@@ -165,6 +165,7 @@ world! {
     service_accounts: ServiceAccount,
     cluster_roles: ClusterRole,
     budgets: PodDisruptionBudget,
+    service_cidrs: ServiceCIDR,
     stateful_sets: StatefulSet,
     replication_controllers: ReplicationController,
     // Of these the garbage collector alone wants to know, and no more than whose they are.

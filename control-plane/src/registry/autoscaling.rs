@@ -1,15 +1,19 @@
 //! HorizontalPodAutoscalers: stored as autoscaling/v2; autoscaling/v1 is a view of them.
 
+mod behavior;
+mod metrics;
+
 use serde_json::{Value, json};
 
 use super::columns;
+use super::counters;
 use super::invalid::Errors;
 use super::kinds::NAMESPACED;
 use super::object::Object;
 use super::rules::{Default, Fill, Rule, Test};
 use super::strategy::Strategy;
 use super::view::View;
-use super::{Kind, Subresource};
+use super::{Kind, NameRule, Subresource};
 
 /// What the rows of both versions say.
 pub(super) const AUTOSCALER: Kind = Kind {
@@ -22,32 +26,16 @@ pub(super) const AUTOSCALER: Kind = Kind {
     subresources: &[Subresource::Status],
     rules: &[
         Rule("spec.scaleTargetRef.kind", Test::Required("")),
+        Rule("spec.scaleTargetRef.kind", Test::Name(NameRule::PathSegment)),
         Rule("spec.scaleTargetRef.name", Test::Required("")),
-        Rule("spec.minReplicas", Test::Positive),
-        Rule("spec.maxReplicas", Test::Required("")),
-        Rule("spec.maxReplicas", Test::Positive),
-        Rule(
-            "spec.metrics[*].type",
-            Test::OneOf(&["ContainerResource", "External", "Object", "Pods", "Resource"]),
-        ),
-        Rule("spec.metrics[*].resource.name", Test::Required("must specify a resource name")),
-        Rule(
-            "spec.metrics[*].resource.target.type",
-            Test::OneOf(&["AverageValue", "Utilization", "Value"]),
-        ),
-        Rule("spec.metrics[*].resource.target.averageUtilization", Test::Positive),
-        Rule("spec.behavior.scaleUp.selectPolicy", Test::OneOf(SELECT)),
-        Rule("spec.behavior.scaleDown.selectPolicy", Test::OneOf(SELECT)),
-        Rule("spec.behavior.scaleUp.stabilizationWindowSeconds", Test::Between(0, 3600)),
-        Rule("spec.behavior.scaleDown.stabilizationWindowSeconds", Test::Between(0, 3600)),
+        Rule("spec.scaleTargetRef.name", Test::Name(NameRule::PathSegment)),
     ],
+    counters: counters::AUTOSCALER,
     defaults: &[Default("spec.minReplicas", Fill::Number(1))],
     columns: columns::AUTOSCALER,
     strategy: &Autoscalers,
     ..NAMESPACED
 };
-
-const SELECT: &[&str] = &["Disabled", "Max", "Min"];
 
 /// [`Strategy`] of autoscalers.
 struct Autoscalers;
@@ -57,6 +45,7 @@ impl Strategy for Autoscalers {
         if object.list("/spec/metrics").is_empty() {
             object.set("/spec/metrics", json!([cpu(80)]));
         }
+        behavior::default(object);
     }
 
     fn prepare_create(&self, object: &mut Object) {
@@ -65,13 +54,25 @@ impl Strategy for Autoscalers {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let (least, most) =
-            (object.integer("/spec/minReplicas"), object.integer("/spec/maxReplicas"));
-        if let (Some(least), Some(most)) = (least, most)
-            && most < least
-        {
+        let least = object.integer("/spec/minReplicas").unwrap_or(1);
+        let most = object.integer("/spec/maxReplicas").unwrap_or(0);
+        if least < 1 {
+            errors.invalid("spec.minReplicas", least, "must be greater than or equal to 1");
+        }
+        if most < 1 {
+            errors.invalid("spec.maxReplicas", most, "must be greater than 0");
+        }
+        if most < least {
             let why = "must be greater than or equal to `minReplicas`";
             errors.invalid("spec.maxReplicas", most, why);
+        }
+        for (index, metric) in object.list("/spec/metrics").iter().enumerate() {
+            metrics::check(metric, &format!("spec.metrics[{index}]"), errors);
+        }
+        for direction in ["scaleUp", "scaleDown"] {
+            if let Some(rules) = object.at(&format!("/spec/behavior/{direction}")) {
+                behavior::check(rules, &format!("spec.behavior.{direction}"), errors);
+            }
         }
     }
 }

@@ -1,94 +1,18 @@
-//! Jobs and CronJobs: selectors that the server makes, and schedules.
+//! CronJobs: schedules, and the jobs that are made of them.
 
 use serde_json::{Value, json};
 
 use super::invalid::Errors;
+use super::job;
 use super::names;
 use super::object::Object;
-use super::rules::{Rule, Test};
 use super::strategy::Strategy;
 
-/// [`Strategy`] of jobs.
-pub(super) struct Jobs;
 /// [`Strategy`] of cron jobs.
 pub(super) struct CronJobs;
 
-/// Rules of jobs.
-pub(super) const JOB_RULES: &[Rule] = &[
-    Rule("spec.template", Test::Required("")),
-    Rule("spec.parallelism", Test::NotNegative),
-    Rule("spec.completions", Test::NotNegative),
-    Rule("spec.activeDeadlineSeconds", Test::NotNegative),
-    Rule("spec.backoffLimit", Test::NotNegative),
-    Rule("spec.backoffLimitPerIndex", Test::NotNegative),
-    Rule("spec.maxFailedIndexes", Test::NotNegative),
-    Rule("spec.ttlSecondsAfterFinished", Test::NotNegative),
-    Rule("spec.completionMode", Test::OneOf(&["Indexed", "NonIndexed"])),
-    Rule("spec.podReplacementPolicy", Test::OneOf(&["Failed", "TerminatingOrFailed"])),
-];
-
 /// The longest name of a CronJob: its jobs get eleven characters more.
 const CRON_JOB_NAME_MAX: usize = 52;
-
-impl Strategy for Jobs {
-    fn default(&self, object: &mut Object) {
-        // Without either number a job is one pod; with parallelism alone it is a queue.
-        if object.at("/spec/completions").is_none() && object.at("/spec/parallelism").is_none() {
-            object.set("/spec/completions", 1);
-        }
-        object.default("/spec/parallelism", 1);
-        let strict = object.at("/spec/podFailurePolicy").is_some();
-        let policy = if strict { "Failed" } else { "TerminatingOrFailed" };
-        object.default("/spec/podReplacementPolicy", policy);
-        if let Some(labels) = object.at("/spec/template/metadata/labels").cloned() {
-            object.default("/metadata/labels", labels);
-        }
-    }
-
-    fn prepare_create(&self, object: &mut Object) {
-        object.set("/status", json!({}));
-        if object.flag("/spec/manualSelector") {
-            return;
-        }
-        let (uid, name) = (object.uid().to_owned(), object.name().to_owned());
-        let labels = "/spec/template/metadata/labels";
-        for (key, value) in [
-            ("batch.kubernetes.io~1controller-uid", &uid),
-            ("batch.kubernetes.io~1job-name", &name),
-            ("controller-uid", &uid),
-            ("job-name", &name),
-        ] {
-            object.set(&format!("{labels}/{key}"), value.as_str());
-        }
-        object.set(
-            "/spec/selector",
-            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}),
-        );
-    }
-
-    fn validate(&self, object: &Object, errors: &mut Errors) {
-        if object.text("/spec/completionMode") == "Indexed"
-            && object.at("/spec/completions").is_none()
-        {
-            errors.required("spec.completions", "when completion mode is Indexed");
-        }
-    }
-
-    fn validate_update(&self, object: &Object, old: &Object, errors: &mut Errors) {
-        let suspended = old.flag("/spec/suspend");
-        let template = |object: &Object| object.at("/spec/template").cloned().unwrap_or_default();
-        if !suspended && template(object) != template(old) {
-            errors.invalid("spec.template", template(object), "field is immutable");
-        }
-        let indexed = object.text("/spec/completionMode") == "Indexed"
-            && object.at("/spec/completions") == object.at("/spec/parallelism");
-        let completions = object.at("/spec/completions");
-        if completions != old.at("/spec/completions") && !indexed {
-            let value = completions.cloned().unwrap_or_default();
-            errors.invalid("spec.completions", value, "field is immutable");
-        }
-    }
-}
 
 impl Strategy for CronJobs {
     fn prepare_create(&self, object: &mut Object) {
@@ -102,6 +26,32 @@ impl Strategy for CronJobs {
         }
         let labels = object.at("/spec/jobTemplate/metadata/labels");
         names::check_labels(labels, "spec.jobTemplate.metadata.labels", errors);
+        match object.at("/spec/timeZone").and_then(Value::as_str) {
+            Some("") => {
+                let why = "timeZone must be nil or non-empty string";
+                errors.invalid("spec.timeZone", "", why);
+            }
+            Some(zone) if zone.eq_ignore_ascii_case("local") => {
+                let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+                errors.invalid("spec.timeZone", zone, why);
+            }
+            _ => {}
+        }
+        check_template(object, errors);
+    }
+}
+
+/// Checks what jobs are made of: they get selectors of their own.
+fn check_template(object: &Object, errors: &mut Errors) {
+    let place = "spec.jobTemplate.spec";
+    let Some(spec) = object.at("/spec/jobTemplate/spec") else { return };
+    job::check_spec(spec, place, errors);
+    if let Some(selector) = spec.get("selector") {
+        let why = "`selector` will be auto-generated";
+        errors.invalid(format!("{place}.selector"), selector.clone(), why);
+    }
+    if spec["manualSelector"] == true {
+        errors.not_supported(format!("{place}.manualSelector"), true, &["nil", "false"]);
     }
 }
 

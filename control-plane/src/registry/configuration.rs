@@ -64,9 +64,19 @@ impl Strategy for Secrets {
             _ => &[],
         };
         for key in needed {
-            if !data.is_some_and(|data| data.contains_key(*key)) {
-                errors.required(format!("data[{key}]"), "");
+            match data.and_then(|data| data.get(*key)).and_then(Value::as_str) {
+                None => errors.required(format!("data[{key}]"), ""),
+                Some(text) if key.starts_with(".docker") => check_json(key, text, errors),
+                Some("") if *key == "ssh-privatekey" => {
+                    errors.required(format!("data[{key}]"), "");
+                }
+                Some(_) => {}
             }
+        }
+        let login = ["username", "password"];
+        let has = |key: &&str| data.is_some_and(|data| data.contains_key(*key));
+        if object.text("/type") == "kubernetes.io/basic-auth" && !login.iter().any(has) {
+            login.iter().for_each(|key| errors.required(format!("data[{key}]"), ""));
         }
         let account = "/metadata/annotations/kubernetes.io~1service-account.name";
         if object.text("/type") == "kubernetes.io/service-account-token"
@@ -82,6 +92,15 @@ impl Strategy for Secrets {
             errors.invalid("type", value, "field is immutable");
         }
         frozen(object, old, &["data"], errors);
+    }
+}
+
+/// Checks that what base64 stands for is a JSON object.
+fn check_json(key: &str, text: &str, errors: &mut Errors) {
+    let bytes = STANDARD.decode(text).unwrap_or_default();
+    if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
+        let field = format!("data[{key}]");
+        errors.invalid(field, "<secret contents redacted>", error.to_string());
     }
 }
 

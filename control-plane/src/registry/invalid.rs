@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+/// What Kubernetes says of a field that may not change.
+pub const IMMUTABLE: &str = "field is immutable";
+
 /// What is wrong with a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -11,6 +14,8 @@ pub enum Fault {
     Required(String),
     /// Its value is not allowed, and why.
     Invalid(Value, String),
+    /// It is not allowed as it is, and why: the value says nothing more.
+    Wrong(String),
     /// Its value is none of these.
     NotSupported(Value, Vec<String>),
     /// It must not be there, and why.
@@ -39,7 +44,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.fault {
             Fault::Required(_) => "FieldValueRequired",
-            Fault::Invalid(..) => "FieldValueInvalid",
+            Fault::Invalid(..) | Fault::Wrong(_) => "FieldValueInvalid",
             Fault::NotSupported(..) => "FieldValueNotSupported",
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::Duplicate(_) => "FieldValueDuplicate",
@@ -55,6 +60,7 @@ impl FieldError {
             Fault::Required(detail) if detail.is_empty() => "Required value".to_owned(),
             Fault::Required(detail) => format!("Required value: {detail}"),
             Fault::Invalid(value, detail) => format!("Invalid value: {value}: {detail}"),
+            Fault::Wrong(detail) => format!("Invalid value: {detail}"),
             Fault::NotSupported(value, allowed) => {
                 let allowed: Vec<String> = allowed.iter().map(|one| format!("{one:?}")).collect();
                 format!("Unsupported value: {value}: supported values: {}", allowed.join(", "))
@@ -105,6 +111,11 @@ impl Errors {
         self.push(field, Fault::Invalid(value.into(), detail.into()));
     }
 
+    /// A field that is not allowed as it is; its value is not shown.
+    pub fn wrong(&mut self, field: impl Into<String>, detail: &str) {
+        self.push(field, Fault::Wrong(detail.to_owned()));
+    }
+
     /// A value outside an enumeration.
     pub fn not_supported(
         &mut self,
@@ -148,13 +159,17 @@ impl Errors {
 }
 
 impl fmt::Display for Errors {
+    /// What is found twice is said once.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [one] => write!(formatter, "{one}"),
-            many => {
-                let texts: Vec<String> = many.iter().map(ToString::to_string).collect();
-                write!(formatter, "[{}]", texts.join(", "))
+        let mut texts: Vec<String> = Vec::new();
+        for text in self.0.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
             }
+        }
+        match texts.as_slice() {
+            [one] => write!(formatter, "{one}"),
+            many => write!(formatter, "[{}]", many.join(", ")),
         }
     }
 }

@@ -8,8 +8,8 @@ use super::columns::{self, Column};
 use super::rules::{Default, Fill, Rule, Test};
 use super::strategy::Plain;
 use super::{
-    Kind, NameRule, Review, Scope, Subresource, configuration, endpoints, namespace, networking,
-    node, pod, priority, rbac, service, workload,
+    Kind, NameRule, Review, Scope, Subresource, configuration, counters, endpoints, event,
+    namespace, networking, node, pod, priority, rbac, service, workload,
 };
 
 /// A namespaced kind of the core group with nothing special.
@@ -36,6 +36,7 @@ pub(super) const NAMESPACED: Kind = Kind {
     required: &[],
     immutable: &[],
     rules: &[],
+    counters: &[],
     defaults: &[],
     template: None,
     deprecated: "",
@@ -71,6 +72,7 @@ static ALL: &[Kind] = &[
         singular: "event",
         short_names: &["ev"],
         columns: columns::EVENT,
+        strategy: &event::Events,
         time_to_live: Some(3600),
         create_on_update: true,
         selectable: &[
@@ -192,6 +194,7 @@ static ALL: &[Kind] = &[
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
         rules: workload::DEPLOYMENT_RULES,
+        counters: counters::DEPLOYMENT,
         columns: columns::DEPLOYMENT,
         strategy: &workload::Deployments,
         ..NAMESPACED
@@ -208,6 +211,7 @@ static ALL: &[Kind] = &[
         selectable: &[("status.replicas", "/status/replicas", "0")],
         required: &["/spec/selector", "/spec/template"],
         immutable: &["/spec/selector"],
+        counters: counters::REPLICA_SET,
         columns: columns::REPLICA_SET,
         strategy: &workload::ReplicaSets,
         ..NAMESPACED
@@ -250,7 +254,6 @@ static ALL: &[Kind] = &[
         singular: "servicecidr",
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
-        immutable: &["/spec/cidrs"],
         columns: columns::SERVICE_CIDR,
         strategy: &networking::Ranges,
         ..NAMESPACED

@@ -20,14 +20,17 @@ mod batch;
 mod budget;
 mod certificate;
 mod configuration;
+pub mod counters;
 mod endpoints;
 mod event;
+mod job;
 mod limits;
 mod namespace;
 mod networking;
 mod node;
 mod pod;
 pub mod priority;
+mod quota;
 mod rbac;
 pub mod service;
 mod storage;
@@ -165,6 +168,8 @@ pub struct Kind {
     pub immutable: &'static [&'static str],
     /// What must hold for its fields.
     pub rules: &'static [rules::Rule],
+    /// What must hold for the numbers of its status.
+    pub counters: &'static [counters::Counter],
     /// What stands in fields by default.
     pub defaults: &'static [rules::Default],
     /// Its template of pods.

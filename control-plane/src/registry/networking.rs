@@ -1,14 +1,17 @@
 //! Ingresses, their classes, network policies, and ranges of service addresses.
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::invalid::Errors;
+use super::invalid::{Errors, IMMUTABLE};
 use super::names;
 use super::object::Object;
 use super::rules::{self, Rule, Test};
 use super::strategy::{Strategy, address};
-use super::{NameRule, names::SUBDOMAIN_MAX};
+use super::{NameRule, names::SUBDOMAIN_MAX, service};
 use crate::cidr::Cidr;
+use crate::store::{Store, StoreError};
 
 /// [`Strategy`] of ingresses.
 pub(super) struct Ingresses;
@@ -18,6 +21,8 @@ pub(super) struct Classes;
 pub(super) struct Policies;
 /// [`Strategy`] of ranges of service addresses.
 pub(super) struct Ranges;
+/// [`Strategy`] of addresses.
+pub(super) struct Addresses;
 
 /// Rules of ingresses.
 pub(super) const INGRESS_RULES: &[Rule] = &[
@@ -137,7 +142,31 @@ pub(super) fn controller_fault(value: &Value) -> Option<&'static str> {
         .then_some("must be a domain-prefixed path (such as \"acme.io/foo\")")
 }
 
+impl Strategy for Addresses {
+    fn successor<'a>(
+        &'a self,
+        deleted: &'a Object,
+        store: &'a dyn Store,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(service::addresses::successor(deleted, store))
+    }
+}
+
 impl Strategy for Ranges {
+    fn validate_update(&self, object: &Object, old: &Object, errors: &mut Errors) {
+        let (now, before) = (object.list("/spec/cidrs"), old.list("/spec/cidrs"));
+        // A range of the other family may join the one that there is.
+        if now.len() != before.len() && (before.len(), now.len()) != (1, 2) {
+            errors.invalid("spec.cidrs", Value::from(now.to_vec()), IMMUTABLE);
+            return;
+        }
+        for (index, (now, before)) in now.iter().zip(before).enumerate() {
+            if now != before {
+                errors.invalid(format!("spec.cidrs[{index}]"), now.clone(), IMMUTABLE);
+            }
+        }
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let ranges = object.list("/spec/cidrs");
         let all = || Value::from(ranges.to_vec());

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::invalid::Errors;
 use super::names;
 use super::object::Object;
-use super::rules::{Rule, Test};
-use super::strategy::{Strategy, address};
+use super::rules::{self, Rule, Test};
+use super::strategy::Strategy;
 
 /// [`Strategy`] of nodes.
 pub(super) struct Nodes;
@@ -21,6 +21,16 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 impl Strategy for Nodes {
+    fn default(&self, object: &mut Object) {
+        // Each of the two follows from the other.
+        let first = object.at("/spec/podCIDRs/0").cloned();
+        match (first, object.at("/spec/podCIDR").cloned()) {
+            (Some(first), None) => object.set("/spec/podCIDR", first),
+            (None, Some(range)) => object.set("/spec/podCIDRs", json!([range])),
+            _ => {}
+        }
+    }
+
     fn prepare_create(&self, object: &mut Object) {
         object.default("/spec", json!({}));
         object.default("/status", json!({}));
@@ -45,30 +55,59 @@ impl Strategy for Nodes {
                 errors.duplicate(format!("spec.taints[{index}]"), taint.clone());
             }
         }
-        for (index, range) in object.list("/spec/podCIDRs").iter().enumerate() {
-            let text = range.as_str().unwrap_or_default();
-            let valid = text.split_once('/').is_some_and(|(base, bits)| {
-                address(base).is_some_and(|base| {
-                    let most = if base.is_ipv4() { 32 } else { 128 };
-                    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
-                })
-            });
-            if !valid {
-                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                errors.invalid(format!("spec.podCIDRs[{index}]"), range.clone(), detail);
-            }
-        }
+        check_ranges(object, errors);
     }
 
     fn validate_update(&self, object: &Object, old: &Object, errors: &mut Errors) {
-        for (pointer, field) in [
-            ("/spec/podCIDR", "spec.podCIDR"),
-            ("/spec/podCIDRs", "spec.podCIDRs"),
-            ("/spec/providerID", "spec.providerID"),
-        ] {
-            if old.at(pointer).is_some_and(|set| Some(set) != object.at(pointer)) {
-                errors.forbidden(field, "node updates may not change it except from \"\" to valid");
-            }
+        let (now, before) = (object.list("/spec/podCIDRs"), old.list("/spec/podCIDRs"));
+        if !before.is_empty() {
+            let changed = if now.len() == before.len() {
+                now.iter().zip(before).filter(|(now, before)| now != before).count()
+            } else {
+                1
+            };
+            let why = "node updates may not change podCIDR except from \"\" to valid";
+            (0..changed).for_each(|_| errors.forbidden("spec.podCIDRs", why));
+        }
+        let provider = old.text("/spec/providerID");
+        if !provider.is_empty() && object.text("/spec/providerID") != provider {
+            let why = "node updates may not change providerID except from \"\" to valid";
+            errors.forbidden("spec.providerID", why);
+        }
+        check_addresses(object, errors);
+    }
+
+    fn validate_status(&self, object: &Object, _old: &Object, errors: &mut Errors) {
+        check_addresses(object, errors);
+    }
+}
+
+/// Checks the ranges of a node's pods: one, or one of each family, of which `podCIDR` is the first.
+fn check_ranges(object: &Object, errors: &mut Errors) {
+    let ranges = object.list("/spec/podCIDRs");
+    let texts = || ranges.iter().map(|range| range.as_str().unwrap_or_default());
+    let mut valid = true;
+    for (index, text) in texts().enumerate().filter(|(_, text)| !rules::is_cidr(text)) {
+        valid = false;
+        errors.invalid(format!("spec.podCIDRs[{index}]"), text, rules::NO_CIDR);
+    }
+    let families = texts().filter(|text| text.contains(':')).count();
+    if valid && ranges.len() > 1 && (ranges.len(), families) != (2, 1) {
+        let why = "may specify no more than one CIDR for each IP family";
+        errors.invalid("spec.podCIDRs", Value::from(ranges.to_vec()), why);
+    }
+    let (first, said) = (ranges.first().and_then(Value::as_str), object.text("/spec/podCIDR"));
+    if first.is_some_and(|first| first != said) {
+        let why = "must be the first of `podCIDRs`";
+        errors.invalid("spec.podCIDR", said, why);
+    }
+}
+
+fn check_addresses(object: &Object, errors: &mut Errors) {
+    let addresses = object.list("/status/addresses");
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            errors.duplicate(format!("status.addresses[{index}]"), address.clone());
         }
     }
 }

@@ -6,7 +6,7 @@ mod handler;
 mod scheduling;
 pub(super) mod spec;
 mod update;
-mod volume;
+pub(super) mod volume;
 
 use serde_json::{Map, Value, json};
 
@@ -52,6 +52,12 @@ impl Strategy for Pods {
     fn prepare_status(&self, object: &mut Object, old: &Object) {
         object.copy("/status/qosClass", old);
         object.copy("/metadata/ownerReferences", old);
+    }
+
+    fn validate_create(&self, object: &Object, errors: &mut Errors) {
+        if !object.list("/spec/ephemeralContainers").is_empty() {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::invalid::Errors;
 use super::object::Object;
 use super::service::Ranges;
-use crate::store::{Op, Store};
+use crate::store::{Op, Store, StoreError};
 
 /// Behaviour of a special kind. Every method has the behaviour of a plain kind as its default.
 pub trait Strategy: Sync {
@@ -23,11 +24,28 @@ pub trait Strategy: Sync {
     /// Changes an object of which the status is written.
     fn prepare_status(&self, _object: &mut Object, _old: &Object) {}
 
+    /// Changes an object of which the decisions are written.
+    fn prepare_approval(&self, _object: &mut Object, _old: &Object) {}
+
+    /// Checks what only a new object has to keep to.
+    fn validate_create(&self, _object: &Object, _errors: &mut Errors) {}
+
     /// Checks an object.
     fn validate(&self, _object: &Object, _errors: &mut Errors) {}
 
     /// Checks what may change. Immutable fields of the row are checked already.
     fn validate_update(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Checks a status that is written. The counters of the row are checked already.
+    fn validate_status(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Checks decisions that are written.
+    fn validate_approval(&self, _object: &Object, _old: &Object, _errors: &mut Errors) {}
+
+    /// Whether `metadata.generation` moves though nothing but metadata has changed.
+    fn moves_generation(&self, _object: &Object, _old: &Object) -> bool {
+        false
+    }
 
     /// Whether a POST may bring a status, as a node does that registers itself.
     fn keeps_status_on_create(&self) -> bool {
@@ -59,6 +77,16 @@ pub trait Strategy: Sync {
     fn release(&self, _object: &Object) -> Vec<Op> {
         Vec::new()
     }
+
+    /// What takes the place of an object that is deleted, as it is stored, in the same commit:
+    /// where others rely on there being one.
+    fn successor<'a>(
+        &'a self,
+        _deleted: &'a Object,
+        _store: &'a dyn Store,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// A kind with nothing special.
@@ -85,7 +113,7 @@ pub enum ClaimError {
     Exhausted(String),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
 }
 
 /// Whether `text` is an IP address, and which.

@@ -48,6 +48,12 @@ impl Strategy for Deployments {
         object.copy("/metadata/labels", old);
     }
 
+    fn moves_generation(&self, object: &Object, old: &Object) -> bool {
+        // What annotations say goes on to the replica sets.
+        let annotations = "/metadata/annotations";
+        object.at(annotations) != old.at(annotations)
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         validate_workload(object, errors);
         let ready = object.integer("/spec/minReadySeconds").unwrap_or(0);

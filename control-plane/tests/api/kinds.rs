@@ -29,7 +29,7 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/api/v1/namespaces/default/persistentvolumeclaims",
             json!({"spec": {"accessModes": ["ReadWriteOnce"]}}),
-            "spec.resources.requests.storage: Required value",
+            "spec.resources[storage]: Required value",
         ),
         (
             "/api/v1/namespaces/default/configmaps",

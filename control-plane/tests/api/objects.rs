@@ -153,7 +153,7 @@ async fn generations_count_what_the_user_wants() {
         .await
         .unwrap();
     assert_eq!((generation(&scaled), &scaled["status"]), (2, &json!({})));
-    let status = json!({"spec": {"replicas": 5}, "metadata": {"labels": {"a": "c"}}, "status": {"readyReplicas": 1}});
+    let status = json!({"spec": {"replicas": 5}, "metadata": {"labels": {"a": "c"}}, "status": {"replicas": 1, "readyReplicas": 1}});
     let reported = server.patch("merge", &format!("{path}/status"), &status).await.unwrap();
     assert_eq!(
         (
@@ -163,7 +163,7 @@ async fn generations_count_what_the_user_wants() {
         ),
         (2, &json!(2), &json!("b"))
     );
-    assert_eq!(reported["status"], json!({"readyReplicas": 1}));
+    assert_eq!(reported["status"], json!({"replicas": 1, "readyReplicas": 1}));
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn addresses_asked_for() {
     );
     assert_eq!(
         refused(&server, &json!({"clusterIP": "10.97.0.1"})).await,
-        "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16"
+        "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: the provided network does not match the current range"
     );
     assert!(
         refused(&server, &json!({"clusterIP": "nonsense"}))

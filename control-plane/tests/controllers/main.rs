@@ -11,6 +11,7 @@ mod eviction;
 mod kube_rs;
 mod kubectl;
 mod replicaset;
+mod service_cidrs;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

@@ -26,6 +26,13 @@ impl Bed {
         Self::of(builder.start().await.unwrap())
     }
 
+    /// Without controllers, and with other ranges of Service addresses.
+    pub(crate) async fn of_ranges(ranges: &[&str]) -> Self {
+        let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let builder = ControlPlane::builder().without_controllers().service_cidrs(ranges);
+        Self::of(builder.start().await.unwrap())
+    }
+
     fn of(control_plane: ControlPlane) -> Self {
         Self { client: control_plane.client(), _control_plane: control_plane }
     }
@@ -54,6 +61,15 @@ impl Bed {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Value> {
         self.send(Method::POST, path, "application/json", body).await
+    }
+
+    /// The causes for which a change (a merge patch) is refused.
+    pub(crate) async fn refused_change(&self, path: &str, change: &Value) -> Vec<String> {
+        causes(&self.patch("merge", path, change).await.expect_err("it is refused"))
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Value> {
+        self.send(Method::PUT, path, "application/json", body).await
     }
 
     pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value, Value> {

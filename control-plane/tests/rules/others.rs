@@ -100,3 +100,145 @@ async fn limit_ranges_fill_what_follows() {
         assert_eq!(bed.refused(path, &range(limits)).await, [expected]);
     }
 }
+
+#[tokio::test]
+async fn ranges_of_a_nodes_pods_and_its_provider_stay() {
+    let bed = Bed::start().await;
+    let nodes = "/api/v1/nodes";
+    let any = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let node = |spec: Value| json!({"metadata": {"name": "n"}, "spec": spec});
+    for (spec, expected) in [
+        (json!({"podCIDR": "x"}), format!("spec.podCIDRs[0]: Invalid value: \"x\": {any}")),
+        (
+            json!({"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}),
+            "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.1.0/24\"]: may specify no more than one CIDR for each IP family".to_owned(),
+        ),
+    ] {
+        assert_eq!(bed.refused(nodes, &node(spec)).await, [expected]);
+    }
+    let made = bed.post(nodes, &node(json!({}))).await.unwrap();
+    assert_eq!(made["spec"].get("podCIDR"), None);
+    let path = format!("{nodes}/n");
+    let set = json!({"spec": {"podCIDR": "10.0.0.0/24", "providerID": "cloud://1"}});
+    let set = bed.patch("merge", &path, &set).await.unwrap();
+    assert_eq!(set["spec"]["podCIDRs"], json!(["10.0.0.0/24"]));
+    for (change, field, named) in [
+        (json!({"podCIDR": "10.0.1.0/24", "podCIDRs": ["10.0.1.0/24"]}), "podCIDRs", "podCIDR"),
+        (json!({"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}), "podCIDRs", "podCIDR"),
+        (json!({"podCIDR": null, "podCIDRs": null}), "podCIDRs", "podCIDR"),
+        (json!({"providerID": "cloud://2"}), "providerID", "providerID"),
+    ] {
+        let why = format!("node updates may not change {named} except from \"\" to valid");
+        let found = bed.refused_change(&path, &json!({"spec": change})).await;
+        assert_eq!(found, [format!("spec.{field}: Forbidden: {why}")], "{change}");
+    }
+    let address = json!({"type": "InternalIP", "address": "192.0.2.1"});
+    let twice = json!({"status": {"addresses": [address, address]}});
+    assert_eq!(
+        bed.refused_change(&format!("{path}/status"), &twice).await,
+        [
+            "status.addresses[1]: Duplicate value: {\"address\":\"192.0.2.1\",\"type\":\"InternalIP\"}"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn ephemeral_containers_come_to_running_pods_alone() {
+    let bed = Bed::start().await;
+    let ephemeral = json!({"ephemeralContainers": [{"name": "debug", "image": "hello"}]});
+    assert_eq!(
+        bed.refused(crate::bed::PODS, &crate::bed::pod("p", &ephemeral)).await,
+        ["spec.ephemeralContainers: Forbidden: cannot be set on create"]
+    );
+    let mut template = crate::bed::pod("t", &ephemeral);
+    template["metadata"] = json!({"labels": {"a": "b"}});
+    let set = json!({"metadata": {"name": "r"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let found = bed.refused("/apis/apps/v1/namespaces/default/daemonsets", &set).await;
+    let expected = "spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template";
+    assert_eq!(found, [expected]);
+}
+
+#[tokio::test]
+async fn quotas_that_kubernetes_refuses() {
+    let bed = Bed::start().await;
+    let path = "/api/v1/namespaces/default/resourcequotas";
+    let quota = |spec: Value| json!({"metadata": {"generateName": "q-"}, "spec": spec});
+    let fine = json!({"hard": {"pods": "3", "count/jobs.batch": "1", "example.com/gpu": "1", "requests.cpu": "500m"}});
+    bed.post(path, &quota(fine)).await.unwrap();
+    for (spec, expected) in [
+        (
+            json!({"hard": {"wishes": "3"}}),
+            "spec.hard[wishes]: Invalid value: \"wishes\": must be a standard resource for quota",
+        ),
+        (
+            json!({"hard": {"pods": "-1"}}),
+            "spec.hard[pods]: Invalid value: \"-1\": must be greater than or equal to 0",
+        ),
+        (
+            json!({"hard": {"pods": "500m"}}),
+            "spec.hard[pods]: Invalid value: \"500m\": must be an integer",
+        ),
+        (
+            json!({"hard": {"pods": "1"}, "scopes": ["Fun"]}),
+            "spec.scopes: Invalid value: [\"Fun\"]: unsupported scope",
+        ),
+        (
+            json!({"hard": {"cpu": "1"}, "scopes": ["BestEffort"]}),
+            "spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource",
+        ),
+        (
+            json!({"hard": {"pods": "1"}, "scopes": ["Terminating", "NotTerminating"]}),
+            "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes",
+        ),
+    ] {
+        assert_eq!(bed.refused(path, &quota(spec)).await, [expected]);
+    }
+}
+
+#[tokio::test]
+async fn events_and_secrets_that_kubernetes_refuses() {
+    let bed = Bed::start().await;
+    let event = |about: &str, change: Value| {
+        let mut event = json!({
+            "metadata": {"generateName": "e-"},
+            "involvedObject": {"kind": "Pod", "namespace": about, "name": "p"},
+        });
+        crate::bed::merge(&mut event, &change);
+        event
+    };
+    let events = "/api/v1/namespaces/default/events";
+    bed.post(events, &event("default", json!({}))).await.unwrap();
+    bed.post(events, &event("", json!({}))).await.unwrap();
+    assert_eq!(
+        bed.refused(events, &event("other", json!({}))).await,
+        ["involvedObject.namespace: Invalid value: \"other\": does not match event.namespace"]
+    );
+    let newer = json!({"eventTime": "2026-01-01T00:00:00.000000Z", "reason": "R", "action": "A"});
+    assert_eq!(
+        bed.refused(events, &event("default", newer)).await,
+        ["reportingComponent: Required value", "reportingInstance: Required value"]
+    );
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = |kind: &str, data: Value| json!({"metadata": {"generateName": "s-"}, "type": format!("kubernetes.io/{kind}"), "stringData": data});
+    for (kind, data, expected) in [
+        (
+            "basic-auth",
+            json!({}),
+            vec!["data[username]: Required value", "data[password]: Required value"],
+        ),
+        ("tls", json!({"tls.crt": ""}), vec!["data[tls.key]: Required value"]),
+        ("ssh-auth", json!({"ssh-privatekey": ""}), vec!["data[ssh-privatekey]: Required value"]),
+    ] {
+        assert_eq!(bed.refused(secrets, &secret(kind, data)).await, expected, "{kind}");
+    }
+    let found =
+        bed.refused(secrets, &secret("dockerconfigjson", json!({".dockerconfigjson": "x"}))).await;
+    let start = "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": ";
+    assert!(found[0].starts_with(start), "{found:?}");
+    for (kind, data) in [
+        ("basic-auth", json!({"username": ""})),
+        ("dockerconfigjson", json!({".dockerconfigjson": "{}"})),
+    ] {
+        bed.post(secrets, &secret(kind, data)).await.unwrap();
+    }
+}

@@ -8,6 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use kube::api::{Api, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
@@ -83,6 +84,38 @@ async fn no_address_and_no_port_is_given_to_two() {
     let addresses: BTreeSet<_> = all.iter().map(|(address, _)| address).collect();
     let ports: BTreeSet<_> = all.iter().map(|(_, port)| port).collect();
     assert_eq!((addresses.len(), ports.len()), (30, 30), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_one_adds_is_given_out_by_both_and_each_address_once() {
+    let server = Server::start().await;
+    let (one, other) = (api_over(&server).await, api_over(&server).await);
+    let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/29"]}});
+    let range: ServiceCIDR = serde_json::from_value(range).unwrap();
+    let ranges: Api<ServiceCIDR> = Api::all(one.client());
+    ranges.create(&PostParams::default(), &range).await.unwrap();
+    let take = async |client: Client, from: &str| {
+        let services: Api<Service> = Api::default_namespaced(client);
+        let mut given = Vec::new();
+        for number in 1..=6 {
+            let address = format!("10.97.0.{number}");
+            let service = serde_json::from_value(json!({
+                "metadata": {"name": format!("{from}{number}")},
+                "spec": {"clusterIP": address, "ports": [{"port": 80}]},
+            }));
+            if services.create(&PostParams::default(), &service.unwrap()).await.is_ok() {
+                given.push(address);
+            }
+        }
+        given
+    };
+    let (some, others) = tokio::join!(take(one.client(), "a"), take(other.client(), "b"));
+    let all: Vec<_> = some.into_iter().chain(others).collect();
+    assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (6, 6), "{all:?}");
+    let addresses: Api<IPAddress> = Api::all(other.client());
+    let listed = addresses.list(&ListParams::default()).await.unwrap();
+    let named = listed.iter().map(|address| address.name_any());
+    assert_eq!(named.filter(|name| name.starts_with("10.97.0.")).count(), 6);
 }
 
 async fn holder(client: &Client, lease: &str) -> Option<String> {

@@ -1,10 +1,11 @@
 //! Rows of the groups apps, batch, autoscaling and policy.
 
 use super::super::columns;
+use super::super::counters;
 use super::super::rules::{Default, Fill, Rule, Test};
 use super::super::template::Template;
 use super::super::{Kind, Subresource};
-use super::super::{autoscaling, batch, budget, workload};
+use super::super::{autoscaling, batch, budget, job, workload};
 use super::NAMESPACED;
 
 pub(super) static KINDS: &[Kind] = &[
@@ -42,6 +43,7 @@ pub(super) static KINDS: &[Kind] = &[
         ],
         immutable: &["/spec/selector"],
         template: Some(Template { at: "/spec/template", restart: &["Always"] }),
+        counters: counters::DAEMON_SET,
         columns: columns::DAEMON_SET,
         strategy: &workload::DaemonSets,
         ..NAMESPACED
@@ -79,6 +81,7 @@ pub(super) static KINDS: &[Kind] = &[
             Default("spec.volumeClaimTemplates[*].status.phase", Fill::Text("Pending")),
         ],
         template: Some(Template { at: "/spec/template", restart: &["Always"] }),
+        counters: counters::STATEFUL_SET,
         columns: columns::STATEFUL_SET,
         strategy: &workload::StatefulSets,
         ..NAMESPACED
@@ -93,17 +96,23 @@ pub(super) static KINDS: &[Kind] = &[
         subresources: &[Subresource::Status],
         counts_generations: true,
         selectable: &[("status.successful", "/status/succeeded", "0")],
-        rules: batch::JOB_RULES,
         defaults: &[
-            Default("spec.backoffLimit", Fill::Number(6)),
             Default("spec.completionMode", Fill::Text("NonIndexed")),
             Default("spec.suspend", Fill::Flag(false)),
             Default("spec.manualSelector", Fill::Flag(false)),
         ],
-        immutable: &["/spec/selector", "/spec/completionMode", "/spec/podFailurePolicy"],
+        immutable: &[
+            "/spec/selector",
+            "/spec/completionMode",
+            "/spec/podFailurePolicy",
+            "/spec/backoffLimitPerIndex",
+            "/spec/managedBy",
+            "/spec/successPolicy",
+        ],
         template: Some(Template { at: "/spec/template", restart: &["OnFailure", "Never"] }),
+        counters: counters::JOB,
         columns: columns::JOB,
-        strategy: &batch::Jobs,
+        strategy: &job::Jobs,
         ..NAMESPACED
     },
     Kind {
@@ -162,6 +171,7 @@ pub(super) static KINDS: &[Kind] = &[
                 Test::OneOf(&["AlwaysAllow", "IfHealthyBudget"]),
             ),
         ],
+        counters: counters::BUDGET,
         columns: columns::POD_DISRUPTION_BUDGET,
         strategy: &budget::Budgets,
         ..NAMESPACED

@@ -20,11 +20,7 @@ pub(super) static KINDS: &[Kind] = &[
         short_names: &["csr"],
         subresources: &[Subresource::Approval, Subresource::Status],
         selectable: &[("spec.signerName", "/spec/signerName", "")],
-        rules: &[
-            Rule("spec.request", Test::Required("")),
-            Rule("spec.usages", Test::Required("")),
-            Rule("spec.signerName", Test::Required("")),
-        ],
+        rules: &[Rule("spec.usages", Test::Required(""))],
         columns: columns::CERTIFICATE_SIGNING_REQUEST,
         strategy: &certificate::Requests,
         ..CLUSTER
@@ -98,6 +94,7 @@ pub(super) static KINDS: &[Kind] = &[
         immutable: &["/spec/parentRef"],
         names: super::super::NameRule::Any,
         columns: columns::IP_ADDRESS,
+        strategy: &networking::Addresses,
         ..CLUSTER
     },
     Kind {

@@ -1,8 +1,10 @@
 //! Rows of the core group besides the best-known: storage, quotas, and what came before.
 
 use super::super::columns;
+use super::super::counters;
 use super::super::endpoints;
 use super::super::limits;
+use super::super::quota;
 use super::super::rules::{Default, Fill, Rule, Test};
 use super::super::storage;
 use super::super::template::Template;
@@ -53,6 +55,7 @@ pub(super) static KINDS: &[Kind] = &[
             Rule("spec.capacity", Test::Required("")),
             Rule("spec.capacity{*}", Test::PositiveQuantity),
             Rule("spec.volumeMode", Test::OneOf(VOLUME_MODES)),
+            Rule("spec.storageClassName", Test::Name(NameRule::Subdomain)),
             Rule(
                 "spec.persistentVolumeReclaimPolicy",
                 Test::OneOf(&["Delete", "Recycle", "Retain"]),
@@ -77,8 +80,6 @@ pub(super) static KINDS: &[Kind] = &[
         rules: &[
             Rule("spec.accessModes", Test::Required("at least 1 access mode is required")),
             Rule("spec.accessModes[*]", Test::OneOf(ACCESS_MODES)),
-            Rule("spec.resources.requests.storage", Test::Required("")),
-            Rule("spec.resources.requests.storage", Test::PositiveQuantity),
             Rule("spec.volumeMode", Test::OneOf(VOLUME_MODES)),
             Rule("spec.selector", Test::Selector),
             Rule("spec.storageClassName", Test::Name(NameRule::Subdomain)),
@@ -114,6 +115,7 @@ pub(super) static KINDS: &[Kind] = &[
             Rule("spec.replicas", Test::NotNegative),
             Rule("spec.minReadySeconds", Test::NotNegative),
         ],
+        counters: counters::REPLICA_SET,
         template: Some(Template { at: "/spec/template", restart: &["Always"] }),
         columns: columns::REPLICATION_CONTROLLER,
         strategy: &workload::ReplicationControllers,
@@ -126,25 +128,9 @@ pub(super) static KINDS: &[Kind] = &[
         short_names: &["quota"],
         subresources: &[Subresource::Status],
         returns_deleted: true,
-        rules: &[
-            Rule("spec.hard{*}", Test::Quantity),
-            Rule("status.hard{*}", Test::Quantity),
-            Rule("status.used{*}", Test::Quantity),
-            Rule(
-                "spec.scopes[*]",
-                Test::OneOf(&[
-                    "BestEffort",
-                    "CrossNamespacePodAffinity",
-                    "NotBestEffort",
-                    "NotTerminating",
-                    "PriorityClass",
-                    "Terminating",
-                    "VolumeAttributesClass",
-                ]),
-            ),
-        ],
         immutable: &["/spec/scopes"],
         columns: columns::RESOURCE_QUOTA,
+        strategy: &quota::Quotas,
         ..NAMESPACED
     },
 ];

@@ -64,6 +64,10 @@ pub(in crate::registry) fn validate(spec: &Value, field: &str, of: Within, error
     check_host_network(spec, field, of, errors);
     check_dns(spec, field, errors);
     scheduling::validate(spec, field, of, errors);
+    if of == Within::Template && spec.get("ephemeralContainers").is_some() {
+        let why = "ephemeral containers not allowed in pod template";
+        errors.forbidden(format!("{field}.ephemeralContainers"), why);
+    }
 }
 
 /// On the node's network a port of a container is one of the node, under the same number.

@@ -111,7 +111,7 @@ const SOURCES: &[(&str, &[Rule])] = &[
 ];
 
 /// Checks the volumes of the spec at `field`; returns them by their names.
-pub(super) fn validate<'a>(
+pub(in crate::registry::pod) fn validate<'a>(
     spec: &'a Value,
     field: &str,
     errors: &mut Errors,
@@ -155,12 +155,14 @@ fn check_sources(volume: &Value, at: &str, errors: &mut Errors) {
     }
 }
 
-fn backstep_fault(path: &Value) -> Option<&'static str> {
+/// What is wrong with a path that goes back up.
+pub(in crate::registry) fn backstep_fault(path: &Value) -> Option<&'static str> {
     let path = path.as_str().unwrap_or_default();
     path.split('/').any(|part| part == "..").then_some("must not contain '..'")
 }
 
-fn absolute_fault(path: &Value) -> Option<&'static str> {
+/// What is wrong with a path that begins anywhere.
+pub(in crate::registry) fn absolute_fault(path: &Value) -> Option<&'static str> {
     (!path.as_str().unwrap_or_default().starts_with('/')).then_some("must be an absolute path")
 }
 

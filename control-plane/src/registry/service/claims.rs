@@ -1,73 +1,47 @@
-//! Addresses and node ports of Services.
+//! What Services have of the cluster: families, addresses ([`addresses`]) and node ports.
 //!
 //! A claim is a key of the store, written in the same commit as the Service that holds it. So
 //! nothing is given out twice, whoever writes; nothing leaks; and there is nothing to repair after
 //! a crash.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::ranges::{self, family};
-use super::{has_cluster_ip, has_health_check, has_node_ports, is_headless};
-use crate::cidr::Cidr;
+use super::{addresses, has_cluster_ip, has_health_check, has_node_ports, is_headless};
 use crate::registry::invalid::Errors;
 use crate::registry::object::Object;
 use crate::registry::strategy::{ClaimError, Claims};
 use crate::store::{Action, Expect, Op};
 
-/// How many candidates are looked up before the range counts as full.
-const TRIES: usize = 100_000;
-
-fn address_key(address: IpAddr) -> String {
-    format!("claims/clusterips/{address}")
-}
-
 fn port_key(port: i64) -> String {
     format!("claims/nodeports/{port}")
 }
 
-/// Keys of everything that a Service holds.
-fn held(object: &Object) -> Vec<String> {
-    let mut keys: Vec<String> = Vec::new();
-    if has_cluster_ip(object) {
-        keys.extend(
-            cluster_ips(object).into_iter().filter_map(|ip| ip.parse().ok()).map(address_key),
-        );
-    }
-    keys.extend(
-        object
-            .list("/spec/ports")
-            .iter()
-            .filter_map(|port| port["nodePort"].as_i64())
-            .map(port_key),
-    );
-    keys.extend(object.integer("/spec/healthCheckNodePort").map(port_key));
+/// The numbers of the node ports that a Service holds.
+fn held_ports(object: &Object) -> Vec<i64> {
+    let ports = object.list("/spec/ports").iter();
+    let mut numbers: Vec<i64> = ports.filter_map(|port| port["nodePort"].as_i64()).collect();
+    numbers.extend(object.integer("/spec/healthCheckNodePort"));
     // One Service may have the same node port for TCP and UDP.
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
-/// `clusterIPs`, or what stands in `clusterIP` alone.
-fn cluster_ips(object: &Object) -> Vec<String> {
-    let list = object.list("/spec/clusterIPs");
-    let texts: Vec<String> = list.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    match object.text("/spec/clusterIP") {
-        "" => texts,
-        first if texts.is_empty() => vec![first.to_owned()],
-        _ => texts,
-    }
+fn give_port(number: i64) -> Op {
+    Op { key: port_key(number).into(), expect: Expect::Any, action: Action::Delete }
+}
+
+fn take_port(object: &Object, number: i64) -> Op {
+    let owner = Bytes::from(format!("{}/{}", object.namespace(), object.name()));
+    Op { key: port_key(number).into(), expect: Expect::Absent, action: Action::Put(owner) }
 }
 
 /// Gives back what a Service holds.
 pub(super) fn release(object: &Object) -> Vec<Op> {
-    held(object)
-        .into_iter()
-        .map(|key| Op { key: key.into(), expect: Expect::Any, action: Action::Delete })
-        .collect()
+    let addresses = addresses::held(object).into_iter().map(addresses::give);
+    addresses.chain(held_ports(object).into_iter().map(give_port)).collect()
 }
 
 /// Fills in families, addresses and ports, and claims what the Service did not hold before.
@@ -79,22 +53,21 @@ pub(super) async fn claim(
     let mut errors = Errors::default();
     choose_families(object, old, claims.ranges, &mut errors);
     stop_at(errors)?;
-    let had = old.map(held).unwrap_or_default();
-    choose_addresses(object, &had, claims).await?;
-    choose_ports(object, &had, claims).await?;
-    let has = held(object);
-    let owner = Bytes::from(format!("{}/{}", object.namespace(), object.name()));
-    let taken = has.iter().filter(|key| !had.contains(key)).map(|key| Op {
-        key: key.as_str().into(),
-        expect: Expect::Absent,
-        action: Action::Put(owner.clone()),
-    });
-    let given = had.iter().filter(|key| !has.contains(key)).map(|key| Op {
-        key: key.as_str().into(),
-        expect: Expect::Any,
-        action: Action::Delete,
-    });
-    Ok(taken.chain(given).collect())
+    let had = old.map(addresses::held).unwrap_or_default();
+    let had_ports = old.map(held_ports).unwrap_or_default();
+    addresses::choose(object, &had, claims).await?;
+    choose_ports(object, &had_ports, claims).await?;
+    let (has, has_ports) = (addresses::held(object), held_ports(object));
+    let mut ops = Vec::new();
+    let news = has.iter().filter(|one| !had.contains(one));
+    ops.extend(news.map(|one| addresses::take(object, *one)));
+    let gone = had.iter().filter(|one| !has.contains(one));
+    ops.extend(gone.map(|one| addresses::give(*one)));
+    let news = has_ports.iter().filter(|one| !had_ports.contains(one));
+    ops.extend(news.map(|one| take_port(object, *one)));
+    let gone = had_ports.iter().filter(|one| !has_ports.contains(one));
+    ops.extend(gone.map(|one| give_port(*one)));
+    Ok(ops)
 }
 
 fn stop_at(errors: Errors) -> Result<(), ClaimError> {
@@ -111,7 +84,7 @@ fn choose_families(
     if !has_cluster_ip(object) {
         return;
     }
-    let addresses = cluster_ips(object);
+    let addresses = addresses::cluster_ips(object);
     check_first(object, &addresses, errors);
     let mut families: Vec<String> = object
         .list("/spec/ipFamilies")
@@ -194,83 +167,10 @@ fn check_first(object: &Object, addresses: &[String], errors: &mut Errors) {
     }
 }
 
-/// Takes the addresses asked for and chooses the missing ones.
-async fn choose_addresses(
-    object: &mut Object,
-    had: &[String],
-    claims: Claims<'_>,
-) -> Result<(), ClaimError> {
-    if !has_cluster_ip(object) {
-        return Ok(());
-    }
-    let mut addresses = cluster_ips(object);
-    if is_headless(object) {
-        object.set("/spec/clusterIPs", json!(["None"]));
-        return Ok(());
-    }
-    let families: Vec<String> = object
-        .list("/spec/ipFamilies")
-        .iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
-    for (index, chosen) in families.iter().enumerate() {
-        let Some(range) = claims.ranges.of(chosen) else { continue };
-        match addresses.get(index).and_then(|text| text.parse().ok()) {
-            Some(address) => check_address(address, *range, &addresses, had, claims).await?,
-            None => addresses.push(free_address(*range, claims).await?.to_string()),
-        }
-    }
-    object.set("/spec/clusterIP", addresses.first().cloned().unwrap_or_default());
-    object.set("/spec/clusterIPs", json!(addresses));
-    Ok(())
-}
-
-async fn check_address(
-    address: IpAddr,
-    range: Cidr,
-    all: &[String],
-    had: &[String],
-    claims: Claims<'_>,
-) -> Result<(), ClaimError> {
-    let key = address_key(address);
-    let mut errors = Errors::default();
-    if had.contains(&key) {
-        return Ok(());
-    }
-    if !ranges::offers(range, address) {
-        let detail = format!(
-            "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-        );
-        errors.invalid("spec.clusterIPs", json!(all), detail);
-    } else if claims.store.get(&key).await?.is_some() {
-        errors.invalid(
-            "spec.clusterIPs",
-            json!(all),
-            format!("failed to allocate IP {address}: provided IP is already allocated"),
-        );
-    }
-    stop_at(errors)
-}
-
-fn random() -> u32 {
-    // The first 32 bits of a version 4 UUID are all random.
-    Uuid::new_v4().as_fields().0
-}
-
-async fn free_address(range: Cidr, claims: Claims<'_>) -> Result<IpAddr, ClaimError> {
-    for address in ranges::addresses(range, random()).take(TRIES) {
-        if claims.store.get(&address_key(address)).await?.is_none() {
-            return Ok(address);
-        }
-    }
-    Err(ClaimError::Exhausted(format!("no free address in {range}")))
-}
-
 /// Takes the node ports asked for and chooses the missing ones.
 async fn choose_ports(
     object: &mut Object,
-    had: &[String],
+    had: &[i64],
     claims: Claims<'_>,
 ) -> Result<(), ClaimError> {
     let mut ports = object.list("/spec/ports").to_vec();
@@ -322,7 +222,7 @@ async fn check_port(
     number: i64,
     twice: bool,
     field: &str,
-    had: &[String],
+    had: &[i64],
     claims: Claims<'_>,
 ) -> Result<(), ClaimError> {
     let mut errors = Errors::default();
@@ -330,7 +230,7 @@ async fn check_port(
     let key = port_key(number);
     if twice {
         errors.duplicate(field, number);
-    } else if had.contains(&key) {
+    } else if had.contains(&number) {
         return Ok(());
     } else if !u16::try_from(number).is_ok_and(|port| range.contains(&port)) {
         let detail = format!(
@@ -346,7 +246,7 @@ async fn check_port(
 }
 
 async fn free_port(ports: &[Value], mine: &[i64], claims: Claims<'_>) -> Result<i64, ClaimError> {
-    for port in ranges::ports(&claims.ranges.node_ports, random()) {
+    for port in ranges::ports(&claims.ranges.node_ports, super::random()) {
         let port = i64::from(port);
         let asked = ports.iter().any(|other| other["nodePort"] == port);
         if !asked && !mine.contains(&port) && claims.store.get(&port_key(port)).await?.is_none() {

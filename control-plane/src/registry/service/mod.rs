@@ -1,12 +1,14 @@
 //! Services: types and defaults. What they may be is in [`validate`]; addresses and ports are
 //! claimed in [`claims`].
 
+pub(crate) mod addresses;
 mod claims;
 pub mod ranges;
 mod validate;
 
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 pub use ranges::{Ranges, family};
 
@@ -15,6 +17,12 @@ use super::object::Object;
 use super::pod::or;
 use super::strategy::{ClaimError, Claims, Strategy};
 use crate::store::Op;
+
+/// Where a search for what is free begins.
+fn random() -> u32 {
+    // The first 32 bits of a version 4 UUID are all random.
+    Uuid::new_v4().as_fields().0
+}
 
 /// Seconds that client affinity lasts when nothing else is said.
 const AFFINITY_SECONDS: i64 = 10_800;

@@ -7,10 +7,10 @@ use std::ops::RangeInclusive;
 
 use crate::cidr::Cidr;
 
-/// How many bits of a large IPv6 range are used, as Kubernetes does.
-const HOST_BITS_USED: u8 = 16;
+/// How many bits of a large IPv6 range are chosen from; the rest can be asked for.
+const HOST_BITS_USED: u8 = 31;
 
-/// How many addresses of a range can be given out. The first is none's, nor is IPv4's last.
+/// How many addresses of a range are chosen from. The first is none's, nor is IPv4's last.
 fn capacity(range: Cidr) -> u32 {
     let size = 1_u32 << range.host_bits().min(HOST_BITS_USED);
     size.saturating_sub(if range.is_ipv6() { 1 } else { 2 })
@@ -24,7 +24,8 @@ pub fn nth(range: Cidr, index: u32) -> IpAddr {
 
 /// Whether a Service can have the address.
 pub(super) fn offers(range: Cidr, address: IpAddr) -> bool {
-    let last = u128::from(capacity(range));
+    let end = u128::MAX.checked_shr(128 - u32::from(range.host_bits())).unwrap_or(0);
+    let last = if range.is_ipv6() { end } else { end.saturating_sub(1) };
     range.offset(address).is_some_and(|offset| (1..=last).contains(&offset))
 }
 
@@ -94,6 +95,11 @@ mod tests {
         assert!(!offers(range, "10.97.0.1".parse().unwrap()));
         assert!(!offers(range, "fd00::1".parse().unwrap()));
         assert!(offers(cidr("fd00:96::/112"), "fd00:96::ffff".parse().unwrap()));
+        assert!(offers(cidr("fd00:96::/64"), "fd00:96::1:2:3:4".parse().unwrap()));
+        assert!(!offers(cidr("fd00:96::1/128"), "fd00:96::1".parse().unwrap()));
+        assert!(!offers(cidr("10.96.0.1/32"), "10.96.0.1".parse().unwrap()));
+        assert_eq!(addresses(cidr("10.96.0.1/32"), 7).count(), 0);
+        assert!(addresses(cidr("fd00:96::/64"), u32::MAX).next().is_some());
     }
 
     #[test]
