@@ -97,7 +97,7 @@ fn a_flow_of_datagrams_counts_while_nobody_listens_here() {
     let key = FlowKey { destination, destination_port, protocol: at.protocol, ..key };
     live.flows.insert(key, flow);
     let dialled = Dialled { addr: at.addr, port: 80, protocol: at.protocol };
-    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false };
+    let client = Client { addr: ip(OUTSIDE).into(), port: Some(40_000), here: false, bound: false };
     let outcome = |live: &Memory| explain(live, &client, &dialled).packet.outcome;
     assert_eq!(outcome(&live), Outcome::Pinned);
     live.listeners.insert(at);
