@@ -34,6 +34,10 @@ use crate::{
 /// What [`open`] answers where the flow is open; any other answer is the verdict on the packet.
 pub(super) const OPENED: i32 = TC_ACT_OK as i32;
 
+/// What [`find`] answers where the service has nobody for the packet, which is to be refused: not
+/// there, where the stack that its answer takes would come on top of that of the search.
+const REFUSED: i32 = i32::MAX;
+
 /// Opens the flow of a packet that may open one, if it dials a service: in steps, each with a stack
 /// of its own. The device is that by which a packet of the node itself leaves; else 0. Of what pods
 /// send to no service, the flow of what leaves the cluster is opened.
@@ -47,6 +51,9 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
     }
     if verdict == UNKNOWN {
         return if UPLINK { PASS } else { masquerade::open(skb, scratch) };
+    }
+    if verdict == REFUSED {
+        return reject::no_endpoints(skb, &scratch.packet, scratch.opening.slots.set);
     }
     if verdict != OPENED {
         return verdict;
@@ -66,7 +73,7 @@ pub(super) fn open<const UPLINK: bool>(skb: Skb, scratch: &mut Scratch, device: 
 }
 
 /// Finds what the packet dials, and the slots that its traffic policy gives it; [`UNKNOWN`] where
-/// that is no service. `from_elsewhere` says that the packet came in from another host; `opening`
+/// that is no service, [`REFUSED`], with the service's set, where it has no endpoints. `from_elsewhere` says that the packet came in from another host; `opening`
 /// has the device already.
 #[inline(never)]
 fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) -> i32 {
@@ -101,7 +108,16 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
         Ok(slots) => opening.slots = slots,
         // Nobody listens, and the stack says so itself.
         Err(NoBackend::Reject) if opening.device == LOOPBACK => return PASS,
-        Err(reason) => return refuse(skb, packet, frontend.set, reason),
+        Err(NoBackend::Reject) => {
+            opening.slots.set = frontend.set;
+            return REFUSED;
+        }
+        Err(NoBackend::Drop) => {
+            return drop_counted(packet, frontend.set, Counter::DropNoLocalEndpoint);
+        }
+        Err(NoBackend::Proxy) => return PASS,
+        // Counted; what is sent again sees the tables whole.
+        Err(NoBackend::ForeignRange | NoBackend::ForeignBackend) => return DROP,
     }
     opening.key = packet.key;
     opening.to.source = packet.key.source;
@@ -208,18 +224,6 @@ fn stop(opening: &Opening, reason: Counter) -> i32 {
     count(reason);
     events::stopped(&opening.key, opening.slots.set, reason);
     DROP
-}
-
-/// The verdict on a packet whose service has no backend for it.
-#[inline(always)]
-fn refuse(skb: Skb, packet: &Packet, set: u32, reason: NoBackend) -> i32 {
-    match reason {
-        NoBackend::Reject => reject::no_endpoints(skb, packet, set),
-        NoBackend::Drop => drop_counted(packet, set, Counter::DropNoLocalEndpoint),
-        NoBackend::Proxy => PASS,
-        // Counted; what is sent again sees the tables whole.
-        NoBackend::ForeignRange | NoBackend::ForeignBackend => DROP,
-    }
 }
 
 /// Whether the address is one of this node's.
