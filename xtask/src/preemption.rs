@@ -67,9 +67,11 @@ impl Told {
             return found(model, "/sys/kernel/debug/sched/preempt");
         }
         let dynamic = self.version.contains("PREEMPT_DYNAMIC");
-        let booted =
-            self.command_line.split_whitespace().filter_map(|w| w.strip_prefix("preempt="));
-        if let Some(model) = booted.last().filter(|_| dynamic) {
+        let booted = || {
+            let mut words = self.command_line.split_whitespace().rev();
+            words.find_map(|word| word.strip_prefix("preempt="))
+        };
+        if let Some(model) = booted().filter(|_| dynamic) {
             return found(model, "the kernel's command line");
         }
         for (line, model) in [

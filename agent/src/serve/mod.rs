@@ -252,28 +252,7 @@ impl Facts {
         match asked.path.as_str() {
             "/v1/status" => Answer::json(&self.status().await),
             "/v1/live" => self.health.livez(),
-            "/v1/services" => {
-                let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
-                match self.services().await {
-                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
-                    other => Self::reply(other),
-                }
-            }
-            "/v1/traffic" => {
-                let wanted = |row: &wire::PortTraffic| named(asked, &row.namespace, &row.name);
-                let rows = self.traffic().await;
-                Self::reply(rows.map(|rows| rows.map(|rows| only(rows::traffic(&rows), wanted))))
-            }
-            "/v1/backends" => {
-                let wanted = |row: &wire::Frontend| match row.service.split_once('/') {
-                    Some((namespace, name)) => named(asked, namespace, name),
-                    None => named(asked, "", ""),
-                };
-                match self.ask(Query::Backends).await {
-                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
-                    other => Self::reply(other),
-                }
-            }
+            "/v1/services" | "/v1/traffic" | "/v1/backends" => self.rows(asked).await,
             "/v1/diff" => Self::reply(self.ask(Query::Diff).await),
             "/v1/why" => match &self.explainer {
                 Some(explainer) => explainer.why(asked).await,
@@ -316,6 +295,34 @@ impl Facts {
                 "/v1/dns",
                 "/v1/log",
             ]),
+        }
+    }
+
+    /// The rows of what is asked for by the names of services.
+    async fn rows(&self, asked: &Asked) -> Answer {
+        match asked.path.as_str() {
+            "/v1/services" => {
+                let wanted = |row: &wire::Service| named(asked, &row.namespace, &row.name);
+                match self.services().await {
+                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
+                    other => Self::reply(other),
+                }
+            }
+            "/v1/traffic" => {
+                let wanted = |row: &wire::PortTraffic| named(asked, &row.namespace, &row.name);
+                let rows = self.traffic().await;
+                Self::reply(rows.map(|rows| rows.map(|rows| only(rows::traffic(&rows), wanted))))
+            }
+            _ => {
+                let wanted = |row: &wire::Frontend| match row.service.split_once('/') {
+                    Some((namespace, name)) => named(asked, namespace, name),
+                    None => named(asked, "", ""),
+                };
+                match self.ask(Query::Backends).await {
+                    Some(Ok(rows)) => found(asked, rows, wanted, NO_SERVICE),
+                    other => Self::reply(other),
+                }
+            }
         }
     }
 

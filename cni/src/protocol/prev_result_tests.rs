@@ -66,7 +66,9 @@ fn cni_38_what_other_plugins_of_the_chain_made_is_theirs() {
         interfaces.insert(0, json!({"name": "eth0"}));
         interfaces.push(json!({"name": "tun0", "sandbox": "/run/netns/c1"}));
         let ips = told["ips"].as_array_mut().unwrap();
-        ips.iter_mut().for_each(|ip| ip["interface"] = json!(2));
+        for ip in ips.iter_mut() {
+            ip["interface"] = json!(2);
+        }
         ips.push(json!({"address": "192.0.2.1/24", "interface": 3}));
         let routes = told["routes"].as_array_mut().unwrap();
         routes.push(json!({"dst": "192.0.2.0/24", "table": 100}));

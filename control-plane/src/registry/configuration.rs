@@ -76,7 +76,9 @@ impl Strategy for Secrets {
         let login = ["username", "password"];
         let has = |key: &&str| data.is_some_and(|data| data.contains_key(*key));
         if object.text("/type") == "kubernetes.io/basic-auth" && !login.iter().any(has) {
-            login.iter().for_each(|key| errors.required(format!("data[{key}]"), ""));
+            for key in login {
+                errors.required(format!("data[{key}]"), "");
+            }
         }
         let account = "/metadata/annotations/kubernetes.io~1service-account.name";
         if object.text("/type") == "kubernetes.io/service-account-token"

@@ -18,7 +18,7 @@ fn autoscaler(change: &Value) -> Value {
     json!({"metadata": {"generateName": "a-"}, "spec": spec})
 }
 
-fn metric(metric: Value) -> Value {
+fn metric(metric: &Value) -> Value {
     json!({"metrics": [metric]})
 }
 
@@ -107,18 +107,18 @@ async fn metrics_that_kubernetes_refuses() {
     let bed = Bed::start().await;
     let value = json!({"type": "Value", "value": "10"});
     let resource = |target: Value| {
-        metric(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}))
+        metric(&json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}))
     };
     let at = "spec.metrics[0]";
     for (change, expected) in [
         (
-            metric(json!({"type": "Resource"})),
+            metric(&json!({"type": "Resource"})),
             format!(
                 "{at}.resource: Required value: must populate information for the given metric source"
             ),
         ),
         (
-            metric(json!({
+            metric(&json!({
                 "type": "Resource",
                 "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}},
                 "external": {"metric": {"name": "m"}, "target": value},
@@ -156,7 +156,7 @@ async fn metrics_that_kubernetes_refuses() {
     let unknown = format!(
         "{at}.type: Unsupported value: \"Weather\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\""
     );
-    let weather = autoscaler(&metric(json!({"type": "Weather"})));
+    let weather = autoscaler(&metric(&json!({"type": "Weather"})));
     let status = bed.post(AUTOSCALERS, &weather).await.unwrap_err();
     assert_eq!(causes(&status), [unknown.as_str(), &unknown]);
     assert!(
@@ -173,7 +173,7 @@ async fn metrics_of_objects_that_kubernetes_refuses() {
     let object = |change: Value| {
         let mut object = json!({"describedObject": {"kind": "Ingress", "name": "i"}, "metric": {"name": "m"}, "target": value});
         merge(&mut object, &change);
-        metric(json!({"type": "Object", "object": object}))
+        metric(&json!({"type": "Object", "object": object}))
     };
     for (change, expected) in [
         (
@@ -189,14 +189,14 @@ async fn metrics_of_objects_that_kubernetes_refuses() {
             format!("{at}.object.describedObject.name: Required value"),
         ),
         (
-            metric(json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": value}})),
+            metric(&json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": value}})),
             format!(
                 "{at}.pods.target.averageValue: Required value: must specify a positive target averageValue"
             ),
         ),
         (
             metric(
-                json!({"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "Value"}}}),
+                &json!({"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "Value"}}}),
             ),
             format!(
                 "{at}.external.target.averageValue: Required value: must set either a target value for metric or a per-pod target"
@@ -204,7 +204,7 @@ async fn metrics_of_objects_that_kubernetes_refuses() {
         ),
         (
             metric(
-                json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 5}}}),
+                &json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 5}}}),
             ),
             format!("{at}.containerResource.container: Required value: must specify a container"),
         ),

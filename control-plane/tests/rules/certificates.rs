@@ -121,10 +121,11 @@ async fn decisions_exclude_each_other_and_stay() {
     }
     let status = format!("{REQUESTS}/a/status");
     assert_eq!(
-        bed.refused_change(&status, &conditions(&[approved.clone()])).await,
+        bed.refused_change(&status, &conditions(std::slice::from_ref(&approved))).await,
         ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
     );
-    let decided = bed.patch("merge", &approval, &conditions(&[approved.clone()])).await.unwrap();
+    let decided =
+        bed.patch("merge", &approval, &conditions(std::slice::from_ref(&approved))).await.unwrap();
     let told = &decided["status"]["conditions"][0];
     assert!(told["lastUpdateTime"].is_string() && told["lastTransitionTime"].is_string(), "{told}");
     let removed =

@@ -114,7 +114,7 @@ async fn a_range_that_one_adds_is_given_out_by_both_and_each_address_once() {
     assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (6, 6), "{all:?}");
     let addresses: Api<IPAddress> = Api::all(other.client());
     let listed = addresses.list(&ListParams::default()).await.unwrap();
-    let named = listed.iter().map(|address| address.name_any());
+    let named = listed.iter().map(kube::ResourceExt::name_any);
     assert_eq!(named.filter(|name| name.starts_with("10.97.0.")).count(), 6);
 }
 

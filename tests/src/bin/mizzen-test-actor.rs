@@ -111,6 +111,14 @@ impl Actor {
                 self.socket(socket)?.peek(&mut first).map(|_| String::new())
             }
             ["receive", socket] => receive(self.socket(socket)?),
+            ["become", user] => become_user(Uid::from_raw(parse(user)?)).map(|()| String::new()),
+            _ => self.go_on_asking(words),
+        }
+    }
+
+    /// What asks by itself until it is stopped.
+    fn go_on_asking(&mut self, words: &[&str]) -> io::Result<String> {
+        match words {
             ["load", kind, to] => self.start_load(kind, to, ""),
             ["load", kind, to, name] => self.start_load(kind, to, name),
             ["names", kind, to, name, retries] => {
@@ -128,7 +136,6 @@ impl Actor {
                 Ok(String::new())
             }
             ["storm", to, name, rate, lasting] => self.start_storm(to, name, rate, lasting),
-            ["become", user] => become_user(Uid::from_raw(parse(user)?)).map(|()| String::new()),
             ["stop"] if self.storm.is_some() => {
                 let Outcome { done, failed, first_failure } =
                     self.storm.take().map(Storm::stop).unwrap_or_default();

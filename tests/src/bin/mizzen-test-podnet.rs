@@ -87,15 +87,12 @@ fn main() -> anyhow::Result<()> {
         let listeners = Listeners::default();
         let host_ports = Arc::clone(&listeners.host_ports);
         let (_snapshots, snapshots) = watch::channel(Arc::new(snapshot()?));
-        let tables = match maps {
-            Some(maps) => {
-                let (snapshots, stop) = (snapshots.clone(), cancel.clone());
-                Some(std::thread::spawn(move || fill_tables(maps, snapshots, host_ports, stop)))
-            }
-            None => {
-                tokio::spawn(note_all(host_ports));
-                None
-            }
+        let tables = if let Some(maps) = maps {
+            let (snapshots, stop) = (snapshots.clone(), cancel.clone());
+            Some(std::thread::spawn(move || fill_tables(maps, snapshots, host_ports, stop)))
+        } else {
+            tokio::spawn(note_all(host_ports));
+            None
         };
         podnet::run(config, snapshots, pods, Arc::default(), listeners, cancel).await?;
         match tables.map(std::thread::JoinHandle::join) {

@@ -198,13 +198,18 @@ impl Drop for Berth {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use futures::FutureExt as _;
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(1);
+    const HOG: Client = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    const OTHER: Client = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
 
     #[tokio::test]
     async fn the_newest_is_next_and_the_oldest_makes_room() {
@@ -277,10 +282,6 @@ mod tests {
         assert_eq!(lock(&berths.state).waits(), 1, "who has left takes no room");
     }
 
-    fn client(number: u8) -> Client {
-        Some([192, 0, 2, number].into())
-    }
-
     /// Whether a turn has come, and the place.
     fn has_come(turn: Turn) -> Option<Berth> {
         turn.come().now_or_never().flatten()
@@ -289,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_most_waits_and_makes_room_for_those_who_have_less() {
         let berths = Berths::new(8, PATIENCE);
-        let (hog, other) = (client(1), client(2));
+        let (hog, other) = (HOG, OTHER);
         let mut taken: Vec<_> = (0..7).map(|_| berths.free(hog).unwrap()).collect();
         assert!(berths.free(hog).is_none(), "it leaves one");
         taken.push(berths.free(other).unwrap());
@@ -325,13 +326,13 @@ mod tests {
     #[tokio::test]
     async fn places_that_had_to_be_left_are_given_when_they_need_not() {
         let berths = Berths::new(8, PATIENCE);
-        let mut taken: Vec<_> = (0..7).map(|_| berths.free(client(1)).unwrap()).collect();
-        let mut waits = Box::pin(berths.turn(client(1)).come());
+        let mut taken: Vec<_> = (0..7).map(|_| berths.free(HOG).unwrap()).collect();
+        let mut waits = Box::pin(berths.turn(HOG).come());
         assert!(waits.as_mut().now_or_never().is_none(), "one is left free");
         drop(taken.pop());
         assert!(waits.as_mut().now_or_never().flatten().is_some());
         drop(taken);
-        assert!(has_come(berths.turn(client(1))).is_some());
+        assert!(has_come(berths.turn(HOG)).is_some());
         assert_eq!(lock(&berths.state).taken, 0);
     }
 }

@@ -31,7 +31,9 @@ fn an_agent_without_services_is_well_and_says_what_its_pods_lack() {
             format!("-6 route del fd00:244:0:{number}::/64"),
         ];
         host.node.netns.ip("link del pod0");
-        ranges.iter().for_each(|command| drop(host.node.netns.ip(command)));
+        for command in &ranges {
+            drop(host.node.netns.ip(command));
+        }
     }
     let node = Node::at(Arc::clone(&host.node.netns), "node-1", &[]);
     let [conf_dir, bin_dir] =
