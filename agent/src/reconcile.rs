@@ -219,7 +219,7 @@ impl Reconciler {
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         }
-        // The next agent knows nothing of sockets to endpoints that were deleted before.
+        // The next agent knows by the tables alone what was deleted before (`diff::late`).
         self.released(&inputs.released.take());
         self.finish();
         Ok(())

@@ -9,8 +9,8 @@
 //! Snapshots are gathered, and some are missed: that an endpoint was terminating when it left is
 //! told by a snapshot too ([`Snapshot::departed`]), for it may never be seen to be.
 //!
-//! What is not known is not deleted: an agent that starts knows of no endpoint that was there
-//! before, and of two objects that may be one pod it takes them for one.
+//! What is not known is not deleted: an agent that starts knows only by its tables what was there
+//! before (`diff::late` asks them), and of two objects that may be one pod it takes them for one.
 //!
 //! What may be deleted later is remembered though no slice has it ([`strays`]), or no service
 //! ([`tombs`]).

@@ -121,6 +121,15 @@ impl Known {
     /// Has the next plan reset what one was to that failed. By now others may have the addresses,
     /// and some of the steps were made: what was deleted is told by its id and its generation.
     pub fn resume(&mut self, resets: Vec<Reset>) {
+        // What was idle, and is nobody's by these tables, is freed by that plan with a record that says so.
+        for reset in &resets {
+            let ipv6 = reset.endpoint.is_ipv6();
+            if let Some(id) = reset.backend
+                && self.backend_ids[usize::from(ipv6)].take(id)
+            {
+                self.strays.push((ipv6, id));
+            }
+        }
         self.unfinished = resets;
     }
 

@@ -60,7 +60,14 @@ pub fn late(
             Some(key) => deleted(records, key, everything),
             // Its service went. What is connected stays so (`gone::of_withdrawn`).
             None if connected.contains(&set) => continue,
-            None => records.into_iter().filter(|of| reserved_for(of.owner).is_none()).collect(),
+            None => {
+                // What is reserved for a set whose id nobody has any more may be another's.
+                let is_its = |of: &Record| {
+                    let left_alive = of.flags & backend_flags::STRAY != 0;
+                    reserved_for(of.owner).is_none() || held.is_some() && !left_alive
+                };
+                records.into_iter().filter(is_its).collect()
+            }
         };
         let protocol = key.map_or(Protocol::Udp, |key| key.protocol);
         let word = known.words.get(&set).copied().unwrap_or_default();

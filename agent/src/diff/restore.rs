@@ -172,7 +172,7 @@ fn restore_backends(
 
 /// Gives the ids that are reserved for endpoints which are still there to their sets. A record that
 /// is reserved for another is as any that is freed: what became of that endpoint is asked by
-/// [`super::late`], once.
+/// [`super::late`], at the start.
 fn restore_idle(
     tables: &Tables,
     everything: &Change,

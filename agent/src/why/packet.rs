@@ -41,7 +41,11 @@ pub(super) fn explain(
     if let Some((key, flow)) = existing(live, client, dialled) {
         return existing_flow(live, &key, &flow);
     }
-    if client.here && origin == Origin::Node && live.node_addr_flags(&dialled.addr).is_some() {
+    // What the program at the loopback interface looks at.
+    let asks_names = dialled.protocol == protocol::UDP
+        && frontend.is_some_and(|it| it.flags & frontend_flags::PREFER_LOCAL != 0);
+    let is_own = live.node_addr_flags(&dialled.addr).is_some();
+    if client.here && origin == Origin::Node && is_own && !asks_names {
         return at_packet(
             Outcome::Unused,
             "what the node sends to its own addresses goes by its loopback interface, where nothing but \

@@ -38,8 +38,19 @@ pub async fn bootstrap(api: &Api, addresses: &Addresses) -> Result<()> {
     rules::ensure(api).await?;
     addresses::convert_claims(api).await?;
     addresses::ensure_range(api).await?;
-    ensure(api, ("", "services"), "default", kubernetes(api, addresses.port)).await?;
-    ensure(api, ("", "services"), "kube-system", kube_dns(api)).await?;
+    for (namespace, service) in
+        [("default", kubernetes(api, addresses.port)), ("kube-system", kube_dns(api))]
+    {
+        match ensure(api, ("", "services"), namespace, service).await {
+            // Its address is in none of the ranges that are there, or is another's. A server that did
+            // not start for that could not be told of better ranges either.
+            Err(failure) if failure.code() == StatusCode::UNPROCESSABLE_ENTITY => {
+                let why = failure.status();
+                tracing::warn!(namespace, %why, "a Service of the cluster's own can't be made");
+            }
+            outcome => outcome?,
+        }
+    }
     if let Some(first) = addresses.advertise.first() {
         let endpoints = endpoints_of_kubernetes(addresses, family(*first));
         ensure(api, ("", "endpoints"), "default", endpoints).await?;

@@ -1,6 +1,6 @@
 //! Looks in the API for what a pod refers to.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use k8s_openapi::{
     api::{
@@ -14,15 +14,21 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     pod::inputs::{Inputs, Reference, Token, TokenRequest, Wanted},
     runtime::PodIdentity,
 };
 
-/// Looks for all of it. What does not exist is merely not found, and what could not be asked for is
-/// noted with the reason.
+/// How long the API server may take for one object, and for all of a pod's.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_FOR_ALL: Duration = Duration::from_secs(30);
+
+/// Looks for all of it. What does not exist is merely not found, and what could not be asked for, or
+/// is not answered in time, is noted with the reason.
 pub(super) async fn fetch(client: Client, pod: &PodIdentity, wanted: &Wanted) -> Inputs {
+    let end = Instant::now() + PATIENCE_FOR_ALL;
     let namespace = pod.namespace.as_str();
     let mut inputs = Inputs::none(Timestamp::now());
     if *wanted == Wanted::default() {
@@ -31,27 +37,41 @@ pub(super) async fn fetch(client: Client, pod: &PodIdentity, wanted: &Wanted) ->
     let unknown = &mut inputs.unknown;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     for name in &wanted.config_maps {
-        let found = by_name(&maps, name, "configmap").await;
+        let found = in_time(end, by_name(&maps, name, "configmap")).await;
         let found = noted(unknown, Reference::ConfigMap(name.clone()), found);
         inputs.config_maps.extend(found.flatten().map(|map| (name.clone(), map)));
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     for name in &wanted.secrets {
-        let found = by_name(&secrets, name, "secret").await;
+        let found = in_time(end, by_name(&secrets, name, "secret")).await;
         let found = noted(unknown, Reference::Secret(name.clone()), found);
         inputs.secrets.extend(found.flatten().map(|secret| (name.clone(), secret)));
     }
-    let found = services(client.clone(), namespace, wanted.services).await;
+    let found = in_time(end, services(client.clone(), namespace, wanted.services)).await;
     inputs.services = noted(unknown, Reference::Services, found).unwrap_or_default();
     for request in &wanted.tokens {
         let token = match wanted.held.get(request) {
             Some(held) => Ok(held.clone()),
-            None => token(client.clone(), pod, &wanted.account, request).await,
+            None => {
+                let asked = token(client.clone(), pod, &wanted.account, request);
+                in_time(end, asked).await
+            }
         };
         let token = noted(unknown, Reference::Token(request.clone()), token);
         inputs.tokens.extend(token.map(|token| (request.clone(), token)));
     }
     inputs
+}
+
+/// The answer, where it comes before the end and as soon as one may expect.
+async fn in_time<T>(
+    end: Instant,
+    asked: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match timeout_at(end.min(Instant::now() + PATIENCE), asked).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err("the API server did not answer in time".to_owned()),
+    }
 }
 
 /// What was found, or a note of why nobody knows.

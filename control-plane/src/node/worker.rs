@@ -345,10 +345,12 @@ impl<R: Runtime> Worker<R> {
                     self.seen.failed_hooks.insert(container);
                 }
             }
-            Done::Fetched { outcome } => {
+            Done::Fetched { inputs } => {
                 self.seen.in_flight.remove(&Object::Inputs);
-                let outcome = outcome.map(|inputs| self.seen.inputs = Some(inputs));
-                self.settle(&Object::Inputs, outcome);
+                // What was found is used; for the rest it is asked again, after a pause that grows.
+                let unknown = inputs.unknown.values().next().cloned();
+                self.seen.inputs = Some(inputs);
+                self.settle(&Object::Inputs, unknown.map_or(Ok(()), Err));
             }
             Done::Refreshed { outcome } => {
                 self.seen.in_flight.remove(&Object::Volumes);

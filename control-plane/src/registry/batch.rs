@@ -15,6 +15,10 @@ pub(super) struct CronJobs;
 const CRON_JOB_NAME_MAX: usize = 52;
 
 impl Strategy for CronJobs {
+    fn default(&self, object: &mut Object) {
+        job::policies::default(object, "/spec/jobTemplate/spec");
+    }
+
     fn prepare_create(&self, object: &mut Object) {
         object.set("/status", json!({}));
     }

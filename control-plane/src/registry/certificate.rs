@@ -3,8 +3,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateSigningRequestDer;
 use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::error::X509Error;
+use x509_parser::prelude::FromDer as _;
 
 use super::NameRule;
 use super::invalid::Errors;
@@ -151,16 +153,15 @@ fn request_fault(request: &str) -> Option<&'static str> {
     let Some(block) = block.filter(|block| block.label == "CERTIFICATE REQUEST") else {
         return Some(NO_REQUEST);
     };
-    let request = CertificateSigningRequestDer::from(block.contents);
-    match rcgen::CertificateSigningRequestParams::from_der(&request) {
-        Err(rcgen::Error::CouldNotParseCertificationRequest) => {
-            Some("x509: malformed certificate request")
-        }
-        Err(rcgen::Error::InvalidCertificationRequestSignature) => {
+    let Ok((_, request)) = X509CertificationRequest::from_der(&block.contents) else {
+        return Some("x509: malformed certificate request");
+    };
+    match request.verify_signature() {
+        Err(X509Error::SignatureVerificationError) => {
             Some("x509: the request is not signed by the key that it names")
         }
-        // What it asks for is the signer's to judge.
-        Ok(_) | Err(_) => None,
+        // What it asks for, and by which kind of key, is the signer's to judge.
+        Ok(()) | Err(_) => None,
     }
 }
 

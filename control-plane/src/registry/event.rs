@@ -19,8 +19,15 @@ impl Strategy for Events {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let about = object.text("/involvedObject/namespace");
         let here = object.namespace();
-        // What is told of objects of the cluster is in the default namespace.
-        let fits = if about.is_empty() { matches!(here, "" | "default") } else { about == here };
+        // What is told of objects of the cluster is in the default namespace; an event that says when
+        // it happened may be in the system's, and its namespace is compared with no other.
+        let newer = !object.text("/eventTime").is_empty();
+        let fits = match (newer, about.is_empty()) {
+            (true, true) => matches!(here, "default" | "kube-system"),
+            (true, false) => true,
+            (false, true) => matches!(here, "" | "default"),
+            (false, false) => about == here,
+        };
         if !fits {
             let why = "does not match event.namespace";
             errors.invalid("involvedObject.namespace", about, why);

@@ -1,7 +1,7 @@
 //! Jobs: the selector that the server makes, and what of a job's spec goes together. What CronJobs
 //! make jobs of is checked the same way.
 
-mod policies;
+pub(super) mod policies;
 
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ impl Strategy for Jobs {
         let strict = object.at("/spec/podFailurePolicy").is_some();
         let policy = if strict { "Failed" } else { "TerminatingOrFailed" };
         object.default("/spec/podReplacementPolicy", policy);
-        policies::default(object);
+        policies::default(object, "/spec");
         if let Some(labels) = object.at(LABELS).cloned() {
             object.default("/metadata/labels", labels);
         }

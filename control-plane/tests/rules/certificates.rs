@@ -8,6 +8,20 @@ use crate::bed::{Bed, merge};
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
+/// A request that is signed by a key on the curve P-521, by OpenSSL.
+const P_521: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----\n\
+MIIBTzCBsQIBADAMMQowCAYDVQQDDAFhMIGbMBAGByqGSM49AgEGBSuBBAAjA4GG\n\
+AAQBYWFAdU5Ysn1SsWV82/Krzr6URXxG5VkAxeNgiBEHN13Y/l0RTKEtcTN/gBuo\n\
+84hezdicY4ZxFgGsN/9ka9GHG60A4DeQIgk1ASZEEA2uLHjKfVp8gdqgS7S+gVa7\n\
+KuI4euEkbHfKuWwIGKffyp90jdsnmrm3NO4XZN0jmvQND4360CGgADAKBggqhkjO\n\
+PQQDBAOBjAAwgYgCQgDXHX44Yfk9EWar6JMEuE83Rtmc04VivlOugtbOGcoxCEhA\n\
+8pM2LMR2YOioEf1DM4QeGumMr0Fv87yv9oQt9kNYHAJCAZ7JiIRkTiWxhv/1EF/e\n\
+2g0Q2xAIu69VPHoZ1USkEOAnUEGOx4TcYug+zx+30HnScSqryvT47byWOhtcglr4\n\
++JKN\n\
+-----END CERTIFICATE REQUEST-----\n\
+";
+
 /// A request, PEM.
 fn pem() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
@@ -23,6 +37,31 @@ fn asked(name: &str, change: &Value) -> Value {
     });
     merge(&mut spec, change);
     json!({"metadata": {"name": name}, "spec": spec})
+}
+
+/// By which kind of key it is signed is the signer's to judge; that it is signed by none is not.
+#[tokio::test]
+async fn keys_of_any_kind_may_ask_and_none_for_another() {
+    let bed = Bed::start().await;
+    let strong = STANDARD.encode(P_521);
+    bed.post(REQUESTS, &asked("strong", &json!({"request": strong}))).await.unwrap();
+    let [one, other] = [pem(), pem()].map(|text| STANDARD.decode(body(&text)).unwrap());
+    // Both end with a signature of their own over what comes before.
+    let cut = one.len() - 40;
+    let mixed = [&one[..cut], &other[other.len() - 40..]].concat();
+    let mixed = STANDARD.encode(format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(mixed)));
+    let found = bed.refused(REQUESTS, &asked("mixed", &json!({"request": mixed}))).await;
+    assert!(found[0].starts_with("spec.request: Invalid value: "), "{found:?}");
+    assert!(found[0].contains("x509: "), "{found:?}");
+}
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+const END: &str = "-----END CERTIFICATE REQUEST-----";
+
+/// The base64 between the lines that begin and end a request.
+fn body(pem: &str) -> String {
+    let lines = pem.lines().filter(|line| !line.starts_with("-----"));
+    lines.map(str::trim).collect()
 }
 
 #[tokio::test]

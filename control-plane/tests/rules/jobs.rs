@@ -302,10 +302,16 @@ async fn what_may_change_of_a_job() {
 async fn what_cron_jobs_make_jobs_of() {
     let bed = Bed::start().await;
     let cron_job = |change: &Value, of: &Value| {
-        let mut object = json!({"metadata": {"name": "c"}, "spec": {"schedule": "@hourly", "jobTemplate": {"spec": spec(change)}}});
+        let mut object = json!({"metadata": {"generateName": "c-"}, "spec": {"schedule": "@hourly", "jobTemplate": {"spec": spec(change)}}});
         merge(&mut object["spec"], of);
         object
     };
+    let ignores = json!({
+        "podFailurePolicy": {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]},
+    });
+    let made = bed.post(CRON_JOBS, &cron_job(&ignores, &json!({}))).await.unwrap();
+    let rule = "/spec/jobTemplate/spec/podFailurePolicy/rules/0/onPodConditions/0/status";
+    assert_eq!(made.pointer(rule), Some(&json!("True")));
     let place = "spec.jobTemplate.spec";
     for (change, of, expected) in [
         (

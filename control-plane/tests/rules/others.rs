@@ -156,6 +156,9 @@ async fn ephemeral_containers_come_to_running_pods_alone() {
     let found = bed.refused("/apis/apps/v1/namespaces/default/daemonsets", &set).await;
     let expected = "spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template";
     assert_eq!(found, [expected]);
+    let mut none = set.clone();
+    none["spec"]["template"]["spec"]["ephemeralContainers"] = json!([]);
+    bed.post("/apis/apps/v1/namespaces/default/daemonsets", &none).await.unwrap();
 }
 
 #[tokio::test]
@@ -217,6 +220,17 @@ async fn events_and_secrets_that_kubernetes_refuses() {
     assert_eq!(
         bed.refused(events, &event("default", newer)).await,
         ["reportingComponent: Required value", "reportingInstance: Required value"]
+    );
+    let newer = json!({
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reason": "R", "action": "A",
+        "reportingComponent": "example.com/c", "reportingInstance": "i",
+    });
+    bed.post(events, &event("other", newer.clone())).await.unwrap();
+    let of_system = "/api/v1/namespaces/kube-system/events";
+    bed.post(of_system, &event("", newer)).await.unwrap();
+    assert_eq!(
+        bed.refused(of_system, &event("", json!({}))).await,
+        ["involvedObject.namespace: Invalid value: \"\": does not match event.namespace"]
     );
     let secrets = "/api/v1/namespaces/default/secrets";
     let secret = |kind: &str, data: Value| json!({"metadata": {"generateName": "s-"}, "type": format!("kubernetes.io/{kind}"), "stringData": data});

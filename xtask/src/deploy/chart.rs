@@ -44,7 +44,7 @@ const REFUSALS: &str = "\
 /// The same of a file that the agent's configuration names: its pod has to have it.
 const FILE_REFUSALS: &str = "\
 {{- if .Values.config.FIELD }}
-{{- if not (or (hasPrefix \"FOLDER\" .Values.config.FIELD) (hasPrefix (.Values.config.dataDir | default \"/var/lib/mizzen\") .Values.config.FIELD)) }}
+{{- if not (or (hasPrefix \"FOLDER\" .Values.config.FIELD) (hasPrefix (printf \"%s/\" (.Values.config.dataDir | default \"/var/lib/mizzen\")) .Values.config.FIELD)) }}
 {{- fail \"config.FIELD has to be below FOLDER, where pods have the ConfigMap MAP, or in config.dataDir of each node: they have no other folder with it\" }}
 {{- end }}
 {{- if and (hasPrefix \"FOLDER\" .Values.config.FIELD) (ne .Release.Namespace \"kube-system\") }}

@@ -126,7 +126,7 @@ impl Cluster {
             });
             let outcome = outcome.await;
             bar.clear();
-            if let Some(proxy) = seen.proxy() {
+            if let Some(proxy) = seen.proxy().filter(|_| run.has_begun()) {
                 release(&client, proxy, way).await;
             }
             outcome?

@@ -105,6 +105,40 @@ fn u02_b106_v8_deletions_that_no_agent_saw_are_made_up_for() {
     }
 }
 
+/// The first plan of the agent that finds it fails, and the tables are read anew.
+#[test]
+fn v8_deletions_that_no_agent_saw_are_told_by_the_plan_after_one_that_failed() {
+    for kind in Kind::ALL {
+        let mut before = kind.following("rr");
+        let _ = before.meet(&kind.cluster("tr"));
+        let mut agent = Agent::start(before.maps, &kind.cluster("-r"));
+        let everything = agent.desired.everything();
+        let unseen = late(agent.maps.tables(), &mut agent.known, &everything, |_| false);
+        let room = Room { now: agent.maps.capacities(), ..Room::default() };
+        agent.known = restore(&agent.maps.dump().unwrap(), &everything, room);
+        agent.known.resume(unseen);
+        assert_eq!(agent.resync().resets.len(), 1, "{kind:?}");
+        assert_exact(&agent);
+        let flags = first(&agent).flags;
+        assert_ne!(flags & backend_flags::GONE, 0, "{kind:?}: {flags:#x}");
+    }
+}
+
+/// The same of what was idle when its service went.
+#[test]
+fn b106_datagram_sockets_of_what_drained_end_though_its_service_went_while_no_agent_ran() {
+    for kind in Kind::ALL {
+        let mut agent = kind.following("rr");
+        let _ = agent.meet(&kind.cluster("tr"));
+        let (agent, resets) = start(agent.maps, &Snapshot::default());
+        let udp = kind.protocol == Protocol::Udp;
+        assert_eq!(resets.len(), if udp { 2 } else { 0 }, "{kind:?}");
+        let writes = agent.maps.writes();
+        let (agent, again) = start(agent.maps, &Snapshot::default());
+        assert_eq!((again.len(), agent.maps.writes()), (0, writes), "{kind:?}");
+    }
+}
+
 #[test]
 fn v8_no_agent_ends_what_a_service_wants_spared_or_what_was_seen_to_leave_otherwise() {
     for kind in Kind::ALL {

@@ -1,5 +1,8 @@
 //! Questions under way: one for each name, however many ask, and no more than may be; as many wait
 //! to begin. A flight goes on when those who wait for it have left: its answer is remembered.
+//!
+//! A flight that waits has the rank of the client for which it waits, which may be the last: another
+//! client takes a turn of its own, and whichever of the two has a place first is the flight of both.
 
 use std::{
     collections::HashMap,
@@ -23,9 +26,17 @@ use crate::dns::{answer::Explanation, cache::Key};
 pub(super) struct Flights {
     berths: Arc<Berths>,
     /// Those that wait to begin, too.
-    under_way: Mutex<HashMap<Key, Told>>,
+    under_way: Mutex<HashMap<Key, Flying>>,
     /// Where they run, whoever asks: who answers datagrams does nothing else.
     runtime: Handle,
+}
+
+/// A flight, and for whom it waits for its place, or has one.
+#[derive(Debug)]
+struct Flying {
+    told: Told,
+    client: Client,
+    has_place: bool,
 }
 
 /// A seat in a flight.
@@ -39,11 +50,34 @@ type Told = watch::Receiver<Option<Answer>>;
 struct Landing {
     flights: Arc<Flights>,
     key: Key,
+    told: Told,
+    client: Client,
+}
+
+impl Landing {
+    /// The turn has come, or will not. The flight of the same name that another client has begun
+    /// meanwhile, which is this one's too; else this one is everyone's, where it has a place.
+    fn take_off(&self, has_place: bool) -> Option<Told> {
+        let mut under_way = lock(&self.flights.under_way);
+        let begun = under_way.get(&self.key).filter(|flying| flying.has_place);
+        if let Some(other) = begun.filter(|flying| !flying.told.same_channel(&self.told)) {
+            return Some(other.told.clone());
+        }
+        if has_place {
+            let flying = Flying { told: self.told.clone(), client: self.client, has_place };
+            under_way.insert(self.key.clone(), flying);
+        }
+        None
+    }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        lock(&self.flights.under_way).remove(&self.key);
+        let mut under_way = lock(&self.flights.under_way);
+        // Another's may be the one that is listed.
+        if under_way.get(&self.key).is_some_and(|flying| flying.told.same_channel(&self.told)) {
+            under_way.remove(&self.key);
+        }
     }
 }
 
@@ -55,9 +89,9 @@ impl Flights {
         Arc::new(Self { berths, under_way, runtime })
     }
 
-    /// A seat in the flight of `key`, which begins with `ask`, as `client`'s, where there is none: at
-    /// once, or when it has its turn. For those that find none the answer is
-    /// [`Explanation::Overloaded`].
+    /// A seat in the flight of `key`, which begins with `ask`, as `client`'s, where there is none, or
+    /// one that waits for another: at once, or when it has its turn. For those that find no place the
+    /// answer is [`Explanation::Overloaded`].
     pub(super) fn board<F>(
         self: &Arc<Self>,
         key: Key,
@@ -68,11 +102,13 @@ impl Flights {
         F: Future<Output = Answer> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
-        if let Some(told) = under_way.get(&key) {
-            return Seat(told.clone());
+        if let Some(flying) = under_way.get(&key)
+            && (flying.has_place || flying.client == client)
+        {
+            return Seat(flying.told.clone());
         }
         let turn = self.berths.turn(client);
-        Seat(self.begin(&mut under_way, key, turn, ask()))
+        Seat(self.begin(&mut under_way, (key, client), turn, ask()))
     }
 
     /// Has a flight of `key` begin as `client`'s where there is none, and one may begin at once.
@@ -88,23 +124,33 @@ impl Flights {
         if !under_way.contains_key(&key)
             && let Some(turn) = self.berths.free(client)
         {
-            self.begin(&mut under_way, key, turn, ask());
+            self.begin(&mut under_way, (key, client), turn, ask());
         }
     }
 
     fn begin(
         self: &Arc<Self>,
-        under_way: &mut HashMap<Key, Told>,
-        key: Key,
+        under_way: &mut HashMap<Key, Flying>,
+        (key, client): (Key, Client),
         turn: Turn,
         ask: impl Future<Output = Answer> + Send + 'static,
     ) -> Told {
         let (tell, told) = watch::channel(None);
-        under_way.insert(key.clone(), told.clone());
-        let landing = Landing { flights: Arc::clone(self), key };
+        let has_place = matches!(turn, Turn::Now(_));
+        under_way.insert(key.clone(), Flying { told: told.clone(), client, has_place });
+        let landing = Landing { flights: Arc::clone(self), key, told: told.clone(), client };
         self.runtime.spawn(async move {
-            let answer = match turn.come().await {
-                Some(_berth) => ask.await,
+            let berth = turn.come().await;
+            let answer = match landing.take_off(berth.is_some()) {
+                Some(others) => {
+                    drop(berth);
+                    Seat(others).answer().await
+                }
+                None if berth.is_some() => {
+                    let answer = ask.await;
+                    drop(berth);
+                    answer
+                }
                 None => Err(Explanation::Overloaded),
             };
             drop(landing);
@@ -127,7 +173,10 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        str::FromStr,
+    };
 
     use hickory_proto::{
         op::Query,
@@ -141,6 +190,29 @@ mod tests {
     fn key(name: &str) -> Key {
         let question = Question::plain(Query::query(Name::from_str(name).unwrap(), RecordType::A));
         Key::of(Asked { question: &question, place: 0 })
+    }
+
+    /// Whoever waits behind many questions of its own makes nobody else wait for a name.
+    #[tokio::test]
+    async fn a_name_that_waits_for_another_is_asked_for_at_once() {
+        const HOG: Client = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        const OTHER: Client = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
+        let silent = || std::future::pending::<Answer>();
+        let flights = Flights::new(8, Duration::from_secs(9), Handle::current());
+        let hogs: Vec<_> =
+            (0..7).map(|n| flights.board(key(&format!("{n}.")), HOG, silent)).collect();
+        let waits = flights.board(key("x."), HOG, || async {
+            panic!("the other's flight is this one's");
+        });
+        let unheard = || async { Err(Explanation::Overloaded) };
+        let (tell, told) = oneshot::channel();
+        let other = flights.board(key("x."), OTHER, || async { told.await.unwrap() });
+        let joins = flights.board(key("x."), HOG, unheard);
+        tell.send(Err(Explanation::NoReachableAuthority)).unwrap();
+        for seat in [other, joins] {
+            assert_eq!(seat.answer().await.unwrap_err(), Explanation::NoReachableAuthority);
+        }
+        drop((hogs, waits));
     }
 
     #[tokio::test]

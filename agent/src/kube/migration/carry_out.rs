@@ -116,8 +116,9 @@ impl Patience {
 /// What a look led to.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Turn {
-    /// A step was done.
-    Did,
+    /// A step was done; whether it brings the cluster further, and is no question that is put again
+    /// and again while something is waited for.
+    Did { is_progress: bool },
     /// This was seen, and there is no step to be done now.
     Rests(Seen, Next),
 }
@@ -141,7 +142,7 @@ async fn turn(
         Next::Do(step) => {
             carry_out(client, seen.proxy(), &step).await?;
             tell(Event::Did(&step));
-            Ok(Turn::Did)
+            Ok(Turn::Did { is_progress: !matches!(step, Step::AskNames { .. }) })
         }
         other => Ok(Turn::Rests(seen.clone(), other)),
     }
@@ -161,7 +162,7 @@ async fn lead(
         Stand::Claims => claim(client, run, proxy, seen.now_s).await?,
     };
     if obstacle.is_none() {
-        run.begins();
+        run.leads(seen.now_s);
     }
     Ok(obstacle)
 }
@@ -228,8 +229,11 @@ pub async fn go(
     loop {
         let waited = so_far.waits.as_ref().map(|(wait, _)| wait);
         match turn(client, run, only, &mut known, waited, &mut tell).await {
-            Ok(Turn::Did) => {
-                (conflicts, so_far) = (0, Patience::default());
+            Ok(Turn::Did { is_progress }) => {
+                (conflicts, so_far.fails) = (0, None);
+                if is_progress {
+                    so_far.waits = None;
+                }
                 continue;
             }
             Ok(Turn::Rests(seen, Next::Wait(wait))) => {

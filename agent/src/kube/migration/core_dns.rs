@@ -87,6 +87,9 @@ pub(super) async fn scale(
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }
 
+/// What is waited for until an agent answers as it should, whatever it lacks.
+const ANSWERS: &str = "the agent to answer names";
+
 /// What comes next, when all else of the way there is done.
 pub(super) fn there(seen: &Seen, found: &[CoreDns]) -> Next {
     let Some(running) = found.iter().find(|core_dns| core_dns.replicas > 0) else {
@@ -137,14 +140,16 @@ fn elsewhere(node: &NodeSeen, asked: &[IpAddr]) -> Option<Wait> {
     let at = node.names_answer.as_ref().map_or(&[][..], |answer| &answer.at[..]);
     let words = |ips: &[IpAddr]| ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
     let lacks: Vec<_> = asked.iter().copied().filter(|ip| !at.contains(ip)).collect();
-    let answers = if at.is_empty() { "nowhere that it names".to_owned() } else { words(at) };
+    let answers =
+        if at.is_empty() { "nowhere that it says".to_owned() } else { format!("at {}", words(at)) };
     (!lacks.is_empty()).then(|| Wait {
         node: node.name.clone(),
-        what: format!("the agent to answer names at {}", words(&lacks)),
+        what: ANSWERS.to_owned(),
         said: vec![format!(
-            "the Service {NAMESPACE}/kube-dns has that address, and the agent answers at {answers}: \
-             without CoreDNS nobody would; set the agents' `clusterDns` to {}, or have the Service \
-             lead to the agents (`kubectl replace -f deploy/cluster-dns.yaml`)",
+            "it does not answer names at {}, which the Service {NAMESPACE}/kube-dns has: it answers \
+             {answers}, and without CoreDNS nobody would; set the agents' `clusterDns` to {}, or have \
+             the Service lead to the agents (`kubectl replace -f deploy/cluster-dns.yaml`)",
+            words(&lacks),
             words(asked)
         )],
     })
@@ -184,7 +189,7 @@ fn wait(node: &NodeSeen) -> Wait {
             "no agent of this node has said anything of it: see that one runs there".to_owned(),
         ],
     };
-    Wait { node: node.name.clone(), what: "the agent to answer names".to_owned(), said }
+    Wait { node: node.name.clone(), what: ANSWERS.to_owned(), said }
 }
 
 #[cfg(test)]
@@ -316,11 +321,11 @@ mod tests {
             (&[other][..], "10.100.0.10, fd00:100::a", "answers at 10.96.0.10"),
             (&SERVICE[..1], "names at fd00:100::a", "answers at 10.100.0.10"),
             (&SERVICE[1..], "names at 10.100.0.10", "answers at fd00:100::a"),
-            (&[], "10.100.0.10, fd00:100::a", "nowhere that it names"),
+            (&[], "10.100.0.10, fd00:100::a", "nowhere that it says"),
         ] {
             answered(&mut seen, "b", at);
             let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!("{at:?}") };
-            assert!(wait.node == "b" && wait.what.contains(lacks), "{wait:?}");
+            assert!(wait.node == "b" && wait.said[0].contains(lacks), "{wait:?}");
             assert!(wait.said[0].contains(said), "{wait:?}");
             assert!(wait.said[0].contains("`clusterDns` to 10.100.0.10, fd00:100::a"), "{wait:?}");
             // Where the Service leads to agents, its addresses are translated.

@@ -56,7 +56,8 @@ pub struct Run {
     way: Way,
     by: String,
     turns_round: bool,
-    has_begun: bool,
+    /// When it last saw that it leads, in seconds after 1970; none where it has not begun.
+    led_at: Option<u64>,
 }
 
 /// Whether a run leads the cluster.
@@ -74,7 +75,7 @@ impl Run {
     /// One that begins, by a name that tells it from others; `turns_round` says that a run of the other
     /// way does not keep it from that.
     pub fn new(way: Way, by: String, turns_round: bool) -> Self {
-        Self { way, by, turns_round, has_begun: false }
+        Self { way, by, turns_round, led_at: None }
     }
 
     /// Which way it goes.
@@ -83,8 +84,13 @@ impl Run {
     }
 
     /// Says that it leads the cluster: whoever goes the other way from now on turned it round.
-    pub fn begins(&mut self) {
-        self.has_begun = true;
+    pub fn leads(&mut self, now_s: u64) {
+        self.led_at = Some(now_s);
+    }
+
+    /// Whether it ever led the cluster.
+    pub fn has_begun(&self) -> bool {
+        self.led_at.is_some()
     }
 
     /// What it says of itself.
@@ -95,16 +101,31 @@ impl Run {
     /// How it stands to what is said.
     pub fn stand(&self, said: Option<&Direction>, now_s: u64) -> Stand {
         match said {
+            // It was held up for long (a process that was stopped, a machine that slept): what it knew
+            // may have been undone by a run that has ended.
+            None if self.led_at.is_some_and(|at| at.abs_diff(now_s) > FRESH_S) => {
+                Stand::Contested(held_up())
+            }
             None => Stand::Claims,
             Some(said) if said.way == self.way => {
                 let is_late = said.at.abs_diff(now_s) > AGAIN_S;
                 if is_late { Stand::Claims } else { Stand::Holds }
             }
             // Whatever the other's clock says: one of the two has to end.
-            Some(said) if self.has_begun => Stand::Contested(obstacle(said, now_s)),
+            Some(said) if self.has_begun() => Stand::Contested(obstacle(said, now_s)),
             Some(said) if self.turns_round || !said.is_fresh(now_s) => Stand::Claims,
             Some(said) => Stand::Contested(obstacle(said, now_s)),
         }
+    }
+}
+
+fn held_up() -> Obstacle {
+    Obstacle {
+        what: format!(
+            "this run was held up for more than {FRESH_S} s, and nothing says any more that it leads \
+             the cluster: another one may have gone the other way meanwhile"
+        ),
+        remedy: "look at the cluster (`mizzen migrate plan`), and begin again".to_owned(),
     }
 }
 
@@ -157,11 +178,16 @@ mod tests {
         ] {
             let mut run = Run::new(Way::There, "a".to_owned(), turns_round);
             if begun {
-                run.begins();
+                run.leads(NOW_S - 1);
             }
             let stand = run.stand(found.as_ref(), NOW_S);
             assert_eq!(is(&stand), expected, "{found:?} {begun} {turns_round}");
         }
+        let mut held_up = Run::new(Way::There, "a".to_owned(), false);
+        held_up.leads(NOW_S - FRESH_S - 1);
+        assert_eq!(is(&held_up.stand(None, NOW_S)), "contested");
+        held_up.leads(NOW_S - FRESH_S);
+        assert_eq!(is(&held_up.stand(None, NOW_S)), "claims");
     }
 
     /// Each looks and says in turn, as two terminals would have it.
@@ -182,7 +208,7 @@ mod tests {
                     Stand::Claims => found = Some(run.direction(NOW_S + turn)),
                     Stand::Holds => {}
                 }
-                run.begins();
+                run.leads(NOW_S + turn);
             }
         }
         assert_eq!(contested, [Way::There]);

@@ -282,11 +282,11 @@ pub fn carry_out(change: &Change) -> Result<(), LegacyError> {
         .map_err(kernel_error("change", family, name))?;
     // Of what stays: the kernel began anew.
     let counters = layout::counters(after, &counted);
-    kernel.add_counters(&counters).map_err(kernel_error(
-        "put back what was counted in",
-        family,
-        name,
-    ))
+    // The rules are gone as they should be, whatever becomes of what others' counted.
+    if let Err(error) = kernel.add_counters(&counters) {
+        tracing::warn!(%family, table = name, %error, "what rules had counted is not put back");
+    }
+    Ok(())
 }
 
 /// Keeps other programs from writing such tables, where this one can reach the lock: not in a pod. The

@@ -64,8 +64,8 @@ pub(super) enum Done {
     },
     /// What the pod refers to was looked for.
     Fetched {
-        /// What was found, or why nobody knows.
-        outcome: Result<Inputs, String>,
+        /// What was found, and of the rest why nobody knows.
+        inputs: Inputs,
     },
     /// Volumes were brought up to date, or not.
     Refreshed {
@@ -242,12 +242,8 @@ async fn perform<R: Runtime>(
             stop(runtime.as_ref(), &sandbox, &id, grace, pre_stop).await
         }
         Action::FetchInputs(wanted) => {
-            let fetch = inputs::fetch(shared.client.clone(), &pod, &wanted);
-            let outcome = match tokio::time::timeout(API_TIMEOUT, fetch).await {
-                Ok(inputs) => Ok(inputs),
-                Err(_elapsed) => Err("the API server did not answer in time".to_owned()),
-            };
-            return Done::Fetched { outcome };
+            let inputs = inputs::fetch(shared.client.clone(), &pod, &wanted).await;
+            return Done::Fetched { inputs };
         }
         Action::RefreshVolumes(plans) => {
             let outcome = make_volumes(&shared, &pod, &working, plans).await;

@@ -17,9 +17,10 @@ const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 const OPERATORS: &[&str] = &["In", "NotIn"];
 const STATUSES: &[&str] = &["False", "True", "Unknown"];
 
-/// Fills in what conditions of pods are by default.
-pub(super) fn default(object: &mut Object) {
-    let Some(Value::Array(rules)) = object.at_mut("/spec/podFailurePolicy/rules") else { return };
+/// Fills in what conditions of pods are by default, in the job's spec at `spec`.
+pub(in crate::registry) fn default(object: &mut Object, spec: &str) {
+    let rules = format!("{spec}/podFailurePolicy/rules");
+    let Some(Value::Array(rules)) = object.at_mut(&rules) else { return };
     for condition in rules
         .iter_mut()
         .filter_map(|rule| rule.get_mut("onPodConditions")?.as_array_mut())

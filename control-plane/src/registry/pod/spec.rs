@@ -64,7 +64,8 @@ pub(in crate::registry) fn validate(spec: &Value, field: &str, of: Within, error
     check_host_network(spec, field, of, errors);
     check_dns(spec, field, errors);
     scheduling::validate(spec, field, of, errors);
-    if of == Within::Template && spec.get("ephemeralContainers").is_some() {
+    let ephemeral = spec["ephemeralContainers"].as_array();
+    if of == Within::Template && ephemeral.is_some_and(|containers| !containers.is_empty()) {
         let why = "ephemeral containers not allowed in pod template";
         errors.forbidden(format!("{field}.ephemeralContainers"), why);
     }

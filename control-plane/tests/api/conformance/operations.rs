@@ -156,9 +156,19 @@ impl Case {
 
 /// Everything of the second is in the first.
 fn holds(found: &Value, wanted: &Value) {
-    let mut both = found.clone();
-    json_patch::merge(&mut both, wanted);
-    assert_eq!(*found, both);
+    match (found, wanted) {
+        (Value::Object(_), Value::Object(fields)) => {
+            for (field, value) in fields {
+                holds(&found[field], value);
+            }
+        }
+        (Value::Array(items), Value::Array(those)) if items.len() == those.len() => {
+            for (item, value) in items.iter().zip(those) {
+                holds(item, value);
+            }
+        }
+        _ => assert_eq!(found, wanted),
+    }
 }
 
 fn case(version: &'static str, plural: &'static str, object: Value) -> Case {

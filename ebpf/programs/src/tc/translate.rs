@@ -107,7 +107,7 @@ fn find(skb: Skb, packet: &Packet, opening: &mut Opening, from_elsewhere: bool) 
     match lookup::slots(&frontend, window) {
         Ok(slots) => opening.slots = slots,
         // Nobody listens, and the stack says so itself.
-        Err(NoBackend::Reject) if opening.device == LOOPBACK => return PASS,
+        Err(NoBackend::Reject | NoBackend::Drop) if opening.device == LOOPBACK => return PASS,
         Err(NoBackend::Reject) => {
             opening.slots.set = frontend.set;
             return REFUSED;

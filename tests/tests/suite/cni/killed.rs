@@ -194,7 +194,12 @@ impl Bench {
             self.start();
             self.node.call("CHECK", kept).expect_success();
             self.stop();
-            Err(format!("{what}: {open:?}"))
+            let open = self.host_ports();
+            if open == BTreeSet::from([KEPT_PORT]) {
+                Ok(())
+            } else {
+                Err(format!("{what}: {open:?}"))
+            }
         });
     }
 }

@@ -447,7 +447,7 @@ fn dns_67_a_list_that_takes_too_long_is_given_up_in_time() {
                     assert!(said.contains("EDE: 22 (No Reachable Authority)"), "{said}");
                     let asked =
                         |at: usize| upstream.times_asked(&format!("slow-{base}.{}.", domains[at]));
-                    assert_eq!((asked(0), asked(9)), (1, 0), "{said}");
+                    assert!(asked(0) > 0 && asked(9) == 0, "{said}");
                 });
             }
         }

@@ -77,6 +77,10 @@ impl Context<'_> {
     pub(super) fn plan_probes(&mut self, terminating: bool) {
         let running: Vec<Container> = self.running().cloned().collect();
         for container in running {
+            // As by the kubelet: nobody asks before its hook is over.
+            if self.seen.in_post_start(&container.name) {
+                continue;
+            }
             let pod = self.spec;
             let probed = |one: &&Spec| one.name == container.name && !is_plain_init(pod, one);
             let all = pod.init_containers.iter().flatten().chain(&pod.containers);
