@@ -317,9 +317,11 @@ mod tests {
             for namespace in [NAMESPACE, "other"] {
                 of(field, "", namespace).expect(field);
                 of(field, "/var/lib/mizzen/own", namespace).expect(field);
-                let error = of(field, "/etc/kubernetes/x", namespace).expect_err(field);
                 let expected = format!("config.{field} has to be below /");
-                assert!(error.to_string().contains(&expected), "{error}");
+                for elsewhere in ["/etc/kubernetes/x", "/var/lib/mizzen-old/x"] {
+                    let error = of(field, elsewhere, namespace).expect_err(field);
+                    assert!(error.to_string().contains(&expected), "{error}");
+                }
             }
         }
         // What names no server in vain is no answer to where one is.

@@ -144,6 +144,7 @@ fn apply(function: &str, arguments: &[Value]) -> Result<Value> {
         }
         ("or", [.., last]) => arguments.iter().find(|value| is_true(value)).unwrap_or(last).clone(),
         ("ne", [one, other]) => (one != other).into(),
+        ("printf", [format, value]) => text(format).replace("%s", &text(value)).into(),
         ("hasPrefix", [prefix, value]) => text(value).starts_with(&text(prefix)).into(),
         _ => bail!("{function} of {} arguments is unknown here", arguments.len()),
     })

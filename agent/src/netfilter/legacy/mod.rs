@@ -284,7 +284,7 @@ pub fn carry_out(change: &Change) -> Result<(), LegacyError> {
     let counters = layout::counters(after, &counted);
     // The rules are gone as they should be, whatever becomes of what others' counted.
     if let Err(error) = kernel.add_counters(&counters) {
-        tracing::warn!(%family, table = name, %error, "what rules had counted is not put back");
+        tracing::warn!(?family, table = name, %error, "what rules counted is not put back");
     }
     Ok(())
 }
