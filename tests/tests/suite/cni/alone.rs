@@ -53,7 +53,9 @@ fn an_agent_without_services_is_well_and_says_what_its_pods_lack() {
         said if said.success => Ok(()),
         said => Err(format!("{said:?} {}", agent.log())),
     });
-    node.add(&mut Pod::new());
+    // It lives to the end: a pod without its namespace is a finding.
+    let mut pod = Pod::new();
+    node.add(&mut pod);
     reached_by_root_alone(host.state());
 
     is_well(&field, host, &agent);
