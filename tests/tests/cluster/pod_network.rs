@@ -81,7 +81,11 @@ spec:
     let place = Place::Host("node-1".into());
     let words = ["mizzen", "pods", "default/limited", "-o", "json"];
     up::wait(&world.layout, "the pod to be limited", || {
-        let told: Value = serde_json::from_str(&exec::capture(&world.layout, &place, &words)?)?;
+        // A pod that is not connected yet is unknown to its node's agent.
+        let told = match exec::capture(&world.layout, &place, &words) {
+            Ok(told) => serde_json::from_str::<Value>(&told)?,
+            Err(error) => return Ok(Err(format!("{error:#}"))),
+        };
         let limits = [&told[0]["ingress"], &told[0]["egress"]];
         Ok(if limits == [100_000_000, 50_000_000] { Ok(()) } else { Err(told.to_string()) })
     })?;
