@@ -54,9 +54,11 @@ impl PodRates {
         Ok(known)
     }
 
-    /// Forgets the pod.
+    /// Forgets the pod. Where nobody knows its device any more, which somebody deleted since this agent
+    /// began, whatever is said of devices that are gone.
     pub(super) fn remove(&self, link: &PodLink) -> io::Result<()> {
         match link.sends {
+            Some(_) if link.ifindex == 0 => self.forget_gone(),
             Some(_) => sys::delete(self.0.as_fd(), &link.ifindex).map(drop),
             None => Ok(()),
         }
