@@ -50,12 +50,11 @@ pub(super) async fn fetch(client: Client, pod: &PodIdentity, wanted: &Wanted) ->
     let found = in_time(end, services(client.clone(), namespace, wanted.services)).await;
     inputs.services = noted(unknown, Reference::Services, found).unwrap_or_default();
     for request in &wanted.tokens {
-        let token = match wanted.held.get(request) {
-            Some(held) => Ok(held.clone()),
-            None => {
-                let asked = token(client.clone(), pod, &wanted.account, request);
-                in_time(end, asked).await
-            }
+        let token = if let Some(held) = wanted.held.get(request) {
+            Ok(held.clone())
+        } else {
+            let asked = token(client.clone(), pod, &wanted.account, request);
+            in_time(end, asked).await
         };
         let token = noted(unknown, Reference::Token(request.clone()), token);
         inputs.tokens.extend(token.map(|token| (request.clone(), token)));
