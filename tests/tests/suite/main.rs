@@ -20,5 +20,4 @@ mod removal;
 mod service_manager;
 mod soak;
 mod socket;
-mod systemd;
 mod watch;
