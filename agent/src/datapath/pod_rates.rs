@@ -1,11 +1,13 @@
 //! The table of pods that may send so much and no more.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
 
 use mizzen_ebpf_abi::pod_rate::PodRate;
+use nix::net::if_::if_nameindex;
 
 use super::{
     layout,
@@ -31,15 +33,16 @@ impl PodRates {
     }
 
     fn forget_gone(&self) -> io::Result<()> {
-        let mut gone = Vec::new();
-        let mut key: Option<u32> = None;
-        while let Some(next) = sys::next_key(self.0.as_fd(), key.as_ref())? {
-            if nix::net::if_::if_indextoname(next).is_err() {
-                gone.push(next);
-            }
-            key = Some(next);
+        let mut told = Vec::new();
+        while let Some(next) = sys::next_key(self.0.as_fd(), told.last())? {
+            told.push(next);
         }
-        gone.iter().try_for_each(|index| sys::delete(self.0.as_fd(), index).map(drop))
+        // After the look at the table: who is told of there and has a device has it already. (nix's
+        // `if_indextoname` has no error for a device that is not there, but an empty name.)
+        let devices: BTreeSet<u32> =
+            if_nameindex()?.iter().map(nix::net::if_::Interface::index).collect();
+        let gone = told.iter().filter(|index| !devices.contains(index));
+        gone.map(|index| sys::delete(self.0.as_fd(), index).map(drop)).collect()
     }
 
     /// Has the table say how much the pod may send, where that is limited; whether it said so.

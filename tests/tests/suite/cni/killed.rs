@@ -146,14 +146,12 @@ impl Bench {
             let journal = self.node.journal();
             let links = self.node.pod_links();
             let limited = self.limited();
-            let seen = (links.len(), routes, attached(&journal).len());
-            if seen != (1, 2, 1) {
+            let seen = (links.len(), routes, attached(&journal).len(), limited.len());
+            if seen != (1, 2, 1, usize::from(self.has_datapath)) {
                 return Err(format!("{what}: {seen:?}\n{journal}"));
             }
-            // The rate of a device that is gone may stay until an agent begins.
             let kept = self.node.netns.ip(&format!("-o link show {}", links[0]));
-            let is_kepts = |ifindex: &u32| kept.starts_with(&format!("{ifindex}: "));
-            if !self.has_datapath || limited.iter().any(is_kepts) {
+            if limited.iter().all(|ifindex| kept.starts_with(&format!("{ifindex}: "))) {
                 Ok(())
             } else {
                 Err(format!("{what}: {limited:?} are limited, not {kept}"))
