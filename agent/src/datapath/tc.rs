@@ -1,8 +1,9 @@
 //! The packet programs' places: uplinks, the host's ends of pods' veths, and the loopback interface.
 //!
-//! At an uplink and the loopback interface a place is a tcx link, pinned under the interface's index, so that it stays when the
-//! agent is gone and the next agent replaces the program in it without a gap. Kernels before 6.6 have
-//! no tcx: there, and at pods' veths everywhere, the program is a [`super::filter`].
+//! At an uplink and the loopback interface a place is a tcx link, pinned under the interface's index,
+//! so that it stays when the agent is gone and the next agent replaces the program in it without a gap.
+//! Kernels before 6.6 have no tcx: there, and at pods' veths everywhere, the program is a
+//! [`super::filter`].
 //! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
 
 use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
@@ -150,9 +151,7 @@ impl Datapath {
         }
         Ok(outcomes)
     }
-}
 
-impl Datapath {
     /// Attaches the program of the loopback interface, or finds it attached; where the node is not
     /// `wanted` to answer for cluster DNS, detaches what an earlier agent left there. As for
     /// [`attach_uplinks`](Self::attach_uplinks), to be called again and again.

@@ -178,9 +178,9 @@ pub struct Forwarding {
     /// How long all tries may take together.
     pub total: Duration,
     /// Questions under way at once to the upstreams of one route that names no other number. One
-    /// client leaves about a quarter of them to others (of four or fewer none). As many more wait for their turn: the newest of the
-    /// client that has fewest is next, and when there are more, the oldest of the client that has most
-    /// waiting fails with an explanation.
+    /// client leaves about a quarter of them to others (of four or fewer none). As many more wait for
+    /// their turn: the newest of the client that has fewest is next, and when there are more, the
+    /// oldest of the client that has most waiting fails with an explanation.
     pub max_in_flight: usize,
     /// How long one may wait for its turn, as a part of [`total`](Self::total).
     pub patience: Duration,

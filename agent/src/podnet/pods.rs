@@ -321,8 +321,9 @@ impl Pods {
     }
 
     /// Disconnects every pod of `network` that is not in `valid`. What is being added meanwhile, or
-    /// was since the runtime `called` (by [`mizzen_cni::wire::uptime`]), is younger than the list and stays. Links
-    /// that no record is about are of the one network whose configuration the agent writes.
+    /// was since the runtime `called` (by [`mizzen_cni::wire::uptime`]), is younger than the list and
+    /// stays. Links that no record is about are of the one network whose configuration the agent
+    /// writes.
     pub fn gc(
         &self,
         network: &str,

@@ -29,8 +29,8 @@ impl<'a> Options<'a> {
 
 /// Checks the parameters of a list, or of a deletion of what a list would have.
 pub(super) fn check_list(call: &Call) -> Result<()> {
-    refuse(&list_errors(&Options::of(call)))?;
     let asked = Options::of(call);
+    refuse(&list_errors(&asked))?;
     if !asked.token.is_empty() && !matches!(asked.version, "" | "0") {
         let why = "specifying resource version is not allowed when using continue";
         return Err(Failure::bad_request(why));

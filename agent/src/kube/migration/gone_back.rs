@@ -10,7 +10,9 @@ use std::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::ListParams};
 
-use crate::{config::Config, kube::client::limited, model::node::KubeProxy, status::State};
+use crate::{
+    config::Config, data_dir, kube::client::limited, model::node::KubeProxy, status::State,
+};
 
 /// The part on the board, where services went back.
 pub const PART: &str = "services-of-kube-proxy";
@@ -50,14 +52,8 @@ impl GoneBack {
     /// Keeps it for good: after a loss of power too.
     pub fn keep(folder: &Path, cluster: Option<&str>) -> Result<(), String> {
         let file = folder.join(FILE);
-        let written = || -> io::Result<()> {
-            fs::create_dir_all(folder)?;
-            let mut to = fs::File::create(&file)?;
-            io::Write::write_all(&mut to, cluster.unwrap_or_default().as_bytes())?;
-            to.sync_all()?;
-            fs::File::open(folder)?.sync_all()
-        };
-        written().map_err(|error| format!("write {}: {error}", file.display()))
+        data_dir::write(&file, cluster.unwrap_or_default().as_bytes())
+            .map_err(|error| format!("write {}: {error}", file.display()))
     }
 
     /// Forgets it.
