@@ -87,6 +87,8 @@ pub const TEST_TOOLS: &[Tool] = &[
     // A small disk that is full, and a clock that jumps.
     Tool { program: "unshare", package: "util-linux" },
     Tool { program: "faketime", package: "faketime" },
+    // The first process of a machine in a machine.
+    Tool { program: "systemctl", package: "systemd" },
 ];
 
 /// What the benchmarks need on top: a load generator, other contenders, and a look at the kernel's

@@ -20,4 +20,5 @@ mod removal;
 mod service_manager;
 mod soak;
 mod socket;
+mod systemd;
 mod watch;
