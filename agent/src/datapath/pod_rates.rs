@@ -41,8 +41,8 @@ impl PodRates {
         // `if_indextoname` has no error for a device that is not there, but an empty name.)
         let devices: BTreeSet<u32> =
             if_nameindex()?.iter().map(nix::net::if_::Interface::index).collect();
-        let gone = told.iter().filter(|index| !devices.contains(index));
-        gone.map(|index| sys::delete(self.0.as_fd(), index).map(drop)).collect()
+        let mut gone = told.iter().filter(|index| !devices.contains(index));
+        gone.try_for_each(|index| sys::delete(self.0.as_fd(), index).map(drop))
     }
 
     /// Has the table say how much the pod may send, where that is limited; whether it said so.

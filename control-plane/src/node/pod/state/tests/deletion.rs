@@ -123,6 +123,18 @@ fn while_it_ends_a_pod_is_asked_only_for_readiness() {
     assert_eq!(phase(&step), "Running");
 }
 
+/// As by the kubelet: what its hook prepares is not asked for before.
+#[test]
+fn a_container_is_not_probed_before_its_hook_after_the_start_is_over() {
+    let pod = pod(probes(&["readiness", "liveness"]));
+    let mut seen = with(vec![container("main", 0, running(1))]);
+    seen.in_flight.insert(of("main"), InFlight::PostStart);
+    assert_eq!(kinds(&step(&pod, &node(), &seen, at(100))), []);
+    seen.in_flight.clear();
+    let asked = kinds(&step(&pod, &node(), &seen, at(100)));
+    assert_eq!(asked, [ProbeKind::Liveness, ProbeKind::Readiness]);
+}
+
 #[test]
 fn the_final_status_says_how_the_containers_ended() {
     for (exit_code, expected) in [(0, "Succeeded"), (143, "Failed")] {
