@@ -32,10 +32,11 @@ const UNIT: &str = "mizzen-agent.service";
 /// Targets that the unit and systemd itself ask for; there is nothing in them.
 const TARGETS: [&str; 6] =
     ["basic", "sysinit", "shutdown", "multi-user", "network-online", "umount"];
-/// Enters the cgroup, whose namespace's root it becomes, and begins all others.
-const ENTER: &str = "echo $$ > \"$0/cgroup.procs\"; \
-                     exec unshare --mount --pid --ipc --uts --cgroup --fork --kill-child \
-                     sh \"$@\"";
+/// Begins all namespaces but that of cgroups.
+const NAMESPACES: [&str; 6] = ["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"];
+/// Has the first process alone enter the cgroup, whose namespace's root it becomes: one from outside
+/// would be a process of the node that the agent can't see.
+const ENTER: &str = "echo 0 > \"$0/cgroup.procs\"; exec unshare --cgroup sh \"$@\"";
 
 /// A machine that systemd runs; it ends with the guard.
 struct Machine<'a> {
@@ -72,9 +73,10 @@ impl<'a> Machine<'a> {
 
         let script = xtask::checkout().join("tests/tests/suite/systemd/boot.sh");
         let binaries = Path::new(&binary("mizzen-agent")).parent().unwrap().to_owned();
-        let mut command = host.node.netns.command("sh");
+        let mut command = host.node.netns.command("unshare");
         command
-            .args(["-c", ENTER])
+            .args(NAMESPACES)
+            .args(["sh", "-c", ENTER])
             .arg(cgroup(host))
             .arg(script)
             .args([root, binaries, units, etc]);
