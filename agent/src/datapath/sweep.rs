@@ -246,7 +246,11 @@ fn mark<E: Entries>(
     }
     // As it is by now. What the programs write to it between this and the next call is lost: a few
     // octets of counters, or, where a client dials anew by the same port within these microseconds,
-    // its new flow, which then is reset as the old one would have been.
+    // its new flow, which then is reset as the old one would have been. To compare the flow's birth
+    // can't close that: the kernel has no exchange on a condition, and the whole value is written,
+    // birth included, so that what the new flow was is lost. It takes a write of one octet in
+    // place: a program that finds the entry, compares its backend and destination, and sets the
+    // bit.
     let now = sys::lookup(map, key).map_err(failed::<E>("look up an entry of"))?;
     let marked = now.and_then(|value| E::marked(key, &value, facts));
     let Some(marked) = marked else { return Ok(false) };

@@ -109,9 +109,10 @@ impl Departures {
     ) -> Addresses {
         let now = presences(service, after);
         let mut deleted = self.strays.meet(service, &now);
+        // Of those who had the address one may opt out by the same snapshot, and not be asked yet.
+        deleted.retain(|of, _| self.resets(of, before, after));
         if !self.resets(service, before, after) {
             self.forget(service);
-            deleted.remove(service);
             return deleted;
         }
         let mut own = self.returned(service, &now);

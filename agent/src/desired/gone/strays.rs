@@ -110,3 +110,85 @@ impl Strays {
         deleted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> ObjectKey {
+        ObjectKey::new("default", name)
+    }
+
+    fn address(n: usize) -> IpAddr {
+        [0xfd00, 0, 0, 0, 0, 0, 0, u16::try_from(n).unwrap()].into()
+    }
+
+    fn add(strays: &mut Strays, name: &str, n: usize) {
+        strays.add(&service(name), address(n), BTreeSet::from([Box::<str>::from("pod")]));
+    }
+
+    /// Whether nothing takes memory.
+    fn is_bare(strays: &Strays) -> bool {
+        strays.is_empty() && strays.of.is_empty() && strays.at.is_empty()
+    }
+
+    #[test]
+    fn v8_so_many_strays_are_remembered_and_each_counts_once() {
+        let mut strays = Strays::default();
+        add(&mut strays, "s", 0);
+        for n in 0..STRAYS_MAX {
+            add(&mut strays, "s", n);
+        }
+        let has = |strays: &Strays, n| strays.of(&service("s")).unwrap().contains_key(&address(n));
+        assert!(has(&strays, STRAYS_MAX - 1));
+        add(&mut strays, "s", STRAYS_MAX);
+        assert!(!has(&strays, STRAYS_MAX), "one too many");
+        // What goes leaves its place to one other.
+        assert_eq!(strays.released(&[address(0)].into()).len(), 1);
+        assert_eq!(strays.released(&[address(0)].into()).len(), 0, "once is enough");
+        for n in [STRAYS_MAX, STRAYS_MAX + 1] {
+            add(&mut strays, "s", n);
+        }
+        assert!(has(&strays, STRAYS_MAX) && !has(&strays, STRAYS_MAX + 1));
+        strays.forget(&service("s"));
+        assert!(is_bare(&strays));
+    }
+
+    #[test]
+    fn v8_services_that_had_one_address_are_forgotten_each_by_itself() {
+        let mut strays = Strays::default();
+        for (name, n) in [("one", 1), ("one", 2), ("other", 1)] {
+            add(&mut strays, name, n);
+        }
+        strays.forget(&service("one"));
+        assert!(strays.of(&service("one")).is_none());
+        let released = strays.released(&[address(1), address(2)].into());
+        assert_eq!(released, Addresses::from([(service("other"), BTreeSet::from([address(1)]))]));
+        assert!(is_bare(&strays));
+    }
+
+    #[test]
+    fn v8_who_is_met_at_a_strays_address_tells_what_became_of_it() {
+        for (name, pods, stays, is_deleted) in [
+            ("s", &["pod"][..], false, false),
+            ("s", &[], false, false),
+            ("s", &["heir"], false, true),
+            ("s", &["heir", "pod"], false, false),
+            ("other", &["pod"], true, false),
+            ("other", &[], true, false),
+            ("other", &["heir"], false, true),
+        ] {
+            let mut strays = Strays::default();
+            add(&mut strays, "s", 1);
+            let pods: BTreeSet<_> = pods.iter().copied().map(PodName::from).collect();
+            let case = format!("{name}, {pods:?}");
+            let is = Presence { pods, ..Presence::default() };
+            let deleted = strays.meet(&service(name), &[(address(1), is)].into());
+            let expected = [(service("s"), BTreeSet::from([address(1)]))];
+            let expected = expected.into_iter().filter(|_| is_deleted);
+            assert_eq!(deleted, expected.collect::<Addresses>(), "{case}");
+            assert_eq!(strays.of(&service("s")).is_some(), stays, "{case}");
+            assert_eq!(is_bare(&strays), !stays, "{case}");
+        }
+    }
+}

@@ -66,3 +66,30 @@ impl Tombs {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::service::Protocol;
+
+    fn key(n: usize) -> SetKey {
+        let service = ObjectKey::new("default", &format!("s-{n}"));
+        SetKey { service, port: "".into(), protocol: Protocol::Tcp, ipv6: false }
+    }
+
+    #[test]
+    fn v8_so_many_sets_are_kept_and_each_counts_once() {
+        let mut tombs = Tombs::default();
+        let put = |tombs: &mut Tombs, n| tombs.put(&key(n), DesiredSet::idle(BTreeMap::new()));
+        assert!(put(&mut tombs, 0));
+        assert!((0..TOMBS_MAX).all(|n| put(&mut tombs, n)));
+        assert!(!put(&mut tombs, TOMBS_MAX), "one too many");
+        assert!(tombs.get(&key(TOMBS_MAX)).is_none() && !tombs.has(&key(TOMBS_MAX).service));
+        // What goes leaves its place to one other.
+        assert_eq!(tombs.open(&key(0).service).len(), 1);
+        assert_eq!(tombs.open(&key(0).service).len(), 0);
+        assert!(!tombs.has(&key(0).service));
+        assert!(put(&mut tombs, TOMBS_MAX) && !put(&mut tombs, TOMBS_MAX + 1));
+        assert_eq!((tombs.all().count(), tombs.of(&key(1).service).count()), (TOMBS_MAX, 1));
+    }
+}

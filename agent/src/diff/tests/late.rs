@@ -139,6 +139,20 @@ fn b106_datagram_sockets_of_what_drained_end_though_its_service_went_while_no_ag
     }
 }
 
+/// What left by a change of labels before its service went lives, for all that is known.
+#[test]
+fn b106_what_was_seen_to_leave_otherwise_is_spared_though_its_service_went_while_no_agent_ran() {
+    for kind in Kind::ALL.map(|kind| Kind { local: true, ..kind }) {
+        let mut agent = kind.following("rr");
+        let at = SocketAddr::from(first(&agent).at);
+        assert_eq!(agent.meet(&kind.cluster("-r")), [], "a change of labels");
+        let (_, resets) = start(agent.maps, &Snapshot::default());
+        let udp = kind.protocol == Protocol::Udp;
+        assert_eq!(resets.len(), usize::from(udp), "{kind:?}: the one that was ready");
+        assert!(resets.iter().all(|reset| reset.endpoint != at), "{kind:?}");
+    }
+}
+
 #[test]
 fn v8_no_agent_ends_what_a_service_wants_spared_or_what_was_seen_to_leave_otherwise() {
     for kind in Kind::ALL {
