@@ -116,6 +116,15 @@ fn pin(link: &OwnedFd, path: &Path, replaces: bool) -> io::Result<()> {
     fs::rename(beside, path)
 }
 
+/// Takes the program of the link pinned at `path` out of force, and removes the pin. To remove the pin
+/// alone would do that too, but later: the kernel lets go of what was pinned after a grace period of
+/// RCU (`bpf_free_inode`), and until then every packet and call meets the program.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let link = sys::open_pin(path)?;
+    sys::detach_link(link.as_fd())?;
+    fs::remove_file(path)
+}
+
 /// The kernel's id of the link pinned at `path`, for those who look at it from outside.
 pub fn id(path: &Path) -> Result<u32, LinkError> {
     sys::open_pin(path)

@@ -8,7 +8,7 @@ use mizzen_ebpf_abi::service::{Frontend, FrontendKey, frontend_flags};
 use super::{
     filter,
     growing::GrowingHash,
-    layout,
+    layout, link,
     pin::{PinError, Pins},
     reader::ReadError,
 };
@@ -81,7 +81,9 @@ pub fn release(bpffs: &Path) -> Result<usize, ReleaseError> {
         let is_links = folder == pins.links();
         let mut remove = || {
             for entry in fs::read_dir(&folder)? {
-                fs::remove_file(entry?.path())?;
+                let path = entry?.path();
+                let removed = if is_links { link::remove(&path) } else { fs::remove_file(path) };
+                removed?;
                 links += usize::from(is_links);
             }
             fs::remove_dir(&folder)

@@ -34,6 +34,7 @@ enum Command {
     MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// Runs a command; `attr` is the part of `union bpf_attr` that it reads.
@@ -523,6 +524,14 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         LinkUpdateAttr { link: raw(link), new_program: raw(program), flags: 0, old_program: 0 };
     // SAFETY: no pointers.
     unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
+}
+
+/// Takes a link's program from its place, at once for every packet and call that follows. The link
+/// goes with its last pin and descriptor.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = raw(link);
+    // SAFETY: no pointers.
+    unsafe { bpf(Command::LinkDetach, &mut attr) }.map(drop)
 }
 
 /// The number by which the kernel knows this thread's network namespace (`SO_NETNS_COOKIE`).

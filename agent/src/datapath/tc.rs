@@ -211,7 +211,7 @@ pub(super) fn attach_pod(
     // Agents before this one had links here, which see packets first. Now none needs to.
     for hook in POD {
         let path = pin_of(pins, hook.program, interface);
-        match fs::remove_file(&path) {
+        match link::remove(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(TcError::Former { path, source });
             }
@@ -278,7 +278,7 @@ fn detach(hooks: &[Hook], interface: &Interface, pins: &Pins) -> io::Result<()> 
         if !has_tcx() {
             filter::remove(interface, hook.direction, Place::Main).map_err(io::Error::other)?;
         }
-        match fs::remove_file(pin_of(pins, hook.program, interface)) {
+        match link::remove(&pin_of(pins, hook.program, interface)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
