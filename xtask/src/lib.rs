@@ -13,6 +13,7 @@ pub mod deny;
 pub mod deploy;
 pub mod image;
 pub mod invoke;
+mod links;
 pub mod load;
 pub mod monitoring;
 pub mod preemption;

@@ -1,12 +1,11 @@
-//! From kube-proxy to Mizzen and back, on one node of a cluster that works all the while.
+//! From kube-proxy to Mizzen and back, in each of kube-proxy's modes, on one node of a cluster that
+//! works all the while.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Child, Stdio},
-};
+mod rules;
 
-use anyhow::{Context, Result, bail, ensure};
+use std::{fs, process::Child};
+
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::cluster::{
     exec::{self, Place},
@@ -19,6 +18,7 @@ use super::{
     soak::{finish_loads, start_load},
     traffic::hello,
 };
+use rules::Mode;
 
 /// The checks of this subject.
 pub(crate) const CHECKS: &[Check] =
@@ -29,13 +29,18 @@ const NODE: &str = "node-1";
 /// New connections a second of each load, connections that last, and one UDP socket.
 const LOAD: [&str; 4] = ["--rate", "100", "--lasting", "10"];
 
+fn there_and_back(world: &World) -> Result<()> {
+    for mode in Mode::ALL {
+        by(world, mode).with_context(|| format!("kube-proxy in mode {mode:?}"))?;
+    }
+    Ok(())
+}
+
 /// Mizzen leaves for rules of kube-proxy's shape. Under load Mizzen comes again, and the rules go:
 /// connections that last, datagrams and new connections go on.
-fn there_and_back(world: &World) -> Result<()> {
+fn by(world: &World, mode: Mode) -> Result<()> {
     let host = world.layout.node_hosts().into_iter().next().context("no node")?;
-    for rules in rules(world)? {
-        feed(world, &rules)?;
-    }
+    mode.load(world)?;
     let bpffs = world.layout.bpffs(NODE).display().to_string();
     let rollback = ["migrate", "rollback", "--bpffs", &bpffs];
     let (report, code) = mizzen(world, &rollback)?;
@@ -55,9 +60,13 @@ fn there_and_back(world: &World) -> Result<()> {
     ensure!(code == 3 && report["done"] == 0, "without an agent: {report}");
 
     let loads = start_loads(world)?;
+    let before = takeovers(world)?;
     let moved = up::start_agent(&world.layout, &host)
         .and_then(|_started| wait_ready(world, NODE))
-        .and_then(|()| take_over(world));
+        .and_then(|()| {
+            ensure!(takeovers(world)? == before + 1, "UDP flows were not taken over");
+            take_over(world, mode)
+        });
     finish_loads(loads)?;
     moved?;
 
@@ -69,18 +78,22 @@ fn there_and_back(world: &World) -> Result<()> {
     })
 }
 
-/// Removes what is kube-proxy's, and asks that it is gone.
-fn take_over(world: &World) -> Result<()> {
+/// How often an agent of the node said that it took over what kube-proxy's rules led.
+fn takeovers(world: &World) -> Result<usize> {
     let log = fs::read_to_string(process::log_file(&world.layout, &up::agent(NODE)))?;
-    ensure!(log.contains("took over flows of datagrams"), "UDP flows were not taken over");
+    Ok(log.matches("took over flows of datagrams").count())
+}
+
+/// Removes what is kube-proxy's, and asks that it is gone.
+fn take_over(world: &World, mode: Mode) -> Result<()> {
     let (report, code) = mizzen(world, &["migrate", "plan"])?;
     ensure!(code == 0 && report["steps"].as_array().is_some_and(|s| s.len() == 2), "{report}");
     let (report, code) = mizzen(world, &["migrate", "apply"])?;
     ensure!(code == 0 && report["done"] == 2, "{report}");
     let (report, code) = mizzen(world, &["migrate", "plan"])?;
     ensure!(code == 0 && report["steps"] == serde_json::json!([]), "once more: {report}");
-    let rules = capture(world, &["nft", "list", "ruleset"])?;
-    ensure!(!rules.contains("kube-proxy {"), "{rules}");
+    let left = mode.left(world)?;
+    ensure!(left.is_empty(), "{left:?}");
     Ok(())
 }
 
@@ -104,79 +117,6 @@ fn start_loads(world: &World) -> Result<Vec<(String, Child)>> {
     Ok(loads)
 }
 
-/// Rules of kube-proxy's nftables mode for `hello`, as far as its packets meet them.
-fn rules(world: &World) -> Result<Vec<String>> {
-    let (ips, port) = hello(world)?;
-    let host = world.layout.node_hosts().into_iter().next().context("no node")?;
-    let nodes = [host.ipv4.to_string(), host.ipv6.to_string()];
-    ["ip", "ip6"]
-        .into_iter()
-        .zip(ips.iter().zip(&nodes))
-        .map(|(family, (vip, node))| {
-            let backends = backends(world, family == "ip6")?;
-            let picks: Vec<_> =
-                backends.iter().enumerate().map(|(nth, at)| format!("{nth} : {at}")).collect();
-            let dnat = format!(
-                "dnat {family} to numgen random mod {} map {{ {} }}",
-                backends.len(),
-                picks.join(", ")
-            );
-            let of = |protocol: &str| {
-                format!(
-                    "{family} daddr {node} {protocol} dport {port} meta mark set 0x4000 {dnat}\n"
-                )
-            };
-            let leads = |protocol: &str| {
-                format!("chain of-{protocol} {{ meta l4proto {protocol} {dnat}\n}}\n")
-            };
-            let known = |protocol: &str| format!("{vip} . {protocol} . 80 : goto of-{protocol}");
-            let kind = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
-            let map = format!(
-                "map service-ips {{ type {kind} . inet_proto . inet_service : verdict;\n\
-                 elements = {{ {}, {} }}\n}}\n",
-                known("tcp"),
-                known("udp")
-            );
-            let chains = format!("{}{}{map}", leads("tcp"), leads("udp"));
-            let services = format!(
-                "{family} daddr . meta l4proto . th dport vmap @service-ips\n{}{}",
-                of("tcp"),
-                of("udp")
-            );
-            Ok(format!(
-                "table {family} kube-proxy {{\n{chains}\
-                 chain nat-prerouting {{ type nat hook prerouting priority dstnat;\n{services}}}\n\
-                 chain nat-output {{ type nat hook output priority -100;\n{services}}}\n\
-                 chain nat-postrouting {{ type nat hook postrouting priority srcnat;\n\
-                 meta mark 0x4000 masquerade\n}}\n}}\n"
-            ))
-        })
-        .collect()
-}
-
-/// `address . port` of each endpoint of `hello` in a family.
-fn backends(world: &World, ipv6: bool) -> Result<Vec<String>> {
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
-                  ?labelSelector=kubernetes.io%2Fservice-name%3Dhello";
-    let list = world.api.get(slices)?;
-    let family = if ipv6 { "IPv6" } else { "IPv4" };
-    let mut found = Vec::new();
-    for slice in list["items"].as_array().into_iter().flatten() {
-        if slice["addressType"] != family {
-            continue;
-        }
-        let port = slice["ports"][0]["port"].as_u64().context("an endpoint without a port")?;
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            let address = endpoint["addresses"][0].as_str().context("no address")?;
-            found.push(format!("{address} . {port}"));
-        }
-    }
-    if found.is_empty() {
-        bail!("hello has no endpoints of {family}");
-    }
-    Ok(found)
-}
-
 /// A process on the node that bears kube-proxy's name.
 struct KubeProxy(Child);
 
@@ -194,15 +134,6 @@ impl Drop for KubeProxy {
     fn drop(&mut self) {
         let _gone = (self.0.kill(), self.0.wait());
     }
-}
-
-fn feed(world: &World, rules: &str) -> Result<()> {
-    let argv = ["nft", "-f", "-"].map(str::to_owned);
-    let mut command = exec::command(&world.layout, &Place::Host(NODE.into()), &argv)?;
-    let mut child = command.stdin(Stdio::piped()).spawn()?;
-    child.stdin.take().context("no input")?.write_all(rules.as_bytes())?;
-    ensure!(child.wait()?.success(), "nft refuses {rules}");
-    Ok(())
 }
 
 fn capture(world: &World, argv: &[&str]) -> Result<String> {

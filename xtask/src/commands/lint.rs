@@ -1,13 +1,13 @@
 //! `cargo xtask lint`: formatting, lints, documentation and the rules that no lint knows.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    checkout, conformance, console, deny, deploy, invoke, monitoring, product, step::step,
+    checkout, conformance, console, deny, deploy, invoke, links, monitoring, product, step::step,
     toolchain,
 };
 
@@ -180,25 +180,12 @@ fn check_tree() -> Result<()> {
             }
         }
         if file.extension().is_some_and(|extension| extension == "md") {
-            complaints.extend(dead_links(file, &text));
+            let folder = checkout().join(file.parent().unwrap_or(std::path::Path::new("")));
+            complaints.extend(links::dead(file, &folder, &text));
             complaints.extend(console::unexplained(file, &text));
         }
     }
     told(&complaints)
-}
-
-/// Links of a Markdown file to files that are not there.
-fn dead_links(file: &std::path::Path, text: &str) -> Vec<String> {
-    let folder = checkout().join(file.parent().unwrap_or(std::path::Path::new("")));
-    let mut seen = BTreeMap::new();
-    for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-        let path = target.split('#').next().unwrap_or_default();
-        let inside = !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:");
-        if inside && !folder.join(path).exists() {
-            seen.insert(path.to_owned(), format!("{}: dead link {path}", file.display()));
-        }
-    }
-    seen.into_values().collect()
 }
 
 #[cfg(test)]
