@@ -231,7 +231,7 @@ async fn begin(
     manager: &ServiceManager,
     intake: &mut Tasks,
 ) -> anyhow::Result<Begun> {
-    let (identity, departure) = (Identity::of(config), Departure::default());
+    let (identity, departure) = (Identity::of(config), own::departure(config));
     let before = handover::meet(&config.state_dir, &identity).await?;
     let alone = if before.is_none() { Some(Own::open(config).await?) } else { None };
     let servers = find_servers(config).await?;

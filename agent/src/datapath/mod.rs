@@ -77,7 +77,7 @@ pub use self::{
     socket_fd::translations_of,
     sweep::{Entries, SweepError, Sweeper, Swept},
     sys::netns_cookie,
-    tc::{LOOPBACK_PROGRAM, Leads, PacketPrograms, TcError},
+    tc::{LOOPBACK_PROGRAM, Leads, PacketPrograms, TcError, leads_at_loopback},
     tcp_info::LiveConnection,
     test_run::TestRun,
     uplinks::{Interface, Uplinks, UplinksError, find_uplinks},

@@ -6,7 +6,12 @@
 //! [`super::filter`].
 //! What belongs to an interface goes with it; its pin is removed by [`Datapath::attach_uplinks`].
 
-use std::{fs, io, os::fd::AsFd as _, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use aya::util::KernelVersion;
 use mizzen_ebpf_abi::node;
@@ -156,13 +161,34 @@ impl Datapath {
     /// `wanted` to answer for cluster DNS, detaches what an earlier agent left there. As for
     /// [`attach_uplinks`](Self::attach_uplinks), to be called again and again.
     pub fn attach_loopback(&self, wanted: bool) -> Result<Vec<(&'static str, Outcome)>, TcError> {
-        let interface = Interface { index: node::LOOPBACK, name: "lo".to_owned() };
+        let interface = loopback();
         if wanted {
             return attach(&LOOPBACK, &interface, &self.programs, &self.pins);
         }
         detach(&LOOPBACK, &interface, &self.pins).map_err(TcError::Detach)?;
         Ok(Vec::new())
     }
+}
+
+/// Whether the program of the loopback interface is in force in this thread's network namespace,
+/// put there by an agent with its pins below `bpffs`: what the node asks of itself at a cluster DNS
+/// address is led to other nodes' resolvers then, whether an agent runs or not.
+pub fn leads_at_loopback(bpffs: &Path) -> bool {
+    let interface = loopback();
+    let runs = |hook: &Hook| {
+        if has_tcx() {
+            return pin_of(&Pins::of_another(bpffs), hook.program, &interface).exists();
+        }
+        let running = Netlink::open().and_then(|mut netlink| {
+            filter::running(&mut netlink, interface.index, hook.direction, Place::Main)
+        });
+        running.is_ok_and(|program| program.is_some())
+    };
+    LOOPBACK.iter().all(runs)
+}
+
+fn loopback() -> Interface {
+    Interface { index: node::LOOPBACK, name: "lo".to_owned() }
 }
 
 /// The packet programs, to be put where another CNI plugin lets the packets of pods pass.

@@ -567,11 +567,11 @@ impl Role {
         if wrong.is_empty() { State::Ready } else { State::Degraded(wrong.join("; ")) }
     }
 
-    /// Answers what is under way, closes the sockets, and gives the addresses up. The loop that
-    /// fills the tables, which ends after this role, then leads packets to them to the rest of
-    /// the cluster.
+    /// Answers what is under way, closes the sockets, and gives the addresses up.
     ///
-    /// Where another agent goes on by the same sockets, or will, the addresses are its own.
+    /// Where another agent goes on by the same sockets, or will, the addresses are its own. Where
+    /// programs lead to other nodes' resolvers they stay as when it is killed: sockets of the node
+    /// have them as their own, and could not send any more (ADR 45).
     async fn close(self) {
         tokio::join!(self.listeners.close(), self.secure_listeners.close());
         self.servers.close().await;

@@ -25,7 +25,7 @@ mod sockets;
 mod take;
 
 use std::{
-    io,
+    fmt, io,
     os::fd::AsFd,
     path::PathBuf,
     sync::{
@@ -83,9 +83,27 @@ struct Inner {
     successor: Mutex<Option<Arc<Channel>>>,
     /// Whether somebody keeps the sockets for an agent that is about to start.
     kept: AtomicBool,
+    /// What goes on without an agent.
+    programs: Option<Programs>,
+}
+
+/// Says whether programs lead clients of cluster DNS on when no agent of the node answers them.
+struct Programs(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Programs").finish_non_exhaustive()
+    }
 }
 
 impl Departure {
+    /// Of an agent that programs may outlive. Whether they lead the node's own clients of cluster
+    /// DNS to other nodes' resolvers, `lead` says when it ends, by system calls.
+    pub fn outlived_by(lead: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        let programs = Some(Programs(Box::new(lead)));
+        Self { inner: Arc::new(Inner { programs, ..Inner::default() }) }
+    }
+
     /// Whether another agent has the sockets: what it goes on with is not given up.
     pub fn has_successor(&self) -> bool {
         self.successor().is_some()
@@ -96,9 +114,16 @@ impl Departure {
         self.inner.kept.store(true, Ordering::Release);
     }
 
-    /// Whether what the sockets are bound to is to stay: another agent has them, or will.
-    pub fn leaves_addresses(&self) -> bool {
+    /// Whether the sockets outlive this agent: another one has them, or will.
+    pub fn leaves_sockets(&self) -> bool {
         self.has_successor() || self.inner.kept.load(Ordering::Acquire)
+    }
+
+    /// Whether the addresses of the sockets are to stay the node's: the sockets do, or programs
+    /// lead those who ask there to others, which they can as long as the addresses are the node's.
+    pub fn leaves_addresses(&self) -> bool {
+        let lead = |programs: &Programs| (programs.0)();
+        self.leaves_sockets() || self.inner.programs.as_ref().is_some_and(lead)
     }
 
     /// Done when another agent serves, and this one is to leave.
@@ -123,5 +148,26 @@ impl Departure {
 
     fn set_successor(&self, successor: Option<Arc<Channel>>) {
         *self.inner.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_stay_with_the_sockets_or_where_programs_lead_on_in_the_end() {
+        let alone = Departure::default();
+        assert!(!alone.leaves_addresses(), "nobody would answer there");
+        alone.set_kept();
+        assert!(alone.leaves_sockets() && alone.leaves_addresses());
+
+        let in_force = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&in_force);
+        let led = Departure::outlived_by(move || asked.load(Ordering::Acquire));
+        assert!(led.leaves_addresses());
+        assert!(!led.leaves_sockets(), "connections end: no process goes on with them");
+        in_force.store(false, Ordering::Release);
+        assert!(!led.leaves_addresses(), "they were taken out of force meanwhile");
     }
 }

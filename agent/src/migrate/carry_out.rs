@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     datapath::{ReleaseError, release},
+    dns,
     netfilter::{
         TalkError,
         legacy::{self, LegacyError},
@@ -37,6 +38,9 @@ pub enum CarryOutError {
         "remove kube-proxy's rules, of which those of this table are all still there; run it again"
     )]
     RemoveLegacy(#[source] LegacyError),
+    /// Addresses of cluster DNS stay the node's.
+    #[error("give up the addresses of cluster DNS that an agent left; run it again")]
+    GiveUpNames(#[source] dns::release::ReleaseError),
     /// Mizzen's datapath stays in force.
     #[error("take Mizzen's datapath out of force")]
     Detach(#[source] ReleaseError),
@@ -76,6 +80,9 @@ pub fn carry_out(
                     .iter()
                     .try_for_each(legacy::carry_out)
                     .map_err(CarryOutError::RemoveLegacy)?;
+            }
+            Step::GiveUpNames => {
+                dns::release::release_at_once().map_err(CarryOutError::GiveUpNames)?;
             }
             Step::Detach => {
                 release(bpffs).map_err(CarryOutError::Detach)?;

@@ -34,6 +34,8 @@ pub enum Step {
         /// The tables, and what they become, one after the other.
         changes: Vec<legacy::Change>,
     },
+    /// Give up what an agent that is gone left to the programs: the addresses of cluster DNS.
+    GiveUpNames,
     /// Take Mizzen's datapath out of force.
     Detach,
 }
@@ -49,6 +51,11 @@ impl Step {
             ),
             Self::Remove { words, .. } | Self::RemoveLegacy { words, .. } => {
                 format!("remove kube-proxy's rules: {}", words.join("; "))
+            }
+            Self::GiveUpNames => {
+                "give up the addresses of cluster DNS (local routes, nftables tables mizzen-dns) \
+                 that an agent left on this node: nobody answers there without Mizzen's programs"
+                    .to_owned()
             }
             Self::Detach => {
                 "detach all of Mizzen's programs and forget its tables: what sockets translated goes \
@@ -133,7 +140,14 @@ impl Plan {
                         .to_owned(),
             });
         }
-        let steps = if in_force { vec![Step::Detach] } else { Vec::new() };
+        let mut steps = Vec::new();
+        if in_force {
+            // An agent that runs has them for itself. First, so that what fails is done again.
+            if let Agent::Away(_) = seen.agent {
+                steps.push(Step::GiveUpNames);
+            }
+            steps.push(Step::Detach);
+        }
         Self { processes: seen.processes.clone(), steps, obstacles, notes: Vec::new() }
     }
 
@@ -339,6 +353,16 @@ mod tests {
         assert!(said.len() == 1 && said[0].contains("of ipvs may be of a kube-proxy"), "{said:?}");
         let nothing = Plan::rollback(&seen(&[]), None, false);
         assert_eq!((nothing.obstacles, nothing.steps), (Vec::new(), Vec::new()));
+    }
+
+    /// What an agent that runs for names alone has is its own.
+    #[test]
+    fn what_an_agent_left_for_names_goes_with_the_programs() {
+        let away = seen(&Family::ALL);
+        let steps = |seen: &Seen| Plan::rollback(seen, Some(&Family::ALL), false).steps;
+        assert_eq!(steps(&away), [Step::GiveUpNames, Step::Detach]);
+        let for_names = Agent::Waits("it does not have the role `services`".to_owned());
+        assert_eq!(steps(&Seen { agent: for_names, ..away }), [Step::Detach]);
     }
 
     /// As kube-proxy's ipvs mode leaves a node: its virtual servers are from before `apply`, and its

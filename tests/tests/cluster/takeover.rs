@@ -53,7 +53,7 @@ fn by(world: &World, mode: Mode) -> Result<()> {
     let kube_proxy = KubeProxy::start(world)?;
     up::wait(&world.layout, "Mizzen to be out of force", || {
         let (report, code) = mizzen(world, &rollback)?;
-        Ok(if code == 0 && report["done"] == 1 { Ok(()) } else { Err(report.to_string()) })
+        Ok(if code == 0 && report["done"] == 2 { Ok(()) } else { Err(report.to_string()) })
     })?;
     drop(kube_proxy);
     let (report, code) = mizzen(world, &["migrate", "apply"])?;

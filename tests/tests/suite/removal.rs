@@ -8,7 +8,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use mizzen_agent::datapath::is_in_force;
+use mizzen_agent::{datapath::is_in_force, dns::addresses::ROUTE_PROTOCOL};
 use mizzen_tests::{
     actor::{Actor, Socket},
     echo::{self, Echo, TRANSPORTS, Transport, ask},
@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    dns::field::{Agent, Field, LIMIT, NAME, dns, on},
+    dns::field::{Agent, Field, Host, LIMIT, NAME, dns, on},
     migrate::shop,
     packet::{
         NODE_PORT,
@@ -175,6 +175,15 @@ fn has_names(scene: &Scene) -> bool {
     answered[0]
 }
 
+/// The addresses that the node has for a resolver, as routes of ours, and the rules about them.
+fn held_for_names(host: &Host) -> (usize, bool) {
+    let netns = &host.node.netns;
+    let of = |family| netns.ip(&format!("{family} route show table local proto {ROUTE_PROTOCOL}"));
+    let held = ["-4", "-6"].map(|family| of(family).lines().count());
+    let output = netns.command("nft").args(["list", "tables"]).output().expect("nft (nftables)");
+    (held.iter().sum(), String::from_utf8_lossy(&output.stdout).contains("mizzen-dns"))
+}
+
 /// Services go on, past any other proxy, to where they led; names go on as long as another node's
 /// agent is there. Nothing of that is the work of a process.
 #[test]
@@ -194,6 +203,8 @@ fn r11_what_a_removed_agent_left_goes_on_until_it_is_taken_out_of_force() {
             scene.new_ones_go_to(BEFORE);
         }
         assert!(has_names(&scene), "{signal}: another node's agent answers");
+        let (held, _) = held_for_names(host);
+        assert_eq!(held, 4, "{signal}: sockets of the node have these addresses as their own");
 
         // Nobody follows the cluster, and no other proxy comes before.
         scene.move_shop();
@@ -212,6 +223,7 @@ fn r11_what_a_removed_agent_left_goes_on_until_it_is_taken_out_of_force() {
             host.mizzen(&["migrate", "rollback", "--bpffs", bpffs.to_str().unwrap()]);
         assert_eq!(code, Some(0), "{report}");
         assert!(!is_in_force(&bpffs), "{report}");
+        assert_eq!(held_for_names(&scene.field.hosts[0]), (0, false), "{signal}: {report}");
         scene.new_ones_go_to(LATER);
         old.go_on_at_sockets();
     }

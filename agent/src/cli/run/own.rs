@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     config::Config,
-    datapath::{Datapath, OpenError, Prepared, TableReaders},
+    datapath::{Datapath, OpenError, Prepared, TableReaders, leads_at_loopback},
     dns::others::Elsewhere,
-    handover::GivenPorts,
+    handover::{Departure, GivenPorts},
     serve::listen::{ListenError, Listeners},
 };
 
@@ -59,6 +59,13 @@ impl Own {
             }
         }
     }
+}
+
+/// How this agent ends: what its resolver holds stays where programs are in force, whichever agent
+/// put them there.
+pub(super) fn departure(config: &Config) -> Departure {
+    let bpffs = config.bpffs.clone();
+    Departure::outlived_by(move || leads_at_loopback(&bpffs))
 }
 
 /// Where the tables lead clients of cluster DNS while this node's resolver is silent, whichever agent

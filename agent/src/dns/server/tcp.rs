@@ -113,7 +113,7 @@ impl Connections {
 
     /// Whether another process goes on with the sockets, or one will that is about to start.
     pub(super) fn goes_on(&self) -> bool {
-        self.departure.leaves_addresses()
+        self.departure.leaves_sockets()
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

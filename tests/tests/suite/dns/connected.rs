@@ -10,6 +10,7 @@ use std::{
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, api::DeleteParams};
+use mizzen_agent::{datapath::leads_at_loopback, dns::addresses::ROUTE_PROTOCOL};
 use mizzen_tests::{
     lab::FAMILIES,
     names::{Client, Line},
@@ -125,10 +126,8 @@ fn dns_73_connected_sockets_of_the_node_are_answered_by_others_while_its_agent_i
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         agent.signal(signal);
         agent.ended();
-        if signal == Signal::SIGKILL {
-            all_are_answered_by_a_retry(&mut sockets);
-            all_are_answered(&mut sockets, &[&others]);
-        }
+        all_are_answered_by_a_retry(&mut sockets);
+        all_are_answered(&mut sockets, &[&others]);
         agent = field.agent(host, &[]);
         all_are_answered(&mut sockets, &[&agent]);
     }
@@ -137,11 +136,15 @@ fn dns_73_connected_sockets_of_the_node_are_answered_by_others_while_its_agent_i
     others.ended();
     all_are_answered(&mut sockets, &[&agent]);
     // And when there is none at all they are told: by the other node's stack.
-    agent.signal(Signal::SIGKILL);
-    agent.ended();
-    for socket in &mut sockets {
-        let refused = socket.ask(0).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{}", socket.local());
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        agent.signal(signal);
+        agent.ended();
+        for socket in &mut sockets {
+            let refused = socket.ask(0).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{}", socket.local());
+        }
+        agent = field.agent(host, &[]);
+        all_are_answered(&mut sockets, &[&agent]);
     }
 }
 
@@ -210,12 +213,37 @@ fn the_program_of_the_loopback_interface_is_there_with_the_resolver_and_is_put_b
     wait::until("the program", LIMIT, || pin(host).map(drop).ok_or_else(|| agent.log()));
     let (_, said) = host.mizzen(&["check"]);
     assert!(said.contains("ok    packets"), "{said}");
-    agent.signal(Signal::SIGKILL);
+    let bpffs = host.node.bpffs();
+    let leads = || host.node.netns.run(|| leads_at_loopback(&bpffs));
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        agent.signal(signal);
+        agent.ended();
+        assert!(pin(host).is_some() && leads(), "{signal}: it stays without an agent");
+        assert_eq!(addresses(host), 4, "{signal}: and so do the addresses");
+        agent = field.agent(host, &[]);
+    }
+    agent.signal(Signal::SIGTERM);
     agent.ended();
-    assert!(pin(host).is_some(), "it stays when the agent is killed");
     // Whoever answers for cluster DNS from now on, this program is none of its.
-    let without = field.agent(host, &["--dns=false"]);
+    let mut without = field.agent(host, &["--dns=false"]);
     assert_eq!(pin(host), None, "{}", without.log());
+    assert!(!leads());
+    assert_eq!(addresses(host), 0, "{}", without.log());
     let (_, said) = host.mizzen(&["check"]);
     assert!(said.contains("ok    packets"), "{said}");
+    without.signal(Signal::SIGTERM);
+    without.ended();
+    // Where nothing leads elsewhere they are the agent's, and go with it.
+    let mut alone = field.agent(host, &["--services=false"]);
+    assert_eq!(addresses(host), 4, "{}", alone.log());
+    alone.signal(Signal::SIGTERM);
+    alone.ended();
+    assert_eq!(addresses(host), 0, "{}", alone.log());
+}
+
+/// How many addresses the node has for its resolver.
+fn addresses(host: &Host) -> usize {
+    let netns = &host.node.netns;
+    let of = |family| netns.ip(&format!("{family} route show table local proto {ROUTE_PROTOCOL}"));
+    ["-4", "-6"].map(|family| of(family).lines().count()).iter().sum()
 }
