@@ -132,6 +132,8 @@ impl Pods {
     /// what of links, routes, neighbours and settings somebody altered. What it had to heal, by kind,
     /// and what it could not.
     pub fn reconcile(&self) -> Result<(Healed, Vec<String>), NetlinkError> {
+        // First the pods and then what they have: of one that is connected meanwhile nothing is missed.
+        let entries = self.entries();
         let mut netlink = Netlink::open()?;
         let routes = interface::routes(&mut netlink)?;
         let present = Present {
@@ -139,7 +141,7 @@ impl Pods {
             neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
         };
         let (mut healed, mut refused) = (Healed::new(), Vec::new());
-        for (attachment, entry) in self.entries() {
+        for (attachment, entry) in entries {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
             // One that left is gone in a moment.
