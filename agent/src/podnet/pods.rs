@@ -174,10 +174,13 @@ impl Pods {
     /// Connects a pod.
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
         let deadline = Instant::now() + limit;
-        self.drain_noted().map_err(|error| {
-            failure(IO_FAILURE, "can't do the DELs that were noted", error.to_string())
+        let attachment = &addition.attachment;
+        self.drain_noted(Some((attachment, deadline))).map_err(|error| {
+            let is_late = error.kind() == io::ErrorKind::TimedOut;
+            let code = if is_late { TRY_AGAIN_LATER } else { IO_FAILURE };
+            failure(code, "can't do the DELs that were noted", error.to_string())
         })?;
-        let claim = self.claim(&addition.attachment, limit)?;
+        let claim = self.claim(attachment, deadline.saturating_duration_since(Instant::now()))?;
         let (link, is_repeated) = self.add_claimed(addition, deadline)?;
         Ok(Added { link, pods: self, claim, is_repeated })
     }

@@ -2,10 +2,11 @@
 //! network namespace of its own.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use mizzen_cni::{offline::append_journal, wire::DEL_JOURNAL};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
@@ -138,4 +139,50 @@ fn cni_17_an_add_does_not_take_the_place_of_what_can_not_be_removed() {
     assert!(refused.details.contains("the test says no"), "{refused:?}");
     let after = pods.ledger().get(&attachment).cloned().unwrap();
     assert_eq!(after, Entry { phase: Phase::Leaving, ..before });
+}
+
+#[test]
+fn cni_35_a_noted_del_of_what_a_call_is_at_work_on_is_noted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = pods(folder.path(), Arc::new(Holding::default()));
+    let [busy, free] = ["c1", "c2"].map(|container_id| live(&pods, container_id));
+    for attachment in [&busy, &free] {
+        append_journal(folder.path(), attachment).unwrap();
+    }
+    let noted = folder.path().join(DEL_JOURNAL);
+    let at_work = pods.claims.claim(&busy, LIMIT).unwrap();
+    pods.drain_noted(None).unwrap();
+    let of_busy = "{\"containerID\":\"c1\",\"ifname\":\"lo\"}\n";
+    assert_eq!(fs::read_to_string(&noted).unwrap(), of_busy);
+    assert_eq!(phase(&pods, &free), Some(Phase::Leaving));
+    // An ADD of another one goes on; one of this one would come before the DEL.
+    pods.drain_noted(Some((&free, Instant::now() + LIMIT))).unwrap();
+    let soon = Instant::now() + Duration::from_millis(50);
+    let refused = pods.drain_noted(Some((&busy, soon))).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(phase(&pods, &busy), Some(Phase::Live));
+    drop(at_work);
+    pods.drain_noted(Some((&busy, Instant::now() + LIMIT))).unwrap();
+    assert_eq!(phase(&pods, &busy), Some(Phase::Leaving));
+    assert!(!noted.exists());
+}
+
+#[test]
+fn cni_34_noted_dels_that_an_add_has_no_time_for_are_left_to_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = pods(folder.path(), Arc::new(Holding::default()));
+    let [noted, other] = ["c1", "c2"].map(|container_id| live(&pods, container_id));
+    append_journal(folder.path(), &noted).unwrap();
+    let late = || Some((&other, Instant::now()));
+    for _ in 0..2 {
+        let refused = pods.drain_noted(late()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(phase(&pods, &noted), Some(Phase::Live));
+    }
+    // While another call does them, too.
+    let draining = pods.draining.lock().unwrap();
+    assert_eq!(pods.drain_noted(late()).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    drop(draining);
+    pods.drain_noted(Some((&other, Instant::now() + LIMIT))).unwrap();
+    assert_eq!(phase(&pods, &noted), Some(Phase::Leaving));
 }
