@@ -37,6 +37,10 @@ use crate::{
 /// No call takes longer. Runtimes hold a lock over all of a node's pods meanwhile.
 pub const TIME_LIMIT: Duration = Duration::from_secs(8);
 
+/// What a DEL keeps of that time for the case that the agent gives no answer: the kernel has two
+/// seconds to delete the link ([`offline::delete_link`]).
+const OFFLINE_TIME: Duration = Duration::from_millis(2500);
+
 /// When a call began.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
@@ -99,7 +103,8 @@ fn dispatch(
             done(&ask(invocation, conf, command, Some(netns.as_fd()), deadline)?)
         }
         Verb::Del => {
-            let asked = ask(invocation, conf, Command::Del { attachment }, None, deadline)
+            let until = deadline.checked_sub(OFFLINE_TIME).unwrap_or(deadline);
+            let asked = ask(invocation, conf, Command::Del { attachment }, None, until)
                 .and_then(|response| done(&response));
             if let Err(error) = asked {
                 del_without_agent(invocation, conf, &error);

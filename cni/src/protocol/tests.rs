@@ -311,6 +311,25 @@ fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
     assert_eq!(noted.lines().count(), 2);
 }
 
+/// It ends in time though the agent takes all that it is given and the kernel its two seconds.
+#[test]
+fn cni_34_a_del_leaves_time_for_what_it_does_without_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("cni.sock")).unwrap();
+    let mut value = minimal("1.1.0");
+    value["stateDir"] = folder.path().to_str().into();
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        crate::wire::receive::<crate::wire::Request>(&mut stream).unwrap().0
+    });
+    let began = Start::until(Instant::now() + plugin::TIME_LIMIT);
+    let gone = plugin::run(&invocation("DEL"), value.to_string().as_bytes(), began);
+    assert_eq!(gone.unwrap(), None);
+    let asked = Duration::from_millis(agent.join().unwrap().timeout_ms.into());
+    assert!(asked + Duration::from_secs(2) < plugin::TIME_LIMIT, "{asked:?}");
+    assert!(folder.path().join("cni-del.journal").exists());
+}
+
 #[test]
 fn cni_14_trace_context_is_passed_on() {
     let mut variables = variables("ADD");
