@@ -4,9 +4,8 @@ use std::path::Path;
 
 use super::dns::field::Field;
 
-/// Enters a cgroup, and a namespace whose root that is, mounts it where the machine's is, and becomes
-/// the agent, without the flag that names one: as a runtime starts a container that has no mount of the
-/// node's.
+/// Enters a cgroup, has it where the machine's root is mounted, and becomes the agent, without the flag
+/// that names one: as a runtime starts a container that has no mount of the node's.
 const AS_A_CONTAINER: &str = r#"
 echo 0 > "$0/cgroup.procs"
 for word; do
@@ -15,7 +14,7 @@ for word; do
     if [ "$skip" ]; then skip=; continue; fi
     set -- "$@" "$word"
 done
-exec unshare --mount --cgroup sh -c 'mount -t cgroup2 none "$0" && exec "$@"' "${0%/*}" "$@"
+exec unshare --mount sh -c 'mount --bind "$0" "${0%/*}" && exec "$@"' "$0" "$@"
 "#;
 
 #[test]
