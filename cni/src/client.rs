@@ -1,7 +1,7 @@
 //! One question to the agent, within a time limit.
 
 use std::{
-    io,
+    io::{self, Read, Write},
     os::{
         fd::{AsRawFd, BorrowedFd},
         unix::net::UnixStream,
@@ -26,6 +26,10 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long a take-over may last: what comes after has to be done in the rest of a call's time.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(7);
 
+/// How long an agent may take to say whether pods are its matter, and how much it may say.
+const ROLE_TIME: Duration = Duration::from_millis(200);
+const ROLE_BYTES: u64 = 64 << 10;
+
 /// How many agents may leave a call without an answer: one that refuses it does so, too.
 const LEFT_MAX: u32 = 3;
 
@@ -35,7 +39,8 @@ pub enum Absence {
     /// Nothing: there is another way.
     Fails,
     /// Wait for a moment; and where some agent is there, which has left the work to another or has
-    /// not begun it yet, for as long as a take-over lasts.
+    /// not begun it yet, for as long as a take-over lasts. One that says that it never will is not
+    /// waited for.
     Waits,
 }
 
@@ -115,13 +120,21 @@ fn await_agent(
     absence: Absence,
     (start, deadline): (Instant, Instant),
 ) -> io::Result<UnixStream> {
-    let mut seen = Instant::now();
+    let agent = state_dir.join(AGENT_SOCKET);
+    let (mut seen, mut asked) = (Instant::now(), false);
     loop {
         let error = match connect_by(path, deadline) {
             Err(error) if is_absence(&error) && absence == Absence::Waits => error,
             other => return other,
         };
-        if is_there(&state_dir.join(AGENT_SOCKET)) {
+        if is_there(&agent) {
+            // Most take-overs are over before that.
+            let first = start.elapsed() >= GRACE && !std::mem::replace(&mut asked, true);
+            if first && connects_no_pods(&agent) {
+                let text = "the agent connects no pods (`cni: false`); set `cni: true`, or remove \
+                            10-mizzen.conflist from the node";
+                return Err(io::Error::new(error.kind(), text));
+            }
             seen = Instant::now();
         }
         let comes = seen.elapsed() < GRACE && start.elapsed() < TAKE_OVER_MAX;
@@ -138,6 +151,22 @@ fn is_there(path: &Path) -> bool {
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None);
     let (Ok(fd), Ok(address)) = (fd, UnixAddr::new(path)) else { return false };
     matches!(connect(fd.as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
+}
+
+/// Whether the agent that listens there says so, by the configuration that it runs with. One that gives
+/// no answer leaves, or has just come.
+fn connects_no_pods(path: &Path) -> bool {
+    let ask = || -> io::Result<bool> {
+        let mut stream = connect_by(path, Instant::now() + ROLE_TIME)?;
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(ROLE_TIME))?;
+        stream.set_read_timeout(Some(ROLE_TIME))?;
+        stream.write_all(b"GET /v1/config HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(ROLE_BYTES).read_to_string(&mut answer)?;
+        Ok(answer.lines().any(|line| line.starts_with("cni: false")))
+    };
+    ask().unwrap_or(false)
 }
 
 fn is_absence(error: &io::Error) -> bool {

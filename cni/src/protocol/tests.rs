@@ -311,6 +311,40 @@ fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
     assert_eq!(noted.lines().count(), 2);
 }
 
+/// Its file may have been left behind. One that has the role may begin to serve it.
+#[test]
+fn cni_34_an_agent_without_the_role_is_not_waited_for() {
+    use std::io::{Read, Write};
+    let status = |config: &'static str| {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // Who only looks whether somebody is there says nothing.
+                let length = stream.read(&mut [0; 1024]).unwrap();
+                if length > 0 {
+                    let length = config.len();
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                    stream.write_all((head + config).as_bytes()).unwrap();
+                }
+            }
+        });
+        let mut value = minimal("1.1.0");
+        value["stateDir"] = folder.path().to_str().into();
+        let began = Start::until(Instant::now() + Duration::from_secs(2));
+        let refused = plugin::run(&invocation("STATUS"), value.to_string().as_bytes(), began);
+        refused.unwrap_err().1
+    };
+    let without = status("kind: AgentConfiguration\ncni: false  # flag\ndns: true  # default\n");
+    assert_eq!(without.code, 50);
+    assert!(without.to_string().contains("connects no pods"), "{without}");
+    let with = status("kind: AgentConfiguration\ncni: true  # default\ndns: false  # flag\n");
+    assert_eq!(with.code, 50);
+    assert!(!with.to_string().contains("connects no pods"), "{with}");
+}
+
 /// It ends in time though the agent takes all that it is given and the kernel its two seconds.
 #[test]
 fn cni_34_a_del_leaves_time_for_what_it_does_without_an_answer() {

@@ -204,33 +204,55 @@ fn cni_22_what_is_asked_for_is_given_or_refused_by_name() {
     assert_eq!(node.pod_links().len(), 2);
 }
 
+/// A setting of the network in a namespace.
+fn sysctl(netns: &Netns, name: &str) -> String {
+    let path = Path::new("/proc/sys/net").join(name);
+    netns.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
+}
+
 #[test]
-fn cni_23_to_27_the_pods_end_is_set_up_for_its_first_packet() {
+fn cni_23_the_pods_end_has_its_addresses_at_once_and_takes_none_from_routers() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    node.add(&mut pod);
+    assert_eq!(sysctl(pod.netns(), "ipv6/conf/eth0/accept_ra"), "0");
+    assert_eq!(sysctl(pod.netns(), "ipv6/conf/eth0/accept_dad"), "0");
+}
+
+#[test]
+fn cni_25_the_pods_loopback_is_up() {
     let node = Node::alone();
     let mut pod = Pod::new();
     pod.netns().ip("link set lo down");
+    node.add(&mut pod);
+    assert!(pod.netns().ip("link show lo").contains("UP"));
+}
+
+#[test]
+fn cni_26_the_pods_end_is_set_up_for_its_first_packet() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
     let result = node.add(&mut pod);
     let host_mac = result["interfaces"][0]["mac"].as_str().unwrap();
     let netns = pod.netns();
-    assert!(netns.ip("link show lo").contains("UP"), "cni_25");
     let neighbours = netns.ip("neigh show dev eth0") + &netns.ip("-6 neigh show dev eth0");
     for gateway in ["169.254.1.1", "fe80::1"] {
         let entry = format!("{gateway} lladdr {host_mac} PERMANENT");
-        assert!(neighbours.contains(&entry), "cni_26: {neighbours}");
+        assert!(neighbours.contains(&entry), "{neighbours}");
     }
     assert!(netns.ip("route show default").contains("via 169.254.1.1 dev eth0"));
     assert!(netns.ip("-6 route show default").contains("via fe80::1 dev eth0"));
-    let sysctl = |netns: &Netns, name: &str| {
-        let path = Path::new("/proc/sys/net").join(name);
-        netns.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
-    };
-    assert_eq!(sysctl(netns, "ipv6/conf/eth0/accept_ra"), "0", "cni_23");
-    assert_eq!(sysctl(netns, "ipv6/conf/eth0/accept_dad"), "0", "cni_23");
+}
+
+#[test]
+fn cni_27_the_hosts_end_forwards_filters_by_no_reverse_path_and_says_whose_it_is() {
+    let node = Node::alone();
+    let mut pod = Pod::new();
+    let result = node.add(&mut pod);
     let host = result["interfaces"][0]["name"].as_str().unwrap();
-    assert_eq!(sysctl(&node.netns, &format!("ipv4/conf/{host}/rp_filter")), "0", "cni_27");
+    assert_eq!(sysctl(&node.netns, &format!("ipv4/conf/{host}/rp_filter")), "0");
     for family in ["ipv4", "ipv6"] {
-        let name = format!("{family}/conf/{host}/forwarding");
-        assert_eq!(sysctl(&node.netns, &name), "1", "cni_27");
+        assert_eq!(sysctl(&node.netns, &format!("{family}/conf/{host}/forwarding")), "1");
     }
     let alias = node.netns.ip(&format!("link show {host}"));
     let name = pod_name(&pod.container_id);
