@@ -10,7 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, WAY, affinity, core_dns,
+    BEFORE, LABEL, NAMES_ANSWER, NAMES_ASKED, REPORT, Report, WAY, affinity, core_dns,
     direction::{Direction, Run, Stand},
     look::{LookError, Proxy, Seen},
     plan::{Next, Step, Wait, Way, next},
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     kube::client::{limited, may_pass},
     migrate::plan::Obstacle,
+    model::node::KubeProxy,
 };
 
 /// How often it is looked while something is waited for: at what that is about alone.
@@ -140,7 +141,7 @@ async fn turn(
     }
     match next {
         Next::Do(step) => {
-            carry_out(client, seen.proxy(), &step).await?;
+            carry_out(client, seen, &step).await?;
             tell(Event::Did(&step));
             Ok(Turn::Did { is_progress: !matches!(step, Step::AskNames { .. }) })
         }
@@ -293,15 +294,9 @@ impl CarryOutError {
     }
 }
 
-async fn carry_out(
-    client: &Client,
-    proxy: Option<&Proxy>,
-    step: &Step,
-) -> Result<(), CarryOutError> {
+async fn carry_out(client: &Client, seen: &Seen, step: &Step) -> Result<(), CarryOutError> {
     let written = match step {
-        Step::Label { node, phase } => {
-            label(client, node, &json!({"labels": {LABEL: phase.value()}})).await
-        }
+        Step::Label { node, phase } => label(client, node, &asks(seen, node, *phase)).await,
         Step::Unlabel { node } => {
             let gone = json!({"labels": {LABEL: null}, "annotations": {REPORT: null}});
             label(client, node, &gone).await
@@ -321,12 +316,22 @@ async fn carry_out(
         }
         Step::Restrict | Step::Restore => {
             // The plan has none of these without it.
-            let Some(proxy) = proxy else { return Ok(()) };
+            let Some(proxy) = seen.proxy() else { return Ok(()) };
             daemon_set(client, proxy, *step == Step::Restrict).await?
         }
     };
     let told = |source| CarryOutError::Write { step: step.words(), source: Box::new(source) };
     written.map_err(told)
+}
+
+/// What has an agent do something else: the label, and in the same write its report goes but for what
+/// stays true. One of a moment ago about the same value would count, though all it says may have been
+/// undone between the two (there, back and there again).
+fn asks(seen: &Seen, node: &str, phase: KubeProxy) -> Value {
+    let found = seen.nodes.iter().find(|found| found.name == node);
+    let report = found.and_then(|found| found.report.as_ref()).and_then(Report::withdrawn);
+    let left = report.map(|report| json!(report).to_string());
+    json!({"labels": {LABEL: phase.value()}, "annotations": {REPORT: left}})
 }
 
 /// Merges something into a Node's metadata.
@@ -403,7 +408,37 @@ fn set_back(set: &mut DynamicObject, proxy: &Proxy) -> Result<bool, CarryOutErro
 
 #[cfg(test)]
 mod tests {
-    use super::{super::plan::tests::proxy, *};
+    use super::{
+        super::plan::tests::{cluster, proxy},
+        *,
+    };
+
+    #[test]
+    fn with_another_label_an_agent_has_said_nothing_yet() {
+        let mut seen = cluster(&[("a", Some(KubeProxy::Returning)), ("b", None)], true);
+        let said = |connects_pods| Report {
+            about: KubeProxy::Runs.value().to_owned(),
+            done: true,
+            said: vec!["Mizzen serves".to_owned()],
+            at: seen.now_s,
+            connects_pods,
+        };
+        let [of_a, of_b] = [Some(said(Some(false))), Some(said(Some(true)))];
+        let unknown = Some(said(None));
+        (seen.nodes[0].report, seen.nodes[1].report) = (of_a, of_b);
+        let asked = asks(&seen, "a", KubeProxy::Runs);
+        assert_eq!(asked["labels"], json!({LABEL: "runs"}));
+        let left: Report =
+            serde_json::from_str(asked["annotations"][REPORT].as_str().unwrap()).unwrap();
+        assert!(!left.is_done(KubeProxy::Runs) && left.about.is_empty(), "{left:?}");
+        assert_eq!(left.connects_pods, Some(false), "of this node, for the way back");
+        for report in [None, unknown] {
+            seen.nodes[0].report = report;
+            let asked = asks(&seen, "a", KubeProxy::Runs);
+            let notes = asked["annotations"].as_object().unwrap();
+            assert_eq!(notes.get(REPORT), Some(&Value::Null), "a merge removes it");
+        }
+    }
 
     #[test]
     fn what_is_put_back_is_what_was_there() {

@@ -80,8 +80,41 @@ impl Report {
         self.done && self.about == phase.value()
     }
 
+    /// What stays of it when the label becomes another: who connects the node's pods, which no label
+    /// changes. All else was said of what was asked for before, and may have been undone since.
+    pub fn withdrawn(&self) -> Option<Self> {
+        let connects_pods = Some(self.connects_pods?);
+        Some(Self { about: String::new(), done: false, said: Vec::new(), at: 0, connects_pods })
+    }
+
     /// Whether it says so of a moment ago.
     pub fn is_fresh(&self, now_s: u64) -> bool {
         self.at.abs_diff(now_s) <= FRESH_S
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_report_that_is_withdrawn_stays_who_connects_pods() {
+        let report = |connects_pods| Report {
+            about: KubeProxy::Runs.value().to_owned(),
+            done: true,
+            said: vec!["Mizzen serves".to_owned()],
+            at: 1_800_000_000,
+            connects_pods,
+        };
+        assert_eq!(report(None).withdrawn(), None);
+        for connects in [true, false] {
+            let left = report(Some(connects)).withdrawn().unwrap();
+            assert_eq!(left.connects_pods, Some(connects));
+            let phases =
+                [KubeProxy::Runs, KubeProxy::Leaving, KubeProxy::Removed, KubeProxy::Returning];
+            assert!(!phases.iter().any(|phase| left.is_done(*phase)), "{left:?}");
+            assert!(!phases.iter().any(|phase| left.about == phase.value()), "{left:?}");
+            assert!(!left.is_fresh(1_800_000_000) && left.said.is_empty(), "{left:?}");
+        }
     }
 }

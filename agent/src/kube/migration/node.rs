@@ -38,7 +38,7 @@ use crate::{
 pub const PART: &str = "kube-proxy";
 /// How often it is looked while what is asked for is not so.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often it is said again that Mizzen serves, while that is asked for.
+/// How often it is said again that Mizzen serves, or that its services went, while that is asked for.
 const AGAIN_S: u64 = super::FRESH_S / 4;
 /// How often it is looked whether that is still so.
 const SERVES: Duration = Duration::from_secs(5);
@@ -261,16 +261,7 @@ impl Follower {
         let report = Report { connects_pods: Some(self.config.cni), ..report };
         let is_done = report.done;
         let told = self.report(report).await;
-        match (again, told, is_done) {
-            (true, ..) => Next::Ends,
-            (false, false, _) => Next::Looks(RETRY),
-            (false, true, false) => Next::Looks(LOOK),
-            // kube-proxy ends on the strength of it.
-            (false, true, true) if matches!(phase, KubeProxy::Runs | KubeProxy::Leaving) => {
-                Next::Looks(SERVES)
-            }
-            (false, true, true) => Next::Rests,
-        }
+        if again { Next::Ends } else { after(phase, told, is_done) }
     }
 
     /// Whether the report is at the Node.
@@ -298,6 +289,22 @@ impl Follower {
                 false
             }
         }
+    }
+}
+
+/// What follows a report, which is at the Node or is not.
+fn after(phase: KubeProxy, told: bool, is_done: bool) -> Next {
+    match (told, is_done, phase) {
+        (false, ..) => Next::Looks(RETRY),
+        (true, false, _) => Next::Looks(LOOK),
+        // kube-proxy ends, or has the node to itself, on the strength of it. And it is withdrawn with
+        // each new label: who turned round twice asks for the same again, and an agent that was away
+        // from the API server meanwhile sees no change.
+        (true, true, KubeProxy::Runs | KubeProxy::Leaving | KubeProxy::Returning) => {
+            Next::Looks(SERVES)
+        }
+        // From here the label comes back only past a report of something else.
+        (true, true, KubeProxy::Removed) => Next::Rests,
     }
 }
 
@@ -528,6 +535,22 @@ mod tests {
         let config = Config { services: false, ..config(folder.path()) };
         let (again, report) = said(answer(KubeProxy::Removed, &config, &Board::default()));
         assert!(!again && report.said[0].contains("services: false"), "{report:?}");
+    }
+
+    /// What was withdrawn has to be said again, though the label be the same as before.
+    #[test]
+    fn what_somebody_waits_for_is_said_again_and_again() {
+        use KubeProxy::{Leaving, Removed, Returning, Runs};
+        for phase in [Runs, Leaving, Returning] {
+            assert_eq!(after(phase, true, true), Next::Looks(SERVES), "{phase:?}");
+        }
+        assert_eq!(after(Removed, true, true), Next::Rests);
+        for phase in [Runs, Leaving, Removed, Returning] {
+            assert_eq!(after(phase, true, false), Next::Looks(LOOK), "{phase:?}");
+            for is_done in [false, true] {
+                assert_eq!(after(phase, false, is_done), Next::Looks(RETRY), "{phase:?}");
+            }
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Way {
 /// Something that is written at the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A node's label.
+    /// A node's label. What its agent reported before counts no more.
     Label {
         /// The Node.
         node: String,
@@ -422,11 +422,6 @@ pub fn steps(seen: &Seen, way: Way, only: &[String]) -> Vec<Step> {
 
 /// As if a step had been done.
 fn assume(seen: &mut Seen, step: &Step) {
-    let phase_of = |seen: &mut Seen, name: &str, phase| {
-        for node in seen.nodes.iter_mut().filter(|node| node.name == name) {
-            node.phase = phase;
-        }
-    };
     match step {
         Step::Label { node, phase } => phase_of(seen, node, Some(*phase)),
         Step::Unlabel { node } => phase_of(seen, node, None),
@@ -448,6 +443,14 @@ fn assume(seen: &mut Seen, step: &Step) {
                 };
             }
         }
+    }
+}
+
+/// As if a node had another label, or none.
+fn phase_of(seen: &mut Seen, name: &str, phase: Option<KubeProxy>) {
+    for node in seen.nodes.iter_mut().filter(|node| node.name == name) {
+        let left = node.report.as_ref().and_then(super::Report::withdrawn);
+        (node.phase, node.report) = (phase, left.filter(|_| phase.is_some()));
     }
 }
 

@@ -106,6 +106,30 @@ fn kube_proxy_stays_until_the_agent_serves_and_is_looked_for_until_it_ended() {
     assert_eq!(progress(&seen, Way::There, &[]), (1, 1));
 }
 
+/// An agent of which a rollback was asked has maybe no services any more, though it said so of late.
+#[test]
+fn what_an_agent_said_before_the_way_turned_twice_counts_for_nothing() {
+    let mut seen = cluster(&[("a", Some(KubeProxy::Runs))], true);
+    seen.nodes[0].report = Some(report(KubeProxy::Runs));
+    for (way, phase) in [(Way::Back, KubeProxy::Returning), (Way::There, KubeProxy::Runs)] {
+        let Next::Do(step) = next(&seen, way, &[]) else { panic!("{way:?}") };
+        assert_eq!(step, Step::Label { node: "a".to_owned(), phase });
+        assume(&mut seen, &step);
+    }
+    let Next::Wait(wait) = next(&seen, Way::There, &[]) else { panic!() };
+    assert!(wait.node == "a" && wait.said[0].contains("no agent"), "{wait:?}");
+    // And the other way: kube-proxy would be put back beside services in force.
+    let mut seen = cluster(&[("a", Some(KubeProxy::Returning))], true);
+    seen.nodes[0].report = Some(report(KubeProxy::Returning));
+    for way in [Way::There, Way::Back] {
+        let Next::Do(step) = next(&seen, way, &[]) else { panic!("{way:?}") };
+        assume(&mut seen, &step);
+    }
+    assert_eq!(seen.nodes[0].phase, Some(KubeProxy::Returning));
+    assert!(matches!(next(&seen, Way::Back, &[]), Next::Wait(_)));
+    assert_eq!(progress(&seen, Way::Back, &[]), (0, 1));
+}
+
 #[test]
 fn a_kube_proxy_that_somebody_put_back_goes_again_and_its_rules_with_it() {
     let mut seen = cluster(&[("a", Some(KubeProxy::Removed))], false);
