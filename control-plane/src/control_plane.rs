@@ -269,6 +269,8 @@ impl Builder {
             _ends: self.shutdown.drop_guard(),
         };
         authorizer.follow(&control_plane.tasks, &control_plane.shutdown);
+        let keeper = Arc::clone(&api);
+        control_plane.tasks.spawn(async move { keeper.keep_range().await });
         control_plane.tasks.spawn(async move { api.expire().await });
         if let Some(config) = self.controllers {
             control_plane.start_controllers(config, self.candidate);

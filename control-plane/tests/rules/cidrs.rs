@@ -1,6 +1,8 @@
 //! ServiceCIDRs and IPAddresses: ranges and addresses in the one way to write them, and what they
 //! mean for Services.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, causes, code};
@@ -8,6 +10,8 @@ use crate::bed::{Bed, causes, code};
 const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
+/// The longest that anything here may take.
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn range(cidrs: &[&str]) -> Value {
     json!({"metadata": {"generateName": "c-"}, "spec": {"cidrs": cidrs}})
@@ -218,4 +222,29 @@ async fn the_range_of_the_flags_is_ready_from_the_start() {
     assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));
     let owned = bed.get(&format!("{ADDRESSES}/10.96.0.1")).await.unwrap();
     assert_eq!(owned["spec"]["parentRef"]["name"], "kubernetes");
+}
+
+#[tokio::test]
+async fn the_range_of_the_flags_comes_back_whenever_it_is_deleted() {
+    let bed = Bed::of_ranges(&["10.96.0.0/24", "fd00:96::/112"]).await;
+    let path = format!("{CIDRS}/kubernetes");
+    let uid = |object: &Value| object["metadata"]["uid"].clone();
+    for _ in 0..2 {
+        let first = bed.get(&path).await.unwrap();
+        bed.delete(&path, &Value::Null).await.unwrap();
+        let back = async {
+            loop {
+                match bed.get(&path).await {
+                    Ok(found) if found["status"]["conditions"][0]["status"] == "True" => {
+                        return found;
+                    }
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let back = tokio::time::timeout(LIMIT, back).await.expect("the range comes back");
+        assert_ne!(uid(&back), uid(&first));
+        assert_eq!(back["spec"], first["spec"]);
+    }
+    bed.post(SERVICES, &service("a", &json!({}))).await.unwrap();
 }

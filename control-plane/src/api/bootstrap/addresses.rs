@@ -1,17 +1,86 @@
 //! The ServiceCIDR of the flags, and addresses as an earlier version has claimed them.
 
+use std::time::Duration;
+
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Api, How, Part, Result, Target, ensure, internal};
 use crate::api::{clock, encode};
 use crate::registry::service::addresses;
-use crate::store::{Action, Expect, Op, Query, StoreError};
+use crate::store::{Action, Event, Expect, Op, Query, StoreError};
 
 /// What earlier versions claimed addresses by: a key of the address, with namespace and name of
 /// the Service.
 const OLD_CLAIMS: &str = "claims/clusterips/";
 /// How many of these a commit converts: etcd takes 128 operations at a time.
 const BATCH: usize = 50;
+/// When to try again where the ServiceCIDR of the flags could not be looked after.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the ServiceCIDR of the flags is.
+fn range_target(api: &Api) -> Result<Target> {
+    let kind = api.registry.resource("networking.k8s.io", "v1", "servicecidrs");
+    Ok(Target {
+        kind: kind.ok_or_else(|| internal("no such kind"))?,
+        namespace: String::new(),
+        name: "kubernetes".to_owned(),
+        subresource: String::new(),
+    })
+}
+
+impl Api {
+    /// Makes the ServiceCIDR of the flags anew whenever it goes, until the server stops. The API
+    /// server does that and no controller: it knows the flags, and gives out the addresses.
+    pub async fn keep_range(&self) {
+        loop {
+            let outcome = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                outcome = hold_range(self) => outcome,
+            };
+            let Err(failure) = outcome else { continue };
+            tracing::warn!(
+                reason = %failure.status()["message"],
+                "cannot look after the ServiceCIDR kubernetes; while it is gone Services get no addresses of its ranges, and it is tried again every second"
+            );
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+    }
+}
+
+/// Makes the ServiceCIDR of the flags if it is not there, and waits until it goes.
+async fn hold_range(api: &Api) -> Result<()> {
+    let key = range_target(api)?.key();
+    // Followed from before the look: it may go right after.
+    let now = api.store.revision().await?;
+    let mut watch = api.store.watch(&key, now).await?;
+    if api.store.get(&key).await?.is_none() {
+        match ensure_range(api).await {
+            // Another server over the same store was the first to make it.
+            Err(failure) if failure.code() == StatusCode::CONFLICT => {}
+            outcome => outcome?,
+        }
+    }
+    loop {
+        watch.changed().await?;
+        match watch.take() {
+            Ok(progress) if progress.events.iter().any(|event| is_end_of(event, &key)) => {
+                return Ok(());
+            }
+            Ok(_) => {}
+            // More happened than the history has: it may be among that.
+            Err(StoreError::Compacted { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_end_of(event: &Event, key: &str) -> bool {
+    *event.key == *key && event.entry.is_none()
+}
 
 /// Makes the ServiceCIDR of the flags, or has a second family join the first there.
 pub(super) async fn ensure_range(api: &Api) -> Result<()> {
@@ -19,13 +88,7 @@ pub(super) async fn ensure_range(api: &Api) -> Result<()> {
     let wanted = json!(wanted);
     let range = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": wanted}});
     ensure(api, ("networking.k8s.io", "servicecidrs"), "", range).await?;
-    let kind = api.registry.resource("networking.k8s.io", "v1", "servicecidrs");
-    let target = Target {
-        kind: kind.ok_or_else(|| internal("no such kind"))?,
-        namespace: String::new(),
-        name: "kubernetes".to_owned(),
-        subresource: String::new(),
-    };
+    let target = range_target(api)?;
     let how = How::default();
     let joined = api.rewrite(&target, Part::Main, &how, |old| {
         let mut new = old.clone();
