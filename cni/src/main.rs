@@ -3,13 +3,13 @@
 use std::{io::Write, process::ExitCode, time::Instant};
 
 use mizzen_cni::{
-    plugin::{self, TIME_LIMIT},
+    plugin::{self, Start, TIME_LIMIT},
     protocol::{Version, env, error::CniError, supported_list},
 };
 use serde_json::Value;
 
 fn main() -> ExitCode {
-    let deadline = Instant::now() + TIME_LIMIT;
+    let start = Start::until(Instant::now() + TIME_LIMIT);
     let invocation = match env::parse(|name| std::env::var(name).ok()) {
         Ok(Some(invocation)) => invocation,
         Ok(None) => {
@@ -23,11 +23,11 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(Version::V1_1_0, &error),
     };
-    let stdin = match plugin::read_stdin(deadline) {
+    let stdin = match plugin::read_stdin(start.deadline) {
         Ok(stdin) => stdin,
         Err(error) => return fail(Version::V1_1_0, &error),
     };
-    match plugin::run(&invocation, &stdin, deadline) {
+    match plugin::run(&invocation, &stdin, start) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(result)) => print(&result, ExitCode::SUCCESS),
         Err((version, error)) => fail(version, &error),

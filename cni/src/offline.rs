@@ -4,9 +4,12 @@
 //! fail the call: what can't be done now is the agent's when it is back.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -25,21 +28,50 @@ use crate::wire::{Attachment, DEL_JOURNAL};
 /// the node's memory. The agent releases what is not noted when the pod's namespace is gone.
 const MAX_JOURNAL: u64 = 4 << 20;
 
+/// How often a note is written again because an agent took the file away meanwhile.
+const ATTEMPTS: u32 = 8;
+
 /// Appends `attachment` to the journal that the agent drains when it starts.
 pub fn append_journal(state_dir: &Path, attachment: &Attachment) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(state_dir.join(DEL_JOURNAL))?;
-    if file.metadata()?.len() > MAX_JOURNAL {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "the journal is full"));
-    }
+    let path = state_dir.join(DEL_JOURNAL);
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    append_in(&path, attachment, open)
+}
+
+/// Appends to the file that `open` gives, until that is the one at `path`: an agent that has moved it
+/// aside since it was opened may have read it before the note was in it. To be noted twice changes
+/// nothing.
+fn append_in(
+    path: &Path,
+    attachment: &Attachment,
+    mut open: impl FnMut() -> io::Result<File>,
+) -> io::Result<()> {
     let mut line = serde_json::to_vec(attachment)?;
     line.push(b'\n');
-    // One write: lines of plugins that run side by side don't mix.
-    let written = file.write(&line)?;
-    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    for _ in 0..ATTEMPTS {
+        let mut file = open()?;
+        if file.metadata()?.len() > MAX_JOURNAL {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the journal is full"));
+        }
+        // One write: lines of plugins that run side by side don't mix.
+        if file.write(&line)? != line.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        if is_at(path, &file)? {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other("the journal was taken away each time that it was written to"))
+}
+
+/// Whether `path` is that of an open file.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes the interface `ifname` of this network namespace; both ends of a veth go together.
@@ -94,10 +126,30 @@ mod tests {
                 Attachment { container_id: container_id.into(), ifname: "eth0".into() };
             append_journal(dir.path(), &attachment).unwrap();
         }
-        let text = std::fs::read_to_string(dir.path().join(DEL_JOURNAL)).unwrap();
+        let text = fs::read_to_string(dir.path().join(DEL_JOURNAL)).unwrap();
         let expected = "{\"containerID\":\"a\",\"ifname\":\"eth0\"}\n\
                         {\"containerID\":\"b\",\"ifname\":\"eth0\"}\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_note_goes_into_the_next_journal_where_an_agent_took_the_one_that_was_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DEL_JOURNAL);
+        let attachment = Attachment { container_id: "a".into(), ifname: "eth0".into() };
+        let mut taken = 0;
+        let open = || -> io::Result<File> {
+            let file = File::options().append(true).create(true).open(&path)?;
+            if taken < 2 {
+                taken += 1;
+                fs::rename(&path, path.with_extension("draining"))?;
+            }
+            Ok(file)
+        };
+        append_in(&path, &attachment, open).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"containerID\":\"a\",\"ifname\":\"eth0\"}\n");
+        assert_eq!(taken, 2);
     }
 
     #[test]

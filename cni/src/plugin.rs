@@ -37,12 +37,33 @@ use crate::{
 /// No call takes longer. Runtimes hold a lock over all of a node's pods meanwhile.
 pub const TIME_LIMIT: Duration = Duration::from_secs(8);
 
+/// What a DEL keeps of that time for the case that the agent gives no answer: the kernel has two
+/// seconds to delete the link ([`offline::delete_link`]).
+const OFFLINE_TIME: Duration = Duration::from_millis(2500);
+
+/// When a call began.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// When it has to be done.
+    pub deadline: Instant,
+    /// When it began, by [`wire::uptime`]: what a GC takes away is older. `None` where the kernel does
+    /// not say it.
+    pub uptime: Option<u64>,
+}
+
+impl Start {
+    /// A call that begins now. Who asks for it has yet to say what is asked.
+    pub fn until(deadline: Instant) -> Self {
+        Self { deadline, uptime: wire::uptime().ok() }
+    }
+}
+
 /// Does what the runtime asked. `Ok(None)`: success, and nothing to say.
 /// The version beside an error is the one in which to render it.
 pub fn run(
     invocation: &Invocation,
     stdin: &[u8],
-    deadline: Instant,
+    start: Start,
 ) -> Result<Option<Value>, (Version, CniError)> {
     if invocation.verb == Verb::Version {
         return Ok(Some(result::versions(conf::version_of(stdin))));
@@ -51,13 +72,13 @@ pub fn run(
         let version = conf::version_of(stdin).and_then(|text| Version::parse(&text));
         (version.unwrap_or(Version::V1_1_0), error)
     })?;
-    dispatch(invocation, &conf, deadline).map_err(|error| (conf.version, error))
+    dispatch(invocation, &conf, start).map_err(|error| (conf.version, error))
 }
 
 fn dispatch(
     invocation: &Invocation,
     conf: &NetConf,
-    deadline: Instant,
+    Start { deadline, uptime }: Start,
 ) -> Result<Option<Value>, CniError> {
     let attachment = invocation.attachment.clone();
     match invocation.verb {
@@ -82,7 +103,8 @@ fn dispatch(
             done(&ask(invocation, conf, command, Some(netns.as_fd()), deadline)?)
         }
         Verb::Del => {
-            let asked = ask(invocation, conf, Command::Del { attachment }, None, deadline)
+            let until = deadline.checked_sub(OFFLINE_TIME).unwrap_or(deadline);
+            let asked = ask(invocation, conf, Command::Del { attachment }, None, until)
                 .and_then(|response| done(&response));
             if let Err(error) = asked {
                 del_without_agent(invocation, conf, &error);
@@ -93,8 +115,7 @@ fn dispatch(
         Verb::Gc => match conf.valid_attachments.clone() {
             None => Ok(None),
             Some(valid) => {
-                // Before an agent is waited for, who may connect pods first.
-                let command = Command::Gc { valid, called: wire::uptime().ok() };
+                let command = Command::Gc { valid, called: uptime };
                 done(&ask(invocation, conf, command, None, deadline)?)
             }
         },

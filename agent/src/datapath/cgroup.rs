@@ -56,6 +56,14 @@ pub enum CgroupError {
          of one with --cgroup-root", .0.display()
     )]
     NotCgroup2(PathBuf),
+    /// What is mounted is the agent's own container's.
+    #[error(
+        "{} is the cgroup of the agent's own container: below it there are no pods. Mount the \
+         node's cgroup2 file system into the container (`hostPath: {{path: /sys/fs/cgroup}}`, as \
+         deploy/mizzen.yaml has it), or, where it is right, name it with --cgroup-root",
+        .0.display()
+    )]
+    OwnContainer(PathBuf),
 }
 
 /// Why the socket programs are not attached.
@@ -98,6 +106,9 @@ impl Cgroup {
             Ok((folder, id, kind))
         });
         match opened {
+            Ok((_, _, CGROUP2_SUPER_MAGIC)) if root.is_none() && is_own(&path) => {
+                Err(CgroupError::OwnContainer(path))
+            }
             Ok((folder, id, CGROUP2_SUPER_MAGIC)) => Ok(Self { path, folder, id }),
             Ok(_) => Err(CgroupError::NotCgroup2(path)),
             Err(error) => Err(CgroupError::Open(path, error)),
@@ -139,6 +150,16 @@ impl Cgroup {
 /// The socket programs.
 pub(super) fn programs() -> impl Iterator<Item = &'static str> {
     HOOKS.iter().map(|hook| hook.program)
+}
+
+/// Whether this process is itself in the cgroup at the root of a mount, which is not the machine's: so
+/// a container finds it whose runtime gave it a cgroup namespace and mounted that (cgroups(7)). The
+/// machine's root alone has no `cgroup.type`. A node that is a container, as kind's are, has its root
+/// too, but the agent in a cgroup below it.
+fn is_own(mount: &Path) -> bool {
+    let own = std::process::id().to_string();
+    let members = fs::read_to_string(mount.join("cgroup.procs")).unwrap_or_default();
+    mount.join("cgroup.type").exists() && members.lines().any(|member| member == own)
 }
 
 /// Where the first cgroup2 file system is mounted.

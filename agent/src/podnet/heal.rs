@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fs::File,
     sync::{MutexGuard, PoisonError},
     time::Duration,
@@ -17,7 +18,7 @@ use super::{
     interface::{self, Interface, Neighbour},
     journal::{Entry, Phase},
     ledger::{link_spec, macs},
-    link::{self, LinkError, LinkSpec},
+    link::{self, LinkSpec},
     message::{
         Via, add_neighbour, delete_link_at, host_route, replace_route, set_mac, set_mtu, set_up,
     },
@@ -131,6 +132,8 @@ impl Pods {
     /// what of links, routes, neighbours and settings somebody altered. What it had to heal, by kind,
     /// and what it could not.
     pub fn reconcile(&self) -> Result<(Healed, Vec<String>), NetlinkError> {
+        // First the pods and then what they have: of one that is connected meanwhile nothing is missed.
+        let entries = self.entries();
         let mut netlink = Netlink::open()?;
         let routes = interface::routes(&mut netlink)?;
         let present = Present {
@@ -138,7 +141,7 @@ impl Pods {
             neighbours: interface::permanent_neighbours(&mut netlink)?.into_iter().collect(),
         };
         let (mut healed, mut refused) = (Healed::new(), Vec::new());
-        for (attachment, entry) in self.entries() {
+        for (attachment, entry) in entries {
             // Whoever holds the claim is at work on it; afterwards it may be another.
             let Some(_claim) = self.claims.claim(&attachment, Duration::ZERO) else { continue };
             // One that left is gone in a moment.
@@ -152,14 +155,14 @@ impl Pods {
                         }
                     }
                     Err(error) => {
-                        let error = chain(&error);
+                        let error = chain(&*error);
                         tracing::warn!(%attachment, error, "heal a pod's link");
                         refused.push(format!("heal the link of {attachment}: {error}"));
                     }
                 }
             }
         }
-        self.forget_strangers(&mut netlink)?;
+        refused.extend(self.forget_strangers(&mut netlink)?);
         Ok((healed, refused))
     }
 
@@ -170,7 +173,7 @@ impl Pods {
         entry: &Entry,
         present: &Present,
         netlink: &mut Netlink,
-    ) -> Result<Vec<&'static str>, LinkError> {
+    ) -> Result<Vec<&'static str>, Box<dyn Error>> {
         let found = interface::find(netlink, &attachment.host_ifname())?;
         let is_live = entry.phase == Phase::Live;
         let Some(found) = found.filter(|_| is_live) else {
@@ -183,7 +186,7 @@ impl Pods {
                 return Ok(vec!["link"]);
             }
             tracing::info!(%attachment, phase = ?entry.phase, "releasing a pod that is gone");
-            self.remove(attachment, entry);
+            self.remove(attachment, entry)?;
             return Ok(vec!["pod"]);
         };
         let mut healed = Vec::new();
@@ -227,17 +230,18 @@ impl Pods {
     }
 
     /// Deletes the links of strangers whose name none of `valid` gives: those of pods that the
-    /// runtime does not know any more. By their index, for the name may be a new pod's by now.
+    /// runtime does not know any more. By their index, for the name may be a new pod's by now. Gives
+    /// what the datapath refuses to forget.
     pub(super) fn delete_strangers(
         &self,
         valid: &BTreeSet<&Attachment>,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<Vec<String>, NetlinkError> {
         let names: BTreeSet<String> =
             valid.iter().map(|attachment| attachment.host_ifname()).collect();
         let mut gone = self.strangers().clone();
         gone.retain(|ifname, _| !names.contains(ifname));
         if gone.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut netlink = Netlink::open()?;
         for link in gone.values() {
@@ -249,7 +253,9 @@ impl Pods {
         self.forget_strangers(&mut netlink)
     }
 
-    fn forget_strangers(&self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+    /// Forgets the strangers whose links are gone. Gives what the datapath refuses to forget.
+    fn forget_strangers(&self, netlink: &mut Netlink) -> Result<Vec<String>, NetlinkError> {
+        let mut refused = Vec::new();
         let links: Vec<_> = self.strangers().values().cloned().collect();
         for link in links {
             let found = interface::find(netlink, &link.ifname)?;
@@ -262,11 +268,13 @@ impl Pods {
                     self.ledger().free(&link.addresses, self.now());
                 }
                 Err(error) => {
-                    tracing::warn!(ifname = link.ifname, error = chain(&error), "detach a pod");
+                    let error = chain(&error);
+                    tracing::warn!(ifname = link.ifname, error, "detach a pod");
+                    refused.push(error);
                 }
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     pub(super) fn strangers(&self) -> MutexGuard<'_, BTreeMap<String, PodLink>> {

@@ -234,6 +234,12 @@ impl Journal {
         self.records += 1;
         Ok(())
     }
+
+    /// Goes on in another file, and gives the former one.
+    #[cfg(test)]
+    pub(super) fn exchange_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
 }
 
 fn write_anew(path: &Path, boot: &str, state: &Replayed) -> io::Result<(File, usize)> {

@@ -66,7 +66,7 @@ impl Keeper {
         let mut problems = Vec::new();
         let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
         note(self.learn_ranges(own));
-        note(self.pods.drain_noted().map_err(|error| chain(&error)));
+        note(self.pods.drain_noted(None).map_err(|error| chain(&error)));
         note(self.heal_pods());
         note(self.pods.follow_annotations(snapshot));
         match self.sync_links(snapshot, own) {

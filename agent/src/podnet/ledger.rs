@@ -53,6 +53,8 @@ pub struct Ledger {
     excluded: Vec<Cidr>,
     /// [`Entry::serial`] of the last attachment.
     serial: u64,
+    /// Attachments that leave, which the journal did not take yet.
+    unnoted: BTreeSet<Attachment>,
     /// Those who ask whose address one is.
     local_pods: Arc<LocalPods>,
     /// Those who see to host ports.
@@ -76,8 +78,8 @@ impl Ledger {
             ipam.free(address, now);
         }
         let serial = state.entries.values().map(|entry| entry.serial).max().unwrap_or(0);
-        let (held, local_pods, host_ports) = Default::default();
-        Ok(Self { state, held, ipam, journal, excluded, serial, local_pods, host_ports })
+        let (held, unnoted, local_pods, host_ports) = Default::default();
+        Ok(Self { state, held, ipam, journal, excluded, serial, unnoted, local_pods, host_ports })
     }
 
     /// Tells `local_pods` from now on which pod has which address, and `host_ports` which host
@@ -172,15 +174,26 @@ impl Ledger {
         self.host_ports.ask(host_ports::of(&self.state.entries))
     }
 
-    /// Notes how far an attachment has come.
+    /// Notes how far an attachment has come. One that leaves does so though the journal refuses it, as
+    /// where the state folder is full: its DEL is answered all the same, and nobody may make its link
+    /// anew. Whoever says it again writes it again.
     pub fn set_phase(&mut self, attachment: &Attachment, phase: Phase) -> io::Result<()> {
-        let Some(entry) = self.get(attachment).filter(|entry| entry.phase != phase) else {
+        let is_noted = |entry: &Entry| entry.phase == phase && !self.unnoted.contains(attachment);
+        let Some(entry) = self.get(attachment).filter(|entry| !is_noted(entry)) else {
             return Ok(());
         };
         // In one record: who sees that a pod is live sees its age, in the next agent too.
         let is_birth = phase == Phase::Live && entry.born.is_none();
         let born = is_birth.then(|| wire::uptime().ok()).flatten();
-        self.write(Record::Phase { attachment: attachment.clone(), phase, born })
+        let record = Record::Phase { attachment: attachment.clone(), phase, born };
+        let written = self.write(record.clone());
+        if written.is_ok() {
+            self.unnoted.remove(attachment);
+        } else if phase == Phase::Leaving {
+            self.state.apply(record);
+            self.unnoted.insert(attachment.clone());
+        }
+        written
     }
 
     /// Notes the MTU that an attachment's link has now.
@@ -209,6 +222,7 @@ impl Ledger {
         let Some(entry) = self.get(attachment) else { return Ok(()) };
         let addresses = entry.addresses.clone();
         self.write(Record::Released { attachment: attachment.clone() })?;
+        self.unnoted.remove(attachment);
         self.state.freed.clear();
         self.local_pods.remove(&addresses);
         self.free(&addresses, now);
@@ -231,7 +245,13 @@ impl Ledger {
         }
     }
 
-    /// The journal first: what it refuses has not happened.
+    /// Has the journal go on in another file, and gives the former one.
+    #[cfg(test)]
+    pub(super) fn exchange_file(&mut self, file: std::fs::File) -> std::fs::File {
+        self.journal.exchange_file(file)
+    }
+
+    /// The journal first: what it refuses has not happened, but for what [`Self::set_phase`] says.
     fn write(&mut self, record: Record) -> io::Result<()> {
         if self.journal.is_long(&self.state) {
             // The records of their releases go: the next agent keeps these back all the same.
@@ -280,4 +300,52 @@ fn alias(attachment: &Attachment, pod: &Pod) -> String {
     };
     alias.truncate(alias.floor_char_boundary(255));
     alias
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+
+    use super::*;
+
+    const BOOT: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+
+    fn attachment(container_id: &str) -> Attachment {
+        Attachment { container_id: container_id.into(), ifname: "eth0".into() }
+    }
+
+    #[test]
+    fn cni_35_who_leaves_does_so_though_the_journal_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("podnet.journal");
+        let mut ledger = Ledger::open(&path, BOOT, Vec::new(), Duration::ZERO).unwrap();
+        ledger.set_ranges(&["10.244.1.0/24".parse().unwrap()]).unwrap();
+        let (leaving, coming) = (attachment("c1"), attachment("c2"));
+        for attachment in [&leaving, &coming] {
+            let reservation = Reservation {
+                network: "mizzen".into(),
+                pod: Pod::default(),
+                netns: NetnsId { dev: 4, ino: 1 },
+                netns_cookie: None,
+                mtu: 1500,
+                requested: Requested::default(),
+            };
+            ledger.reserve(attachment, reservation, Duration::ZERO).unwrap();
+        }
+        ledger.set_phase(&leaving, Phase::Live).unwrap();
+        let phase = |ledger: &Ledger, attachment| ledger.get(attachment).unwrap().phase;
+        let file = ledger.exchange_file(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        for attempt in 1..=2 {
+            let refused = ledger.set_phase(&leaving, Phase::Leaving);
+            assert!(refused.is_err(), "attempt {attempt}: it is not written yet");
+            assert_eq!(phase(&ledger, &leaving), Phase::Leaving);
+        }
+        // All else that the journal refuses has not happened.
+        assert!(ledger.set_phase(&coming, Phase::Live).is_err());
+        assert_eq!(phase(&ledger, &coming), Phase::Reserved);
+        ledger.exchange_file(file);
+        ledger.set_phase(&leaving, Phase::Leaving).unwrap();
+        let written = Replayed::from_lines(&fs::read(&path).unwrap(), BOOT);
+        assert_eq!(written.entries[&leaving].phase, Phase::Leaving);
+    }
 }

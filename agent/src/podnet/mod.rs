@@ -238,7 +238,7 @@ fn open(config: &Config, datapath: Arc<dyn PodDatapath>) -> Result<Pods, PodNetE
     let pods = Pods::open(&journal, boot.trim(), excluded, datapath)
         .map_err(failed("open", &journal))?
         .observed_by(config.at_step);
-    pods.drain_noted().map_err(failed("drain the DELs noted in", state_dir))?;
+    pods.drain_noted(None).map_err(failed("drain the DELs noted in", state_dir))?;
     pods.restore()?;
     Ok(pods)
 }

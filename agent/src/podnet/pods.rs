@@ -109,7 +109,7 @@ impl Added<'_> {
         tracing::warn!(%attachment, "undoing an ADD whose plugin has gone");
         let entry = self.pods.ledger().get(attachment).cloned();
         if let Some(entry) = entry {
-            self.pods.remove(attachment, &entry);
+            let _logged = self.pods.remove(attachment, &entry);
         }
     }
 }
@@ -174,10 +174,13 @@ impl Pods {
     /// Connects a pod.
     pub fn add(&self, addition: &Addition, limit: Duration) -> Result<Added<'_>, Failure> {
         let deadline = Instant::now() + limit;
-        self.drain_noted().map_err(|error| {
-            failure(IO_FAILURE, "can't do the DELs that were noted", error.to_string())
+        let attachment = &addition.attachment;
+        self.drain_noted(Some((attachment, deadline))).map_err(|error| {
+            let is_late = error.kind() == io::ErrorKind::TimedOut;
+            let code = if is_late { TRY_AGAIN_LATER } else { IO_FAILURE };
+            failure(code, "can't do the DELs that were noted", error.to_string())
         })?;
-        let claim = self.claim(&addition.attachment, limit)?;
+        let claim = self.claim(attachment, deadline.saturating_duration_since(Instant::now()))?;
         let (link, is_repeated) = self.add_claimed(addition, deadline)?;
         Ok(Added { link, pods: self, claim, is_repeated })
     }
@@ -199,7 +202,9 @@ impl Pods {
             {
                 return Ok((answer(attachment, &entry), true));
             }
-            self.remove(attachment, &entry);
+            // Its record is all that says what is left of it.
+            self.remove(attachment, &entry)
+                .map_err(|error| failed("can't remove what the pod had before", &*error))?;
         }
         let reservation = Reservation {
             network: addition.network.clone(),
@@ -219,7 +224,7 @@ impl Pods {
         (self.at_step)(Step::Reserved);
         self.connect(addition, &entry, deadline)
             .map(|link| (link, false))
-            .inspect_err(|_| self.remove(attachment, &entry))
+            .inspect_err(|_| drop(self.remove(attachment, &entry)))
     }
 
     fn connect(
@@ -258,7 +263,7 @@ impl Pods {
         let _claim = self.claim(attachment, limit)?;
         let known = self.ledger().get(attachment).cloned();
         match known {
-            Some(entry) => self.withdraw(attachment, &entry),
+            Some(entry) => drop(self.withdraw(attachment, &entry)),
             // Never added, or by an agent that lost its journal.
             None => {
                 if let Err(error) = link::delete(&attachment.host_ifname()) {
@@ -352,7 +357,10 @@ impl Pods {
             })
             .collect();
         if network == NETWORK {
-            failures.extend(self.delete_strangers(&valid).err().map(|error| chain(&error)));
+            match self.delete_strangers(&valid) {
+                Ok(refused) => failures.extend(refused),
+                Err(error) => failures.push(chain(&error)),
+            }
         }
         if failures.is_empty() {
             return Ok(());
@@ -370,7 +378,10 @@ impl Pods {
         let _claim = self.claim(attachment, limit)?;
         let known = self.ledger().get(attachment).cloned();
         if let Some(entry) = known.filter(|entry| entry.serial == seen.serial) {
-            self.withdraw(attachment, &entry);
+            return self.withdraw(attachment, &entry).map_err(|error| {
+                let details = format!("{attachment}: {}; the agent tries again", chain(&*error));
+                failure(OPERATION_FAILED, "can't remove a pod", details)
+            });
         }
         Ok(())
     }
@@ -395,9 +406,13 @@ impl Pods {
         }
     }
 
-    /// Withdraws all that an attachment has, the addresses last. After a failure it stays in the
-    /// ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
-    pub(super) fn remove(&self, attachment: &Attachment, entry: &Entry) {
+    /// Withdraws all that an attachment has, the addresses last. After a failure, of which the log is
+    /// told, it stays in the ledger as leaving, for [`Self::reconcile`]. The caller holds the claim.
+    pub(super) fn remove(
+        &self,
+        attachment: &Attachment,
+        entry: &Entry,
+    ) -> Result<(), Box<dyn Error>> {
         let leaving = self.ledger().set_phase(attachment, Phase::Leaving);
         (self.at_step)(Step::Leaving);
         self.close_host_ports(entry);
@@ -405,26 +420,34 @@ impl Pods {
         let detached = self.datapath.detach(&self.known_link(attachment, entry));
         (self.at_step)(Step::Detached);
         let withdrawn = || -> Result<(), Box<dyn Error>> {
-            leaving?;
+            leaving.map_err(|error| format!("write the journal of pod addresses: {error}"))?;
             Ok(detached?)
         };
-        self.finish(attachment, withdrawn());
+        let finished = self.finish(attachment, withdrawn());
         self.leaving.forget(attachment);
+        finished
     }
 
     /// Ends what withdrew a pod: its link, and then its addresses. The caller holds the claim.
-    pub(super) fn finish(&self, attachment: &Attachment, withdrawn: Result<(), Box<dyn Error>>) {
+    pub(super) fn finish(
+        &self,
+        attachment: &Attachment,
+        withdrawn: Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
         let deleted = link::delete(&attachment.host_ifname());
         (self.at_step)(Step::LinkGone);
         let attempt = || -> Result<(), Box<dyn Error>> {
             withdrawn?;
             deleted?;
-            Ok(self.ledger().release(attachment, self.now())?)
+            let released = self.ledger().release(attachment, self.now());
+            Ok(released.map_err(|error| format!("write the journal of pod addresses: {error}"))?)
         };
-        if let Err(error) = attempt() {
-            tracing::warn!(%attachment, error = chain(&*error), "removing a pod later");
+        let finished = attempt();
+        if let Err(error) = &finished {
+            tracing::warn!(%attachment, error = chain(&**error), "removing a pod later");
         }
         (self.at_step)(Step::Released);
+        finished
     }
 
     /// The pod as the datapath knows it. An agent that did not make its link finds that by its name.
@@ -534,3 +557,6 @@ pub fn chain(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,11 +87,16 @@ pub(super) async fn run(pods: Arc<Pods>, cancel: CancellationToken) {
 
 impl Pods {
     /// Withdraws a pod: nothing reaches it any more, and it reaches nothing. Its link goes behind the
-    /// caller's back, and then its addresses are free. Where this fails all of it is done at once. The
-    /// caller holds the claim.
-    pub(super) fn withdraw(&self, attachment: &Attachment, entry: &Entry) {
+    /// caller's back, and then its addresses are free. Where this fails all of it is done at once, and
+    /// what fails then too, later: the log is told, and a DEL succeeds all the same. The caller holds
+    /// the claim.
+    pub(super) fn withdraw(
+        &self,
+        attachment: &Attachment,
+        entry: &Entry,
+    ) -> Result<(), Box<dyn Error>> {
         if self.leaving.holds(attachment) {
-            return;
+            return Ok(());
         }
         let attempt = || -> Result<(), Box<dyn Error>> {
             self.ledger().set_phase(attachment, Phase::Leaving)?;
@@ -104,11 +109,11 @@ impl Pods {
             Ok(Netlink::open()?.apply(vec![set_leaving(&attachment.host_ifname())])?)
         };
         match attempt() {
-            Ok(()) if self.leaving.put(attachment) < GATHERED_MAX => {}
+            Ok(()) if self.leaving.put(attachment) < GATHERED_MAX => Ok(()),
             Ok(()) => self.tear_down_all(Some(attachment)),
             Err(error) => {
                 tracing::debug!(%attachment, error = chain(&*error), "removing a pod at once");
-                self.remove(attachment, entry);
+                self.remove(attachment, entry)
             }
         }
     }
@@ -116,20 +121,21 @@ impl Pods {
     /// Deletes the links of all that left, by one request, and frees their addresses. When it returns,
     /// that is done for every DEL that was answered before.
     pub(super) fn tear_down(&self) {
-        self.tear_down_all(None);
+        let _logged = self.tear_down_all(None);
     }
 
-    /// As [`Self::tear_down`]; the caller holds the claim of `claimed`.
-    fn tear_down_all(&self, claimed: Option<&Attachment>) {
+    /// As [`Self::tear_down`]; the caller holds the claim of `claimed`, and is told how that one went.
+    fn tear_down_all(&self, claimed: Option<&Attachment>) -> Result<(), Box<dyn Error>> {
         let _at_work = self.leaving.at_work.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.leaving.gathered().clone();
         if left.is_empty() {
-            return;
+            return Ok(());
         }
         let deleted = Netlink::open().and_then(|mut netlink| netlink.apply(vec![delete_leaving()]));
         if let Err(error) = deleted {
             tracing::warn!(error = chain(&error), "delete pods' links at once; now one by one");
         }
+        let mut outcome = Ok(());
         for attachment in left {
             // Whoever holds the claim is at work on it, and leaves it to us, or makes it anew.
             let own = claimed == Some(&attachment);
@@ -140,9 +146,13 @@ impl Pods {
             }
             let entry = self.ledger().get(&attachment).cloned();
             if entry.is_some_and(|entry| entry.phase == Phase::Leaving) {
-                self.finish(&attachment, Ok(()));
+                let finished = self.finish(&attachment, Ok(()));
+                if own {
+                    outcome = finished;
+                }
             }
             self.leaving.forget(&attachment);
         }
+        outcome
     }
 }

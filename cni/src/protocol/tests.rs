@@ -15,7 +15,7 @@ use super::{
     result,
 };
 use crate::{
-    plugin,
+    plugin::{self, Start},
     wire::{Attachment, Link, Mac, Trace},
 };
 
@@ -147,8 +147,8 @@ fn cni_07_errors_have_version_code_and_message() {
 
 #[test]
 fn cni_08_version_needs_no_input_and_echoes() {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let run = |stdin: &[u8]| plugin::run(&invocation("VERSION"), stdin, deadline).unwrap();
+    let began = Start::until(Instant::now() + Duration::from_secs(1));
+    let run = |stdin: &[u8]| plugin::run(&invocation("VERSION"), stdin, began).unwrap();
     let supported = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
     let expected = json!({"cniVersion": "1.1.0", "supportedVersions": supported});
     assert_eq!(run(b""), Some(expected));
@@ -189,14 +189,14 @@ fn cni_10_verbs_begin_with_their_version() {
 
 #[test]
 fn cni_11_the_plugins_own_namespace_is_refused() {
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let began = Start::until(Instant::now() + Duration::from_secs(1));
     let mut invocation = invocation("ADD");
     invocation.netns = Some("/proc/self/ns/net".into());
     let folder = tempfile::tempdir().unwrap();
     let mut value = minimal("1.0.0");
     value["stateDir"] = folder.path().to_str().into();
     let code = |invocation: &Invocation| {
-        plugin::run(invocation, value.to_string().as_bytes(), deadline).unwrap_err().1.code
+        plugin::run(invocation, value.to_string().as_bytes(), began).unwrap_err().1.code
     };
     assert_eq!(code(&invocation), 8);
     // Allowed: on to the agent, which is not there.
@@ -231,9 +231,29 @@ fn cni_12_gc_reads_both_keys_and_never_takes_silence_for_an_empty_list() {
     assert_eq!(parse_conf(Verb::Gc, &null).unwrap_err().code, 7);
     assert_eq!(parse_conf(Verb::Del, &null).unwrap().valid_attachments, None);
     // No agent listens: success shows that nobody was asked to remove anything.
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let began = Start::until(Instant::now() + Duration::from_secs(1));
     let stdin = minimal("1.1.0").to_string();
-    assert_eq!(plugin::run(&invocation("GC"), stdin.as_bytes(), deadline).unwrap(), None);
+    assert_eq!(plugin::run(&invocation("GC"), stdin.as_bytes(), began).unwrap(), None);
+}
+
+/// What is connected while standard input is read or an agent is waited for is younger than the list.
+#[test]
+fn cni_39_gc_says_when_it_was_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("cni.sock")).unwrap();
+    let mut value = minimal("1.1.0");
+    value["stateDir"] = folder.path().to_str().into();
+    value["cni.dev/valid-attachments"] = json!([]);
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let request: crate::wire::Request = crate::wire::receive(&mut stream).unwrap().0;
+        crate::wire::send(&mut stream, &crate::wire::Response::Done, None).unwrap();
+        request.command
+    });
+    let start = Start { uptime: Some(7), ..Start::until(Instant::now() + plugin::TIME_LIMIT) };
+    plugin::run(&invocation("GC"), value.to_string().as_bytes(), start).unwrap();
+    let expected = crate::wire::Command::Gc { valid: Vec::new(), called: Some(7) };
+    assert_eq!(agent.join().unwrap(), expected);
 }
 
 /// An agent that leaves closes calls that wait in its queue; the next one answers them.
@@ -256,8 +276,8 @@ fn cni_34_a_call_that_an_agent_left_without_an_answer_is_the_next_ones() {
                 crate::wire::send(&mut stream, &crate::wire::Response::Done, None).unwrap();
             }
         });
-        let deadline = Instant::now() + plugin::TIME_LIMIT;
-        let outcome = plugin::run(&invocation("STATUS"), value.to_string().as_bytes(), deadline);
+        let began = Start::until(Instant::now() + plugin::TIME_LIMIT);
+        let outcome = plugin::run(&invocation("STATUS"), value.to_string().as_bytes(), began);
         // One that closes every call refuses them.
         assert_eq!(outcome.is_ok(), leave < 4, "{outcome:?}");
         agents.join().unwrap();
@@ -277,18 +297,37 @@ fn cni_34_a_silent_agent_costs_a_call_no_more_than_its_time() {
         let accepted = accepts.then(|| listener.try_clone().unwrap());
         let accepted = accepted.map(|listener| std::thread::spawn(move || listener.accept()));
         let start = Instant::now();
-        let deadline = start + Duration::from_millis(200);
-        let (_, error) = plugin::run(&own, value.to_string().as_bytes(), deadline).unwrap_err();
+        let began = Start::until(start + Duration::from_millis(200));
+        let (_, error) = plugin::run(&own, value.to_string().as_bytes(), began).unwrap_err();
         assert_eq!(error.code, 11, "{error}");
         assert!(start.elapsed() < plugin::TIME_LIMIT / 2, "{:?}", start.elapsed());
         // A DEL succeeds nevertheless.
-        let deadline = Instant::now() + Duration::from_millis(200);
-        let gone = plugin::run(&invocation("DEL"), value.to_string().as_bytes(), deadline);
+        let began = Start::until(Instant::now() + Duration::from_millis(200));
+        let gone = plugin::run(&invocation("DEL"), value.to_string().as_bytes(), began);
         assert_eq!(gone.unwrap(), None);
         drop(accepted);
     }
     let noted = std::fs::read_to_string(folder.path().join("cni-del.journal")).unwrap();
     assert_eq!(noted.lines().count(), 2);
+}
+
+/// It ends in time though the agent takes all that it is given and the kernel its two seconds.
+#[test]
+fn cni_34_a_del_leaves_time_for_what_it_does_without_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("cni.sock")).unwrap();
+    let mut value = minimal("1.1.0");
+    value["stateDir"] = folder.path().to_str().into();
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        crate::wire::receive::<crate::wire::Request>(&mut stream).unwrap().0
+    });
+    let began = Start::until(Instant::now() + plugin::TIME_LIMIT);
+    let gone = plugin::run(&invocation("DEL"), value.to_string().as_bytes(), began);
+    assert_eq!(gone.unwrap(), None);
+    let asked = Duration::from_millis(agent.join().unwrap().timeout_ms.into());
+    assert!(asked + Duration::from_secs(2) < plugin::TIME_LIMIT, "{asked:?}");
+    assert!(folder.path().join("cni-del.journal").exists());
 }
 
 #[test]

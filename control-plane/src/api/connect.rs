@@ -180,18 +180,15 @@ fn container(call: &Call, target: &Target, pod: &Object) -> Result<String> {
     }
 }
 
+/// The options of a log. A node hears of what is true as `true`, however the client has said it.
 fn log_query(call: &Call) -> String {
-    let names = [
-        "follow",
-        "previous",
-        "timestamps",
-        "tailLines",
-        "limitBytes",
-        "sinceSeconds",
-        "sinceTime",
-    ];
     let mut query = form_urlencoded::Serializer::new(String::new());
-    for name in names {
+    for name in ["follow", "previous", "timestamps"] {
+        if call.params.flag(name) {
+            query.append_pair(name, "true");
+        }
+    }
+    for name in ["tailLines", "limitBytes", "sinceSeconds", "sinceTime"] {
         let value = call.params.text(name);
         if !value.is_empty() {
             query.append_pair(name, value);
@@ -340,6 +337,9 @@ mod tests {
         assert_eq!(question.path, "/containerLogs/default/p/main?follow=true&tailLines=5");
         assert_eq!((question.address.to_string().as_str(), question.port), ("192.0.2.1", 4711));
         assert_eq!(question.certificate, Some(vec![1, 2]));
+        // As the Python client writes them.
+        let question = asked(path, "follow=False&timestamps=True", &["main"]).unwrap();
+        assert_eq!(question.path, "/containerLogs/default/p/main?timestamps=true");
     }
 
     #[test]

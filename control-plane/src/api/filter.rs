@@ -67,9 +67,6 @@ impl Filter {
     pub(super) fn new(call: &Call, target: &Target) -> Result<Self> {
         let labels = Selector::parse(call.params.text("labelSelector"))?;
         let mut filter = Self { labels, by_key: Vec::new(), fields: Vec::new() };
-        if !target.name.is_empty() {
-            filter.by_key.push((Segment::Name, true, target.name.clone()));
-        }
         for (label, equal, value) in Fields::parse(call.params.text("fieldSelector"))?.0 {
             match label.as_str() {
                 "metadata.name" => filter.by_key.push((Segment::Name, equal, value)),

@@ -101,7 +101,8 @@ impl Api {
         filter: &Filter,
     ) -> Result<Listed> {
         list_options::check_list(call)?;
-        let limit = call.params.number("limit")?.filter(|limit| *limit > 0);
+        // 0 is no limit, and so is one below it.
+        let limit = call.params.integer("limit")?.filter(|limit| *limit > 0);
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         let token = call.params.text("continue");
         let from = if token.is_empty() { None } else { Some(Continue::parse(token)?) };

@@ -241,7 +241,7 @@ impl Api {
         let form = Form::accepted(&call.headers)?;
         let watching = call.params.flag("watch");
         match (&call.method, target.name.is_empty()) {
-            (&Method::GET, _) if watching => self.watch(call, &target, form).await,
+            (&Method::GET, true) if watching => self.watch(call, &target, form).await,
             (&Method::GET, true) => self.list(call, &target, form).await,
             (&Method::GET, false) => self.get(call, &target, form).await,
             (&Method::POST, true) => self.create(call, target, body, form).await,

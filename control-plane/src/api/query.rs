@@ -1,6 +1,7 @@
 //! Query parameters and paths: a request's address as data.
 
 use std::collections::HashMap;
+use std::num::IntErrorKind;
 
 use super::status::{Failure, Result};
 use crate::registry::{Kind, Registry};
@@ -25,26 +26,29 @@ impl Params {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    /// Whether a boolean parameter is there and true.
+    /// Whether a boolean parameter is there and true. As apimachinery reads them, all that is
+    /// neither `0` nor `false` (in whichever case) is true, nothing at all (`?watch`) included.
     pub(super) fn flag(&self, name: &str) -> bool {
-        matches!(self.text(name), "1" | "t" | "T" | "true" | "TRUE" | "True")
+        let value = self.0.get(name);
+        value.is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
-    /// Whether a parameter is there and not empty.
+    /// Whether a parameter is there, be it empty.
     pub(super) fn has(&self, name: &str) -> bool {
-        !self.text(name).is_empty()
+        self.0.contains_key(name)
     }
 
-    /// An integer parameter. The API's integers have 64 bits.
+    /// An integer parameter. The API's integers have 64 bits, and one that is there and empty is
+    /// none. The words are Go's, as an API server passes them on.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>> {
-        match self.text(name) {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Failure::bad_request(format!(
-                    "invalid value {text:?} for parameter {name}: not an integer"
-                ))
-            }),
-        }
+        let Some(text) = self.0.get(name) else { return Ok(None) };
+        text.parse::<i64>().map(Some).map_err(|error| {
+            let fault = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: {fault}"))
+        })
     }
 
     /// An integer parameter that is not negative.
@@ -219,8 +223,25 @@ mod tests {
         assert!(params.flag("watch"));
         assert_eq!(params.number("limit").unwrap(), Some(500));
         assert_eq!(params.text("x"), "%zz");
-        assert!(Params::parse("limit=-1").number("limit").is_err());
-        assert!(Params::parse("limit=18446744073709551615").number("limit").is_err());
+        assert!(Params::parse("seconds=-1").number("seconds").is_err());
         assert_eq!(Params::parse("grace=-1").integer("grace").unwrap(), Some(-1));
+        assert_eq!(Params::parse("x=1").integer("grace").unwrap(), None);
+    }
+
+    #[test]
+    fn all_that_is_not_said_to_be_false_is_true() {
+        for (query, expected) in [
+            ("", false),
+            ("watch=0", false),
+            ("watch=false", false),
+            ("watch=False", false),
+            ("watch", true),
+            ("watch=", true),
+            ("watch=1", true),
+            ("watch=True", true),
+            ("watch=yes", true),
+        ] {
+            assert_eq!(Params::parse(query).flag("watch"), expected, "{query}");
+        }
     }
 }

@@ -120,3 +120,45 @@ async fn lists_show_the_state_that_they_name() {
         assert_eq!((code(&status), &status["message"]), (400, &json!(expected)), "{query}");
     }
 }
+
+/// Numbers and flags as apimachinery reads them out of a query.
+#[tokio::test]
+async fn parameters_are_read_as_kubernetes_reads_them() {
+    let bed = Bed::start().await;
+    for name in ["a", "b"] {
+        bed.post(MAPS, &json!({"metadata": {"name": name}})).await.unwrap();
+    }
+    for (query, expected) in [
+        ("limit=-1", 2),
+        ("limit=0", 2),
+        ("limit=%2B1", 1),
+        ("limit=1", 1),
+        ("limit=3", 2),
+        ("watch=0", 2),
+        ("watch=False", 2),
+    ] {
+        let listed = match bed.get(&format!("{MAPS}?{query}")).await {
+            Ok(list) => list["items"].as_array().unwrap().len(),
+            Err(status) => panic!("{query}: {status}"),
+        };
+        assert_eq!(listed, expected, "{query}");
+    }
+    for (query, expected) in [
+        ("limit=many", "strconv.ParseInt: parsing \"many\": invalid syntax"),
+        ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
+        (
+            "limit=9223372036854775808",
+            "strconv.ParseInt: parsing \"9223372036854775808\": value out of range",
+        ),
+    ] {
+        let status = bed.get(&format!("{MAPS}?{query}")).await.unwrap_err();
+        assert_eq!((code(&status), &status["message"]), (400, &json!(expected)), "{query}");
+    }
+    // What is there and empty is true.
+    let status = bed.get(&format!("{MAPS}?sendInitialEvents=")).await.unwrap_err();
+    let expected = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list";
+    assert_eq!(causes(&status), [expected]);
+    // One object is not watched by its path: whoever may get it need not be allowed to watch.
+    let one = bed.get(&format!("{MAPS}/a?watch=true")).await.unwrap();
+    assert_eq!(one["metadata"]["name"], "a");
+}

@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod bugreport;
+mod cgroups;
 mod cni;
 mod credentials;
 mod dns;

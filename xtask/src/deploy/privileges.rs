@@ -152,7 +152,8 @@ pub(super) fn page() -> String {
         ## On its node\n\n\
         It runs as root with these capabilities and no others, in the node's network and PID \
         namespaces, on a read-only root file system, under the runtime's own seccomp profile \
-        ([`deploy/mizzen.yaml`](../deploy/mizzen.yaml)); the suite runs an agent with exactly these.\n\
+        ([`deploy/mizzen.yaml`](../deploy/mizzen.yaml)); the suite runs an agent with exactly these \
+        capabilities, and the whole container under containerd.\n\
         Whatever else it was started with, as root without a container, it gives up before its first \
         thread is there, and so those of roles that it does not have; before that it raises its limit \
         of open files and makes /proc/sys writable. It sets `no_new_privs`.\n\n\
@@ -171,7 +172,14 @@ pub(super) fn page() -> String {
         let _infallible = writeln!(page, "| {what} | {has} | {why} |");
     }
     page.push_str(
-        "\n## At the API server\n\n| group | resources | verbs | for |\n|---|---|---|---|\n",
+        "\nAs a systemd unit ([`deploy/mizzen-agent.service`](../deploy/mizzen-agent.service)) it has \
+         the same capabilities, and what the unit names beside them. `ProtectSystem` is `yes` and not \
+         `strict`: /etc and /opt have the folders of CNI, wherever `cniConfDir` and `cniBinDir` say \
+         that they are, and what is mounted over them would keep the agent from making them; on \
+         nodes with other CNI plugins a drop-in may say `strict`. There is no `SystemCallFilter`: \
+         the groups of calls that it needs (`bpf`, `mount`, `setns`) leave little to refuse that \
+         the capabilities don't.\n\
+         \n## At the API server\n\n| group | resources | verbs | for |\n|---|---|---|---|\n",
     );
     for Rule { group, resources, verbs, reason } in RULES {
         let group = if group.is_empty() { "core" } else { group };

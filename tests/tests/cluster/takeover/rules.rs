@@ -107,10 +107,8 @@ impl Service {
     fn chains(&self) -> String {
         let Self { cluster_ip, node, node_port, backends, .. } = self;
         let svc = "KUBE-SVC-ABCDEFGHIJKLMNO1";
-        let sep = |nth: usize| format!("KUBE-SEP-ABCDEFGHIJKLM{nth:03}");
-        let mut names: Vec<_> = (0..backends.len()).map(sep).collect();
         let own = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", svc];
-        names.extend(own.map(str::to_owned));
+        let mut made = own.map(|name| format!(":{name} - [0:0]\n")).concat();
         let mut rules = String::new();
         for protocol in ["tcp", "udp"] {
             let _is_string = write!(
@@ -121,7 +119,8 @@ impl Service {
             );
         }
         for (nth, backend) in backends.iter().enumerate() {
-            let chain = sep(nth);
+            let chain = format!("KUBE-SEP-ABCDEFGHIJKLM{nth:03}");
+            let _is_string = writeln!(made, ":{chain} - [0:0]");
             // One in so many as there are yet.
             let share = match backends.len() - nth {
                 1 => String::new(),
@@ -134,7 +133,6 @@ impl Service {
                  -A {chain} -p udp -j DNAT --to-destination {backend}\n"
             );
         }
-        let made: String = names.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
         format!(
             "*nat\n{made}\
              -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
