@@ -153,6 +153,15 @@ impl Config {
         all.extend(zones.map(|zone| (zone.to_string(), "hosts")));
         all
     }
+
+    /// What server blocks are too long for, a block each.
+    pub fn excesses(&self) -> impl Iterator<Item = String> {
+        self.blocks.iter().filter_map(|block| {
+            let excess = block.hosts.as_ref()?.excess()?;
+            let zones: Vec<_> = block.zones.iter().map(ToString::to_string).collect();
+            Some(format!("the server block {}: {excess}", zones.join(" ")))
+        })
+    }
 }
 
 /// A file that is followed: what it says takes the place of what the configuration says.

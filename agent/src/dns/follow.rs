@@ -174,12 +174,16 @@ fn read(
             let read = corefile::read(&path, &served, surroundings);
             let Corefile { blocks, warnings } = read.map_err(|error| error.to_string())?;
             let config = Meaning::of(blocks, &served).applied(&config);
-            Ok(Followed { config, warnings: warnings.iter().map(ToString::to_string).collect() })
+            let warnings = warnings.iter().map(ToString::to_string);
+            let warnings = warnings.chain(config.excesses()).collect();
+            Ok(Followed { config, warnings })
         }
         Source::Blocks(written) => {
             let served = served(&config, domain);
-            let (blocks, warnings) = native::read(&written, &served, surroundings)?;
-            Ok(Followed { config: Meaning::of(blocks, &served).applied(&config), warnings })
+            let (blocks, mut warnings) = native::read(&written, &served, surroundings)?;
+            let config = Meaning::of(blocks, &served).applied(&config);
+            warnings.extend(config.excesses());
+            Ok(Followed { config, warnings })
         }
     }
 }
@@ -258,6 +262,19 @@ mod tests {
             assert!(look(config, &domain, None).await.unwrap().is_some());
             assert!(check(config).is_ok());
         }
+        // One that is cut says so: one name has more addresses than there is room for.
+        let line = |at| format!("10.0.{}.{} a\n", at / 256, at % 256);
+        let cut = "the server block .: its table of hosts leaves out 1 of its pairs";
+        for (addresses, is_cut) in [(256_u16, false), (257, true)] {
+            let lines: Vec<_> = (0..addresses).map(line).collect();
+            std::fs::write(&hosts, lines.concat()).unwrap();
+            for config in &configs {
+                let warnings = check(config).unwrap();
+                let said = warnings.iter().any(|warning| warning.starts_with(cut));
+                assert_eq!(said, is_cut, "{warnings:?}");
+            }
+        }
+        std::fs::remove_file(&hosts).unwrap();
         std::fs::create_dir(&hosts).unwrap();
         for config in &configs {
             for why in [look(config, &domain, None).await.unwrap_err(), check(config).unwrap_err()]

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How many pairs of a name and an address a table holds, lists of names to be blocked among them;
-/// later ones are left out.
+/// later ones are left out, and counted.
 const MAX_PAIRS: usize = 262_144;
 /// How many addresses one name may have.
 const MAX_ADDRESSES: usize = 256;
@@ -30,6 +30,8 @@ pub struct Hosts {
     /// Names by address, as they were written.
     names: HashMap<IpAddr, Vec<Name>>,
     pairs: usize,
+    /// Pairs that found no room.
+    left_out: usize,
     /// How long clients may keep it, in seconds.
     pub ttl: u32,
     /// Zones in which what is not in the table is looked for elsewhere. Elsewhere it fails.
@@ -68,18 +70,33 @@ impl Hosts {
         !lets_through || self.addresses.keys().any(|name| is_below(name, domain.wire()))
     }
 
+    /// What the table is too long for, if it is, and what to do.
+    pub fn excess(&self) -> Option<String> {
+        (self.left_out > 0).then(|| {
+            format!(
+                "its table of hosts leaves out {} of its pairs of a name and an address, as if \
+                 they were not there: it holds {MAX_PAIRS} pairs, and {MAX_ADDRESSES} addresses of \
+                 one name; shorten it",
+                self.left_out
+            )
+        })
+    }
+
     fn add(&mut self, address: IpAddr, mut name: Name) {
-        if self.pairs >= MAX_PAIRS {
+        name.set_fqdn(true);
+        let lower = LowerName::of(&name);
+        let known = self.addresses.get(lower.wire()).map_or(&[][..], Vec::as_slice);
+        // Of names with one address there may be a hundred thousand, and nobody looks through them.
+        if known.contains(&address) {
             return;
         }
-        name.set_fqdn(true);
-        let addresses = self.addresses.entry(LowerName::of(&name).wire().into()).or_default();
-        // Of names with one address there may be a hundred thousand, and nobody looks through them.
-        if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
-            addresses.push(address);
-            self.names.entry(address).or_default().push(name);
-            self.pairs += 1;
+        if self.pairs >= MAX_PAIRS || known.len() >= MAX_ADDRESSES {
+            self.left_out += 1;
+            return;
         }
+        self.addresses.entry(lower.wire().into()).or_default().push(address);
+        self.names.entry(address).or_default().push(name);
+        self.pairs += 1;
     }
 
     /// The answer, where the table has one or nobody else may. An address without a name here is
@@ -154,6 +171,7 @@ mod tests {
         hosts.extend(&lines);
         hosts.extend(&lines);
         assert_eq!((hosts.pairs, hosts.names.len()), (100_000, 1));
+        assert_eq!(hosts.excess(), None, "nothing is lost of what is said twice");
         let (_, answers) = said(&hosts, &format!("{}.", name(99_999)), RecordType::A).unwrap();
         assert_eq!(answers, ["ads-99999.example.org. 60 IN A 0.0.0.0"]);
     }
@@ -166,9 +184,13 @@ mod tests {
         let lines = lines.concat();
         hosts.extend(&lines);
         assert_eq!((hosts.pairs, hosts.names.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
+        assert_eq!(hosts.left_out, 1000 - MAX_ADDRESSES);
         hosts.pairs = MAX_PAIRS;
-        hosts.extend("192.0.2.1 late.example\n");
+        hosts.extend("192.0.2.1 late.example later.example\n0.0.0.0 ONE.example\n");
         assert_eq!(hosts.addresses.len(), 1);
+        let expected = format!("leaves out {} of its", 1002 - MAX_ADDRESSES);
+        let excess = hosts.excess().expect("it is cut");
+        assert!(excess.contains(&expected), "{excess}");
     }
 
     #[test]

@@ -552,7 +552,7 @@ impl Role {
                 .to_owned()
         });
         let problems = self.problems.iter().chain(&self.unusable).cloned();
-        let problems = problems.chain(unknown).chain(deaf);
+        let problems = problems.chain(unknown).chain(deaf).chain(self.config.excesses());
         let wrong: Vec<_> = problems.chain(ourselves).chain(loops).collect();
         if !self.resolver.zone().synced() {
             let waits = "services and endpoints to be listed".to_owned();

@@ -372,3 +372,28 @@ fn dns_17_dns_38_what_falls_through_a_block_without_upstreams_fails() {
         }
     }
 }
+
+/// What is beyond a table's bounds is said as long as it is so, and the rest is answered.
+#[test]
+fn a_table_that_is_too_long_is_said_and_serves_as_far_as_it_goes() {
+    let site = Site::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, table) = (folder.path().join("Corefile"), folder.path().join("table"));
+    let write = |addresses: u16| {
+        let line = |at| format!("10.9.{}.{} many.example\n", at / 256, at % 256);
+        fs::write(&table, (0..addresses).map(line).collect::<Vec<_>>().concat()).unwrap();
+    };
+    write(257);
+    let hosts = format!("hosts {} {{\n fallthrough\n }}", table.display());
+    fs::write(&path, corefile(OUTSIDE[0], &hosts)).unwrap();
+    let running = Running::begin(&site, following(&path), snapshot());
+    let cut = "its table of hosts leaves out 1 of its pairs";
+    running.until("degraded", |state| matches!(state, State::Degraded(why) if why.contains(cut)));
+    assert!(running.logged().contains(cut), "{}", running.logged());
+    for address in CLUSTER {
+        let said = site.dig(&format!("@{address} +tcp +short many.example A"));
+        assert_eq!(said.lines().count(), 256, "{said}");
+    }
+    write(256);
+    running.until("ready", |state| *state == State::Ready);
+}

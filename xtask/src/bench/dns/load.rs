@@ -28,6 +28,11 @@ pub enum Pace {
 
 /// Asks a server the questions of a file for so many seconds.
 pub fn run(seat: &Seat, data: &str, pace: Pace, seconds: f64) -> Result<Measured> {
+    ask(seat, data, pace, seconds).map(|(measured, _)| measured)
+}
+
+/// As [`run`], and which part of the questions was answered.
+pub fn ask(seat: &Seat, data: &str, pace: Pace, seconds: f64) -> Result<(Measured, f64)> {
     let path = seat.pair.folder()?.join("questions");
     fs::write(&path, data).with_context(|| format!("can't write {}", path.display()))?;
     let (path, address) = (path.display().to_string(), ADDRESS.to_string());
@@ -61,14 +66,15 @@ pub fn run(seat: &Seat, data: &str, pace: Pace, seconds: f64) -> Result<Measured
         said.sent
     );
     let completed = said.completed.max(1.0);
-    Ok(Measured {
+    let measured = Measured {
         rate: said.completed / said.seconds.max(1e-9),
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         operations: said.completed as u64,
         p50_us: said.percentile(50),
         p99_us: said.percentile(99),
         cpu_us: used.as_secs_f64() * 1e6 / completed,
-    })
+    };
+    Ok((measured, 1.0 - said.lost()))
 }
 
 /// What `dnsperf` printed.

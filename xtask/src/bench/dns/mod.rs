@@ -43,6 +43,8 @@ pub const NAMES: &[&str] = &[
     storm::THROUGHPUT,
     overload::GOODPUT,
     overload::P99,
+    overload::ANSWERED,
+    overload::MEMORY,
     conntrack::NAME,
     churn::P50,
     churn::P99,
@@ -59,6 +61,8 @@ const COMPARED: &[&str] = &[
     storm::THROUGHPUT,
     overload::GOODPUT,
     overload::P99,
+    overload::ANSWERED,
+    overload::MEMORY,
     conntrack::NAME,
 ];
 /// Figures of the agent alone, with ten thousand.
@@ -116,7 +120,7 @@ fn compared(seats: &[Seat], options: &Options, results: &mut Results) -> Result<
             seats.iter().filter(|seat| forwarding.contains(&seat.label)).cloned().collect();
         results.take("search-storm-*", || storm::measure(&seats, rounds))?;
     }
-    if options.wants_any([overload::GOODPUT, overload::P99]) {
+    if options.wants_any(overload::NAMES) {
         let compared = [Peer::Unbound.label(), MIZZEN];
         let seats: Vec<Seat> =
             seats.iter().filter(|seat| compared.contains(&seat.label)).cloned().collect();
