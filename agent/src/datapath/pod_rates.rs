@@ -7,7 +7,7 @@ use std::{
 };
 
 use mizzen_ebpf_abi::pod_rate::PodRate;
-use nix::net::if_::if_nameindex;
+use nix::net::if_::{if_indextoname, if_nameindex};
 
 use super::{
     layout,
@@ -41,7 +41,9 @@ impl PodRates {
         // `if_indextoname` has no error for a device that is not there, but an empty name.)
         let devices: BTreeSet<u32> =
             if_nameindex()?.iter().map(nix::net::if_::Interface::index).collect();
-        let mut gone = told.iter().filter(|index| !devices.contains(index));
+        // A list may lack one that is there, when others go while it is read.
+        let is_named = |index| if_indextoname(index).is_ok_and(|name| !name.is_empty());
+        let mut gone = told.iter().filter(|&&index| !devices.contains(&index) && !is_named(index));
         gone.try_for_each(|index| sys::delete(self.0.as_fd(), index).map(drop))
     }
 

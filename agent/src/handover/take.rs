@@ -21,6 +21,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const OPENING: Duration = Duration::from_secs(10);
 /// How long the other may take to leave: its tasks have five seconds a stage.
 const LEAVING: Duration = Duration::from_secs(30);
+/// How often it is talked to, where it breaks off.
+const TALKS: u32 = 3;
 /// Octets of the head of an HTTP answer, and of what says why there is no hand-over.
 const HEAD_MAX: usize = 4096;
 
@@ -74,19 +76,38 @@ pub struct Opening {
     pub connections: mpsc::Sender<OwnedFd>,
 }
 
-/// Asks the agent that serves `state_dir` for its place; `None` where there is none.
+/// Asks the agent that serves `state_dir` for its place; `None` where there is none. One that is killed
+/// meanwhile breaks off, and is gone when it is looked for again.
 pub async fn meet(
     state_dir: &Path,
     identity: &Identity,
 ) -> Result<Option<Predecessor>, HandoverError> {
+    for _ in 1..TALKS {
+        match talk(state_dir, identity).await {
+            Err(HandoverError::Broken(error)) if is_of_one_that_ends(&error) => {
+                tracing::info!(%error, "the agent before broke off; looking for it again");
+            }
+            met => return met,
+        }
+    }
+    talk(state_dir, identity).await
+}
+
+/// Whether a process that ends, or has ended, leaves a talk so.
+fn is_of_one_that_ends(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+async fn talk(state_dir: &Path, identity: &Identity) -> Result<Option<Predecessor>, HandoverError> {
     let Ok(stream) = UnixStream::connect(state_dir.join(SOCKET)).await else { return Ok(None) };
-    let talk = async {
+    let asked = async {
         let channel = Channel::new(switch(stream).await?);
         introduce(&channel, identity).await?;
         accept(channel).await
     };
     let late = |_| HandoverError::Broken(io::ErrorKind::TimedOut.into());
-    timeout(ANSWER, talk).await.map_err(late)?.map(Some)
+    timeout(ANSWER, asked).await.map_err(late)?.map(Some)
 }
 
 /// Has the connection switched from HTTP to the protocol of the hand-over.
@@ -197,5 +218,43 @@ impl Predecessor {
         };
         let pid = self.pid;
         timeout(LEAVING, gone).await.map_err(|_| HandoverError::Stays { pid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { node: "node-1".to_owned(), bpffs: "/sys/fs/bpf/mizzen".into() }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_killed_in_the_talk_is_gone_when_it_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let killed = async move {
+            let connection = listener.accept().await.unwrap();
+            drop((listener, connection));
+        };
+        let identity = identity();
+        let (met, ()) = tokio::join!(meet(folder.path(), &identity), killed);
+        assert!(met.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_lives_and_breaks_off_each_time_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let breaks_off = async {
+            for _ in 0..TALKS {
+                drop(listener.accept().await.unwrap());
+            }
+        };
+        let identity = identity();
+        let (met, ()) = tokio::join!(meet(folder.path(), &identity), breaks_off);
+        assert!(matches!(met, Err(HandoverError::Broken(_))), "{met:?}");
     }
 }

@@ -66,7 +66,12 @@ impl Keeper {
         let mut problems = Vec::new();
         let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
         note(self.learn_ranges(own));
-        note(self.pods.drain_noted(None).map_err(|error| chain(&error)));
+        note(match self.pods.drain_noted(None) {
+            Ok(false) => Ok(()),
+            // Asked again soon, as after every fault.
+            Ok(true) => Err("DELs are noted of pods that a call is at work on".to_owned()),
+            Err(error) => Err(chain(&error)),
+        });
         note(self.heal_pods());
         note(self.pods.follow_annotations(snapshot));
         match self.sync_links(snapshot, own) {

@@ -64,7 +64,10 @@ fn by(world: &World, mode: Mode) -> Result<()> {
     let moved = up::start_agent(&world.layout, &host)
         .and_then(|_started| wait_ready(world, NODE))
         .and_then(|()| {
-            ensure!(takeovers(world)? == before + 1, "UDP flows were not taken over");
+            up::wait(&world.layout, "flows of datagrams to be taken over", || {
+                let now = takeovers(world)?;
+                Ok(if now > before { Ok(()) } else { Err(format!("{now} times in all")) })
+            })?;
             take_over(world, mode)
         });
     finish_loads(loads)?;

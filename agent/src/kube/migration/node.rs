@@ -40,6 +40,8 @@ pub const PART: &str = "kube-proxy";
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is said again that Mizzen serves, or that its services went, while that is asked for.
 const AGAIN_S: u64 = super::FRESH_S / 4;
+/// And where the node is returned.
+const RETURNED_AGAIN_S: u64 = 2 * 60;
 /// How often it is looked whether that is still so.
 const SERVES: Duration = Duration::from_secs(5);
 /// The pause after a report that was not taken.
@@ -260,15 +262,15 @@ impl Follower {
         };
         let report = Report { connects_pods: Some(self.config.cni), ..report };
         let is_done = report.done;
-        let told = self.report(report).await;
+        let told = self.report(report, again_s(phase)).await;
         if again { Next::Ends } else { after(phase, told, is_done) }
     }
 
-    /// Whether the report is at the Node.
-    async fn report(&mut self, report: Report) -> bool {
+    /// Whether the report is at the Node, and no older than that.
+    async fn report(&mut self, report: Report, again_s: u64) -> bool {
         let known = self.told.as_ref().is_some_and(|told| {
             let same = Report { at: report.at, ..told.clone() } == report;
-            same && (!report.done || report.at.abs_diff(told.at) < AGAIN_S)
+            same && (!report.done || report.at.abs_diff(told.at) < again_s)
         });
         if known {
             return true;
@@ -290,6 +292,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// After how many seconds a report is made again that says the same. A node may stay returned for good,
+/// with all the others of its cluster: not so often, for each is a change of a Node.
+fn again_s(phase: KubeProxy) -> u64 {
+    if phase == KubeProxy::Returning { RETURNED_AGAIN_S } else { AGAIN_S }
 }
 
 /// What follows a report, which is at the Node or is not.

@@ -161,10 +161,47 @@ fn cni_35_a_noted_del_of_what_a_call_is_at_work_on_is_noted_again() {
     let refused = pods.drain_noted(Some((&busy, soon))).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
     assert_eq!(phase(&pods, &busy), Some(Phase::Live));
+    assert!(pods.drain_noted(None).unwrap(), "it is to be asked again");
     drop(at_work);
     pods.drain_noted(Some((&busy, Instant::now() + LIMIT))).unwrap();
     assert_eq!(phase(&pods, &busy), Some(Phase::Leaving));
     assert!(!noted.exists());
+    assert!(!pods.drain_noted(None).unwrap());
+}
+
+/// What an earlier call left unfinished does not hide what was noted since.
+#[test]
+fn cni_35_an_add_comes_after_all_that_is_noted_of_it_in_either_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = pods(folder.path(), Arc::new(Holding::default()));
+    let [before, own] = ["c1", "c2"].map(|container_id| live(&pods, container_id));
+    let noted = folder.path().join(DEL_JOURNAL);
+    append_journal(folder.path(), &before).unwrap();
+    fs::rename(&noted, noted.with_extension("draining")).unwrap();
+    append_journal(folder.path(), &own).unwrap();
+    pods.drain_noted(Some((&own, Instant::now() + LIMIT))).unwrap();
+    for attachment in [&before, &own] {
+        assert_eq!(phase(&pods, attachment), Some(Phase::Leaving));
+    }
+    assert!(!noted.exists() && !noted.with_extension("draining").exists());
+}
+
+/// Nobody else is held up by who waits for an attachment.
+#[test]
+fn cni_34_an_add_that_waits_for_its_own_attachment_lets_others_drain() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = pods(folder.path(), Arc::new(Holding::default()));
+    let [busy, free] = ["c1", "c2"].map(|container_id| live(&pods, container_id));
+    append_journal(folder.path(), &busy).unwrap();
+    let at_work = pods.claims.claim(&busy, LIMIT).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| pods.drain_noted(Some((&busy, Instant::now() + LIMIT))));
+        pods.drain_noted(Some((&free, Instant::now() + LIMIT))).unwrap();
+        assert!(!waits.is_finished());
+        drop(at_work);
+        assert!(!waits.join().unwrap().unwrap());
+    });
+    assert_eq!(phase(&pods, &busy), Some(Phase::Leaving));
 }
 
 #[test]
